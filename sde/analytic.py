@@ -1,0 +1,169 @@
+"""Distributions whose noisy marginals are known: the ground truth for everything else.
+
+For each of these, the density of alpha x_0 + sigma eps is a closed form, and with it the score, hence an
+exact Denoiser at every time of every SDE. A sampler or likelihood that is run on one has a right answer.
+
+    GaussianMixture   any dimension, full covariances; one component is the Gaussian case, in which
+                      every deterministic sampler is an affine map
+    LevelGrid         independent pixels on a grid of levels, uniformly dequantized: what image data
+                      looks like to a likelihood, with an entropy to compare bits/dim against
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser, Prediction, predict
+from sde.types import Batch, PerSample, Times
+
+
+class Distribution(ABC):
+    """A density of x_0 in closed form, also after alpha x_0 + sigma eps.
+
+    alpha and sigma are float64, () or (B,); x is (B, D) float64.
+    """
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
+        """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
+
+    @abstractmethod
+    def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
+        """Gradient of `log_prob` in x, (B, D)."""
+
+    @abstractmethod
+    def sample(self, noise: Noise) -> Tensor:
+        """One x_0 for every sample index of the noise, (B, D)."""
+
+    def denoiser(self, sde: SDE) -> Denoiser:
+        """The exact Denoiser on a process. Events of any shape; computed in float64."""
+
+        def denoise(x_t: Batch, t: Times) -> Prediction:
+            x = x_t.double().flatten(1)
+            value = self.score(x, sde.alpha(t), sde.sigma(t)).view_as(x_t)
+            return predict(sde, x_t, t, "score", value)
+
+        return denoise
+
+
+class GaussianMixture(Distribution):
+    """p(x_0) = sum_k weight_k N(mean_k, covariance_k).
+
+    Args:
+        weights: (K,) positive, summing to 1.
+        means: (K, D).
+        covariances: (K, D, D), symmetric and positive semi-definite.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        weights, means, covariances = weights.double(), means.double(), covariances.double()
+        if not torch.isclose(weights.sum(), weights.new_ones(())) or bool((weights <= 0).any()):
+            raise ValueError(f"weights must be positive and sum to 1, got {weights.tolist()}")
+        if covariances.shape != (*means.shape, means.shape[1]):
+            raise ValueError(
+                f"means {tuple(means.shape)} need covariances of shape "
+                f"{(*means.shape, means.shape[1])}, got {tuple(covariances.shape)}"
+            )
+        self.weights, self.means, self.covariances = weights, means, covariances
+        self._variances, self._axes = torch.linalg.eigh(covariances)  # (K, D), (K, D, D) columns
+
+    def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
+        """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
+        return self._components(x, alpha, sigma)[0].logsumexp(dim=1)
+
+    def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
+        """Gradient of `log_prob` in x: minus the mean over components of precision times offset."""
+        joint, offset, variance = self._components(x, alpha, sigma)
+        pull = torch.einsum("kde,bke->bkd", self._axes, offset / variance)
+        return -(joint.softmax(dim=1)[..., None] * pull).sum(1)
+
+    def sample(self, noise: Noise) -> Tensor:
+        """One x_0 for every sample index of the noise, (B, D)."""
+        edges = self.weights.cumsum(0)[:-1].contiguous()
+        k = torch.searchsorted(edges, noise.uniform(Stream.DATA), right=True)
+        z = noise.normal(Stream.DATA, self.means.shape[1:], draw=1)
+        # eigenvalues of a singular covariance come out as tiny negatives
+        spread = self._variances.clamp(min=0).sqrt()[k] * z
+        return self.means[k] + torch.einsum("bde,be->bd", self._axes[k], spread)
+
+    def _components(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """Log joint density (B, K); offset from the mean (B, K, D) and variance, in the eigenbasis."""
+        alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
+        offset = torch.einsum("kde,bkd->bke", self._axes, x[:, None] - alpha * self.means)
+        variance = alpha**2 * self._variances + sigma**2
+        log_normal = -0.5 * (offset**2 / variance + variance.log() + math.log(2 * math.pi))
+        return self.weights.log() + log_normal.sum(2), offset, variance
+
+
+def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
+    """N(mean (D,), covariance (D, D)) as a mixture of one component."""
+    return GaussianMixture(torch.ones(1), mean[None], covariance[None])
+
+
+class LevelGrid(Distribution):
+    """D independent pixels, each at level k with probability p_k, uniformly dequantized on [-1, 1].
+
+    Level k of L fills the bin [-1 + 2k/L, -1 + 2(k+1)/L], so the density is 2^-entropy L/2 in bits terms:
+    bits/dim of the integers under the exact model equal the entropy of p.
+
+    Args:
+        probabilities: (L,) positive, summing to 1.
+        dim: D, the number of pixels.
+    """
+
+    def __init__(self, probabilities: Tensor, dim: int) -> None:
+        self.probabilities = probabilities.double()
+        self.dim = dim
+        edges = torch.linspace(-1, 1, len(probabilities) + 1, dtype=torch.float64)
+        self._low, self._high = edges[:-1], edges[1:]
+
+    @property
+    def bits_per_dim(self) -> float:
+        """Entropy of a level, in bits."""
+        return float(-(self.probabilities * self.probabilities.log2()).sum())
+
+    def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
+        """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
+        return self._bins(x, alpha, sigma)[0].logsumexp(dim=2).sum(1)
+
+    def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
+        """Gradient of `log_prob` in x."""
+        joint, slope = self._bins(x, alpha, sigma)
+        return (joint.softmax(dim=2) * slope).sum(2)
+
+    def levels(self, noise: Noise) -> Tensor:
+        """One image of integer levels for every sample index of the noise, (B, D) int64."""
+        edges = self.probabilities.cumsum(0)[:-1].contiguous()
+        return torch.searchsorted(edges, noise.uniform(Stream.DATA, (self.dim,)), right=True)
+
+    def sample(self, noise: Noise) -> Tensor:
+        """One dequantized image for every sample index of the noise, (B, D)."""
+        u = noise.uniform(Stream.DATA, (self.dim,), draw=1)
+        return self._low[0] + (self.levels(noise) + u) * (self._high[0] - self._low[0])
+
+    def _bins(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
+        """Log joint density with each bin (B, D, L) and the slope of each bin's log density."""
+        alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
+        above = (x[..., None] - alpha * self._low) / sigma
+        below = (x[..., None] - alpha * self._high) / sigma
+        log_mass = _log_normal_mass(below, above)
+        slope = (_log_normal(above) - log_mass).exp() - (_log_normal(below) - log_mass).exp()
+        log_width = (alpha * (self._high - self._low)).log()
+        return self.probabilities.log() + log_mass - log_width, slope / sigma
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """Log density of the standard normal."""
+    return -0.5 * (z**2 + math.log(2 * math.pi))
+
+
+def _log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """log(Phi(high) - Phi(low)), mirrored into the left tail, where the difference keeps its digits."""
+    mirrored = low > 0
+    low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
+    log_high = torch.special.log_ndtr(high)
+    return log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - log_high))

@@ -1,0 +1,132 @@
+"""A Gaussian path and all that follows from its two scales.
+
+A process states log alpha(t) and sigma(t)^2 on t in [0, N]; this module derives the rest:
+
+    angle       phi_t = atan2(sigma_t, alpha_t)                 0 at clean data, towards pi/2 at the prior
+    scale       r_t = sqrt(alpha_t^2 + sigma_t^2)
+    transition  x_t | x_s ~ N(a x_s, w I)                       a = alpha_t / alpha_s
+                                                                w = sigma_t^2 - a^2 sigma_s^2
+    posterior   x_s | x_t, x_0 ~ N(mean, sigma_s^2 w / sigma_t^2 I)
+                mean = a sigma_s^2 / sigma_t^2 x_t + alpha_s w / sigma_t^2 x_0
+    SDE         dx = f x dt + g dW                              f = d log alpha / dt
+                                                                g^2 = d sigma^2 / dt - 2 f sigma^2
+
+The posterior is DDPM's Eq. 7 (Ho et al. 2020) when s = t - 1; at s = 0 its standard deviation is
+zero by the formula, so no sampler asks whether it is at the last step.
+
+Seen in the angle, x_t / r_t = cos(phi) x_0 + sin(phi) eps: all processes are one rotation, run with
+different clocks phi(t) and displayed at different scales r(t).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from sde.types import Batch, Times
+
+
+def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Shape a coefficient so that it multiplies a batch: the one place where this is done.
+
+    Args:
+        coefficient: () for all samples or (B,) for one a sample.
+        x: (B, ...).
+
+    Returns:
+        () or (B, 1, ..., 1), in the dtype of x.
+
+    Raises:
+        ValueError: the coefficient is neither () nor (B,).
+    """
+    if coefficient.ndim == 0:
+        return coefficient.to(x.dtype)
+    if coefficient.shape != x.shape[:1]:
+        raise ValueError(
+            f"a coefficient must have shape () or ({len(x)},) for a batch of {len(x)}, "
+            f"got {tuple(coefficient.shape)}"
+        )
+    return coefficient.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+class SDE(ABC):
+    """A Gaussian path x_t = alpha_t x_0 + sigma_t eps on t in [0, num_steps].
+
+    Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless it
+    says otherwise.
+    """
+
+    num_steps: int
+
+    @abstractmethod
+    def log_alpha(self, t: Times) -> Times:
+        """Logarithm of the signal scale; 0 at t = 0."""
+
+    @abstractmethod
+    def variance(self, t: Times) -> Times:
+        """sigma_t^2; 0 at t = 0."""
+
+    @abstractmethod
+    def time(self, angle: Times) -> Times:
+        """The time at which the path has this angle, in radians within [0, angle(N)]."""
+
+    def alpha(self, t: Times) -> Times:
+        """Signal scale."""
+        return self.log_alpha(t).exp()
+
+    def sigma(self, t: Times) -> Times:
+        """Noise scale."""
+        return self.variance(t).sqrt()
+
+    def angle(self, t: Times) -> Times:
+        """phi_t = atan2(sigma_t, alpha_t), in radians."""
+        return torch.atan2(self.sigma(t), self.alpha(t))
+
+    def scale(self, t: Times) -> Times:
+        """r_t = sqrt(alpha_t^2 + sigma_t^2)."""
+        return torch.hypot(self.alpha(t), self.sigma(t))
+
+    def log_snr(self, t: Times) -> Times:
+        """log(alpha_t^2 / sigma_t^2); +inf at t = 0."""
+        return 2 * self.log_alpha(t) - self.variance(t).log()
+
+    def prior_std(self) -> Times:
+        """Standard deviation of the prior N(0, sigma^2 I) that stands in for x_N, ()."""
+        return self.scale(torch.tensor(float(self.num_steps), dtype=torch.float64))
+
+    def perturb(self, x_0: Batch, t: Times, eps: Batch) -> Batch:
+        """x_t = alpha_t x_0 + sigma_t eps."""
+        return broadcast(self.alpha(t), x_0) * x_0 + broadcast(self.sigma(t), x_0) * eps
+
+    def transition(self, s: Times, t: Times) -> tuple[Times, Times]:
+        """x_t given x_s, for s <= t: the factor a and the variance w of N(a x_s, w I)."""
+        a = (self.log_alpha(t) - self.log_alpha(s)).exp()
+        return a, self.variance(t) - a**2 * self.variance(s)
+
+    def posterior(self, x_t: Batch, x_0: Batch, t: Times, s: Times) -> tuple[Batch, Times]:
+        """x_s given x_t and x_0, for s < t (DDPM, Ho et al. 2020, Eq. 7 when s = t - 1).
+
+        Returns:
+            The mean, shaped like x_t, and the standard deviation, shaped like t.
+        """
+        a, w = self.transition(s, t)
+        variance_s, variance_t = self.variance(s), self.variance(t)
+        mean = (
+            broadcast(a * variance_s / variance_t, x_t) * x_t
+            + broadcast(self.alpha(s) * w / variance_t, x_t) * x_0
+        )
+        return mean, (variance_s * w / variance_t).sqrt()
+
+    def drift(self, t: Times) -> Times:
+        """F = d log alpha / dt, per step: the drift of the SDE is F x. At a kink, the slope from below."""
+        return _derivative(self.log_alpha, t)
+
+    def diffusion(self, t: Times) -> Times:
+        """G = sqrt(d sigma^2 / dt - 2 f sigma^2), per square root of a step."""
+        return (_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t)).sqrt()
+
+
+def _derivative(function, t: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """Exact derivative of an elementwise function, by forward-mode differentiation."""
+    _, tangent = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    return tangent
