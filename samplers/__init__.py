@@ -1,0 +1,24 @@
+"""From noise to data: one method a file, each a `step` from t to s, and one loop that they share.
+
+A sampler knows an SDE and a Denoiser, never a network: what runs here on a trained U-Net runs in the
+tests on exact denoisers, where the right answer is known.
+"""
+
+from samplers.ancestral import Ancestral
+from samplers.guidance import Clipped, Counted
+from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
+from samplers.probability_flow import ProbabilityFlow
+from samplers.sampler import Sampler, sample, uniform_times
+
+__all__ = [
+    "Ancestral",
+    "AnnealedLangevin",
+    "Clipped",
+    "Counted",
+    "Langevin",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "Sampler",
+    "sample",
+    "uniform_times",
+]

@@ -1,0 +1,57 @@
+"""Denoisers around denoisers: what changes an estimate is composed, not flagged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from sde.prediction import Denoiser, Prediction
+from sde.types import Batch, Times
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """x_0 clipped to the range of the data, as DDPM's sampler does; never for a likelihood.
+
+    Attributes:
+        denoiser: the Denoiser to clip.
+        low: least value of a datum.
+        high: greatest value of a datum.
+    """
+
+    denoiser: Denoiser
+    low: float = -1.0
+    high: float = 1.0
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        """The prediction, with x_0 inside the range and the other views to match."""
+        prediction = self.denoiser(x_t, t)
+        clipped = prediction.x_0.clamp(self.low, self.high)
+        return replace(prediction, kind="x_0", value=clipped)
+
+
+class Counted:
+    """Counts evaluations where they happen, so that a reported number is never an estimate.
+
+    Args:
+        denoiser: the Denoiser to count.
+        after_call: called after each evaluation.
+
+    Attributes:
+        calls: how often the denoiser was called.
+        rows: how many samples it was called on, summed over calls.
+    """
+
+    def __init__(self, denoiser: Denoiser, after_call: Callable[[], None] = lambda: None) -> None:
+        self.denoiser = denoiser
+        self.after_call = after_call
+        self.calls = 0
+        self.rows = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """The prediction, counted."""
+        self.calls += 1
+        self.rows += len(x_t)
+        prediction = self.denoiser(x_t, t)
+        self.after_call()
+        return prediction

@@ -1,0 +1,104 @@
+"""Predictor-corrector sampling (Song et al. 2021, "Score-based generative modeling through SDEs").
+
+At each time t of the grid, a few steps of Langevin dynamics on the marginal p_t correct the sample, then a
+predictor carries it to s. The paper's Algorithm 1 corrects after predicting; the order here is that of
+its code, and visits the same sequence but for its two ends: the corrector is never asked at s = 0, where
+there is no score, so that no step is a special one.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from samplers.sampler import Sampler
+from sde.base import SDE, broadcast
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+
+class Corrector(Protocol):
+    """A method that moves samples along p_t without changing their law."""
+
+    def correct(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Move x_t along p_t; s < t is the time that the step about to be made goes to."""
+        ...
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr |z| / |score|)^2 for each sample on its own.
+
+    The paper's Algorithm 5, but for its norms: means over the batch there, each sample's own here, so that
+    a sample does not depend on its batch mates. That leaves p_t alone where |score| hardly varies from
+    point to point, as in images; in a handful of dimensions it does vary, and `AnnealedLangevin` is right.
+    a = alpha_t / alpha_s is the factor of the step about to be made: DDPM's sqrt(1 - beta_i) on the full
+    grid, and as it should be on any other.
+
+    Attributes:
+        snr: signal-to-noise ratio of a correction, dimensionless.
+        corrections: how many at each time; 0 leaves the predictor alone.
+    """
+
+    snr: float = 0.1
+    corrections: int = 1
+
+    def correct(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Move x_t along p_t."""
+        a, _ = sde.transition(s, t)
+        for draw in range(self.corrections):
+            score = denoiser(x_t, t).score
+            z = noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
+            ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
+            x_t = _langevin_step(x_t, score, z, 2 * (a * self.snr * ratio) ** 2)
+        return x_t
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin:
+    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr sigma_t)^2: one step size a time.
+
+    What `Langevin` takes when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale their
+    steps by sigma_t^2 likewise.
+
+    Attributes:
+        snr: as in `Langevin`.
+        corrections: how many at each time.
+    """
+
+    snr: float = 0.1
+    corrections: int = 1
+
+    def correct(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Move x_t along p_t."""
+        a, _ = sde.transition(s, t)
+        h = 2 * (a * self.snr * sde.sigma(t)) ** 2
+        for draw in range(self.corrections):
+            z = noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
+            x_t = _langevin_step(x_t, denoiser(x_t, t).score, z, h)
+        return x_t
+
+
+def _langevin_step(x: Batch, score: Batch, z: Batch, h: Times) -> Batch:
+    h = broadcast(h, x)
+    return x + h * score + (2 * h).sqrt() * z
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    """Correct at t, then predict from t to s."""
+
+    predictor: Sampler
+    corrector: Corrector
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t."""
+        x_t = self.corrector.correct(denoiser, sde, x_t, t, s, noise)
+        return self.predictor.step(denoiser, sde, x_t, t, s, noise)

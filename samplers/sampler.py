@@ -1,0 +1,100 @@
+"""What a sampler is, the loop around it, and the times that the loop visits."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+
+class Sampler(Protocol):
+    """A method that carries a sample from time t to an earlier time s."""
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t.
+
+        Args:
+            denoiser: (x_t, t) -> Prediction.
+            sde: the process.
+            x_t: (B, ...) float64.
+            t: (), in steps.
+            s: (), in steps, s < t; 0 asks for the clean datum.
+            noise: the randomness of this step and batch.
+
+        Returns:
+            x_s, shaped like x_t. No row of it may depend on another row.
+        """
+        ...
+
+
+def sample(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    sde: SDE,
+    times: Times,
+    noise: Noise,
+    shape: tuple[int, ...],
+    after_step: Callable[[int, Tensor], None] = lambda _step, _x: None,
+) -> Batch:
+    """Draw one datum for every sample index of the noise.
+
+    Args:
+        sampler: the method.
+        denoiser: (x_t, t) -> Prediction.
+        sde: the process.
+        times: (K + 1,) float64 in steps, strictly decreasing from sde.num_steps to 0: a grid is a list,
+            and no step recomputes its neighbour.
+        noise: the randomness of the batch; it also places it on its device.
+        shape: shape of one datum.
+        after_step: called with the number of the step just done, counted from 1, and x_s.
+
+    Returns:
+        (B, *shape) float64.
+    """
+    check_times(times, sde.num_steps)
+    times = times.cpu()  # 0-d CPU times multiply tensors of any device without a synchronisation
+    with torch.no_grad():
+        x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
+        for k, (t, s) in enumerate(pairwise(times)):
+            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
+            after_step(k + 1, x)
+    return x
+
+
+def uniform_times(num_steps: int, count: int, integer: bool) -> Times:
+    """K + 1 times from N to 0 in equal strides; all N steps of the chain when count = N.
+
+    Args:
+        num_steps: N.
+        count: K, in 1..N if `integer`.
+        integer: round to the integer times that a discretely trained network knows.
+
+    Raises:
+        ValueError: more integer steps than there are, or none.
+    """
+    if count < 1 or (integer and count > num_steps):
+        limit = f"1..{num_steps}" if integer else "1 or more"
+        raise ValueError(f"the number of sampling steps must lie in {limit}, got {count}")
+    times = torch.linspace(num_steps, 0, count + 1, dtype=torch.float64)
+    return times.round() if integer else times
+
+
+def check_times(times: Times, num_steps: int) -> None:
+    """Refuse a grid that is not strictly decreasing from N to 0."""
+    if (
+        times.ndim != 1
+        or times[0] != num_steps
+        or times[-1] != 0
+        or bool((times.diff() >= 0).any())
+    ):
+        raise ValueError(
+            f"sampling times must decrease strictly from {num_steps} to 0, got {times.tolist()}"
+        )
