@@ -1,0 +1,429 @@
+"""Data: images as integer levels, their continuous scale, and the order training sees them in.
+
+An image is stored as levels k in {0, ..., L-1} and trained on as the point
+
+    x = 2 (k + u) / L - 1,   u uniform in [0, 1),
+
+which fills [-1, 1) without gaps: level k owns the bin [2k/L - 1, 2(k+1)/L - 1), of width 2/L.
+The mean of log p(x) over u, plus the log of the bin's volume, is then a lower bound on the levels'
+log probability (Theis et al. 2016, "A note on the evaluation of generative models", section 3.1),
+and a uniform p costs exactly log2(L) bits a dimension. The same formula serves training,
+likelihood and (through `quantize`) samples: there is no second scaling.
+
+Loaders are pure functions that return `Data`. They refuse what they cannot read exactly: nothing
+is resized, converted or dropped.
+"""
+
+import io
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from scoreflow.errors import RequestError, RunError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+IMAGE_COLUMNS = ("image", "img")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises on bytes that are no whole image."""
+
+Row = tuple[str, bytes | Path | None, int | None]
+"""Where an image comes from (for messages), its file's bytes or path, its label."""
+
+Split = tuple[Tensor, Tensor | None]
+"""Levels (n, C, H, W) uint8 and labels (n,) int64."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with a held-out part.
+
+    Args:
+        name: what results and pictures call it.
+        train: (n, C, H, W) uint8 levels in 0..num_levels-1; (n, D) float32 when that is None.
+        test: the same for the held-out part.
+        num_levels: L, or None for real-valued data.
+        train_labels: (n,) int64, or None.
+        test_labels: (n,) int64, or None.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    num_levels: int | None
+    train_labels: Tensor | None
+    test_labels: Tensor | None
+
+
+# ---- the scale ----------------------------------------------------------------------------------
+
+
+def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
+    """The point 2 (levels + u) / L - 1, in the precision of u.
+
+    Args:
+        levels: integers in 0..L-1, any shape.
+        u: uniform in [0, 1), the same shape or one that broadcasts; 0.5 is the centre of the bin.
+        num_levels: L.
+
+    Returns:
+        Points in [-1, 1).
+    """
+    return 2 * (levels.to(u.dtype) + u) / num_levels - 1
+
+
+def quantize(x: Tensor, num_levels: int) -> Tensor:
+    """The level whose bin holds x: floor((x + 1) / 2 * L), clamped to 0..L-1.
+
+    A bin's lower edge, such as 2*3/17 - 1, is seldom a floating-point number. What lies below an
+    edge by no more than the rounding error of `dequantize` is on it, so u = 0 comes back exactly.
+    """
+    if not x.isfinite().all():
+        count = int((~x.isfinite()).sum())
+        raise RunError(f"cannot quantize: {count} of {x.numel()} values are not finite")
+    rounding = 2 * num_levels * torch.finfo(x.dtype).eps
+    levels = ((x + 1) / 2 * num_levels + rounding).floor()
+    return levels.clamp(0, num_levels - 1).to(torch.uint8)
+
+
+def to_uint8(levels: Tensor, num_levels: int) -> Tensor:
+    """Levels 0..L-1 spread over the 0..255 of a picture, to the nearest integer."""
+    top = num_levels - 1
+    return ((levels.to(torch.int64) * 510 + top) // (2 * top)).to(torch.uint8)
+
+
+# ---- loaders ------------------------------------------------------------------------------------
+
+
+def load_digits(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+    """The 1797 8x8 digits inside scikit-learn: 17 levels (0..16), 10 classes, no download."""
+    from sklearn import datasets  # half a second that only this data set should pay for
+
+    bunch = datasets.load_digits()
+    levels = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    return _cut("digits", (levels, labels), 17, test_fraction, split_seed)
+
+
+def load_images(path_or_name: str, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+    """Images from a folder of parquet files, a folder of image files, or the Hugging Face Hub.
+
+    Args:
+        path_or_name: a folder that exists; otherwise, unless it is written like a path, the Hub's
+            `name` or `owner/name`.
+        test_fraction: share held out where the folder is one pool; in (0, 1).
+        split_seed: seed of that split.
+    """
+    path = Path(path_or_name).expanduser()
+    if path_or_name and path.is_dir():
+        if any(path.glob("*.parquet")):
+            return load_parquet(path)
+        return load_folder(path, test_fraction, split_seed)
+    if path_or_name and path.exists():
+        raise RequestError(f"a dataset is a folder, got the file {path}: pass the folder it is in")
+    if not HUB_NAME.fullmatch(path_or_name):
+        raise RequestError(
+            f"no such dataset path: {path_or_name!r}; pass a folder of images or of parquet files"
+        )
+    return load_hub(path_or_name)
+
+
+def load_parquet(path: str | Path, train_split: str = "train", test_split: str = "test") -> Data:
+    """A folder of {split}-*.parquet in the Hugging Face image schema, 256 levels.
+
+    Columns: `image` or `img`, a struct {bytes, path} whose bytes are an image file; if there are
+    labels, `label`.
+    """
+    folder = _folder(path)
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise RequestError(f"reading {path} needs pyarrow: pip install -e .[data]") from error
+    splits = [_parquet_split(parquet, folder, split) for split in (train_split, test_split)]
+    return _join(folder.resolve().name, *splits)
+
+
+def load_hub(name: str, train_split: str = "train", test_split: str = "test") -> Data:
+    """An image data set of the Hugging Face Hub by its `name` or `owner/name`, 256 levels."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise RequestError(
+            f"{name!r} is no folder here, so it names a Hugging Face Hub dataset, which needs the"
+            " datasets package: pip install -e .[hub], or pass a folder"
+        ) from error
+    splits = [_hub_split(datasets, name, split) for split in (train_split, test_split)]
+    return _join(name, *splits)
+
+
+def load_folder(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+    """Your own image files, 256 levels: path/train/** and path/test/**, or one pool split by seed.
+
+    Files are taken in the order of their names (hidden ones are left out). Where they lie in
+    sub-folders, the first sub-folder is the class, numbered in the order of the classes' names.
+    """
+    folder = _folder(path)
+    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
+    if len(parts) == 1:
+        missing = {"train": "test", "test": "train"}[parts[0].name]
+        raise RequestError(
+            f"{folder} has {parts[0].name}/ but no {missing}/: add it, or keep all images in one"
+            " pool (no folder named train or test), which is then split by seed"
+        )
+    found = [_image_files(part) for part in parts or [folder]]
+    classes = sorted({name for files in found for _, name in files if name is not None})
+    splits = [_folder_split(files, classes) for files in found]
+    if parts:
+        return _join(folder.resolve().name, *splits)
+    return _cut(folder.resolve().name, splits[0], 256, test_fraction, split_seed)
+
+
+# ---- their parts --------------------------------------------------------------------------------
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise RequestError(f"no such dataset path: {str(path)!r}; pass a folder of images")
+    return folder
+
+
+def _columns(names: list[str], where: str) -> tuple[str, bool]:
+    """The image column's name, and whether there are labels."""
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    if image is None:
+        raise RequestError(
+            f"{where}: the images must be in a column `image` or `img`, got the columns"
+            f" {', '.join(names)}; rename one of them"
+        )
+    return image, "label" in names
+
+
+def _parquet_split(parquet: ModuleType, folder: Path, split: str) -> Split:
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        present = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
+        raise RequestError(
+            f"{folder} lacks the split {split!r}: it needs files {split}-*.parquet, got {present}"
+        )
+    try:
+        total = sum(parquet.read_metadata(file).num_rows for file in files)
+    except (ValueError, OSError) as error:
+        raise RequestError(_damaged(str(folder), "parquet file", error)) from error
+    rows = (row for file in files for row in _parquet_rows(parquet, file))
+    return _collect(rows, total, f"{folder}/{split}-*.parquet")
+
+
+def _parquet_rows(parquet: ModuleType, file: Path) -> Iterator[Row]:
+    schema = parquet.read_schema(file)
+    image, labelled = _columns(schema.names, str(file))
+    if not str(schema.field(image).type).startswith("struct<bytes: binary"):
+        raise RequestError(
+            f"{file}: column `{image}` must be a struct {{bytes, path}}, got"
+            f" {schema.field(image).type}; write it with the Hugging Face image schema"
+        )
+    index = 0
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(
+            batch_size=1024, columns=[image, "label"] if labelled else [image]
+        ):
+            for row in batch.to_pylist():
+                yield f"{file} row {index}", row[image] and row[image]["bytes"], row.get("label")
+                index += 1
+    except (ValueError, OSError) as error:
+        raise RequestError(_damaged(str(file), "parquet file", error)) from error
+
+
+def _hub_split(datasets: ModuleType, name: str, split: str) -> Split:
+    where = f"Hub dataset {name!r}, split {split!r}"
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library's, its HTTP client's, the file system's: all end here
+        raise RequestError(
+            f"{where} cannot be had ({_line(error)}): check the name and the connection,"
+            " or pass a folder"
+        ) from error
+    image, labelled = _columns(rows.column_names, where)
+    try:
+        rows = rows.cast_column(image, datasets.Image(decode=False))
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"{where}: column `{image}` must hold images, got {_line(error)}"
+        ) from error
+    return _collect(_hub_rows(rows, where, image, labelled), len(rows), where)
+
+
+def _hub_rows(rows: Iterable[dict], where: str, image: str, labelled: bool) -> Iterator[Row]:
+    for index, row in enumerate(rows):
+        cell = row[image] or {"bytes": None, "path": None}
+        source = cell["bytes"] or (cell["path"] and Path(cell["path"]))
+        yield f"{where} row {index}", source, row["label"] if labelled else None
+
+
+def _image_files(root: Path) -> list[tuple[Path, str | None]]:
+    """The image files below root in the order of their names, each with its class or None."""
+    found = {}
+    for path in root.rglob("*"):
+        parts = path.relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            found[parts] = (path, parts[0] if len(parts) > 1 else None)
+    if not found:
+        raise RequestError(
+            f"no images in {root}: expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return [found[parts] for parts in sorted(found)]
+
+
+def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
+    number = {name: index for index, name in enumerate(classes)}
+    rows = ((str(path), path, number.get(name)) for path, name in files)
+    return _collect(rows, len(files), "image files")
+
+
+def _collect(rows: Iterable[Row], total: int, where: str) -> Split:
+    """Decode `total` rows into one array; every image must look like the first."""
+    if total == 0:
+        raise RequestError(f"no images in {where}: it has 0 rows")
+    images, labels, first = np.empty(0, np.uint8), [], ""
+    bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
+    for index, (name, source, label) in enumerate(bar):
+        pixels = _decode(source, name)
+        if index == 0:
+            images, first = np.empty((total, *pixels.shape), np.uint8), name
+        elif pixels.shape != images.shape[1:]:
+            raise RequestError(
+                f"images must share one size and mode, got {_describe(images.shape[1:])}"
+                f" in {first} and {_describe(pixels.shape)} in {name}; convert them first"
+            )
+        images[index] = pixels
+        labels.append(label)
+    return torch.from_numpy(images), _labels(labels, where)
+
+
+def _decode(source: bytes | Path | None, where: str) -> np.ndarray:
+    """One image file as (C, H, W) uint8: grey stays one channel, RGB three."""
+    if source is None:
+        raise RequestError(f"{where} has no image: every row needs the bytes of an image file")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except DAMAGE as error:
+        raise RequestError(_damaged(where, "image", error)) from error
+    if mode not in ("L", "RGB"):
+        raise RequestError(
+            f"{where}: images must be 8-bit grey (L) or RGB, got mode {mode}; convert it first"
+        )
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _labels(labels: list, where: str) -> Tensor | None:
+    if all(label is None for label in labels):
+        return None
+    for index, label in enumerate(labels):
+        if not isinstance(label, int) or label < 0:
+            raise RequestError(
+                f"{where}: all images need a class or none (integers from 0), got {label!r} for"
+                f" image {index}"
+            )
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def _join(name: str, train: Split, test: Split) -> Data:
+    """Data of two splits that must look alike."""
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise RequestError(
+            f"{name}: train and test must share one size and mode, got"
+            f" {_describe(train[0].shape[1:])} and {_describe(test[0].shape[1:])}"
+        )
+    if (train[1] is None) != (test[1] is None):
+        raise RequestError(f"{name}: train and test must both have labels or neither, got one")
+    return Data(name, train[0], test[0], 256, train[1], test[1])
+
+
+def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_seed: int) -> Data:
+    """Data of one pool: a random permutation of which the first part is the test set."""
+    levels, labels = pool
+    if not 0 < test_fraction < 1:
+        raise RequestError(f"test_fraction must lie in (0, 1), got {test_fraction}")
+    if split_seed < 0:
+        raise RequestError(f"split_seed must be 0 or more, got {split_seed}")
+    num_test = math.ceil(test_fraction * len(levels) - 1e-9)
+    if num_test == len(levels):
+        raise RequestError(
+            f"{name}: test_fraction {test_fraction} of {len(levels)} images leaves none to train"
+            " on; lower it or add images"
+        )
+    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(levels)))
+    test, train = order[:num_test], order[num_test:]
+    pick = (lambda rows: None) if labels is None else (lambda rows: labels[rows])
+    return Data(name, levels[train], levels[test], num_levels, pick(train), pick(test))
+
+
+def _describe(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _damaged(where: str, kind: str, error: Exception) -> str:
+    return f"{where}: not a whole {kind} ({_line(error)}); replace or remove it"
+
+
+# ---- the order of training ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Addressed data order: what step k sees is a pure function of (seed, k).
+
+    Item p = step * batch_size + j of the endless row of epochs, epoch e being a permutation that
+    depends on (seed, e) alone. No item is dropped, and a resumed run needs no cursor.
+
+    Args:
+        num_items: size of the data set.
+        batch_size: items a step; it need not divide num_items and may exceed it.
+        seed: 0 or more.
+    """
+
+    num_items: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_items < 1 or self.batch_size < 1 or self.seed < 0:
+            raise RequestError(
+                "num_items and batch_size must be at least 1 and seed at least 0, got"
+                f" {self.num_items}, {self.batch_size} and {self.seed}"
+            )
+
+    def indices(self, step: int) -> Tensor:
+        """Which items step `step` (from 0) sees: (batch_size,) int64."""
+        start, parts = step * self.batch_size, []
+        stop = start + self.batch_size
+        while start < stop:
+            epoch, offset = divmod(start, self.num_items)
+            taken = _epoch_order(self.num_items, self.seed, epoch)[offset : offset + stop - start]
+            parts.append(taken)
+            start += len(taken)
+        return torch.cat(parts)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return torch.from_numpy(generator.permutation(num_items))

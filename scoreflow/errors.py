@@ -1,0 +1,9 @@
+"""The two ways in which a command can fail. `run.py` turns them into one line and an exit status."""
+
+
+class RequestError(ValueError):
+    """The request was wrong: nothing has been done (exit status 2)."""
+
+
+class RunError(RuntimeError):
+    """The run failed after it had begun (exit status 1)."""

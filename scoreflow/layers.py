@@ -1,0 +1,91 @@
+"""What both score networks are made of: initialised layers and the embedding of the index.
+
+Every dense and convolutional layer starts as in DDPM (Ho et al. 2020, its TensorFlow code):
+weights uniform with variance scale / fan_avg, fan_avg = (fan_in + fan_out) / 2, biases zero. Where
+DDPM asks for zeros, the scale is 1e-10 ("zero-ish"): the layer answers nearly 0 at the start, yet
+what lies before it gets a gradient that is not exactly 0.
+
+The index i of a step is embedded as (transformer positions, Vaswani et al. 2017, Section 3.5)
+
+    [sin(w_0 i), ..., sin(w_{h-1} i), cos(w_0 i), ..., cos(w_{h-1} i)],
+    w_k = 10000^(-k / (h - 1)),
+
+smooth in i, so an index between two integers is as meaningful as an integer.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ZERO_ISH = 1e-10
+"""Variance scale of a layer that has to answer (nearly) nothing at the start."""
+
+
+def dense(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
+    """A linear layer with DDPM's start; `scale` is fan_avg times the variance of its weights."""
+    layer = nn.Linear(inputs, outputs)
+    _initialise(layer, scale)
+    return layer
+
+
+def convolution(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, padding: int = 0, scale: float = 1.0
+) -> nn.Conv2d:
+    """A size x size convolution with DDPM's start; `scale` as in `dense`."""
+    layer = nn.Conv2d(inputs, outputs, size, stride=stride, padding=padding)
+    _initialise(layer, scale)
+    return layer
+
+
+def _initialise(layer: nn.Linear | nn.Conv2d, scale: float) -> None:
+    # Xavier's uniform law has variance gain^2 / fan_avg.
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
+    assert layer.bias is not None, "every layer of the score networks has a bias"
+    nn.init.zeros_(layer.bias)
+
+
+def sinusoidal_embedding(index: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
+    """Sines, then cosines, of the index at dim / 2 frequencies from 1 down to 1 / 10000.
+
+    Args:
+        index: DDPM's 0-based timestep, any real number, (B,).
+        dim: even and at least 4.
+
+    Returns:
+        Values in [-1, 1], always float32 (bfloat16 cannot tell index 256 from 257), (B, dim).
+    """
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=index.device)
+    frequencies = torch.exp(exponents * (-math.log(10000) / (half - 1)))
+    angles = index.float()[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+class IndexEmbedding(nn.Module):
+    """SiLU(Dense(SiLU(Dense(sinusoids)))): what each block of a network is told about the index.
+
+    DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once.
+
+    Args:
+        dim: number of sinusoids; even and at least 4.
+        width: size of the embedding that the blocks see.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        if dim < 4 or dim % 2:
+            raise ValueError(
+                f"the index embedding needs an even number of sinusoids, at least 4, got {dim} "
+                "(UNet: channels, MLP: embedding)"
+            )
+        self.dim = dim
+        self.inner = dense(dim, width)
+        self.outer = dense(width, width)
+
+    def forward(self, index: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
+        """Embed the index, (B,) -> (B, width)."""
+        sinusoids = sinusoidal_embedding(index, self.dim).to(self.inner.weight.dtype)
+        return F.silu(self.outer(F.silu(self.inner(sinusoids))))

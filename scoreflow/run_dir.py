@@ -1,0 +1,363 @@
+"""A run's folder: the only place where a run meets the disk.
+
+    config.json  env.json  metrics.jsonl  checkpoints/  samples/  results/  lock
+
+Files appear whole: written under a temporary name, fsynced, renamed, and the folder fsynced. The
+one file that grows, metrics.jsonl, gets a line at a time; a line without its newline was cut off
+by a kill and does not count. A checkpoint is believed only if it fits the SHA-256 beside it, and
+that is written first, so there is never a checkpoint without one.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.errors import RequestError, RunError
+
+Json = dict[str, Any]
+Scalar = int | float | np.generic | Tensor
+_LOGGER = logging.getLogger(__name__)
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Make path hold data, or, when cut off at any point, what it held before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror}): what it held stays") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+class RunDir:
+    """One run's folder; made by `create` or `open`, closed by `close` or as a context manager.
+
+    Opened for training it holds an exclusive lock on the folder, which the system lets go of when
+    the process ends, however it ends. Results and pictures can be written without the lock.
+    """
+
+    def __init__(self, path: Path, config: Json, lock: IO[str] | None) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+        self._metrics: IO[bytes] | None = None
+        if lock is not None:
+            self._checkpoints.mkdir(exist_ok=True)
+            _drop_leftovers(self._checkpoints)
+            self._metrics = _open_metrics(path / "metrics.jsonl")
+            _fsync_folder(path)
+        rows = self.read_metrics()
+        self._logged = {_row_key(row) for row in rows}
+        self._last_logged_step = max((row["step"] for row in rows), default=None)
+
+    @classmethod
+    def create(cls, path: str | Path, config: Json, env: Json) -> "RunDir":
+        """Begin a run in a folder that holds none, and open it for training."""
+        path = Path(path).expanduser()
+        text = _dumps(config, "config", RequestError, sort_keys=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"cannot make a run in {path} ({error.strerror}): choose another --workdir"
+            ) from error
+        lock = _take_lock(path)
+        for name in ("config.json", "metrics.jsonl", "checkpoints"):
+            if (path / name).exists():
+                lock.close()
+                raise RequestError(
+                    f"{path} holds a run already (it has {name}): resume it, or choose another"
+                )
+        write_atomic(path / "env.json", _dumps(env, "env", RequestError, sort_keys=True))
+        write_atomic(path / "config.json", text)
+        return cls(path, json.loads(text), lock)
+
+    @classmethod
+    def open(cls, path: str | Path, training: bool = False) -> "RunDir":
+        """A run that exists: to read and add results, or, with the lock, to train on."""
+        path = Path(path).expanduser()
+        config = _load_json(
+            path / "config.json",
+            missing=f"{path} holds no run (it has no config.json): make one with --mode train",
+            remedy="restore it, or train anew in another folder",
+        )
+        return cls(path, config, _take_lock(path) if training else None)
+
+    def close(self) -> None:
+        """Close the metrics and let go of the lock."""
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
+        self._metrics = self._lock = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write_env(self, env: Json) -> None:
+        """Say where this run runs now: commit, versions, device, command."""
+        write_atomic(self.path / "env.json", _dumps(env, "env", RunError, sort_keys=True))
+
+    # ---- metrics ----------------------------------------------------------------------------
+
+    @property
+    def last_logged_step(self) -> int | None:
+        """The highest step in metrics.jsonl, or None."""
+        return self._last_logged_step
+
+    def log(self, step: int, seconds: int | float, **scalars: Scalar) -> None:
+        """Append a row to metrics.jsonl, unless a row of this step with these names is there.
+
+        A resumed run repeats the steps since its checkpoint bit for bit, so what it would write
+        again is there already. Rows of one step with other names (training, evaluation) are kept.
+        """
+        assert self._metrics is not None, "log needs a RunDir opened for training"
+        row = {"step": step, "seconds": seconds, **scalars}
+        if _row_key(row) in self._logged:
+            return
+        self._metrics.write(_dumps(row, f"metrics of step {step}", RunError, indent=None))
+        self._metrics.flush()
+        self._logged.add(_row_key(row))
+        self._last_logged_step = max(step, self._last_logged_step or step)
+
+    def read_metrics(self) -> list[Json]:
+        """The rows of metrics.jsonl in the order of writing, without a last line cut off."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                rows.append({**row, "step": int(row["step"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise RequestError(
+                    f"{path} line {number} is damaged: got {line[:60]!r}; remove that line"
+                ) from error
+        return rows
+
+    # ---- checkpoints ------------------------------------------------------------------------
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, rising, whether whole or not."""
+        names = (re.fullmatch(r"(\d{8,})\.pt", path.name) for path in self._checkpoints.glob("*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def save_checkpoint(self, step: int, state: Json, keep: int = 2) -> Path:
+        """Write checkpoints/{step:08d}.pt and its hash; of the ones before it leave keep - 1.
+
+        The rows logged so far reach the disk first: a run resumed here will not write them again.
+        """
+        assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
+        assert keep >= 1, f"keep must be at least 1, got {keep}"
+        os.fsync(self._metrics.fileno())
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        path, data = self._checkpoints / f"{step:08d}.pt", stream.getbuffer()
+        sum_line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+        write_atomic(_sidecar(path), sum_line.encode())
+        write_atomic(path, data)
+        # Later steps than this one were found damaged (or this run would have begun there).
+        for old in [earlier for earlier in self.checkpoint_steps() if earlier <= step][:-keep]:
+            old_path = self._checkpoints / f"{old:08d}.pt"
+            old_path.unlink()
+            _sidecar(old_path).unlink(missing_ok=True)
+        return path
+
+    def load_checkpoint(
+        self,
+        map_location: str | torch.device = "cpu",
+        step: int | None = None,
+        warn: Callable[[str], None] = _LOGGER.warning,
+    ) -> tuple[int, Json]:
+        """The newest whole checkpoint, or the one of `step`.
+
+        Args:
+            map_location: device for the tensors.
+            step: exactly this one; None for the newest whose hash fits.
+            warn: told about every damaged one that is passed over.
+
+        Returns:
+            Its step and the state that was saved.
+        """
+        steps = self.checkpoint_steps()
+        if step is not None and step not in steps:
+            present = ", ".join(map(str, steps)) or "none"
+            raise RequestError(f"{self.path} has no checkpoint of step {step}, it has {present}")
+        damaged = []
+        for candidate in reversed(steps) if step is None else [step]:
+            path = self._checkpoints / f"{candidate:08d}.pt"
+            try:
+                return candidate, _read_checkpoint(path, map_location)
+            except _DamagedError as error:
+                damaged.append(str(error))
+                if step is None:
+                    warn(f"passed over a damaged checkpoint: {error}")
+        reason = "; ".join(damaged) or "there is none"
+        raise RequestError(
+            f"{self.path} has no whole checkpoint ({reason}): train again, in a new folder"
+        )
+
+    # ---- results ----------------------------------------------------------------------------
+
+    def write_result(self, name: str, result: Json) -> Path:
+        """Write results/{name}.json; tensors become lists, a number must be finite."""
+        path = self.path / "results" / f"{name}.json"
+        data = _dumps(result, f"results/{name}.json", RunError)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, data)
+        return path
+
+    def read_result(self, name: str) -> Json:
+        """What results/{name}.json holds."""
+        path = self.path / "results" / f"{name}.json"
+        make = f"make it with --mode {name} --workdir {self.path}"
+        return _load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
+
+    def sample_path(self, step: int, sampler: str) -> Path:
+        """Where the picture of a sampler's samples at a step belongs."""
+        return self.path / "samples" / f"{step:08d}-{sampler}.png"
+
+    def write_image(self, path: Path, png_bytes: bytes) -> None:
+        """Write a picture whole, making its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, png_bytes)
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what was saved."""
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _read_checkpoint(path: Path, map_location: str | torch.device) -> Json:
+    try:
+        data, recorded = path.read_bytes(), _sidecar(path).read_bytes()
+    except OSError as error:
+        raise _DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
+    if recorded.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
+        raise _DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
+    try:
+        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _DamagedError(f"{path} holds more than tensors and plain values") from error
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """Remove what a killed save left: temporary files, hashes whose checkpoint never came."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    for path in folder.glob("*.pt.sha256"):
+        if not path.with_suffix("").exists():
+            path.unlink()
+
+
+def _open_metrics(path: Path) -> IO[bytes]:
+    """Open for appending after the last whole line."""
+    file = open(path, "a+b")  # noqa: SIM115  (RunDir.close closes it)
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    return file
+
+
+def _take_lock(path: Path) -> IO[str]:
+    try:
+        lock = open(path / "lock", "a+")  # noqa: SIM115  (held until RunDir.close)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = (path / "lock").read_text().strip() or "unknown"
+        raise RequestError(
+            f"{path} is being trained by process {holder}: wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise RequestError(
+            f"cannot lock {path} for training ({error.strerror}): choose another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _row_key(row: Json) -> tuple[int, frozenset[str]]:
+    return row["step"], frozenset(row)
+
+
+def _dumps(
+    value: Json,
+    where: str,
+    error: type[RequestError | RunError],
+    indent: int | None = 2,
+    sort_keys: bool = False,
+) -> bytes:
+    plain = _plain(value, where, error)
+    return (json.dumps(plain, indent=indent, sort_keys=sort_keys) + "\n").encode()
+
+
+def _plain(value: object, where: str, error: type[RequestError | RunError]) -> object:
+    """Value in JSON's own types; `where` names the place for the message."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().tolist()
+    elif isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{where}: {key}", error) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]", error) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where} must be finite, got {value}; it was not written")
+    if value is not None and not isinstance(value, str | int | float):
+        raise error(f"{where} must be a number, a text, a list or a dict, got {type(value)}")
+    return value
+
+
+def _load_json(path: Path, missing: str, remedy: str) -> Json:
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RequestError(missing) from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} must hold a JSON object, got {value!r:.40}: {remedy}")
+    return value

@@ -1,0 +1,182 @@
+"""Training: a loop that the caller iterates, and whose every number is a function of (config, step).
+
+The order of the data, the dequantization, the times and the noise are addressed by the step, and dropout is
+reseeded at each, so a checkpoint needs no generator state: a run that is killed and resumed goes on bit for
+bit on a CPU. Inside a step nothing waits for the device; losses are looked at once an interval, and one
+that is not finite ends the run with the name of its step.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoreflow import losses
+from scoreflow.data import Batches, Data, dequantize
+from scoreflow.ema import EMA
+from scoreflow.errors import RunError
+from scoreflow.model import ScoreModel
+from sde.noise import Noise, Stream
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `training` section of a config.
+
+    Attributes:
+        num_steps: optimiser steps in all.
+        batch_size: images a step.
+        learning_rate: of Adam, after the warm-up.
+        warmup_steps: linear warm-up; 0 for none.
+        decay: "constant" (DDPM) or "cosine" to zero at num_steps.
+        clip_norm: greatest norm of the gradient; longer ones are scaled to it.
+        ema_decay: of the moving average of the weights.
+        times: "integer" (the chain's steps) or "real" (down to t_min).
+        t_min: least real time, in steps; integer times start at 1.
+        precision: of the network in training and sampling, "float32" or "bfloat16".
+        compile: torch.compile the network.
+        channels_last: memory format of weights and images.
+        log_every: steps between rows of metrics.jsonl.
+        checkpoint_every: steps between checkpoints, a multiple of log_every.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    decay: str
+    clip_norm: float
+    ema_decay: float
+    times: str
+    t_min: float
+    precision: str
+    compile: bool
+    channels_last: bool
+    log_every: int
+    checkpoint_every: int
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, 0-based; the first is not wasted on a rate of 0."""
+        warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+        return self.learning_rate * warm * (cosine if self.decay == "cosine" else 1.0)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Means over the steps since the last one: loss (dimensionless), gradient norm before clipping."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+class Trainer:
+    """Network, average, optimiser and data of a run, and where it stands.
+
+    Args:
+        model: the Denoiser to train; the network inside may be compiled.
+        network: the same network, not compiled: what is saved.
+        ema: its moving average.
+        data: levels or vectors.
+        settings: the training section.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        network: nn.Module,
+        ema: EMA,
+        data: Data,
+        settings: Settings,
+        seed: int,
+    ) -> None:
+        self.model, self.network, self.ema, self.data = model, network, ema, data
+        self.settings, self.seed = settings, seed
+        self.step = 0
+        self.optimizer = torch.optim.Adam(
+            network.parameters(), lr=settings.learning_rate, fused=True
+        )
+        self.batches = Batches(len(data.train), settings.batch_size, seed)
+        self._positions = torch.arange(settings.batch_size, device=data.train.device)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, loadable with weights_only=True."""
+        return {
+            "step": self.step,
+            "model": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; every name must match."""
+        self.network.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def run(self) -> Iterator[Interval]:
+        """Train to the last step, pausing after every log interval.
+
+        Raises:
+            RunError: a loss or gradient was not finite; names the step.
+        """
+        settings = self.settings
+        self.model.network.train()
+        while self.step < settings.num_steps:
+            count = min(
+                settings.log_every - self.step % settings.log_every, settings.num_steps - self.step
+            )
+            rows = torch.stack([self._advance() for _ in range(count)]).cpu()
+            self._refuse_non_finite(rows)
+            loss, grad_norm = rows.double().mean(0).tolist()
+            yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
+
+    def _advance(self) -> Tensor:
+        """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""
+        settings = self.settings
+        torch.manual_seed(self.seed << 32 | self.step)  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate(self.step)
+        loss = self._loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        self.ema.update(self.network, self.step)
+        self.step += 1
+        return torch.stack([loss.detach(), grad_norm])
+
+    def _loss(self) -> Tensor:
+        """L_simple on the batch of this step."""
+        data, sde = self.data, self.model.sde
+        noise = Noise(self.seed, self._positions, self.step)
+        rows = self.batches.indices(self.step).to(data.train.device, non_blocking=True)
+        x_0, event = data.train[rows], tuple(data.train.shape[1:])
+        if data.num_levels is not None:
+            u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
+            x_0 = dequantize(x_0, u, data.num_levels).float()
+        u = noise.uniform(Stream.TRAIN_TIME)
+        if self.settings.times == "integer":
+            t = losses.integer_times(u, sde.num_steps)
+        else:
+            t = losses.real_times(u, sde.num_steps, self.settings.t_min)
+        eps = noise.normal(Stream.TRAIN_EPS, event).float()
+        return losses.simple(self.model, sde, x_0, t, eps).mean()
+
+    def _refuse_non_finite(self, rows: Tensor) -> None:
+        """Rows are (steps, 2): losses and gradient norms of the steps just done."""
+        bad = (~rows.isfinite()).any(1).nonzero()
+        if len(bad):
+            first = self.step - len(rows) + int(bad[0]) + 1
+            loss, grad_norm = rows[int(bad[0])].tolist()
+            raise RunError(
+                f"step {first}: loss {loss}, gradient norm {grad_norm}: not finite; "
+                "the last checkpoint is from before it. Try a smaller training.learning_rate"
+            )
