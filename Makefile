@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv/bin
+
+.PHONY: demo test test-slow lint install
+
+# One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
+demo: .venv/installed
+	$(VENV)/python run.py --mode train --sde vp
+
+test: .venv/tested lint
+	$(VENV)/python -m pytest -m "not slow"
+
+test-slow: .venv/tested
+	$(VENV)/python -m pytest -m slow
+
+lint: .venv/tested
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip install -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(VENV)/pip install -c constraints.txt -e .
+	touch $@
+
+.venv/tested: .venv/installed
+	$(VENV)/pip install -c constraints.txt -e ".[test,lint]"
+	touch $@

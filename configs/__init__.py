@@ -1,0 +1,1 @@
+"""Experiments, one a file: its differences from `default.py`."""

@@ -1,0 +1,13 @@
+"""CIFAR-10, 32x32 RGB, from the Hub or from local Parquet: --config.data.path=DIR."""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    """DDPM's recipe as published: the defaults."""
+    config = default.get_config()
+    config.data.name = "images"
+    config.data.path = "uoft-cs/cifar10"
+    return config

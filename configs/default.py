@@ -1,0 +1,79 @@
+"""Every key that a config has, with its unit. Experiments change some of them."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """DDPM's CIFAR-10 recipe (Ho et al. 2020, section 4 and appendix B) on whatever data is named."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits | toy | images
+    config.data.path = ""  # of images: a folder (Parquet or image files) or a Hub name
+    config.data.test_fraction = 0.2  # held out where the data come in one pool
+    config.data.split_seed = 0  # of that split; not the run's seed, so that runs compare
+
+    config.sde = ConfigDict()
+    config.sde.name = "vp"
+    config.sde.num_steps = 1000  # N
+    config.sde.schedule = "linear"  # linear | cosine | log_linear
+    config.sde.beta_min = 0.1  # linear: N times the first and the last beta
+    config.sde.beta_max = 20.0
+    config.sde.sigma_min = 1e-3  # log_linear: noise scale at t = 1
+    config.sde.alpha_min = 5e-3  # log_linear: signal scale at t = N
+
+    config.model = ConfigDict()
+    config.model.name = "unet"  # unet | mlp
+    config.model.prediction = "eps"  # what the network's output estimates: eps | v
+    config.model.channels = 128  # unet: of the finest level
+    config.model.multipliers = (1, 2, 2, 2)  # unet: channels of the levels, fine to coarse
+    config.model.blocks = 2  # unet: residual blocks a level
+    config.model.attention_sizes = (16,)  # unet: pixels a side
+    config.model.num_groups = 32  # unet: of GroupNorm
+    config.model.dropout = 0.1  # unet
+    config.model.width = 128  # mlp
+    config.model.depth = 3  # mlp
+    config.model.embedding = 64  # mlp
+
+    config.training = ConfigDict()
+    config.training.num_steps = 800_000
+    config.training.batch_size = 128
+    config.training.learning_rate = 2e-4
+    config.training.warmup_steps = 5000
+    config.training.decay = "constant"  # constant | cosine
+    config.training.clip_norm = 1.0
+    config.training.ema_decay = 0.9999
+    config.training.times = "integer"  # integer | real
+    config.training.t_min = 1.0  # real: least time, in steps
+    config.training.precision = "float32"  # float32 | bfloat16
+    config.training.compile = False
+    config.training.channels_last = False
+    config.training.log_every = 100  # steps
+    config.training.checkpoint_every = 5000  # steps
+
+    config.sampling = ConfigDict()
+    config.sampling.sampler = "ancestral"  # ancestral | pc | ode
+    config.sampling.seed = 0
+    config.sampling.num_images = 64
+    config.sampling.batch_size = 64
+    config.sampling.steps = 0  # of ancestral and pc, 1..N; 0 for all N
+    config.sampling.variance = "beta"  # beta | posterior
+    config.sampling.clip = True  # x_0 to [-1, 1], in ancestral and pc
+    config.sampling.corrector = "langevin"  # langevin | annealed
+    config.sampling.snr = 0.1  # of the corrector
+    config.sampling.corrections = 1  # a time
+    config.sampling.tolerance = 1e-4  # ode: local error, unit scale
+    config.sampling.method = "dopri5"  # ode: dopri5 | torchdiffeq:NAME | scipy:NAME
+    config.sampling.max_evaluations = 10_000  # ode: a sample
+
+    config.likelihood = ConfigDict()
+    config.likelihood.seed = 0
+    config.likelihood.num_images = 0  # first so many of the test set; 0 for all
+    config.likelihood.batch_size = 128
+    config.likelihood.probes = 2  # of the divergence, random signs; 0 for the exact one
+    config.likelihood.tolerance = 1e-4  # local error of x, unit scale
+    config.likelihood.tolerance_bits = 1e-4  # local error of the log-density, bits/dim
+    config.likelihood.method = "dopri5"
+    config.likelihood.max_evaluations = 10_000  # an image
+    return config
