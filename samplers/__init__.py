@@ -1,7 +1,7 @@
 """From noise to data: one method a file, each a `step` from t to s, and one loop that they share.
 
-A sampler knows an SDE and a Denoiser, never a network: what runs here on a trained U-Net runs in the
-tests on exact denoisers, where the right answer is known.
+A sampler knows an SDE and a Denoiser, never a network: what runs here on a trained U-Net runs in
+the tests on exact denoisers, where the right answer is known.
 """
 
 from samplers.ancestral import Ancestral

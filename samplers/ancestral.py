@@ -1,4 +1,4 @@
-"""Ancestral sampling: the reverse of the chain, one Gaussian a step (DDPM, Ho et al. 2020, Algorithm 2)."""
+"""Ancestral sampling: the reverse of the chain (DDPM, Ho et al. 2020, Algorithm 2)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,14 +11,15 @@ from sde.types import Batch, Times
 
 @dataclass(frozen=True)
 class Ancestral:
-    """x_s = posterior mean at the estimated x_0, plus noise.
+    """One Gaussian a step: x_s = posterior mean at the estimated x_0, plus noise.
 
-    mean = a sigma_s^2 / sigma_t^2 x_t + alpha_s w / sigma_t^2 x_0(x_t, t),    x_s ~ N(mean, variance I)
+    mean = a sigma_s^2 / sigma_t^2 x_t + alpha_s w / sigma_t^2 x_0(x_t, t)
+    x_s ~ N(mean, variance I)
 
     Attributes:
         variance: the two choices of DDPM, section 3.2, for any s < t. "posterior" is
-            sigma_s^2 w / sigma_t^2, right for data at one point; "beta" is w, right for data that are
-            N(0, I). The step to s = 0 returns the mean under both.
+            sigma_s^2 w / sigma_t^2, right for data at one point; "beta" is w, right for data that
+            are N(0, I). The step to s = 0 returns the mean under both.
     """
 
     variance: Literal["beta", "posterior"] = "beta"

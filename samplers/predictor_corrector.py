@@ -1,13 +1,13 @@
 """Predictor-corrector sampling (Song et al. 2021, "Score-based generative modeling through SDEs").
 
-At each time t of the grid, a few steps of Langevin dynamics on the marginal p_t correct the sample, then a
-predictor carries it to s. The paper's Algorithm 1 corrects after predicting; the order here is that of
-its code, and visits the same sequence but for its two ends: the corrector is never asked at s = 0, where
-there is no score, so that no step is a special one.
+At each time t of the grid, a few steps of Langevin dynamics on the marginal p_t correct the
+sample, then a predictor carries it to s. The paper's Algorithm 1 corrects after predicting; the
+order here is that of its code, and visits the same sequence but for its two ends: the corrector is
+never asked at s = 0, where there is no score, so that no step is a special one.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from samplers.sampler import Sampler
 from sde.base import SDE, broadcast
@@ -16,6 +16,7 @@ from sde.prediction import Denoiser
 from sde.types import Batch, Times
 
 
+@runtime_checkable
 class Corrector(Protocol):
     """A method that moves samples along p_t without changing their law."""
 
@@ -28,13 +29,13 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True)
 class Langevin:
-    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr |z| / |score|)^2 for each sample on its own.
+    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr |z| / |score|)^2 for each sample.
 
-    The paper's Algorithm 5, but for its norms: means over the batch there, each sample's own here, so that
-    a sample does not depend on its batch mates. That leaves p_t alone where |score| hardly varies from
-    point to point, as in images; in a handful of dimensions it does vary, and `AnnealedLangevin` is right.
-    a = alpha_t / alpha_s is the factor of the step about to be made: DDPM's sqrt(1 - beta_i) on the full
-    grid, and as it should be on any other.
+    The paper's Algorithm 5, but for its norms: means over the batch there, each sample's own here,
+    so that a sample does not depend on its batch mates. That leaves p_t alone where |score| hardly
+    varies from point to point, as in images; in a handful of dimensions it does vary, and
+    `AnnealedLangevin` is right. a = alpha_t / alpha_s is the factor of the step about to be made:
+    DDPM's sqrt(1 - beta_i) on the full grid, and as it should be on any other.
 
     Attributes:
         snr: signal-to-noise ratio of a correction, dimensionless.
@@ -61,8 +62,8 @@ class Langevin:
 class AnnealedLangevin:
     """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr sigma_t)^2: one step size a time.
 
-    What `Langevin` takes when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale their
-    steps by sigma_t^2 likewise.
+    What `Langevin` takes when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale
+    their steps by sigma_t^2 likewise.
 
     Attributes:
         snr: as in `Langevin`.

@@ -1,8 +1,8 @@
 """The probability-flow ODE, solved adaptively in the angle and finished in closed form.
 
-The flow is followed from the prior down to t_min, the least time at which the denoiser may be asked, each
-sample with its own step sizes. From there to clean data the estimate is held fixed, and the rotation
-x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
+The flow is followed from the prior down to t_min, the least time at which the denoiser may be
+asked, each sample with its own step sizes. From there to clean data the estimate is held fixed,
+and the rotation x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sde.types import Batch, State, Times
 
 @dataclass(frozen=True)
 class ProbabilityFlow:
-    """dx~/dphi = v, from t to s.
+    """dx~/dphi = v, from t to s; below t_min with the estimate at t_min.
 
     Attributes:
         t_min: the denoiser is not asked below this time, in steps.
@@ -44,15 +44,23 @@ class ProbabilityFlow:
         """Carry x_t to time s; deterministic, the noise is not used.
 
         Raises:
+            ValueError: t is below t_min.
             RuntimeError: some samples did not reach s within their evaluations.
         """
-        if s < self.t_min:
-            prediction = denoiser(x_t, t)
-            return (
-                broadcast(sde.alpha(s), x_t) * prediction.x_0
-                + broadcast(sde.sigma(s), x_t) * prediction.eps
-            )
+        if t < self.t_min:
+            raise ValueError(f"a step must start at t >= t_min = {self.t_min}, got {float(t)}")
+        stop = s.clamp(min=self.t_min)
+        if stop < t:
+            x_t = self._follow(denoiser, sde, x_t, t, stop)
+        if s == stop:
+            return x_t
+        prediction = denoiser(x_t, stop)
+        return (
+            broadcast(sde.alpha(s), x_t) * prediction.x_0
+            + broadcast(sde.sigma(s), x_t) * prediction.eps
+        )
 
+    def _follow(self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times) -> Batch:
         def field(angle: Tensor, state: State, _rows: Tensor) -> State:
             return (velocity(sde, denoiser, angle, state[0]),)
 

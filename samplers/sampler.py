@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sde.prediction import Denoiser
 from sde.types import Batch, Times
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A method that carries a sample from time t to an earlier time s."""
 
@@ -50,8 +51,8 @@ def sample(
         sampler: the method.
         denoiser: (x_t, t) -> Prediction.
         sde: the process.
-        times: (K + 1,) float64 in steps, strictly decreasing from sde.num_steps to 0: a grid is a list,
-            and no step recomputes its neighbour.
+        times: (K + 1,) float64 in steps, strictly decreasing from sde.num_steps to 0: a grid is a
+            list, and no step recomputes its neighbour.
         noise: the randomness of the batch; it also places it on its device.
         shape: shape of one datum.
         after_step: called with the number of the step just done, counted from 1, and x_s.
@@ -89,11 +90,14 @@ def uniform_times(num_steps: int, count: int, integer: bool) -> Times:
 
 def check_times(times: Times, num_steps: int) -> None:
     """Refuse a grid that is not strictly decreasing from N to 0."""
+    if times.dtype != torch.float64:
+        raise ValueError(f"sampling times must be float64, got {times.dtype}")
     if (
         times.ndim != 1
+        or len(times) < 2
         or times[0] != num_steps
         or times[-1] != 0
-        or bool((times.diff() >= 0).any())
+        or not bool((times.diff() < 0).all())  # so that nan fails too
     ):
         raise ValueError(
             f"sampling times must decrease strictly from {num_steps} to 0, got {times.tolist()}"

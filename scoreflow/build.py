@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of configs, by explicit dictionaries of names.
 
-Every choice that a config can get wrong is refused here, before any work, with the names it could have had.
+Every choice that a config can get wrong is refused here, before any work, with the names it could
+have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 import difflib
@@ -34,7 +35,7 @@ from scoreflow.model import ScoreModel
 from scoreflow.unet import UNet
 from sde import SDE, VPSDE, Denoiser, Noise
 from sde.analytic import GaussianMixture
-from sde.ode import check_method
+from sde.ode import odeint
 
 SCHEDULES: dict[str, Callable[[ConfigDict], VPSDE]] = {
     "linear": lambda c: VPSDE.linear(c.num_steps, c.beta_min, c.beta_max),
@@ -46,8 +47,44 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
 }
 CORRECTORS: dict[str, Any] = {"langevin": Langevin, "annealed": AnnealedLangevin}
 PREDICTIONS = ("eps", "v")
+SAMPLERS = ("ancestral", "pc", "ode")
 TOY_POINTS = 20_000
 TOY_RING, TOY_WIDTH = 0.8, 0.1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a config describes, every choice in it tried.
+
+    Attributes:
+        config: the config.
+        device: where everything lies.
+        data: on the device.
+        network: not compiled: what is saved.
+        model: the network, compiled if the config says so, as a Denoiser.
+        settings: how it is trained.
+    """
+
+    config: ConfigDict
+    device: torch.device
+    data: Data
+    network: nn.Module
+    model: ScoreModel
+    settings: train.Settings
+
+
+def experiment(config: ConfigDict, device: torch.device) -> Experiment:
+    """The objects of a config, cheap choices first; what cannot be sampled is refused as well."""
+    sde = build_sde(config)
+    settings = build_training(config)
+    choose("sampler", config.sampling.sampler, SAMPLERS)
+    build_solver(config)
+    data = build_data(config, device)
+    network = build_network(config, data)
+    model = build_model(config, compiled(network, settings), sde)
+    for name in SAMPLERS:
+        build_drawing(config, name, model, data)
+    return Experiment(config, device, data, network, model, settings)
 
 
 def choose(what: str, name: str, options: Any) -> Any:  # noqa: ANN401
@@ -62,14 +99,19 @@ def choose(what: str, name: str, options: Any) -> Any:  # noqa: ANN401
 
 def build_sde(config: ConfigDict) -> SDE:
     """The process of the `sde` section."""
-    return _refusing(choose("sde", config.sde.name, SDES), config.sde)
+    c = config.sde
+    build = choose("sde", c.name, SDES)
+    if c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
+        raise RequestError(
+            f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
+            f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
+        )
+    return _refusing(build, c, "sde")
 
 
 def build_data(config: ConfigDict, device: torch.device) -> Data:
     """The data of the `data` section, on the device."""
     c = config.data
-    if not 0 < c.test_fraction < 1:
-        raise RequestError(f"data.test_fraction must lie in (0, 1), got {c.test_fraction}")
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: _toy_data(c.test_fraction, c.split_seed),
@@ -101,12 +143,13 @@ def _toy_data(test_fraction: float, split_seed: int) -> Data:
 
 
 def build_network(config: ConfigDict, data: Data) -> nn.Module:
-    """The network of the `model` section, initialised from the run's seed, on the device of the data."""
+    """The network of the `model` section, initialised from the run's seed, where the data lie."""
     c, event = config.model, tuple(data.train.shape[1:])
     choose("model.name", c.name, ("unet", "mlp"))
     if (c.name == "unet") != (len(event) == 3):
         raise RequestError(
-            f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape {event}"
+            f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
+            f"{event}"
         )
     torch.manual_seed(config.seed)
     network: nn.Module
@@ -148,21 +191,11 @@ def build_training(config: ConfigDict) -> train.Settings:
     choose("training.times", settings.times, ("integer", "real"))
     choose("training.decay", settings.decay, ("constant", "cosine"))
     choose("training.precision", settings.precision, ("float32", "bfloat16"))
-    positive = ("num_steps", "batch_size", "learning_rate", "clip_norm", "log_every")
-    for name in positive:
-        if getattr(settings, name) <= 0:
-            raise RequestError(f"training.{name} must be positive, got {getattr(settings, name)}")
-    if not 0 < settings.t_min <= 1:
-        raise RequestError(f"training.t_min must lie in (0, 1] steps, got {settings.t_min}")
-    if not 0 <= settings.ema_decay < 1:
-        raise RequestError(f"training.ema_decay must lie in [0, 1), got {settings.ema_decay}")
-    if settings.checkpoint_every <= 0 or settings.checkpoint_every % settings.log_every:
+    if settings.checkpoint_every % settings.log_every:
         raise RequestError(
-            "training.checkpoint_every must be a positive multiple of training.log_every "
+            "training.checkpoint_every must be a multiple of training.log_every "
             f"({settings.log_every}), got {settings.checkpoint_every}"
         )
-    if not 0 <= config.seed < 2**31:
-        raise RequestError(f"seed must lie in [0, 2^31), got {config.seed}")
     return settings
 
 
@@ -183,35 +216,26 @@ def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
 class Drawing:
     """How samples are drawn: a method, its times, and the Denoiser to hand it."""
 
-    name: str
     sampler: Sampler
     times: torch.Tensor
     denoiser: Denoiser
-    evaluations: int | None
-    """Calls of the denoiser a batch, None where the solver decides."""
 
 
 def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) -> Drawing:
     """A sampler by name, on the grid of the `sampling` section."""
     c = config.sampling
-    choose("sampler", name, ("ancestral", "pc", "ode"))
-    for key in ("num_images", "batch_size"):
-        if c[key] <= 0:
-            raise RequestError(f"sampling.{key} must be positive, got {c[key]}")
+    choose("sampler", name, SAMPLERS)
     if name == "ode":
-        _refusing(check_method, c.method, "sampling.method")
+        _try_solver("sampling", c.method, (c.tolerance,))
         flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
-        return Drawing(name, flow, flow.times(model.sde.num_steps), model, None)
+        return Drawing(flow, flow.times(model.sde.num_steps), model)
     times = _chain_times(c.steps, model)
-    choose("sampling.variance", c.variance, ("beta", "posterior"))
-    sampler: Sampler = Ancestral(c.variance)
-    evaluations = len(times) - 1
+    sampler: Sampler = Ancestral(choose("sampling.variance", c.variance, ("beta", "posterior")))
+    corrector = choose("sampling.corrector", c.corrector, CORRECTORS)
     if name == "pc":
-        corrector = choose("sampling.corrector", c.corrector, CORRECTORS)
         sampler = PredictorCorrector(sampler, corrector(c.snr, c.corrections))
-        evaluations *= 1 + c.corrections
     clip = c.clip and data.num_levels is not None
-    return Drawing(name, sampler, times, Clipped(model) if clip else model, evaluations)
+    return Drawing(sampler, times, Clipped(model) if clip else model)
 
 
 def _chain_times(steps: int, model: ScoreModel) -> torch.Tensor:
@@ -222,13 +246,18 @@ def _chain_times(steps: int, model: ScoreModel) -> torch.Tensor:
 def build_solver(config: ConfigDict) -> Solver:
     """The solver of the `likelihood` section."""
     c = config.likelihood
-    _refusing(check_method, c.method, "likelihood.method")
-    if c.probes < 0 or c.batch_size <= 0 or c.num_images < 0:
-        raise RequestError(
-            "likelihood.probes and num_images must not be negative and batch_size must be positive, "
-            f"got {c.probes}, {c.num_images} and {c.batch_size}"
-        )
+    _try_solver("likelihood", c.method, (c.tolerance, 0.0))
     return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
+
+
+def _try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
+    """Refuse a method that does not exist, or cannot work as it would be asked to here."""
+    state = tuple(torch.zeros(1, 1, dtype=torch.float64) for _ in rtol)
+
+    def solve(method: str) -> None:
+        odeint(lambda _t, x, _rows: x, state, 0.0, 1e-3, method=method, rtol=rtol, atol=1.0)
+
+    _refusing(solve, method, f"{section}.method")
 
 
 def build_device(name: str) -> torch.device:
@@ -237,7 +266,7 @@ def build_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, dtype=torch.float64, device=device)
+        float(torch.zeros((), dtype=torch.float64, device=device))
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(

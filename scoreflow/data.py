@@ -10,19 +10,18 @@ log probability (Theis et al. 2016, "A note on the evaluation of generative mode
 and a uniform p costs exactly log2(L) bits a dimension. The same formula serves training,
 likelihood and (through `quantize`) samples: there is no second scaling.
 
-Loaders are pure functions that return `Data`. They refuse what they cannot read exactly: nothing
-is resized, converted or dropped.
+The `load_` functions are pure and return `Data`. They refuse what they cannot read exactly:
+nothing is resized, converted or dropped.
 """
 
 import io
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -31,15 +30,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.loaders import Row, damaged, hub_rows, image_files, parquet_rows
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
-IMAGE_COLUMNS = ("image", "img")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 """What Pillow raises on bytes that are no whole image."""
-
-Row = tuple[str, bytes | Path | None, int | None]
-"""Where an image comes from (for messages), its file's bytes or path, its label."""
 
 Split = tuple[Tensor, Tensor | None]
 """Levels (n, C, H, W) uint8 and labels (n,) int64."""
@@ -150,7 +145,9 @@ def load_parquet(path: str | Path, train_split: str = "train", test_split: str =
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise RequestError(f"reading {path} needs pyarrow: pip install -e .[data]") from error
-    splits = [_parquet_split(parquet, folder, split) for split in (train_split, test_split)]
+    splits = [
+        _collect(*parquet_rows(parquet, folder, split)) for split in (train_split, test_split)
+    ]
     return _join(folder.resolve().name, *splits)
 
 
@@ -163,7 +160,7 @@ def load_hub(name: str, train_split: str = "train", test_split: str = "test") ->
             f"{name!r} is no folder here, so it names a Hugging Face Hub dataset, which needs the"
             " datasets package: pip install -e .[hub], or pass a folder"
         ) from error
-    splits = [_hub_split(datasets, name, split) for split in (train_split, test_split)]
+    splits = [_collect(*hub_rows(datasets, name, split)) for split in (train_split, test_split)]
     return _join(name, *splits)
 
 
@@ -181,7 +178,7 @@ def load_folder(path: str | Path, test_fraction: float = 0.2, split_seed: int = 
             f"{folder} has {parts[0].name}/ but no {missing}/: add it, or keep all images in one"
             " pool (no folder named train or test), which is then split by seed"
         )
-    found = [_image_files(part) for part in parts or [folder]]
+    found = [image_files(part) for part in parts or [folder]]
     classes = sorted({name for files in found for _, name in files if name is not None})
     splits = [_folder_split(files, classes) for files in found]
     if parts:
@@ -197,93 +194,6 @@ def _folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise RequestError(f"no such dataset path: {str(path)!r}; pass a folder of images")
     return folder
-
-
-def _columns(names: list[str], where: str) -> tuple[str, bool]:
-    """The image column's name, and whether there are labels."""
-    image = next((name for name in IMAGE_COLUMNS if name in names), None)
-    if image is None:
-        raise RequestError(
-            f"{where}: the images must be in a column `image` or `img`, got the columns"
-            f" {', '.join(names)}; rename one of them"
-        )
-    return image, "label" in names
-
-
-def _parquet_split(parquet: ModuleType, folder: Path, split: str) -> Split:
-    files = sorted(folder.glob(f"{split}-*.parquet"))
-    if not files:
-        present = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
-        raise RequestError(
-            f"{folder} lacks the split {split!r}: it needs files {split}-*.parquet, got {present}"
-        )
-    try:
-        total = sum(parquet.read_metadata(file).num_rows for file in files)
-    except (ValueError, OSError) as error:
-        raise RequestError(_damaged(str(folder), "parquet file", error)) from error
-    rows = (row for file in files for row in _parquet_rows(parquet, file))
-    return _collect(rows, total, f"{folder}/{split}-*.parquet")
-
-
-def _parquet_rows(parquet: ModuleType, file: Path) -> Iterator[Row]:
-    schema = parquet.read_schema(file)
-    image, labelled = _columns(schema.names, str(file))
-    if not str(schema.field(image).type).startswith("struct<bytes: binary"):
-        raise RequestError(
-            f"{file}: column `{image}` must be a struct {{bytes, path}}, got"
-            f" {schema.field(image).type}; write it with the Hugging Face image schema"
-        )
-    index = 0
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches(
-            batch_size=1024, columns=[image, "label"] if labelled else [image]
-        ):
-            for row in batch.to_pylist():
-                yield f"{file} row {index}", row[image] and row[image]["bytes"], row.get("label")
-                index += 1
-    except (ValueError, OSError) as error:
-        raise RequestError(_damaged(str(file), "parquet file", error)) from error
-
-
-def _hub_split(datasets: ModuleType, name: str, split: str) -> Split:
-    where = f"Hub dataset {name!r}, split {split!r}"
-    try:
-        rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library's, its HTTP client's, the file system's: all end here
-        raise RequestError(
-            f"{where} cannot be had ({_line(error)}): check the name and the connection,"
-            " or pass a folder"
-        ) from error
-    image, labelled = _columns(rows.column_names, where)
-    try:
-        rows = rows.cast_column(image, datasets.Image(decode=False))
-    except (TypeError, ValueError) as error:
-        raise RequestError(
-            f"{where}: column `{image}` must hold images, got {_line(error)}"
-        ) from error
-    return _collect(_hub_rows(rows, where, image, labelled), len(rows), where)
-
-
-def _hub_rows(rows: Iterable[dict], where: str, image: str, labelled: bool) -> Iterator[Row]:
-    for index, row in enumerate(rows):
-        cell = row[image] or {"bytes": None, "path": None}
-        source = cell["bytes"] or (cell["path"] and Path(cell["path"]))
-        yield f"{where} row {index}", source, row["label"] if labelled else None
-
-
-def _image_files(root: Path) -> list[tuple[Path, str | None]]:
-    """The image files below root in the order of their names, each with its class or None."""
-    found = {}
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            found[parts] = (path, parts[0] if len(parts) > 1 else None)
-    if not found:
-        raise RequestError(
-            f"no images in {root}: expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return [found[parts] for parts in sorted(found)]
 
 
 def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
@@ -320,7 +230,7 @@ def _decode(source: bytes | Path | None, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             mode, pixels = image.mode, np.asarray(image)
     except DAMAGE as error:
-        raise RequestError(_damaged(where, "image", error)) from error
+        raise RequestError(damaged(where, "image", error)) from error
     if mode not in ("L", "RGB"):
         raise RequestError(
             f"{where}: images must be 8-bit grey (L) or RGB, got mode {mode}; convert it first"
@@ -374,14 +284,6 @@ def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_se
 def _describe(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _damaged(where: str, kind: str, error: Exception) -> str:
-    return f"{where}: not a whole {kind} ({_line(error)}); replace or remove it"
 
 
 # ---- the order of training ----------------------------------------------------------------------

@@ -4,8 +4,8 @@ The change of variables along dx~/dphi = v from phi(t_min) to phi(N):
 
     log p(x) = log prior(x~_N) + integral of div v dphi - D log r_{t_min}.
 
-The datum stands at t_min un-noised, so even a perfect model is scored on p_{t_min}, its density blurred
-by sigma(t_min). For integers, dequantized uniformly over bins of width 2 / L on [-1, 1],
+The datum stands at t_min un-noised, so even a perfect model is scored on p_{t_min}, its density
+blurred by sigma(t_min). For integers, dequantized uniformly over bins of width 2 / L on [-1, 1],
 
     bits/dim = -log p / (D ln 2) + log2(L / 2),
 
@@ -49,7 +49,8 @@ class Solver:
     """How the flow is solved.
 
     Attributes:
-        probes: random-sign probes of the divergence; 0 takes it exactly, at D products an evaluation.
+        probes: random-sign probes of the divergence; 0 takes it exactly, at D products an
+            evaluation.
         tolerance: of the local error of a step, relative and absolute, in x on the unit scale.
         tolerance_bits: of the local error of a step in the log-density, bits/dim.
         method: "dopri5" (per sample), "torchdiffeq:METHOD" or "scipy:METHOD".
@@ -112,16 +113,19 @@ def log_likelihood(
 
 
 def to_bits_per_dim(log_prob: Tensor, dims: int, num_levels: int) -> Tensor:
-    """Bits/dim of integers in 0..num_levels - 1 from the log density (nats) of their image on [-1, 1]."""
+    """Bits/dim of integers in 0..L-1 from the log density (nats) of their points in [-1, 1]."""
     return math.log2(num_levels / 2) - log_prob / (dims * math.log(2))
 
 
 def truncation_bits(sigma: float, num_levels: int) -> float:
     """What starting at t_min can cost a perfect model, in bits/dim: an upper bound for any data.
 
-    Blurred by sigma, a level's bin of width w keeps density Phi((u + 1/2) w / sigma) - Phi((u - 1/2) w / sigma)
-    of what it had; all other levels only add. The bound is the mean of -log2 of that over the bin, and is
-    attained by levels far apart.
+    Blurred by sigma, a level's bin of width w keeps the fraction
+
+        Phi((u + 1/2) w / sigma) - Phi((u - 1/2) w / sigma)
+
+    of its density; all other levels only add. The bound is the mean of -log2 of that over the
+    bin, u in [-1/2, 1/2], and is attained by levels far apart.
     """
     ratio = 2 / num_levels / sigma
     # midpoints, graded towards the edge at 1/2, where all of the loss is once sigma << w

@@ -10,14 +10,16 @@ from torch import Tensor
 def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
     """Leave-one-out 1-nearest-neighbour two-sample test (Lopez-Paz & Oquab 2017).
 
-    0.5: no telling samples from data; 1: each knows its own; below 0.5: samples sit on top of the data.
+    0.5: no telling samples from data; 1: each knows its own; below 0.5: samples sit on top of the
+    data.
 
     Args:
         samples: (n, ...) values.
         real: (n, ...), as many: with unequal numbers the larger side finds itself more often.
 
     Returns:
-        accuracy, its standard error if the neighbours were independent, and the rates on both sides.
+        accuracy, its standard error if the neighbours were independent, and the rates on both
+        sides.
     """
     if len(samples) != len(real):
         raise ValueError(

@@ -8,20 +8,21 @@ from sde.base import SDE, broadcast
 from sde.prediction import Kind, Prediction, predict
 
 CLOCK_ROUNDING = 1e-9
-"""Steps by which a time may fall short of t_min: angle and back is exact to a few units in the last place."""
+"""Steps by which a time may fall short of t_min: angle and back is exact to a few last places."""
 
 
 class ScoreModel:
     """Network + SDE + kind of prediction -> Denoiser.
 
-    The network sees x_t / r_t (unit scale under every SDE) and the index t - 1, both float32; its answer is
-    cast to the dtype of x_t, so that samplers and solvers keep their float64 state.
+    The network sees x_t / r_t (unit scale under every SDE) and the index t - 1, both float32; its
+    answer is cast to the dtype of x_t, so that samplers and solvers keep their float64 state.
 
     Args:
         network: (x (B, ...), index (B,)) -> (B, ...).
         sde: the process.
         kind: what the network's output estimates.
-        t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer times.
+        t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer
+            times.
         precision: "float32" or "bfloat16" (autocast of the network alone).
         channels_last: memory format of the images handed to the network.
     """
@@ -56,7 +57,7 @@ class ScoreModel:
 
     def _check(self, t: Tensor) -> None:
         low, high = float(t.min()), float(t.max())
-        if low < self.t_min - CLOCK_ROUNDING or high > self.sde.num_steps + CLOCK_ROUNDING:
+        if not self.t_min - CLOCK_ROUNDING <= low <= high <= self.sde.num_steps + CLOCK_ROUNDING:
             raise RequestError(
                 f"t must lie in [{self.t_min}, {self.sde.num_steps}], got {low} .. {high}; "
                 "a network is not asked about times that it was not trained at"

@@ -13,12 +13,15 @@ from torch import Tensor
 from scoreflow.run_dir import RunDir, write_atomic
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
+body { padding: 0 1rem; color: #222 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-.figures { display: flex; flex-wrap: wrap; gap: 1.2rem } figure { margin: 0; max-width: 19rem }
+.figures { display: flex; flex-wrap: wrap; gap: 1.2rem }
+figure { margin: 0; max-width: 19rem }
 figure img { width: 100%; image-rendering: pixelated } figcaption { font-size: .85rem; color: #555 }
 .number { font-size: 2rem; font-weight: 600 } .small { font-size: .85rem; color: #555 }
-svg { width: 100%; height: auto } table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
+svg { width: 100%; height: auto } table { border-collapse: collapse }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left }
 """
 
 
@@ -41,7 +44,8 @@ def write(run: RunDir) -> Path:
         )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(run.path.name)}</title><style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
+        f"<title>{html.escape(run.path.name)}</title><style>{STYLE}</style>"
+        f"<body>{''.join(body)}</body></html>\n"
     )
     path = run.path / "report.html"
     write_atomic(path, page.encode())
@@ -61,7 +65,7 @@ def _likelihood(result: dict[str, Any]) -> str:
         for key, label in labels.items()
         if budget[key] is not None
     )
-    error = "" if result["standard_error"] is None else f" &plusmn; {result['standard_error']:.4f}"
+    error = "" if (se := result["standard_error"]) is None else f" &plusmn; {se:.4f}"
     return (
         "<h2>Exact log-likelihood of the test set</h2>"
         f"<p><span class=number>{result['value']:.4f}{error}</span> {result['unit']}</p>"
@@ -88,8 +92,9 @@ def _samples(run: RunDir, samples: dict[str, dict[str, Any]]) -> str:
     return (
         "<h2>Samples: one network, the same prior noise</h2>"
         f"<div class=figures>{''.join(figures)}</div>"
-        "<p class=small>Two-sample accuracy: how often the nearest neighbour tells a sample from training "
-        f"data; 0.5 is best, and held-out real data get {baseline['accuracy']:.3f} &plusmn; "
+        "<p class=small>Two-sample accuracy: how often the nearest neighbour tells a sample from "
+        "training data; 0.5 is best, and held-out real data get "
+        f"{baseline['accuracy']:.3f} &plusmn; "
         f"{baseline['standard_error']:.3f}.</p>"
     )
 
@@ -101,13 +106,15 @@ def _curve(x: list[float], y: list[float]) -> str:
     low, high = float(log_y.min()), float(log_y.max())
     span, reach = max(high - low, 1e-9), max(x[-1] - x[0], 1e-9)
     points = " ".join(
-        f"{left + (width - left) * (a - x[0]) / reach:.1f},{(height - bottom) * (high - b) / span + 5:.1f}"
+        f"{left + (width - left) * (a - x[0]) / reach:.1f},"
+        f"{(height - bottom) * (high - b) / span + 5:.1f}"
         for a, b in zip(x, log_y, strict=True)
     )
     text = 'font-size="13" fill="#555"'
     return (
-        f'<svg viewBox="0 0 {width + 10} {height}"><polyline fill="none" stroke="#1f5fa8" stroke-width="1.5" '
-        f'points="{points}"/><text x="0" y="14" {text}>{10**high:.3g}</text>'
+        f'<svg viewBox="0 0 {width + 10} {height}">'
+        f'<polyline fill="none" stroke="#1f5fa8" stroke-width="1.5" points="{points}"/>'
+        f'<text x="0" y="14" {text}>{10**high:.3g}</text>'
         f'<text x="0" y="{height - bottom + 5}" {text}>{10**low:.3g}</text>'
         f'<text x="{left}" y="{height - 6}" {text}>step {x[0]:.0f}</text>'
         f'<text x="{width}" y="{height - 6}" text-anchor="end" {text}>{x[-1]:.0f}</text></svg>'

@@ -8,45 +8,27 @@ by a kill and does not count. A checkpoint is believed only if it fits the SHA-2
 that is written first, so there is never a checkpoint without one.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import logging
-import math
 import os
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.files import Json, dumps, fsync_folder, load_json, take_lock, write_atomic
 
-Json = dict[str, Any]
 Scalar = int | float | np.generic | Tensor
 _LOGGER = logging.getLogger(__name__)
-
-
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Make path hold data, or, when cut off at any point, what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror}): what it held stays") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
 
 
 class RunDir:
@@ -65,7 +47,7 @@ class RunDir:
             self._checkpoints.mkdir(exist_ok=True)
             _drop_leftovers(self._checkpoints)
             self._metrics = _open_metrics(path / "metrics.jsonl")
-            _fsync_folder(path)
+            fsync_folder(path)
         rows = self.read_metrics()
         self._logged = {_row_key(row) for row in rows}
         self._last_logged_step = max((row["step"] for row in rows), default=None)
@@ -74,21 +56,21 @@ class RunDir:
     def create(cls, path: str | Path, config: Json, env: Json) -> "RunDir":
         """Begin a run in a folder that holds none, and open it for training."""
         path = Path(path).expanduser()
-        text = _dumps(config, "config", RequestError, sort_keys=True)
+        text = dumps(config, "config", RequestError, sort_keys=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(
                 f"cannot make a run in {path} ({error.strerror}): choose another --workdir"
             ) from error
-        lock = _take_lock(path)
+        lock = take_lock(path)
         for name in ("config.json", "metrics.jsonl", "checkpoints"):
             if (path / name).exists():
                 lock.close()
                 raise RequestError(
                     f"{path} holds a run already (it has {name}): resume it, or choose another"
                 )
-        write_atomic(path / "env.json", _dumps(env, "env", RequestError, sort_keys=True))
+        write_atomic(path / "env.json", dumps(env, "env", RequestError, sort_keys=True))
         write_atomic(path / "config.json", text)
         return cls(path, json.loads(text), lock)
 
@@ -96,12 +78,12 @@ class RunDir:
     def open(cls, path: str | Path, training: bool = False) -> "RunDir":
         """A run that exists: to read and add results, or, with the lock, to train on."""
         path = Path(path).expanduser()
-        config = _load_json(
+        config = load_json(
             path / "config.json",
             missing=f"{path} holds no run (it has no config.json): make one with --mode train",
             remedy="restore it, or train anew in another folder",
         )
-        return cls(path, config, _take_lock(path) if training else None)
+        return cls(path, config, take_lock(path) if training else None)
 
     def close(self) -> None:
         """Close the metrics and let go of the lock."""
@@ -123,7 +105,7 @@ class RunDir:
 
     def write_env(self, env: Json) -> None:
         """Say where this run runs now: commit, versions, device, command."""
-        write_atomic(self.path / "env.json", _dumps(env, "env", RunError, sort_keys=True))
+        write_atomic(self.path / "env.json", dumps(env, "env", RunError, sort_keys=True))
 
     # ---- metrics ----------------------------------------------------------------------------
 
@@ -142,7 +124,7 @@ class RunDir:
         row = {"step": step, "seconds": seconds, **scalars}
         if _row_key(row) in self._logged:
             return
-        self._metrics.write(_dumps(row, f"metrics of step {step}", RunError, indent=None))
+        self._metrics.write(dumps(row, f"metrics of step {step}", RunError, indent=None))
         self._metrics.flush()
         self._logged.add(_row_key(row))
         self._last_logged_step = max(step, self._last_logged_step or step)
@@ -233,7 +215,7 @@ class RunDir:
     def write_result(self, name: str, result: Json) -> Path:
         """Write results/{name}.json; tensors become lists, a number must be finite."""
         path = self.path / "results" / f"{name}.json"
-        data = _dumps(result, f"results/{name}.json", RunError)
+        data = dumps(result, f"results/{name}.json", RunError)
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, data)
         return path
@@ -242,7 +224,7 @@ class RunDir:
         """What results/{name}.json holds."""
         path = self.path / "results" / f"{name}.json"
         make = f"make it with --mode {name} --workdir {self.path}"
-        return _load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
+        return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""
@@ -292,72 +274,5 @@ def _open_metrics(path: Path) -> IO[bytes]:
     return file
 
 
-def _take_lock(path: Path) -> IO[str]:
-    try:
-        lock = open(path / "lock", "a+")  # noqa: SIM115  (held until RunDir.close)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = (path / "lock").read_text().strip() or "unknown"
-        raise RequestError(
-            f"{path} is being trained by process {holder}: wait for it, or choose another folder"
-        ) from error
-    except OSError as error:
-        raise RequestError(
-            f"cannot lock {path} for training ({error.strerror}): choose another --workdir"
-        ) from error
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _row_key(row: Json) -> tuple[int, frozenset[str]]:
     return row["step"], frozenset(row)
-
-
-def _dumps(
-    value: Json,
-    where: str,
-    error: type[RequestError | RunError],
-    indent: int | None = 2,
-    sort_keys: bool = False,
-) -> bytes:
-    plain = _plain(value, where, error)
-    return (json.dumps(plain, indent=indent, sort_keys=sort_keys) + "\n").encode()
-
-
-def _plain(value: object, where: str, error: type[RequestError | RunError]) -> object:
-    """Value in JSON's own types; `where` names the place for the message."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().tolist()
-    elif isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item, f"{where}: {key}", error) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{i}]", error) for i, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise error(f"{where} must be finite, got {value}; it was not written")
-    if value is not None and not isinstance(value, str | int | float):
-        raise error(f"{where} must be a number, a text, a list or a dict, got {type(value)}")
-    return value
-
-
-def _load_json(path: Path, missing: str, remedy: str) -> Json:
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RequestError(missing) from error
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read ({error}): {remedy}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{path} must hold a JSON object, got {value!r:.40}: {remedy}")
-    return value

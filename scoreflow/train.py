@@ -1,9 +1,9 @@
-"""Training: a loop that the caller iterates, and whose every number is a function of (config, step).
+"""Training: a loop that the caller iterates; its every number is a function of (config, step).
 
-The order of the data, the dequantization, the times and the noise are addressed by the step, and dropout is
-reseeded at each, so a checkpoint needs no generator state: a run that is killed and resumed goes on bit for
-bit on a CPU. Inside a step nothing waits for the device; losses are looked at once an interval, and one
-that is not finite ends the run with the name of its step.
+The order of the data, the dequantization, the times and the noise are addressed by the step, and
+dropout is reseeded at each, so a checkpoint needs no generator state: a run that is killed and
+resumed goes on bit for bit on a CPU. Inside a step nothing waits for the device; losses are looked
+at once an interval, and one that is not finite ends the run with the name of its step.
 """
 
 import math
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over the steps since the last one: loss (dimensionless), gradient norm before clipping."""
+    """Means over the steps since the last one: loss, and gradient norm before clipping."""
 
     step: int
     loss: float
@@ -106,7 +106,17 @@ class Trainer:
         self._positions = torch.arange(settings.batch_size, device=data.train.device)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, loadable with weights_only=True."""
+        """All that a resumed run needs, loadable with weights_only=True.
+
+        Raises:
+            RunError: the last step left a weight that is not finite.
+        """
+        norms = torch._foreach_norm(list(self.network.parameters()), math.inf)
+        if not torch.stack(norms).isfinite().all():
+            raise RunError(
+                f"step {self.step}: it left weights that are not finite; the last checkpoint is "
+                "from before it. Try a smaller training.learning_rate"
+            )
         return {
             "step": self.step,
             "model": self.network.state_dict(),

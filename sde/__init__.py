@@ -5,9 +5,9 @@ Every process is a Gaussian path
     x_t = alpha_t x_0 + sigma_t eps,        eps ~ N(0, I).
 
 `alpha` is the **signal scale** and `sigma` the **noise scale**, never DDPM's alpha_t (which is one
-minus beta_t) or alpha-bar_t (which is our alpha_t squared). Time is counted in steps: t = 0 is clean
-data, the integer t = i is DDPM's step i, t = N is the prior; a network's index is t - 1. With s < t
-for two times on the path, a step always goes from t to s.
+minus beta_t) or alpha-bar_t (which is our alpha_t squared). Time is counted in steps: t = 0 is
+clean data, the integer t = i is DDPM's step i, t = N is the prior; a network's index is t - 1.
+With s < t for two times on the path, a step always goes from t to s.
 
 Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `prediction` (four
 views of one estimate), `flow` (the ODE and its divergence), `ode`, `noise`, `analytic`.

@@ -1,12 +1,13 @@
 """Distributions whose noisy marginals are known: the ground truth for everything else.
 
-For each of these, the density of alpha x_0 + sigma eps is a closed form, and with it the score, hence an
-exact Denoiser at every time of every SDE. A sampler or likelihood that is run on one has a right answer.
+For each of these, the density of alpha x_0 + sigma eps is a closed form, and with it the score,
+hence an exact Denoiser at every time of every SDE. A sampler or likelihood that is run on one has
+a right answer.
 
-    GaussianMixture   any dimension, full covariances; one component is the Gaussian case, in which
-                      every deterministic sampler is an affine map
-    LevelGrid         independent pixels on a grid of levels, uniformly dequantized: what image data
-                      looks like to a likelihood, with an entropy to compare bits/dim against
+    GaussianMixture   any dimension, full covariances; one component is the Gaussian case, in
+                      which every deterministic sampler is an affine map
+    LevelGrid         independent pixels on a grid of levels, uniformly dequantized: what image
+                      data looks like to a likelihood, with an entropy to compare bits/dim against
 """
 
 import math
@@ -61,22 +62,29 @@ class GaussianMixture(Distribution):
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         weights, means, covariances = weights.double(), means.double(), covariances.double()
-        if not torch.isclose(weights.sum(), weights.new_ones(())) or bool((weights <= 0).any()):
-            raise ValueError(f"weights must be positive and sum to 1, got {weights.tolist()}")
+        _check_distribution("weights", weights)
         if covariances.shape != (*means.shape, means.shape[1]):
             raise ValueError(
                 f"means {tuple(means.shape)} need covariances of shape "
                 f"{(*means.shape, means.shape[1])}, got {tuple(covariances.shape)}"
             )
+        variances, axes = torch.linalg.eigh(covariances)  # (K, D), (K, D, D) columns
+        rounding = 1e-12 * variances.abs().amax(1, keepdim=True)
+        if not torch.allclose(covariances, covariances.mT) or bool((variances < -rounding).any()):
+            raise ValueError(
+                "covariances must be symmetric and positive semi-definite, got "
+                f"{covariances.tolist()} with eigenvalues {variances.tolist()}"
+            )
         self.weights, self.means, self.covariances = weights, means, covariances
-        self._variances, self._axes = torch.linalg.eigh(covariances)  # (K, D), (K, D, D) columns
+        # eigenvalues of a singular covariance come out as tiny negatives
+        self._variances, self._axes = variances.clamp(min=0), axes
 
     def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
         """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
         return self._components(x, alpha, sigma)[0].logsumexp(dim=1)
 
     def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
-        """Gradient of `log_prob` in x: minus the mean over components of precision times offset."""
+        """Gradient of `log_prob`: minus the mean over components of precision times offset."""
         joint, offset, variance = self._components(x, alpha, sigma)
         pull = torch.einsum("kde,bke->bkd", self._axes, offset / variance)
         return -(joint.softmax(dim=1)[..., None] * pull).sum(1)
@@ -86,12 +94,11 @@ class GaussianMixture(Distribution):
         edges = self.weights.cumsum(0)[:-1].contiguous()
         k = torch.searchsorted(edges, noise.uniform(Stream.DATA), right=True)
         z = noise.normal(Stream.DATA, self.means.shape[1:], draw=1)
-        # eigenvalues of a singular covariance come out as tiny negatives
-        spread = self._variances.clamp(min=0).sqrt()[k] * z
+        spread = self._variances.sqrt()[k] * z
         return self.means[k] + torch.einsum("bde,be->bd", self._axes[k], spread)
 
     def _components(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor, Tensor]:
-        """Log joint density (B, K); offset from the mean (B, K, D) and variance, in the eigenbasis."""
+        """Log joint density (B, K); offset (B, K, D) and variance, in the eigenbasis."""
         alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
         offset = torch.einsum("kde,bkd->bke", self._axes, x[:, None] - alpha * self.means)
         variance = alpha**2 * self._variances + sigma**2
@@ -105,10 +112,10 @@ def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
 
 
 class LevelGrid(Distribution):
-    """D independent pixels, each at level k with probability p_k, uniformly dequantized on [-1, 1].
+    """D independent pixels, at level k with probability p_k, uniformly dequantized on [-1, 1].
 
-    Level k of L fills the bin [-1 + 2k/L, -1 + 2(k+1)/L], so the density is 2^-entropy L/2 in bits terms:
-    bits/dim of the integers under the exact model equal the entropy of p.
+    Level k of L fills the bin [-1 + 2k/L, -1 + 2(k+1)/L] with density p_k L/2, so that bits/dim of
+    the integers under the exact model equal the entropy of p.
 
     Args:
         probabilities: (L,) positive, summing to 1.
@@ -116,6 +123,7 @@ class LevelGrid(Distribution):
     """
 
     def __init__(self, probabilities: Tensor, dim: int) -> None:
+        _check_distribution("probabilities", probabilities.double())
         self.probabilities = probabilities.double()
         self.dim = dim
         edges = torch.linspace(-1, 1, len(probabilities) + 1, dtype=torch.float64)
@@ -138,7 +146,8 @@ class LevelGrid(Distribution):
     def levels(self, noise: Noise) -> Tensor:
         """One image of integer levels for every sample index of the noise, (B, D) int64."""
         edges = self.probabilities.cumsum(0)[:-1].contiguous()
-        return torch.searchsorted(edges, noise.uniform(Stream.DATA, (self.dim,)), right=True)
+        u = noise.uniform(Stream.DATA, (self.dim,)).contiguous()
+        return torch.searchsorted(edges, u, right=True)
 
     def sample(self, noise: Noise) -> Tensor:
         """One dequantized image for every sample index of the noise, (B, D)."""
@@ -156,14 +165,20 @@ class LevelGrid(Distribution):
         return self.probabilities.log() + log_mass - log_width, slope / sigma
 
 
+def _check_distribution(name: str, p: Tensor) -> None:
+    if not bool((p > 0).all() & torch.isclose(p.sum(), p.new_ones(()))):
+        raise ValueError(f"{name} must be positive and sum to 1, got {p.tolist()}")
+
+
 def _log_normal(z: Tensor) -> Tensor:
     """Log density of the standard normal."""
     return -0.5 * (z**2 + math.log(2 * math.pi))
 
 
 def _log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
-    """log(Phi(high) - Phi(low)), mirrored into the left tail, where the difference keeps its digits."""
+    """log(Phi(high) - Phi(low)), mirrored into the left tail, where it keeps its digits."""
     mirrored = low > 0
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-    log_high = torch.special.log_ndtr(high)
-    return log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - log_high))
+    log_low: Tensor = torch.special.log_ndtr(low)
+    log_high: Tensor = torch.special.log_ndtr(high)
+    return log_high + torch.log(-torch.expm1(log_low - log_high))

@@ -2,23 +2,24 @@
 
 A process states log alpha(t) and sigma(t)^2 on t in [0, N]; this module derives the rest:
 
-    angle       phi_t = atan2(sigma_t, alpha_t)                 0 at clean data, towards pi/2 at the prior
+    angle       phi_t = atan2(sigma_t, alpha_t)             0 at clean data, near pi/2 at the prior
     scale       r_t = sqrt(alpha_t^2 + sigma_t^2)
-    transition  x_t | x_s ~ N(a x_s, w I)                       a = alpha_t / alpha_s
-                                                                w = sigma_t^2 - a^2 sigma_s^2
+    transition  x_t | x_s ~ N(a x_s, w I)                   a = alpha_t / alpha_s
+                                                            w = sigma_t^2 - a^2 sigma_s^2
     posterior   x_s | x_t, x_0 ~ N(mean, sigma_s^2 w / sigma_t^2 I)
                 mean = a sigma_s^2 / sigma_t^2 x_t + alpha_s w / sigma_t^2 x_0
-    SDE         dx = f x dt + g dW                              f = d log alpha / dt
-                                                                g^2 = d sigma^2 / dt - 2 f sigma^2
+    SDE         dx = f x dt + g dW                          f = d log alpha / dt
+                                                            g^2 = d sigma^2 / dt - 2 f sigma^2
 
 The posterior is DDPM's Eq. 7 (Ho et al. 2020) when s = t - 1; at s = 0 its standard deviation is
 zero by the formula, so no sampler asks whether it is at the last step.
 
-Seen in the angle, x_t / r_t = cos(phi) x_0 + sin(phi) eps: all processes are one rotation, run with
-different clocks phi(t) and displayed at different scales r(t).
+Seen in the angle, x_t / r_t = cos(phi) x_0 + sin(phi) eps: all processes are one rotation, run
+with different clocks phi(t) and displayed at different scales r(t).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:
 class SDE(ABC):
     """A Gaussian path x_t = alpha_t x_0 + sigma_t eps on t in [0, num_steps].
 
-    Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless it
-    says otherwise.
+    Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless
+    it says otherwise.
     """
 
     num_steps: int
@@ -91,7 +92,7 @@ class SDE(ABC):
         return 2 * self.log_alpha(t) - self.variance(t).log()
 
     def prior_std(self) -> Times:
-        """Standard deviation of the prior N(0, sigma^2 I) that stands in for x_N, ()."""
+        """r_N: standard deviation of the prior N(0, r_N^2 I) that stands in for x_N, ()."""
         return self.scale(torch.tensor(float(self.num_steps), dtype=torch.float64))
 
     def perturb(self, x_0: Batch, t: Times, eps: Batch) -> Batch:
@@ -118,15 +119,15 @@ class SDE(ABC):
         return mean, (variance_s * w / variance_t).sqrt()
 
     def drift(self, t: Times) -> Times:
-        """F = d log alpha / dt, per step: the drift of the SDE is F x. At a kink, the slope from below."""
+        """The f of the drift f x: d log alpha / dt, per step; at a kink, the slope from below."""
         return _derivative(self.log_alpha, t)
 
     def diffusion(self, t: Times) -> Times:
-        """G = sqrt(d sigma^2 / dt - 2 f sigma^2), per square root of a step."""
+        """The g of the noise g dW: sqrt(d sigma^2 / dt - 2 f sigma^2), per root of a step."""
         return (_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t)).sqrt()
 
 
-def _derivative(function, t: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Exact derivative of an elementwise function, by forward-mode differentiation."""
-    _, tangent = torch.func.jvp(function, (t,), (torch.ones_like(t),))
+    tangent: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
     return tangent

@@ -1,17 +1,17 @@
 """The probability flow in the angle, and its divergence.
 
-Along the rotation x~ = cos(phi) x_0 + sin(phi) eps, the marginals of every process are transported by
+Along the rotation x~ = cos(phi) x_0 + sin(phi) eps, the marginals of every process are moved by
 
-    dx~ / dphi = v(x~, phi),                     the conditional mean of cos(phi) eps - sin(phi) x_0,
-    d log p~ / dphi = -div v                     along a solution,
+    dx~ / dphi = v(x~, phi),                   the conditional mean of cos(phi) eps - sin(phi) x_0,
+    d log p~ / dphi = -div v                   along a solution,
     log p_t(x_t) = log p~(x_t / r_t) - D log r_t.
 
-No beta, drift or diffusion appears: in t the same flow is f x - g^2 score / 2 (Song et al. 2021, Eq. 13),
-which has a kink at every integer step where this field has none.
+No beta, drift or diffusion appears: in t the same flow is f x - g^2 score / 2 (Song et al. 2021,
+Eq. 13), which has a kink at every integer step where this field has none.
 
-The divergence is a sum of probe^T J probe over probes, each one vector-Jacobian product through the
-evaluation that gave v: the unit vectors give it exactly, random signs give Hutchinson's unbiased estimate
-(Hutchinson 1989), with a variance free of the Jacobian's diagonal.
+The divergence is a sum of probe^T J probe over probes, each one vector-Jacobian product through
+the evaluation that gave v: the unit vectors give it exactly, random signs give Hutchinson's
+unbiased estimate (Hutchinson 1989), with a variance free of the Jacobian's diagonal.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,11 +1,12 @@
 """Addressed randomness: noise as a pure function of where it is used.
 
-A draw is named by (seed, stream, step, global sample index, element), not by what was drawn before it.
-So image k of a seed is the same in any batch, on any number of processes and after any resume, and two
-models can be compared under the same noise. The bits come from Philox 4x32-10, a counter-based
-generator (Salmon et al. 2011): ten rounds of multiply and exclusive-or turn a 128-bit counter and a
-64-bit key into four 32-bit words. The integers are the same on every device; normals, made from them by
-Box-Muller in float64, agree to the last bits of each device's log, sin and cos.
+A draw is named by (seed, stream, step, global sample index, element), not by what was drawn before
+it. So image k of a seed is the same in any batch, on any number of processes and after any resume,
+and two models can be compared under the same noise. The bits come from Philox 4x32-10, a
+counter-based generator (Salmon et al. 2011): ten rounds of multiply and exclusive-or turn a
+128-bit counter and a 64-bit key into four 32-bit words. The integers are the same on every device;
+normals, made from them by Box-Muller in float64, agree to the last bits of each device's log, sin
+and cos.
 
     counter = (element block, sample index, step, stream | draw << 8)       key = seed
 """
@@ -53,9 +54,17 @@ class Noise:
     index: Rows
     step: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must lie in [0, 2**64), got {self.seed}")
+        if not 0 <= self.step < 2**32:
+            raise ValueError(f"step must lie in [0, 2**32), got {self.step}")
+
     @classmethod
     def of(cls, seed: int, start: int, stop: int, device: torch.device | str = "cpu") -> "Noise":
         """Samples start..stop-1 of a seed."""
+        if not 0 <= start <= stop <= 2**32:
+            raise ValueError(f"sample indices must lie in [0, 2**32), got {start}..{stop - 1}")
         return cls(seed, torch.arange(start, stop, device=device))
 
     def at(self, step: int) -> "Noise":
@@ -86,6 +95,8 @@ class Noise:
 
     def _words(self, stream: Stream, draw: int, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) int64 words in [0, 2**32)."""
+        if not 0 <= draw < 2**24:
+            raise ValueError(f"draw must lie in [0, 2**24), got {draw}")
         count = math.prod(shape)
         block = torch.arange((count + 3) // 4, device=self.index.device)
         counter = torch.empty(

@@ -229,16 +229,16 @@ class _Dopri5:
         """A step of length h to the clock `goal` -> new state, its slope, its error, (b, n)."""
         weights = self.push * h[:, None]  # (7, 7, b, 1)
         sums = weights[0] * now.slope  # (7, b, n): six states and the error
-        sums[:6].add_(now.state)  # and not +=, which copies the slice onto itself
+        sums[:6].add_(now.state)  # not +=, which would also copy the slice onto itself
         for stage, clock in enumerate((*(now.clock + self.nodes * h), goal, goal), 1):
             slope = self.slope(clock, sums[stage - 1], now.rows)
-            sums[stage:].add_(weights[stage, stage:] * slope)
+            sums[stage:].addcmul_(weights[stage, stage:], slope)
         return sums[5], slope, sums[6]
 
     def advance(self, now: _Rows, h: Tensor, goal: Tensor) -> _Rows:
         """Attempt a step, and keep it in the rows whose error allows it."""
         state, slope, error = self.attempt(now, h, goal)
-        scale = torch.maximum(now.state.abs(), state.abs()).mul_(self.rtol).add_(self.atol)
+        scale = self.atol.addcmul(self.rtol, torch.maximum(now.state.abs(), state.abs()))
         local, relative = self.mean_squares(error, error / scale)
         # A state that overflowed has err / inf = 0, but inf * 0 = nan: it is refused as well.
         norm = relative.amax(1) + scale.amax(1).mul_(0)

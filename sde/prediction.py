@@ -7,9 +7,10 @@ From x_t = alpha x_0 + sigma eps, with phi the angle, r the scale and x~ = x_t /
     v       the velocity dx~/dphi of the rotation       v = cos(phi) eps - sin(phi) x_0
     score   grad log p_t(x_t)                           score = -eps / sigma
 
-An estimate of one is an estimate of all: noise prediction, denoising and score matching are the same
-regression. Each view is computed directly from the given one, never through a third, so that no
-digit is lost where one of the scales is small. This is the only module that converts.
+An estimate of one is an estimate of all: noise prediction, denoising and score matching are the
+same regression. Each view is computed directly from the given one (score and eps are one but for a
+factor), so that no digit is lost where one of the scales is small. This is the only module that
+converts.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class Prediction:
 
     @cached_property
     def x_0(self) -> Batch:
-        """The clean datum: the posterior mean E[x_0 | x_t] (Tweedie) when the estimate is exact."""
+        """The clean datum: E[x_0 | x_t] (Tweedie) when the estimate is exact."""
         match self.kind:
             case "eps":
                 return (self.x_t - self.sigma * self.value) / self.alpha
@@ -99,7 +100,7 @@ class Prediction:
 
 
 Denoiser = Callable[[Tensor, Tensor], Prediction]
-"""(x_t (B, ...), t () or (B,) in steps) -> Prediction. A network, a closed form, or a wrapper around either."""
+"""(x_t (B, ...), t () or (B,) in steps) -> Prediction: a network, a closed form, or a wrapper."""
 
 
 def predict(sde: SDE, x_t: Batch, t: Times, kind: Kind, value: Batch) -> Prediction:

@@ -13,7 +13,7 @@ Batch = Float[Tensor, "batch *event"]
 """Images (B, C, H, W) or vectors (B, D)."""
 
 Times = Float64[Tensor, "..."]
-"""Times in steps, or angles in radians: () when the batch shares one, (B,) when each has its own."""
+"""Times in steps, or angles in radians: () when the batch shares one, (B,) for one a sample."""
 
 PerSample = Float64[Tensor, "batch"]
 """One number per sample."""

@@ -1,0 +1,102 @@
+"""Files that appear whole, a lock that ends with its process, and JSON without surprises."""
+
+import fcntl
+import json
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from torch import Tensor
+
+from scoreflow.errors import RequestError, RunError
+
+Json = dict[str, Any]
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Make path hold data, or, when cut off at any point, what it held before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({error.strerror}): what it held stays") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Hold the folder `path` until the file is closed; a RequestError if another process does."""
+    try:
+        lock = open(path / "lock", "a+")  # noqa: SIM115  (held until RunDir.close)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = (path / "lock").read_text().strip() or "unknown"
+        raise RequestError(
+            f"{path} is being trained by process {holder}: wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise RequestError(
+            f"cannot lock {path} for training ({error.strerror}): choose another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dumps(
+    value: Json,
+    where: str,
+    error: type[RequestError | RunError],
+    indent: int | None = 2,
+    sort_keys: bool = False,
+) -> bytes:
+    """JSON of a value, its tensors and arrays as lists; `error` where it has none."""
+    plain = _plain(value, where, error)
+    return (json.dumps(plain, indent=indent, sort_keys=sort_keys) + "\n").encode()
+
+
+def _plain(value: object, where: str, error: type[RequestError | RunError]) -> object:
+    """Value in JSON's own types; `where` names the place for the message."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().tolist()
+    elif isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{where}: {key}", error) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]", error) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where} must be finite, got {value}; it was not written")
+    if value is not None and not isinstance(value, str | int | float):
+        raise error(f"{where} must be a number, a text, a list or a dict, got {type(value)}")
+    return value
+
+
+def load_json(path: Path, missing: str, remedy: str) -> Json:
+    """The object in a JSON file, or a RequestError: `missing`, or what is wrong and `remedy`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RequestError(missing) from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} must hold a JSON object, got {value!r:.40}: {remedy}")
+    return value

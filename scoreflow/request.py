@@ -1,0 +1,164 @@
+"""What was asked for: flags and configs, checked key by key before anything else is looked at.
+
+However a config comes (a file, overrides, the config.json of a run), its values are put into the
+keys of configs/default.py, so a key that is not there and a value of another type are refused.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from configs import default
+from scoreflow import limits
+from scoreflow.errors import RequestError
+
+ROOT = Path(__file__).resolve().parent.parent
+MODES = ("train", "sample", "likelihood")
+SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
+EVALUATION = ("sampling", "likelihood")
+"""Sections that may change after training; the others belong to the weights."""
+
+Flat = dict[str, Any]
+"""A config by dotted keys; tuples as lists, as in JSON."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line.
+
+    Attributes:
+        mode: one of `MODES`.
+        workdir: the run's folder, None where it was not given.
+        device: its name, "" for the best one found.
+        config: the experiment with its overrides.
+        overrides: what was given on the command line, short flags among them.
+        names_experiment: whether --config was given.
+    """
+
+    mode: str
+    workdir: Path | None
+    device: str
+    config: Flat
+    overrides: Flat
+    names_experiment: bool
+
+
+def parse(argv: list[str]) -> Request:
+    """The request of a command line, or a RequestError that says what is wrong with it."""
+    values = flags.FlagValues()
+    for name in ("mode", "workdir", "device", *SHORT):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    try:
+        holder = config_flags.DEFINE_config_file(
+            "config", str(ROOT / "configs" / "digits.py"), flag_values=values, sys_argv=argv
+        )
+        rest = values(argv)
+        config = flatten(holder.value.to_dict())
+        overrides = flatten(dict(config_flags.get_override_values(values["config"])))
+    except Exception as error:  # whatever a config file or a parser raises, the request was wrong
+        raise RequestError(_explain(error, argv)) from error
+    if len(rest) > 1:
+        raise RequestError(f"unexpected argument {rest[1]!r}; every option begins with --")
+    if values.mode is None:
+        raise RequestError(f"--mode is missing: it is one of {', '.join(MODES)}")
+    if values.mode not in MODES:
+        raise RequestError(_unknown("--mode", values.mode, MODES))
+    short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
+    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    given = any(argument.lstrip("-").split("=")[0] == "config" for argument in argv[1:])
+    config, overrides = {**config, **short}, {**overrides, **short}
+    return Request(values.mode, workdir, values.device or "", config, overrides, given)
+
+
+def training_config(request: Request) -> ConfigDict:
+    """The config of a new run."""
+    return resolve(request.config, "the experiment")
+
+
+def resumed_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
+    """The config of the run in a folder, after refusing a request for another one."""
+    config = resolve(saved, str(where))
+    wanted = request.config if request.names_experiment else {**saved, **request.overrides}
+    differing = [key for key in sorted(saved) if saved[key] != wanted.get(key)]
+    if differing:
+        listed = ", ".join(
+            f"{key} ({saved[key]} there, {wanted.get(key)} asked)" for key in differing
+        )
+        raise RequestError(
+            f"{where.parent} holds a run with another config: {listed}; resume without these, "
+            "or choose another --workdir"
+        )
+    return config
+
+
+def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
+    """A run's config with other sampling or likelihood settings."""
+    resolve(saved, str(where))
+    wanted = request.config if request.names_experiment else request.overrides
+    for key, value in wanted.items():
+        if key.split(".")[0] not in EVALUATION and saved.get(key) != value:
+            raise RequestError(
+                f"{key} belongs to the trained weights ({saved.get(key)} there, {value} asked); "
+                f"after training only the sections {' and '.join(EVALUATION)} can change"
+            )
+    return resolve({**saved, **request.overrides}, "the request")
+
+
+def resolve(flat: Flat, where: str) -> ConfigDict:
+    """A locked config with exactly the keys of configs/default.py, each of its type and range."""
+    config = default.get_config()
+    known = flatten(config.to_dict())
+    for key in flat:
+        if key not in known:
+            raise RequestError(f"{where}: {_unknown('config key', key, known)}")
+    if missing := sorted(known.keys() - flat.keys()):
+        raise RequestError(f"{where} lacks the config keys {', '.join(missing)}")
+    for key, value in flat.items():
+        try:
+            given = tuple(value) if isinstance(known[key], list) else value
+            config.update_from_flattened_dict({key: given})
+        except (TypeError, ValueError) as error:
+            kind = type(known[key]).__name__
+            raise RequestError(f"{where}: {key} must be a {kind}, got {value!r}") from error
+    limits.check(flatten(config.to_dict()))
+    return config.lock()
+
+
+def flatten(config: Flat, prefix: str = "") -> Flat:
+    """A nested config by its dotted keys."""
+    flat: Flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _explain(error: Exception, argv: list[str]) -> str:
+    """One line for what the flag parser or the config file raised."""
+    if missing := re.search(r"No such file or directory: '([^']+)", str(error)):
+        return f"no such config file: {missing[1]}; the experiments are configs/*.py"
+    keys = flatten(default.get_config().to_dict())
+    for argument in argv[1:]:
+        key, assigned, _ = argument.lstrip("-").removeprefix("config.").partition("=")
+        if not argument.lstrip("-").startswith("config.") or key in keys:
+            continue
+        if any(known.startswith(f"{key}.") for known in keys):
+            return f"{key} is a section; set one of its keys, --config.{key}.KEY=VALUE"
+        if assigned or isinstance(error, AttributeError | KeyError):
+            return _unknown("config key", key, keys)
+    return str(error).strip("'\"") or type(error).__name__
+
+
+def _unknown(what: str, got: str, options: Iterable[str]) -> str:
+    options = list(options)
+    near = difflib.get_close_matches(got, options, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(options)}"
+    return f"unknown {what} {got!r}; {hint}"

@@ -1,0 +1,113 @@
+"""Shapes are checked in every test, and what the rooms' tests share."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# The hook rewrites modules as they are imported, so none may have been before.
+early = [name for name in ("sde", "samplers") if name in sys.modules]
+assert not early, f"{early} imported before the shape checks were installed"
+if importlib.util.find_spec("sde") is None:  # neither installed nor on the path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+install_import_hook(["sde", "samplers"], "beartype.beartype")
+
+import scipy.special  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from sde.analytic import GaussianMixture  # noqa: E402
+from sde.base import SDE, broadcast  # noqa: E402
+from sde.noise import Noise, Stream  # noqa: E402
+from sde.prediction import Denoiser, Prediction, predict  # noqa: E402
+from sde.vp import VPSDE  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+class ScaledSDE(SDE):
+    """alpha = exp(-rate u), sigma = 2 u with u = t / N: a process whose scale r is not 1.
+
+    rate = 0 is a variance-exploding one. Everything about it is a closed form.
+    """
+
+    def __init__(self, num_steps: int, rate: float) -> None:
+        self.num_steps, self.rate = num_steps, rate
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return -self.rate * t / self.num_steps
+
+    def variance(self, t: Tensor) -> Tensor:
+        return (2 * t / self.num_steps) ** 2
+
+    def time(self, angle: Tensor) -> Tensor:
+        y = angle.tan() / 2  # = u exp(rate u)
+        if self.rate:
+            w = scipy.special.lambertw(self.rate * y.numpy()).real
+            y = torch.as_tensor(w, dtype=torch.float64) / self.rate
+        return y * self.num_steps
+
+
+PROCESSES = {
+    "linear": lambda: VPSDE.linear(200),
+    "cosine": lambda: VPSDE.cosine(200),
+    "log_linear": lambda: VPSDE.log_linear(200),
+    "exploding": lambda: ScaledSDE(200, 0.0),
+    "scaled": lambda: ScaledSDE(200, 0.3),
+}
+
+
+@pytest.fixture(params=PROCESSES)
+def process(request: pytest.FixtureRequest) -> SDE:
+    """Every schedule, and two processes that do not preserve the variance."""
+    return PROCESSES[request.param]()
+
+
+@pytest.fixture
+def mixture() -> GaussianMixture:
+    """Three full-covariance components in the plane, far enough apart to count."""
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    means = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [1.0, -1.5]], dtype=torch.float64)
+    spread = [[0.10, 0.05, 0.08], [0.05, -0.03, 0.09], [0.04, 0.0, 0.04]]
+    covariances = torch.tensor([[[a, b], [b, c]] for a, b, c in spread], dtype=torch.float64)
+    return GaussianMixture(weights, means, covariances)
+
+
+@dataclass(frozen=True)
+class Injected(Noise):
+    """Noise whose normals are given, by (stream, draw), and zero where they are not."""
+
+    normals: dict[tuple[Stream, int], Tensor] = field(default_factory=dict)
+
+    def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
+        zero = torch.zeros(len(self.index), *shape, dtype=torch.float64)
+        return self.normals.get((stream, draw), zero)
+
+
+@pytest.fixture
+def inject() -> Callable[[int, dict[tuple[Stream, int], Tensor]], Noise]:
+    """(batch size, normals by (stream, draw)) -> Noise."""
+    return lambda size, normals: Injected(0, torch.arange(size), 0, normals)
+
+
+@pytest.fixture
+def elementwise() -> Callable[[SDE], Denoiser]:
+    """SDE -> exact Denoiser of N(0.3, 0.25) pixels, by +, -, *, / only.
+
+    So each row is computed on its own, to the bit, and what depends on its mates is the sampler's
+    doing.
+    """
+
+    def build(sde: SDE) -> Denoiser:
+        def denoise(x_t: Tensor, t: Tensor) -> Prediction:
+            alpha, sigma = broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t)
+            gain = alpha * 0.25 / (alpha * alpha * 0.25 + sigma * sigma)
+            return predict(sde, x_t, t, "x_0", 0.3 + gain * (x_t - alpha * 0.3))
+
+        return denoise
+
+    return build

@@ -1,0 +1,477 @@
+"""The command line: what it accepts, and that what it refuses costs one line and nothing else."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs import default
+from scoreflow import limits, modes, request
+from scoreflow.errors import RequestError, RunError
+from scoreflow.main import main
+
+ROOT = Path(__file__).parents[2]
+TOY = str(ROOT / "configs" / "toy.py")
+TINY = [
+    "--device=cpu",
+    "--config.training.num_steps=4",
+    "--config.training.batch_size=8",
+    "--config.training.log_every=2",
+    "--config.training.checkpoint_every=2",
+    "--config.model.width=8",
+    "--config.model.depth=1",
+    "--config.sampling.num_images=8",
+    "--config.sampling.steps=3",
+    "--config.sampling.tolerance=0.1",
+    "--config.likelihood.num_images=6",
+    "--config.likelihood.batch_size=4",
+    "--config.likelihood.tolerance=0.1",
+    "--config.likelihood.tolerance_bits=0.1",
+]
+
+
+def train_toy(workdir, *more):
+    return main(["run.py", "--mode=train", "--config", TOY, f"--workdir={workdir}", *TINY, *more])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("main") / "toy"
+    assert train_toy(workdir) == 0
+    return workdir
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def tree(folder):
+    """Every file and folder below, with the bytes of the files."""
+    return {p: p.read_bytes() if p.is_file() else None for p in Path(folder).rglob("*")}
+
+
+def refused(capfd, argv, *expected):
+    """The command is refused by one line that says all of expected, and leaves no trace."""
+    before = tree(".")
+    capfd.readouterr()
+    assert main(["run.py", *map(str, argv)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("run.py: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    for text in expected:
+        assert text in err
+    assert tree(".") == before
+
+
+# ---- one line and status 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], ["--mode is missing", "train, sample, likelihood"]),
+        (["--mode="], ["unknown --mode ''"]),
+        (["--mode=trian"], ["'trian'", "did you mean 'train'"]),
+        (["--mode"], ["mode", "issing value"]),
+        (["train"], ["unexpected argument 'train'"]),
+        (["--mode=train", "extra"], ["unexpected argument 'extra'"]),
+        (["--mode=train", "--smapler=ode"], ["smapler", "Did you mean", "sampler"]),
+        (["--mode=train", "--sampler=odd"], ["'odd'", "ancestral, pc, ode", "did you mean 'ode'"]),
+        (["--mode=train", "--sampler="], ["ancestral, pc, ode"]),
+        (["--mode=train", "--sde=vq"], ["'vq'", "did you mean 'vp'"]),
+        (["--mode=sample"], ["--mode sample needs --workdir DIR"]),
+        (["--mode=likelihood"], ["--mode likelihood needs --workdir DIR"]),
+        (["--mode=sample", "--workdir=nowhere"], ["nowhere holds no run", "config.json"]),
+        (["--mode=train", "--config=nothing.py"], ["nothing.py", "configs/*.py"]),
+        (["--mode=train", "--device=nonsense"], ["--device nonsense", "cpu always can"]),
+        (["--mode=train", "--device=meta"], ["--device meta", "cpu always can"]),
+        (["--mode=train", "--device=cuda:97"], ["--device cuda:97", "cpu always can"]),
+    ],
+)
+def test_bad_flags(argv, expected, capfd):
+    refused(capfd, argv, *expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(capfd):
+    refused(capfd, ["--mode=train", "--device=cuda"], "--device cuda", "CUDA")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.num_stepz=3", ["'training.num_stepz'", "did you mean 'training.num_steps'"]),
+        ("trainin.num_steps=3", ["'trainin.num_steps'", "did you mean 'training.num_steps'"]),
+        ("foo=1", ["unknown config key 'foo'"]),
+        ("sede=1", ["did you mean 'seed'"]),
+        ("training=1", ["training is a section"]),
+        ("training.num_steps.x=1", ["unknown config key 'training.num_steps.x'"]),
+        ("training.num_steps=abc", ["num_steps", "abc"]),
+        ("training.num_steps=1.5", ["num_steps", "1.5"]),
+        ("training.num_steps=", ["num_steps"]),
+        ("training.learning_rate=fast", ["learning_rate", "fast"]),
+        ("training.compile=perhaps", ["compile", "perhaps"]),
+        ("model.multipliers=(1,'two')", ["model.multipliers", "two"]),
+        ("model.multipliers=()", ["multipliers"]),
+        ("model.attention_sizes=(5,)", ["attention_sizes", "5"]),
+        ("model.channels=7", ["channels", "7"]),
+        ("model.name=unett", ["model.name", "did you mean 'unet'"]),
+        ("model.name=mlp", ["unet is for images and mlp for vectors"]),
+        ("model.prediction=x", ["model.prediction", "eps, v"]),
+        ("data.name=digit", ["data.name", "did you mean 'digits'"]),
+        ("sde.schedule=lineer", ["sde.schedule", "did you mean 'linear'"]),
+        ("training.times=reel", ["training.times", "did you mean 'real'"]),
+        ("training.decay=cosin", ["training.decay", "did you mean 'cosine'"]),
+        ("training.precision=float16", ["training.precision", "bfloat16"]),
+        ("training.checkpoint_every=15", ["multiple of training.log_every (10)", "15"]),
+        ("sampling.steps=2000", ["sampling.steps", "1..1000", "2000"]),
+        ("sampling.variance=betta", ["sampling.variance", "did you mean 'beta'"]),
+        ("sampling.corrector=x", ["sampling.corrector", "langevin, annealed"]),
+        ("sampling.method=dopri6", ["sampling.method", "dopri5"]),
+        ("sampling.method=torchdiffeq:rk4", ["sampling.method", "fixed steps"]),
+        ("likelihood.method=dopri6", ["likelihood.method", "dopri5"]),
+        ("likelihood.method=scipy:Radau", ["likelihood.method", "one rtol"]),
+    ],
+)
+def test_bad_config_values(override, expected, capfd):
+    refused(capfd, ["--mode=train", "--device=cpu", f"--config.{override}"], *expected)
+
+
+def test_betas_above_one(capfd):
+    ask = ["--mode=train", "--config.sde.schedule=linear", "--config.sde.num_steps=5"]
+    refused(capfd, ask, "sde.beta_max must be below sde.num_steps (5)")
+
+
+def numeric_keys():
+    flat = request.flatten(default.get_config().to_dict())
+    for key, value in flat.items():
+        numbers = value if isinstance(value, list) else [value]
+        if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            yield key
+
+
+def test_every_number_of_a_config_has_limits():
+    assert limits.LIMITS.keys() == set(numeric_keys())
+
+
+@pytest.mark.parametrize("key", limits.LIMITS)
+def test_every_number_is_refused_just_outside_its_limits(key):
+    flat = request.flatten(default.get_config().to_dict())
+    request.resolve(flat, "it")
+    allowed = limits.LIMITS[key]
+    outside = [-1, allowed.low - 1]
+    if allowed.ends[0] == "(":
+        outside.append(allowed.low)
+    if allowed.high < 2**40:
+        outside.append(allowed.high + (allowed.ends[1] == "]"))
+    if isinstance(flat[key], float):
+        outside += [float("nan"), float("inf")]
+    for value in outside:
+        bad = type(flat[key])([value]) if isinstance(flat[key], list) else type(flat[key])(value)
+        with pytest.raises(RequestError, match=rf"{key} must lie in .*, got"):
+            request.resolve({**flat, key: bad}, "it")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=-1",
+        "sde.num_steps=0",
+        "model.channels=0",
+        "model.dropout=1.5",
+        "sampling.tolerance=0",
+        "sampling.steps=-3",
+        "sampling.snr=0",
+        "likelihood.tolerance=-1",
+        "likelihood.max_evaluations=7",
+        "training.learning_rate=nan",
+    ],
+)
+def test_numbers_out_of_range(override, capfd):
+    key, _, value = override.partition("=")
+    refused(capfd, ["--mode=train", f"--config.{override}"], f"{key} must lie in", value)
+
+
+def test_keys_and_types_of_an_experiment_file(tmp_path, capfd):
+    for line, expected in [
+        ("config.training.num_stepz = 3", "did you mean 'training.num_steps'"),
+        ("config.extra = 3", "unknown config key 'extra'"),
+        ("del config.training.num_steps", "lacks the config keys training.num_steps"),
+        ("config = None", "None"),
+        ("raise ValueError('no such luck')", "no such luck"),
+        ("config.data.name = ", "invalid syntax"),
+    ]:
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "from configs import default\ndef get_config():\n"
+            f"    config = default.get_config()\n    {line}\n    return config\n"
+        )
+        refused(capfd, ["--mode=train", "--config=mine.py"], expected)
+
+
+def png(width, height):
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((height, width), np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def test_data_that_cannot_be_read(tmp_path, capfd):
+    images = ["--mode=train", *TINY, "--config.data.name=images"]
+    refused(capfd, [*images, "--config.data.path=no/such/place"], "no such dataset path")
+    refused(capfd, [*images, "--config.data.path="], "no such dataset path")
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    refused(capfd, [*images, f"--config.data.path={folder}"], "no images in")
+    (folder / "a.png").write_bytes(png(8, 8))
+    (folder / "b.png").write_bytes(png(9, 8))
+    refused(capfd, [*images, f"--config.data.path={folder}"], "one size and mode", "9x8", "b.png")
+    (folder / "b.png").write_bytes(png(8, 8)[:40])
+    refused(capfd, [*images, f"--config.data.path={folder}"], "b.png", "not a whole image")
+    for name in "ab":
+        (folder / f"{name}.png").write_bytes(png(12, 8))
+    refused(capfd, [*images, f"--config.data.path={folder}"], "images must be square", "12")
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "likelihood"])
+def test_damaged_runs(mode, trained, tmp_path, capfd):
+    run = tmp_path / "run"
+    saved = (trained / "config.json").read_text()
+    ask = [f"--mode={mode}", "--device=cpu", "--workdir=run"]
+    run.mkdir()
+    if mode != "train":
+        refused(capfd, ask, "run holds no run")
+    (run / "config.json").write_text(saved[:100])
+    refused(capfd, ask, "config.json cannot be read")
+    (run / "config.json").write_text("[1, 2]")
+    refused(capfd, ask, "must hold a JSON object")
+    (run / "config.json").write_text(saved.replace("num_steps", "num_stepz"))
+    refused(capfd, ask, "unknown config key", "did you mean")
+    (run / "config.json").write_text(saved.replace('"depth": 1', '"depth": "one"'))
+    refused(capfd, ask, "model.depth must be a int", "'one'")
+    (run / "config.json").write_text(saved.replace('"depth": 1', '"depth": 0'))
+    refused(capfd, ask, "model.depth must lie in")
+    (run / "config.json").write_text(saved)
+    (run / "checkpoints").mkdir()
+    if mode != "train":
+        refused(capfd, ask, "run has no checkpoint")
+    (run / "checkpoints" / "00000002.pt").write_bytes(b"torn")
+    assert main(["run.py", *ask]) == 2
+    err = capfd.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert "no whole checkpoint" in err[0]
+
+
+def test_a_workdir_that_is_a_file(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    refused(capfd, ["--mode=train", "--device=cpu", "--workdir=file"], "file", "choose another")
+    refused(capfd, ["--mode=sample", "--device=cpu", "--workdir=file"], "file holds no run")
+
+
+@pytest.mark.parametrize("argv", [["--mode=trian"], ["--mode=train", "--config.foo=1"]])
+def test_a_refusal_as_a_process(argv, tmp_path):
+    command = [sys.executable, ROOT / "run.py", *argv]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("run.py: unknown")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- what is accepted
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+def test_help_is_short(flag, capfd):
+    assert main(["run.py", flag]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert len(out.splitlines()) <= 25
+    for word in (*request.MODES, "--workdir", "--config", "--sampler", "--sde", "--device"):
+        assert word in out
+
+
+def test_flags_with_a_space_and_with_an_equals_sign():
+    pairs = {
+        "mode": "train",
+        "config": TOY,
+        "workdir": "d",
+        "device": "cpu",
+        "sampler": "ode",
+        "sde": "vp",
+        "config.training.num_steps": "7",
+    }
+    apart = [word for key, value in pairs.items() for word in (f"--{key}", value)]
+    spaced = request.parse(["run.py", *apart])
+    joined = request.parse(["run.py", *(f"--{key}={value}" for key, value in pairs.items())])
+    assert spaced == joined
+    assert spaced.names_experiment
+    assert spaced.config["data.name"] == "toy"
+    assert spaced.config["training.num_steps"] == 7
+    assert spaced.overrides == {
+        "training.num_steps": 7,
+        "sampling.sampler": "ode",
+        "sde.name": "vp",
+    }
+
+
+def test_tuples_and_whole_floats_can_be_set():
+    argv = ["run.py", "--mode=train", "--config.model.multipliers=(1,2,2)"]
+    asked = request.parse([*argv, "--config.training.learning_rate=1"])
+    config = request.training_config(asked)
+    assert config.model.multipliers == (1, 2, 2)
+    assert config.training.learning_rate == 1.0
+    assert config.data.name == "digits"  # the default experiment
+    assert not asked.names_experiment
+
+
+def test_a_run_makes_the_folder_that_the_design_fixes(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert list(config) == sorted(config)
+    assert config["training"]["num_steps"] == 4
+    env = json.loads((trained / "env.json").read_text())
+    assert {"commit", "versions", "device", "command"} <= env.keys()
+    assert env["device"] == "cpu"
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert (trained / "checkpoints" / "00000004.pt").exists()
+    assert list((trained / "tensorboard").glob("events*"))
+    for sampler in ("ancestral", "pc", "ode"):
+        assert (trained / "samples" / f"00000004-{sampler}.png").exists()
+        result = json.loads((trained / "results" / f"samples-{sampler}.json").read_text())
+        assert result["settings"]["sampler"] == sampler
+        assert result["num_images"] == 8
+    nfe = {s: json.loads((trained / "results" / f"samples-{s}.json").read_text())["nfe"]
+           for s in ("ancestral", "pc")}  # fmt: skip
+    assert nfe == {"ancestral": 3, "pc": 6}
+    assert (trained / "report.html").exists()
+
+
+def test_the_default_folder_is_named_after_data_and_process(tmp_path, capfd):
+    assert main(["run.py", "--mode=train", "--config", TOY, *TINY]) == 0
+    assert (tmp_path / "runs" / "toy-vp" / "config.json").exists()
+    assert "--workdir runs/toy-vp" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "pc", "ode"])
+def test_sample_reads_the_config_of_the_run(sampler, trained, capfd):
+    argv = ["run.py", "--mode=sample", f"--workdir={trained}", "--device=cpu"]
+    argv += [f"--sampler={sampler}", "--config.sampling.num_images=5"]
+    before = (trained / "config.json").read_bytes()
+    assert main(argv) == 0
+    result = json.loads((trained / "results" / f"samples-{sampler}.json").read_text())
+    assert result["num_images"] == 5
+    assert result["settings"]["num_images"] == 5
+    assert result["step"] == 4
+    assert (trained / "config.json").read_bytes() == before
+    assert sampler in capfd.readouterr().out
+
+
+def test_likelihood_again_is_the_same(trained):
+    result = trained / "results" / "likelihood.json"
+    before = json.loads(result.read_text())
+    assert main(["run.py", "--mode", "likelihood", "--workdir", str(trained), "--device=cpu"]) == 0
+    after = json.loads(result.read_text())
+    del before["seconds"], after["seconds"]
+    assert after == before
+    assert {"standard_error", "num_images", "nfe", "dequantization", "t_min"} <= after.keys()
+    assert after["num_images"] == 6
+    assert after["gap"] == pytest.approx(after["value"] - after["true_nats"])
+
+
+@pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "scipy:RK45"])
+def test_solvers_that_give_no_error_estimate_leave_it_open(method, trained):
+    argv = ["run.py", "--mode=likelihood", f"--workdir={trained}", "--device=cpu"]
+    assert main([*argv, f"--config.likelihood.method={method}"]) == 0
+    result = json.loads((trained / "results" / "likelihood.json").read_text())
+    assert result["error_budget"]["solver"] is None
+    assert main(argv) == 0
+
+
+def test_a_single_test_image(trained):
+    argv = ["run.py", "--mode=likelihood", f"--workdir={trained}", "--device=cpu"]
+    assert main([*argv, "--config.likelihood.num_images=1"]) == 0
+    result = json.loads((trained / "results" / "likelihood.json").read_text())
+    assert result["standard_error"] is None
+    assert result["num_images"] == 1
+    assert main(argv) == 0
+
+
+@pytest.mark.parametrize("mode", ["sample", "likelihood"])
+def test_after_training_the_weights_keep_their_config(mode, trained, capfd):
+    ask = [f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]
+    refused(capfd, [*ask, "--config.training.num_steps=9"], "training.num_steps", "4", "9")
+    refused(capfd, [*ask, "--config.model.width=9"], "model.width belongs to the trained weights")
+    refused(capfd, [*ask, f"--config={ROOT}/configs/digits.py"], "belongs to the trained weights")
+    refused(capfd, [*ask, "--config.sampling.stepz=9"], "did you mean 'sampling.steps'")
+
+
+def test_training_again_with_another_config_names_the_keys(trained, capfd):
+    ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
+    before = tree(trained)
+    refused(capfd, [*ask, "--config.training.num_steps=9"], "training.num_steps (4 there, 9 asked")
+    refused(capfd, [*ask, "--config", f"{ROOT}/configs/digits.py"], "data.name", "model.channels")
+    refused(capfd, [*ask, "--sampler=ode"], "sampling.sampler (ancestral there, ode asked)")
+    assert tree(trained) == before
+
+
+def test_training_again_resumes(trained, capfd):
+    assert main(["run.py", "--mode=train", f"--workdir={trained}", "--device=cpu"]) == 0
+    assert f"resuming {trained} at step 4" in capfd.readouterr().out
+    assert train_toy(trained) == 0  # the same config in full is no other config
+
+
+def test_two_trainings_of_one_run_at_a_time(trained, capfd):
+    from scoreflow.run_dir import RunDir
+
+    with RunDir.open(trained, training=True):
+        ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
+        refused(capfd, ask, "is being trained by process")
+
+
+# ---- status 1
+
+
+def test_a_run_that_fails_ends_in_one_line_and_a_defect_in_a_traceback(
+    trained, monkeypatch, capfd
+):
+    argv = ["run.py", "--mode=sample", f"--workdir={trained}", "--device=cpu"]
+
+    def fail(error):
+        def mode(*_):
+            raise error
+
+        monkeypatch.setitem(modes.EVALUATIONS, "sample", mode)
+
+    fail(RunError("the loss\n is not finite"))
+    assert main(argv) == 1
+    assert capfd.readouterr().err == "run.py: the loss is not finite\n"
+    fail(KeyboardInterrupt())
+    assert main(argv) == 130
+    fail(RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(argv)
+
+
+@pytest.mark.parametrize("mode", ["sample", "likelihood"])
+def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tmp_path, capfd):
+    section = {"sample": "sampling", "likelihood": "likelihood"}[mode]
+    argv = ["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu", "--sampler=ode"]
+    argv += [f"--config.{section}.max_evaluations=8", f"--config.{section}.tolerance=1e-9"]
+    before = tree(trained / "results")
+    assert main(argv) == 1
+    _out, err = capfd.readouterr()
+    assert f"raise {section}.max_evaluations" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert tree(trained / "results") == before
