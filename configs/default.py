@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """DDPM's CIFAR-10 recipe (Ho et al. 2020, section 4 and appendix B) on whatever data is named."""
+    """DDPM's CIFAR-10 recipe (Ho et al. 2020, section 4 and appendix B)."""
     config = ConfigDict()
     config.seed = 0
 

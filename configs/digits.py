@@ -1,4 +1,4 @@
-"""scikit-learn's 1797 handwritten digits, 8x8 with 17 levels: minutes on two CPU cores, no download."""
+"""scikit-learn's 1797 handwritten digits, 8x8, 17 levels: minutes on two cores, no download."""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +6,7 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """A small U-Net of DDPM's kind on a schedule that reaches far below a level's width of 2/17."""
+    """A small U-Net of DDPM's kind; a schedule that ends far below a level's width of 2/17."""
     config = default.get_config()
     config.sde.schedule = "log_linear"
     config.sde.sigma_min = 5e-4

@@ -1,4 +1,4 @@
-"""A mixture of eight Gaussians in the plane, learned by an MLP: every density is known in closed form."""
+"""Eight Gaussians in the plane, learned by an MLP: every density is known in closed form."""
 
 from ml_collections import ConfigDict
 
@@ -6,10 +6,13 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """Half a minute on a CPU."""
+    """A minute and a half on one core."""
     config = default.get_config()
     config.data.name = "toy"
+    config.sde.schedule = "log_linear"
+    config.sde.sigma_min = 5e-3  # against components of width 0.1
     config.model.name = "mlp"
+    config.model.prediction = "v"
     config.training.num_steps = 4000
     config.training.batch_size = 512
     config.training.learning_rate = 2e-3

@@ -29,13 +29,15 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True)
 class Langevin:
-    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr |z| / |score|)^2 for each sample.
+    """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr sqrt(D) / |score|)^2 for each sample.
 
-    The paper's Algorithm 5, but for its norms: means over the batch there, each sample's own here,
-    so that a sample does not depend on its batch mates. That leaves p_t alone where |score| hardly
-    varies from point to point, as in images; in a handful of dimensions it does vary, and
-    `AnnealedLangevin` is right. a = alpha_t / alpha_s is the factor of the step about to be made:
-    DDPM's sqrt(1 - beta_i) on the full grid, and as it should be on any other.
+    The paper's Algorithm 5, but for its norms, which there are means over the batch and would make
+    a sample depend on its batch mates: |score| is each sample's own, and |z| its mean sqrt(D). (A
+    sample's own |z| would tie the step to the noise, and double the bias.) That leaves p_t alone
+    where |score| hardly varies from point to point, as in images: what rests is p_t weighted by
+    |score|^2, on a Gaussian 2 / D more variance. In a handful of dimensions `AnnealedLangevin` is
+    right. a = alpha_t / alpha_s is the factor of the step about to be made: DDPM's
+    sqrt(1 - beta_i) on the full grid, and as it should be on any other.
 
     Attributes:
         snr: signal-to-noise ratio of a correction, dimensionless.
@@ -53,8 +55,8 @@ class Langevin:
         for draw in range(self.corrections):
             score = denoiser(x_t, t).score
             z = noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
-            ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
-            x_t = _langevin_step(x_t, score, z, 2 * (a * self.snr * ratio) ** 2)
+            mean_square = score.flatten(1).square().mean(dim=1)  # |score|^2 / D
+            x_t = _langevin_step(x_t, score, z, 2 * (a * self.snr) ** 2 / mean_square)
         return x_t
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail. `run.py` turns them into one line and an exit status."""
+"""The two ways in which a command can fail; `run.py` makes a line and an exit status of them."""
 
 
 class RequestError(ValueError):

@@ -2,7 +2,7 @@
 
 A process states log alpha(t) and sigma(t)^2 on t in [0, N]; this module derives the rest:
 
-    angle       phi_t = atan2(sigma_t, alpha_t)             0 at clean data, near pi/2 at the prior
+    angle       phi_t = atan(sigma_t / alpha_t)             0 at clean data, near pi/2 at the prior
     scale       r_t = sqrt(alpha_t^2 + sigma_t^2)
     transition  x_t | x_s ~ N(a x_s, w I)                   a = alpha_t / alpha_s
                                                             w = sigma_t^2 - a^2 sigma_s^2
@@ -54,7 +54,9 @@ class SDE(ABC):
     """A Gaussian path x_t = alpha_t x_0 + sigma_t eps on t in [0, num_steps].
 
     Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless
-    it says otherwise.
+    it says otherwise. A time's result has the same bits wherever in a batch it stands: a CPU's
+    atan2 and hypot have not (their vector loop and its scalar tail differ in the last bit), so
+    neither is used.
     """
 
     num_steps: int
@@ -80,12 +82,12 @@ class SDE(ABC):
         return self.variance(t).sqrt()
 
     def angle(self, t: Times) -> Times:
-        """phi_t = atan2(sigma_t, alpha_t), in radians."""
-        return torch.atan2(self.sigma(t), self.alpha(t))
+        """phi_t = atan(sigma_t / alpha_t), in radians."""
+        return (self.sigma(t) / self.alpha(t)).atan()
 
     def scale(self, t: Times) -> Times:
         """r_t = sqrt(alpha_t^2 + sigma_t^2)."""
-        return torch.hypot(self.alpha(t), self.sigma(t))
+        return (self.alpha(t) ** 2 + self.variance(t)).sqrt()
 
     def log_snr(self, t: Times) -> Times:
         """log(alpha_t^2 / sigma_t^2); +inf at t = 0."""

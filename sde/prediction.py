@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from sde.base import SDE, broadcast
@@ -96,7 +95,7 @@ class Prediction:
 
     @cached_property
     def _scale(self) -> Tensor:
-        return torch.hypot(self.alpha, self.sigma)
+        return (self.alpha**2 + self.sigma**2).sqrt()  # see SDE: hypot's bits depend on the place
 
 
 Denoiser = Callable[[Tensor, Tensor], Prediction]

@@ -37,11 +37,11 @@ def grid_of(sampler, num_steps, count):
 def test_a_mixture_is_drawn_as_it_is(name, mixture):
     """Weights, mean and covariance within 4 standard errors, and each axis's whole distribution.
 
-    The chain's own bias, of the order of 1 / N, is allowed for with 20 / N times what it biases.
+    The chain's own bias, of the order of 1 / N, is allowed for with 2 / N.
     """
-    n, sde, sampler = 2500, VPSDE.linear(400), SAMPLERS[name]
-    times = grid_of(sampler, 400, 400)
-    bias = 0 if name == "ode" else 2 / 400
+    n, sde, sampler = 2000, VPSDE.linear(300), SAMPLERS[name]
+    times = grid_of(sampler, 300, 300)
+    bias = 0 if name == "ode" else 2 / 300
     x = sample(sampler, mixture.denoiser(sde), sde, times, Noise.of(0, 0, n), (2,))
     assert x.shape == (n, 2)
 
@@ -100,13 +100,14 @@ def test_the_last_step_adds_no_noise(name, elementwise):
     torch.testing.assert_close(x_0, expected, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_one_to_fifty_steps_of_a_mixture_are_finite(name, mixture):
-    sde, sampler = VPSDE.linear(1000), SAMPLERS[name]
-    for count in (1, 2, 3, 5, 10, 20, 50):
-        times = grid_of(sampler, 1000, count)
-        x = sample(sampler, mixture.denoiser(sde), sde, times, Noise.of(0, 0, 32), (2,))
+@pytest.mark.parametrize("name", ["ancestral", "pc"])
+def test_one_to_fifty_steps_are_finite(name, elementwise):
+    sde = VPSDE.linear(1000)
+    for count in range(1, 51):
+        times = uniform_times(1000, count, integer=True)
+        x = sample(SAMPLERS[name], elementwise(sde), sde, times, Noise.of(0, 0, 8), (2,))
         assert x.isfinite().all()
+        assert x.abs().max() < 4  # the data are N(0.3, 0.25)
 
 
 @pytest.mark.parametrize("corrector", [Langevin(corrections=0), AnnealedLangevin(corrections=0)])

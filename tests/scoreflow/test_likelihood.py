@@ -1,4 +1,4 @@
-"""The log-likelihood on exact denoisers, where the right answer is known, and what is made of it."""
+"""The log-likelihood on exact denoisers, where the answer is known, and what is made of it."""
 
 import math
 

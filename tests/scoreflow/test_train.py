@@ -1,7 +1,9 @@
-"""Training as a function of (config, step): resumed it goes on bit for bit, broken it says where."""
+"""Training that can be killed at any moment, never waits for the device, and stops when it breaks."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,213 +12,320 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoreflow import build
+from scoreflow import build, losses, request
 from scoreflow.ema import EMA
 from scoreflow.errors import RunError
+from scoreflow.main import main
+from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
-from scoreflow.train import Trainer
+from scoreflow.train import Settings, Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
 TINY = {
     "model.channels": 8,
     "model.num_groups": 4,
     "model.dropout": 0.2,
-    "training.num_steps": 40,
-    "training.batch_size": 16,
-    "training.log_every": 5,
+    "training.num_steps": 60,
+    "training.batch_size": 48,
+    "training.log_every": 2,
     "training.checkpoint_every": 10,
-    "sampling.num_images": 4,
+    "training.warmup_steps": 5,
+    "sampling.num_images": 2,
     "sampling.steps": 2,
-    "sampling.tolerance": 0.1,
-    "likelihood.num_images": 3,
-    "likelihood.tolerance": 0.1,
-    "likelihood.tolerance_bits": 1.0,
-    "likelihood.probes": 1,
+    "sampling.tolerance": 0.5,
+    "likelihood.num_images": 1,
+    "likelihood.tolerance": 0.5,
+    "likelihood.tolerance_bits": 0.5,
 }
 
 
-def digits_config(**changes):
-    from configs import digits
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
-    config = digits.get_config()
-    config.update_from_flattened_dict({**TINY, **changes})
-    return config
+
+def command(workdir, **overrides):
+    flags = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    start = ["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"]
+    return [*start, *(f"--config.{key}={value}" for key, value in flags.items())]
 
 
-def trainer_of(config) -> Trainer:
+def again(workdir):
+    return main(["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"])
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    for row in kept:
+        del row["seconds"]
+    return kept
+
+
+def state(workdir, step):
+    path = workdir / "checkpoints" / f"{step:08d}.pt"
+    return torch.load(path, weights_only=True)
+
+
+def same_bits(left, right):
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            same_bits(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            same_bits(one, other)
+    elif isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+# ---- kill -9
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert main(command(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The same run, killed between two checkpoints, from the third on."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "run.py", *command(workdir)[1:]],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = workdir / "metrics.jsonl"
+    try:
+        limit = time.monotonic() + 90
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 12):
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < limit
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    steps = RunDir.open(workdir).checkpoint_steps()
+    assert len(steps) == 2
+    assert steps[-1] < 60
+    return workdir
+
+
+def finished_like(workdir, whole):
+    same_bits(state(workdir, 60), state(whole, 60))
+    assert rows(workdir) == rows(whole)
+
+
+def test_killed_and_resumed_is_bitwise_the_same(killed, whole, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    last = RunDir.open(workdir).checkpoint_steps()[-1]
+    assert again(workdir) == 0
+    assert f"resuming {workdir} at step {last}" in capfd.readouterr().out
+    finished_like(workdir, whole)
+    assert {"model", "ema", "optimizer", "step"} == state(workdir, 60).keys()
+
+
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    before, last = RunDir.open(workdir).checkpoint_steps()
+    torn = workdir / "checkpoints" / f"{last:08d}.pt"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    assert again(workdir) == 0
+    out = capfd.readouterr().out
+    assert str(torn) in out
+    assert f"at step {before}" in out
+    finished_like(workdir, whole)
+
+
+def test_killed_before_the_first_checkpoint(killed, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2')  # cut off in the middle of a row
+    assert again(workdir) == 0
+    finished_like(workdir, whole)
+
+
+# ---- the loop
+
+
+def trainer_of(**overrides):
+    flags = {**TINY, "training.num_steps": 8, "training.batch_size": 4, "training.log_every": 2}
+    flags["training.checkpoint_every"] = 2
+    flags |= {key.replace("__", "."): value for key, value in overrides.items()}
+    config = request.training_config(
+        request.parse(["run.py", "--mode=train", *(f"--config.{k}={v}" for k, v in flags.items())])
+    )
     made = build.experiment(config, torch.device("cpu"))
     ema = EMA(made.network, made.settings.ema_decay)
     return Trainer(made.model, made.network, ema, made.data, made.settings, config.seed)
 
 
-def command(workdir: Path, **changes) -> list[str]:
-    flags = [f"--config.{key}={value}" for key, value in {**TINY, **changes}.items()]
-    return [
-        sys.executable,
-        str(ROOT / "run.py"),
-        "--mode=train",
-        f"--workdir={workdir}",
-        "--device=cpu",
-        *flags,
-    ]
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model__dropout": 0.0},
+        {"model__dropout": 0.5},
+        {"training__times": "real", "training__t_min": 0.05, "training__decay": "constant"},
+        {"training__precision": "bfloat16", "training__channels_last": True},
+    ],
+    ids=["plain", "dropout", "real", "bfloat16"],
+)
+def test_a_state_that_went_through_bytes_goes_on_bitwise(overrides):
+    through = trainer_of(**overrides)
+    expected = list(through.run())
+    half = trainer_of(**overrides)
+    first = [next(loop) for loop in [half.run()] for _ in range(2)]
+    stream = io.BytesIO()
+    torch.save(half.state(), stream)
+    stream.seek(0)
+    rest = trainer_of(seed=5, **overrides)  # other weights, soon overwritten
+    rest.seed, rest.batches = half.seed, half.batches
+    rest.load_state(torch.load(stream, weights_only=True))
+    torch.rand(17)  # what other code draws does not matter
+    assert first + list(rest.run()) == expected
+    same_bits(rest.state(), through.state())
 
 
-def launch(arguments: list[str]) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        arguments, capture_output=True, text=True, env=env, timeout=300, cwd=ROOT, check=False
-    )
+def test_a_state_of_another_network_is_refused():
+    state = trainer_of().state()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer_of(model__channels=12).load_state(state)
+    del state["model"]["stem.weight"]
+    with pytest.raises(RuntimeError, match="stem.weight"):
+        trainer_of().load_state(state)
 
 
-def scalars(run: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+def test_training_learns():
+    trainer = trainer_of(training__num_steps=100, training__batch_size=32, training__log_every=20)
+    losses = [interval.loss for interval in trainer.run()]
+    assert losses[-1] < 0.5 * losses[0]
+    assert trainer.step == 100
 
 
-def assert_same_state(one: object, other: object) -> None:
-    """Equal to the bit, through dictionaries and lists."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same_state(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        for a, b in zip(one, other, strict=True):
-            assert_same_state(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+def test_dropout_is_on_in_training_and_off_in_the_average():
+    trainer = trainer_of()
+    next(trainer.run())
+    assert trainer.network.training
+    assert not trainer.ema.module.training
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nobody disturbed."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    done = launch(command(run))
-    assert done.returncode == 0, done.stderr
-    return run
+def test_no_step_waits_for_the_device(monkeypatch):
+    """Nothing may read a value on the host; on a GPU each such reading would be a wait."""
+    trainer = trainer_of()
+    trainer._advance()  # Adam makes its state
+    monkeypatch.setattr(ScoreModel, "_check", lambda *_: None)  # not asked on a GPU
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
 
+    class NoReading(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.__name__
+            assert not name.startswith(forbidden), f"{name} waits for the device"
+            return function(*args, **(kwargs or {}))
 
-def test_the_whole_job_leaves_what_the_contract_names(whole):
-    for name in ("config.json", "env.json", "metrics.jsonl", "report.html"):
-        assert (whole / name).stat().st_size > 0
-    for sampler in ("ancestral", "pc", "ode"):
-        assert (whole / "samples" / f"00000040-{sampler}.png").read_bytes()[:4] == b"\x89PNG"
-    result = json.loads((whole / "results" / "likelihood.json").read_text())
-    needed = {"bits_per_dim", "standard_error", "num_images", "nfe", "seconds", "dequantization"}
-    assert needed | {"t_min", "error_budget", "value", "unit", "settings"} <= result.keys()
-    assert result["num_images"] == 3
-    assert any((whole / "tensorboard").iterdir())
-
-
-def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
-    """kill -9 after a checkpoint and in the middle of an interval: weights, EMA, Adam, metrics."""
-    run = tmp_path / "run"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(run), env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "00000010.pt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (run / "checkpoints" / "00000040.pt").exists(), "killed too late to show anything"
-    resumed = launch(command(run))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming" in resumed.stdout
-    same_end(run, whole)
-
-
-def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_path):
-    run = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(whole), str(run)], check=True)
-    torn = run / "checkpoints" / "00000040.pt"
-    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
-    resumed = launch(command(run))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "00000040.pt" in resumed.stdout
-    assert "at step 30" in resumed.stdout
-    same_end(run, whole)
-
-
-def same_end(run: Path, whole: Path) -> None:
-    states = [RunDir.open(path).load_checkpoint(step=40)[1] for path in (run, whole)]
-    assert_same_state(*states)
-    assert scalars(run) == scalars(whole)
-
-
-def test_checkpoints_load_as_weights_only(whole):
-    state = torch.load(whole / "checkpoints" / "00000040.pt", weights_only=True)
-    assert set(state) == {"step", "model", "ema", "optimizer"}
-
-
-def test_the_batch_of_a_step_does_not_depend_on_the_past():
-    """A trainer put at step 7 sees there what one that walked to it sees."""
-    walked, put = trainer_of(digits_config()), trainer_of(digits_config())
-    for _ in range(7):
-        walked._advance()
-    put.load_state(walked.state())
-    a, b = walked._advance(), put._advance()
-    assert torch.equal(a, b)
-
-
-def test_a_non_finite_loss_names_its_step_and_stops():
-    trainer = trainer_of(digits_config())
-    honest = trainer._loss
-    trainer._loss = lambda: honest() * (float("nan") if trainer.step == 12 else 1.0)
-    with pytest.raises(RunError, match="step 13: loss nan"):
-        list(trainer.run())
-    assert trainer.step == 15
-
-
-def test_a_diverging_run_ends_with_status_1_and_keeps_its_last_checkpoint(tmp_path):
-    done = launch(command(tmp_path / "run", **{"training.learning_rate": 1e18}))
-    assert done.returncode == 1
-    line = done.stderr.strip().splitlines()[-1]
-    assert "not finite" in line
-    assert "step" in line
-    assert "Traceback" not in done.stderr
-    run = RunDir.open(tmp_path / "run")
-    for step in run.checkpoint_steps():
-        _, state = run.load_checkpoint(step=step)
-        assert all(value.isfinite().all() for value in state["model"].values())
-
-
-def test_learning_rate_warms_up_from_more_than_zero_and_decays_to_zero():
-    settings = build.build_training(
-        digits_config(**{"training.warmup_steps": 4, "training.num_steps": 100})
-    )
-    peak = settings.learning_rate
-    assert 0 < settings.rate(0) <= peak / 4
-    assert settings.rate(3) == pytest.approx(peak, rel=0.01)
-    assert settings.rate(100) == pytest.approx(0, abs=1e-12)
-
-
-def test_no_step_waits_for_the_device():
-    """Nothing inside a step turns a tensor into a number (`.item()`, `bool`, `nonzero`)."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Forbid(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            name = func.__name__
-            assert "_local_scalar_dense" not in name, name
-            assert "nonzero" not in name, name
-            return func(*args, **(kwargs or {}))
-
-    trainer = trainer_of(digits_config())
-    trainer._advance()
-    trainer.model._check = lambda t: None  # on a GPU it is not called
-    with Forbid():
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoReading():
+        torch.ones(()).item()
+    with NoReading():
         trainer._advance()
 
 
-def test_it_learns():
-    """Loss after 100 tiny steps is well below that of a network that answers nothing."""
-    trainer = trainer_of(digits_config(**{"training.num_steps": 100}))
-    losses = [interval.loss for interval in trainer.run()]
-    assert losses[-1] < 0.8 * losses[0]
+def test_gradients_are_clipped_and_their_norm_is_what_it_was():
+    trainer = trainer_of(training__clip_norm=1e-3)
+    _, norm = trainer._advance()
+    clipped = torch.stack([p.grad.norm() for p in trainer.network.parameters()]).norm()
+    assert norm > 0.1
+    assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+def settings(**changes):
+    values = request.flatten(request.resolve(_defaults(), "it").training.to_dict())
+    return Settings(**{**values, **changes})
+
+
+def _defaults():
+    from configs import default
+
+    return request.flatten(default.get_config().to_dict())
+
+
+def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():
+    s = settings(num_steps=1000, warmup_steps=10, learning_rate=2.0, decay="constant")
+    assert s.rate(0) == pytest.approx(0.2)
+    assert s.rate(9) == s.rate(500) == s.rate(999) == 2.0
+    assert settings(warmup_steps=0, learning_rate=2.0).rate(0) == 2.0
+    s = settings(num_steps=1000, warmup_steps=0, learning_rate=2.0, decay="cosine")
+    assert s.rate(0) == 2.0
+    assert s.rate(500) == pytest.approx(1.0)
+    assert 0 < s.rate(999) < 1e-4
+
+
+# ---- what is not finite
+
+
+def poison(monkeypatch, step):
+    """The loss of this 0-based step is nan."""
+    calls = iter(range(10**6))
+    simple = losses.simple
+
+    def poisoned(*arguments):
+        return simple(*arguments) * (float("nan") if next(calls) == step else 1.0)
+
+    monkeypatch.setattr(losses, "simple", poisoned)
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    trainer = trainer_of()
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 4)
+        with pytest.raises(RunError, match="step 5: loss nan"):
+            list(trainer.run())
+
+
+def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd, whole):
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 24)
+        assert main(command(workdir)) == 1
+    err = capfd.readouterr().err
+    assert "run.py: step 25: loss nan" in err
+    assert "Traceback" not in err
+    assert RunDir.open(workdir).checkpoint_steps() == [10, 20]
+    for name in ("model", "ema"):
+        assert all(bool(value.isfinite().all()) for value in state(workdir, 20)[name].values())
+    assert again(workdir) == 0  # what broke it is gone
+    finished_like(workdir, whole)
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "message"),
+    [("1e30", 20, "not finite"), ("1e300", 1, "left weights that are not finite")],
+)
+def test_a_learning_rate_far_too_large(rate, steps, message, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    changes = {"training__learning_rate": rate, "training__warmup_steps": 0}
+    changes |= {"training__log_every": 1, "training__checkpoint_every": 20}
+    assert main(command(workdir, training__num_steps=steps, **changes)) == 1
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert message in err
+    assert "step 1" in err or "step 2" in err
+    assert "training.learning_rate" in err
+    assert RunDir.open(workdir).checkpoint_steps() == []

@@ -1,0 +1,156 @@
+"""Every experiment builds, and every key of a config does something."""
+
+import importlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs import default
+from scoreflow import build, modes, request
+from scoreflow.run_dir import RunDir
+from scoreflow.train import Settings
+
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[a-z]*.py"))
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "default": (32, 32)}
+CPU = torch.device("cpu")
+
+
+def write_parquet(folder, shape, count=4):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    cells = []
+    for image in pixels:
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, format="PNG")
+        cells.append({"bytes": stream.getvalue(), "path": None})
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split in ("train", "test"):
+        table = pa.table({"img": pa.array(cells, kind), "label": [0] * count})
+        parquet.write_table(table, folder / f"{split}-0.parquet")
+
+
+def config_of(name, **changes):
+    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    flat |= {key.replace("__", "."): value for key, value in changes.items()}
+    return request.resolve(flat, name)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds(name, tmp_path):
+    changes = {}
+    if name in SHAPES:
+        write_parquet(tmp_path, SHAPES[name])
+        changes = {"data__name": "images", "data__path": str(tmp_path)}
+    made = build.experiment(config_of(name, **changes), CPU)
+    event = tuple(made.data.train.shape[1:])
+    parameters = sum(p.numel() for p in made.network.parameters())
+    if name == "cifar10":
+        assert event == (3, 32, 32)
+        assert parameters == 35_746_307  # the published network
+    else:
+        x = torch.zeros(2, *event, dtype=torch.float64)
+        t = torch.tensor([1.0, float(made.model.sde.num_steps)], dtype=torch.float64)
+        made.network.eval()
+        with torch.no_grad():
+            assert made.model(x, t).eps.shape == x.shape
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_changes_keys_and_adds_none(name):
+    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    assert flat.keys() == request.flatten(default.get_config().to_dict()).keys()
+
+
+def test_the_same_seed_gives_the_same_network():
+    networks = [
+        build.experiment(config_of("toy", seed=seed), CPU).network.state_dict()
+        for seed in (0, 0, 1)
+    ]
+    assert all(torch.equal(networks[0][k], networks[1][k]) for k in networks[0])
+    assert not all(torch.equal(networks[0][k], networks[2][k]) for k in networks[0])
+
+
+# ---- no dead keys (P27)
+
+
+class Tracked:
+    """A config that notes which keys are read, one by one."""
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getitem__(self, key):
+        return getattr(self, key)
+
+    def __getattr__(self, key):
+        value = getattr(self._config, key)
+        if hasattr(value, "to_dict"):
+            return Tracked(value, self._read, f"{self._prefix}{key}.")
+        self._read.add(self._prefix + key)
+        return value
+
+    def keys(self):
+        return self._config.keys()
+
+    def to_dict(self):
+        return self._config.to_dict()
+
+
+SHORT = {
+    "training__num_steps": 2,
+    "training__batch_size": 4,
+    "training__log_every": 1,
+    "training__checkpoint_every": 2,
+    "sampling__num_images": 2,
+    "sampling__steps": 2,
+    "sampling__tolerance": 0.5,
+    "likelihood__num_images": 2,
+    "likelihood__tolerance": 0.5,
+    "likelihood__tolerance_bits": 0.5,
+}
+
+
+def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
+    read = set()
+
+    class TrackedSettings(Settings):
+        def __getattribute__(self, name):
+            if not name.startswith("_"):
+                read.add(f"training.{name}")
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(build.train, "Settings", TrackedSettings)
+    unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
+    configs = [
+        config_of("toy", sde__schedule="linear", model__width=8, training__times="real", **SHORT),
+        config_of("digits", sde__schedule="log_linear", sampling__corrector="langevin",
+                  sampling__clip=True, **unet, **SHORT),
+    ]  # fmt: skip
+    for number, config in enumerate(configs):
+        tracked = Tracked(config, read)
+        with RunDir.create(tmp_path / str(number), config.to_dict(), {}) as run:
+            made = build.experiment(tracked, CPU)
+            # splatting the section into Settings is no reading
+            modes.train(made, run)
+        for mode in modes.EVALUATIONS.values():
+            mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
+    write_parquet(tmp_path, (16, 16))
+    images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
+    build.build_data(Tracked(images, read), CPU)
+    known = request.flatten(default.get_config().to_dict()).keys()
+    assert set(known) - read == set()
+
+
+def test_the_tracker_would_find_a_dead_key():
+    read = set()
+    tracked = Tracked(config_of("toy"), read)
+    Settings(**{key: 0 for key in tracked.training.keys()})  # noqa: SIM118
+    assert read == set()
+    tracked.sampling.to_dict()
+    assert read == set()
+    assert tracked.sampling["seed"] == 0
+    assert read == {"sampling.seed"}
