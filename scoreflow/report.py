@@ -18,8 +18,8 @@ body { padding: 0 1rem; color: #222 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem }
 figure { margin: 0; max-width: 19rem }
-figure img { width: 100%; image-rendering: pixelated } figcaption { font-size: .85rem; color: #555 }
-.number { font-size: 2rem; font-weight: 600 } .small { font-size: .85rem; color: #555 }
+figure img { width: 100%; image-rendering: pixelated }
+.number { font-size: 2rem; font-weight: 600 } .small, figcaption { font-size: .85rem; color: #555 }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left }
 """
@@ -69,8 +69,9 @@ def _likelihood(result: dict[str, Any]) -> str:
     return (
         "<h2>Exact log-likelihood of the test set</h2>"
         f"<p><span class=number>{result['value']:.4f}{error}</span> {result['unit']}</p>"
-        f"<table>{rows}</table><p class=small>{result['num_images']} images, {result['nfe']:.0f} "
-        f"evaluations each, {result['seconds']:.0f} s, {result['dequantization']} dequantization</p>"
+        f"<table>{rows}</table><p class=small>{result['num_images']} images, "
+        f"{result['nfe']:.0f} evaluations each, {result['seconds']:.0f} s, "
+        f"{result['dequantization']} dequantization</p>"
     )
 
 

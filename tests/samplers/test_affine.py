@@ -165,11 +165,13 @@ def test_any_list_of_times_and_the_finer_the_truer(name, inject):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("integer", [True, False])
 def test_few_steps_are_already_near(name, integer, inject):
+    """4, 16 and 64 steps: what remains is the noise at t = N not being quite the prior."""
     sde, errors = VPSDE.linear(1000), []
-    for count in (4, 32):
+    for count in (4, 16, 64):
         laws = through(SAMPLERS[name], sde, uniform_times(1000, count, integer), inject)
         errors.append(laws[-1].distance(DATA))
-    assert errors[1] < errors[0] / 10 < 0.1
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < min(errors[0] / 5, 0.1)
 
 
 def test_one_step_returns_the_mean_of_the_data(inject):

@@ -148,7 +148,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
 def test_the_tracker_would_find_a_dead_key():
     read = set()
     tracked = Tracked(config_of("toy"), read)
-    Settings(**{key: 0 for key in tracked.training.keys()})  # noqa: SIM118
+    Settings(**dict.fromkeys(tracked.training.keys(), 0))
     assert read == set()
     tracked.sampling.to_dict()
     assert read == set()

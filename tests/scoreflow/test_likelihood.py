@@ -280,7 +280,7 @@ def test_truncation_bound_by_quadrature(levels, sigma):
 
 
 def test_truncation_bound_of_isolated_levels_as_measured_before():
-    """P1 (guide/pitfalls.md): in its process sigma^2 = beta_min eps at small eps, beta_min = 0.1."""
+    """Song's continuous VP cut off at eps, where sigma^2 is close to beta_min eps = 0.1 eps."""
     for eps, bits in ((1e-3, 1.82), (1e-4, 0.575), (1e-5, 0.176), (1e-6, 0.056), (1e-7, 0.018)):
         sigma = math.sqrt(-math.expm1(-0.1 * eps - 0.5 * 19.9 * eps**2))
         assert truncation_bits(sigma, 256) == pytest.approx(bits, rel=0.03)
