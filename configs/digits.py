@@ -10,9 +10,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.sde.schedule = "log_linear"
     config.sde.sigma_min = 5e-4
-    config.model.prediction = (
-        "v"  # keeps its digits at the prior end, where eps says little of x_0
-    )
+    config.model.prediction = "v"  # near the prior an eps says little of x_0
     config.model.channels = 32
     config.model.multipliers = (1, 2)
     config.model.blocks = 1
