@@ -15,17 +15,19 @@ def get_config() -> ConfigDict:
     config.data.split_seed = 0  # of that split; not the run's seed, so that runs compare
 
     config.sde = ConfigDict()
-    config.sde.name = "vp"
+    config.sde.name = "vp"  # vp | subvp | ve
     config.sde.num_steps = 1000  # N
-    config.sde.schedule = "linear"  # linear | cosine | log_linear
+    config.sde.schedule = "linear"  # vp, subvp: linear | cosine | log_linear
     config.sde.beta_min = 0.1  # linear: N times the first and the last beta
     config.sde.beta_max = 20.0
-    config.sde.sigma_min = 1e-3  # log_linear: noise scale at t = 1
+    config.sde.sigma_min = 1e-3  # log_linear, ve: noise scale at t = 1
+    config.sde.sigma_max = 50.0  # ve: noise scale at t = N
     config.sde.alpha_min = 5e-3  # log_linear: signal scale at t = N
 
     config.model = ConfigDict()
     config.model.name = "unet"  # unet | mlp
-    config.model.prediction = "eps"  # what the network's output estimates: eps | v
+    config.model.prediction = "eps"  # the network's output: eps | x_0 | v | score | mean
+    config.model.learned_variance = False  # unet: and the variance of a reverse step
     config.model.channels = 128  # unet: of the finest level
     config.model.multipliers = (1, 2, 2, 2)  # unet: channels of the levels, fine to coarse
     config.model.blocks = 2  # unet: residual blocks a level
@@ -44,8 +46,16 @@ def get_config() -> ConfigDict:
     config.training.decay = "constant"  # constant | cosine
     config.training.clip_norm = 1.0
     config.training.ema_decay = 0.9999
-    config.training.times = "integer"  # integer | real
-    config.training.t_min = 1.0  # real: least time, in steps
+    # simple | score_matching | mean | variational | hybrid | likelihood | min_snr | p2
+    config.training.objective = "simple"
+    config.training.times = "integer"  # integer | real | importance
+    config.training.t_min = 1.0  # real, importance: least time, in steps
+    config.training.low_discrepancy = False  # times of a batch evenly spread
+    config.training.variance = "beta"  # variational, if not learned: beta | posterior
+    config.training.hybrid_weight = 1e-3  # hybrid: of the bound beside the simple loss
+    config.training.min_snr_gamma = 5.0  # min_snr
+    config.training.p2_gamma = 1.0  # p2
+    config.training.p2_k = 1.0  # p2
     config.training.precision = "float32"  # float32 | bfloat16
     config.training.compile = False
     config.training.channels_last = False
@@ -53,13 +63,15 @@ def get_config() -> ConfigDict:
     config.training.checkpoint_every = 5000  # steps
 
     config.sampling = ConfigDict()
-    config.sampling.sampler = "ancestral"  # ancestral | pc | ode
+    # ancestral | pc | ode | ddim | reverse_diffusion | euler_maruyama
+    config.sampling.sampler = "ancestral"
     config.sampling.seed = 0
     config.sampling.num_images = 64
     config.sampling.batch_size = 64
-    config.sampling.steps = 0  # of ancestral and pc, 1..N; 0 for all N
-    config.sampling.variance = "beta"  # beta | posterior
-    config.sampling.clip = True  # x_0 to [-1, 1], in ancestral and pc
+    config.sampling.steps = 0  # of all but ode, 1..N; 0 for all N
+    config.sampling.variance = "beta"  # ancestral, pc: beta | posterior | learned
+    config.sampling.eta = 0.0  # ddim: share of the posterior's noise
+    config.sampling.clip = True  # x_0 to [-1, 1], in all but ode
     config.sampling.corrector = "langevin"  # langevin | annealed
     config.sampling.snr = 0.1  # of the corrector
     config.sampling.corrections = 1  # a time

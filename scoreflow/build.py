@@ -5,10 +5,9 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 import difflib
-import math
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,40 +15,45 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from samplers import (
+    DDIM,
     Ancestral,
     AnnealedLangevin,
     Clipped,
+    EulerMaruyama,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
+    ReverseDiffusion,
     Sampler,
     uniform_times,
 )
 from scoreflow import data as data_sets
-from scoreflow import train
+from scoreflow import toy, train
 from scoreflow.data import Data
 from scoreflow.errors import RequestError
 from scoreflow.likelihood import Solver
 from scoreflow.mlp import MLP
-from scoreflow.model import ScoreModel
+from scoreflow.model import OUTPUTS, ScoreModel
+from scoreflow.objective import NAMES, TIMES, Objective
 from scoreflow.unet import UNet
-from sde import SDE, VPSDE, Denoiser, Noise
-from sde.analytic import GaussianMixture
+from sde import SDE, VESDE, VPSDE, Denoiser, SubVPSDE
 from sde.ode import odeint
 
-SCHEDULES: dict[str, Callable[[ConfigDict], VPSDE]] = {
-    "linear": lambda c: VPSDE.linear(c.num_steps, c.beta_min, c.beta_max),
-    "cosine": lambda c: VPSDE.cosine(c.num_steps),
-    "log_linear": lambda c: VPSDE.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
+SCHEDULES: dict[str, Callable[[type[VPSDE], ConfigDict], VPSDE]] = {
+    "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
+    "cosine": lambda kind, c: kind.cosine(c.num_steps),
+    "log_linear": lambda kind, c: kind.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
 }
 SDES: dict[str, Callable[[ConfigDict], SDE]] = {
-    "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(c),
+    "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
+    "subvp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(SubVPSDE, c),
+    "ve": lambda c: VESDE(c.num_steps, c.sigma_min, c.sigma_max),
 }
 CORRECTORS: dict[str, Any] = {"langevin": Langevin, "annealed": AnnealedLangevin}
-PREDICTIONS = ("eps", "v")
-SAMPLERS = ("ancestral", "pc", "ode")
-TOY_POINTS = 20_000
-TOY_RING, TOY_WIDTH = 0.8, 0.1
+SAMPLERS = ("ancestral", "pc", "ode", "ddim", "reverse_diffusion", "euler_maruyama")
+COMPARED = ("ancestral", "pc", "ode")
+"""The samplers that a training ends with."""
+VARIANCES = ("beta", "posterior", "learned")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Experiment:
         data: on the device.
         network: not compiled: what is saved.
         model: the network, compiled if the config says so, as a Denoiser.
+        objective: what training minimises.
         settings: how it is trained.
     """
 
@@ -70,13 +75,14 @@ class Experiment:
     data: Data
     network: nn.Module
     model: ScoreModel
+    objective: Objective
     settings: train.Settings
 
 
 def experiment(config: ConfigDict, device: torch.device) -> Experiment:
     """The objects of a config, cheap choices first; what cannot be sampled is refused as well."""
     sde = build_sde(config)
-    settings = build_training(config)
+    settings, objective = build_training(config), build_objective(config)
     choose("sampler", config.sampling.sampler, SAMPLERS)
     build_solver(config)
     data = build_data(config, device)
@@ -84,7 +90,7 @@ def experiment(config: ConfigDict, device: torch.device) -> Experiment:
     model = build_model(config, compiled(network, settings), sde)
     for name in SAMPLERS:
         build_drawing(config, name, model, data)
-    return Experiment(config, device, data, network, model, settings)
+    return Experiment(config, device, data, network, model, objective, settings)
 
 
 def choose(what: str, name: str, options: Any) -> Any:  # noqa: ANN401
@@ -101,7 +107,7 @@ def build_sde(config: ConfigDict) -> SDE:
     """The process of the `sde` section."""
     c = config.sde
     build = choose("sde", c.name, SDES)
-    if c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
+    if c.name != "ve" and c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
         raise RequestError(
             f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
             f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
@@ -114,7 +120,7 @@ def build_data(config: ConfigDict, device: torch.device) -> Data:
     c = config.data
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
-        "toy": lambda: _toy_data(c.test_fraction, c.split_seed),
+        "toy": lambda: toy.load(c.test_fraction, c.split_seed),
         "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed),
     }
     data = choose("data.name", c.name, loaders)()
@@ -128,20 +134,6 @@ def build_data(config: ConfigDict, device: torch.device) -> Data:
     )
 
 
-def toy_distribution() -> GaussianMixture:
-    """Eight Gaussians on a ring: the true density of the toy data."""
-    angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
-    means = TOY_RING * torch.stack([angle.cos(), angle.sin()], dim=1)
-    covariances = (TOY_WIDTH**2 * torch.eye(2, dtype=torch.float64)).expand(8, 2, 2)
-    return GaussianMixture(torch.full((8,), 1 / 8), means, covariances)
-
-
-def _toy_data(test_fraction: float, split_seed: int) -> Data:
-    points = toy_distribution().sample(Noise.of(split_seed, 0, TOY_POINTS)).float()
-    held_out = round(TOY_POINTS * test_fraction)
-    return Data("toy", points[held_out:], points[:held_out], None, None, None)
-
-
 def build_network(config: ConfigDict, data: Data) -> nn.Module:
     """The network of the `model` section, initialised from the run's seed, where the data lie."""
     c, event = config.model, tuple(data.train.shape[1:])
@@ -153,6 +145,8 @@ def build_network(config: ConfigDict, data: Data) -> nn.Module:
         )
     torch.manual_seed(config.seed)
     network: nn.Module
+    if c.name == "mlp" and c.learned_variance:
+        raise RequestError("model.learned_variance needs model.name = unet, got mlp")
     if c.name == "mlp":
         network = _refusing(lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model")
     else:
@@ -167,7 +161,7 @@ def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
     return UNet(
         image_size=event[1],
         in_channels=event[0],
-        out_channels=event[0],
+        out_channels=event[0] * (2 if c.learned_variance else 1),
         channels=c.channels,
         multipliers=tuple(c.multipliers),
         blocks=c.blocks,
@@ -179,16 +173,22 @@ def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
 
 def build_model(config: ConfigDict, network: nn.Module, sde: SDE) -> ScoreModel:
     """The network as a Denoiser, with the precision of the `training` section."""
-    training = build_training(config)
-    kind = choose("model.prediction", config.model.prediction, PREDICTIONS)
-    t_min = 1.0 if training.times == "integer" else training.t_min
-    return ScoreModel(network, sde, kind, t_min, training.precision, _channels_last(config))
+    return ScoreModel(
+        network,
+        sde,
+        choose("model.prediction", config.model.prediction, OUTPUTS),
+        build_objective(config).least_time,
+        config.training.precision,
+        _channels_last(config),
+        config.model.learned_variance,
+    )
 
 
 def build_training(config: ConfigDict) -> train.Settings:
-    """The `training` section, checked."""
-    settings = train.Settings(**config.training)
-    choose("training.times", settings.times, ("integer", "real"))
+    """How training goes, checked."""
+    section = config.training.to_dict()
+    names = [field.name for field in fields(train.Settings)]
+    settings = train.Settings(**{name: section[name] for name in names})
     choose("training.decay", settings.decay, ("constant", "cosine"))
     choose("training.precision", settings.precision, ("float32", "bfloat16"))
     if settings.checkpoint_every % settings.log_every:
@@ -197,6 +197,36 @@ def build_training(config: ConfigDict) -> train.Settings:
             f"({settings.log_every}), got {settings.checkpoint_every}"
         )
     return settings
+
+
+def build_objective(config: ConfigDict) -> Objective:
+    """What training minimises, checked against the model that is to be trained."""
+    c, learned = config.training, config.model.learned_variance
+    variance = "learned" if learned else choose("training.variance", c.variance, VARIANCES[:2])
+    objective = Objective(
+        name=choose("training.objective", c.objective, NAMES),
+        times=choose("training.times", c.times, TIMES),
+        t_min=c.t_min,
+        low_discrepancy=c.low_discrepancy,
+        variance=variance,
+        hybrid_weight=c.hybrid_weight,
+        min_snr_gamma=c.min_snr_gamma,
+        p2_gamma=c.p2_gamma,
+        p2_k=c.p2_k,
+    )
+    if learned and c.objective not in ("hybrid", "variational"):
+        raise RequestError(
+            "model.learned_variance needs training.objective = hybrid or variational, which alone "
+            f"teach it, got {c.objective}"
+        )
+    if c.objective == "hybrid" and not learned:
+        raise RequestError("training.objective = hybrid needs model.learned_variance = true")
+    if config.model.prediction == "mean" and c.times != "integer":
+        raise RequestError(
+            "model.prediction = mean is about whole steps of the chain and needs training.times = "
+            f"integer, got {c.times}"
+        )
+    return objective
 
 
 def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
@@ -229,11 +259,22 @@ def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) 
         _try_solver("sampling", c.method, (c.tolerance,))
         flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
         return Drawing(flow, flow.times(model.sde.num_steps), model)
+    variance = choose("sampling.variance", c.variance, VARIANCES)
+    if variance == "learned" and not model.learned_variance:
+        raise RequestError(
+            "sampling.variance = learned needs a network trained with model.learned_variance = "
+            "true; this one has beta or posterior"
+        )
+    ancestral = Ancestral(variance)
+    corrector = choose("sampling.corrector", c.corrector, CORRECTORS)(c.snr, c.corrections)
+    sampler: Sampler = {
+        "ancestral": ancestral,
+        "pc": PredictorCorrector(ancestral, corrector),
+        "ddim": DDIM(c.eta),
+        "reverse_diffusion": ReverseDiffusion(),
+        "euler_maruyama": EulerMaruyama(),
+    }[name]
     times = _chain_times(c.steps, model)
-    sampler: Sampler = Ancestral(choose("sampling.variance", c.variance, ("beta", "posterior")))
-    corrector = choose("sampling.corrector", c.corrector, CORRECTORS)
-    if name == "pc":
-        sampler = PredictorCorrector(sampler, corrector(c.snr, c.corrections))
     clip = c.clip and data.num_levels is not None
     return Drawing(sampler, times, Clipped(model) if clip else model)
 

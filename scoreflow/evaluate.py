@@ -74,7 +74,7 @@ def measure(
     """
     start = time.monotonic()
     test = data.test[: num_images or None]
-    found = _solve(_in_float32(model), data, test, batch_size, seed, solver)
+    found = _solve(model.with_precision("float32"), data, test, batch_size, seed, solver)
     value = _in_unit(found.log_prob, data)
     budget = _budget(model, data, value, float(found.solver_error.mean()), solver.probes)
     result: dict[str, Any] = {
@@ -125,12 +125,6 @@ def _refuse_unfinished(found: LogLikelihood, first: int, solver: Solver) -> None
             f"{solver.max_evaluations} evaluations, the first being test image {first + bad[0]} "
             f"({why}): raise likelihood.max_evaluations or likelihood.tolerance"
         )
-
-
-def _in_float32(model: ScoreModel) -> ScoreModel:
-    return ScoreModel(
-        model.network, model.sde, model.kind, model.t_min, "float32", model.channels_last
-    )
 
 
 @contextmanager

@@ -1,10 +1,24 @@
-"""Training objectives as pure functions; times and noise come in as arguments."""
+"""Training objectives as pure functions; times and noise come in as arguments.
+
+Whatever a network predicts and however its objective is written, it is a weighted error of the
+noise, w(t) |eps - eps(x_t, t)|^2, for every other error is that one times a function of t:
+
+    x_0     |x_0 error|^2   = (sigma / alpha)^2 |eps error|^2
+    score   |score error|^2 = |eps error|^2 / sigma^2
+    mean    |mean error|^2  = (alpha_s w / (alpha_t sigma_t))^2 |eps error|^2        (s = t - 1)
+
+`score_matching` is written as what it is called, `simple` as DDPM writes it; that they are one is
+shown, not used (`equivalence`). Every function returns one value a sample, averaged over its
+elements. The two bounds are in nats per dimension, up to a constant.
+"""
 
 import torch
 from torch import Tensor
 
-from sde.base import SDE
-from sde.prediction import Denoiser
+from samplers.ancestral import Variance
+from scoreflow import bound
+from sde.base import SDE, broadcast
+from sde.prediction import Denoiser, Prediction
 
 
 def simple(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -20,7 +34,71 @@ def simple(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) ->
     Returns:
         One value a sample, (B,), dimensionless; 1 for a model that answers 0.
     """
-    return (denoiser(sde.perturb(x_0, t, eps), t).eps - eps).square().flatten(1).mean(1)
+    return _mean_square(denoiser(sde.perturb(x_0, t, eps), t).eps - eps)
+
+
+def score_matching(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Denoising score matching (Vincent 2011), weighted by sigma^2 as in Song & Ermon 2019.
+
+    sigma^2 |score(x_t, t) - grad log q(x_t | x_0)|^2, grad log q = -(x_t - alpha x_0) / sigma^2.
+    """
+    x_t = sde.perturb(x_0, t, eps)
+    target = -(x_t - broadcast(sde.alpha(t), x_t) * x_0) / broadcast(sde.variance(t), x_t)
+    return sde.variance(t).to(x_t.dtype) * _mean_square(denoiser(x_t, t).score - target)
+
+
+def variational(
+    denoiser: Denoiser,
+    sde: SDE,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    variance: Variance,
+) -> Tensor:
+    """DDPM's L: N times the term of the variational bound at integer t, nats per dimension."""
+    x_t = sde.perturb(x_0, t, eps)
+    return _bound_term(denoiser(x_t, t), sde, x_0, t, variance)
+
+
+def hybrid(
+    denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor, weight: float
+) -> Tensor:
+    """L_simple for the mean, plus weight times L for the variance (Nichol & Dhariwal 2021).
+
+    Their L_hybrid, section 3.1: no gradient of L reaches the mean.
+    """
+    prediction = denoiser(sde.perturb(x_0, t, eps), t)
+    mean_held = bound.with_mean_held(prediction)
+    return _mean_square(prediction.eps - eps) + weight * _bound_term(
+        mean_held, sde, x_0, t, "learned"
+    )
+
+
+def likelihood_weight(sde: SDE, t: Tensor, span: float) -> Tensor:
+    """Likelihood weighting (Song et al. 2021, "Maximum likelihood training"): g^2 on the score.
+
+    span g^2 / (2 sigma^2) on the noise, whose mean over times uniform on an interval of that
+    length is the continuous bound in nats per dimension. g^2 / sigma^2 = -d log_snr / dt, for any
+    process.
+    """
+    return 0.5 * span * (sde.diffusion(t) ** 2 / sde.variance(t))
+
+
+def min_snr_weight(sde: SDE, t: Tensor, gamma: float) -> Tensor:
+    """Min-SNR-gamma (Hang et al. 2023): min(SNR, gamma) on the x_0 error."""
+    snr = sde.log_snr(t).exp()
+    return snr.clamp(max=gamma) / snr
+
+
+def p2_weight(sde: SDE, t: Tensor, gamma: float, k: float) -> Tensor:
+    """P2 (Choi et al. 2022): 1 / (k + SNR)^gamma on the noise error."""
+    return (k + sde.log_snr(t).exp()).pow(-gamma)
+
+
+def mean_weight(sde: SDE, t: Tensor) -> Tensor:
+    """|posterior mean error|^2 over a whole step: what DDPM's Table 2 calls the mu objective."""
+    _, w = sde.transition(t - 1, t)
+    return (sde.alpha(t - 1) * w / (sde.sigma(t) * sde.alpha(t))) ** 2
 
 
 def integer_times(u: Tensor, num_steps: int) -> Tensor:
@@ -31,3 +109,46 @@ def integer_times(u: Tensor, num_steps: int) -> Tensor:
 def real_times(u: Tensor, num_steps: int, t_min: float) -> Tensor:
     """Times uniform on [t_min, N), from u uniform on [0, 1)."""
     return torch.lerp(u.new_full((), t_min), u.new_full((), float(num_steps)), u)
+
+
+def importance_times(u: Tensor, sde: SDE, t_min: float) -> tuple[Tensor, Tensor]:
+    """Times that make the likelihood weighting constant: uniform in log-SNR (Song et al. 2021).
+
+    Args:
+        u: (B,) uniform on [0, 1).
+        sde: the process.
+        t_min: least time, in steps.
+
+    Returns:
+        Times in [t_min, N] and their density relative to uniform times, both (B,).
+    """
+    ends = u.new_tensor([t_min, float(sde.num_steps)])
+    top, bottom = sde.log_snr(ends)
+    log_snr = torch.lerp(top, bottom, u)
+    t = sde.time((-0.5 * log_snr).exp().atan()).clamp(t_min, sde.num_steps)
+    slope = sde.diffusion(t) ** 2 / sde.variance(t)
+    return t, slope * (sde.num_steps - t_min) / (top - bottom)
+
+
+def low_discrepancy(first: Tensor, size: int) -> Tensor:
+    """Size points (u + i / size) mod 1: each uniform, together evenly spread (VDM, Kingma et al.
+
+    2021, appendix I).
+
+    Args:
+        first: u, (), uniform on [0, 1).
+        size: of the batch.
+    """
+    ranks = torch.arange(size, dtype=first.dtype, device=first.device)
+    return (first + ranks / size) % 1
+
+
+def _bound_term(
+    prediction: Prediction, sde: SDE, x_0: Tensor, t: Tensor, variance: Variance
+) -> Tensor:
+    nats = bound.term(prediction, sde, x_0, t, t - 1, variance)
+    return sde.num_steps * nats / x_0[0].numel()
+
+
+def _mean_square(error: Tensor) -> Tensor:
+    return error.square().flatten(1).mean(1)

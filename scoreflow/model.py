@@ -1,11 +1,17 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
 from sde.base import SDE, broadcast
-from sde.prediction import Kind, Prediction, predict
+from sde.prediction import Prediction, predict
+
+Output = Literal["eps", "x_0", "v", "score", "mean"]
+OUTPUTS: tuple[str, ...] = get_args(Output)
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 CLOCK_ROUNDING = 1e-9
 """Steps by which a time may fall short of t_min: angle and back is exact to a few last places."""
@@ -18,42 +24,82 @@ class ScoreModel:
     answer is cast to the dtype of x_t, so that samplers and solvers keep their float64 state.
 
     Args:
-        network: (x (B, ...), index (B,)) -> (B, ...).
+        network: (x (B, C, ...), index (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
+            variance.
         sde: the process.
-        kind: what the network's output estimates.
+        output: what the network's output estimates: a view of `Prediction`; "score" is an output
+            of unit scale that is divided by sigma, and "mean" DDPM's posterior mean over a whole
+            step.
         t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer
             times.
-        precision: "float32" or "bfloat16" (autocast of the network alone).
+        precision: "float32", "bfloat16" (autocast of the network alone) or "float64".
         channels_last: memory format of the images handed to the network.
+        learned_variance: the second half of the output's channels is the reverse variance.
     """
 
     def __init__(
         self,
         network: nn.Module,
         sde: SDE,
-        kind: Kind = "eps",
+        output: Output = "eps",
         t_min: float = 1.0,
         precision: str = "float32",
         channels_last: bool = False,
+        learned_variance: bool = False,
     ) -> None:
         self.network = network
         self.sde = sde
-        self.kind: Kind = kind
+        self.output: Output = output
         self.t_min = t_min
         self.precision = precision
         self.channels_last = channels_last
+        self.learned_variance = learned_variance
+
+    def with_precision(self, precision: str) -> "ScoreModel":
+        """The same network asked in another precision; float64 needs float64 weights."""
+        return ScoreModel(
+            self.network,
+            self.sde,
+            self.output,
+            self.t_min,
+            precision,
+            self.channels_last,
+            self.learned_variance,
+        )
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Estimate at x_t (B, ...) and t, () or (B,), in steps within [t_min, N]."""
         if t.device.type == "cpu":  # on a GPU the check would wait for the device at every call
             self._check(t)
-        x = (x_t / broadcast(self.sde.scale(t), x_t)).float()
+        dtype = PRECISIONS[self.precision]
+        x = (x_t / broadcast(self.sde.scale(t), x_t)).to(dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        index = (t - 1).float().to(x.device).expand(len(x))
+        index = (t - 1).to(x.device, dtype).expand(len(x))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            value = self.network(x, index)
-        return predict(self.sde, x_t, t, self.kind, value.to(x_t.dtype))
+            value = self.network(x, index).to(x_t.dtype)
+        fraction = None
+        if self.learned_variance:
+            value, logit = value.chunk(2, dim=1)
+            fraction = 0.5 + 0.5 * logit  # Nichol & Dhariwal's scale; not confined to [0, 1]
+        return self._predict(x_t, t, value, fraction)
+
+    def _predict(
+        self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None
+    ) -> Prediction:
+        match self.output:
+            case "score":
+                value = value / broadcast(self.sde.sigma(t), x_t)
+                return predict(self.sde, x_t, t, "score", value, fraction)
+            case "mean":
+                # the posterior mean is affine in x_0: its value at 0 and its slope give x_0 back
+                s = (t - 1).clamp(min=0)
+                offset, _ = self.sde.posterior(x_t, torch.zeros_like(x_t), t, s)
+                _, w = self.sde.transition(s, t)
+                slope = broadcast(self.sde.alpha(s) * w / self.sde.variance(t), x_t)
+                return predict(self.sde, x_t, t, "x_0", (value - offset) / slope, fraction)
+            case kind:
+                return predict(self.sde, x_t, t, kind, value, fraction)
 
     def _check(self, t: Tensor) -> None:
         low, high = float(t.min()), float(t.max())

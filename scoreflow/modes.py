@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, report
+from scoreflow import build, report, toy
 from scoreflow.build import Experiment
 from scoreflow.draw import draw
 from scoreflow.ema import EMA
@@ -26,7 +26,7 @@ def train(experiment: Experiment, run: RunDir) -> None:
         _say(f"resuming {run.path} at step {trainer.step}")
     _train_to_the_end(trainer, run)
     model = _averaged(experiment, trainer.ema)
-    for name in build.SAMPLERS:
+    for name in build.COMPARED:
         _draw(experiment, name, run, model, trainer.step)
     _measure(experiment, run, model, trainer.step)
     _say(
@@ -68,7 +68,7 @@ def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, ste
 def _measure(experiment: Experiment, run: RunDir, model: ScoreModel, step: int) -> None:
     c = experiment.config.likelihood
     data, solver = experiment.data, build.build_solver(experiment.config)
-    truth = build.toy_distribution() if data.name == "toy" else None
+    truth = toy.distribution() if data.name == "toy" else None
     measured = measure(model, data, c.num_images, c.batch_size, c.seed, solver, truth)
     settings = _recorded(c, experiment)
     run.write_result("likelihood", {**measured.result, "step": step, "settings": settings})
@@ -85,6 +85,7 @@ def _trainer(experiment: Experiment) -> Trainer:
         experiment.network,
         EMA(experiment.network, experiment.settings.ema_decay),
         experiment.data,
+        experiment.objective,
         experiment.settings,
         experiment.config.seed,
     )

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoreflow import losses
 from scoreflow.data import Batches, Data, dequantize
 from scoreflow.ema import EMA
 from scoreflow.errors import RunError
 from scoreflow.model import ScoreModel
+from scoreflow.objective import Objective
 from sde.noise import Noise, Stream
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The `training` section of a config.
+    """The `training` section of a config, but for its objective.
 
     Attributes:
         num_steps: optimiser steps in all.
@@ -34,8 +34,6 @@ class Settings:
         decay: "constant" (DDPM) or "cosine" to zero at num_steps.
         clip_norm: greatest norm of the gradient; longer ones are scaled to it.
         ema_decay: of the moving average of the weights.
-        times: "integer" (the chain's steps) or "real" (down to t_min).
-        t_min: least real time, in steps; integer times start at 1.
         precision: of the network in training and sampling, "float32" or "bfloat16".
         compile: torch.compile the network.
         channels_last: memory format of weights and images.
@@ -50,8 +48,6 @@ class Settings:
     decay: str
     clip_norm: float
     ema_decay: float
-    times: str
-    t_min: float
     precision: str
     compile: bool
     channels_last: bool
@@ -83,6 +79,7 @@ class Trainer:
         network: the same network, not compiled: what is saved.
         ema: its moving average.
         data: levels or vectors.
+        objective: what is minimised.
         settings: the training section.
         seed: of the run.
     """
@@ -93,11 +90,12 @@ class Trainer:
         network: nn.Module,
         ema: EMA,
         data: Data,
+        objective: Objective,
         settings: Settings,
         seed: int,
     ) -> None:
         self.model, self.network, self.ema, self.data = model, network, ema, data
-        self.settings, self.seed = settings, seed
+        self.objective, self.settings, self.seed = objective, settings, seed
         self.step = 0
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, fused=True
@@ -164,21 +162,17 @@ class Trainer:
         return torch.stack([loss.detach(), grad_norm])
 
     def _loss(self) -> Tensor:
-        """L_simple on the batch of this step."""
-        data, sde = self.data, self.model.sde
+        """The objective on the batch of this step."""
+        data = self.data
         noise = Noise(self.seed, self._positions, self.step)
         rows = self.batches.indices(self.step).to(data.train.device, non_blocking=True)
         x_0, event = data.train[rows], tuple(data.train.shape[1:])
         if data.num_levels is not None:
             u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
             x_0 = dequantize(x_0, u, data.num_levels).float()
-        u = noise.uniform(Stream.TRAIN_TIME)
-        if self.settings.times == "integer":
-            t = losses.integer_times(u, sde.num_steps)
-        else:
-            t = losses.real_times(u, sde.num_steps, self.settings.t_min)
+        t, density = self.objective.draw(noise, self.model.sde)
         eps = noise.normal(Stream.TRAIN_EPS, event).float()
-        return losses.simple(self.model, sde, x_0, t, eps).mean()
+        return (self.objective.loss(self.model, x_0, t, eps) / density).float().mean()
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""

@@ -9,18 +9,22 @@ minus beta_t) or alpha-bar_t (which is our alpha_t squared). Time is counted in 
 clean data, the integer t = i is DDPM's step i, t = N is the prior; a network's index is t - 1.
 With s < t for two times on the path, a step always goes from t to s.
 
-Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `prediction` (four
-views of one estimate), `flow` (the ODE and its divergence), `ode`, `noise`, `analytic`.
+Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `subvp` and `ve`
+(other clocks), `prediction` (four views of one estimate), `flow` (the ODE and its divergence),
+`ode`, `noise`, `analytic`.
 """
 
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
 from sde.ode import Solution, Status, odeint
 from sde.prediction import Denoiser, Kind, Prediction
+from sde.subvp import SubVPSDE
+from sde.ve import VESDE
 from sde.vp import VPSDE
 
 __all__ = [
     "SDE",
+    "VESDE",
     "VPSDE",
     "Denoiser",
     "Kind",
@@ -29,6 +33,7 @@ __all__ = [
     "Solution",
     "Status",
     "Stream",
+    "SubVPSDE",
     "broadcast",
     "odeint",
 ]

@@ -37,6 +37,8 @@ class Prediction:
         sigma: noise scale, broadcast against x_t.
         kind: what `value` estimates.
         value: the estimate, shaped like x_t.
+        fraction: where a reverse variance was learned, its place between the posterior's (0) and
+            the transition's (1), shaped like x_t.
     """
 
     x_t: Batch
@@ -44,6 +46,7 @@ class Prediction:
     sigma: Tensor
     kind: Kind
     value: Batch
+    fraction: Batch | None = None
 
     @cached_property
     def eps(self) -> Batch:
@@ -102,6 +105,9 @@ Denoiser = Callable[[Tensor, Tensor], Prediction]
 """(x_t (B, ...), t () or (B,) in steps) -> Prediction: a network, a closed form, or a wrapper."""
 
 
-def predict(sde: SDE, x_t: Batch, t: Times, kind: Kind, value: Batch) -> Prediction:
+def predict(
+    sde: SDE, x_t: Batch, t: Times, kind: Kind, value: Batch, fraction: Batch | None = None
+) -> Prediction:
     """A Prediction at time t of an SDE."""
-    return Prediction(x_t, broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t), kind, value)
+    alpha, sigma = broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t)
+    return Prediction(x_t, alpha, sigma, kind, value, fraction)

@@ -94,13 +94,18 @@ class VPSDE(SDE):
 
     def time(self, angle: Times) -> Times:
         """Inverse interpolation: cos(angle) = alpha."""
-        table = self._on(angle.device)
         # log cos, from sin below pi/4 and from cos above, whichever keeps its digits
-        log_alpha = torch.where(
-            angle < math.pi / 4,
-            0.5 * torch.log1p(-(angle.sin() ** 2)),
-            angle.cos().clamp(min=1e-300).log(),
+        return self._time_of(
+            torch.where(
+                angle < math.pi / 4,
+                0.5 * torch.log1p(-(angle.sin() ** 2)),
+                angle.cos().clamp(min=1e-300).log(),
+            )
         )
+
+    def _time_of(self, log_alpha: Times) -> Times:
+        """The time at which the interpolated table has this value."""
+        table = self._on(log_alpha.device)
         right = torch.searchsorted(-table, -log_alpha).clamp(1, self.num_steps)
         below, above = table[right - 1], table[right]
         t = (right - 1) + (log_alpha - below) / (above - below)

@@ -24,6 +24,8 @@ from sde.analytic import GaussianMixture  # noqa: E402
 from sde.base import SDE, broadcast  # noqa: E402
 from sde.noise import Noise, Stream  # noqa: E402
 from sde.prediction import Denoiser, Prediction, predict  # noqa: E402
+from sde.subvp import SubVPSDE  # noqa: E402
+from sde.ve import VESDE  # noqa: E402
 from sde.vp import VPSDE  # noqa: E402
 
 torch.set_num_threads(1)
@@ -56,6 +58,8 @@ PROCESSES = {
     "linear": lambda: VPSDE.linear(200),
     "cosine": lambda: VPSDE.cosine(200),
     "log_linear": lambda: VPSDE.log_linear(200),
+    "subvp": lambda: SubVPSDE.linear(200),
+    "ve": lambda: VESDE(200, 0.01, 20.0),
     "exploding": lambda: ScaledSDE(200, 0.0),
     "scaled": lambda: ScaledSDE(200, 0.3),
 }
@@ -63,7 +67,7 @@ PROCESSES = {
 
 @pytest.fixture(params=PROCESSES)
 def process(request: pytest.FixtureRequest) -> SDE:
-    """Every schedule, and two processes that do not preserve the variance."""
+    """Every schedule and process, and two more that do not preserve the variance."""
     return PROCESSES[request.param]()
 
 

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from samplers import (
+    DDIM,
     Ancestral,
     AnnealedLangevin,
+    EulerMaruyama,
     PredictorCorrector,
     ProbabilityFlow,
+    ReverseDiffusion,
     Sampler,
     uniform_times,
 )
@@ -102,6 +105,10 @@ def random_times(num_steps: int, count: int, seed: int = 0) -> Tensor:
 
 
 SAMPLERS = {
+    "ddim": DDIM(),
+    "ddim-1": DDIM(eta=1.0),
+    "reverse": ReverseDiffusion(),
+    "euler": EulerMaruyama(),
     "beta": Ancestral("beta"),
     "posterior": Ancestral("posterior"),
     "pc": PredictorCorrector(Ancestral("beta"), AnnealedLangevin(snr=0.1)),
@@ -177,7 +184,8 @@ def test_few_steps_are_already_near(name, integer, inject):
 def test_one_step_returns_the_mean_of_the_data(inject):
     """At t = N, x_0's posterior mean; its law has next to no variance left."""
     sde = VPSDE.linear(1000)
-    for sampler in SAMPLERS.values():
+    for name in SAMPLERS.keys() - {"reverse", "euler"}:  # these are right in small steps alone
+        sampler = SAMPLERS[name]
         (law,) = through(sampler, sde, uniform_times(1000, 1, integer=True), inject)
         assert law.distance(Law(MEAN, 0 * EYE)) < 2 * sde.alpha(torch.tensor(1000.0).double())
 

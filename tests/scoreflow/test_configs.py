@@ -141,6 +141,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build.build_data(Tracked(images, read), CPU)
+    build.build_sde(Tracked(config_of("digits", sde__name="ve"), read))
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 
@@ -148,7 +149,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
 def test_the_tracker_would_find_a_dead_key():
     read = set()
     tracked = Tracked(config_of("toy"), read)
-    Settings(**dict.fromkeys(tracked.training.keys(), 0))
+    build.build_training(tracked)
     assert read == set()
     tracked.sampling.to_dict()
     assert read == set()

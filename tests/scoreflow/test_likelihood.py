@@ -8,12 +8,12 @@ import scipy.stats
 import torch
 from torch import nn
 
-from scoreflow.build import toy_distribution
 from scoreflow.data import Data
 from scoreflow.errors import RunError
 from scoreflow.evaluate import measure
 from scoreflow.likelihood import Solver, log_likelihood, to_bits_per_dim, truncation_bits
 from scoreflow.model import ScoreModel
+from scoreflow.toy import distribution as toy_distribution
 from scoreflow.unet import UNet
 from sde import VPSDE, Noise, Status, Stream
 from sde.analytic import GaussianMixture, LevelGrid, gaussian

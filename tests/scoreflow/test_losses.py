@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from scoreflow import losses
-from sde import VPSDE, Noise, Stream
+from scoreflow import bound, losses
+from sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
 from sde.prediction import predict
 
 SDE = VPSDE.linear(1000)
@@ -106,3 +106,139 @@ def test_real_times():
     assert t[0] == 0.05
     assert float(t[1]) == pytest.approx(0.05 + 0.5 * 999.95)
     assert t[2] <= 1000
+
+
+# ---- other ways to write it
+
+
+PROCESSES = [SDE, VPSDE.cosine(100), SubVPSDE.linear(100), VESDE(100, 0.02, 20.0)]
+
+
+def random_model(sde):
+    """Any function of x_t and t, with a parameter to take gradients in."""
+    theta = torch.tensor([0.7, -0.3], dtype=torch.float64, requires_grad=True)
+
+    def denoise(x_t, t):
+        x = x_t / sde.scale(t)[:, None]
+        value = theta[0] * x.sin() + theta[1] * x.roll(1, 1) * sde.angle(t)[:, None]
+        return predict(sde, x_t, t, "eps", value)
+
+    return denoise, theta
+
+
+def batch_of(sde, size=64):
+    noise = Noise.of(3, 0, size)
+    t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), sde.num_steps)
+    return noise.normal(Stream.DATA, (3,)), t, noise.normal(Stream.TRAIN_EPS, (3,))
+
+
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_score_matching_is_noise_prediction_in_value_and_gradient(sde):
+    x_0, t, eps = batch_of(sde)
+    results = []
+    for loss in (losses.simple, losses.score_matching):
+        model, theta = random_model(sde)
+        value = loss(model, sde, x_0, t, eps)
+        value.mean().backward()
+        results.append((value.detach(), theta.grad))
+    torch.testing.assert_close(*[value for value, _ in results], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*[grad for _, grad in results], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_the_mean_weight_is_the_error_of_the_posterior_mean(sde):
+    x_0, t, eps = batch_of(sde)
+    model, _ = random_model(sde)
+    x_t = sde.perturb(x_0, t, eps)
+    truth, _ = sde.posterior(x_t, x_0, t, t - 1)
+    guess, _ = sde.posterior(x_t, model(x_t, t).x_0, t, t - 1)
+    expected = (truth - guess).square().mean(1)
+    found = losses.mean_weight(sde, t) * losses.simple(model, sde, x_0, t, eps)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_the_variational_objective_is_the_bound(sde):
+    x_0, t, eps = batch_of(sde)
+    model, _ = random_model(sde)
+    terms = bound.term(model(sde.perturb(x_0, t, eps), t), sde, x_0, t, t - 1, "beta")
+    found = losses.variational(model, sde, x_0, t, eps, "beta")
+    torch.testing.assert_close(found, sde.num_steps * terms / 3)
+
+
+def test_the_variational_objective_on_the_mean_is_ddpms_weight():
+    """beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) in DDPM's letters (Eq. 12), fixed variance."""
+    x_0, t, eps = batch_of(SDE)
+    t = t.clamp(min=2)
+    values = []
+    for shift in (0.0, 0.1):
+        found = losses.variational(
+            lambda x, t, shift=shift: predict(SDE, x, t, "eps", eps + shift),
+            SDE,
+            x_0,
+            t,
+            eps,
+            "beta",
+        )
+        values.append(found)
+    beta = SDE.betas[t.long() - 1]
+    alpha_bar = (1 - SDE.betas).cumprod(0)[t.long() - 1]
+    weight = beta**2 / (2 * beta * (1 - beta) * (1 - alpha_bar))
+    torch.testing.assert_close(
+        values[1] - values[0], SDE.num_steps * weight * 0.1**2, rtol=1e-6, atol=1e-9
+    )
+
+
+def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
+    x_0, t, eps = batch_of(SDE)
+    grads = []
+    for loss in (losses.simple, lambda *args: losses.hybrid(*args, weight=0.5)):
+        value = torch.zeros_like(x_0, requires_grad=True)
+        fraction = torch.full_like(x_0, 0.3).requires_grad_()
+
+        def model(x_t, t, value=value, fraction=fraction):
+            return predict(SDE, x_t, t, "eps", value, fraction)
+
+        loss(model, SDE, x_0, t, eps).mean().backward()
+        grads.append((value.grad, fraction.grad))
+    torch.testing.assert_close(grads[0][0], grads[1][0])
+    assert grads[0][1] is None
+    assert (grads[1][1] != 0).all()
+
+
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_the_likelihood_weighting_integrates_the_log_snr(sde):
+    """Half the fall of log-SNR, for a model that answers no noise and whose error is 1."""
+    t = torch.linspace(0.5, sde.num_steps, 2_000_001, dtype=torch.float64)
+    middle = (t[1:] + t[:-1]) / 2
+    found = losses.likelihood_weight(sde, middle, sde.num_steps - 0.5).mean()
+    fall = sde.log_snr(t[0]) - sde.log_snr(t[-1])
+    torch.testing.assert_close(found, fall / 2, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_importance_times_make_the_likelihood_weighting_constant(sde):
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    t, density = losses.importance_times(u, sde, 0.3)
+    assert (t >= 0.3).all()
+    assert (t <= sde.num_steps).all()
+    weighed = losses.likelihood_weight(sde, t, sde.num_steps - 0.3) / density
+    torch.testing.assert_close(weighed, weighed[:1].expand(1000), rtol=1e-9, atol=0)
+    assert float((1 / density).mean()) == pytest.approx(1, rel=1e-2)  # a density, by midpoints
+
+
+def test_published_weightings_by_hand():
+    sde, t = VPSDE.linear(1000), torch.tensor([1.0, 300.0, 1000.0], dtype=torch.float64)
+    snr = sde.alpha(t) ** 2 / (1 - sde.alpha(t) ** 2)
+    torch.testing.assert_close(
+        losses.p2_weight(sde, t, 1.0, 1.0), 1 / (1 + snr), rtol=1e-9, atol=0
+    )
+    weight = losses.min_snr_weight(sde, t, 5.0)
+    torch.testing.assert_close(weight * snr, torch.minimum(snr, 0 * snr + 5))
+    assert float(weight[2]) == 1
+
+
+def test_low_discrepancy_times_are_one_in_each_cell():
+    for first in (0.0, 0.3, 0.999):
+        u = losses.low_discrepancy(torch.tensor(first, dtype=torch.float64), 16)
+        assert sorted((u * 16).floor().int().tolist()) == list(range(16))

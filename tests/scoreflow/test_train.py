@@ -8,19 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from configs import default
 from scoreflow import build, losses, request
 from scoreflow.ema import EMA
 from scoreflow.errors import RunError
 from scoreflow.main import main
 from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
-from scoreflow.train import Settings, Trainer
+from scoreflow.train import Trainer
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -187,7 +189,9 @@ def trainer_of(**overrides):
     )
     made = build.experiment(config, torch.device("cpu"))
     ema = EMA(made.network, made.settings.ema_decay)
-    return Trainer(made.model, made.network, ema, made.data, made.settings, config.seed)
+    return Trainer(
+        made.model, made.network, ema, made.data, made.objective, made.settings, config.seed
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,14 +279,7 @@ def test_gradients_are_clipped_and_their_norm_is_what_it_was():
 
 
 def settings(**changes):
-    values = request.flatten(request.resolve(_defaults(), "it").training.to_dict())
-    return Settings(**{**values, **changes})
-
-
-def _defaults():
-    from configs import default
-
-    return request.flatten(default.get_config().to_dict())
+    return replace(build.build_training(default.get_config()), **changes)
 
 
 def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():

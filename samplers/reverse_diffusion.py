@@ -1,0 +1,26 @@
+"""Reverse diffusion: the chain's own step, undone (Song et al. 2021, appendix E)."""
+
+from dataclasses import dataclass
+
+from sde.base import SDE, broadcast
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion:
+    """x_s = (2 - a) x_t + w score + sqrt(w) z, where the chain goes x_t = a x_s + sqrt(w) z.
+
+    Ancestral sampling up to O(w^2) in a step: there the mean is (x_t + w score) / a. The step to
+    s = 0 adds no noise.
+    """
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t."""
+        a, w = sde.transition(s, t)
+        mean = broadcast(2 - a, x_t) * x_t + broadcast(w, x_t) * denoiser(x_t, t).score
+        std = w.sqrt() * (s > 0)
+        return mean + broadcast(std, x_t) * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))

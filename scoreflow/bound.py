@@ -1,0 +1,62 @@
+"""The variational bound of the discrete chain, term by term (DDPM, Ho et al. 2020, Eq. 5).
+
+For times N = t_K > ... > t_0 = 0 and a real-valued datum x_0,
+
+    -log p(x_0) <= L_T + sum over the steps t -> s of L_t,
+
+    L_T         KL(q(x_N | x_0) || N(0, r^2 I))                                      no network
+    L_t, s > 0  E KL(q(x_s | x_t, x_0) || N(mean(x_t, x_0 estimate), variance I))
+    L_t, s = 0  E -log N(x_0; mean, variance I)                                      "L_0"
+
+in nats, between normals of diagonal covariance. As the steps are refined the sum tends to the
+continuous bound, 1/2 the integral of |x_0 error|^2 dSNR, from above and as the first power of the
+stride.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from samplers.ancestral import Variance, reverse_variance
+from sde.base import SDE, broadcast
+from sde.prediction import Prediction
+
+
+def term(
+    prediction: Prediction, sde: SDE, x_0: Tensor, t: Tensor, s: Tensor, variance: Variance
+) -> Tensor:
+    """L_t of the step from t to s: a KL, or where s = 0 a negative log density.
+
+    Args:
+        prediction: at (x_t, t), x_t drawn from q(x_t | x_0).
+        sde: the process.
+        x_0: (B, ...).
+        t: () or (B,), in steps.
+        s: shaped like t, below it.
+        variance: of the reverse step, as in `samplers.Ancestral`.
+
+    Returns:
+        Nats, (B,).
+    """
+    x_t = prediction.x_t
+    truth, std = sde.posterior(x_t, x_0, t, s)
+    guess, _ = sde.posterior(x_t, prediction.x_0, t, s)
+    q, p = broadcast(std**2, x_t), reverse_variance(prediction, sde, t, s, variance)
+    # what is left of a KL where q is a point (s = 0) is a negative log density
+    entropy = torch.where(q > 0, 1 + q.clamp(min=1e-300).log(), -math.log(2 * math.pi))
+    return 0.5 * (p.log() + (q + (truth - guess) ** 2) / p - entropy).flatten(1).sum(1)
+
+
+def prior_term(sde: SDE, x_0: Tensor) -> Tensor:
+    """L_T: KL(N(alpha_N x_0, sigma_N^2 I) || N(0, r^2 I)) in nats, (B,)."""
+    end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+    q, p = sde.variance(end), sde.prior_std() ** 2
+    mean = broadcast(sde.alpha(end), x_0) * x_0
+    return 0.5 * ((q + mean**2) / p - 1 + (p / q).log()).flatten(1).sum(1)
+
+
+def with_mean_held(prediction: Prediction) -> Prediction:
+    """The same prediction, through whose estimate no gradient flows; its variance still learns."""
+    return replace(prediction, value=prediction.value.detach())

@@ -1,0 +1,27 @@
+"""Data in the plane whose true density is known."""
+
+import math
+
+import torch
+
+from scoreflow.data import Data
+from sde.analytic import GaussianMixture
+from sde.noise import Noise
+
+POINTS = 20_000
+RADIUS, WIDTH = 0.8, 0.1
+
+
+def distribution() -> GaussianMixture:
+    """Eight Gaussians on a ring: the true density."""
+    angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
+    means = RADIUS * torch.stack([angle.cos(), angle.sin()], dim=1)
+    covariances = (WIDTH**2 * torch.eye(2, dtype=torch.float64)).expand(8, 2, 2)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, covariances)
+
+
+def load(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+    """Points drawn from `distribution`, float32, without levels or labels."""
+    points = distribution().sample(Noise.of(split_seed, 0, POINTS)).float()
+    held_out = round(POINTS * test_fraction)
+    return Data("toy", points[held_out:], points[:held_out], None, None, None)
