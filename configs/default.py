@@ -88,4 +88,9 @@ def get_config() -> ConfigDict:
     config.likelihood.tolerance_bits = 1e-4  # local error of the log-density, bits/dim
     config.likelihood.method = "dopri5"
     config.likelihood.max_evaluations = 10_000  # an image
+
+    config.equivalence = ConfigDict()
+    config.equivalence.num_images = 256  # of each sampler, from a trained network
+    config.equivalence.batch_size = 4  # of the gradients and trainings compared
+    config.equivalence.train_steps = 100
     return config

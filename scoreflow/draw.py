@@ -1,7 +1,7 @@
 """Draw samples with one sampler, and say what they look like and how they compare with data."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,15 +35,13 @@ class Drawn:
 def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict) -> Drawn:
     """Draw settings.num_images samples of settings.seed; image k of a seed is always the same."""
     start = time.monotonic()
-    with Progress(f"draw {name}", settings.num_images, "img") as progress:
-        counted = Counted(drawing.denoiser, progress.evaluated)
-        batches = []
-        for first in range(0, settings.num_images, settings.batch_size):
-            last = min(first + settings.batch_size, settings.num_images)
-            noise = Noise.of(settings.seed, first, last, data.train.device)
-            batches.append(_batch(drawing, counted, sde, noise, tuple(data.train.shape[1:])))
-            progress.advance(last - first)
-    seconds, samples = time.monotonic() - start, torch.cat(batches)
+    noise = Noise.of(settings.seed, 0, settings.num_images, data.train.device)
+    counted = Counted(drawing.denoiser)
+    event = tuple(data.train.shape[1:])
+    samples = draw_samples(
+        replace(drawing, denoiser=counted), sde, noise, event, settings.batch_size, name
+    )
+    seconds = time.monotonic() - start
     result = {
         "nfe": counted.rows / len(samples),
         "seconds": seconds,
@@ -57,6 +55,24 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
         "(0.5 is best)"
     )
     return Drawn(samples, result, _picture(samples, data), line)
+
+
+def draw_samples(
+    drawing: Drawing,
+    sde: SDE,
+    noise: Noise,
+    event: tuple[int, ...],
+    batch_size: int,
+    name: str,
+) -> Tensor:
+    """One sample for every index of the noise, (n, *event), with a progress bar."""
+    batches = []
+    with Progress(f"draw {name}", len(noise.index), "img") as progress:
+        shown = Counted(drawing.denoiser, progress.evaluated)
+        for index in torch.arange(len(noise.index), device=noise.index.device).split(batch_size):
+            batches.append(_batch(drawing, shown, sde, noise.rows(index), event))
+            progress.advance(len(index))
+    return torch.cat(batches)
 
 
 def _batch(

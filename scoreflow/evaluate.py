@@ -74,7 +74,7 @@ def measure(
     """
     start = time.monotonic()
     test = data.test[: num_images or None]
-    found = _solve(model.with_precision("float32"), data, test, batch_size, seed, solver)
+    found = _solve(model.around(model.network, "float32"), data, test, batch_size, seed, solver)
     value = _in_unit(found.log_prob, data)
     budget = _budget(model, data, value, float(found.solver_error.mean()), solver.probes)
     result: dict[str, Any] = {

@@ -78,6 +78,9 @@ LIMITS = {
     "likelihood.tolerance": POSITIVE,
     "likelihood.tolerance_bits": POSITIVE,
     "likelihood.max_evaluations": EVALUATIONS,
+    "equivalence.num_images": Range(2, 2**31),
+    "equivalence.batch_size": COUNT,
+    "equivalence.train_steps": COUNT,
 }
 """By dotted key; the limits of a tuple are those of each of its numbers."""
 

@@ -17,15 +17,18 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode train [--sde vp] [--config configs/digits.py] [--workdir runs/digits-vp]
   python run.py --mode sample --sampler ancestral|pc|ode --workdir DIR
   python run.py --mode likelihood --workdir DIR
+  python run.py --mode equivalence [--workdir DIR]
 
-  --mode      train (again: resumes), sample or likelihood
+  --mode      train (again: resumes), sample, likelihood or equivalence
   --workdir   the run's folder; default for train: runs/DATA-SDE
+              (equivalence without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
-  --sde       vp                       (short for --config.sde.name)
-  --sampler   ancestral, pc or ode     (short for --config.sampling.sampler)
+  --sde       vp, subvp or ve          (short for --config.sde.name)
+  --sampler   ancestral, pc, ode, ddim, reverse_diffusion or euler_maruyama
+                                       (short for --config.sampling.sampler)
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of configs/default.py; after training, those of
-                                       sampling and likelihood
+                                       sampling, likelihood and equivalence
 """
 
 
@@ -58,6 +61,8 @@ def _run(argv: list[str]) -> None:
     asked = request.parse(argv)
     if asked.mode == "train":
         _train(asked, argv)
+    elif asked.mode == "equivalence" and asked.workdir is None:
+        _certify_untrained(asked, argv)
     else:
         _evaluate(asked)
 
@@ -98,6 +103,23 @@ def _evaluate(asked: Request) -> None:
         raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
     experiment = build.experiment(config, build.build_device(asked.device))
     modes.EVALUATIONS[asked.mode](experiment, run)
+
+
+def _certify_untrained(asked: Request, argv: list[str]) -> None:
+    config = request.training_config(asked)
+    workdir = Path(f"runs/equivalence-{config.data.name}-{config.sde.name}")
+    from scoreflow import build, modes
+    from scoreflow.run_dir import RunDir
+
+    exists = (workdir / "config.json").exists()
+    if exists:
+        saved = request.flatten(RunDir.open(workdir).config)
+        request.untrained_config(asked, saved, workdir / "config.json")
+    experiment = build.experiment(config, build.build_device(asked.device))
+    run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
+    run.write_env(_environment(argv, str(experiment.device)))
+    with run:
+        modes.equivalence(experiment, run)
 
 
 def _environment(argv: list[str], device: str) -> dict[str, Any]:

@@ -55,10 +55,10 @@ class ScoreModel:
         self.channels_last = channels_last
         self.learned_variance = learned_variance
 
-    def with_precision(self, precision: str) -> "ScoreModel":
-        """The same network asked in another precision; float64 needs float64 weights."""
+    def around(self, network: nn.Module, precision: str) -> "ScoreModel":
+        """Another network in this one's place, in another precision."""
         return ScoreModel(
-            self.network,
+            network,
             self.sde,
             self.output,
             self.t_min,

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from ml_collections import ConfigDict
+from torch import Tensor
 
 from scoreflow import build, report, toy
+from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
-from scoreflow.draw import draw
+from scoreflow.draw import draw, draw_samples
 from scoreflow.ema import EMA
+from scoreflow.errors import RunError
 from scoreflow.evaluate import measure
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
+from sde.noise import Noise
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
@@ -50,9 +54,45 @@ def likelihood(experiment: Experiment, run: RunDir) -> None:
     report.write(run)
 
 
+def equivalence(experiment: Experiment, run: RunDir) -> None:
+    """The certificate, on the run's network, or on a fresh one where there is none.
+
+    Raises:
+        RunError: an identity failed; the results have been written.
+    """
+    trained = bool(run.checkpoint_steps())
+    if trained:
+        model, step = _trained(experiment, run)
+    else:
+        experiment.network.eval()
+        model, step = experiment.model, 0
+    start, c = time.monotonic(), experiment.config.equivalence
+
+    def drawn(name: str, seed: int, count: int) -> Tensor:
+        drawing = build.build_drawing(experiment.config, name, model, experiment.data)
+        noise = Noise.of(seed, 0, count, experiment.device)
+        event = tuple(experiment.data.train.shape[1:])
+        return draw_samples(
+            drawing, model.sde, noise, event, experiment.config.sampling.batch_size, name
+        )
+
+    subject = certificate.Subject(model, experiment.data, drawn, trained)
+    effort = certificate.Effort(c.num_images, c.batch_size, c.train_steps)
+    rows = certificate.run(subject, effort, _say)
+    result = certificate.as_result(rows, time.monotonic() - start)
+    settings = {**_recorded(c, experiment), "trained": trained}
+    run.write_result("equivalence", {**result, "step": step, "settings": settings})
+    failed = [identity.name for _, identity in rows if not identity.passed]
+    where = report.write(run, certificate.section(rows))
+    _say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {where}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")
+
+
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
+    "equivalence": equivalence,
 }
 
 

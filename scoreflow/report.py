@@ -21,12 +21,25 @@ figure { margin: 0; max-width: 19rem }
 figure img { width: 100%; image-rendering: pixelated }
 .number { font-size: 2rem; font-weight: 600 } .small, figcaption { font-size: .85rem; color: #555 }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
-td, th { padding: .2rem .8rem .2rem 0; text-align: left }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
+.wide { font-size: .85rem } .plot { width: 24rem; max-width: 100% }
+h3 { font-size: 1rem; margin-top: 1.6rem }
 """
 
 
-def write(run: RunDir) -> Path:
-    """Write the report of all results that the run has; returns its path."""
+def write(run: RunDir, certificate: str = "") -> Path:
+    """Write the report of all results that the run has; returns its path.
+
+    Args:
+        run: its folder.
+        certificate: the section of the equivalence certificate, if it was just made; kept in
+            results/ for the reports to come.
+    """
+    kept = run.path / "results" / "equivalence.html"
+    if certificate:
+        write_atomic(kept, certificate.encode())
+    elif kept.exists():
+        certificate = kept.read_text()
     results = {
         path.stem: run.read_result(path.stem)
         for path in sorted((run.path / "results").glob("*.json"))
@@ -37,6 +50,7 @@ def write(run: RunDir) -> Path:
     samples = {name: r for name, r in results.items() if name.startswith("samples-")}
     if samples:
         body.append(_samples(run, samples))
+    body.append(certificate)
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
         body.append(

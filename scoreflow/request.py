@@ -19,9 +19,9 @@ from scoreflow import limits
 from scoreflow.errors import RequestError
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("train", "sample", "likelihood")
+MODES = ("train", "sample", "likelihood", "equivalence")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
-EVALUATION = ("sampling", "likelihood")
+EVALUATION = ("sampling", "likelihood", "equivalence")
 """Sections that may change after training; the others belong to the weights."""
 
 Flat = dict[str, Any]
@@ -97,6 +97,19 @@ def resumed_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     return config
 
 
+def untrained_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
+    """The config to evaluate a fresh network with, where a folder may hold its results already."""
+    config = training_config(request)
+    wanted = flatten(config.to_dict())
+    for key, value in wanted.items():
+        if key.split(".")[0] not in EVALUATION and saved.get(key) != value:
+            raise RequestError(
+                f"{where.parent} holds the results of another config: {key} ({saved.get(key)} "
+                f"there, {value} asked); remove it first"
+            )
+    return config
+
+
 def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     """A run's config with other sampling or likelihood settings."""
     resolve(saved, str(where))
@@ -105,7 +118,7 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
         if key.split(".")[0] not in EVALUATION and saved.get(key) != value:
             raise RequestError(
                 f"{key} belongs to the trained weights ({saved.get(key)} there, {value} asked); "
-                f"after training only the sections {' and '.join(EVALUATION)} can change"
+                f"after training only the sections {', '.join(EVALUATION)} can change"
             )
     return resolve({**saved, **request.overrides}, "the request")
 

@@ -1,0 +1,1 @@
+"""The identities of the equivalence certificate, a module a kind; see `equivalence`."""

@@ -1,0 +1,133 @@
+"""Identity 1: the four views of an estimate are one estimate.
+
+Every conversion is an affine map b = c_x x_t + c_a a, computed in a handful of operations, each of
+which rounds to a relative error of at most u, the unit roundoff. What goes from a to b and back
+can therefore be off by a few times
+
+    u (|d_x x_t| + |d_b| (|c_x x_t| + |c_a a|)),
+
+element by element, and by no more: that is the unit in which the residuals are given.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity
+from scoreflow.plot import Plot, Series
+from sde.base import SDE, broadcast
+from sde.noise import Noise, Stream
+from sde.prediction import KINDS, Kind, Prediction
+
+ROUNDINGS = 16.0
+"""Operations there and back: at most eight each way."""
+
+
+def conversions(sde: SDE) -> list[Identity]:
+    """There and back, and against the truth, at every integer time, in float32 and float64."""
+    return [
+        check(sde, dtype)
+        for check in (_there_and_back, _against_the_truth)
+        for dtype in (torch.float64, torch.float32)
+    ]
+
+
+def _there_and_back(sde: SDE, dtype: torch.dtype) -> Identity:
+    t, x_0, eps = _batch(sde)
+    alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
+    worst = torch.zeros(len(t), dtype=torch.float64)
+    for a, b in itertools.permutations(KINDS, 2):
+        value = _truth(sde, t, x_0, eps)[a].to(dtype)
+        there = _convert(x_t, alpha, sigma, a, b, value)
+        back = _convert(x_t, alpha, sigma, b, a, there)
+        (c_x, c_a), (d_x, d_b) = _coefficients(sde, t, a, b), _coefficients(sde, t, b, a)
+        unit = d_x * x_t.abs() + d_b * (c_x * x_t.abs() + c_a * value.abs())
+        error = (back.double() - value.double()).abs() / unit / UNIT_ROUNDOFF[dtype]
+        worst = torch.maximum(worst, error.amax(1))
+    return _identity("eps <-> x_0 <-> v <-> score there and back", sde, t, worst, dtype)
+
+
+def _against_the_truth(sde: SDE, dtype: torch.dtype) -> Identity:
+    """Each view of (x_0, eps), by its definition, from each other one."""
+    t, x_0, eps = _batch(sde)
+    alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
+    truth = _truth(sde, t, x_0, eps)
+    worst = torch.zeros(len(t), dtype=torch.float64)
+    for a, b in itertools.permutations(KINDS, 2):
+        found = _convert(x_t, alpha, sigma, a, b, truth[a].to(dtype))
+        c_x, c_a = _coefficients(sde, t, a, b)
+        # x_t, alpha and sigma are themselves rounded, and enter the coefficients
+        terms = broadcast(sde.alpha(t), x_0) * x_0.abs() + broadcast(sde.sigma(t), x_0) * eps.abs()
+        unit = c_x * terms + c_a * truth[a].abs()
+        # and so is the angle, by which cos(phi) and sin(phi) are off by u each
+        unit = unit + (eps.abs() + x_0.abs()) * (c_a * (a == "v") + (b == "v"))
+        error = (found.double() - truth[b]).abs() / unit / UNIT_ROUNDOFF[dtype]
+        worst = torch.maximum(worst, error.amax(1))
+    return _identity("each view = its definition from (x_0, eps)", sde, t, worst, dtype)
+
+
+def _identity(name: str, sde: SDE, t: Tensor, worst: Tensor, dtype: torch.dtype) -> Identity:
+    kind = str(dtype).removeprefix("torch.")
+    line = Series("worst of all pairs", t.tolist(), worst.tolist())
+    allowed = Series("allowed", [1, sde.num_steps], [ROUNDINGS, ROUNDINGS])
+    plot = Plot(f"{name}, {kind}: error in roundings", "t, steps", (line, allowed), log_y=False)
+    return Identity(
+        f"{name}, all t, {kind}",
+        float(worst.max()),
+        ROUNDINGS,
+        "in unit roundoffs of the terms; operations that round",
+        (plot,),
+    )
+
+
+def _batch(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
+    """Every integer time, with x_0 and eps in eight dimensions."""
+    noise = Noise.of(0, 0, sde.num_steps)
+    t = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
+    x_0 = 2 * noise.uniform(Stream.DATA, (8,)) - 1
+    return t, x_0, noise.normal(Stream.TRAIN_EPS, (8,))
+
+
+def _path(
+    sde: SDE, t: Tensor, x_0: Tensor, eps: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    x_t = sde.perturb(x_0, t, eps).to(dtype)
+    return broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t), x_t
+
+
+def _truth(sde: SDE, t: Tensor, x_0: Tensor, eps: Tensor) -> dict[Kind, Tensor]:
+    """The definitions, through the angle."""
+    phi = broadcast(sde.angle(t), x_0)
+    return {
+        "eps": eps,
+        "x_0": x_0,
+        "v": phi.cos() * eps - phi.sin() * x_0,
+        "score": -eps / broadcast(sde.sigma(t), x_0),
+    }
+
+
+def _convert(x_t: Tensor, alpha: Tensor, sigma: Tensor, a: Kind, b: Kind, value: Tensor) -> Tensor:
+    found: Tensor = getattr(Prediction(x_t, alpha, sigma, a, value), b)
+    return found
+
+
+def _coefficients(sde: SDE, t: Tensor, a: Kind, b: Kind) -> tuple[Tensor, Tensor]:
+    """|c_x| and |c_a| from x_t = alpha x_0 + sigma eps, terms that cancel counted in full.
+
+    Written out here, so that they do not depend on what they judge.
+    """
+    alpha, sigma, phi = (f(t)[:, None] for f in (sde.alpha, sde.sigma, sde.angle))
+    zero, one, r = torch.zeros_like(alpha), torch.ones_like(alpha), sde.scale(t)[:, None]
+    # what (x_t, a) are to x_0 and to eps, then what these are to b
+    x_0, eps = {
+        "eps": ((1 / alpha, sigma / alpha), (zero, one)),
+        "x_0": ((zero, one), (1 / sigma, alpha / sigma)),
+        "v": ((phi.cos() / r, phi.sin()), (phi.sin() / r, phi.cos())),
+        "score": ((1 / alpha, sigma**2 / alpha), (zero, sigma)),
+    }[a]
+    to = {"eps": (zero, one), "x_0": (one, zero), "v": (phi.sin(), phi.cos())}
+    to["score"] = (zero, 1 / sigma)
+    from_x_0, from_eps = to[b]
+    c_x, c_a = (from_x_0 * x_0[k] + from_eps * eps[k] for k in (0, 1))
+    return c_x, c_a
