@@ -21,7 +21,8 @@ from torch import Tensor
 
 from samplers.ancestral import Variance, reverse_variance
 from sde.base import SDE, broadcast
-from sde.prediction import Prediction
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser, Prediction
 
 
 def term(
@@ -47,6 +48,39 @@ def term(
     # what is left of a KL where q is a point (s = 0) is a negative log density
     entropy = torch.where(q > 0, 1 + q.clamp(min=1e-300).log(), -math.log(2 * math.pi))
     return 0.5 * (p.log() + (q + (truth - guess) ** 2) / p - entropy).flatten(1).sum(1)
+
+
+def estimate(
+    denoiser: Denoiser, sde: SDE, x_0: Tensor, noise: Noise, strata: int, variance: Variance
+) -> Tensor:
+    """The bound of the whole chain, all N steps, from a few of them: unbiased, in nats, (B,).
+
+    L_0 and L_T are taken in full; of the others, one at random from each of equal strata of
+    2..N, a different one for every sample.
+
+    Args:
+        denoiser: asked at integer times, `strata` + 1 times a sample.
+        sde: the process.
+        x_0: (B, ...), real-valued.
+        noise: addresses times and noise, by its step too.
+        strata: how many of the N - 1 terms to take, 1..N-1.
+        variance: of the reverse steps.
+    """
+    count = sde.num_steps - 1
+    if not 1 <= strata <= count:
+        raise ValueError(f"strata must lie in 1..{count}, got {strata}")
+    edges = [round(k * count / strata) for k in range(strata + 1)]
+    total = prior_term(sde, x_0)
+    for k in range(strata + 1):
+        here = noise.at(k)
+        if k == 0:
+            t, weight = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device), 1
+        else:
+            first, weight = edges[k - 1], edges[k] - edges[k - 1]
+            t = 2 + first + (here.uniform(Stream.TRAIN_TIME) * weight).floor()
+        x_t = sde.perturb(x_0, t, here.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:])))
+        total = total + weight * term(denoiser(x_t, t), sde, x_0, t, t - 1, variance)
+    return total
 
 
 def prior_term(sde: SDE, x_0: Tensor) -> Tensor:

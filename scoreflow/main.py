@@ -86,7 +86,7 @@ def _train(asked: Request, argv: list[str]) -> None:
         if resumes
         else RunDir.create(workdir, config.to_dict(), {}) as run
     ):
-        run.write_env(_environment(argv, str(experiment.device)))
+        run.write_env(environment(argv, str(experiment.device)))
         modes.train(experiment, run)
 
 
@@ -117,12 +117,12 @@ def _certify_untrained(asked: Request, argv: list[str]) -> None:
         request.untrained_config(asked, saved, workdir / "config.json")
     experiment = build.experiment(config, build.build_device(asked.device))
     run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
-    run.write_env(_environment(argv, str(experiment.device)))
+    run.write_env(environment(argv, str(experiment.device)))
     with run:
         modes.equivalence(experiment, run)
 
 
-def _environment(argv: list[str], device: str) -> dict[str, Any]:
+def environment(argv: list[str], device: str) -> dict[str, Any]:
     """Commit, versions, device and command of this process."""
     import torch
 

@@ -154,3 +154,30 @@ def test_the_mean_is_held_and_the_variance_learns():
     bound.term(held, sde, x_0, t, t - 1, "learned").sum().backward()
     assert value.grad is None
     assert float(fraction.grad.abs()) > 0
+
+
+@pytest.mark.parametrize("strata", [3, 39])
+def test_the_estimate_is_that_of_all_steps(strata):
+    """Within 4 standard errors of the expectation by quadrature; all steps are visited."""
+    sde, size, seen = SDES[0], 4000, set()
+    noise = Noise.of(0, 0, size)
+    x_0 = SPREAD * noise.normal(Stream.DATA, (1,))
+
+    def denoiser(x_t, t):
+        seen.update(t.tolist())
+        return exact(sde)(x_t, t)
+
+    found = bound.estimate(denoiser, sde, x_0, noise, strata, "beta")
+    nodes_x, _, weight = nodes()
+    times = torch.arange(40, -1, -1, dtype=torch.float64)
+    total = float(weight @ bound.prior_term(sde, nodes_x))
+    total += sum(expected_term(sde, t, s, "beta") for t, s in pairwise(times))
+    assert abs(float(found.mean()) - total) < 4 * float(found.std()) / size**0.5
+    assert seen == set(range(1, 41))
+
+
+@pytest.mark.parametrize("strata", [0, 40])
+def test_impossible_strata_are_refused(strata):
+    x_0 = torch.zeros(1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"strata must lie in 1\.\.39"):
+        bound.estimate(exact(SDES[0]), SDES[0], x_0, Noise.of(0, 0, 1), strata, "beta")
