@@ -1,0 +1,76 @@
+"""Every SDE with every sampler and every kind of prediction, on data of known law."""
+
+import pytest
+import torch
+
+from samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    sample,
+    uniform_times,
+)
+from sde.base import broadcast
+from sde.noise import Noise
+from sde.prediction import KINDS, predict
+from sde.subvp import SubVPSDE
+from sde.ve import VESDE
+from sde.vp import VPSDE
+
+STEPS, SAMPLES = 100, 1000
+MEAN, STD = 0.3, 0.5
+SDES = {
+    "vp": VPSDE.linear(STEPS),
+    "vp-cosine": VPSDE.cosine(STEPS),
+    "subvp": SubVPSDE.linear(STEPS),
+    "ve": VESDE(STEPS, 0.01, 20.0),
+}
+SAMPLERS = {
+    "ancestral-beta": Ancestral("beta"),
+    "ancestral-posterior": Ancestral("posterior"),
+    "pc": PredictorCorrector(Ancestral("beta"), AnnealedLangevin(snr=0.1)),
+    "pc-reverse": PredictorCorrector(ReverseDiffusion(), AnnealedLangevin(snr=0.1)),
+    "ode": ProbabilityFlow(tolerance=1e-6),
+    "ddim": DDIM(),
+    "ddim-half": DDIM(eta=0.5),
+    "reverse_diffusion": ReverseDiffusion(),
+    "euler_maruyama": EulerMaruyama(),
+}
+
+
+def exact(sde, kind):
+    """The Denoiser of N(MEAN, STD^2) pixels, saying what it knows as a prediction of a kind."""
+
+    def denoise(x_t, t):
+        alpha, sigma = broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t)
+        gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+        known = predict(sde, x_t, t, "x_0", MEAN + gain * (x_t - alpha * MEAN))
+        return predict(sde, x_t, t, kind, getattr(known, kind))
+
+    return denoise
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("process", SDES)
+def test_every_pair_draws_the_data_whatever_is_predicted(process, name):
+    """The law on all 100 steps; that the kinds are one, to rounding, on few."""
+    sde, sampler = SDES[process], SAMPLERS[name]
+
+    def draw(kind, steps, count):
+        times = uniform_times(STEPS, steps, integer=True)
+        if isinstance(sampler, ProbabilityFlow):
+            times = sampler.times(STEPS)
+        noise = Noise.of(0, 0, count)
+        return sample(sampler, exact(sde, kind), sde, times, noise, (2,))
+
+    x = draw("x_0", STEPS, SAMPLES)
+    count, bias = 2 * SAMPLES, 0.05  # of 100 steps
+    assert abs(float(x.mean()) - MEAN) < 4 * STD / count**0.5 + bias
+    assert abs(float(x.std()) - STD) < 4 * STD / (2 * count) ** 0.5 + bias
+    few = {kind: draw(kind, 5, 8) for kind in KINDS}
+    for kind in KINDS:
+        torch.testing.assert_close(few[kind], few["x_0"], rtol=1e-6, atol=1e-6)
