@@ -82,7 +82,7 @@ def measured(cell: Cell, asked: argparse.Namespace) -> dict[str, Any]:
     flat |= cell.overrides()
     flat |= {"training.num_steps": asked.steps, "training.checkpoint_every": asked.steps}
     flat |= {"sampling.steps": 100, "sampling.num_images": asked.images}
-    flat |= {"likelihood.num_images": asked.images, "likelihood.max_evaluations": 1000}
+    flat |= {"likelihood.num_images": asked.images, "likelihood.max_evaluations": 400}
     flat["training.log_every"] = math.gcd(asked.steps, 50)
     experiment = build.experiment(request.resolve(flat, "table2"), device)
     model = _trained(experiment, cell)
