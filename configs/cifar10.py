@@ -6,8 +6,9 @@ from configs import default
 
 
 def get_config() -> ConfigDict:
-    """DDPM's recipe as published: the defaults."""
+    """DDPM's recipe: the defaults and horizontal flips; dequantized, unlike theirs."""
     config = default.get_config()
     config.data.name = "images"
     config.data.path = "uoft-cs/cifar10"
+    config.training.flip = True
     return config

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.sde.schedule = "linear"  # vp, subvp: linear | cosine | log_linear
     config.sde.beta_min = 0.1  # linear: N times the first and the last beta
     config.sde.beta_max = 20.0
-    config.sde.sigma_min = 1e-3  # log_linear, ve: noise scale at t = 1
+    config.sde.sigma_min = 1e-3  # log_linear, ve: noise scale at t = 1 (subvp: its square)
     config.sde.sigma_max = 50.0  # ve: noise scale at t = N
     config.sde.alpha_min = 5e-3  # log_linear: signal scale at t = N
 
@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.training.objective = "simple"
     config.training.times = "integer"  # integer | real | importance
     config.training.t_min = 1.0  # real, importance: least time, in steps
+    config.training.flip = False  # mirror each image left to right with probability 1/2
     config.training.low_discrepancy = False  # times of a batch evenly spread
     config.training.variance = "beta"  # variational, if not learned: beta | posterior
     config.training.hybrid_weight = 1e-3  # hybrid: of the bound beside the simple loss

@@ -42,7 +42,8 @@ def reverse_variance(
 ) -> Tensor:
     """Variance of p(x_s | x_t), broadcast against x_t.
 
-    beta        w: right for data that are N(0, I) (DDPM, section 3.2, for any s < t)
+    beta        w: right for data that are N(0, I) under a VP (DDPM, section 3.2, for any s < t);
+                under another process somewhat more than is right for them
     posterior   sigma_s^2 w / sigma_t^2: right for data at one point. It is 0 at s = 0; the density
                 of x_0 needs another, and takes that of the step before of equal stride, as DDPM's
                 code does
@@ -65,5 +66,5 @@ def reverse_variance(
         if prediction.fraction is None:
             raise ValueError("this denoiser has no learned variance: use beta or posterior")
         low, high = broadcast(least.log(), x_t), broadcast(w.log(), x_t)
-        return torch.lerp(low.expand_as(x_t), high.expand_as(x_t), prediction.fraction).exp()
+        return (low + prediction.fraction * (high - low)).exp()
     assert_never(variance)

@@ -79,15 +79,22 @@ class Experiment:
     settings: train.Settings
 
 
-def experiment(config: ConfigDict, device: torch.device) -> Experiment:
-    """The objects of a config, cheap choices first; what cannot be sampled is refused as well."""
+def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:
+    """The objects of a config, cheap choices first; what cannot be sampled is refused as well.
+
+    Args:
+        config: the config.
+        device: where everything shall lie.
+        training: whether the network will be trained; it is compiled for that alone.
+    """
     sde = build_sde(config)
+    torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(config), build_objective(config)
     choose("sampler", config.sampling.sampler, SAMPLERS)
     build_solver(config)
     data = build_data(config, device)
     network = build_network(config, data)
-    model = build_model(config, compiled(network, settings), sde)
+    model = build_model(config, compiled(network, settings) if training else network, sde)
     for name in SAMPLERS:
         build_drawing(config, name, model, data)
     return Experiment(config, device, data, network, model, objective, settings)
@@ -221,6 +228,11 @@ def build_objective(config: ConfigDict) -> Objective:
         )
     if c.objective == "hybrid" and not learned:
         raise RequestError("training.objective = hybrid needs model.learned_variance = true")
+    if c.times == "integer" and c.t_min != 1.0:
+        raise RequestError(
+            f"training.t_min = {c.t_min} needs training.times = real or importance; integer times "
+            "begin at 1"
+        )
     if config.model.prediction == "mean" and c.times != "integer":
         raise RequestError(
             "model.prediction = mean is about whole steps of the chain and needs training.times = "

@@ -41,6 +41,8 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
     samples = draw_samples(
         replace(drawing, denoiser=counted), sde, noise, event, settings.batch_size, name
     )
+    if samples.is_cuda:
+        torch.cuda.synchronize(samples.device)
     seconds = time.monotonic() - start
     result = {
         "nfe": counted.rows / len(samples),

@@ -5,6 +5,7 @@ derived (from the operations that round, from what a finer solver tolerance chan
 of a null distribution), so an identity that fails is broken, and not merely unlucky.
 """
 
+import base64
 import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,13 +138,22 @@ def section(rows: list[tuple[int, Identity]]) -> str:
             f"<td class=small>{html.escape(each.basis)}</td></tr>"
             for each in own
         )
-        plots = "".join(plot.svg(picture) for each in own for picture in each.plots)
+        plots = "".join(plot.svg(shown) for each in own for shown in each.plots)
+        plots += "".join(_figure(*each.picture) for each in own if each.picture)
         parts.append(
             f"<h3>{number}. {title}</h3><table class=wide><tr><th>identity</th><th>residual</th>"
             f"<th>tolerance</th><th></th><th>unit; what the tolerance is</th></tr>{body}</table>"
             f"<div class=figures>{plots}</div>"
         )
     return "".join(parts)
+
+
+def _figure(caption: str, png: bytes) -> str:
+    source = base64.b64encode(png).decode()
+    return (
+        f'<figure><img src="data:image/png;base64,{source}" alt="{html.escape(caption)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
 
 
 def _points(data: Data, count: int) -> Tensor:

@@ -122,9 +122,9 @@ def importance_times(u: Tensor, sde: SDE, t_min: float) -> tuple[Tensor, Tensor]
     Returns:
         Times in [t_min, N] and their density relative to uniform times, both (B,).
     """
-    ends = u.new_tensor([t_min, float(sde.num_steps)])
-    top, bottom = sde.log_snr(ends)
-    log_snr = torch.lerp(top, bottom, u)
+    # on the CPU: 0-d tensors go along with any device and cost no wait
+    top, bottom = sde.log_snr(torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64))
+    log_snr = top + (bottom - top) * u
     t = sde.time((-0.5 * log_snr).exp().atan()).clamp(t_min, sde.num_steps)
     slope = sde.diffusion(t) ** 2 / sde.variance(t)
     return t, slope * (sde.num_steps - t_min) / (top - bottom)

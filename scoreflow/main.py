@@ -20,7 +20,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode equivalence [--workdir DIR]
 
   --mode      train (again: resumes), sample, likelihood or equivalence
-  --workdir   the run's folder; default for train: runs/DATA-SDE
+  --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
   --sde       vp, subvp or ve          (short for --config.sde.name)
@@ -72,7 +72,7 @@ def _run(argv: list[str]) -> None:
 
 def _train(asked: Request, argv: list[str]) -> None:
     config = request.training_config(asked)
-    workdir = asked.workdir or Path(f"runs/{config.data.name}-{config.sde.name}")
+    workdir = asked.workdir or Path(f"runs/{asked.experiment}-{config.sde.name}")
     from scoreflow import build, modes
     from scoreflow.run_dir import RunDir
 
@@ -101,13 +101,13 @@ def _evaluate(asked: Request) -> None:
     config = request.evaluation_config(asked, saved, asked.workdir / "config.json")
     if not run.checkpoint_steps():
         raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
-    experiment = build.experiment(config, build.build_device(asked.device))
+    experiment = build.experiment(config, build.build_device(asked.device), training=False)
     modes.EVALUATIONS[asked.mode](experiment, run)
 
 
 def _certify_untrained(asked: Request, argv: list[str]) -> None:
     config = request.training_config(asked)
-    workdir = Path(f"runs/equivalence-{config.data.name}-{config.sde.name}")
+    workdir = Path(f"runs/equivalence-{asked.experiment}-{config.sde.name}")
     from scoreflow import build, modes
     from scoreflow.run_dir import RunDir
 
@@ -115,7 +115,7 @@ def _certify_untrained(asked: Request, argv: list[str]) -> None:
     if exists:
         saved = request.flatten(RunDir.open(workdir).config)
         request.untrained_config(asked, saved, workdir / "config.json")
-    experiment = build.experiment(config, build.build_device(asked.device))
+    experiment = build.experiment(config, build.build_device(asked.device), training=False)
     run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
     run.write_env(environment(argv, str(experiment.device)))
     with run:

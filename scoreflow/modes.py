@@ -12,7 +12,7 @@ from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.draw import draw, draw_samples
 from scoreflow.ema import EMA
-from scoreflow.errors import RunError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.evaluate import measure
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
@@ -25,8 +25,7 @@ def train(experiment: Experiment, run: RunDir) -> None:
     """Train, or go on training; then draw with every sampler and measure the likelihood."""
     trainer = _trainer(experiment)
     if run.checkpoint_steps():
-        _, state = run.load_checkpoint(map_location=experiment.device, warn=_say)
-        trainer.load_state(state)
+        _load(trainer, experiment, run)
         _say(f"resuming {run.path} at step {trainer.step}")
     _train_to_the_end(trainer, run)
     model = _averaged(experiment, trainer.ema)
@@ -134,9 +133,19 @@ def _trainer(experiment: Experiment) -> Trainer:
 def _trained(experiment: Experiment, run: RunDir) -> tuple[ScoreModel, int]:
     """The run's averaged network as a Denoiser, and its step."""
     trainer = _trainer(experiment)
-    step, state = run.load_checkpoint(map_location=experiment.device, warn=_say)
-    trainer.load_state(state)
-    return _averaged(experiment, trainer.ema), step
+    _load(trainer, experiment, run)
+    return _averaged(experiment, trainer.ema), trainer.step
+
+
+def _load(trainer: Trainer, experiment: Experiment, run: RunDir) -> None:
+    _, state = run.load_checkpoint(map_location=experiment.device, warn=_say)
+    try:
+        trainer.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise RequestError(
+            f"the checkpoints of {run.path} are not of the network in its config.json "
+            f"({str(error).splitlines()[0]}): put back the config that it was trained with"
+        ) from error
 
 
 def _averaged(experiment: Experiment, ema: EMA) -> ScoreModel:

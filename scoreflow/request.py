@@ -36,6 +36,7 @@ class Request:
         mode: one of `MODES`.
         workdir: the run's folder, None where it was not given.
         device: its name, "" for the best one found.
+        experiment: the name of the config file, without its ending.
         config: the experiment with its overrides.
         overrides: what was given on the command line, short flags among them.
         names_experiment: whether --config was given.
@@ -44,6 +45,7 @@ class Request:
     mode: str
     workdir: Path | None
     device: str
+    experiment: str
     config: Flat
     overrides: Flat
     names_experiment: bool
@@ -71,9 +73,11 @@ def parse(argv: list[str]) -> Request:
         raise RequestError(_unknown("--mode", values.mode, MODES))
     short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
     workdir = Path(values.workdir).expanduser() if values.workdir else None
-    given = any(argument.lstrip("-").split("=")[0] == "config" for argument in argv[1:])
+    given = any(argument.split("=")[0] in ("-config", "--config") for argument in argv[1:])
+    experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}
-    return Request(values.mode, workdir, values.device or "", config, overrides, given)
+    device = values.device or ""
+    return Request(values.mode, workdir, device, experiment, config, overrides, given)
 
 
 def training_config(request: Request) -> ConfigDict:
@@ -120,7 +124,8 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
                 f"{key} belongs to the trained weights ({saved.get(key)} there, {value} asked); "
                 f"after training only the sections {', '.join(EVALUATION)} can change"
             )
-    return resolve({**saved, **request.overrides}, "the request")
+    given = {key: wanted[key] for key in wanted if key.split(".")[0] in EVALUATION}
+    return resolve({**saved, **given}, "the request")
 
 
 def resolve(flat: Flat, where: str) -> ConfigDict:

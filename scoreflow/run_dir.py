@@ -223,7 +223,9 @@ class RunDir:
     def read_result(self, name: str) -> Json:
         """What results/{name}.json holds."""
         path = self.path / "results" / f"{name}.json"
-        make = f"make it with --mode {name} --workdir {self.path}"
+        mode, _, sampler = name.partition("-")
+        mode = f"sample --sampler {sampler}" if mode == "samples" else mode
+        make = f"make it with --mode {mode} --workdir {self.path}, or remove the file"
         return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
 
     def sample_path(self, step: int, sampler: str) -> Path:

@@ -5,6 +5,7 @@ import math
 import torch
 
 from scoreflow.data import Data
+from scoreflow.errors import RequestError
 from sde.analytic import GaussianMixture
 from sde.noise import Noise
 
@@ -23,5 +24,9 @@ def distribution() -> GaussianMixture:
 def load(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
     """Points drawn from `distribution`, float32, without levels or labels."""
     points = distribution().sample(Noise.of(split_seed, 0, POINTS)).float()
-    held_out = round(POINTS * test_fraction)
+    held_out = math.ceil(POINTS * test_fraction)
+    if held_out == POINTS:
+        raise RequestError(
+            f"data.test_fraction = {test_fraction} of {POINTS} points leaves none to train on"
+        )
     return Data("toy", points[held_out:], points[:held_out], None, None, None)

@@ -37,6 +37,7 @@ class Settings:
         precision: of the network in training and sampling, "float32" or "bfloat16".
         compile: torch.compile the network.
         channels_last: memory format of weights and images.
+        flip: mirror each image left to right with probability 1/2.
         log_every: steps between rows of metrics.jsonl.
         checkpoint_every: steps between checkpoints, a multiple of log_every.
     """
@@ -51,6 +52,7 @@ class Settings:
     precision: str
     compile: bool
     channels_last: bool
+    flip: bool
     log_every: int
     checkpoint_every: int
 
@@ -167,6 +169,9 @@ class Trainer:
         noise = Noise(self.seed, self._positions, self.step)
         rows = self.batches.indices(self.step).to(data.train.device, non_blocking=True)
         x_0, event = data.train[rows], tuple(data.train.shape[1:])
+        if self.settings.flip:
+            mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
+            x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
         if data.num_levels is not None:
             u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
             x_0 = dequantize(x_0, u, data.num_levels).float()

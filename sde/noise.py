@@ -14,6 +14,7 @@ and cos.
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Stream(IntEnum):
     PROBE = 6
     DATA = 7
     TRAIN_DEQUANTIZE = 8
+    TRAIN_FLIP = 9
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,29 @@ def philox(counter: Tensor, seed: int) -> Tensor:
         (4, ...) int64 words in [0, 2**32).
     """
     shape = (2, *[1] * (counter.ndim - 1))
-    device = counter.device
-    multipliers = torch.tensor(_MULTIPLIERS, device=device).view(shape)
-    increments = torch.tensor(_KEY_INCREMENTS, device=device).view(shape)
-    key = torch.tensor([seed & _MASK, seed >> 32], device=device).view(shape)
+    multipliers, keys = _constants(seed, counter.device)
+    multipliers = multipliers.view(shape)
     even, odd = counter[0::2], counter[1::2]
-    for _ in range(_ROUNDS):
+    for key in keys:
         # An int64 product wraps modulo 2^64, which keeps all 64 bits of a 32 x 32 bit product.
         product = even * multipliers
         high, low = (product >> 32) & _MASK, product & _MASK
-        even, odd = high.flip(0) ^ odd ^ key, low.flip(0)
-        key = (key + increments) & _MASK
+        even, odd = high.flip(0) ^ odd ^ key.view(shape), low.flip(0)
     return torch.stack([even, odd], dim=1).flatten(0, 1)
+
+
+@lru_cache(maxsize=64)
+def _constants(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The multipliers (2,) and the key of each round (rounds, 2).
+
+    Kept on the device: to bring them there anew would have every draw wait for it.
+    """
+    words = (seed & _MASK, seed >> 32)
+    keys = [
+        [
+            (word + k * increment) & _MASK
+            for word, increment in zip(words, _KEY_INCREMENTS, strict=True)
+        ]
+        for k in range(_ROUNDS)
+    ]
+    return torch.tensor(_MULTIPLIERS, device=device), torch.tensor(keys, device=device)

@@ -17,6 +17,7 @@ from samplers import (
     uniform_times,
 )
 from scoreflow import toy
+from scoreflow.grid import image_grid
 from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity, falls_as, worst
 from scoreflow.plot import Plot, Series
 from sde.base import SDE, broadcast
@@ -76,10 +77,15 @@ def _exponential(sde: SDE, t_min: float) -> Identity:
         eps_size = (sde.alpha(s) / sde.alpha(t) * sde.sigma(t) + sde.sigma(s)) * eps.abs()
         unit = UNIT_ROUNDOFF[torch.float64] * logs * (kept.abs() + added.abs() + eps_size)
         pairs.append((float(((found - kept + added).abs() / unit).max()), ROUNDINGS))
+    line = Series("worst of 64 points", grid[:-1].tolist(), [pair[0] for pair in pairs])
+    plot = Plot(
+        "DDIM against the integrator: error in roundings", "t, steps", (line,), log_y=False
+    )
     return Identity(
         "DDIM = first-order exponential integrator of the flow, one step",
         *worst(pairs),
         "in unit roundoffs of the terms; operations that round",
+        (plot,),
     )
 
 
@@ -143,6 +149,11 @@ def _clocks() -> list[Identity]:
         solved["angle", tolerance] = angle
     reference = solved["angle", 1e-4]
     rows = []
+    t = torch.linspace(0, 25, 200, dtype=torch.float64)
+    clocks = tuple(Series(n, t.tolist(), p.angle(t).tolist()) for n, p in processes.items())
+    plot = Plot(
+        "The clocks phi(t), all that tells them apart but scale", "t, steps", clocks, log_y=False
+    )
     for name in processes:
         off = [float((solved[k, 1e-4] - solved[k, 1e-6]).abs().max()) for k in (name, "angle")]
         rows.append(
@@ -152,6 +163,7 @@ def _clocks() -> list[Identity]:
                 SAFETY * sum(off),
                 "greatest distance of 16 points; what a hundredfold smaller tolerance changes, "
                 "times 4",
+                () if rows else (plot,),
             )
         )
     return rows
@@ -219,11 +231,19 @@ def _same_images(
 
     with torch.no_grad():
         mine, finer = images(sde, 1e-2), images(sde, 1e-3)
-        gaps = [float((images(on, 1e-2) - mine).square().mean().sqrt()) for on in processes]
+        drawn = [images(on, 1e-2) for on in processes]
+    gaps = [float((x - mine).square().mean().sqrt()) for x in drawn]
     allowed = SAFETY * float((mine - finer).square().mean().sqrt())
     return Identity(
         "one network under VP, sub-VP and VE: the same images from the same noise",
         max(gaps),
         allowed,
         "RMS distance; what a tenfold smaller tolerance changes, times 4",
+        picture=_picture(torch.cat(drawn), len(mine)) if len(event) == 3 else None,
     )
+
+
+def _picture(images: Tensor, columns: int) -> tuple[str, bytes]:
+    grey = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    scale = max(1, 48 // grey.shape[-1])
+    return "Rows: VP, sub-VP, VE; from the same noise", image_grid(grey, columns, scale)

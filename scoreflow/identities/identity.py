@@ -24,6 +24,7 @@ class Identity:
         tolerance: how far apart they may be.
         basis: the residual's unit, and what the tolerance is derived from.
         plots: what makes it visible.
+        picture: a caption and a PNG that do.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Identity:
     tolerance: float
     basis: str
     plots: tuple[Plot, ...] = ()
+    picture: tuple[str, bytes] | None = None
 
     @property
     def passed(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from configs import default
-from scoreflow import limits, modes, request
+from scoreflow import build, limits, modes, request
 from scoreflow.errors import RequestError, RunError
 from scoreflow.main import main
 
@@ -475,3 +475,156 @@ def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tm
     assert f"raise {section}.max_evaluations" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert tree(trained / "results") == before
+
+
+# ---- every process, objective and prediction by its name
+
+
+@pytest.mark.parametrize("sde", ["subvp", "ve"])
+def test_every_mode_with_every_process(sde, tmp_path):
+    workdir = tmp_path / "run"
+    assert train_toy(workdir, f"--sde={sde}") == 0
+    for sampler in build.SAMPLERS:
+        command = ["run.py", "--mode=sample", f"--workdir={workdir}", f"--sampler={sampler}"]
+        assert main([*command, "--device=cpu"]) == 0
+        result = json.loads((workdir / "results" / f"samples-{sampler}.json").read_text())
+        assert result["settings"]["sampler"] == sampler
+    assert main(["run.py", "--mode=likelihood", f"--workdir={workdir}", "--device=cpu"]) == 0
+
+
+CHOICES = [
+    ("eps", "simple", "integer"),
+    ("x_0", "min_snr", "real"),
+    ("score", "score_matching", "importance"),
+    ("v", "likelihood", "importance"),
+    ("eps", "p2", "integer"),
+    ("mean", "mean", "integer"),
+    ("eps", "variational", "integer"),
+]
+
+
+@pytest.mark.parametrize(("prediction", "objective", "times"), CHOICES)
+def test_objectives_by_name(prediction, objective, times, tmp_path):
+    more = [
+        f"--config.model.prediction={prediction}",
+        f"--config.training.objective={objective}",
+        f"--config.training.times={times}",
+        "--config.training.low_discrepancy=true",
+        "--config.sde.num_steps=100",
+        "--config.sde.sigma_min=0.05",
+    ]
+    assert train_toy(tmp_path / "run", *more) == 0
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(np.isfinite(json.loads(row)["loss"]) for row in rows)
+
+
+IMPOSSIBLE = {
+    "whole steps": ["--config.training.objective=variational", "--config.training.times=real"],
+    "needs model.learned_variance": [
+        "--config.training.objective=hybrid",
+        "--config.training.times=integer",
+    ],
+    "model.name = unet": ["--config.model.learned_variance=true"],
+    "times = integer": ["--config.model.prediction=mean", "--config.training.times=real"],
+    "sigma_min": ["--sde=ve", "--config.sde.sigma_max=0.001"],
+    "sampling.variance = learned": ["--config.sampling.variance=learned"],
+    "training.objective must be one of": ["--config.training.objective=simpel"],
+}
+
+
+@pytest.mark.parametrize("said", IMPOSSIBLE)
+def test_impossible_choices_are_refused_before_any_work(said, tmp_path, capsys):
+    assert train_toy(tmp_path / "run", *IMPOSSIBLE[said]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learned_variance_is_trained_and_used(tmp_path):
+    workdir = tmp_path / "run"
+    unet = [
+        "--config.model.channels=8",
+        "--config.model.num_groups=4",
+        "--config.model.blocks=1",
+        "--config.model.learned_variance=true",
+        "--config.sampling.variance=learned",
+        "--config.training.objective=hybrid",
+    ]
+    tiny = [flag for flag in TINY if "width" not in flag and "depth" not in flag]
+    tiny += ["--config.likelihood.num_images=1"]
+    assert main(["run.py", "--mode=train", f"--workdir={workdir}", *tiny, *unet]) == 0
+    drawn = {}
+    for variance in ("learned", "beta"):
+        command = ["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]
+        assert main([*command, f"--config.sampling.variance={variance}"]) == 0
+        drawn[variance] = (workdir / "samples" / "00000004-ancestral.png").read_bytes()
+    assert drawn["learned"] != drawn["beta"]
+
+
+# ---- what reviewers found
+
+
+def test_a_config_file_in_an_evaluation_sets_its_sections(trained, tmp_path):
+    file = tmp_path / "mine.py"
+    saved = json.loads((trained / "config.json").read_text())
+    file.write_text(
+        "import json\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        f"    config = ConfigDict(json.loads({json.dumps(json.dumps(saved))}))\n"
+        "    config.sampling.steps = 2\n"
+        "    return config\n"
+    )
+    command = ["run.py", "--mode=sample", f"--workdir={trained}", "--device=cpu"]
+    assert main([*command, "--config", str(file)]) == 0
+    result = json.loads((trained / "results" / "samples-ancestral.json").read_text())
+    assert result["nfe"] == 2
+
+
+def test_weights_of_another_config_are_one_line(trained, tmp_path, capsys):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["width"] = 16
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 2
+    err = capsys.readouterr().err
+    assert "not of the network in its config.json" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_compiled_run_is_evaluated_without_a_compiler(trained, tmp_path, monkeypatch):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["training"]["compile"] = True
+    (workdir / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 0
+
+
+def test_a_folder_called_config(tmp_path):
+    assert train_toy("config") == 0
+    assert main(["run.py", "--mode=sample", "--workdir", "config", "--device=cpu"]) == 0
+
+
+def test_the_default_folder_is_named_after_the_experiment():
+    assert main(["run.py", "--mode=train", "--config", TOY, *TINY]) == 0
+    assert Path("runs/toy-vp/report.html").exists()
+
+
+@pytest.mark.parametrize("fraction", ["1e-5", "0.99999"])
+def test_a_toy_split_is_whole_or_refused(fraction, tmp_path):
+    status = train_toy(tmp_path / "run", f"--config.data.test_fraction={fraction}")
+    assert status == (0 if fraction == "1e-5" else 2)
+
+
+def test_a_least_time_that_would_be_ignored_is_refused(tmp_path, capsys):
+    more = ["--config.training.times=integer", "--config.training.t_min=0.2"]
+    assert train_toy(tmp_path / "run", *more) == 2
+    assert "integer times begin at 1" in capsys.readouterr().err

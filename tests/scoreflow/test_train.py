@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs import default
-from scoreflow import build, losses, request
+from scoreflow import build, losses, objective, request
 from scoreflow.ema import EMA
 from scoreflow.errors import RunError
 from scoreflow.main import main
@@ -180,14 +180,14 @@ def test_killed_before_the_first_checkpoint(killed, whole, tmp_path):
 # ---- the loop
 
 
-def trainer_of(**overrides):
+def trainer_of(device="cpu", **overrides):
     flags = {**TINY, "training.num_steps": 8, "training.batch_size": 4, "training.log_every": 2}
     flags["training.checkpoint_every"] = 2
     flags |= {key.replace("__", "."): value for key, value in overrides.items()}
     config = request.training_config(
         request.parse(["run.py", "--mode=train", *(f"--config.{k}={v}" for k, v in flags.items())])
     )
-    made = build.experiment(config, torch.device("cpu"))
+    made = build.experiment(config, torch.device(device))
     ema = EMA(made.network, made.settings.ema_decay)
     return Trainer(
         made.model, made.network, ema, made.data, made.objective, made.settings, config.seed
@@ -270,6 +270,19 @@ def test_no_step_waits_for_the_device(monkeypatch):
         trainer._advance()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("times", ["integer", "importance"])
+def test_no_step_waits_for_a_gpu(times):
+    """CUDA itself says so, of copies to the device too."""
+    trainer = trainer_of(training__times=times, device="cuda")
+    trainer._advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._advance()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_gradients_are_clipped_and_their_norm_is_what_it_was():
     trainer = trainer_of(training__clip_norm=1e-3)
     _, norm = trainer._advance()
@@ -345,3 +358,29 @@ def test_a_learning_rate_far_too_large(rate, steps, message, tmp_path, capfd):
     assert "step 1" in err or "step 2" in err
     assert "training.learning_rate" in err
     assert RunDir.open(workdir).checkpoint_steps() == []
+
+
+# ---- flips
+
+
+def test_flips_mirror_half_of_the_images_and_nothing_else(monkeypatch):
+    seen = {}
+
+    def spy(name):
+        def loss(self, model, x_0, t, eps):
+            seen[name] = (x_0.detach(), t, eps)
+            return (model(x_0, t).eps - eps).square().flatten(1).mean(1)
+
+        return loss
+
+    for name in ("plain", "flipped"):
+        monkeypatch.setattr(objective.Objective, "loss", spy(name))
+        trainer_of(training__flip=name == "flipped", training__batch_size=64)._advance()
+    (plain, *address), (flipped, *other) = seen["plain"], seen["flipped"]
+    assert all(torch.equal(a, b) for a, b in zip(address, other, strict=True))
+    # the noise of dequantization stays in its place, so compare levels
+    levels, mirrored = (((x + 1) * 17 / 2).floor() for x in (plain, flipped))
+    kept = (levels == mirrored).flatten(1).all(1)
+    turned = (levels.flip(-1) == mirrored).flatten(1).all(1)
+    assert (kept | turned).all()
+    assert 16 < int(turned.sum()) < 48
