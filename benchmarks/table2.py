@@ -210,11 +210,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=request.ROOT / "results" / "cpu")
     asked = parser.parse_args()
+    command = ["python", "-m", "benchmarks.table2", "--steps", str(asked.steps)]
+    origin = environment(command, asked.device)
     rows = [measured(cell, asked) for cell in CELLS]
     text = table(rows) + "\n\n" + "\n".join(f"* {line}" for line in verdicts(rows)) + "\n"
     asked.out.mkdir(parents=True, exist_ok=True)
-    command = ["python", "-m", "benchmarks.table2", "--steps", str(asked.steps)]
-    record = {"rows": rows, "verdicts": verdicts(rows), **environment(command, asked.device)}
+    record = {"rows": rows, "verdicts": verdicts(rows), **origin}
     (asked.out / "table2.json").write_text(json.dumps(record, indent=1) + "\n")
     (asked.out / "table2.md").write_text(text)
     print(text)
