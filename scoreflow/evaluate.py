@@ -13,6 +13,7 @@ from torch import Tensor
 from samplers import Counted
 from scoreflow.data import Data, dequantize
 from scoreflow.errors import RunError
+from scoreflow.files import Json
 from scoreflow.likelihood import (
     LogLikelihood,
     Solver,
@@ -22,6 +23,7 @@ from scoreflow.likelihood import (
 )
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
+from scoreflow.rows import Rows
 from sde.analytic import Distribution
 from sde.noise import Noise, Stream
 from sde.ode import Status
@@ -60,6 +62,7 @@ def measure(
     seed: int,
     solver: Solver,
     truth: Distribution | None = None,
+    rows: Rows | None = None,
 ) -> Measured:
     """Exact log-likelihood of the test set: bits/dim of integers, nats of vectors.
 
@@ -71,12 +74,15 @@ def measure(
         seed: of dequantization and probes.
         solver: how the flow is solved.
         truth: the density of vectors, where it is known, to compare with.
+        rows: where images that were measured before are found, and new ones are kept.
     """
     start = time.monotonic()
     test = data.test[: num_images or None]
-    found = _solve(model.around(model.network, "float32"), data, test, batch_size, seed, solver)
-    value = _in_unit(found.log_prob, data)
-    budget = _budget(model, data, value, float(found.solver_error.mean()), solver.probes)
+    in_float32 = model.around(model.network, "float32")
+    found = _solve(in_float32, data, test, batch_size, seed, solver, rows)
+    value = _in_unit(_column(found, "log_prob"), data)
+    solver_error = float(_column(found, "solver_error").mean())
+    budget = _budget(model, data, value, solver_error, solver.probes)
     result: dict[str, Any] = {
         "value": float(value.mean()),
         "standard_error": budget.images,
@@ -86,7 +92,7 @@ def measure(
         "num_levels": data.num_levels,
         "t_min": model.t_min,
         "error_budget": asdict(budget),
-        "nfe": float(found.evaluations.double().mean()),
+        "nfe": float(_column(found, "evaluations").mean()),
         "seconds": time.monotonic() - start,
     }
     if data.num_levels is not None:
@@ -97,32 +103,70 @@ def measure(
 
 
 def _solve(
-    model: ScoreModel, data: Data, test: Tensor, batch_size: int, seed: int, solver: Solver
-) -> LogLikelihood:
-    """The log-likelihood of all of test, batch by batch, on the CPU."""
-    batches: list[LogLikelihood] = []
-    with Progress("likelihood", len(test), "img") as progress, _full_float32():
+    model: ScoreModel,
+    data: Data,
+    test: Tensor,
+    batch_size: int,
+    seed: int,
+    solver: Solver,
+    rows: Rows | None,
+) -> list[Json]:
+    """A row for every datum of test, in order. How they are batched does not matter to them."""
+    done = dict(rows.done) if rows is not None else {}
+    left = torch.tensor([k for k in range(len(test)) if k not in done], dtype=torch.int64)
+    start = len(test) - len(left)
+    with Progress("likelihood", len(test), "img", start) as progress, _full_float32():
         counted = Counted(model, progress.evaluated)
-        for first in range(0, len(test), batch_size):
-            batch = test[first : first + batch_size]
-            noise = Noise.of(seed, first, first + len(batch), test.device)
-            x = _points(batch, data, noise)
+        for index in left.to(test.device).split(batch_size) if len(left) else ():
+            noise = Noise(seed, index)
+            x = _points(test[index], data, noise)
             found = log_likelihood(counted, model.sde, x, model.t_min, noise, solver)
-            _refuse_unfinished(found, first, solver)
-            batches.append(found)
-            so_far = _in_unit(torch.cat([each.log_prob for each in batches]), data)
-            progress.advance(len(batch), mean=f"{so_far.mean():.4f}")
-    columns = zip(*(vars(found).values() for found in batches), strict=True)
-    return LogLikelihood(*(torch.cat(column).cpu() for column in columns))
+            _refuse_unfinished(found, index, solver)
+            new = _as_rows(found, index, data)
+            done |= {row["image"]: row for row in new}
+            if rows is not None:
+                rows.append(new)
+            progress.advance(len(index), mean=_so_far(list(done.values()), data))
+    return [done[k] for k in range(len(test))]
 
 
-def _refuse_unfinished(found: LogLikelihood, first: int, solver: Solver) -> None:
+def _so_far(rows: list[Json], data: Data) -> str:
+    values = _in_unit(_column(rows, "log_prob"), data).mean(1)
+    error = _standard_error(values)
+    return f"{values.mean():.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+
+def _as_rows(found: LogLikelihood, index: Tensor, data: Data) -> list[Json]:
+    unit = "nats" if data.num_levels is None else "bits_per_dim"
+    values = _in_unit(found.log_prob, data).mean(1)
+    columns = (index, values, found.log_prob, found.evaluations, found.solver_error)
+    return [
+        {
+            "image": image,
+            unit: value,
+            "log_prob": log_prob,
+            "evaluations": evaluations,
+            "solver_error": solver_error if math.isfinite(solver_error) else None,
+        }
+        for image, value, log_prob, evaluations, solver_error in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def _column(rows: list[Json], key: str) -> Tensor:
+    """Of all rows, float64; nan where a solver did not say."""
+    values = [math.nan if row[key] is None else row[key] for row in rows]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _refuse_unfinished(found: LogLikelihood, index: Tensor, solver: Solver) -> None:
     bad = (found.status != Status.DONE).nonzero().flatten().tolist()
     if bad:
         why = Status(int(found.status[bad[0]])).name.lower().replace("_", " ")
         raise RunError(
             f"{len(bad)} of {len(found.status)} images were not solved within "
-            f"{solver.max_evaluations} evaluations, the first being test image {first + bad[0]} "
+            f"{solver.max_evaluations} evaluations, the first being test image {int(index[bad[0]])} "
             f"({why}): raise likelihood.max_evaluations or likelihood.tolerance"
         )
 

@@ -108,8 +108,10 @@ def _measure(experiment: Experiment, run: RunDir, model: ScoreModel, step: int) 
     c = experiment.config.likelihood
     data, solver = experiment.data, build.build_solver(experiment.config)
     truth = toy.distribution() if data.name == "toy" else None
-    measured = measure(model, data, c.num_images, c.batch_size, c.seed, solver, truth)
     settings = _recorded(c, experiment)
+    of_all = {key: settings[key] for key in settings if key not in ("num_images", "batch_size")}
+    rows = run.rows("likelihood", {**of_all, "step": step})
+    measured = measure(model, data, c.num_images, c.batch_size, c.seed, solver, truth, rows)
     run.write_result("likelihood", {**measured.result, "step": step, "settings": settings})
     _say(measured.line)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.files import Json, dumps, fsync_folder, load_json, take_lock, write_atomic
+from scoreflow.rows import Rows
 
 Scalar = int | float | np.generic | Tensor
 _LOGGER = logging.getLogger(__name__)
@@ -227,6 +228,10 @@ class RunDir:
         mode = f"sample --sampler {sampler}" if mode == "samples" else mode
         make = f"make it with --mode {mode} --workdir {self.path}, or remove the file"
         return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
+
+    def rows(self, name: str, heading: Json) -> Rows:
+        """results/{name}.jsonl: the rows made under this heading, and room for more."""
+        return Rows(self.path / "results" / f"{name}.jsonl", heading)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

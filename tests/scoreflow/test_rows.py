@@ -1,0 +1,91 @@
+"""Rows that survive a kill, and a likelihood that goes on where it was killed."""
+
+import json
+
+import pytest
+import torch
+
+from scoreflow.errors import RunError
+from scoreflow.evaluate import measure
+from scoreflow.likelihood import Solver
+from scoreflow.mlp import MLP
+from scoreflow.model import ScoreModel
+from scoreflow.rows import Rows
+from scoreflow.toy import load
+from sde.vp import VPSDE
+
+
+def test_rows_are_found_again_under_the_same_heading(tmp_path):
+    path = tmp_path / "results" / "it.jsonl"
+    rows = Rows(path, {"seed": 0})
+    assert rows.done == {}
+    rows.append([{"image": 3, "value": 0.1}, {"image": 0, "value": 1 / 3}])
+    rows.append([{"image": 1, "value": None}])
+    assert Rows(path, {"seed": 0}).done == rows.done
+    assert rows.done[0]["value"] == 1 / 3
+    assert Rows(path, {"seed": 1}).done == {}
+    assert Rows(path, {"seed": 0}).done == {}  # the other heading began it anew
+
+
+@pytest.mark.parametrize("damage", [b'{"image": 7, "va', b"[1]\n", b"\xff\n"])
+def test_a_torn_or_damaged_row_is_made_again(damage, tmp_path):
+    path = tmp_path / "it.jsonl"
+    Rows(path, {}).append([{"image": 0, "value": 1.0}])
+    with open(path, "ab") as file:
+        file.write(damage)
+    rows = Rows(path, {})
+    assert rows.done == {0: {"image": 0, "value": 1.0}}
+    rows.append([{"image": 1, "value": 2.0}])
+    assert Rows(path, {}).done.keys() == {0, 1}
+
+
+def test_a_likelihood_goes_on_where_it_was_killed(tmp_path):
+    """The same to the bit, and no image measured twice."""
+    torch.manual_seed(0)
+    model = ScoreModel(MLP(2, 8, 1).eval(), VPSDE.linear(100), "v")
+    data, solver = load(), Solver(2, 1e-3, 1e-3)
+    whole = measure(model, data, 20, 5, 0, solver).result
+
+    class KilledError(Exception):
+        pass
+
+    class Killed(Rows):
+        def append(self, rows):
+            super().append(rows)
+            if len(self.done) >= 10:
+                raise KilledError
+
+    path = tmp_path / "likelihood.jsonl"
+    with pytest.raises(KilledError):
+        measure(model, data, 20, 5, 0, solver, rows=Killed(path, {}))
+    rows = Rows(path, {})
+    assert rows.done.keys() == set(range(10))
+    asked = []
+
+    class Counting(ScoreModel):
+        def __call__(self, x_t, t):
+            asked.append(len(x_t))
+            return super().__call__(x_t, t)
+
+        def around(self, network, precision):
+            return self
+
+    resumed = Counting(model.network, model.sde, "v")
+    found = measure(resumed, data, 20, 5, 0, solver, rows=rows).result
+    assert max(asked) == 5
+    assert found["value"] == whole["value"]
+    assert found["error_budget"] == whole["error_budget"]
+    lines = path.read_text().splitlines()
+    assert len(lines) == 21
+    assert sorted(json.loads(line)["image"] for line in lines[1:]) == list(range(20))
+    asked.clear()
+    assert measure(resumed, data, 20, 3, 0, solver, rows=rows).result["value"] == whole["value"]
+    assert asked == []
+    assert measure(resumed, data, 5, 3, 0, solver, rows=rows).result["num_images"] == 5
+
+
+def test_rows_that_cannot_be_written_say_so(tmp_path):
+    rows = Rows(tmp_path / "it.jsonl", {})
+    rows.path = tmp_path
+    with pytest.raises(RunError, match="cannot write"):
+        rows.append([{"image": 0}])
