@@ -163,10 +163,11 @@ def _column(rows: list[Json], key: str) -> Tensor:
 def _refuse_unfinished(found: LogLikelihood, index: Tensor, solver: Solver) -> None:
     bad = (found.status != Status.DONE).nonzero().flatten().tolist()
     if bad:
+        first = int(index[bad[0]])
         why = Status(int(found.status[bad[0]])).name.lower().replace("_", " ")
         raise RunError(
             f"{len(bad)} of {len(found.status)} images were not solved within "
-            f"{solver.max_evaluations} evaluations, the first being test image {int(index[bad[0]])} "
+            f"{solver.max_evaluations} evaluations, the first being test image {first} "
             f"({why}): raise likelihood.max_evaluations or likelihood.tolerance"
         )
 
