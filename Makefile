@@ -18,7 +18,7 @@ lint: .venv/tested
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
-# DDPM's Table 2 on digits: about 20 minutes on two cores.
+# DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed
 	$(VENV)/python -m benchmarks.table2
 

@@ -54,7 +54,8 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
     line = (
         f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
         f"two-sample accuracy {result['value']:.3f} +- {result['standard_error']:.3f} "
-        "(0.5 is best)"
+        f"(0.5 is best; of samples {result['two_sample']['samples_recognised']:.2f}, "
+        f"of data {result['two_sample']['real_recognised']:.2f})"
     )
     return Drawn(samples, result, _picture(samples, data), line)
 

@@ -27,8 +27,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --sampler   ancestral, pc, ode, ddim, reverse_diffusion or euler_maruyama
                                        (short for --config.sampling.sampler)
   --device    cpu, cuda, cuda:1, ...; default: the best one found
-  --config.SECTION.KEY=VALUE           any key of configs/default.py; after training, those of
-                                       sampling, likelihood and equivalence
+  --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
+                                       sampling.*, likelihood.*, equivalence.*, in their modes
 """
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from scoreflow.errors import RequestError
 from scoreflow.run_dir import RunDir, write_atomic
 
 STYLE = """
@@ -40,11 +41,12 @@ def write(run: RunDir, certificate: str = "") -> Path:
         write_atomic(kept, certificate.encode())
     elif kept.exists():
         certificate = kept.read_text()
-    results = {
-        path.stem: run.read_result(path.stem)
-        for path in sorted((run.path / "results").glob("*.json"))
-    }
-    body = [f"<h1>{html.escape(run.path.name)}</h1>"]
+    body, results = [f"<h1>{html.escape(run.path.name)}</h1>"], {}
+    for path in sorted((run.path / "results").glob("*.json")):
+        try:
+            results[path.stem] = run.read_result(path.stem)
+        except RequestError as error:  # one damaged result does not take the others with it
+            body.append(f"<p><b>{html.escape(str(error))}</b></p>")
     if "likelihood" in results:
         body.append(_likelihood(results["likelihood"]))
     samples = {name: r for name, r in results.items() if name.startswith("samples-")}
@@ -101,16 +103,25 @@ def _samples(run: RunDir, samples: dict[str, dict[str, Any]]) -> str:
             f'<figure><img src="data:image/png;base64,{picture}" alt="samples by {name}">'
             f"<figcaption><b>{name}</b>: {result['nfe']:.0f} evaluations an image, "
             f"{result['images_per_second']:.1f} images/s; two-sample accuracy "
-            f"{result['value']:.3f} &plusmn; {result['standard_error']:.3f}</figcaption></figure>"
+            f"{result['value']:.3f} &plusmn; {result['standard_error']:.3f}"
+            f"{_recognised(result)}</figcaption></figure>"
         )
     baseline = next(iter(samples.values()))["two_sample_of_test_data"]
     return (
         "<h2>Samples: one network, the same prior noise</h2>"
         f"<div class=figures>{''.join(figures)}</div>"
         "<p class=small>Two-sample accuracy: how often the nearest neighbour tells a sample from "
-        "training data; 0.5 is best, and held-out real data get "
+        "training data, and training data from samples; 0.5 is best for each (two errors can "
+        "cancel in the mean), and held-out real data get "
         f"{baseline['accuracy']:.3f} &plusmn; "
         f"{baseline['standard_error']:.3f}.</p>"
+    )
+
+
+def _recognised(result: dict[str, Any]) -> str:
+    rates = result["two_sample"]
+    return (
+        f" (of samples {rates['samples_recognised']:.2f}, of data {rates['real_recognised']:.2f})"
     )
 
 

@@ -172,7 +172,10 @@ def _explain(error: Exception, argv: list[str]) -> str:
             return f"{key} is a section; set one of its keys, --config.{key}.KEY=VALUE"
         if assigned or isinstance(error, AttributeError | KeyError):
             return _unknown("config key", key, keys)
-    return str(error).strip("'\"") or type(error).__name__
+    text = str(error)
+    if isinstance(error, KeyError):  # whose text is the repr of its argument
+        text = text.strip("'\"")
+    return text or type(error).__name__
 
 
 def _unknown(what: str, got: str, options: Iterable[str]) -> str:

@@ -114,8 +114,8 @@ class Trainer:
         norms = torch._foreach_norm(list(self.network.parameters()), math.inf)
         if not torch.stack(norms).isfinite().all():
             raise RunError(
-                f"step {self.step}: it left weights that are not finite; the last checkpoint is "
-                "from before it. Try a smaller training.learning_rate"
+                f"step {self.step}: it left weights that are not finite; a checkpoint, if there "
+                "is one, is from before it. Try a smaller training.learning_rate"
             )
         return {
             "step": self.step,
@@ -187,5 +187,6 @@ class Trainer:
             loss, grad_norm = rows[int(bad[0])].tolist()
             raise RunError(
                 f"step {first}: loss {loss}, gradient norm {grad_norm}: not finite; "
-                "the last checkpoint is from before it. Try a smaller training.learning_rate"
+                "a checkpoint, if there is one, is from before it. Try a smaller "
+                "training.learning_rate"
             )
