@@ -27,16 +27,16 @@ class Rows:
 
     def __init__(self, path: Path, heading: Json, key: str = "image") -> None:
         self.path, self.key = path, key
-        first = dumps(heading, path.name, RunError, indent=None, sort_keys=True)
+        self._first = dumps(heading, path.name, RunError, indent=None, sort_keys=True)
         lines = _whole_lines(path)
-        kept = lines[1:] if lines[:1] == [first] else []
-        self.done: dict[int, Json] = {row[key]: row for row in map(_parse, kept) if row}
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, b"".join([first, *kept]))
+        self._kept = lines[1:] if lines[:1] == [self._first] else []
+        self._begun = False
+        self.done: dict[int, Json] = {row[key]: row for row in map(_parse, self._kept) if row}
 
     def append(self, rows: Iterable[Json]) -> None:
         """Keep some more rows; they have reached the disk when this returns."""
         rows = list(rows)
+        self._begin()
         data = b"".join(dumps(row, self.path.name, RunError, indent=None) for row in rows)
         try:
             with open(self.path, "ab") as file:
@@ -46,6 +46,13 @@ class Rows:
         except OSError as error:
             raise RunError(f"cannot write {self.path} ({error.strerror})") from error
         self.done |= {row[self.key]: row for row in rows}
+
+    def _begin(self) -> None:
+        """Give the file its heading; what stood under another one stays until a row replaces it."""
+        if not self._begun:
+            self.path.parent.mkdir(exist_ok=True)
+            write_atomic(self.path, b"".join([self._first, *self._kept]))
+            self._begun = True
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Every experiment builds, and every key of a config does something."""
 
+import contextlib
 import importlib
 import io
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from configs import default
 from scoreflow import build, modes, request
+from scoreflow.errors import RunError
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Settings
 
@@ -137,7 +139,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
             # splatting the section into Settings is no reading
             modes.train(made, run)
         for mode in modes.EVALUATIONS.values():
-            mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
+            # after two steps of training the laws of the samplers do differ
+            with contextlib.suppress(RunError):
+                mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build.build_data(Tracked(images, read), CPU)

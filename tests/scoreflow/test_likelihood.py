@@ -241,16 +241,19 @@ class Exact(ScoreModel):
         super().__init__(nn.Identity(), sde, "score", t_min)
         self.truth = truth
 
+    def around(self, network, precision):
+        """The truth has no network and one precision, float64."""
+        return self
+
     def __call__(self, x_t, t):
         return self.truth.denoiser(self.sde)(x_t, t)
 
 
 @pytest.mark.parametrize("levels", [17, 256])
 @pytest.mark.parametrize("t_min", [1.0, 60.0, 150.0])
-def test_bits_per_dim_lie_between_entropy_and_the_truncation_bound(levels, t_min, monkeypatch):
+def test_bits_per_dim_lie_between_entropy_and_the_truncation_bound(levels, t_min):
     """P1: the exact model's excess over the entropy of the very levels drawn is what it may be."""
     truth, data = grid(levels), grid_data(grid(levels), levels, 100)
-    monkeypatch.setattr("scoreflow.evaluate._in_float32", lambda model: model)
     solver = Solver(0, 1e-5, 1e-5)
     result = measure(Exact(truth, SDE, t_min), data, 0, 64, 0, solver).result
     p = truth.probabilities[data.test.long()]
@@ -294,13 +297,8 @@ def toy_data(count):
     return Data("toy", points, points, None, None, None)
 
 
-@pytest.fixture
-def in_float64(monkeypatch):
-    monkeypatch.setattr("scoreflow.evaluate._in_float32", lambda model: model)
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 12, 13, 14, 50])
-def test_every_image_counts_once_for_any_batch_size(batch_size, in_float64, monkeypatch):
+def test_every_image_counts_once_for_any_batch_size(batch_size, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "scoreflow.evaluate.log_likelihood",
@@ -317,7 +315,7 @@ def test_every_image_counts_once_for_any_batch_size(batch_size, in_float64, monk
     assert result["nfe"] == pytest.approx(everything["nfe"])
 
 
-def test_only_the_first_so_many(in_float64):
+def test_only_the_first_so_many():
     data, truth = toy_data(13), toy_distribution()
     few = measure(Exact(truth, SDE, 1.0), data, 5, 3, 0, TIGHT, truth).result
     assert few["num_images"] == 5
@@ -329,7 +327,7 @@ def test_only_the_first_so_many(in_float64):
     assert few["dequantization"] == "none"
 
 
-def test_the_budget_separates_images_from_probes(in_float64):
+def test_the_budget_separates_images_from_probes():
     truth = two_modes()
     points = truth.sample(Noise.of(0, 0, 40))
     data = Data("mixture", points, points, None, None, None)
@@ -344,7 +342,7 @@ def test_the_budget_separates_images_from_probes(in_float64):
     assert one["error_budget"]["probes"] is None  # one probe does not know its error
 
 
-def test_images_that_were_not_solved_end_the_measurement(in_float64):
+def test_images_that_were_not_solved_end_the_measurement():
     truth = toy_distribution()
     solver = Solver(0, 1e-9, 1e-9, max_evaluations=20)
     with pytest.raises(
@@ -353,7 +351,7 @@ def test_images_that_were_not_solved_end_the_measurement(in_float64):
         measure(Exact(truth, SDE, 1.0), toy_data(4), 0, 3, 0, solver)
 
 
-def test_tf32_is_off_inside_and_as_before_outside(in_float64):
+def test_tf32_is_off_inside_and_as_before_outside():
     inside, truth = [], toy_distribution()
 
     class Spy(Exact):

@@ -20,6 +20,7 @@ SAMPLES = {
     "step": 8,
     "nfe": 100.0,
     "images_per_second": 12.34,
+    "two_sample": {"samples_recognised": 0.71, "real_recognised": 0.52},
     "two_sample_of_test_data": {"accuracy": 0.5012, "standard_error": 0.022},
 }
 LIKELIHOOD = {

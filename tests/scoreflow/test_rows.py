@@ -23,8 +23,12 @@ def test_rows_are_found_again_under_the_same_heading(tmp_path):
     rows.append([{"image": 1, "value": None}])
     assert Rows(path, {"seed": 0}).done == rows.done
     assert rows.done[0]["value"] == 1 / 3
-    assert Rows(path, {"seed": 1}).done == {}
-    assert Rows(path, {"seed": 0}).done == {}  # the other heading began it anew
+    other = Rows(path, {"seed": 1})
+    assert other.done == {}
+    assert Rows(path, {"seed": 0}).done == rows.done  # nothing has replaced them yet
+    other.append([{"image": 0, "value": 2.0}])
+    assert Rows(path, {"seed": 0}).done == {}
+    assert Rows(path, {"seed": 1}).done == other.done
 
 
 @pytest.mark.parametrize("damage", [b'{"image": 7, "va', b"[1]\n", b"\xff\n"])
