@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(VENV)/python run.py --mode train --sde vp
 
 test: .venv/tested lint
-	$(VENV)/python -m pytest -m "not slow"
+	$(VENV)/python -m pytest -n auto --maxprocesses=8 -m "not slow"
 
 test-slow: .venv/tested
 	$(VENV)/python -m pytest -m slow

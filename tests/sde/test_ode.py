@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde import ode
-from sde.ode import Status, check_method, odeint
+from sde import dopri5
+from sde.ode import Status, check_method, odeint, odeint_queue
 from sde.ode_reference import METHODS, check_step_size
 
 ADAPTIVE_REFERENCES = ["torchdiffeq:dopri5", "torchdiffeq:dopri8", "scipy:RK45", "scipy:DOP853"]
@@ -120,8 +120,8 @@ def test_exact_solution_backwards(name):
 @pytest.mark.parametrize("name", ["oscillator", "logistic", "timed"])
 def test_a_step_is_off_by_h_to_the_sixth_and_estimates_h_to_the_fifth(name):
     field, exact, y = PROBLEMS[name]
-    stepper = ode._Dopri5(field, (y,), (0.8, 1.8), ((1e-6,), (1e-6,)))
-    now = stepper.begin((y,))
+    stepper = dopri5.Dopri5(field, (y,), (0.8, 1.8), ((1e-6,), (1e-6,)))
+    now = stepper.begin(torch.arange(len(y)), (y,))
     errors, estimates, steps = [], [], [0.2 / 2**k for k in range(4)]
     for h in steps:
         length = torch.full((5,), h, dtype=torch.float64)
@@ -136,14 +136,24 @@ def test_a_step_is_off_by_h_to_the_sixth_and_estimates_h_to_the_fifth(name):
 
 def test_equal_steps_converge_with_order_five():
     y = normal(3, 4)
-    stepper = ode._Dopri5(oscillator, (y,), (0.0, 2.0), ((1e-6,), (1e-6,)))
+    stepper = dopri5.Dopri5(oscillator, (y,), (0.0, 2.0), ((1e-6,), (1e-6,)))
     counts, errors = [4, 8, 16, 32], []
     for count in counts:
-        now, h = stepper.begin((y,)), torch.full((3,), 2.0 / count, dtype=torch.float64)
+        now, h = (
+            stepper.begin(torch.arange(len(y)), (y,)),
+            torch.full((3,), 2.0 / count, dtype=torch.float64),
+        )
         for k in range(count):
             state, slope, _ = stepper.attempt(now, h, torch.full_like(h, 2.0 * (k + 1) / count))
-            now = ode._Rows(
-                now.rows, now.clock + h, state, slope, h, now.error, *(now.finite,) * 2
+            now = dopri5.Standing(
+                now.rows,
+                now.clock + h,
+                state,
+                slope,
+                h,
+                now.evaluations,
+                now.error,
+                *(now.finite,) * 2,
             )
         errors.append((now.state - oscillator_exact(0, 2, y)).norm().item())
     assert slope_of(counts, errors) == pytest.approx(-5, abs=0.2)
@@ -155,11 +165,11 @@ def slope_of(x, y):
 
 
 def test_the_table_is_consistent():
-    push = torch.tensor(ode._PUSH, dtype=torch.float64)
-    nodes = torch.tensor((*ode._NODES, 1, 1, 0), dtype=torch.float64)
+    push = torch.tensor(dopri5._PUSH, dtype=torch.float64)
+    nodes = torch.tensor((*dopri5._NODES, 1, 1, 0), dtype=torch.float64)
     torch.testing.assert_close(push.sum(0), nodes, rtol=0, atol=1e-14)
     # Quadrature of order 5 by the final weights, of order 4 by those less the error's.
-    at = torch.tensor((0, *ode._NODES, 1, 1), dtype=torch.float64)
+    at = torch.tensor((0, *dopri5._NODES, 1, 1), dtype=torch.float64)
     for k in range(5):
         assert (push[:, 5] * at**k).sum().item() == pytest.approx(1 / (k + 1), abs=1e-14)
     for k in range(4):
@@ -255,7 +265,7 @@ def test_a_row_is_bitwise_the_same_in_any_company(shape, span):
 def test_the_norm_of_a_lone_wide_row_is_bitwise_the_same():
     """Wide enough that torch splits the sum of a lone row over its threads."""
     y = normal(4, 50_001)
-    stepper = ode._Dopri5(rational, (y,), (0.0, 1.0), ((1e-4,), (1e-4,)))
+    stepper = dopri5.Dopri5(rational, (y,), (0.0, 1.0), ((1e-4,), (1e-4,)))
     whole = stepper.mean_squares(y, 1 / y)
     for k in range(4):
         row = y[k : k + 1]
@@ -280,9 +290,9 @@ def test_a_stiff_batch_mate_costs_the_others_nothing():
 def test_the_sum_of_a_gpu_folds_in_an_order_of_its_width_alone():
     for width in (1, 2, 3, 7, 64, 193):
         x = normal(2, 5, width)
-        folded = ode._folded_sums(x)
+        folded = dopri5._folded_sums(x)
         torch.testing.assert_close(folded, x.sum(-1), rtol=1e-13, atol=1e-13)
-        assert torch.equal(folded[:, 2:3], ode._folded_sums(x[:, 2:3]))
+        assert torch.equal(folded[:, 2:3], dopri5._folded_sums(x[:, 2:3]))
 
 
 def test_rows_name_the_positions_within_the_batch():
@@ -629,3 +639,116 @@ def test_fixed_steps_run_backwards_with_the_order_of_their_method():
 def test_a_field_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="field must return 3 rows, got 1"):
         odeint(lambda t, y, r: (y[0][:1],), (normal(3, 2),), 0.0, 1.0, rtol=1e-3, atol=1e-3)
+
+
+# --- a queue -------------------------------------------------------------------------------------
+
+
+def decays(count):
+    """Rows whose difficulty differs, and the one solution of each alone."""
+    rates = torch.logspace(-1, 2.5, count, dtype=torch.float64)[torch.randperm(count)]
+    return rates, normal(count, 3)
+
+
+def queued(rates, y, capacity, cap=10_000):
+    """Every row through a queue: (states, evaluations, status) in the order of arrival."""
+    held, arrived, calls = torch.zeros(capacity, dtype=torch.int64), [0], []
+
+    def source(free):
+        first = arrived[0]
+        count = min(len(free), len(y) - first)
+        held[free[:count]] = torch.arange(first, first + count)
+        arrived[0] += count
+        return (y[first : first + count],)
+
+    def field(clock, state, slots):
+        calls.append(len(slots))
+        assert len(slots.unique()) == len(slots)
+        return (-rates[held[slots], None] * state[0] * state[0],)
+
+    found = {}
+    settings = {"rtol": 1e-6, "atol": 1e-6, "max_evaluations": cap}
+    for slots, solution in odeint_queue(
+        field, source, (y[:0],), 0.0, 1.0, capacity=capacity, **settings
+    ):
+        for k, row in enumerate(held[slots].tolist()):
+            assert row not in found
+            outcome = solution.state[0][k], solution.evaluations[k], solution.status[k]
+            found[row] = outcome
+    assert sorted(found) == list(range(len(y)))
+    return [
+        torch.stack(part) for part in zip(*(found[k] for k in sorted(found)), strict=True)
+    ], calls
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 8, 64])
+def test_a_queue_gives_each_row_what_it_has_alone(capacity):
+    torch.manual_seed(0)
+    rates, y = decays(21)
+    y = y.abs()
+    (state, evaluations, status), _ = queued(rates, y, capacity)
+    whole = odeint(
+        lambda _t, s, rows: (-rates[rows, None] * s[0] * s[0],), (y,), 0.0, 1.0, rtol=1e-6,
+        atol=1e-6,
+    )  # fmt: skip
+    assert torch.equal(state, whole.state[0])
+    assert torch.equal(evaluations, whole.evaluations)
+    assert (status == Status.DONE).all()
+    torch.testing.assert_close(state, y / (1 + rates[:, None] * y), rtol=1e-4, atol=1e-4)
+
+
+def test_a_hard_row_of_a_queue_delays_only_itself():
+    """Batches of 8 wait for their hardest row; a queue keeps its slots filled."""
+    torch.manual_seed(0)
+    y = normal(64, 2).abs() + 0.1
+    rates = torch.ones(64, dtype=torch.float64)
+    rates[::16] = 3e4
+    _, calls = queued(rates, y, 8)
+    batches = 0
+    for first in range(0, 64, 8):
+        part = rates[first : first + 8]
+        solution = odeint(
+            lambda _t, s, rows, part=part: (-part[rows, None] * s[0] * s[0],),
+            (y[first : first + 8],), 0.0, 1.0, rtol=1e-6, atol=1e-6,
+        )  # fmt: skip
+        batches += int(solution.evaluations.max())
+    assert len(calls) < 0.75 * batches
+    assert max(calls) <= 8
+
+
+def test_the_cap_of_a_queue_is_each_rows_own():
+    torch.manual_seed(0)
+    y = normal(12, 2).abs() + 0.1
+    rates = torch.ones(12, dtype=torch.float64)
+    rates[3] = 1e6
+    (_, evaluations, status), _ = queued(rates, y, 4, cap=80)
+    assert (status == Status.MAX_EVALUATIONS).tolist() == [k == 3 for k in range(12)]
+    assert int(evaluations.max()) <= 80
+
+
+def test_an_empty_queue_gives_nothing():
+    nothing = (torch.empty(0, 2, dtype=torch.float64),)
+    assert not list(
+        odeint_queue(
+            oscillator, lambda _free: nothing, nothing, 0.0, 1.0, capacity=4, rtol=0.0, atol=1.0
+        )
+    )
+
+
+@pytest.mark.parametrize(("capacity", "cap"), [(0, 100), (4, 7)])
+def test_a_queue_refuses_what_cannot_work(capacity, cap):
+    nothing = (torch.empty(0, 2, dtype=torch.float64),)
+    with pytest.raises(ValueError, match="capacity"):
+        list(
+            odeint_queue(
+                oscillator,
+                lambda _free: nothing,
+                nothing,
+                0.0,
+                1.0,
+                capacity=capacity,
+                rtol=0.0,
+                atol=1.0,
+                max_evaluations=cap,
+            )
+        )
