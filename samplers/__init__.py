@@ -6,26 +6,38 @@ the tests on exact denoisers, where the right answer is known.
 
 from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
+from samplers.deis import DEIS
+from samplers.dpm_solver import DPMSolver
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.grids import GRIDS, grid
 from samplers.guidance import Clipped, Counted, Reclocked
+from samplers.heun import Heun
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.sampler import Sampler, sample, uniform_times
+from samplers.sampler import Multistep, Sampler, sample, uniform_times
+from samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
+    "DEIS",
+    "GRIDS",
     "Ancestral",
     "AnnealedLangevin",
     "Clipped",
     "Counted",
+    "DPMSolver",
     "EulerMaruyama",
+    "Heun",
     "Langevin",
+    "Multistep",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Reclocked",
     "ReverseDiffusion",
     "Sampler",
+    "UniPC",
+    "grid",
     "sample",
     "uniform_times",
 ]

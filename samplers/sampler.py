@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,6 +36,34 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class Multistep(Protocol):
+    """A sampler that remembers: interval and memory in, x_s and memory out."""
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x_t: Batch,
+        t: Times,
+        s: Times,
+        noise: Noise,
+        memory: Any,  # noqa: ANN401
+    ) -> tuple[Batch, Any]:
+        """Draw x_s given x_t and the memory of the steps before.
+
+        Args:
+            denoiser: as in `Sampler.step`, and so on.
+            sde: the process.
+            x_t: (B, ...) float64.
+            t: (), in steps.
+            s: (), in steps.
+            noise: the randomness of this step and batch.
+            memory: what the last step returned; None in the first.
+        """
+        ...
+
+
 def sample(
     sampler: Sampler,
     denoiser: Denoiser,
@@ -63,9 +91,13 @@ def sample(
     check_times(times, sde.num_steps)
     times = times.cpu()  # 0-d CPU times multiply tensors of any device without a synchronisation
     with torch.no_grad():
+        memory: Any = None
         x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
         for k, (t, s) in enumerate(pairwise(times)):
-            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
+            if isinstance(sampler, Multistep):
+                x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+            else:
+                x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
             after_step(k + 1, x)
     return x
 

@@ -1,0 +1,69 @@
+"""Exponential Adams-Bashforth: DEIS (Zhang & Chen 2023, "rho-AB"), of orders 1 to 4."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samplers.exponential import Estimate, combined, ratio
+from sde.base import SDE
+from sde.noise import Noise
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+Memory = tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class DEIS:
+    """x_s / alpha_s = x_t / alpha_t + integral of eps drho, eps a polynomial in rho.
+
+    rho = sigma / alpha; order 1 is DDIM. The first steps remember less and are of lower order; the
+    step to s = 0, rho = 0, is like any other.
+
+    Attributes:
+        order: how many estimates the polynomial goes through, 1..4.
+    """
+
+    order: int = 3
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3, 4):
+            raise ValueError(f"order must lie in 1..4, got {self.order}")
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t, without memory: of order 1."""
+        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x_t: Batch,
+        t: Times,
+        s: Times,
+        noise: Noise,
+        memory: Memory | None,
+    ) -> tuple[Batch, Memory]:
+        """Draw x_s given x_t and the estimates before, latest first."""
+        kept = (Estimate(ratio(sde, t), denoiser(x_t, t).eps), *(memory or ()))[: self.order]
+        weights = adams_bashforth([each.at for each in kept], ratio(sde, s))
+        alpha = sde.alpha(s)
+        terms = [(alpha * w, each.value) for w, each in zip(weights, kept, strict=True)]
+        return combined(x_t, alpha / sde.alpha(t), *terms), kept
+
+
+def adams_bashforth(nodes: list[Tensor], end: Tensor) -> Tensor:
+    """Weights of values at nodes whose polynomial's integral from nodes[0] to end they give, (k,).
+
+    By the moments: the weights integrate 1, y, y^2, ... exactly, y counted from nodes[0] in units
+    of the step.
+    """
+    stride = end - nodes[0]
+    y = (torch.stack(nodes) - nodes[0]) / stride
+    powers = torch.arange(len(nodes), dtype=torch.float64)
+    vandermonde = y[None] ** powers[:, None]
+    weights: Tensor = torch.linalg.solve(vandermonde, 1 / (powers + 1))
+    return stride * weights

@@ -1,0 +1,102 @@
+"""DPM-Solver++, multistep, deterministic and stochastic (Lu et al. 2022, "DPM-Solver++")."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samplers.exponential import Estimate, combined, half_log_snr
+from sde.base import SDE, broadcast
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+Memory = tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class DPMSolver:
+    """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, x_0 a polynomial in it.
+
+    With h = lambda_s - lambda_t, r the step before over h, and D = x_0 + (x_0 - x_0 before) / 2r:
+
+        order 1    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) x_0                 (DDIM)
+        order 2    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D                   (2M)
+        order 3    the quadratic through the last three estimates, integrated exactly   (3M)
+        SDE        x_s = sigma_s / sigma_t e^-h x_t + alpha_s (1 - e^-2h) D
+                         + sigma_s sqrt(1 - e^-2h) z                           (SDE-2M)
+
+    The first steps, which remember less, are of lower order, and so is the step to s = 0, where h
+    is infinite: it returns x_0.
+
+    Attributes:
+        order: 1, 2 or 3.
+        stochastic: of the reverse-time SDE instead of its flow; order 1 or 2.
+    """
+
+    order: int = 2
+    stochastic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.order not in ((1, 2) if self.stochastic else (1, 2, 3)):
+            most = 2 if self.stochastic else 3
+            raise ValueError(f"order must lie in 1..{most}, got {self.order}")
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t, without memory: of order 1."""
+        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x_t: Batch,
+        t: Times,
+        s: Times,
+        noise: Noise,
+        memory: Memory | None,
+    ) -> tuple[Batch, Memory]:
+        """Draw x_s given x_t and the estimates before, latest first."""
+        x_0, at = denoiser(x_t, t).x_0, half_log_snr(sde, t)
+        kept = (Estimate(at, x_0), *(memory or ()))[: self.order]
+        if s == 0:
+            return x_0, kept
+        h = half_log_snr(sde, s) - at
+        shrink, alpha = sde.sigma(s) / sde.sigma(t), sde.alpha(s)
+        if self.stochastic:
+            decay = -torch.expm1(-2 * h)
+            z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+            x_s = combined(x_t, shrink * (-h).exp(), (alpha * decay, _extrapolated(kept, h)))
+            return x_s + broadcast(sde.sigma(s) * decay.sqrt(), x_t) * z, kept
+        decay = -torch.expm1(-h)
+        if len(kept) < 3:
+            return combined(x_t, shrink, (alpha * decay, _extrapolated(kept, h))), kept
+        first, second = _derivatives(kept)
+        slope = alpha * (1 - decay / h) * h
+        curve = alpha * (0.5 - (h - decay) / h**2) * h**2
+        x_s = combined(x_t, shrink, (alpha * decay, x_0), (slope, first), (curve, 2 * second))
+        return x_s, kept
+
+
+def _extrapolated(kept: Memory, h: Tensor) -> Batch:
+    """D: the estimate half a step ahead, or the last one where there is no other."""
+    if len(kept) == 1:
+        return kept[0].value
+    last, before = kept
+    return last.value + broadcast(0.5 * h / (last.at - before.at), last.value) * (
+        last.value - before.value
+    )
+
+
+def _derivatives(kept: Memory) -> tuple[Batch, Batch]:
+    """Derivative at the last estimate, and half the second, of the quadratic through three."""
+    a, b, c = kept
+    late, early = _difference(a, b), _difference(b, c)
+    second = (late - early) / broadcast(a.at - c.at, a.value)
+    return late + broadcast(a.at - b.at, a.value) * second, second
+
+
+def _difference(a: Estimate, b: Estimate) -> Batch:
+    return (a.value - b.value) / broadcast(a.at - b.at, a.value)

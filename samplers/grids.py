@@ -1,0 +1,106 @@
+"""Times to sample at: K + 1 of them, from N down to 0.
+
+A grid is a list; no step recomputes its neighbour. All but the last interval is cut evenly in some
+clock; the last goes from t_min, below which a denoiser is not asked, to 0. With K = 1 there is
+only the step from N to 0.
+
+    uniform     the time itself, N, N - N/K, ..., rounded ("trailing", Lin et al. 2024)
+    quadratic   sqrt(t) (DDIM, Song et al. 2021, appendix D.2)
+    leading     multiples of N // K, and 1 (DDPM's respacing; its first step is not at N)
+    log_snr     log(alpha / sigma) (DPM-Solver)
+    karras      (sigma / alpha)^(1 / rho), rho = 7 (EDM, Karras et al. 2022, Eq. 5)
+    angle       phi
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde.base import SDE
+from sde.types import Times
+
+KARRAS_RHO = 7.0
+
+
+def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
+    """A grid by its name.
+
+    Args:
+        name: one of `GRIDS`.
+        sde: the process.
+        count: K, at least 1; at most N for those of whole steps.
+        t_min: the least time that a denoiser is asked about, in steps.
+
+    Raises:
+        ValueError: no such grid, or too many or no steps.
+    """
+    if name not in GRIDS:
+        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {name!r}")
+    whole = name in WHOLE
+    if count < 1 or (whole and count > sde.num_steps):
+        limit = f"1..{sde.num_steps}" if whole else "1 or more"
+        raise ValueError(f"the number of sampling steps must lie in {limit}, got {count}")
+    return GRIDS[name](sde, count, t_min)
+
+
+def _whole(times: Tensor, count: int) -> Tensor:
+    """Rounded, with at least a step between neighbours; from N to 0."""
+    times, least = times.round(), torch.arange(count, -1, -1, dtype=torch.float64)
+    times = torch.maximum(times, least)
+    for k in range(1, count + 1):  # rounding may have made equals
+        times[k] = torch.minimum(times[k], times[k - 1] - 1)
+    return times
+
+
+def _uniform(sde: SDE, count: int, t_min: float) -> Tensor:
+    return _whole(torch.linspace(sde.num_steps, 0, count + 1, dtype=torch.float64), count)
+
+
+def _quadratic(sde: SDE, count: int, t_min: float) -> Tensor:
+    roots = torch.linspace(sde.num_steps**0.5, 0, count + 1, dtype=torch.float64)
+    return _whole(roots**2, count)
+
+
+def _leading(sde: SDE, count: int, t_min: float) -> Tensor:
+    times = 1 + (sde.num_steps // count) * torch.arange(count - 1, -1, -1, dtype=torch.float64)
+    times[0] = sde.num_steps  # the prior stands at N
+    return torch.cat((times, times.new_zeros(1)))
+
+
+def _even_in(
+    clock: Callable[[SDE, Tensor], Tensor], time: Callable[[SDE, Tensor], Tensor]
+) -> Callable[[SDE, int, float], Tensor]:
+    """A grid that is even in a clock between N and t_min."""
+
+    def build(sde: SDE, count: int, t_min: float) -> Tensor:
+        ends = torch.tensor([float(sde.num_steps), t_min], dtype=torch.float64)
+        if count == 1:
+            return torch.tensor([float(sde.num_steps), 0.0], dtype=torch.float64)
+        first, last = clock(sde, ends)
+        share = torch.linspace(0, 1, count, dtype=torch.float64)
+        times = time(sde, first + (last - first) * share)
+        times[0], times[-1] = ends  # there and back is exact but for rounding
+        return torch.cat((times, times.new_zeros(1)))
+
+    return build
+
+
+def _angle_of_log_snr(y: Tensor) -> Tensor:
+    return (-0.5 * y).exp().atan()
+
+
+GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
+    "uniform": _uniform,
+    "quadratic": _quadratic,
+    "leading": _leading,
+    "log_snr": _even_in(
+        lambda sde, t: sde.log_snr(t), lambda sde, y: sde.time(_angle_of_log_snr(y))
+    ),
+    "karras": _even_in(
+        lambda sde, t: (-0.5 * sde.log_snr(t)).exp() ** (1 / KARRAS_RHO),
+        lambda sde, y: sde.time((y**KARRAS_RHO).atan()),
+    ),
+    "angle": _even_in(lambda sde, t: sde.angle(t), lambda sde, y: sde.time(y)),
+}
+WHOLE = ("uniform", "quadratic", "leading")

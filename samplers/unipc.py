@@ -1,0 +1,111 @@
+"""UniPC: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samplers.exponential import Estimate, combined, half_log_snr
+from sde.base import SDE
+from sde.noise import Noise
+from sde.prediction import Denoiser
+from sde.types import Batch, Times
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The state that the last step set out from, corrected, and the estimates, latest first."""
+
+    x: Batch
+    t: Times
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class UniPC:
+    """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, by UniPC-p, B = e^h - 1.
+
+    What is evaluated at t serves twice: it corrects the state at t, which was predicted without
+    it, and it predicts the next. Steps of order p have a corrected error of order p + 1. The first
+    steps remember less and are of lower order; the step to s = 0 returns x_0.
+
+    Attributes:
+        order: p of the predictor, 1..3.
+        correct: whether states are corrected.
+    """
+
+    order: int = 2
+    correct: bool = True
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"order must lie in 1..3, got {self.order}")
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t, without memory: of order 1."""
+        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x_t: Batch,
+        t: Times,
+        s: Times,
+        noise: Noise,
+        memory: Memory | None,
+    ) -> tuple[Batch, Memory]:
+        """Draw x_s given x_t and what was before."""
+        here = Estimate(half_log_snr(sde, t), denoiser(x_t, t).x_0)
+        past = memory.estimates if memory is not None else ()
+        if memory is not None and self.correct:
+            x_t = _moved(sde, memory.x, memory.t, t, past, here)
+        kept = (here, *past)[: self.order]
+        x_s = here.value if s == 0 else _moved(sde, x_t, t, s, kept, None)
+        return x_s, Memory(x_t, t, kept)
+
+
+def _moved(
+    sde: SDE,
+    x_t: Batch,
+    t: Times,
+    s: Times,
+    known: tuple[Estimate, ...],
+    ahead: Estimate | None,
+) -> Batch:
+    """From t to s with estimates at t and before, latest first, and, to correct, the one at s.
+
+    With h = lambda_s - lambda_t and r_k = (lambda_k - lambda_t) / h, the flow's own x_s =
+    sigma_s / sigma_t x_t + alpha_s h integral over [0, 1] of e^(-h (1 - r)) x_0(r) dr becomes
+
+        sigma_s / sigma_t x_t + alpha_s (1 - e^-h) (x_0(t) + sum_k rho_k (x_0(k) - x_0(t)) / r_k)
+
+    with rho_k such that polynomials up to their number are integrated exactly. A single difference
+    gets 1/2, as in the paper.
+    """
+    last, others = known[0], list(known[1:]) + ([ahead] if ahead is not None else [])
+    h = half_log_snr(sde, s) - last.at
+    alpha, decay = sde.alpha(s), -torch.expm1(-h)
+    terms = [(alpha * decay, last.value)]
+    if others:
+        r = torch.stack([(each.at - last.at) / h for each in others])
+        for weight, each, place in zip(_weights(r, h), others, r, strict=True):
+            terms.append((alpha * decay * weight / place, each.value - last.value))
+    return combined(x_t, sde.sigma(s) / sde.sigma(t), *terms)
+
+
+def _weights(r: Tensor, h: Tensor) -> Tensor:
+    """The rho of the differences at r, (k,)."""
+    if len(r) == 1:
+        return torch.full_like(r, 0.5)
+    decay = -torch.expm1(-h)
+    phi, factorial, moments = decay / h, 1.0, []  # phi_1(-h)
+    for n in range(1, len(r) + 1):
+        factorial *= n
+        phi = (1 / factorial - phi) / h  # phi_(n+1)(-h)
+        moments.append(factorial * phi * h / decay)
+    powers = torch.arange(len(r), dtype=torch.float64)
+    weights: Tensor = torch.linalg.solve(r[None] ** powers[:, None], torch.stack(moments))
+    return weights

@@ -1,0 +1,186 @@
+"""Every deterministic sampler tends to the flow's own answer at the order that it states."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from samplers import DDIM, DEIS, GRIDS, DPMSolver, Heun, ProbabilityFlow, UniPC, grid
+from samplers.deis import adams_bashforth
+from samplers.sampler import Multistep, sample
+from sde.analytic import GaussianMixture
+from sde.noise import Noise, Stream
+from sde.subvp import SubVPSDE
+from sde.ve import VESDE
+from sde.vp import VPSDE
+
+PROCESSES = {
+    "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),
+    "subvp": SubVPSDE.log_linear(1000, 1e-1, 1e-2),
+    "ve": VESDE(1000, 1e-2, 50.0),
+}
+NOISE = Noise.of(0, 0, 32)
+ORDERS = {
+    "ddim": (DDIM(), 1),
+    "heun": (Heun(), 2),
+    "dpm-1": (DPMSolver(1), 1),
+    "dpm-2": (DPMSolver(2), 2),
+    "dpm-3": (DPMSolver(3), 3),
+    "deis-1": (DEIS(1), 1),
+    "deis-2": (DEIS(2), 2),
+    "deis-3": (DEIS(3), 3),
+    "unip-1": (UniPC(1, correct=False), 1),
+    "unip-2": (UniPC(2, correct=False), 2),
+    "unip-3": (UniPC(3, correct=False), 3),
+    "unipc-1": (UniPC(1), 2),
+    "unipc-2": (UniPC(2), 3),
+}
+
+
+def mixture():
+    """Three wide components: a flow without sudden turns, so that orders show early."""
+    means = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [1.0, -1.5]], dtype=torch.float64)
+    covariances = 0.3 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
+    return GaussianMixture(torch.tensor([0.5, 0.3, 0.2]).double(), means, covariances)
+
+
+def follow(sampler, sde, times, x):
+    """The loop of `sample` on part of the path, from the prior's x to the last of the times."""
+    denoiser, memory = mixture().denoiser(sde), None
+    for t, s in itertools.pairwise(times):
+        if isinstance(sampler, Multistep):
+            x, memory = sampler.advance(denoiser, sde, x, t, s, NOISE, memory)
+        else:
+            x = sampler.step(denoiser, sde, x, t, s, NOISE)
+    return x
+
+
+@pytest.fixture(scope="module")
+def truths():
+    """Where the flow carries the prior, down to t = 1, by the adaptive solver."""
+    found = {}
+    for name, sde in PROCESSES.items():
+        x = sde.prior_std() * NOISE.normal(Stream.PRIOR, (2,))
+        ends = torch.tensor([1000.0, 1.0], dtype=torch.float64)
+        exactly = ProbabilityFlow(1.0, 1e-11)
+        found[name] = x, exactly.step(mixture().denoiser(sde), sde, x, *ends, NOISE)
+    return found
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_error_falls_at_the_order_stated(name, process, truths):
+    (sampler, order), sde = ORDERS[name], PROCESSES[process]
+    x, truth = truths[process]
+    errors = []
+    for count in (60, 120, 240):
+        times = grid("log_snr", sde, count)[:-1]
+        errors.append(float((follow(sampler, sde, times, x) - truth).square().mean().sqrt()))
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert slopes[-1] > order - 0.25, (slopes, errors)
+    assert slopes[-1] < order + 0.75, (slopes, errors)
+
+
+def test_a_multistep_without_memory_is_ddim():
+    sde = PROCESSES["vp"]
+    x = NOISE.normal(Stream.PRIOR, (2,))
+    t, s = torch.tensor([700.0, 650.0], dtype=torch.float64)
+    denoiser = mixture().denoiser(sde)
+    expected = DDIM().step(denoiser, sde, x, t, s, NOISE)
+    for sampler in (DPMSolver(3), DEIS(4), UniPC(3)):
+        found = sampler.step(denoiser, sde, x, t, s, NOISE)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_integrate_polynomials():
+    nodes = [torch.tensor(y, dtype=torch.float64) for y in (2.0, 3.0, 4.5, 7.0)]
+    weights = adams_bashforth(nodes, torch.tensor(1.2, dtype=torch.float64))
+    for power in range(4):
+        exact = (1.2 ** (power + 1) - 2 ** (power + 1)) / (power + 1)
+        values = torch.stack(nodes) ** power
+        assert float(weights @ values) == pytest.approx(exact, rel=1e-9)
+
+
+def test_churn_keeps_the_law():
+    """Noise raised and taken off again, on Gaussian data: mean and variance stay the data's."""
+    from sde.analytic import gaussian
+
+    sde = PROCESSES["vp"]
+    truth = gaussian(torch.tensor([0.4]).double(), torch.tensor([[0.25]]).double())
+    x = sample(
+        Heun(churn=0.2), truth.denoiser(sde), sde, grid("log_snr", sde, 100),
+        Noise.of(0, 0, 4000), (1,),
+    )  # fmt: skip
+    assert float(x.mean()) == pytest.approx(0.4, abs=4 * 0.5 / 4000**0.5 + 0.01)
+    assert float(x.std()) == pytest.approx(0.5, abs=4 * 0.5 / 8000**0.5 + 0.01)
+    other = sample(
+        Heun(churn=0.2), truth.denoiser(sde), sde, grid("log_snr", sde, 20),
+        Noise.of(1, 0, 8), (1,),
+    )  # fmt: skip
+    again = sample(
+        Heun(), truth.denoiser(sde), sde, grid("log_snr", sde, 20), Noise.of(1, 0, 8), (1,)
+    )
+    assert not torch.allclose(other, again)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: DPMSolver(4), lambda: DPMSolver(3, stochastic=True), lambda: DEIS(5),
+     lambda: UniPC(0), lambda: Heun(churn=0.5)],
+)  # fmt: skip
+def test_orders_that_do_not_exist_are_refused(build):
+    with pytest.raises(ValueError, match="must lie in"):
+        build()
+
+
+# ---- grids
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 333, 1000])
+def test_grids_fall_from_the_prior_to_the_data(name, process, count):
+    sde = PROCESSES[process]
+    times = grid(name, sde, count)
+    assert len(times) == count + 1
+    assert times[0] == 1000
+    assert times[-1] == 0
+    assert (times.diff() < 0).all()
+    assert count == 1 or times[-2] >= 1
+    if name in ("uniform", "quadratic", "leading"):
+        assert torch.equal(times, times.round())
+
+
+def test_grids_are_even_in_their_clocks():
+    sde = PROCESSES["vp"]
+    clocks = {
+        "log_snr": sde.log_snr,
+        "angle": sde.angle,
+        "karras": lambda t: (sde.sigma(t) / sde.alpha(t)) ** (1 / 7),
+    }
+    for name, clock in clocks.items():
+        strides = clock(grid(name, sde, 30)[:-1]).diff()
+        torch.testing.assert_close(strides, strides.mean().expand(29), rtol=1e-6, atol=1e-9)
+    assert grid("karras", sde, 30, 0.25)[-2] == 0.25
+    roots = grid("quadratic", sde, 10).sqrt().diff()
+    torch.testing.assert_close(roots, roots.mean().expand(10), rtol=0.02, atol=0)
+    assert grid("leading", sde, 10).tolist() == [
+        1000,
+        801,
+        701,
+        601,
+        501,
+        401,
+        301,
+        201,
+        101,
+        1,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(("name", "count"), [("uniform", 0), ("leading", 1001), ("angel", 3)])
+def test_grids_that_there_are_not(name, count):
+    with pytest.raises(ValueError, match=r"must (lie in|be one of)"):
+        grid(name, PROCESSES["vp"], count)
