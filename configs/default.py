@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
     config.training.min_snr_gamma = 5.0  # min_snr
     config.training.p2_gamma = 1.0  # p2
     config.training.p2_k = 1.0  # p2
+    config.training.dequantization = "uniform"  # x_0 of a level: uniform on its bin | its centre
     config.training.precision = "float32"  # float32 | bfloat16
     config.training.compile = False
     config.training.channels_last = False
@@ -65,11 +66,17 @@ def get_config() -> ConfigDict:
 
     config.sampling = ConfigDict()
     # ancestral | pc | ode | ddim | reverse_diffusion | euler_maruyama
+    # | heun | dpm | dpm_sde | deis | unipc
     config.sampling.sampler = "ancestral"
     config.sampling.seed = 0
     config.sampling.num_images = 64
     config.sampling.batch_size = 64
-    config.sampling.steps = 0  # of all but ode, 1..N; 0 for all N
+    config.sampling.steps = 0  # of all but ode; 0 for all N, and for heun to unipc 20
+    # auto | uniform | quadratic | leading | log_snr | karras | angle
+    config.sampling.grid = "auto"
+    config.sampling.final = "mean"  # mean | x_0 | none: what the step to t = 0 does
+    config.sampling.order = 2  # dpm 1..3, deis 1..4, unipc 1..3
+    config.sampling.churn = 0.0  # heun: noise raised before a step, relative
     config.sampling.variance = "beta"  # ancestral, pc: beta | posterior | learned
     config.sampling.eta = 0.0  # ddim: share of the posterior's noise
     config.sampling.clip = True  # x_0 to [-1, 1], in all but ode
@@ -83,15 +90,32 @@ def get_config() -> ConfigDict:
     config.likelihood = ConfigDict()
     config.likelihood.seed = 0
     config.likelihood.num_images = 0  # first so many of the test set; 0 for all
-    config.likelihood.batch_size = 128
+    config.likelihood.batch_size = 128  # points in flight at a time
+    config.likelihood.dequantization = "uniform"  # uniform | truncated_normal | last_step
+    config.likelihood.samples = 1  # K points of each image, under one logarithm
+    config.likelihood.t_start = 0.0  # where the flow starts, in steps; 0 for the least possible
     config.likelihood.probes = 2  # of the divergence, random signs; 0 for the exact one
     config.likelihood.tolerance = 1e-4  # local error of x, unit scale
     config.likelihood.tolerance_bits = 1e-4  # local error of the log-density, bits/dim
     config.likelihood.method = "dopri5"
-    config.likelihood.max_evaluations = 10_000  # an image
+    config.likelihood.max_evaluations = 10_000  # a point
+    config.likelihood.checked = 16  # images solved again, at a tenth of the tolerances
+    config.likelihood.ledger = False  # and every bound and estimate beside the exact flow
+    config.likelihood.terms = 64  # ledger: of the bounds, at random times in as many strata
+    config.likelihood.against = ""  # compare in pairs with: the raw weights, "raw", or DIR
+    config.likelihood.data = ""  # score these instead: "train", a folder or a Hub name
+
+    config.compare = ConfigDict()
+    # any of sampling.sampler's; also as --samplers ancestral,pc,ode
+    config.compare.samplers = ("ancestral", "ddim", "dpm", "unipc", "ode")
+    config.compare.nfe = (5, 10, 20, 50, 100)  # evaluations an image
+    config.compare.num_images = 256
+    config.compare.seed = 0  # of the noise that every case starts from
 
     config.equivalence = ConfigDict()
+    config.equivalence.precision = ""  # of the network: float32 | bfloat16; "" for training's
     config.equivalence.num_images = 256  # of each sampler, from a trained network
+    config.equivalence.steps = 64  # of ancestral and pc, and half as many, on a trained network
     config.equivalence.batch_size = 4  # of the gradients and trainings compared
     config.equivalence.train_steps = 100
     return config

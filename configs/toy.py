@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.sampling.steps = 200
     config.sampling.clip = False
     config.sampling.corrector = "annealed"
+    config.equivalence.num_images = 512
     config.likelihood.probes = 0
     config.likelihood.batch_size = 1024
     return config

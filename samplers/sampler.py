@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Sampler(Protocol):
             x_s, shaped like x_t. No row of it may depend on another row.
         """
         ...
+
+
+Final = Literal["mean", "x_0", "none"]
+FINALS: tuple[str, ...] = get_args(Final)
 
 
 @runtime_checkable
@@ -72,6 +76,7 @@ def sample(
     noise: Noise,
     shape: tuple[int, ...],
     after_step: Callable[[int, Tensor], None] = lambda _step, _x: None,
+    final: Final = "mean",
 ) -> Batch:
     """Draw one datum for every sample index of the noise.
 
@@ -84,6 +89,9 @@ def sample(
         noise: the randomness of the batch; it also places it on its device.
         shape: shape of one datum.
         after_step: called with the number of the step just done, counted from 1, and x_s.
+        final: what the last interval does: "mean", the sampler's own step to 0, which adds no
+            noise; "x_0", the estimate of x_0 and nothing else (Tweedie); "none", nothing: the
+            result stands at the last time above 0.
 
     Returns:
         (B, *shape) float64.
@@ -94,7 +102,11 @@ def sample(
         memory: Any = None
         x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
         for k, (t, s) in enumerate(pairwise(times)):
-            if isinstance(sampler, Multistep):
+            if s == 0 and final == "none":
+                break
+            if s == 0 and final == "x_0":
+                x = denoiser(x, t).x_0
+            elif isinstance(sampler, Multistep):
                 x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
             else:
                 x = sampler.step(denoiser, sde, x, t, s, noise.at(k))

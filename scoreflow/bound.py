@@ -8,18 +8,21 @@ For times N = t_K > ... > t_0 = 0 and a real-valued datum x_0,
     L_t, s > 0  E KL(q(x_s | x_t, x_0) || N(mean(x_t, x_0 estimate), variance I))
     L_t, s = 0  E -log N(x_0; mean, variance I)                                      "L_0"
 
-in nats, between normals of diagonal covariance. As the steps are refined the sum tends to the
-continuous bound, 1/2 the integral of |x_0 error|^2 dSNR, from above and as the first power of the
-stride.
+in nats, between normals of diagonal covariance. Where the datum stands for an integer, L_0 may
+instead be DDPM's decoder: -log of the probability of the level's whole bin. As the steps are
+refined the sum tends to the continuous bound, 1/2 the integral of |x_0 error|^2 dSNR, from above
+and as the first power of the stride.
 """
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from samplers.ancestral import Variance, reverse_variance
+from sde.analytic import log_normal_mass
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser, Prediction
@@ -66,21 +69,28 @@ def estimate(
         strata: how many of the N - 1 terms to take, 1..N-1.
         variance: of the reverse steps.
     """
+    total = prior_term(sde, x_0)
+    for k, stretch in enumerate([range(1, 2), *strata_of(sde, strata)]):
+        here = noise.at(k)
+        t = time_within(stretch, here)
+        x_t = sde.perturb(x_0, t, here.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:])))
+        nats = term(denoiser(x_t, t), sde, x_0, t, t - 1, variance)
+        total = total + len(stretch) * nats
+    return total
+
+
+def strata_of(sde: SDE, strata: int) -> list[range]:
+    """The times 2..N in order, cut into so many stretches of equal length, but for rounding."""
     count = sde.num_steps - 1
     if not 1 <= strata <= count:
         raise ValueError(f"strata must lie in 1..{count}, got {strata}")
-    edges = [round(k * count / strata) for k in range(strata + 1)]
-    total = prior_term(sde, x_0)
-    for k in range(strata + 1):
-        here = noise.at(k)
-        if k == 0:
-            t, weight = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device), 1
-        else:
-            first, weight = edges[k - 1], edges[k] - edges[k - 1]
-            t = 2 + first + (here.uniform(Stream.TRAIN_TIME) * weight).floor()
-        x_t = sde.perturb(x_0, t, here.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:])))
-        total = total + weight * term(denoiser(x_t, t), sde, x_0, t, t - 1, variance)
-    return total
+    edges = [2 + round(k * count / strata) for k in range(strata + 1)]
+    return [range(first, end) for first, end in pairwise(edges)]
+
+
+def time_within(stretch: range, noise: Noise) -> Tensor:
+    """A time of the stretch for every sample, each as likely: (B,), in steps."""
+    return stretch.start + (noise.uniform(Stream.TRAIN_TIME) * len(stretch)).floor()
 
 
 def prior_term(sde: SDE, x_0: Tensor) -> Tensor:
@@ -89,6 +99,32 @@ def prior_term(sde: SDE, x_0: Tensor) -> Tensor:
     q, p = sde.variance(end), sde.prior_std() ** 2
     mean = broadcast(sde.alpha(end), x_0) * x_0
     return 0.5 * ((q + mean**2) / p - 1 + (p / q).log()).flatten(1).sum(1)
+
+
+def decoder_term(x_0: Tensor, levels: Tensor, num_levels: int, variance: Tensor) -> Tensor:
+    """L_0 of integers: -log of what N(x_0 estimate, variance I) gives to each level's bin, summed.
+
+    DDPM's discretised decoder (Ho et al. 2020, Eq. 13) on the bins [2k/L - 1, 2(k+1)/L - 1], the
+    outermost open to infinity, so that the levels' probabilities sum to 1. (The reverse mean at
+    s = 0 *is* the estimate of x_0.) A network that was trained on points spread over the bins
+    finds x_t as likely anywhere within one: where sigma_t is small against a bin, the chain has
+    paid for the place within it, about log(bin / (sigma_t sqrt(2 pi e))) nats a dimension, which
+    this term, unlike the density, does not give back.
+
+    Args:
+        x_0: the estimate at the chain's first time, (B, ...).
+        levels: the integers 0..L-1 that it should find, shaped like x_0.
+        num_levels: L.
+        variance: () or (B,), positive.
+
+    Returns:
+        Nats, (B,).
+    """
+    k = levels.to(x_0.dtype)  # twice an 8-bit level need not fit into 8 bits
+    low = torch.where(k == 0, -math.inf, 2 * k / num_levels - 1)
+    high = torch.where(k == num_levels - 1, math.inf, 2 * (k + 1) / num_levels - 1)
+    std = broadcast(variance.sqrt(), x_0)
+    return -log_normal_mass((low - x_0) / std, (high - x_0) / std).flatten(1).sum(1)
 
 
 def with_mean_held(prediction: Prediction) -> Prediction:

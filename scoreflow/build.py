@@ -5,6 +5,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 import difflib
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -16,27 +17,36 @@ from torch import nn
 
 from samplers import (
     DDIM,
+    DEIS,
+    GRIDS,
     Ancestral,
     AnnealedLangevin,
     Clipped,
+    DPMSolver,
     EulerMaruyama,
+    Heun,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
-    uniform_times,
+    UniPC,
+    grid,
 )
+from samplers.sampler import FINALS, Final
 from scoreflow import data as data_sets
 from scoreflow import toy, train
 from scoreflow.data import Data
+from scoreflow.dequantization import DEQUANTIZATIONS, EMBEDDINGS, Dequantizer
 from scoreflow.errors import RequestError
+from scoreflow.evaluate import Question
 from scoreflow.likelihood import Solver
 from scoreflow.mlp import MLP
 from scoreflow.model import OUTPUTS, ScoreModel
 from scoreflow.objective import NAMES, TIMES, Objective
 from scoreflow.unet import UNet
 from sde import SDE, VESDE, VPSDE, Denoiser, SubVPSDE
+from sde.flow import sign_set_size
 from sde.ode import odeint
 
 SCHEDULES: dict[str, Callable[[type[VPSDE], ConfigDict], VPSDE]] = {
@@ -50,10 +60,26 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
     "ve": lambda c: VESDE(c.num_steps, c.sigma_min, c.sigma_max),
 }
 CORRECTORS: dict[str, Any] = {"langevin": Langevin, "annealed": AnnealedLangevin}
-SAMPLERS = ("ancestral", "pc", "ode", "ddim", "reverse_diffusion", "euler_maruyama")
+SAMPLERS = (
+    "ancestral",
+    "pc",
+    "ode",
+    "ddim",
+    "reverse_diffusion",
+    "euler_maruyama",
+    "heun",
+    "dpm",
+    "dpm_sde",
+    "deis",
+    "unipc",
+)
+HIGH_ORDER = ("heun", "dpm", "dpm_sde", "deis", "unipc")
+FEW_STEPS = 20
+"""Of those of high order, where a config leaves it open."""
 COMPARED = ("ancestral", "pc", "ode")
 """The samplers that a training ends with."""
 VARIANCES = ("beta", "posterior", "learned")
+TRAINED_IN = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -91,11 +117,13 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(config), build_objective(config)
     choose("sampler", config.sampling.sampler, SAMPLERS)
+    choose_precision(config)
     build_solver(config)
     data = build_data(config, device)
     network = build_network(config, data)
     model = build_model(config, compiled(network, settings) if training else network, sde)
-    for name in SAMPLERS:
+    build_question(config, model, data)
+    for name in dict.fromkeys((*COMPARED, config.sampling.sampler)):
         build_drawing(config, name, model, data)
     return Experiment(config, device, data, network, model, objective, settings)
 
@@ -191,13 +219,21 @@ def build_model(config: ConfigDict, network: nn.Module, sde: SDE) -> ScoreModel:
     )
 
 
+def choose_precision(config: ConfigDict) -> str:
+    """The precision in which a network is certified: its training's, if no other is asked for."""
+    own = config.equivalence.precision or config.training.precision
+    name: str = choose("equivalence.precision", own, TRAINED_IN)
+    return name
+
+
 def build_training(config: ConfigDict) -> train.Settings:
     """How training goes, checked."""
     section = config.training.to_dict()
     names = [field.name for field in fields(train.Settings)]
     settings = train.Settings(**{name: section[name] for name in names})
     choose("training.decay", settings.decay, ("constant", "cosine"))
-    choose("training.precision", settings.precision, ("float32", "bfloat16"))
+    choose("training.precision", settings.precision, TRAINED_IN)
+    choose("training.dequantization", settings.dequantization, EMBEDDINGS)
     if settings.checkpoint_every % settings.log_every:
         raise RequestError(
             "training.checkpoint_every must be a multiple of training.log_every "
@@ -261,6 +297,7 @@ class Drawing:
     sampler: Sampler
     times: torch.Tensor
     denoiser: Denoiser
+    final: Final = "mean"
 
 
 def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) -> Drawing:
@@ -279,21 +316,31 @@ def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) 
         )
     ancestral = Ancestral(variance)
     corrector = choose("sampling.corrector", c.corrector, CORRECTORS)(c.snr, c.corrections)
-    sampler: Sampler = {
-        "ancestral": ancestral,
-        "pc": PredictorCorrector(ancestral, corrector),
-        "ddim": DDIM(c.eta),
-        "reverse_diffusion": ReverseDiffusion(),
-        "euler_maruyama": EulerMaruyama(),
-    }[name]
-    times = _chain_times(c.steps, model)
+    methods: dict[str, Callable[[ConfigDict], Sampler]] = {
+        "ancestral": lambda _: ancestral,
+        "pc": lambda _: PredictorCorrector(ancestral, corrector),
+        "ddim": lambda c: DDIM(c.eta),
+        "reverse_diffusion": lambda _: ReverseDiffusion(),
+        "euler_maruyama": lambda _: EulerMaruyama(),
+        "heun": lambda c: Heun(c.churn),
+        "dpm": lambda c: DPMSolver(c.order),
+        "dpm_sde": lambda _: DPMSolver(2, stochastic=True),
+        "deis": lambda c: DEIS(c.order),
+        "unipc": lambda c: UniPC(c.order),
+    }
+    sampler = _refusing(methods[name], c, "sampling.order")
     clip = c.clip and data.num_levels is not None
-    return Drawing(sampler, times, Clipped(model) if clip else model)
+    final = choose("sampling.final", c.final, FINALS)
+    return Drawing(sampler, _times(c, name, model), Clipped(model) if clip else model, final)
 
 
-def _chain_times(steps: int, model: ScoreModel) -> torch.Tensor:
-    n = model.sde.num_steps
-    return _refusing(lambda k: uniform_times(n, k or n, integer=True), steps, "sampling.steps")
+def _times(c: ConfigDict, name: str, model: ScoreModel) -> torch.Tensor:
+    """The grid of the `sampling` section."""
+    high = name in HIGH_ORDER
+    chosen = choose("sampling.grid", c.grid, ("auto", *GRIDS))
+    chosen = ("log_snr" if high else "uniform") if chosen == "auto" else chosen
+    steps = c.steps or (FEW_STEPS if high else model.sde.num_steps)
+    return _refusing(lambda k: grid(chosen, model.sde, k, model.t_min), steps, "sampling.steps")
 
 
 def build_solver(config: ConfigDict) -> Solver:
@@ -301,6 +348,37 @@ def build_solver(config: ConfigDict) -> Solver:
     c = config.likelihood
     _try_solver("likelihood", c.method, (c.tolerance, 0.0))
     return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
+
+
+def build_question(
+    config: ConfigDict, model: ScoreModel, data: Data, dequantization: str = ""
+) -> Question:
+    """What the `likelihood` section asks of each datum, or the same by another dequantization."""
+    c, embedding = config.likelihood, config.training.dequantization
+    name = dequantization or c.dequantization
+    choose("likelihood.dequantization", name, DEQUANTIZATIONS)
+    t, end = c.t_start or model.t_min, model.sde.num_steps
+    if not model.t_min <= t < end:
+        raise RequestError(
+            f"likelihood.t_start must lie in [{model.t_min:g}, {end}), got {t:g}: this network "
+            f"learned {config.training.times} times and is not asked below t = {model.t_min:g}"
+        )
+    most = sign_set_size(data.test[0].numel())
+    if c.probes > most:
+        raise RequestError(
+            f"likelihood.probes must lie in 0..{most} for data of {data.test[0].numel()} "
+            f"dimensions, got {c.probes}; 0 is the exact divergence"
+        )
+    dequantizer = None
+    if data.num_levels is not None:
+        if name == "truncated_normal" and embedding != "centre":
+            raise RequestError(
+                "likelihood.dequantization = truncated_normal needs a network trained with "
+                "training.dequantization = centre: one trained on uniform bins is not peaked at "
+                "their centres"
+            )
+        dequantizer = Dequantizer(name, data.num_levels, t, embedding)
+    return Question(build_solver(config), c.seed, dequantizer, c.samples, c.batch_size, c.checked)
 
 
 def _try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
@@ -315,17 +393,40 @@ def _try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
 
 def build_device(name: str) -> torch.device:
     """A device by name, or the best one found. It must be there, and must know float64."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not name:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if there else "cpu")
+    if name in ("cpu", "cpu:0"):
+        return torch.device("cpu")
+    _refuse_kind(name)
+    index = int(name.partition(":")[2] or 0)
+    if index >= there:
+        found = f"CUDA devices are 0..{there - 1}" if there else "no CUDA device was found"
+        raise RequestError(f"--device {name} cannot be used here ({found}); cpu always can")
+    device = torch.device("cuda", index) if ":" in name else torch.device("cuda")
     try:
-        device = torch.device(name)
         float(torch.zeros((), dtype=torch.float64, device=device))
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RequestError(
             f"--device {name} cannot be used here ({reason}); cpu always can"
         ) from error
     return device
+
+
+def _refuse_kind(name: str) -> None:
+    """Refuse what is not written as a CUDA device is."""
+    kind = name.lower().partition(":")[0]
+    if kind == "mps":
+        raise RequestError(
+            f"--device {name} cannot be used: it has no float64, which schedules and likelihoods "
+            "need; cpu always can"
+        )
+    if not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
+        meant = {"gpu": "cuda"}.get(kind, kind)
+        near = difflib.get_close_matches(meant, ("cpu", "cuda"), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "cpu always can"
+        raise RequestError(f"--device must be cpu, cuda or cuda:N, got {name!r}; {hint}")
 
 
 def _channels_last(config: ConfigDict) -> bool:

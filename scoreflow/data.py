@@ -134,6 +134,22 @@ def load_images(path_or_name: str, test_fraction: float = 0.2, split_seed: int =
     return load_hub(path_or_name)
 
 
+def load_pool(path_or_name: str) -> Tensor:
+    """All images of a data set, whatever its splits: levels (n, C, H, W) uint8.
+
+    Args:
+        path_or_name: as in `load_images`, or "digits".
+    """
+    if path_or_name == "digits":
+        whole = load_digits()
+        return torch.cat([whole.train, whole.test])
+    path = Path(path_or_name).expanduser()
+    if path.is_dir() and not any(path.glob("*.parquet")):
+        return _folder_split(image_files(path), [])[0]
+    whole = load_images(path_or_name)
+    return torch.cat([whole.train, whole.test])
+
+
 def load_parquet(path: str | Path, train_split: str = "train", test_split: str = "test") -> Data:
     """A folder of {split}-*.parquet in the Hugging Face image schema, 256 levels.
 

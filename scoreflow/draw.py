@@ -1,5 +1,6 @@
 """Draw samples with one sampler, and say what they look like and how they compare with data."""
 
+import base64
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import Counted, sample
+from samplers import Clipped, Counted, sample
 from scoreflow import metrics, report
 from scoreflow.build import Drawing
 from scoreflow.data import Data, quantize, to_uint8
@@ -19,7 +20,8 @@ from sde.base import SDE
 from sde.noise import Noise
 
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 48
-TWO_SAMPLE_IMAGES = 512
+TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
+"""Images that the two-sample test compares at most, and those below which it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,26 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
         "seconds": seconds,
         "images_per_second": len(samples) / seconds,
         "num_images": len(samples),
+        "clipped": isinstance(drawing.denoiser, Clipped),
         **sample_metrics(samples, data),
+        "data": _of_data(data, len(samples)),
     }
     line = (
         f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
-        f"two-sample accuracy {result['value']:.3f} +- {result['standard_error']:.3f} "
-        f"(0.5 is best; of samples {result['two_sample']['samples_recognised']:.2f}, "
-        f"of data {result['two_sample']['real_recognised']:.2f})"
+        f"two-sample accuracy {_told(result)}"
     )
-    return Drawn(samples, result, _picture(samples, data), line)
+    return Drawn(samples, result, picture(values_of(samples, data), data), line)
+
+
+def _told(result: dict[str, Any]) -> str:
+    if result["value"] is None:
+        return f"needs {LEAST_IMAGES} images"
+    sides = result["two_sample"]
+    return (
+        f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "
+        f"{sides['samples_recognised']:.2f} and data recognised {sides['real_recognised']:.2f} "
+        "(0.5 is best for each; misses can cancel)"
+    )
 
 
 def draw_samples(
@@ -82,7 +95,9 @@ def _batch(
     drawing: Drawing, counted: Counted, sde: SDE, noise: Noise, event: tuple[int, ...]
 ) -> Tensor:
     try:
-        return sample(drawing.sampler, counted, sde, drawing.times, noise, event)
+        return sample(
+            drawing.sampler, counted, sde, drawing.times, noise, event, final=drawing.final
+        )
     except RuntimeError as error:  # the solver's; torch raises the same type for its defects
         if "did not reach" not in str(error):
             raise
@@ -90,14 +105,17 @@ def _batch(
 
 
 def sample_metrics(samples: Tensor, data: Data) -> dict[str, Any]:
-    """Two-sample accuracy against training data, with that of real test data as its measure."""
+    """Two-sample accuracy against training data, with that of real test data as its measure.
+
+    The value is None where there are too few images to say anything.
+    """
     n = min(TWO_SAMPLE_IMAGES, len(samples), len(data.train))
     m = min(n, len(data.test))
-    values = samples if data.num_levels is None else quantize(samples, data.num_levels)
-    two_sample = metrics.two_sample_accuracy(values[:n], data.train[:n])
+    values = values_of(samples, data)
+    two_sample, enough = metrics.two_sample_accuracy(values[:n], data.train[:n]), n >= LEAST_IMAGES
     found = {
-        "value": two_sample["accuracy"],
-        "standard_error": two_sample["standard_error"],
+        "value": two_sample["accuracy"] if enough else None,
+        "standard_error": two_sample["standard_error"] if enough else None,
         "unit": "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best",
         "two_sample": two_sample,
         "two_sample_of_test_data": metrics.two_sample_accuracy(data.test[:m], data.train[:m]),
@@ -107,9 +125,27 @@ def sample_metrics(samples: Tensor, data: Data) -> dict[str, Any]:
     return found
 
 
-def _picture(samples: Tensor, data: Data) -> bytes:
+def _of_data(data: Data, num_images: int) -> dict[str, Any]:
+    """What samples are to be seen beside: test data, and what is known of them without a model."""
+    encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
+    found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
+    found["num_shown"] = min(num_images, len(data.test), GRID_IMAGES)
+    if data.test_labels is not None:
+        found["classes"] = torch.bincount(data.test_labels).tolist()
+    if data.num_levels is not None:
+        bits = metrics.histogram_bits_per_dim(data.train, data.test, data.num_levels)
+        found |= dict(zip(("histogram_bits_per_dim", "standard_error"), bits, strict=True))
+    return found
+
+
+def values_of(samples: Tensor, data: Data) -> Tensor:
+    """Samples as the data are: levels, or vectors."""
+    return samples if data.num_levels is None else quantize(samples, data.num_levels)
+
+
+def picture(values: Tensor, data: Data) -> bytes:
+    """A PNG of values as the data are: a grid of the first images, or all points in the plane."""
     if data.num_levels is None:
-        return report.scatter(samples[:, :2])
-    levels = quantize(samples[:GRID_IMAGES], data.num_levels)
-    picture = to_uint8(levels, data.num_levels)
-    return image_grid(picture, GRID_COLUMNS, max(1, GRID_PIXELS // picture.shape[-1]))
+        return report.scatter(values[:, :2])
+    shown = to_uint8(values[:GRID_IMAGES], data.num_levels)
+    return image_grid(shown, GRID_COLUMNS, max(1, GRID_PIXELS // shown.shape[-1]))

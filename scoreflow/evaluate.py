@@ -1,68 +1,91 @@
-"""The log-likelihood of a test set, each datum once, with the budget of its error."""
+"""The log-likelihood of data, each datum once, row by row as the solver finds them."""
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from samplers import Counted
-from scoreflow.data import Data, dequantize
-from scoreflow.errors import RunError
+from scoreflow.budget import Budget, budget_of, standard_error
+from scoreflow.data import Data
+from scoreflow.dequantization import Dequantizer
+from scoreflow.errors import RequestError, RunError
 from scoreflow.files import Json
-from scoreflow.likelihood import (
-    LogLikelihood,
-    Solver,
-    log_likelihood,
-    to_bits_per_dim,
-    truncation_bits,
-)
+from scoreflow.likelihood import Flow, LogLikelihood, Solver
 from scoreflow.model import ScoreModel
+from scoreflow.parallel import Shard
 from scoreflow.progress import Progress
 from scoreflow.rows import Rows
 from sde.analytic import Distribution
-from sde.noise import Noise, Stream
+from sde.noise import Noise
 from sde.ode import Status
+from sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a mean is unsure of, in its unit; None for what is not known.
+class Question:
+    """What is asked of each datum.
 
     Attributes:
-        images: standard error of the mean over the images.
-        probes: standard error by the random probes of the divergence; 0 when it was exact.
-        solver: accumulated local error estimate of the ODE, a mean over images.
-        truncation_at_most: bound on what the start at t_min costs; for integers only.
+        solver: how the flow is solved.
+        seed: of dequantization and probes.
+        dequantizer: of integers; None for vectors, which stand at t = t_min as they are.
+        samples: K dequantized points of each image, under one logarithm.
+        batch_size: points at a time.
+        checked: so many data are solved again at a tenth of the tolerance, to know what the
+            solver does to the mean; 0 for the solver's own guess.
     """
 
-    images: float | None
-    probes: float | None
-    solver: float | None
-    truncation_at_most: float | None
+    solver: Solver
+    seed: int = 0
+    dequantizer: Dequantizer | None = None
+    samples: int = 1
+    batch_size: int = 128
+    checked: int = 16
+
+    def __post_init__(self) -> None:
+        if self.samples > 1 and self.solver.probes:
+            raise RequestError(
+                "likelihood.samples > 1 needs the exact divergence, likelihood.probes = 0: the "
+                "mean of exp(log p) over noisy logarithms is too large, and no bound "
+                f"(got samples {self.samples}, probes {self.solver.probes})"
+            )
+
+
+CHECK_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A likelihood as a result for results/ and as a line for the terminal."""
+    """A likelihood as a result for results/, a line for the terminal, and what each datum had.
+
+    Attributes:
+        result: for results/.
+        line: for the terminal.
+        values: bits/dim or nats, a row a datum and a column a probe, (n, P).
+        evaluations: of the denoiser, (n,).
+    """
 
     result: dict[str, Any]
     line: str
+    values: Tensor
+    evaluations: Tensor
 
 
 def measure(
     model: ScoreModel,
     data: Data,
     num_images: int,
-    batch_size: int,
-    seed: int,
-    solver: Solver,
+    question: Question,
     truth: Distribution | None = None,
     rows: Rows | None = None,
+    shard: Shard | None = None,
 ) -> Measured:
     """Exact log-likelihood of the test set: bits/dim of integers, nats of vectors.
 
@@ -70,110 +93,201 @@ def measure(
         model: asked in float32, whatever precision it was trained in.
         data: its test part is measured.
         num_images: the first so many; 0 for all.
-        batch_size: images at a time; the last batch may be smaller.
-        seed: of dequantization and probes.
-        solver: how the flow is solved.
+        question: how.
         truth: the density of vectors, where it is known, to compare with.
-        rows: where images that were measured before are found, and new ones are kept.
+        rows: where data that were measured before are found, and new ones are kept.
+        shard: this process's share, where there are several.
+
+    Raises:
+        RunError: some were not solved; what was found is kept in the rows.
     """
-    start = time.monotonic()
-    test = data.test[: num_images or None]
-    in_float32 = model.around(model.network, "float32")
-    found = _solve(in_float32, data, test, batch_size, seed, solver, rows)
-    value = _in_unit(_column(found, "log_prob"), data)
-    solver_error = float(_column(found, "solver_error").mean())
-    budget = _budget(model, data, value, solver_error, solver.probes)
-    result: dict[str, Any] = {
-        "value": float(value.mean()),
-        "standard_error": budget.images,
-        "unit": "nats" if data.num_levels is None else "bits/dim",
-        "num_images": len(value),
-        "dequantization": "none" if data.num_levels is None else "uniform",
-        "num_levels": data.num_levels,
-        "t_min": model.t_min,
-        "error_budget": asdict(budget),
-        "nfe": float(_column(found, "evaluations").mean()),
-        "seconds": time.monotonic() - start,
-    }
-    if data.num_levels is not None:
-        result["bits_per_dim"] = result["value"]
+    start, test = time.monotonic(), data.test[: num_images or None]
+    shard = shard or Shard()
+    asker = Asker(model.around(model.network, "float32"), test, question)
+    found = asker.rows(range(len(test)), rows, shard, "likelihood")
+    _refuse_unfinished(found, question.solver)
+    values = torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -asker.per_nat
+    finer = asker.finer().rows(range(min(question.checked, len(test))), None, shard, "check")
+    result = _result(model, data, asker, found, values, finer)
     if truth is not None:
-        result |= _against(truth, test, value.mean(1))
-    return Measured(result, _line(result))
+        result |= _against(truth, test, values.mean(1))
+    result["seconds"] = time.monotonic() - start
+    evaluations = torch.tensor([row["evaluations"] for row in found], dtype=torch.float64)
+    return Measured(result, line(result), values, evaluations)
 
 
-def _solve(
+class Asker:
+    """A question to a model about some data.
+
+    Args:
+        model: in float32.
+        test: levels or vectors.
+        question: what is asked.
+    """
+
+    def __init__(self, model: ScoreModel, test: Tensor, question: Question) -> None:
+        self.model, self.test, self.question = model, test, question
+        deq = question.dequantizer
+        self.t = model.t_min if deq is None else deq.t
+        self.per_nat = 1.0 if deq is None else 1 / (test[0].numel() * math.log(2))
+        self.flow = Flow(model, model.sde, test, self.t, question.solver)
+
+    def finer(self) -> "Asker":
+        """The same at tolerances that are a tenth."""
+        solver = self.question.solver.finer(CHECK_FACTOR)
+        asked = {**vars(self.question), "solver": solver}
+        return Asker(self.model, self.test, Question(**asked))
+
+    def rows(self, wanted: range, kept: Rows | None, shard: Shard, title: str) -> list[Json]:
+        """A row for every wanted datum, in order; this process solves its share of them."""
+        done = (
+            {} if kept is None else {k: r for k, r in kept.done.items() if r["status"] == "done"}
+        )
+        left = [k for k in wanted if k not in done and shard.has(k)]
+        ours = sum(shard.has(k) for k in wanted)
+        with Progress(title, ours, "img", ours - len(left)) as progress, full_float32():
+            for new in self._solved(left, Counted(self.model, progress.evaluated)):
+                done |= {row["image"]: row for row in new}
+                if kept is not None:
+                    kept.append(new)
+                progress.advance(len(new), mean=self._so_far(list(done.values())))
+        theirs = shard.gathered({k: done[k] for k in wanted if k in done and shard.has(k)})
+        if kept is not None and shard.world > 1 and shard.rank == 0:
+            kept.adopt(theirs.values())
+        done |= theirs
+        return [done[k] for k in wanted]
+
+    def _solved(self, left: list[int], denoiser: Denoiser) -> Iterator[list[Json]]:
+        """Rows as they are found: one when all K points of its datum are."""
+        k_points, device = self.question.samples, self.test.device
+        index = torch.tensor(left, dtype=torch.int64, device=device).repeat_interleave(k_points)
+        offsets = torch.zeros(len(index), dtype=torch.float64, device=device)
+        self.flow.denoiser = denoiser
+        arrived = 0
+
+        def arrivals(most: int) -> tuple[Tensor, Noise]:
+            nonlocal arrived
+            now = slice(arrived, arrived + min(most, len(index) - arrived))
+            noise = Noise(self.question.seed, index[now])
+            x, offsets[now] = self._placed(noise, now.start)
+            arrived = now.stop
+            return x, noise
+
+        parts: dict[int, list[Json]] = {}
+        for found in self.flow.solve(arrivals, self.question.batch_size):
+            for point in _points(found, index, offsets):
+                parts.setdefault(point["image"], []).append(point)
+            whole = [image for image, points in parts.items() if len(points) == k_points]
+            if whole:
+                yield [self._joined(parts.pop(image)) for image in whole]
+
+    def _placed(self, noise: Noise, first: int) -> tuple[Tensor, Tensor]:
+        """The points of some data at time t, and their offsets in nats."""
+        batch, denoiser = self.test[noise.index], self.flow.denoiser
+        deq, k_points = self.question.dequantizer, self.question.samples
+        if deq is None:
+            return batch.double(), batch.new_zeros(len(batch), dtype=torch.float64)
+        if k_points == 1:
+            return deq.place(denoiser, self.model.sde, batch, noise)
+        draws = (torch.arange(len(batch), device=batch.device) + first) % k_points
+        x = torch.empty_like(batch, dtype=torch.float64)
+        offset = x.new_empty(len(batch))
+        for draw in range(k_points):
+            own = (draws == draw).nonzero()[:, 0]
+            placed = deq.place(denoiser, self.model.sde, batch[own], noise.rows(own), draw)
+            x[own], offset[own] = placed
+        return x, offset
+
+    def _joined(self, points: list[Json]) -> Json:
+        """The row of a datum from its K points: log of the mean of their probabilities."""
+        nats = torch.tensor([p["nats"] for p in points], dtype=torch.float64)
+        if len(points) > 1:
+            nats = (nats.logsumexp(0) - math.log(len(points)))[None]
+        status = max((p["status"] for p in points), key=lambda s: s != "done")
+        value = float(nats.mean()) * -self.per_nat
+        unit = "nats_per_datum" if self.question.dequantizer is None else "bits_per_dim"
+        solver_error = sum(p["solver_error"] for p in points) / len(points)
+        return {
+            "image": points[0]["image"],
+            unit: value if math.isfinite(value) else None,
+            "nats": nats.flatten().tolist() if bool(nats.isfinite().all()) else None,
+            "evaluations": sum(p["evaluations"] for p in points),
+            "solver_error": solver_error if math.isfinite(solver_error) else None,
+            "status": status,
+        }
+
+    def _so_far(self, rows: list[Json]) -> str:
+        nats = [sum(row["nats"]) / len(row["nats"]) for row in rows if row["status"] == "done"]
+        values = torch.tensor(nats, dtype=torch.float64) * -self.per_nat
+        error = standard_error(values)
+        return f"{values.mean():.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+
+def _points(found: LogLikelihood, index: Tensor, offsets: Tensor) -> Iterator[Json]:
+    nats = found.log_prob + offsets[found.row][:, None]
+    columns = (index[found.row], nats, found.evaluations, found.solver_error, found.status)
+    for image, each, evaluations, error, status in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
+        yield {
+            "image": image,
+            "nats": each,
+            "evaluations": evaluations,
+            "solver_error": error,
+            "status": Status(status).name.lower(),
+        }
+
+
+def _result(
     model: ScoreModel,
     data: Data,
-    test: Tensor,
-    batch_size: int,
-    seed: int,
-    solver: Solver,
-    rows: Rows | None,
-) -> list[Json]:
-    """A row for every datum of test, in order. How they are batched does not matter to them."""
-    done = dict(rows.done) if rows is not None else {}
-    left = torch.tensor([k for k in range(len(test)) if k not in done], dtype=torch.int64)
-    start = len(test) - len(left)
-    with Progress("likelihood", len(test), "img", start) as progress, _full_float32():
-        counted = Counted(model, progress.evaluated)
-        for index in left.to(test.device).split(batch_size) if len(left) else ():
-            noise = Noise(seed, index)
-            x = _points(test[index], data, noise)
-            found = log_likelihood(counted, model.sde, x, model.t_min, noise, solver)
-            _refuse_unfinished(found, index, solver)
-            new = _as_rows(found, index, data)
-            done |= {row["image"]: row for row in new}
-            if rows is not None:
-                rows.append(new)
-            progress.advance(len(index), mean=_so_far(list(done.values()), data))
-    return [done[k] for k in range(len(test))]
+    asker: Asker,
+    found: list[Json],
+    values: Tensor,
+    finer: list[Json],
+) -> dict[str, Any]:
+    deq, solver = asker.question.dequantizer, asker.question.solver
+    checked = [row for row in finer if row["status"] == "done"]
+    budget = budget_of(
+        values,
+        probes=solver.probes,
+        sign_set=asker.flow.sign_set,
+        local=[row["solver_error"] for row in found],
+        finer={row["image"]: mean(row["nats"]) * -asker.per_nat for row in checked},
+        per_nat=asker.per_nat,
+        dequantizer=deq,
+        sde=model.sde,
+    )
+    result: dict[str, Any] = {
+        "value": float(values.mean()),
+        "standard_error": standard_error(values.mean(1)),
+        "unit": "nats" if deq is None else "bits/dim",
+        "num_images": len(values),
+        "dequantization": "none" if deq is None else deq.name,
+        "samples": asker.question.samples,
+        "num_levels": data.num_levels,
+        "t_min": asker.t,
+        "error_budget": asdict(budget),
+        "nfe": sum(row["evaluations"] for row in found) / len(found),
+    }
+    if deq is not None:
+        result["bits_per_dim"] = result["value"]
+    return result
 
 
-def _so_far(rows: list[Json], data: Data) -> str:
-    values = _in_unit(_column(rows, "log_prob"), data).mean(1)
-    error = _standard_error(values)
-    return f"{values.mean():.4f}" + ("" if error is None else f" +- {error:.4f}")
-
-
-def _as_rows(found: LogLikelihood, index: Tensor, data: Data) -> list[Json]:
-    unit = "nats" if data.num_levels is None else "bits_per_dim"
-    values = _in_unit(found.log_prob, data).mean(1)
-    columns = (index, values, found.log_prob, found.evaluations, found.solver_error)
-    return [
-        {
-            "image": image,
-            unit: value,
-            "log_prob": log_prob,
-            "evaluations": evaluations,
-            "solver_error": solver_error if math.isfinite(solver_error) else None,
-        }
-        for image, value, log_prob, evaluations, solver_error in zip(
-            *(column.tolist() for column in columns), strict=True
-        )
-    ]
-
-
-def _column(rows: list[Json], key: str) -> Tensor:
-    """Of all rows, float64; nan where a solver did not say."""
-    values = [math.nan if row[key] is None else row[key] for row in rows]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _refuse_unfinished(found: LogLikelihood, index: Tensor, solver: Solver) -> None:
-    bad = (found.status != Status.DONE).nonzero().flatten().tolist()
+def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
+    bad = [row for row in found if row["status"] != "done"]
     if bad:
-        first = int(index[bad[0]])
-        why = Status(int(found.status[bad[0]])).name.lower().replace("_", " ")
+        why = bad[0]["status"].replace("_", " ")
         raise RunError(
-            f"{len(bad)} of {len(found.status)} images were not solved within "
-            f"{solver.max_evaluations} evaluations, the first being test image {first} "
-            f"({why}): raise likelihood.max_evaluations or likelihood.tolerance"
+            f"{len(bad)} of {len(found)} images were not solved within {solver.max_evaluations} "
+            f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "
+            "likelihood.max_evaluations or likelihood.tolerance; the others are kept"
         )
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """TF32 off: near t_min a relative error of the score is multiplied by 1 / sigma."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
@@ -186,43 +300,6 @@ def _full_float32() -> Iterator[None]:
             backend.allow_tf32 = allowed
 
 
-def _points(batch: Tensor, data: Data, noise: Noise) -> Tensor:
-    """The batch as real-valued points, levels uniformly dequantized."""
-    if data.num_levels is None:
-        return batch.double()
-    u = noise.uniform(Stream.DEQUANTIZE, tuple(batch.shape[1:]))
-    return dequantize(batch, u, data.num_levels)
-
-
-def _in_unit(log_prob: Tensor, data: Data) -> Tensor:
-    if data.num_levels is None:
-        return -log_prob
-    return to_bits_per_dim(log_prob, data.test[0].numel(), data.num_levels)
-
-
-def _budget(
-    model: ScoreModel, data: Data, value: Tensor, solver_nats: float, probes: int
-) -> Budget:
-    """Of the mean of value, (images, probes)."""
-    images, columns = value.shape
-    spread = (value.var(1) / columns).mean().sqrt() / math.sqrt(images) if columns > 1 else None
-    nats_per_unit = 1.0 if data.num_levels is None else data.test[0].numel() * math.log(2)
-    truncation = None
-    if data.num_levels is not None:
-        sigma = model.sde.sigma(torch.tensor(model.t_min, dtype=torch.float64))
-        truncation = truncation_bits(float(sigma), data.num_levels)
-    return Budget(
-        images=_standard_error(value.mean(1)),
-        probes=0.0 if probes == 0 else None if spread is None else float(spread),
-        solver=solver_nats / nats_per_unit if math.isfinite(solver_nats) else None,
-        truncation_at_most=truncation,
-    )
-
-
-def _standard_error(values: Tensor) -> float | None:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
-
-
 def _against(truth: Distribution, test: Tensor, nats: Tensor) -> dict[str, float | None]:
     """What the true density has, and how far the model is from it on the same points."""
     one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
@@ -231,21 +308,15 @@ def _against(truth: Distribution, test: Tensor, nats: Tensor) -> dict[str, float
     return {
         "true_nats": float(true_nats.mean()),
         "gap": float(gap.mean()),
-        "gap_error": _standard_error(gap),
+        "gap_error": standard_error(gap),
     }
 
 
-def _line(result: dict[str, Any]) -> str:
-    budget = result["error_budget"]
-    parts = [f"likelihood {result['value']:.4f}"]
-    for name in ("images", "probes", "solver"):
-        if budget[name] is not None:
-            parts.append(f"+- {budget[name]:.4f} ({name})")
-    line = " ".join(parts)
-    if budget["truncation_at_most"] is not None:
-        line += f", truncation <= {budget['truncation_at_most']:.4f}"
-    line += f" {result['unit']}; {result['num_images']} test images, "
-    line += f"{result['nfe']:.0f} evaluations each"
+def line(result: dict[str, Any]) -> str:
+    """A result in a line, with its budget."""
+    text = f"likelihood {result['value']:.4f} {Budget(**result['error_budget'])}"
+    text += f" {result['unit']}; {result['num_images']} test images, "
+    text += f"{result['nfe']:.0f} evaluations each"
     if "true_nats" in result:
-        line += f"; the true density has {result['true_nats']:.4f} (gap {result['gap']:.4f})"
-    return line
+        text += f"; the true density has {result['true_nats']:.4f} (gap {result['gap']:.4f})"
+    return text

@@ -1,42 +1,42 @@
-"""Exact log-likelihood by the probability flow, with what it is unsure of.
+"""Exact log-likelihood by the probability flow.
 
-The change of variables along dx~/dphi = v from phi(t_min) to phi(N):
+The change of variables along dx~/dphi = v from phi(t) to phi(N):
 
-    log p(x) = log prior(x~_N) + integral of div v dphi - D log r_{t_min}.
+    log p_t(x) = log prior(x~_N) + integral of div v dphi - D log r_t.
 
-The datum stands at t_min un-noised, so even a perfect model is scored on p_{t_min}, its density
-blurred by sigma(t_min). For integers, dequantized uniformly over bins of width 2 / L on [-1, 1],
-
-    bits/dim = -log p / (D ln 2) + log2(L / 2),
-
-an upper bound in expectation over the dequantization, at the data's own number of levels L.
+Rows go through the solver as a queue: one that is done makes room for the next, so that a hard
+datum delays only itself. How integers become points at t, and what that costs, is
+`dequantization`'s matter.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sde.base import SDE
-from sde.flow import unit_probes, velocity_and_divergence
-from sde.noise import Noise, Stream
-from sde.ode import odeint
+from sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
+from sde.noise import Noise
+from sde.ode import Solution, odeint, odeint_queue
 from sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Of a batch, one row a sample.
+    """Of some rows, in any order.
 
     Attributes:
+        row: their running numbers in the order of arrival, (B,).
         log_prob: nats, (B, P): one column a probe, or a single one for the exact divergence.
-        latent: x~ at the prior, shaped like the data.
+        latent: x at the prior, shaped like the data.
         evaluations: of the denoiser, (B,).
         status: `sde.ode.Status`, (B,).
         solver_error: accumulated local error estimate of the log-density, nats, (B,).
     """
 
+    row: Tensor
     log_prob: Tensor
     latent: Tensor
     evaluations: Tensor
@@ -63,73 +63,129 @@ class Solver:
     method: str = "dopri5"
     max_evaluations: int = 10_000
 
+    def finer(self, factor: float) -> "Solver":
+        """The same with tolerances so many times smaller."""
+        tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
+        return replace(self, tolerance=tolerance, tolerance_bits=bits)
+
+
+Arrivals = Callable[[int], tuple[Tensor, Noise]]
+"""How many at the most -> the next points (k, ...) and their noise; fewer than asked: no more."""
+
 
 def log_likelihood(
-    denoiser: Denoiser, sde: SDE, x: Tensor, t_min: float, noise: Noise, solver: Solver
+    denoiser: Denoiser, sde: SDE, x: Tensor, t: float, noise: Noise, solver: Solver
 ) -> LogLikelihood:
-    """Log density of x under the probability flow of a denoiser.
+    """Log density p_t of x under the probability flow of a denoiser, row by row in order.
 
     Args:
-        denoiser: differentiable in x_t; asked at times in [t_min, N].
+        denoiser: differentiable in x_t; asked at times in [t, N].
         sde: the process.
-        x: (B, ...), real-valued data taken to stand at t_min.
-        t_min: where the flow starts, in steps.
+        x: (B, ...), points on the path at time t.
+        t: where the flow starts, in steps.
         noise: addresses the probes: fixed for a solve and the same for any two models.
         solver: probes, tolerances and method.
     """
-    t = torch.tensor(t_min, dtype=torch.float64)
-    prior_t = torch.tensor(float(sde.num_steps), dtype=torch.float64)
-    x = x.double() / sde.scale(t)
-    dims = x[0].numel()
-    signs = [
-        noise.rademacher(Stream.PROBE, tuple(x.shape[1:]), draw) for draw in range(solver.probes)
-    ]
+    left = [(x, noise)]
 
-    def field(angle: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-        probes = [sign[rows] for sign in signs] or unit_probes(state[0])
-        v, products = velocity_and_divergence(sde, denoiser, angle, state[0], probes)
-        return v, products if signs else products.sum(1, keepdim=True)
+    def arrivals(_most: int) -> tuple[Tensor, Noise]:
+        return left.pop() if left else (x[:0], noise.rows(torch.arange(0, device=x.device)))
 
-    solution = odeint(
-        field,
-        (x, x.new_zeros(len(x), max(solver.probes, 1))),
-        float(sde.angle(t)),
-        float(sde.angle(prior_t)),
-        method=solver.method,
-        rtol=(solver.tolerance, 0.0),
-        atol=(solver.tolerance, solver.tolerance_bits * dims * math.log(2)),
-        max_evaluations=solver.max_evaluations,
-    )
-    latent, divergence = solution.state
-    std = sde.prior_std() / sde.scale(prior_t)
-    log_prior = -0.5 * ((latent / std) ** 2 + torch.log(2 * math.pi * std**2)).flatten(1).sum(1)
-    return LogLikelihood(
-        log_prob=log_prior[:, None] + divergence - dims * sde.scale(t).log(),
-        latent=latent * sde.scale(prior_t),
-        evaluations=solution.evaluations,
-        status=solution.status,
-        solver_error=solution.error[1],
-    )
+    flow = Flow(denoiser, sde, x, t, solver)
+    found = list(flow.solve(arrivals, capacity=max(len(x), 1)))
+    order = torch.cat([each.row for each in found]).argsort()
+    columns = (torch.cat([getattr(each, name) for each in found])[order] for name in _COLUMNS)
+    return LogLikelihood(*columns)
+
+
+_COLUMNS = tuple(LogLikelihood.__dataclass_fields__)
+
+
+class Flow:
+    """The flow of a denoiser from time t to the prior, for a queue of points.
+
+    Args:
+        denoiser: as in `log_likelihood`.
+        sde: the process.
+        like: points of the shape and device to come, any number of them.
+        t: where the flow starts, in steps.
+        solver: probes, tolerances and method.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, sde: SDE, like: Tensor, t: float, solver: Solver
+    ) -> None:
+        self.denoiser, self.sde, self.solver = denoiser, sde, solver
+        self.like = like[:0].double()
+        self.shape = like.shape[1:]
+        self.t = torch.tensor(t, dtype=torch.float64)
+        self.end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+
+    @property
+    def sign_set(self) -> int:
+        """How many sign vectors the probes are drawn from."""
+        return sign_set_size(self.shape.numel())
+
+    def solve(self, arrivals: Arrivals, capacity: int) -> Iterator[LogLikelihood]:
+        """Log densities as they are found, at most `capacity` rows at a time."""
+        solver, dims = self.solver, self.shape.numel()
+        signs = self.like.new_zeros(capacity, solver.probes, *self.shape)
+        held = torch.zeros(capacity, dtype=torch.int64, device=self.like.device)
+        arrived = 0
+
+        def source(free: Tensor) -> tuple[Tensor, ...]:
+            nonlocal arrived
+            x, noise = arrivals(len(free))
+            slots = free[: len(x)]
+            if solver.probes and len(x):
+                signs[slots] = sign_probes(noise, tuple(self.shape), solver.probes)
+            held[slots] = torch.arange(arrived, arrived + len(x), device=held.device)
+            arrived += len(x)
+            return self._start(x)
+
+        def field(angle: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+            probes = signs[rows].unbind(1) if solver.probes else unit_probes(state[0])
+            v, products = velocity_and_divergence(self.sde, self.denoiser, angle, state[0], probes)
+            return v, products if solver.probes else products.sum(1, keepdim=True)
+
+        settings = {
+            "rtol": (solver.tolerance, 0.0),
+            "atol": (solver.tolerance, solver.tolerance_bits * dims * math.log(2)),
+            "max_evaluations": solver.max_evaluations,
+        }
+        span = float(self.sde.angle(self.t)), float(self.sde.angle(self.end))
+        if solver.method == "dopri5":
+            like = self._start(self.like)
+            solved = odeint_queue(field, source, like, *span, capacity=capacity, **settings)
+            for slots, solution in solved:
+                yield self._found(held[slots], solution)
+            return
+        free = torch.arange(capacity, device=held.device)
+        while len((state := source(free))[0]):
+            solution = odeint(field, state, *span, method=solver.method, **settings)
+            yield self._found(held[: len(state[0])], solution)
+
+    def _start(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The state of points: on the unit scale, and no change of volume yet."""
+        unit = x.double() / self.sde.scale(self.t)
+        return unit, unit.new_zeros(len(x), max(self.solver.probes, 1))
+
+    def _found(self, row: Tensor, solution: Solution) -> LogLikelihood:
+        latent, divergence = solution.state
+        dims, scale = self.shape.numel(), self.sde.scale(self.end)
+        std = self.sde.prior_std() / scale
+        energy = (latent / std) ** 2 + torch.log(2 * math.pi * std**2)
+        log_prior = -0.5 * energy.flatten(1).sum(1)
+        return LogLikelihood(
+            row=row,
+            log_prob=log_prior[:, None] + divergence - dims * self.sde.scale(self.t).log(),
+            latent=latent * scale,
+            evaluations=solution.evaluations,
+            status=solution.status,
+            solver_error=solution.error[1],
+        )
 
 
 def to_bits_per_dim(log_prob: Tensor, dims: int, num_levels: int) -> Tensor:
     """Bits/dim of integers in 0..L-1 from the log density (nats) of their points in [-1, 1]."""
     return math.log2(num_levels / 2) - log_prob / (dims * math.log(2))
-
-
-def truncation_bits(sigma: float, num_levels: int) -> float:
-    """What starting at t_min can cost a perfect model, in bits/dim: an upper bound for any data.
-
-    Blurred by sigma, a level's bin of width w keeps the fraction
-
-        Phi((u + 1/2) w / sigma) - Phi((u - 1/2) w / sigma)
-
-    of its density; all other levels only add. The bound is the mean of -log2 of that over the
-    bin, u in [-1/2, 1/2], and is attained by levels far apart.
-    """
-    ratio = 2 / num_levels / sigma
-    # midpoints, graded towards the edge at 1/2, where all of the loss is once sigma << w
-    edges = 0.5 * (1 - torch.linspace(1, 0, 20_001, dtype=torch.float64) ** 3)
-    u, weight = (edges[1:] + edges[:-1]) / 2, edges.diff()
-    kept = torch.special.ndtr((u + 0.5) * ratio) - torch.special.ndtr((u - 0.5) * ratio)
-    return float(-2 * (weight * kept.log2()).sum())

@@ -1,10 +1,7 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
-import platform
 import shlex
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,28 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode train [--sde vp] [--config configs/digits.py] [--workdir runs/digits-vp]
   python run.py --mode sample --sampler ancestral|pc|ode --workdir DIR
   python run.py --mode likelihood --workdir DIR
+  python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode equivalence [--workdir DIR]
 
-  --mode      train (again: resumes), sample, likelihood or equivalence
+  --mode      train (again: resumes), sample, likelihood, compare or equivalence
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
   --sde       vp, subvp or ve          (short for --config.sde.name)
-  --sampler   ancestral, pc, ode, ddim, reverse_diffusion or euler_maruyama
-                                       (short for --config.sampling.sampler)
+  --sampler   ancestral, pc, ode, ddim, reverse_diffusion, euler_maruyama, heun, dpm,
+              dpm_sde, deis or unipc   (short for --config.sampling.sampler)
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
-                                       sampling.*, likelihood.*, equivalence.*, in their modes
+                                       sampling.*, likelihood.*, compare.*, equivalence.*, in
+                                       their modes
 """
+
+STOPPED = {
+    "train": "; the same command goes on from the last checkpoint, if one was written",
+    "compare": "; the cases that are done are kept, and the same command goes on after them",
+    "likelihood": "; the images that are done are kept, and the same command goes on after them",
+}
+"""What is left when a mode is interrupted."""
 
 
 def main(argv: list[str]) -> int:
@@ -40,14 +46,17 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
         print(HELP, end="")
         return 0
+    mode = ""
     try:
-        _run(argv)
+        asked = request.parse(argv)
+        mode = asked.mode
+        _run(asked, argv)
     except RequestError as error:
         return _fail(error, 2)
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print("\nstopped; a training goes on from its last checkpoint", file=sys.stderr)
+        print(f"stopped{STOPPED.get(mode, '')}", file=sys.stderr)
         return 130
     return 0
 
@@ -57,8 +66,7 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def _run(argv: list[str]) -> None:
-    asked = request.parse(argv)
+def _run(asked: Request, argv: list[str]) -> None:
     if asked.mode == "train":
         _train(asked, argv)
     elif asked.mode == "equivalence" and asked.workdir is None:
@@ -123,25 +131,7 @@ def _certify_untrained(asked: Request, argv: list[str]) -> None:
 
 
 def environment(argv: list[str], device: str) -> dict[str, Any]:
-    """Commit, versions, device and command of this process."""
-    import torch
+    """Command, commit, versions and device of this process."""
+    from scoreflow import environment as where
 
-    names = ("torch", "torchdiffeq", "scipy", "numpy", "ml-collections")
-    on_gpu = device.startswith("cuda")
-    return {
-        "command": shlex.join(argv),
-        "commit": _commit(),
-        "device": device,
-        "device_name": torch.cuda.get_device_name(device) if on_gpu else platform.processor(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in names},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the code, marked if files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(request.ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return {"command": shlex.join(argv), **where.environment(device)}

@@ -19,7 +19,7 @@ def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
 
     Returns:
         accuracy, its standard error if the neighbours were independent, and the rates on both
-        sides.
+        sides, of which it is the mean: two misses, one above and one below 0.5, cancel in it.
     """
     if len(samples) != len(real):
         raise ValueError(
@@ -32,11 +32,40 @@ def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
     accuracy = float(own.double().mean())
     return {
         "accuracy": accuracy,
-        "standard_error": math.sqrt(accuracy * (1 - accuracy) / (2 * n)),
+        "standard_error": rate_error(accuracy, 2 * n),
         "samples_recognised": float(own[:n].double().mean()),
         "real_recognised": float(own[n:].double().mean()),
         "num_each": n,
     }
+
+
+def rate_error(rate: float, n: int) -> float:
+    """Standard error of a rate of n, with two successes and two failures more.
+
+    Agresti & Coull 1998: not 0 where all or none succeeded.
+    """
+    p = (rate * n + 2) / (n + 4)
+    return math.sqrt(p * (1 - p) / (n + 4))
+
+
+def histogram_bits_per_dim(train: Tensor, test: Tensor, num_levels: int) -> tuple[float, float]:
+    """Bits/dim of test images if pixels were independent, and its standard error over images.
+
+    Each pixel has the histogram of its levels in the training set, every count plus one, so that
+    a level that it never had there costs something finite.
+
+    Args:
+        train: (n, ...) levels in 0..L-1.
+        test: (m, ...) levels.
+        num_levels: L.
+    """
+    offset = torch.arange(train[0].numel(), device=train.device) * num_levels
+    counts = torch.zeros(len(offset) * num_levels, dtype=torch.int64, device=train.device)
+    for batch in train.flatten(1).split(1024):
+        counts += torch.bincount((batch + offset).flatten(), minlength=len(counts))
+    bits = -((counts + 1).double() / (len(train) + num_levels)).log2()
+    each = torch.cat([bits[batch + offset].mean(1) for batch in test.flatten(1).split(1024)])
+    return float(each.mean()), float(each.std(correction=0)) / math.sqrt(max(len(each) - 1, 1))
 
 
 def nearest_classes(samples: Tensor, real: Tensor, labels: Tensor) -> list[int]:
@@ -44,3 +73,28 @@ def nearest_classes(samples: Tensor, real: Tensor, labels: Tensor) -> list[int]:
     nearest = torch.cdist(samples.double().flatten(1), real.double().flatten(1)).argmin(1)
     classes = labels.to(nearest.device)[nearest]
     return torch.bincount(classes, minlength=int(labels.max()) + 1).tolist()
+
+
+def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019), on the values themselves.
+
+    A set's manifold is the union of balls around its points, each as wide as the distance to the
+    k-th nearest other point. Precision is the share of samples on the data's manifold (fidelity),
+    recall that of data on the samples' (diversity).
+
+    Args:
+        samples: (n, ...) values, n > k.
+        real: (m, ...) values, m > k.
+        neighbours: k.
+    """
+    if min(len(samples), len(real)) <= neighbours:
+        raise ValueError(
+            f"more than {neighbours} of each are needed, got {len(samples)} and {len(real)}"
+        )
+    x, y = samples.double().flatten(1), real.double().flatten(1)
+    apart = torch.cdist(x, y)
+    reach_x, reach_y = (torch.cdist(z, z).kthvalue(neighbours + 1).values for z in (x, y))
+    return {
+        "precision": float((apart <= reach_y[None]).any(1).double().mean()),
+        "recall": float((apart <= reach_x[:, None]).any(0).double().mean()),
+    }

@@ -75,7 +75,10 @@ class ScoreModel:
         x = (x_t / broadcast(self.sde.scale(t), x_t)).to(dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        index = (t - 1).to(x.device, dtype).expand(len(x))
+        if t.ndim == 0 and t.is_cpu:  # a copy to a GPU would wait for it; a number does not
+            index = x.new_full((len(x),), float(t) - 1)
+        else:
+            index = (t - 1).to(x.device, dtype).expand(len(x))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             value = self.network(x, index).to(x_t.dtype)
         fraction = None

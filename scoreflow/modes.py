@@ -5,33 +5,32 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from ml_collections import ConfigDict
-from torch import Tensor
 
-from scoreflow import build, report, toy
+from scoreflow import build, comparison, parallel, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
-from scoreflow.draw import draw, draw_samples
-from scoreflow.ema import EMA
-from scoreflow.errors import RequestError, RunError
-from scoreflow.evaluate import measure
+from scoreflow.draw import draw
+from scoreflow.environment import environment
+from scoreflow.errors import RunError
+from scoreflow.likelihoods import assess, measure_test_set
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
-from sde.noise import Noise
+from scoreflow.trained import averaged, load, trained_of, trainer_of
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
     """Train, or go on training; then draw with every sampler and measure the likelihood."""
-    trainer = _trainer(experiment)
+    trainer = trainer_of(experiment)
     if run.checkpoint_steps():
-        _load(trainer, experiment, run)
+        load(trainer, experiment, run, _say)
         _say(f"resuming {run.path} at step {trainer.step}")
     _train_to_the_end(trainer, run)
-    model = _averaged(experiment, trainer.ema)
+    model = averaged(experiment, trainer.ema)
     for name in build.COMPARED:
         _draw(experiment, name, run, model, trainer.step)
-    _measure(experiment, run, model, trainer.step)
+    measure_test_set(experiment, run, model, trainer.step, _say)
     _say(
         f"\nLook at   {report.write(run)}\n"
         f"curves    tensorboard --logdir {run.path / 'tensorboard'}\n"
@@ -41,16 +40,18 @@ def train(experiment: Experiment, run: RunDir) -> None:
 
 def sample(experiment: Experiment, run: RunDir) -> None:
     """Draw with the sampler of the config."""
-    model, step = _trained(experiment, run)
+    model, step = trained_of(experiment, run, _say)
     _draw(experiment, experiment.config.sampling.sampler, run, model, step)
     report.write(run)
 
 
 def likelihood(experiment: Experiment, run: RunDir) -> None:
-    """Measure the likelihood of the test set."""
-    model, step = _trained(experiment, run)
-    _measure(experiment, run, model, step)
-    report.write(run)
+    """Measure the likelihood of the test set, and what else the config asks about it."""
+    trainer = trainer_of(experiment)
+    load(trainer, experiment, run, _say)
+    assess(experiment, run, trainer, _say)
+    if parallel.leads():
+        report.write(run)
 
 
 def equivalence(experiment: Experiment, run: RunDir) -> None:
@@ -61,36 +62,41 @@ def equivalence(experiment: Experiment, run: RunDir) -> None:
     """
     trained = bool(run.checkpoint_steps())
     if trained:
-        model, step = _trained(experiment, run)
+        model, step = trained_of(experiment, run, _say)
     else:
         experiment.network.eval()
         model, step = experiment.model, 0
     start, c = time.monotonic(), experiment.config.equivalence
-
-    def drawn(name: str, seed: int, count: int) -> Tensor:
-        drawing = build.build_drawing(experiment.config, name, model, experiment.data)
-        noise = Noise.of(seed, 0, count, experiment.device)
-        event = tuple(experiment.data.train.shape[1:])
-        return draw_samples(
-            drawing, model.sde, noise, event, experiment.config.sampling.batch_size, name
-        )
-
-    subject = certificate.Subject(model, experiment.data, drawn, trained)
-    effort = certificate.Effort(c.num_images, c.batch_size, c.train_steps)
+    model = model.around(model.network, build.choose_precision(experiment.config))
+    subject = certificate.Subject(model, experiment.data, trained)
+    drawn = certificate.Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
+    effort = certificate.Effort(drawn, c.batch_size, c.train_steps)
     rows = certificate.run(subject, effort, _say)
     result = certificate.as_result(rows, time.monotonic() - start)
-    settings = {**_recorded(c, experiment), "trained": trained}
-    run.write_result("equivalence", {**result, "step": step, "settings": settings})
+    where = environment(str(experiment.device))
+    about = {"sde": experiment.config.sde.name, "precision": model.precision, "trained": trained}
+    settings = {**_recorded(c, experiment), **about}
+    run.write_result(
+        "equivalence", {**result, "step": step, "settings": settings, "environment": where}
+    )
     failed = [identity.name for _, identity in rows if not identity.passed]
-    where = report.write(run, certificate.section(rows))
-    _say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {where}")
+    page = report.write(run, certificate.section(rows, {**about, "step": step, **where}))
+    _say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")
+
+
+def compare(experiment: Experiment, run: RunDir) -> None:
+    """Every sampler at every budget, from the same noise."""
+    model, step = trained_of(experiment, run, _say)
+    comparison.run(experiment, run, model, step, _say)
+    _say(f"look at {report.write(run)}")
 
 
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
+    "compare": compare,
     "equivalence": equivalence,
 }
 
@@ -104,54 +110,8 @@ def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, ste
     _say(f"{drawn.line}; {run.sample_path(step, name)}")
 
 
-def _measure(experiment: Experiment, run: RunDir, model: ScoreModel, step: int) -> None:
-    c = experiment.config.likelihood
-    data, solver = experiment.data, build.build_solver(experiment.config)
-    truth = toy.distribution() if data.name == "toy" else None
-    settings = _recorded(c, experiment)
-    of_all = {key: settings[key] for key in settings if key not in ("num_images", "batch_size")}
-    rows = run.rows("likelihood", {**of_all, "step": step})
-    measured = measure(model, data, c.num_images, c.batch_size, c.seed, solver, truth, rows)
-    run.write_result("likelihood", {**measured.result, "step": step, "settings": settings})
-    _say(measured.line)
-
-
 def _recorded(section: ConfigDict, experiment: Experiment) -> dict[str, object]:
     return {**section.to_dict(), "device": str(experiment.device)}
-
-
-def _trainer(experiment: Experiment) -> Trainer:
-    return Trainer(
-        experiment.model,
-        experiment.network,
-        EMA(experiment.network, experiment.settings.ema_decay),
-        experiment.data,
-        experiment.objective,
-        experiment.settings,
-        experiment.config.seed,
-    )
-
-
-def _trained(experiment: Experiment, run: RunDir) -> tuple[ScoreModel, int]:
-    """The run's averaged network as a Denoiser, and its step."""
-    trainer = _trainer(experiment)
-    _load(trainer, experiment, run)
-    return _averaged(experiment, trainer.ema), trainer.step
-
-
-def _load(trainer: Trainer, experiment: Experiment, run: RunDir) -> None:
-    _, state = run.load_checkpoint(map_location=experiment.device, warn=_say)
-    try:
-        trainer.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise RequestError(
-            f"the checkpoints of {run.path} are not of the network in its config.json "
-            f"({str(error).splitlines()[0]}): put back the config that it was trained with"
-        ) from error
-
-
-def _averaged(experiment: Experiment, ema: EMA) -> ScoreModel:
-    return build.build_model(experiment.config, ema.module, experiment.model.sde)
 
 
 def _train_to_the_end(trainer: Trainer, run: RunDir) -> None:
@@ -181,4 +141,5 @@ def _scalars(interval: Interval) -> dict[str, float]:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    if parallel.leads():
+        print(text, flush=True)

@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from scoreflow import parallel
+
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 10.0
 
 
@@ -28,6 +30,7 @@ class Progress:
             mininterval=REFRESH_SECONDS,
             dynamic_ncols=True,
             smoothing=0.1,
+            disable=not parallel.leads(),
         )
         self._calls = 0
         self._last = time.monotonic()

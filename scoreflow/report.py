@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from scoreflow.errors import RequestError
-from scoreflow.run_dir import RunDir, write_atomic
+from scoreflow.files import load_json, write_atomic
+from scoreflow.plot import Plot, Series, svg
+from scoreflow.run_dir import RunDir
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
@@ -24,8 +27,11 @@ figure img { width: 100%; image-rendering: pixelated }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
 .wide { font-size: .85rem } .plot { width: 24rem; max-width: 100% }
-h3 { font-size: 1rem; margin-top: 1.6rem }
+h3 { font-size: 1rem; margin-top: 1.6rem } .scroll { overflow-x: auto }
 """
+
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
+"""What a result that lacks something, or has it of another kind, raises where it is shown."""
 
 
 def write(run: RunDir, certificate: str = "") -> Path:
@@ -36,28 +42,31 @@ def write(run: RunDir, certificate: str = "") -> Path:
         certificate: the section of the equivalence certificate, if it was just made; kept in
             results/ for the reports to come.
     """
-    kept = run.path / "results" / "equivalence.html"
+    results_folder = run.path / "results"
+    kept = results_folder / "equivalence.html"
     if certificate:
         write_atomic(kept, certificate.encode())
     elif kept.exists():
         certificate = kept.read_text()
-    body, results = [f"<h1>{html.escape(run.path.name)}</h1>"], {}
-    for path in sorted((run.path / "results").glob("*.json")):
-        try:
-            results[path.stem] = run.read_result(path.stem)
-        except RequestError as error:  # one damaged result does not take the others with it
-            body.append(f"<p><b>{html.escape(str(error))}</b></p>")
-    if "likelihood" in results:
-        body.append(_likelihood(results["likelihood"]))
+    body = [f"<h1>{html.escape(run.path.name)}</h1>", _origin(run)]
+    results, damaged = _results(run)
     samples = {name: r for name, r in results.items() if name.startswith("samples-")}
-    if samples:
-        body.append(_samples(run, samples))
+    if "likelihood" in results:
+        known = next((r["data"] for r in samples.values() if "data" in r), {})
+        try:
+            body.append(_likelihood(results["likelihood"], known))
+        except DAMAGE as error:
+            damaged.append(_damaged("likelihood", error))
+    body.append(_samples(run, samples, damaged))
+    pages = sorted(set(results_folder.glob("*.html")) - {kept})
+    body += [page.read_text() for page in pages]
     body.append(certificate)
     rows = [row for row in run.read_metrics() if "loss" in row]
     if rows:
-        body.append(
-            "<h2>Training loss</h2>" + _curve([r["step"] for r in rows], [r["loss"] for r in rows])
-        )
+        loss = Series("", [row["step"] for row in rows], [row["loss"] for row in rows])
+        plot = Plot("Mean over the steps since the point before", "step", (loss,))
+        body.append(f"<h2>Training loss</h2>{svg(plot)}")
+    body[2:2] = [f"<p><b>{html.escape(line)}</b></p>" for line in damaged]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(run.path.name)}</title><style>{STYLE}</style>"
@@ -68,7 +77,38 @@ def write(run: RunDir, certificate: str = "") -> Path:
     return path
 
 
-def _likelihood(result: dict[str, Any]) -> str:
+def _results(run: RunDir) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """All results by name, and a line for each that cannot be read."""
+    results, damaged = {}, []
+    for path in sorted((run.path / "results").glob("*.json")):
+        try:
+            results[path.stem] = run.read_result(path.stem)
+        except RequestError as error:
+            damaged.append(str(error))
+    return results, damaged
+
+
+def _damaged(name: str, error: Exception) -> str:
+    what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    return f"results/{name}.json is damaged ({what}): make it again, or remove the file"
+
+
+def _origin(run: RunDir) -> str:
+    """What made the weights."""
+    try:
+        env = load_json(run.path / "env.json", "env.json is missing", "it is not shown")
+    except RequestError as error:
+        return f"<p class=small>{html.escape(str(error))}</p>"
+    told = {"command": "", "commit": "at commit ", "device_name": "on "}
+    said = [
+        f"{word}<code>{html.escape(str(env[key]))}</code>"
+        for key, word in told.items()
+        if env.get(key)
+    ]
+    return f"<p class=small>{' '.join(said)}</p>"
+
+
+def _likelihood(result: dict[str, Any], known: dict[str, Any]) -> str:
     budget = result["error_budget"]
     labels = {
         "images": "spread over images",
@@ -87,64 +127,123 @@ def _likelihood(result: dict[str, Any]) -> str:
         f"<p><span class=number>{result['value']:.4f}{error}</span> {result['unit']}</p>"
         f"<table>{rows}</table><p class=small>{result['num_images']} images, "
         f"{result['nfe']:.0f} evaluations each, {result['seconds']:.0f} s, "
-        f"{result['dequantization']} dequantization</p>"
+        f"{result['dequantization']} dequantization, checkpoint of step {result['step']}</p>"
+        f"{_without_a_model(result, known)}"
     )
 
 
-def _samples(run: RunDir, samples: dict[str, dict[str, Any]]) -> str:
-    figures = []
-    for result in samples.values():
-        name = result["settings"]["sampler"]
-        path = run.sample_path(result["step"], name)
-        if not path.exists():
-            continue
-        picture = base64.b64encode(path.read_bytes()).decode()
-        figures.append(
-            f'<figure><img src="data:image/png;base64,{picture}" alt="samples by {name}">'
-            f"<figcaption><b>{name}</b>: {result['nfe']:.0f} evaluations an image, "
-            f"{result['images_per_second']:.1f} images/s; two-sample accuracy "
-            f"{result['value']:.3f} &plusmn; {result['standard_error']:.3f}"
-            f"{_recognised(result)}</figcaption></figure>"
+def _without_a_model(result: dict[str, Any], known: dict[str, Any]) -> str:
+    """The bits/dim that cost nothing to reach."""
+    levels = result.get("num_levels")
+    if not levels:
+        return ""
+    told = [f"a uniform law over {levels} levels {math.log2(levels):.4f}"]
+    if "histogram_bits_per_dim" in known:
+        told.append(
+            f"independent pixels {known['histogram_bits_per_dim']:.4f} &plusmn; "
+            f"{known['standard_error']:.4f} on all {known['num_test']} test images (each pixel "
+            "with its histogram over the training set, one added to every count)"
         )
-    baseline = next(iter(samples.values()))["two_sample_of_test_data"]
+    return f"<p class=small>For comparison, bits/dim: {'; '.join(told)}.</p>"
+
+
+def _samples(run: RunDir, samples: dict[str, dict[str, Any]], damaged: list[str]) -> str:
+    """Every sampler's picture, test data beside them; a damaged result is told of and left out."""
+    figures, rows, beside = [], [], (0, "", "")
+    for key, result in samples.items():
+        try:
+            figure, row = _sample(run, result)
+            beside = max(beside, _beside(result.get("data")))
+        except DAMAGE as error:
+            damaged.append(_damaged(key, error))
+            continue
+        if figure:
+            figures.append(figure)
+            rows.append(row)
+    if not figures:
+        return ""
+    _, figure, row = beside
     return (
         "<h2>Samples: one network, the same prior noise</h2>"
-        f"<div class=figures>{''.join(figures)}</div>"
-        "<p class=small>Two-sample accuracy: how often the nearest neighbour tells a sample from "
-        "training data, and training data from samples; 0.5 is best for each (two errors can "
-        "cancel in the mean), and held-out real data get "
-        f"{baseline['accuracy']:.3f} &plusmn; "
-        f"{baseline['standard_error']:.3f}.</p>"
+        f"<div class=figures>{''.join(figures)}{figure}</div>"
+        f"<div class=scroll><table class=wide>{''.join(rows)}{row}</table></div>"
+        "<p class=small>Two-sample accuracy is the mean of two rates: how often the nearest "
+        "neighbour of a sample is a sample (samples recognised), and that of a training datum a "
+        "training datum (data recognised). 0.5 is best for each: above it a kind lies closer to "
+        "its own than to the other, below it closer to the other, and a miss above cancels one "
+        "below in the mean.</p>"
     )
 
 
-def _recognised(result: dict[str, Any]) -> str:
-    rates = result["two_sample"]
+def _sample(run: RunDir, result: dict[str, Any]) -> tuple[str, str]:
+    """A sampler's figure, "" if its picture is gone, and its row of the classes."""
+    name = result["settings"]["sampler"]
+    path, caption = run.sample_path(result["step"], name), _caption(run, result)
+    row = _class_row(f"{name}: class of the nearest training image", result.get("classes"))
+    if not path.exists():
+        return "", row
+    picture = base64.b64encode(path.read_bytes()).decode()
+    return _figure(picture, f"samples by {name}", f"<b>{name}</b>: {caption}"), row
+
+
+def _beside(real: dict[str, Any] | None) -> tuple[int, str, str]:
+    """Test data beside samples: how many are shown, their figure, and their row of the classes."""
+    if real is None:  # a result made before they were kept
+        return 0, "", ""
+    caption = f"<b>real</b>: {real['num_shown']} of {real['num_test']} held-out test data"
+    figure = _figure(real["picture_of_test_data"], "test data", caption)
+    return real["num_shown"], figure, _class_row("test set: class", real.get("classes"))
+
+
+def _figure(picture: str, alt: str, caption: str) -> str:
+    """A PNG, in base64, and what is said below it."""
     return (
-        f" (of samples {rates['samples_recognised']:.2f}, of data {rates['real_recognised']:.2f})"
+        f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}">'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
-def _curve(x: list[float], y: list[float]) -> str:
-    """A line plot with a logarithmic ordinate, as SVG."""
-    width, height, left, bottom = 800, 260, 60, 30
-    log_y = np.log10(np.maximum(y, 1e-12))
-    low, high = float(log_y.min()), float(log_y.max())
-    span, reach = max(high - low, 1e-9), max(x[-1] - x[0], 1e-9)
-    points = " ".join(
-        f"{left + (width - left) * (a - x[0]) / reach:.1f},"
-        f"{(height - bottom) * (high - b) / span + 5:.1f}"
-        for a, b in zip(x, log_y, strict=True)
+def _caption(run: RunDir, result: dict[str, Any]) -> str:
+    """How samples were drawn, what they cost, and how well they are told from data."""
+    drawn = (
+        f"{result['num_images']} images from the checkpoint of step {result['step']}"
+        f"<br>{_settings(run, result)}<br>{result['nfe']:.0f} evaluations an image, "
+        f"{result['images_per_second']:.1f} images/s"
     )
-    text = 'font-size="13" fill="#555"'
+    if result["value"] is None:
+        return f"{drawn}<br>too few images for a two-sample test"
+    sides, real = result["two_sample"], result["two_sample_of_test_data"]
     return (
-        f'<svg viewBox="0 0 {width + 10} {height}">'
-        f'<polyline fill="none" stroke="#1f5fa8" stroke-width="1.5" points="{points}"/>'
-        f'<text x="0" y="14" {text}>{10**high:.3g}</text>'
-        f'<text x="0" y="{height - bottom + 5}" {text}>{10**low:.3g}</text>'
-        f'<text x="{left}" y="{height - 6}" {text}>step {x[0]:.0f}</text>'
-        f'<text x="{width}" y="{height - 6}" text-anchor="end" {text}>{x[-1]:.0f}</text></svg>'
+        f"{drawn}<br>two-sample accuracy {result['value']:.3f} &plusmn; "
+        f"{result['standard_error']:.3f} (samples recognised {sides['samples_recognised']:.2f}, "
+        f"data recognised {sides['real_recognised']:.2f}); {real['num_each']} held-out real data "
+        f"get {real['accuracy']:.3f} &plusmn; {real['standard_error']:.3f}"
     )
+
+
+def _settings(run: RunDir, result: dict[str, Any]) -> str:
+    """The settings that the sampler listens to."""
+    c = result["settings"]
+    name = c["sampler"]
+    if name == "ode":
+        return f"{c['method']} at tolerance {c['tolerance']:g}"
+    told = [f"{c['steps'] or run.config['sde']['num_steps']} steps"]
+    if name in ("ancestral", "pc"):
+        told.append(f"variance {c['variance']}")
+    if name == "pc":
+        told.append(f"corrector {c['corrector']}, {c['corrections']} a step, snr {c['snr']:g}")
+    if name == "ddim":
+        told.append(f"eta {c['eta']:g}")
+    told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
+    return ", ".join(told)
+
+
+def _class_row(title: str, counts: list[int] | None) -> str:
+    """How many data have each class."""
+    if counts is None:
+        return ""
+    cells = "".join(f"<td>{label}: {count}</td>" for label, count in enumerate(counts))
+    return f"<tr><td>{title}</td>{cells}</tr>"
 
 
 def scatter(points: Tensor, size: int = 480, reach: float = 1.5) -> bytes:

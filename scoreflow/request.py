@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
@@ -19,10 +19,27 @@ from scoreflow import limits
 from scoreflow.errors import RequestError
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("train", "sample", "likelihood", "equivalence")
+MODES = ("train", "sample", "likelihood", "compare", "equivalence")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
-EVALUATION = ("sampling", "likelihood", "equivalence")
+EVALUATION = ("sampling", "likelihood", "compare", "equivalence")
 """Sections that may change after training; the others belong to the weights."""
+USED = {
+    "sample": ("sampling.",),
+    "likelihood": ("likelihood.",),
+    "compare": ("compare.", "sampling."),
+    "equivalence": ("equivalence.", "sampling.batch_size"),
+}
+"""How the keys of these sections begin that have an effect on a mode; on training all have."""
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "whole numbers, as (1,2,2)",
+}
+"""What a value must be, by the type of the default."""
+LISTED = 5
+"""Differing keys that a refusal names."""
 
 Flat = dict[str, Any]
 """A config by dotted keys; tuples as lists, as in JSON."""
@@ -53,8 +70,9 @@ class Request:
 
 def parse(argv: list[str]) -> Request:
     """The request of a command line, or a RequestError that says what is wrong with it."""
+    logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
-    for name in ("mode", "workdir", "device", *SHORT):
+    for name in ("mode", "workdir", "device", "samplers", *SHORT):
         flags.DEFINE_string(name, None, "", flag_values=values)
     try:
         holder = config_flags.DEFINE_config_file(
@@ -72,10 +90,13 @@ def parse(argv: list[str]) -> Request:
     if values.mode not in MODES:
         raise RequestError(_unknown("--mode", values.mode, MODES))
     short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
+    if values["samplers"].present:
+        short["compare.samplers"] = values.samplers.split(",")
     workdir = Path(values.workdir).expanduser() if values.workdir else None
-    given = any(argument.split("=")[0] in ("-config", "--config") for argument in argv[1:])
+    given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}
+    _refuse_idle(values.mode, overrides)
     device = values.device or ""
     return Request(values.mode, workdir, device, experiment, config, overrides, given)
 
@@ -92,8 +113,10 @@ def resumed_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     differing = [key for key in sorted(saved) if saved[key] != wanted.get(key)]
     if differing:
         listed = ", ".join(
-            f"{key} ({saved[key]} there, {wanted.get(key)} asked)" for key in differing
+            f"{key} ({saved[key]} there, {wanted.get(key)} asked)" for key in differing[:LISTED]
         )
+        if len(differing) > LISTED:
+            listed += f" and {len(differing) - LISTED} more"
         raise RequestError(
             f"{where.parent} holds a run with another config: {listed}; resume without these, "
             "or choose another --workdir"
@@ -139,13 +162,20 @@ def resolve(flat: Flat, where: str) -> ConfigDict:
         raise RequestError(f"{where} lacks the config keys {', '.join(missing)}")
     for key, value in flat.items():
         try:
-            given = tuple(value) if isinstance(known[key], list) else value
+            given = _listed(value, known[key]) if isinstance(known[key], list) else value
             config.update_from_flattened_dict({key: given})
         except (TypeError, ValueError) as error:
-            kind = type(known[key]).__name__
-            raise RequestError(f"{where}: {key} must be a {kind}, got {value!r}") from error
+            raise RequestError(f"{where}: {_wrong_kind(key, known[key], value)}") from error
     limits.check(flatten(config.to_dict()))
     return config.lock()
+
+
+def _listed(value: object, standard: list[Any]) -> tuple[Any, ...]:
+    """A list of as many things as there may be, each of the kind of the default's."""
+    things = value if isinstance(value, list | tuple) else None
+    if things is None or any(type(thing) is not type(standard[0]) for thing in things):
+        raise TypeError
+    return tuple(things)
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:
@@ -159,11 +189,34 @@ def flatten(config: Flat, prefix: str = "") -> Flat:
     return flat
 
 
+def _refuse_idle(mode: str, overrides: Flat) -> None:
+    """Refuse an override that could change nothing, for it was meant to."""
+    if mode not in USED:
+        return
+    for key in overrides:
+        if key.split(".")[0] in EVALUATION and not key.startswith(USED[mode]):
+            raise RequestError(f"{key} has no effect on --mode {mode}; leave it out")
+
+
+def _config_file(argv: list[str]) -> str | None:
+    """What --config was given, None where it was not."""
+    found = None
+    for k, argument in enumerate(argv[1:], start=1):
+        flag, assigned, value = argument.partition("=")
+        if flag in ("-config", "--config"):
+            found = value if assigned else "".join(argv[k + 1 : k + 2])
+    return found
+
+
 def _explain(error: Exception, argv: list[str]) -> str:
     """One line for what the flag parser or the config file raised."""
-    if missing := re.search(r"No such file or directory: '([^']+)", str(error)):
-        return f"no such config file: {missing[1]}; the experiments are configs/*.py"
     keys = flatten(default.get_config().to_dict())
+    wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if wrong and wrong[1] in keys:
+        return _wrong_kind(wrong[1], keys[wrong[1]], wrong[2])
+    file = _config_file(argv)
+    if file is not None and not Path(file.split(":")[0]).is_file():
+        return _no_file(file)
     for argument in argv[1:]:
         key, assigned, _ = argument.lstrip("-").removeprefix("config.").partition("=")
         if not argument.lstrip("-").startswith("config.") or key in keys:
@@ -175,11 +228,33 @@ def _explain(error: Exception, argv: list[str]) -> str:
     text = str(error)
     if isinstance(error, KeyError):  # whose text is the repr of its argument
         text = text.strip("'\"")
+    if "has no attribute 'get_config'" in text or "Unexpected None value" in text:
+        return f"{file} has no get_config() that returns a config"
+    if "Error whilst parsing config file" in text:  # and a traceback
+        return f"{file}: {text.strip().splitlines()[-1]}"
+    _, earlier, reason = text.partition("earlier failure to load: ")
+    if earlier:
+        return f"{file} cannot be loaded: {reason.splitlines()[-1].strip()}"
     return text or type(error).__name__
+
+
+def _wrong_kind(key: str, standard: object, got: object) -> str:
+    kind = KINDS[type(standard)]
+    if isinstance(standard, list) and isinstance(standard[0], str):
+        kind = "names, as ('ddim','ode')"
+    return f"{key} must be {kind}, got {got!r}"
+
+
+def _no_file(file: str) -> str:
+    """A --config that is no file: the nearest experiment, or what there is."""
+    stems = {path.stem: path for path in (ROOT / "configs").glob("[!_]*.py")}
+    near = difflib.get_close_matches(Path(file).stem.lower(), stems, n=1)
+    hint = f"did you mean configs/{near[0]}.py?" if near else "the experiments are configs/*.py"
+    return f"no such config file: {file!r}; {hint}"
 
 
 def _unknown(what: str, got: str, options: Iterable[str]) -> str:
     options = list(options)
-    near = difflib.get_close_matches(got, options, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(got.lower(), options, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(options)}"
     return f"unknown {what} {got!r}; {hint}"

@@ -229,9 +229,15 @@ class RunDir:
         make = f"make it with --mode {mode} --workdir {self.path}, or remove the file"
         return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
 
-    def rows(self, name: str, heading: Json) -> Rows:
-        """results/{name}.jsonl: the rows made under this heading, and room for more."""
-        return Rows(self.path / "results" / f"{name}.jsonl", heading)
+    def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
+        """results/{name}.jsonl: the rows made under this heading, and room for more.
+
+        Of several processes, each but the first writes results/{name}.{rank}.jsonl.
+        """
+        folder = self.path / "results"
+        own = folder / (f"{name}.{rank}.jsonl" if rank else f"{name}.jsonl")
+        files = {folder / f"{name}.jsonl", *folder.glob(f"{name}.*.jsonl")}
+        return Rows(own, heading, key, sorted(files - {own}))
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

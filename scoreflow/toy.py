@@ -13,12 +13,13 @@ POINTS = 20_000
 RADIUS, WIDTH = 0.8, 0.1
 
 
-def distribution() -> GaussianMixture:
+def distribution(device: torch.device | str = "cpu") -> GaussianMixture:
     """Eight Gaussians on a ring: the true density."""
     angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], dim=1)
     covariances = (WIDTH**2 * torch.eye(2, dtype=torch.float64)).expand(8, 2, 2)
-    return GaussianMixture(torch.full((8,), 1 / 8), means, covariances)
+    weights = torch.full((8,), 1 / 8)
+    return GaussianMixture(*(each.to(device) for each in (weights, means, covariances)))
 
 
 def load(test_fraction: float = 0.2, split_seed: int = 0) -> Data:

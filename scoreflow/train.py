@@ -38,6 +38,7 @@ class Settings:
         compile: torch.compile the network.
         channels_last: memory format of weights and images.
         flip: mirror each image left to right with probability 1/2.
+        dequantization: x_0 of a level, "uniform" on its bin or its "centre" (DDPM).
         log_every: steps between rows of metrics.jsonl.
         checkpoint_every: steps between checkpoints, a multiple of log_every.
     """
@@ -53,6 +54,7 @@ class Settings:
     compile: bool
     channels_last: bool
     flip: bool
+    dequantization: str
     log_every: int
     checkpoint_every: int
 
@@ -174,6 +176,8 @@ class Trainer:
             x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
         if data.num_levels is not None:
             u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
+            if self.settings.dequantization == "centre":
+                u = torch.full_like(u, 0.5)
             x_0 = dequantize(x_0, u, data.num_levels).float()
         t, density = self.objective.draw(noise, self.model.sde)
         eps = noise.normal(Stream.TRAIN_EPS, event).float()

@@ -99,7 +99,8 @@ class GaussianMixture(Distribution):
 
     def _components(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint density (B, K); offset (B, K, D) and variance, in the eigenbasis."""
-        alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
+        # a shared time is a 0-d CPU tensor wherever x lies; with more axes it would not mix
+        alpha, sigma = (each.to(x.device).view(-1, 1, 1) for each in (alpha, sigma))
         offset = torch.einsum("kde,bkd->bke", self._axes, x[:, None] - alpha * self.means)
         variance = alpha**2 * self._variances + sigma**2
         log_normal = -0.5 * (offset**2 / variance + variance.log() + math.log(2 * math.pi))
@@ -108,7 +109,7 @@ class GaussianMixture(Distribution):
 
 def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
     """N(mean (D,), covariance (D, D)) as a mixture of one component."""
-    return GaussianMixture(torch.ones(1), mean[None], covariance[None])
+    return GaussianMixture(mean.new_ones(1), mean[None], covariance[None])
 
 
 class LevelGrid(Distribution):
@@ -159,7 +160,7 @@ class LevelGrid(Distribution):
         alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
         above = (x[..., None] - alpha * self._low) / sigma
         below = (x[..., None] - alpha * self._high) / sigma
-        log_mass = _log_normal_mass(below, above)
+        log_mass = log_normal_mass(below, above)
         slope = (_log_normal(above) - log_mass).exp() - (_log_normal(below) - log_mass).exp()
         log_width = (alpha * (self._high - self._low)).log()
         return self.probabilities.log() + log_mass - log_width, slope / sigma
@@ -175,7 +176,7 @@ def _log_normal(z: Tensor) -> Tensor:
     return -0.5 * (z**2 + math.log(2 * math.pi))
 
 
-def _log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
     """log(Phi(high) - Phi(low)), mirrored into the left tail, where it keeps its digits."""
     mirrored = low > 0
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)

@@ -11,7 +11,9 @@ Eq. 13), which has a kink at every integer step where this field has none.
 
 The divergence is a sum of probe^T J probe over probes, each one vector-Jacobian product through
 the evaluation that gave v: the unit vectors give it exactly, random signs give Hutchinson's
-unbiased estimate (Hutchinson 1989), with a variance free of the Jacobian's diagonal.
+unbiased estimate (Hutchinson 1989), with a variance free of the Jacobian's diagonal. The signs
+are drawn without replacement from a set whose mean is the exact trace, so that many of them know
+it better than as many independent ones, and all of them know it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sde.base import SDE, broadcast
+from sde.noise import Noise, Stream
 from sde.prediction import Denoiser
 from sde.types import Batch, Times
 
@@ -62,3 +65,35 @@ def unit_probes(x: Batch) -> Iterator[Batch]:
         probe = torch.zeros_like(x)
         probe.flatten(1)[:, d] = 1
         yield probe
+
+
+def sign_set_size(dims: int) -> int:
+    """K, how many sign vectors `sign_probes` has to draw from: the power of 2 from D on."""
+    return 1 << max(dims - 1, 0).bit_length()
+
+
+def sign_probes(noise: Noise, shape: tuple[int, ...], count: int) -> Tensor:
+    """Random signs for each sample, P of them drawn without replacement: (B, P, *shape) float64.
+
+    Rows of the Sylvester-Hadamard matrix H of order K, cut to D columns, each column times a
+    random sign. Since H^T H = K I, the mean of probe^T J probe over all K rows is trace J, and
+    over P of them its variance is that of independent draws times 1 - (P - 1) / (K - 1).
+
+    Args:
+        noise: addresses the signs: the same for any two models, whatever P.
+        shape: of an event, D elements.
+        count: P in 1..K.
+
+    Raises:
+        ValueError: more probes than the set has.
+    """
+    dims = torch.Size(shape).numel()
+    size = sign_set_size(dims)
+    if not 1 <= count <= size:
+        raise ValueError(f"probes must lie in 1..{size} for {dims} dimensions, got {count}")
+    rows = noise.uniform(Stream.PROBE, (size,), draw=1).argsort(1)[:, :count]
+    shared = rows[:, :, None] & torch.arange(dims, device=rows.device)
+    for shift in (16, 8, 4, 2, 1):  # the parity of the bits that row and column share
+        shared = shared ^ (shared >> shift)
+    signs = (1 - 2 * (shared & 1)) * noise.rademacher(Stream.PROBE, (dims,))[:, None]
+    return signs.view(-1, count, *shape)

@@ -33,7 +33,7 @@ class VESDE(SDE):
             raise ValueError(
                 f"sigma_min must be positive and below sigma_max, got {sigma_min}, {sigma_max}"
             )
-        self.num_steps = num_steps
+        self.num_steps, self.sigma_min, self.sigma_max = num_steps, sigma_min, sigma_max
         self._low = 2 * math.log(sigma_min)
         self._slope = 2 * math.log(sigma_max / sigma_min) / (num_steps - 1)  # of log sigma^2
 

@@ -16,7 +16,7 @@ ALLOWED = {
     "samplers": {"torch", "jaxtyping", "sde", "samplers"},
     "configs": {"ml_collections", "configs"},
 }
-DOOR = {"main.py", "request.py", "modes.py", "draw.py", "build.py"}
+DOOR = {"main.py", "request.py", "modes.py", "draw.py", "build.py", "comparison.py"}
 """From the command line to objects: behind it there are arguments, and no ConfigDict."""
 
 

@@ -1,13 +1,16 @@
-"""Identity 3: the DDPM chain is the SDE at integer times, its bound the continuous one.
+"""Identity 3: the chain is the SDE at integer times, its bound the continuous one.
 
-The chain's numbers are computed from the betas in 40-digit decimals, by DDPM's formulas; the
-process's come from its float64 table. Each table entry is a sum of up to N rounded terms, so log
-alpha is known to N u |log alpha_N|, and with it every quantity below, times its own condition
-number where one small variance is the difference of two large ones.
+DDPM's chain under a VP-SDE, SMLD's under a VE-SDE (Song et al. 2021, section 3). The chain's
+numbers are computed in 40-digit decimals by its paper's formulas, from the betas or from the two
+ends of the noise scales; the process's come from its float64 clock. A clock is a sum of rounded
+terms, so log alpha, or log sigma, is known to so many unit roundoffs, and with it every quantity
+below, times its own condition number where one small variance is the difference of two large ones.
 """
 
 import math
-from decimal import Decimal, localcontext
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal, localcontext
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -20,77 +23,126 @@ from scoreflow.plot import Plot, Series
 from sde.analytic import gaussian
 from sde.base import SDE
 from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+from sde.subvp import SubVPSDE
+from sde.ve import VESDE
 from sde.vp import VPSDE
 
 ROUNDINGS = 16.0
 SPREAD = 0.6
 
 
-def chain(vp: VPSDE) -> list[Identity]:
-    """A VP-SDE against its chain."""
-    return [_transitions(vp), _posterior(vp), _terms(vp), _bound(vp)]
+@dataclass(frozen=True)
+class _Chain:
+    """x_i = a_i x_{i-1} + sqrt(w_i) z for i = 1..N, in decimals.
+
+    Attributes:
+        name: whose it is.
+        factor: a_1..a_N.
+        added: w_1..w_N.
+        signal: alpha_0..alpha_N.
+        variance: sigma_0^2..sigma_N^2.
+        known: relative precision of the process's own alpha and sigma^2.
+    """
+
+    name: str
+    factor: list[Decimal]
+    added: list[Decimal]
+    signal: list[Decimal]
+    variance: list[Decimal]
+    known: float
 
 
-def _known(vp: VPSDE) -> float:
-    """Relative precision of alpha, by the number of roundings in its sum."""
-    end = vp.log_alpha(torch.tensor(float(vp.num_steps), dtype=torch.float64))
-    return UNIT_ROUNDOFF[torch.float64] * vp.num_steps * max(1.0, abs(float(end)))
+def chain(sde: SDE, device: torch.device | str = "cpu") -> list[Identity]:
+    """A process against its chain; a sub-VP, which has none, through the VP of its betas."""
+    if isinstance(sde, SubVPSDE):
+        rows = chain(VPSDE(sde.betas), device)
+        return [replace(row, name=f"{row.name}; the VP of this sub-VP's betas") for row in rows]
+    with localcontext(Context(prec=40)):
+        one = _smld(sde) if isinstance(sde, VESDE) else _ddpm(sde)
+        moments = [_transitions(one, sde, device), _posterior(one, sde, device)]
+    return [*moments, _terms(one, sde, device), _bound(sde, device)]
 
 
-def _decimals(betas: Tensor) -> tuple[list[Decimal], list[Decimal]]:
-    """(beta_i) and (alpha-bar_i), i = 1..N, alpha-bar_i = prod_j (1 - beta_j)."""
-    values, product, products = [Decimal(b) for b in betas.tolist()], Decimal(1), []
-    for beta in values:
-        product *= 1 - beta
-        products.append(product)
-    return values, products
+def _ddpm(sde: SDE) -> _Chain:
+    """a_i^2 = 1 - beta_i, w_i = beta_i; alpha-bar_i = prod_j (1 - beta_j)."""
+    assert isinstance(sde, VPSDE), f"a chain of {type(sde).__name__} is not known"
+    betas = [Decimal(beta) for beta in sde.betas.tolist()]
+    bars = list(accumulate((1 - beta for beta in betas), lambda a, b: a * b, initial=Decimal(1)))
+    end = max(1.0, abs(float(bars[-1].ln()) / 2))
+    return _Chain(
+        "DDPM",
+        [(1 - beta).sqrt() for beta in betas],
+        betas,
+        [bar.sqrt() for bar in bars],
+        [1 - bar for bar in bars],
+        UNIT_ROUNDOFF[torch.float64] * sde.num_steps * end,  # a sum of N rounded terms
+    )
 
 
-def _tensor(values: list[Decimal]) -> Tensor:
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+def _smld(sde: VESDE) -> _Chain:
+    """sigma_i = sigma_min (sigma_max / sigma_min)^((i - 1) / (N - 1)), w_i by difference."""
+    low, high = (2 * Decimal(sigma).ln() for sigma in (sde.sigma_min, sde.sigma_max))
+    count = sde.num_steps
+    variance = [(low + (high - low) * i / (count - 1)).exp() for i in range(count)]
+    variance = [Decimal(0), *variance]
+    logs = max(1.0, abs(float(low)), abs(float(high)), float(high - low))
+    return _Chain(
+        "SMLD",
+        [Decimal(1)] * count,
+        [after - before for before, after in pairwise(variance)],
+        [Decimal(1)] * (count + 1),
+        variance,
+        4 * UNIT_ROUNDOFF[torch.float64] * logs,  # its ends, its slope and their sum are rounded
+    )
 
 
-def _transitions(vp: VPSDE) -> Identity:
-    """N(sqrt(1 - beta_i) x, beta_i I), and the marginal N(sqrt(alpha-bar_i) x_0, ...)."""
-    i = torch.arange(1, vp.num_steps + 1, dtype=torch.float64)
-    a, w = vp.transition(i - 1, i)
-    with localcontext() as context:
-        context.prec = 40
-        betas, products = _decimals(vp.betas)
-        roots = _tensor([(1 - beta).sqrt() for beta in betas])
-        alpha = _tensor([product.sqrt() for product in products])
-        variance = _tensor([1 - product for product in products])
-    beta = vp.betas
+def _tensor(values: list[Decimal], like: Tensor) -> Tensor:
+    return like.new_tensor([float(value) for value in values])
+
+
+def _integers(first: int, sde: SDE, device: torch.device | str) -> Tensor:
+    return torch.arange(first, sde.num_steps + 1, dtype=torch.float64, device=device)
+
+
+def _transitions(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
+    """N(a_i x, w_i I), and the marginal N(alpha_i x_0, sigma_i^2 I)."""
+    i = _integers(1, sde, device)
+    a, w = sde.transition(i - 1, i)
+    factor, added = _tensor(one.factor, i), _tensor(one.added, i)
+    alpha, variance = _tensor(one.signal[1:], i), _tensor(one.variance[1:], i)
     errors = {
-        "transition factor": (a - roots).abs() / roots,
-        "transition variance": (w - beta).abs() / vp.variance(i),
-        "marginal factor": (vp.alpha(i) - alpha).abs() / alpha,
-        "marginal variance": (vp.variance(i) - variance).abs() / variance,
+        "transition factor": (a - factor).abs() / factor,
+        "transition variance": (w - added).abs() / variance,
+        "marginal factor": (sde.alpha(i) - alpha).abs() / alpha,
+        "marginal variance": (sde.variance(i) - variance).abs() / variance,
     }
-    return _worst_of("transitions and marginals of the chain = of the SDE", errors, i, _known(vp))
+    name = f"transitions and marginals of {one.name}'s chain = of the SDE"
+    return _worst_of(name, errors, i, one.known)
 
 
-def _posterior(vp: VPSDE) -> Identity:
-    """DDPM's Eq. 7, in DDPM's letters."""
-    i = torch.arange(1, vp.num_steps + 1, dtype=torch.float64)
-    one, zero = torch.ones(len(i), 1, dtype=torch.float64), torch.zeros(len(i), 1).double()
-    of_x_t, std = vp.posterior(one, zero, i, i - 1)
-    of_x_0, _ = vp.posterior(zero, one, i, i - 1)
-    with localcontext() as context:
-        context.prec = 40
-        betas, products = _decimals(vp.betas)
-        before = [Decimal(1), *products[:-1]]
-        rows = list(zip(betas, before, products, strict=True))
-        x_0 = _tensor([p.sqrt() * b / (1 - q) for b, p, q in rows])
-        x_t = _tensor([(1 - b).sqrt() * (1 - p) / (1 - q) for b, p, q in rows])
-        variance = _tensor([(1 - p) / (1 - q) * b for b, p, q in rows])
-    cancels = vp.betas / vp.variance(i)  # w is a difference
+def _posterior(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
+    """DDPM's Eq. 7; SMLD's is the same with its own letters."""
+    i = _integers(1, sde, device)
+    full, none = torch.ones_like(i)[:, None], torch.zeros_like(i)[:, None]
+    of_x_t, std = sde.posterior(full, none, i, i - 1)
+    of_x_0, _ = sde.posterior(none, full, i, i - 1)
+    rows = zip(one.factor, one.added, one.signal, *_before_and_after(one.variance), strict=False)
+    terms = [(before * w, a * before, alpha * w, now) for a, w, alpha, before, now in rows]
+    variance, x_t, x_0 = (_tensor([row[k] / row[3] for row in terms], i) for k in range(3))
+    added = _tensor(one.added, i)
+    cancels = added / sde.variance(i)  # w is a difference
     errors = {
         "factor of x_t": (of_x_t[:, 0] - x_t).abs(),
         "factor of x_0": (of_x_0[:, 0] - x_0).abs() / x_0 * cancels,
-        "variance": (std**2 - variance).abs() / vp.betas * cancels,
+        "variance": (std**2 - variance).abs() / added * cancels,
     }
-    return _worst_of("posterior of the SDE = DDPM Eq. 7", errors, i, _known(vp))
+    name = "posterior of the SDE = " + ("DDPM Eq. 7" if one.name == "DDPM" else "SMLD's")
+    return _worst_of(name, errors, i, one.known)
+
+
+def _before_and_after(values: list[Decimal]) -> tuple[list[Decimal], list[Decimal]]:
+    return values[:-1], values[1:]
 
 
 def _worst_of(name: str, errors: dict[str, Tensor], i: Tensor, known: float) -> Identity:
@@ -99,49 +151,48 @@ def _worst_of(name: str, errors: dict[str, Tensor], i: Tensor, known: float) -> 
         name + ", every i",
         max(float(e.max()) for e in errors.values()) / known,
         ROUNDINGS,
-        "in N unit roundoffs of log alpha; operations that round",
-        (Plot(f"{name}: error in N roundings", "i", series),),
+        "in roundings of log alpha and log sigma; operations that round",
+        (Plot(f"{name}: error in roundings", "i", series),),
     )
 
 
-def _terms(vp: VPSDE) -> Identity:
+def _terms(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
     """Each L_t against torch's KL between normals whose moments come by Bayes' rule."""
-    i = torch.arange(2, vp.num_steps + 1, dtype=torch.float64)
-    noise = Noise.of(0, 2, vp.num_steps + 1)
+    i = _integers(2, sde, device)
+    s, size = i - 1, sde.num_steps + 1
+    noise = Noise.of(0, 2, size, device)
     x_0 = SPREAD * noise.normal(Stream.DATA, (1,))
-    x_t = vp.perturb(x_0, i, noise.normal(Stream.TRAIN_EPS, (1,)))
-    prediction = _exact(vp)(x_t, i)
-    s, (a, _) = i - 1, vp.transition(i - 1, i)
-    beta, var_s, alpha_s = vp.betas[1:, None], vp.variance(s)[:, None], vp.alpha(s)[:, None]
-    variance = 1 / (1 / var_s + a[:, None] ** 2 / beta)
+    x_t = sde.perturb(x_0, i, noise.normal(Stream.TRAIN_EPS, (1,)))
+    prediction = _exact(sde, device)(x_t, i)
+    a, w = _tensor(one.factor[1:], i)[:, None], _tensor(one.added[1:], i)[:, None]
+    var_s, alpha_s = sde.variance(s)[:, None], sde.alpha(s)[:, None]
+    variance = 1 / (1 / var_s + a**2 / w)
 
     def mean(x_0: Tensor) -> Tensor:
-        return variance * (alpha_s * x_0 / var_s + a[:, None] * x_t / beta)
+        return variance * (alpha_s * x_0 / var_s + a * x_t / w)
 
-    kl = kl_divergence(
-        Normal(mean(x_0), variance.sqrt()), Normal(mean(prediction.x_0), beta.sqrt())
-    )
-    found = bound.term(prediction, vp, x_0, i, s, "beta")
-    cancels = vp.variance(i) / vp.betas[1:]
-    error = (found - kl[:, 0]).abs() / (_known(vp) * cancels * (1 + kl[:, 0]))
+    kl = kl_divergence(Normal(mean(x_0), variance.sqrt()), Normal(mean(prediction.x_0), w.sqrt()))
+    found = bound.term(prediction, sde, x_0, i, s, "beta")
+    cancels = sde.variance(i) / w[:, 0]
+    error = (found - kl[:, 0]).abs() / (one.known * cancels * (1 + kl[:, 0]))
     return _worst_of("terms of the discrete bound = closed-form KLs", {"L_t": error}, i, 1.0)
 
 
-def _bound(vp: VPSDE) -> Identity:
+def _bound(sde: SDE, device: torch.device | str) -> Identity:
     """The bound of ever finer chains on one path, for Gaussian data and the exact denoiser.
 
     Its diffusion part is a Riemann sum of 1/2 E|x_0 error|^2 dSNR, whose integral here is
     1/2 log((1/v + SNR_max) / (1/v + SNR_min)), v the variance of the data.
     """
-    ends = torch.tensor([1.0, float(vp.num_steps)], dtype=torch.float64)
-    top, bottom = (float(snr) for snr in vp.log_snr(ends).exp())
+    ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
+    top, bottom = (float(snr) for snr in sde.log_snr(ends).exp())
     limit = 0.5 * math.log((1 / SPREAD**2 + top) / (1 / SPREAD**2 + bottom))
     counts, gaps = [64, 128, 256, 512, 1024], []
     for count in counts:
         # equal strides in log-SNR: every step of the same share
         log_snr = torch.linspace(math.log(top), math.log(bottom), count + 1, dtype=torch.float64)
-        times = vp.time((-0.5 * log_snr).exp().atan())
-        gaps.append(_diffusion_part(vp, times[1:], times[:-1]) - limit)
+        times = sde.time((-0.5 * log_snr).exp().atan().to(device))
+        gaps.append(_diffusion_part(sde, times[1:], times[:-1]) - limit)
     line = Series("bound - limit, nats", counts, gaps)
     plot = Plot("The discrete bound tends to the continuous one", "steps", (line,), log_x=True)
     return falls_as(
@@ -151,17 +202,17 @@ def _bound(vp: VPSDE) -> Identity:
 
 def _diffusion_part(sde: SDE, t: Tensor, s: Tensor) -> float:
     """Sum of E L_t over the steps, exact by Gauss-Hermite nodes: the terms are quadratic."""
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(3))
-    weights, total = weights / weights.sum(), 0.0
-    for z_0, w_0 in zip(nodes, weights, strict=True):
-        for z, w in zip(nodes, weights, strict=True):
-            x_0 = (SPREAD * z_0).expand(len(t), 1)
-            x_t = sde.perturb(x_0, t, z.expand(len(t), 1))
-            terms = bound.term(_exact(sde)(x_t, t), sde, x_0, t, s, "posterior")
-            total += float(w_0 * w * terms.sum())
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    total, exact = 0.0, _exact(sde, t.device)
+    for z_0, w_0 in zip(nodes, weights / weights.sum(), strict=True):
+        for z, w in zip(nodes, weights / weights.sum(), strict=True):
+            x_0 = t.new_full((len(t), 1), SPREAD * z_0)
+            x_t = sde.perturb(x_0, t, torch.full_like(x_0, z))
+            terms = bound.term(exact(x_t, t), sde, x_0, t, s, "posterior")
+            total += w_0 * w * float(terms.sum())
     return total
 
 
-def _exact(sde: SDE):  # noqa: ANN202
-    mean, variance = torch.zeros(1).double(), torch.full((1, 1), SPREAD**2).double()
-    return gaussian(mean, variance).denoiser(sde)
+def _exact(sde: SDE, device: torch.device | str) -> Denoiser:
+    mean = torch.zeros(1, dtype=torch.float64, device=device)
+    return gaussian(mean, mean.new_full((1, 1), SPREAD**2)).denoiser(sde)

@@ -22,21 +22,42 @@ from sde.prediction import KINDS, Kind, Prediction
 
 ROUNDINGS = 16.0
 """Operations there and back: at most eight each way."""
+BELOW_ONE = 16
+"""Real times that are tried below t = 1."""
 
 
-def conversions(sde: SDE) -> list[Identity]:
-    """There and back, and against the truth, at every integer time, in float32 and float64."""
+def conversions(
+    sde: SDE, t_min: float = 1.0, device: torch.device | str = "cpu"
+) -> list[Identity]:
+    """There and back, and against the truth, at every time, in float32 and float64.
+
+    Args:
+        sde: the process.
+        t_min: the least time that its network is asked at: 1 for integer times, of which every one
+            is tried; below 1 for real ones, of which those between are.
+        device: where to compute.
+    """
+    t = _times(sde, t_min).to(device)
     return [
-        check(sde, dtype)
+        check(sde, t, dtype)
         for check in (_there_and_back, _against_the_truth)
         for dtype in (torch.float64, torch.float32)
     ]
 
 
-def _there_and_back(sde: SDE, dtype: torch.dtype) -> Identity:
-    t, x_0, eps = _batch(sde)
+def _times(sde: SDE, t_min: float) -> Tensor:
+    """Every integer; for real times also what lies half way, and the stretch below 1."""
+    integers = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
+    if t_min >= 1:
+        return integers
+    first = torch.linspace(t_min, 1, BELOW_ONE + 1, dtype=torch.float64)[:-1]
+    return torch.cat([first, integers, integers[:-1] + 0.5]).sort().values
+
+
+def _there_and_back(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
+    x_0, eps = _batch(t)
     alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
-    worst = torch.zeros(len(t), dtype=torch.float64)
+    worst = torch.zeros_like(t)
     for a, b in itertools.permutations(KINDS, 2):
         value = _truth(sde, t, x_0, eps)[a].to(dtype)
         there = _convert(x_t, alpha, sigma, a, b, value)
@@ -45,15 +66,15 @@ def _there_and_back(sde: SDE, dtype: torch.dtype) -> Identity:
         unit = d_x * x_t.abs() + d_b * (c_x * x_t.abs() + c_a * value.abs())
         error = (back.double() - value.double()).abs() / unit / UNIT_ROUNDOFF[dtype]
         worst = torch.maximum(worst, error.amax(1))
-    return _identity("eps <-> x_0 <-> v <-> score there and back", sde, t, worst, dtype)
+    return _identity("eps <-> x_0 <-> v <-> score there and back", t, worst, dtype)
 
 
-def _against_the_truth(sde: SDE, dtype: torch.dtype) -> Identity:
+def _against_the_truth(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
     """Each view of (x_0, eps), by its definition, from each other one."""
-    t, x_0, eps = _batch(sde)
+    x_0, eps = _batch(t)
     alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
     truth = _truth(sde, t, x_0, eps)
-    worst = torch.zeros(len(t), dtype=torch.float64)
+    worst = torch.zeros_like(t)
     for a, b in itertools.permutations(KINDS, 2):
         found = _convert(x_t, alpha, sigma, a, b, truth[a].to(dtype))
         c_x, c_a = _coefficients(sde, t, a, b)
@@ -64,16 +85,17 @@ def _against_the_truth(sde: SDE, dtype: torch.dtype) -> Identity:
         unit = unit + (eps.abs() + x_0.abs()) * (c_a * (a == "v") + (b == "v"))
         error = (found.double() - truth[b]).abs() / unit / UNIT_ROUNDOFF[dtype]
         worst = torch.maximum(worst, error.amax(1))
-    return _identity("each view = its definition from (x_0, eps)", sde, t, worst, dtype)
+    return _identity("each view = its definition from (x_0, eps)", t, worst, dtype)
 
 
-def _identity(name: str, sde: SDE, t: Tensor, worst: Tensor, dtype: torch.dtype) -> Identity:
+def _identity(name: str, t: Tensor, worst: Tensor, dtype: torch.dtype) -> Identity:
     kind = str(dtype).removeprefix("torch.")
     line = Series("worst of all pairs", t.tolist(), worst.tolist())
-    allowed = Series("allowed", [1, sde.num_steps], [ROUNDINGS, ROUNDINGS])
+    ends = [float(t[0]), float(t[-1])]
+    allowed = Series("allowed", ends, [ROUNDINGS, ROUNDINGS])
     plot = Plot(f"{name}, {kind}: error in roundings", "t, steps", (line, allowed), log_y=False)
     return Identity(
-        f"{name}, all t, {kind}",
+        f"{name}, {len(t)} t from {ends[0]:g} to {ends[1]:g}, {kind}",
         float(worst.max()),
         ROUNDINGS,
         "in unit roundoffs of the terms; operations that round",
@@ -81,12 +103,11 @@ def _identity(name: str, sde: SDE, t: Tensor, worst: Tensor, dtype: torch.dtype)
     )
 
 
-def _batch(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
-    """Every integer time, with x_0 and eps in eight dimensions."""
-    noise = Noise.of(0, 0, sde.num_steps)
-    t = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
+def _batch(t: Tensor) -> tuple[Tensor, Tensor]:
+    """x_0 and eps in eight dimensions, for every time."""
+    noise = Noise.of(0, 0, len(t), t.device)
     x_0 = 2 * noise.uniform(Stream.DATA, (8,)) - 1
-    return t, x_0, noise.normal(Stream.TRAIN_EPS, (8,))
+    return x_0, noise.normal(Stream.TRAIN_EPS, (8,))
 
 
 def _path(

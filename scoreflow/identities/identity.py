@@ -11,7 +11,17 @@ from torch import Tensor
 from scoreflow.plot import Plot
 from sde.noise import Noise, Stream
 
-UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+
+FALSE_ALARM = 1e-3
+"""How often a certificate of true identities may fail by chance, all its random rows together."""
+RANDOM_ROWS = 10
+"""Rows that are tests on random draws: six exact laws, three trained ones, and the scores'."""
+CHANCE = FALSE_ALARM / RANDOM_ROWS
+"""How often each of them may."""
+
+STEEPNESS = 0.5
+"""How well an order must be known for a certificate to say that it is that one, not its half."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class Order:
     Attributes:
         slope: of log(difference) against log(step) between the two smallest steps.
         uncertainty: what separates it from the slope at step 0: local slopes approach that one
-            geometrically as steps are halved, so about as much as the last one moved; twice that.
+            geometrically as steps are halved, so about as much as the last one moved; twice that,
+            and where that is more than `STEEPNESS`, this alone: there is no order to be seen.
     """
 
     slope: float
@@ -60,7 +71,7 @@ def order(steps: Sequence[float], differences: Sequence[float]) -> Order:
         (math.log(h), math.log(max(d, 1e-300))) for h, d in zip(steps, differences, strict=True)
     ]
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(logs)]
-    return Order(slopes[-1], 2 * abs(slopes[-1] - slopes[-2]))
+    return Order(slopes[-1], min(2 * abs(slopes[-1] - slopes[-2]), STEEPNESS))
 
 
 def falls_as(
@@ -76,7 +87,8 @@ def falls_as(
         f"{name}: slope {found.slope:.3f}",
         abs(found.slope - power),
         found.uncertainty,
-        f"distance of the slope from {power}; twice what halving the step moved it",
+        f"distance of the slope from {power}; twice what halving the step moved it, at most "
+        f"{STEEPNESS}",
         plots,
     )
 
@@ -87,17 +99,25 @@ class Fixed(Noise):
     value: float = 0.0
 
     @classmethod
-    def at_value(cls, value: float, size: int) -> "Fixed":
+    def at_value(cls, value: float, size: int, device: torch.device | str = "cpu") -> "Fixed":
         """Noise for a batch of a size."""
-        noise = cls(0, torch.arange(size))
+        noise = cls(0, torch.arange(size, device=device))
         object.__setattr__(noise, "value", value)
         return noise
 
     def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """The number, (B, *shape)."""
-        return torch.full((len(self.index), *shape), self.value, dtype=torch.float64)
+        size = (len(self.index), *shape)
+        return torch.full(size, self.value, dtype=torch.float64, device=self.index.device)
 
 
 def worst(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The (residual, tolerance) pair that is nearest to failing, or fails by most."""
-    return max(pairs, key=lambda pair: pair[0] / pair[1] if pair[0] == pair[0] else math.inf)
+
+    def share(pair: tuple[float, float]) -> float:
+        residual, tolerance = pair
+        if residual == 0:
+            return 0.0
+        return residual / tolerance if math.isfinite(residual) and tolerance > 0 else math.inf
+
+    return max(pairs, key=share)

@@ -10,17 +10,18 @@ standard error is known.
 """
 
 import torch
+from scipy import stats
 from torch import Tensor
 
-from scoreflow.identities.identity import Identity, worst
+from scoreflow.identities.identity import CHANCE, Identity, worst
 from scoreflow.model import ScoreModel
 from scoreflow.plot import Plot, Series
 from sde.analytic import Distribution
 from sde.noise import Noise, Stream
 
 TIMES, POINTS = 20, 4096
-STANDARD_ERRORS = 4.5
-"""Exceeded by chance at one of twenty times once in 7000 certificates."""
+STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))
+"""Exceeded at one of the times as often as a row may be by chance."""
 
 
 def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity]:
@@ -41,7 +42,8 @@ def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity
         Identity(
             f"excess loss of {whose} = sigma^2 Fisher divergence, each of {TIMES} t",
             *worst(pairs),
-            "mean square of the noise; 4.5 standard errors of the cross term",
+            f"mean square of the noise; {STANDARD_ERRORS:.2f} standard errors of the cross term, "
+            f"exceeded by chance {CHANCE:.0e} of times",
             (Plot("Learned against true score, by angle", "phi, radians", series),),
         )
     ]
@@ -50,14 +52,17 @@ def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity
 def _at(
     model: ScoreModel, truth: Distribution, t: Tensor, step: int
 ) -> tuple[float, float, float]:
-    """Excess loss, squared error of the estimate, and the standard error of their difference."""
+    """Excess loss, squared error of the estimate, and the standard error of their difference.
+
+    The truth lies on the network's device.
+    """
     device = next(model.network.parameters()).device
-    noise = Noise.of(7, 0, POINTS).at(step)
+    noise = Noise.of(7, 0, POINTS, device).at(step)
     x_0 = truth.sample(noise)
     eps = noise.normal(Stream.TRAIN_EPS, (x_0.shape[1],))
     x_t = model.sde.perturb(x_0, t, eps)
     with torch.no_grad():
-        guess = model(x_t.to(device), t).eps.cpu()
+        guess = model(x_t, t).eps
     best = truth.denoiser(model.sde)(x_t, t).eps
     excess = ((guess - eps) ** 2 - (best - eps) ** 2).mean(1)
     error = ((guess - best) ** 2).mean(1)

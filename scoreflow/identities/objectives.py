@@ -4,11 +4,13 @@ Written in full, sigma^2 |score(x_t, t) + (x_t - alpha x_0) / sigma^2|^2 and |ep
 are the same number with the same gradient. What rounding may make of it is measured by the program
 itself: the noise that the second is told is moved by a rounding of x_t and x_0, which is what the
 first loses by subtracting them, and the change in the gradient, or in a whole training, is the
-yardstick.
+yardstick. It is shown in float64, where little is lost, and, loss and gradient, as the network is
+trained: float32 data through the network in its own precision.
 """
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,12 @@ SAFETY = 8.0
 """How far a rounding error may exceed the one tried: that one's signs are random."""
 LARGEST_TRAINED = 2_000_000
 """Parameters of a network that a hundred float64 steps can be taken with on a CPU."""
+
+ARITHMETIC = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 Loss = Callable[[Denoiser, SDE, Tensor, Tensor, Tensor], Tensor]
 
@@ -47,14 +55,15 @@ def objectives(
     """On a network as it is: loss and gradient per t and in total, and two trainings from it.
 
     Args:
-        model: its network is copied to float64.
+        model: its network is copied, to float64 too.
         x_0: data for every batch, (at least batch_size, ...).
         train_steps: of the trainings.
         batch_size: images a gradient.
     """
-    exact = _double(model)
+    exact = model.around(_copied(model.network).double(), "float64")
     x_0 = x_0.double()
-    found = _gradients(exact, x_0[:batch_size])
+    batch = x_0[:batch_size]
+    found = [*_gradients(exact, batch), *_as_trained(model, batch.float())]
     parameters = sum(p.numel() for p in exact.network.parameters())
     if x_0.device.type == "cpu" and parameters > LARGEST_TRAINED:
         dims = x_0[0].numel()
@@ -64,51 +73,80 @@ def objectives(
     return [*found, _paths(exact, x_0, train_steps, batch_size, "this network")]
 
 
-def _double(model: ScoreModel) -> ScoreModel:
-    network = copy.deepcopy(getattr(model.network, "_orig_mod", model.network)).double().eval()
-    return model.around(network.requires_grad_(), "float64")
+def _copied(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(getattr(network, "_orig_mod", network)).eval().requires_grad_()
+
+
+def _times(model: ScoreModel, x_0: Tensor) -> Tensor:
+    """Ten integer times over the whole path."""
+    t = torch.linspace(1, model.sde.num_steps, 10, dtype=torch.float64)
+    return t.round().to(x_0.device)
+
+
+def _noise(x_0: Tensor) -> Tensor:
+    return Noise.of(0, 0, len(x_0), x_0.device).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
 
 
 def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
-    sde, size = model.sde, len(x_0)
-    eps = Noise.of(0, 0, size, x_0.device).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
-    at = torch.linspace(1, sde.num_steps, 10, dtype=torch.float64).round().to(x_0.device)
+    """In float64, at each time and over them."""
+    size, eps, at = len(x_0), _noise(x_0), _times(model, x_0)
     rows = [_compare(model, x_0, t.expand(size), eps) for t in at]
-    mixed = at[torch.arange(size) % len(at)]
-    series = [
-        Series(label, at.tolist(), [pair[k][j] for pair in rows])
-        for k, j, label in ((1, 0, "gradient"), (1, 1, "allowed"))
-    ]
-    plot = Plot("Gradients: eps-matching against score matching", "t, steps", tuple(series))
-    names = ("loss", "parameter gradient")
+    total = _compare(model, x_0, at[torch.arange(size) % len(at)], eps)
     basis = "relative; what a rounding of x_t and x_0 does to it, times 8"
-    total = _compare(model, x_0, mixed, eps)
     found = []
-    for k, name in enumerate(names):
-        residual, tolerance = worst([pair[k] for pair in rows])
-        plots = (plot,) if k else ()
-        found.append(
-            Identity(
-                f"L_simple = sigma^2 DSM: {name}, each of 10 t", residual, tolerance, basis, plots
-            )
+    for k, name in enumerate(("loss", "parameter gradient")):
+        pairs = [pair[k] for pair in rows]
+        ends = [float(at[0]), float(at[-1])]
+        lines = (
+            Series("difference", at.tolist(), [pair[0] for pair in pairs]),
+            Series("allowed", at.tolist(), [pair[1] for pair in pairs]),
+            Series("over all t", ends, [total[k][0]] * 2),
+            Series("allowed over all t", ends, [total[k][1]] * 2),
         )
-        found.append(Identity(f"L_simple = sigma^2 DSM: {name}, over all t", *total[k], basis))
+        plot = Plot(f"eps-matching against score matching: {name}", "t, steps", lines)
+        title = f"L_simple = sigma^2 DSM: {name}"
+        found.append(Identity(f"{title}, each of 10 t", *worst(pairs), basis, (plot,)))
+        found.append(Identity(f"{title}, over all t", *total[k], basis))
     return found
 
 
-def _compare(model: ScoreModel, x_0: Tensor, t: Tensor, eps: Tensor) -> list[tuple[float, float]]:
-    """(residual, tolerance) of the loss and of its gradient."""
+def _as_trained(model: ScoreModel, x_0: Tensor) -> list[Identity]:
+    """Over the ten times, as in a step of training: float32 data, the network's precision."""
+    own = model.around(_copied(model.network), model.precision)
+    at = _times(own, x_0)
+    t, eps = at[torch.arange(len(x_0)) % len(at)], _noise(x_0).float()
+    unit = UNIT_ROUNDOFF[ARITHMETIC[model.precision]]
+    pairs = _compare(own, x_0, t, eps, unit)
+    basis = (
+        f"relative; what a rounding of x_t and x_0 does to it, and the unit roundoff {unit:.0e} "
+        f"of {model.precision}, times 8"
+    )
+    names = ("loss", "parameter gradient")
+    return [
+        Identity(f"L_simple = sigma^2 DSM: {name}, the network in {model.precision}", *pair, basis)
+        for name, pair in zip(names, pairs, strict=True)
+    ]
+
+
+def _compare(
+    model: ScoreModel,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    unit: float = UNIT_ROUNDOFF[torch.float64],
+) -> list[tuple[float, float]]:
+    """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers."""
     results = []
     for loss in (losses.simple, losses.score_matching, told_roundings):
         value = loss(model, model.sde, x_0, t, eps).mean()
         grads = torch.autograd.grad(value, list(model.network.parameters()))
-        results.append((value.detach().view(1), torch.cat([g.flatten() for g in grads])))
+        flat = torch.cat([g.flatten() for g in grads]).double()
+        results.append((value.detach().double().view(1), flat))
     pairs = []
     for mine, score, moved in zip(*results, strict=True):
         scale = float(mine.norm())
         # a handful of operations more, relative to the whole
-        floor = SAFETY * UNIT_ROUNDOFF[torch.float64]
-        allowed = SAFETY * float((moved - mine).norm()) / scale + floor
+        allowed = SAFETY * (float((moved - mine).norm()) / scale + unit)
         pairs.append((float((score - mine).norm()) / scale, allowed))
     return pairs
 
@@ -116,18 +154,18 @@ def _compare(model: ScoreModel, x_0: Tensor, t: Tensor, eps: Tensor) -> list[tup
 def _paths(
     model: ScoreModel, x_0: Tensor, train_steps: int, batch_size: int, name: str
 ) -> Identity:
-    """Three trainings from one start: noise prediction, score matching, and with roundings."""
-    start = _vector(model.network)
-    paths = [
-        _train(model, loss, x_0, train_steps, batch_size)
+    """Three trainings from one start: noise prediction, score matching, and with roundings.
+
+    They go in lockstep, so that of the weights of a step nothing is kept but two distances.
+    """
+    trainings = [
+        _training(model, loss, x_0, train_steps, batch_size)
         for loss in (losses.simple, losses.score_matching, told_roundings)
     ]
     pairs = []
-    for mine, score, moved in zip(*paths, strict=True):
-        gone = float((mine - start).norm())
-        pairs.append(
-            (float((score - mine).norm()) / gone, SAFETY * float((moved - mine).norm()) / gone)
-        )
+    for mine, score, moved in zip(*trainings, strict=True):
+        gone = _distance(mine, model.network)
+        pairs.append((_distance(score, mine) / gone, SAFETY * _distance(moved, mine) / gone))
     steps = list(range(1, train_steps + 1))
     plot = Plot(
         "Two trainings: distance of the weights over the way gone",
@@ -137,35 +175,34 @@ def _paths(
             Series("allowed", steps, [pair[1] for pair in pairs]),
         ),
     )
-    residual, tolerance = worst(pairs)
     return Identity(
         f"{train_steps} Adam steps as eps-matching = as score matching, {name}",
-        residual,
-        tolerance,
+        *worst(pairs),
         "distance over way gone, worst step; what roundings do to such a training, times 8",
         (plot,),
     )
 
 
-def _train(
+def _training(
     model: ScoreModel, loss: Loss, x_0: Tensor, train_steps: int, batch_size: int
-) -> list[Tensor]:
-    """The weights after each step; the model's own are left as they were."""
+) -> Iterator[nn.Module]:
+    """The network after each step, always the same one; the model's own is left as it was."""
     network = copy.deepcopy(model.network)
     twin = model.around(network, "float64")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    path = []
     for step in range(train_steps):
         noise = Noise.of(0, 0, batch_size, x_0.device).at(step)
-        rows = (torch.arange(batch_size) + step * batch_size) % len(x_0)
+        rows = (torch.arange(batch_size, device=x_0.device) + step * batch_size) % len(x_0)
         t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), model.sde.num_steps)
         eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
         optimizer.zero_grad(set_to_none=True)
         loss(twin, twin.sde, x_0[rows], t, eps).mean().backward()
         optimizer.step()
-        path.append(_vector(network))
-    return path
+        yield network
 
 
-def _vector(network: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
+def _distance(one: nn.Module, other: nn.Module) -> float:
+    """Of all their weights, Euclidean."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    with torch.no_grad():
+        return math.hypot(*(float((a - b).norm()) for a, b in pairs))

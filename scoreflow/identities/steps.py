@@ -19,23 +19,23 @@ COUNTS = (125, 250, 500, 1000, 2000, 4000)
 POINTS = 64
 
 
-def steps() -> list[Identity]:
+def steps(device: torch.device | str = "cpu") -> list[Identity]:
     """Differences of one step against its size, and their orders."""
-    ancestral, reverse = Ancestral("beta"), ReverseDiffusion()
-    euler = EulerMaruyama()
+    reverse, euler = ReverseDiffusion(), EulerMaruyama()
+    noise = Noise.of(0, 0, POINTS, device)
     return [
-        _order("ancestral - reverse diffusion, mean = O(beta^2)", "beta", ancestral, reverse, 0),
-        _order("ancestral - Euler-Maruyama, mean = O(dt^2)", "dt", ancestral, euler, 0),
-        _order("ancestral - Euler-Maruyama, variance = O(dt^2)", "dt", ancestral, euler, 1),
+        _order("ancestral - reverse diffusion, mean = O(beta^2)", "beta", reverse, 0, noise),
+        _order("ancestral - Euler-Maruyama, mean = O(dt^2)", "dt", euler, 0, noise),
+        _order("ancestral - Euler-Maruyama, variance = O(dt^2)", "dt", euler, 1, noise),
     ]
 
 
-def _order(name: str, unit: str, one: Sampler, other: Sampler, moment: int) -> Identity:
+def _order(name: str, unit: str, other: Sampler, moment: int, noise: Noise) -> Identity:
     sizes, gaps = [], []
     for count in COUNTS:
         sde = VPSDE.linear(count)
         t = torch.tensor(count / 2, dtype=torch.float64).ceil()
-        moments = [_moments(sampler, sde, t) for sampler in (one, other)]
+        moments = [_moments(sampler, sde, t, noise) for sampler in (Ancestral("beta"), other)]
         sizes.append(float(sde.betas[int(t) - 1]) if unit == "beta" else 1 / count)
         gaps.append(float((moments[0][moment] - moments[1][moment]).abs().max()))
     line = Series(name.split(" =")[0], sizes, gaps)
@@ -43,12 +43,13 @@ def _order(name: str, unit: str, one: Sampler, other: Sampler, moment: int) -> I
     return falls_as(name, 2, sizes, gaps, (plot,))
 
 
-def _moments(sampler: Sampler, sde: VPSDE, t: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(sampler: Sampler, sde: VPSDE, t: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """Mean and variance of x_s given x_t, s = t - 1, at points of the marginal."""
-    noise, mixture = Noise.of(0, 0, POINTS), toy.distribution()
+    device = noise.index.device
+    mixture = toy.distribution(device)
     x_t = sde.perturb(mixture.sample(noise), t, noise.normal(Stream.TRAIN_EPS, (2,)))
     mean, moved = (
-        sampler.step(mixture.denoiser(sde), sde, x_t, t, t - 1, Fixed.at_value(z, POINTS))
+        sampler.step(mixture.denoiser(sde), sde, x_t, t, t - 1, Fixed.at_value(z, POINTS, device))
         for z in (0.0, 1.0)
     )
     return mean, (moved - mean) ** 2

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch.distributions import Normal, kl_divergence
 
@@ -181,3 +182,53 @@ def test_impossible_strata_are_refused(strata):
     x_0 = torch.zeros(1, 1, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"strata must lie in 1\.\.39"):
         bound.estimate(exact(SDES[0]), SDES[0], x_0, Noise.of(0, 0, 1), strata, "beta")
+
+
+# ---- the decoder of integers
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("std", [1e-3, 0.1, 3.0])
+def test_the_decoders_probabilities_sum_to_one(levels, std):
+    """Of every level, 8-bit as they are stored, for estimates inside and outside [-1, 1]."""
+    k = torch.arange(levels, dtype=torch.uint8)[:, None]
+    for x in (-1.7, -0.3, 0.0, 0.997, 1.2):
+        x_0 = torch.full((levels, 1), x, dtype=torch.float64)
+        variance = torch.full((levels,), std**2, dtype=torch.float64)
+        p = (-bound.decoder_term(x_0, k, levels, variance)).exp()
+        assert float(p.sum()) == pytest.approx(1, abs=1e-12)
+        assert (p >= 0).all()
+
+
+def test_the_decoder_is_a_difference_of_distribution_functions():
+    x_0 = torch.tensor([[0.05, -0.9, 0.8]], dtype=torch.float64)
+    k = torch.tensor([[8, 0, 15]])  # of 17 levels: bins of width 2 / 17 from -1 on
+    std = 0.07
+
+    def below(edge, x):
+        return scipy.stats.norm.cdf((edge - x) / std)
+
+    expected = -math.log(below(1 / 17, 0.05) - below(-1 / 17, 0.05))
+    expected -= math.log(below(-15 / 17, -0.9))
+    expected -= math.log(below(15 / 17, 0.8) - below(13 / 17, 0.8))
+    found = bound.decoder_term(x_0, k, 17, torch.tensor(std**2, dtype=torch.float64))
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_decoder_keeps_its_digits_in_the_tails():
+    """Bins hundreds of standard deviations away: the nearer edge says it all; mirror images."""
+    variance = torch.tensor(1e-6, dtype=torch.float64)
+    x_0 = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
+    k = torch.tensor([[200], [55]])
+    found = bound.decoder_term(x_0, k, 256, variance)
+    edge = (2 * 200 / 256 - 1 + 0.5) / 1e-3
+    expected = -float(scipy.stats.norm.logsf(edge))
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("strata", [1, 5, 7, 39])
+def test_strata_cut_all_later_times_into_equal_stretches(strata):
+    stretches = bound.strata_of(SDES[0], strata)
+    assert [t for stretch in stretches for t in stretch] == list(range(2, 41))
+    lengths = [len(stretch) for stretch in stretches]
+    assert max(lengths) - min(lengths) <= 1

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from scoreflow.data import Data
+from scoreflow.dequantization import Dequantizer, truncation_bits
 from scoreflow.errors import RunError
-from scoreflow.evaluate import measure
-from scoreflow.likelihood import Solver, log_likelihood, to_bits_per_dim, truncation_bits
+from scoreflow.evaluate import Asker, Question, measure
+from scoreflow.likelihood import Solver, log_likelihood, to_bits_per_dim
 from scoreflow.model import ScoreModel
 from scoreflow.toy import distribution as toy_distribution
 from scoreflow.unet import UNet
@@ -95,18 +96,32 @@ def test_a_process_whose_scale_is_not_one():
     torch.testing.assert_close(found.log_prob[:, 0] - prior + latent, expected, rtol=0, atol=1e-3)
 
 
+def normal_6d():
+    a = torch.randn(6, 6, dtype=F64, generator=torch.Generator().manual_seed(0)) / 3
+    return gaussian(torch.linspace(-0.3, 0.3, 6, dtype=F64), a @ a.T + 0.01 * torch.eye(6))
+
+
 def test_random_probes_are_unbiased_and_know_their_error():
-    """The trace of a full Jacobian by signs: 256 probes, each image within 3.5 standard errors."""
-    truth, noise = normal_3d(), Noise.of(5, 0, 20)
+    """The trace of a full Jacobian by 3 signs of 8, 400 times, against the density itself."""
+    truth = normal_6d()
+    x = truth.sample(Noise.of(5, 0, 1)).expand(400, 6)
+    solver = Solver(probes=3, tolerance=1e-4, tolerance_bits=1e-4)
+    found = log_likelihood(truth.denoiser(SDE), SDE, x, 1.0, Noise.of(5, 0, 400), solver).log_prob
+    assert found.shape == (400, 3)
+    off = found.mean(1) - exact(truth, x[:1], 1.0)
+    stated = float((found.var(1) / 3 * (1 - 3 / 8)).mean())  # drawn without replacement
+    assert stated > 1e-2
+    assert abs(float(off.mean())) < 3.5 * math.sqrt(stated / 400)
+    assert float(off.square().mean()) == pytest.approx(stated, rel=0.2)
+
+
+def test_all_the_signs_of_the_set_are_the_exact_divergence():
+    truth, noise = normal_6d(), Noise.of(5, 0, 5)
     x = truth.sample(noise)
-    solver = Solver(probes=256, tolerance=1e-5, tolerance_bits=1e-5)
-    found = log_likelihood(truth.denoiser(SDE), SDE, x, 1.0, noise, solver)
-    assert found.log_prob.shape == (20, 256)
-    error = found.log_prob.std(1) / 16
-    assert (error > 1e-3).all()
-    off = (found.log_prob.mean(1) - exact(truth, x, 1.0)) / error
-    assert off.abs().max() < 3.5
-    assert float((off**2).sum()) < scipy.stats.chi2.ppf(0.999, 20)
+    solver = Solver(probes=8, tolerance=1e-6, tolerance_bits=1e-6)
+    found = log_likelihood(truth.denoiser(SDE), SDE, x, 1.0, noise, solver).log_prob
+    torch.testing.assert_close(found.mean(1), exact(truth, x, 1.0), rtol=0, atol=1e-3)
+    assert float(found.std(1).min()) > 1e-2
 
 
 def test_signs_are_exact_where_the_jacobian_is_diagonal():
@@ -254,13 +269,16 @@ class Exact(ScoreModel):
 def test_bits_per_dim_lie_between_entropy_and_the_truncation_bound(levels, t_min):
     """P1: the exact model's excess over the entropy of the very levels drawn is what it may be."""
     truth, data = grid(levels), grid_data(grid(levels), levels, 100)
-    solver = Solver(0, 1e-5, 1e-5)
-    result = measure(Exact(truth, SDE, t_min), data, 0, 64, 0, solver).result
+    question = Question(
+        Solver(0, 1e-5, 1e-5), dequantizer=Dequantizer("uniform", levels, t_min), checked=4
+    )
+    result = measure(Exact(truth, SDE, t_min), data, 0, question).result
     p = truth.probabilities[data.test.long()]
     entropy = float(-p.log2().mean())  # of these images
     excess = result["bits_per_dim"] - entropy
     bound = result["error_budget"]["truncation_at_most"]
-    assert bound == truncation_bits(float(SDE.sigma(at(t_min))), levels)
+    sigma = float(SDE.sigma(at(t_min)) / SDE.alpha(at(t_min)))
+    assert bound == truncation_bits(sigma, levels)
     # Blurring also moves density between levels, which pays now and then: not below by more
     assert -0.1 * bound - 1e-3 < excess < bound + 1e-3
     if t_min == 1.0 and levels == 17:
@@ -300,24 +318,25 @@ def toy_data(count):
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 12, 13, 14, 50])
 def test_every_image_counts_once_for_any_batch_size(batch_size, monkeypatch):
     seen = []
+    placed = Asker._placed
     monkeypatch.setattr(
-        "scoreflow.evaluate.log_likelihood",
-        lambda *a: seen.append((a[2], a[4].index)) or log_likelihood(*a),
+        Asker, "_placed", lambda self, noise, k: seen.append(noise.index) or placed(self, noise, k)
     )
     truth, data = toy_distribution(), toy_data(13)
     model = Exact(truth, SDE, 1.0)
-    result = measure(model, data, 0, batch_size, 0, Solver(0, 1e-3, 1e-3), truth).result
+    solver = Solver(0, 1e-3, 1e-3)
+    result = measure(model, data, 0, Question(solver, batch_size=batch_size, checked=0), truth)
+    result = result.result
     assert result["num_images"] == 13
-    assert torch.equal(torch.cat([x for x, _ in seen]), data.test.double())
-    assert torch.cat([index for _, index in seen]).tolist() == list(range(13))
-    everything = measure(model, data, 0, 13, 0, Solver(0, 1e-3, 1e-3), truth).result
+    assert torch.cat(seen).tolist() == list(range(13))
+    everything = measure(model, data, 0, Question(solver, batch_size=13, checked=0), truth).result
     assert result["value"] == pytest.approx(everything["value"], abs=1e-9)
     assert result["nfe"] == pytest.approx(everything["nfe"])
 
 
 def test_only_the_first_so_many():
     data, truth = toy_data(13), toy_distribution()
-    few = measure(Exact(truth, SDE, 1.0), data, 5, 3, 0, TIGHT, truth).result
+    few = measure(Exact(truth, SDE, 1.0), data, 5, Question(TIGHT, batch_size=3), truth).result
     assert few["num_images"] == 5
     nats = -truth.log_prob(data.test[:5].double(), at(1), at(0))
     assert few["true_nats"] == pytest.approx(float(nats.mean()), abs=1e-12)
@@ -328,17 +347,17 @@ def test_only_the_first_so_many():
 
 
 def test_the_budget_separates_images_from_probes():
-    truth = two_modes()
+    truth = normal_6d()
     points = truth.sample(Noise.of(0, 0, 40))
-    data = Data("mixture", points, points, None, None, None)
+    data = Data("normal", points, points, None, None, None)
     model = Exact(truth, SDE, 1.0)
-    exactly = measure(model, data, 0, 40, 0, TIGHT).result
+    exactly = measure(model, data, 0, Question(TIGHT)).result
     assert exactly["error_budget"]["probes"] == 0.0
-    roughly = measure(model, data, 0, 40, 0, Solver(16, 1e-5, 1e-5)).result
+    roughly = measure(model, data, 0, Question(Solver(2, 1e-5, 1e-5))).result
     probes = roughly["error_budget"]["probes"]
     assert 0 < probes < roughly["error_budget"]["images"]
     assert abs(roughly["value"] - exactly["value"]) < 3 * probes
-    one = measure(model, data, 0, 40, 0, Solver(1, 1e-3, 1e-3)).result
+    one = measure(model, data, 0, Question(Solver(1, 1e-3, 1e-3))).result
     assert one["error_budget"]["probes"] is None  # one probe does not know its error
 
 
@@ -346,9 +365,9 @@ def test_images_that_were_not_solved_end_the_measurement():
     truth = toy_distribution()
     solver = Solver(0, 1e-9, 1e-9, max_evaluations=20)
     with pytest.raises(
-        RunError, match=r"3 of 3 images .* test image 0 \(max evaluations\): raise"
+        RunError, match=r"4 of 4 images .* test image 0 \(max evaluations\): raise"
     ):
-        measure(Exact(truth, SDE, 1.0), toy_data(4), 0, 3, 0, solver)
+        measure(Exact(truth, SDE, 1.0), toy_data(4), 0, Question(solver, batch_size=3))
 
 
 def test_tf32_is_off_inside_and_as_before_outside():
@@ -362,7 +381,7 @@ def test_tf32_is_off_inside_and_as_before_outside():
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
-        measure(Spy(truth, SDE, 1.0), toy_data(2), 0, 2, 0, Solver(0, 1e-2, 1e-2))
+        measure(Spy(truth, SDE, 1.0), toy_data(2), 0, Question(Solver(0, 1e-2, 1e-2)))
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

@@ -92,14 +92,45 @@ def refused(capfd, argv, *expected):
         (["--mode=sample"], ["--mode sample needs --workdir DIR"]),
         (["--mode=likelihood"], ["--mode likelihood needs --workdir DIR"]),
         (["--mode=sample", "--workdir=nowhere"], ["nowhere holds no run", "config.json"]),
+        (["--mode=TRAIN"], ["'TRAIN'", "did you mean 'train'"]),
         (["--mode=train", "--config=nothing.py"], ["nothing.py", "configs/*.py"]),
-        (["--mode=train", "--device=nonsense"], ["--device nonsense", "cpu always can"]),
-        (["--mode=train", "--device=meta"], ["--device meta", "cpu always can"]),
-        (["--mode=train", "--device=cuda:97"], ["--device cuda:97", "cpu always can"]),
+        (["--mode=train", "--config", "toy"], ["'toy'", "did you mean configs/toy.py?"]),
+        (["--mode=train", "--config=configs/Digit"], ["did you mean configs/digits.py?"]),
+        (["--mode=train", "--config="], ["no such config file: ''", "configs/*.py"]),
+        (["--mode=train", "--config=."], ["no such config file: '.'"]),
     ],
 )
 def test_bad_flags(argv, expected, capfd):
     refused(capfd, argv, *expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nonsense", "must be cpu, cuda or cuda:N, got 'nonsense'; cpu always can"),
+        ("gpu", "got 'gpu'; did you mean 'cuda'?"),
+        ("GPU:1", "got 'GPU:1'; did you mean 'cuda'?"),
+        ("CUDA", "did you mean 'cuda'?"),
+        ("cuda:x", "did you mean 'cuda'?"),
+        ("cpu:3", "did you mean 'cpu'?"),
+        ("mkldnn", "cpu always can"),
+        ("privateuseone", "cpu always can"),
+        ("ipu", "must be cpu, cuda or cuda:N"),
+        ("meta", "cpu always can"),
+        ("mps", "no float64"),
+        ("cuda:97", "--device cuda:97 cannot be used here"),
+    ],
+)
+def test_devices_that_there_are_not(name, expected, capfd, recwarn):
+    refused(capfd, ["--mode=train", f"--device={name}"], expected)
+    with pytest.raises(RequestError) as refusal:
+        build.build_device(name)
+    assert len(str(refusal.value)) < 120
+    assert not recwarn
+
+
+def test_the_first_cpu_is_the_cpu():
+    assert build.build_device("cpu:0") == build.build_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -116,12 +147,16 @@ def test_cuda_where_there_is_none(capfd):
         ("sede=1", ["did you mean 'seed'"]),
         ("training=1", ["training is a section"]),
         ("training.num_steps.x=1", ["unknown config key 'training.num_steps.x'"]),
-        ("training.num_steps=abc", ["num_steps", "abc"]),
-        ("training.num_steps=1.5", ["num_steps", "1.5"]),
-        ("training.num_steps=", ["num_steps"]),
-        ("training.learning_rate=fast", ["learning_rate", "fast"]),
-        ("training.compile=perhaps", ["compile", "perhaps"]),
-        ("model.multipliers=(1,'two')", ["model.multipliers", "two"]),
+        ("Training.Num_steps=3", ["did you mean 'training.num_steps'"]),
+        ("training.num_steps=abc", ["training.num_steps must be a whole number, got 'abc'"]),
+        ("training.num_steps=1.5", ["training.num_steps must be a whole number, got '1.5'"]),
+        ("training.num_steps=1e2", ["training.num_steps must be a whole number, got '1e2'"]),
+        ("training.num_steps=", ["training.num_steps must be a whole number, got ''"]),
+        ("training.learning_rate=fast", ["training.learning_rate must be a number, got 'fast'"]),
+        ("training.compile=perhaps", ["training.compile must be true or false, got 'perhaps'"]),
+        ("model.multipliers=abc", ["model.multipliers must be whole numbers, as (1,2,2)", "abc"]),
+        ("model.multipliers=(1,'two')", ["model.multipliers must be whole numbers", "two"]),
+        ("model.multipliers=(1.5,)", ["model.multipliers must be whole numbers", "1.5"]),
         ("model.multipliers=()", ["multipliers"]),
         ("model.attention_sizes=(5,)", ["attention_sizes", "5"]),
         ("model.channels=7", ["channels", "7"]),
@@ -207,8 +242,9 @@ def test_keys_and_types_of_an_experiment_file(tmp_path, capfd):
         ("config.training.num_stepz = 3", "did you mean 'training.num_steps'"),
         ("config.extra = 3", "unknown config key 'extra'"),
         ("del config.training.num_steps", "lacks the config keys training.num_steps"),
-        ("config = None", "None"),
-        ("raise ValueError('no such luck')", "no such luck"),
+        ("config = None", "mine.py has no get_config() that returns a config"),
+        ("raise ValueError('no such luck')", "run.py: mine.py: ValueError: no such luck\n"),
+        ("open('nowhere')", "mine.py cannot be loaded"),
         ("config.data.name = ", "invalid syntax"),
     ]:
         file = tmp_path / "mine.py"
@@ -217,6 +253,11 @@ def test_keys_and_types_of_an_experiment_file(tmp_path, capfd):
             f"    config = default.get_config()\n    {line}\n    return config\n"
         )
         refused(capfd, ["--mode=train", "--config=mine.py"], expected)
+
+
+def test_a_config_file_without_a_config(tmp_path, capfd):
+    (tmp_path / "mine.py").write_text("config = 1\n")
+    refused(capfd, ["--mode=train", "--config", "mine.py"], "mine.py has no get_config()")
 
 
 def png(width, height):
@@ -257,7 +298,7 @@ def test_damaged_runs(mode, trained, tmp_path, capfd):
     (run / "config.json").write_text(saved.replace("num_steps", "num_stepz"))
     refused(capfd, ask, "unknown config key", "did you mean")
     (run / "config.json").write_text(saved.replace('"depth": 1', '"depth": "one"'))
-    refused(capfd, ask, "model.depth must be a int", "'one'")
+    refused(capfd, ask, "model.depth must be a whole number, got 'one'")
     (run / "config.json").write_text(saved.replace('"depth": 1', '"depth": 0'))
     refused(capfd, ask, "model.depth must lie in")
     (run / "config.json").write_text(saved)
@@ -277,16 +318,25 @@ def test_a_workdir_that_is_a_file(tmp_path, capfd):
     refused(capfd, ["--mode=sample", "--device=cpu", "--workdir=file"], "file holds no run")
 
 
-@pytest.mark.parametrize("argv", [["--mode=trian"], ["--mode=train", "--config.foo=1"]])
-def test_a_refusal_as_a_process(argv, tmp_path):
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--mode=trian"], "unknown --mode"),
+        (["--mode=train", "--config.foo=1"], "unknown config key"),
+        (["--mode=train", "--config=none.py"], "none.py has no get_config()"),
+    ],
+)
+def test_a_refusal_as_a_process(argv, expected, tmp_path):
+    file = tmp_path / "none.py"
+    file.write_text("def get_config():\n    return None\n")
     command = [sys.executable, ROOT / "run.py", *argv]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("run.py: unknown")
+    assert done.stderr.startswith(f"run.py: {expected}")
     assert done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # ---- what is accepted
@@ -393,9 +443,14 @@ def test_likelihood_again_is_the_same(trained):
 @pytest.mark.parametrize("method", ["torchdiffeq:dopri5", "scipy:RK45"])
 def test_solvers_that_give_no_error_estimate_leave_it_open(method, trained):
     argv = ["run.py", "--mode=likelihood", f"--workdir={trained}", "--device=cpu"]
-    assert main([*argv, f"--config.likelihood.method={method}"]) == 0
+    argv.append(f"--config.likelihood.method={method}")
+    assert main([*argv, "--config.likelihood.checked=0"]) == 0
     result = json.loads((trained / "results" / "likelihood.json").read_text())
     assert result["error_budget"]["solver"] is None
+    assert main(argv) == 0
+    result = json.loads((trained / "results" / "likelihood.json").read_text())
+    assert result["error_budget"]["solver"] > 0
+    argv.pop()
     assert main(argv) == 0
 
 
@@ -417,11 +472,52 @@ def test_after_training_the_weights_keep_their_config(mode, trained, capfd):
     refused(capfd, [*ask, "--config.sampling.stepz=9"], "did you mean 'sampling.steps'")
 
 
+@pytest.mark.parametrize(
+    ("mode", "flag", "key"),
+    [
+        ("likelihood", "--config.sampling.num_images=16", "sampling.num_images"),
+        ("likelihood", "--sampler=ode", "sampling.sampler"),
+        ("sample", "--config.likelihood.probes=1", "likelihood.probes"),
+        ("sample", "--config.equivalence.steps=8", "equivalence.steps"),
+        ("equivalence", "--config.sampling.steps=8", "sampling.steps"),
+        ("equivalence", "--config.likelihood.probes=1", "likelihood.probes"),
+    ],
+)
+def test_an_override_that_would_change_nothing_is_refused(mode, flag, key, trained, capfd):
+    ask = [f"--mode={mode}", f"--workdir={trained}", "--device=cpu", flag]
+    refused(capfd, ask, f"{key} has no effect on --mode {mode}")
+
+
+def test_overrides_that_count():
+    for mode, key in [
+        ("equivalence", "sampling.batch_size"),
+        ("equivalence", "equivalence.steps"),
+        ("sample", "sampling.steps"),
+        ("likelihood", "likelihood.probes"),
+        ("train", "likelihood.probes"),
+        ("train", "equivalence.steps"),
+    ]:
+        asked = request.parse(["run.py", f"--mode={mode}", f"--config.{key}=8"])
+        assert asked.overrides == {key: 8}
+
+
+def test_a_resume_with_all_different_names_five_keys(trained, capfd):
+    ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
+    capfd.readouterr()
+    assert main(["run.py", *ask, "--config", f"{ROOT}/configs/digits.py"]) == 2
+    err = capfd.readouterr().err
+    assert err.count(" there, ") == 5
+    saved = request.flatten(json.loads((trained / "config.json").read_text()))
+    other = request.parse(["run.py", "--mode=train"]).config
+    number = sum(saved[key] != other[key] for key in saved)
+    assert f" and {number - 5} more; resume without these" in err
+
+
 def test_training_again_with_another_config_names_the_keys(trained, capfd):
     ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
     before = tree(trained)
     refused(capfd, [*ask, "--config.training.num_steps=9"], "training.num_steps (4 there, 9 asked")
-    refused(capfd, [*ask, "--config", f"{ROOT}/configs/digits.py"], "data.name", "model.channels")
+    refused(capfd, [*ask, "--config", f"{ROOT}/configs/digits.py"], "data.name", "more;")
     refused(capfd, [*ask, "--sampler=ode"], "sampling.sampler (ancestral there, ode asked)")
     assert tree(trained) == before
 
@@ -459,22 +555,47 @@ def test_a_run_that_fails_ends_in_one_line_and_a_defect_in_a_traceback(
     assert capfd.readouterr().err == "run.py: the loss is not finite\n"
     fail(KeyboardInterrupt())
     assert main(argv) == 130
+    assert capfd.readouterr().err == "stopped\n"
     fail(RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         main(argv)
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("train", "stopped; the same command goes on from the last checkpoint"),
+        ("likelihood", "stopped; the images that are done are kept"),
+    ],
+)
+def test_an_interrupt_says_what_is_left(mode, expected, trained, monkeypatch, capfd):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modes, "train", interrupted)
+    monkeypatch.setitem(modes.EVALUATIONS, "likelihood", interrupted)
+    capfd.readouterr()
+    assert main(["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]) == 130
+    err = capfd.readouterr().err
+    assert err.startswith(expected)
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("mode", ["sample", "likelihood"])
 def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tmp_path, capfd):
     section = {"sample": "sampling", "likelihood": "likelihood"}[mode]
-    argv = ["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu", "--sampler=ode"]
+    argv = ["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]
+    argv += ["--sampler=ode"] if mode == "sample" else []
     argv += [f"--config.{section}.max_evaluations=8", f"--config.{section}.tolerance=1e-9"]
     before = tree(trained / "results")
     assert main(argv) == 1
     _out, err = capfd.readouterr()
+    before.pop(trained / "results" / "likelihood.jsonl")  # rows have a status each
     assert f"raise {section}.max_evaluations" in err.splitlines()[-1]
     assert "Traceback" not in err
-    assert tree(trained / "results") == before
+    after = tree(trained / "results")
+    after.pop(trained / "results" / "likelihood.jsonl")
+    assert after == before
 
 
 # ---- every process, objective and prediction by its name

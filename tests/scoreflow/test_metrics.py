@@ -1,9 +1,16 @@
-"""The two-sample test on laws that are equal, far apart and copied."""
+"""The two-sample test on laws that are equal, far apart and copied; what needs no model."""
+
+import math
 
 import pytest
 import torch
 
-from scoreflow.metrics import nearest_classes, two_sample_accuracy
+from scoreflow.metrics import (
+    histogram_bits_per_dim,
+    nearest_classes,
+    rate_error,
+    two_sample_accuracy,
+)
 
 
 def gaussian(n, seed, shift=0.0):
@@ -20,7 +27,30 @@ def test_equal_laws_cannot_be_told_apart():
 def test_laws_far_apart_are_told_apart():
     found = two_sample_accuracy(gaussian(50, 0), gaussian(50, 1, shift=100.0))
     assert found["accuracy"] == found["samples_recognised"] == found["real_recognised"] == 1
-    assert found["standard_error"] == 0
+    assert found["standard_error"] == rate_error(1.0, 100)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_rate_of_none_or_all_is_not_certain(rate):
+    assert rate_error(rate, 2) == pytest.approx(math.sqrt(2 / 6 * 4 / 6 / 6))
+    assert 0 < rate_error(rate, 10_000) < 2e-4
+
+
+def test_a_histogram_knows_each_pixel_alone():
+    train = torch.tensor([[[0, 2]], [[0, 1]], [[1, 2]]], dtype=torch.uint8)  # two pixels, L = 4
+    test = torch.tensor([[[0, 2]], [[3, 0]]], dtype=torch.uint8)
+    value, error = histogram_bits_per_dim(train, test, 4)
+    first, second = -math.log2(3 / 7), -math.log2(1 / 7)  # levels had twice, and never
+    assert value == pytest.approx((first + second) / 2)
+    assert error == pytest.approx(abs(first - second) / 2)
+
+
+def test_a_histogram_of_much_uniform_data_has_the_bits_of_a_uniform_law():
+    levels = torch.randint(8, (9000, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    value, error = histogram_bits_per_dim(levels[:5000], levels[5000:], 8)
+    assert value == pytest.approx(3, abs=1e-3)
+    assert error < 1e-3
+    assert histogram_bits_per_dim(levels[:5000], levels[5000:5001], 8)[1] == 0  # unknown of one
 
 
 def test_copies_of_the_data_are_found_out():

@@ -171,3 +171,23 @@ def test_image_k_of_a_seed_is_the_same_in_any_batch(size):
     for first in range(0, 64, size) if size > 1 else (0, 13, 63):
         part = images(first, first + size)
         torch.testing.assert_close(part, together[first : first + size], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_shared_time_reaches_the_network_as_a_number(precision):
+    seen = []
+
+    def network(x, index):
+        seen.append(index)
+        return x
+
+    sde = VPSDE.linear(1000)
+    model = ScoreModel(network, sde, "v", t_min=1e-3, precision=precision)
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    for t in (1.0, 0.3, 617.123456789, 1000.0):
+        shared = torch.tensor(t, dtype=torch.float64)
+        model(x, shared)
+        model(x, shared.expand(3))
+        one, each = seen[-2:]
+        assert one.dtype == each.dtype == getattr(torch, precision)
+        assert torch.equal(one, each)

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import math
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,8 +22,20 @@ SAMPLES = {
     "step": 8,
     "nfe": 100.0,
     "images_per_second": 12.34,
+    "num_images": 512,
     "two_sample": {"samples_recognised": 0.71, "real_recognised": 0.52},
-    "two_sample_of_test_data": {"accuracy": 0.5012, "standard_error": 0.022},
+    "two_sample_of_test_data": {"accuracy": 0.5012, "standard_error": 0.022, "num_each": 360},
+}
+SETTINGS = {
+    "steps": 50,
+    "variance": "posterior",
+    "clip": True,
+    "corrector": "annealed",
+    "corrections": 3,
+    "snr": 0.16,
+    "eta": 0.25,
+    "method": "scipy:RK45",
+    "tolerance": 1e-4,
 }
 LIKELIHOOD = {
     "value": 1.9512,
@@ -32,6 +46,8 @@ LIKELIHOOD = {
     "seconds": 3.0,
     "dequantization": "uniform",
     "t_min": 1.0,
+    "step": 8,
+    "num_levels": 17,
     "error_budget": {"images": None, "probes": 0.0, "solver": None, "truncation_at_most": 0.01},
 }
 
@@ -78,11 +94,21 @@ def parse(path):
     return page, checker
 
 
-def test_report_of_everything(run):
+def drawn(sampler, **more):
+    return {**SAMPLES, **more, "settings": {**SETTINGS, "sampler": sampler}}
+
+
+def keep(run, sampler, **more):
+    """Samples of a sampler in the run's folder; the bytes of their picture."""
     picture = image_grid(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), 2, 2)
+    run.write_image(run.sample_path(8, sampler), picture)
+    run.write_result(f"samples-{sampler}", drawn(sampler, **more))
+    return picture
+
+
+def test_report_of_everything(run):
     for sampler in ("ancestral", "ode"):
-        run.write_image(run.sample_path(8, sampler), picture)
-        run.write_result(f"samples-{sampler}", {**SAMPLES, "settings": {"sampler": sampler}})
+        picture = keep(run, sampler)
     run.write_result("likelihood", LIKELIHOOD)
     page, checker = parse(report.write(run))
     assert page.startswith("<!doctype html>")
@@ -92,8 +118,9 @@ def test_report_of_everything(run):
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data) == picture
     text = " ".join(checker.text)
-    for expected in ("1.9512", "bits/dim", "ancestral", "0.612", "0.501", "step 2"):
+    for expected in ("1.9512", "bits/dim", "ancestral", "0.612", "0.501", "Training loss"):
         assert expected in text
+    assert f"17 levels {math.log2(17):.4f}" in text
     assert "<polyline" in page
 
 
@@ -104,9 +131,90 @@ def test_report_of_a_run_that_has_nothing_yet(tmp_path):
 
 
 def test_a_picture_that_was_removed_is_left_out(run):
-    run.write_result("samples-ode", {**SAMPLES, "settings": {"sampler": "ode"}})
+    run.write_result("samples-ode", drawn("ode"))
     _, checker = parse(report.write(run))
     assert checker.sources == []
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        ("ancestral", "50 steps, variance posterior, x_0 clipped"),
+        ("pc", "variance posterior, corrector annealed, 3 a step, snr 0.16, x_0 clipped"),
+        ("ddim", "50 steps, eta 0.25, x_0 clipped"),
+        ("euler_maruyama", "50 steps, x_0 clipped"),
+        ("ode", "scipy:RK45 at tolerance 0.0001"),
+    ],
+)
+def test_a_caption_tells_how_samples_were_drawn(sampler, expected, run):
+    keep(run, sampler)
+    _, checker = parse(report.write(run))
+    text = " ".join(checker.text)
+    assert expected in text
+    assert "512 images from the checkpoint of step 8" in text
+
+
+def test_no_clipping_is_told_and_all_steps_are_counted(run):
+    run.config = {"sde": {"num_steps": 1000}}
+    settings = {**SETTINGS, "sampler": "ddim", "steps": 0}
+    keep(run, "ddim")
+    run.write_result("samples-ddim", {**drawn("ddim", clipped=False), "settings": settings})
+    assert "1000 steps, eta 0.25, x_0 not clipped" in parse(report.write(run))[0]
+
+
+def test_each_sampler_has_its_own_baseline(run):
+    for sampler, number in (("ancestral", 12), ("ode", 360)):
+        real = {"accuracy": number / 1000, "standard_error": 0.1, "num_each": number}
+        keep(run, sampler, two_sample_of_test_data=real)
+    text = " ".join(parse(report.write(run))[1].text)
+    assert "12 held-out real data get 0.012" in text
+    assert "360 held-out real data get 0.360" in text
+
+
+def test_too_few_images_have_no_accuracy(run):
+    keep(run, "ode", value=None, standard_error=None, num_images=1)
+    text = " ".join(parse(report.write(run))[1].text)
+    assert "too few images for a two-sample test" in text
+    assert "held-out" not in text
+
+
+def test_test_data_stand_beside_samples_once(run):
+    real = {"picture_of_test_data": "QUJD", "num_test": 360, "classes": [7, 8]}
+    real |= {"histogram_bits_per_dim": 2.4242, "standard_error": 0.0103}
+    keep(run, "ancestral", classes=[3, 4], data={**real, "num_shown": 2})
+    keep(run, "ode", classes=[5, 6], data={**real, "num_shown": 64})
+    run.write_result("likelihood", LIKELIHOOD)
+    page, checker = parse(report.write(run))
+    text = " ".join(checker.text)
+    assert page.count("base64,QUJD") == 1
+    assert "64 of 360 held-out test data" in text
+    assert "independent pixels 2.4242 ± 0.0103 on all 360 test images" in text
+    for cell in ("0: 3", "1: 4", "0: 5", "1: 6", "0: 7", "1: 8"):
+        assert checker.text.count(cell) == 1
+
+
+def test_the_report_says_what_made_the_weights(run):
+    run.write_env({"command": "run.py --mode train", "commit": "abc<123>", "device_name": ""})
+    text = "".join(parse(report.write(run))[1].text)
+    assert "run.py --mode train at commit abc<123>" in text
+    (run.path / "env.json").write_text("{")
+    assert "env.json cannot be read" in parse(report.write(run))[0]
+
+
+@pytest.mark.parametrize("name", ["likelihood", "samples-ode"])
+def test_a_result_that_lacks_a_key_is_a_line_and_the_others_stay(name, run):
+    keep(run, "ancestral")
+    whole = {"likelihood": LIKELIHOOD, "samples-ode": drawn("ode")}[name]
+    needed = whole.keys() - {"num_levels"}
+    damages = [{key: value for key, value in whole.items() if key != gone} for gone in needed]
+    damages += [{}, {**whole, "value": "high"}, {**whole, "settings": 3, "error_budget": 3}]
+    for damage in damages:
+        (run.path / "results" / f"{name}.json").write_text(json.dumps(damage))
+        page, checker = parse(report.write(run))
+        lines = [text for text in checker.text if "is damaged" in text]
+        assert len(lines) == 1
+        assert lines[0].startswith(f"results/{name}.json is damaged (")
+        assert "samples by ancestral" in page
 
 
 def test_one_row_of_metrics_is_a_curve(tmp_path):

@@ -2,11 +2,12 @@
 
 import itertools
 
+import pytest
 import torch
 from torch import Tensor
 
 from sde.analytic import LevelGrid, gaussian
-from sde.flow import unit_probes, velocity, velocity_and_divergence
+from sde.flow import sign_probes, sign_set_size, unit_probes, velocity, velocity_and_divergence
 from sde.noise import Noise, Stream
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
@@ -119,3 +120,39 @@ def test_images_have_a_divergence_too(process):
     )
     assert v.shape == image.shape
     torch.testing.assert_close(products, flat, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_the_mean_over_all_signs_is_the_trace(dims, size):
+    noise = Noise.of(3, 0, 2)
+    assert sign_set_size(dims) == size
+    probes = sign_probes(noise, (dims,), size)
+    assert (probes.abs() == 1).all()
+    gram = torch.einsum("bpi,bpj->bij", probes, probes) / size
+    torch.testing.assert_close(gram, torch.eye(dims, dtype=torch.float64).expand(2, -1, -1))
+
+
+def test_signs_drawn_without_replacement_vary_less():
+    """Var of the mean of P is that of one times (1/P) (1 - (P - 1) / (K - 1))."""
+    matrix = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    probes = sign_probes(Noise.of(0, 0, 20_000), (3, 4), 8).flatten(2)
+    each = torch.einsum("bpi,ij,bpj->bp", probes, matrix, probes)
+    off = matrix - matrix.diag().diag()
+    one = float(((off + off.T) ** 2).sum() / 2)  # of one independent draw
+    assert float(each[:, 0].mean()) == pytest.approx(float(matrix.trace()), abs=0.3)
+    assert float(each[:, 0].var()) == pytest.approx(one, rel=0.05)
+    expected = one / 8 * (1 - 7 / 15)
+    assert float(each.mean(1).var()) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_signs_of_a_sample_are_its_own():
+    alone = sign_probes(Noise.of(0, 5, 6), (2, 3), 4)
+    together = sign_probes(Noise.of(0, 0, 9), (2, 3), 4)
+    assert torch.equal(together[5:6], alone)
+    assert torch.equal(sign_probes(Noise.of(0, 0, 9), (2, 3), 2), together[:, :2])
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_more_signs_than_there_are_are_refused(count):
+    with pytest.raises(ValueError, match=r"1\.\.8"):
+        sign_probes(Noise.of(0, 0, 1), (6,), count)

@@ -1,0 +1,117 @@
+"""The limit of ever more steps: the continuous bound, and the likelihood by I-MMSE.
+
+Both come from one integral over the network's errors, with snr = alpha^2 / sigma^2,
+
+    J = 1/2 integral of E|x_0 error|^2 dsnr         from snr(N) to snr(t_min), E over eps,
+
+in nats. The bound (VDM, Kingma et al. 2021; Song et al. 2021, "Maximum likelihood
+training") is that of a chain whose steps have become infinitely short,
+
+    -log p(x_0) <= L_T + J + L_0,       L_0 = E -log N(x_0; x_0 estimate, I / snr)  at t_min,
+
+or for an integer with its decoder as L_0 (`bound.decoder_term`). The pointwise I-MMSE relation
+(Kong et al. 2023, "Information-theoretic diffusion") is an equality for the best denoiser: with a
+Gaussian reference N_G and G the x_0 error of that one's best denoiser,
+
+    -log p(x_0) = -log N_G(x_0) - 1/2 integral of (E|G|^2 - E|x_0 error|^2) dsnr
+
+from 0 to infinity. Here the integral ends at snr(N) and snr(t_min): beyond them the network is
+taken to err as the reference does. That, and a network that is not the best, make it an estimate
+and no bound.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoreflow.bound import prior_term
+from scoreflow.losses import importance_times
+from scoreflow.walk import Reference, errors_at
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The errors at real times from t_min to N.
+
+    Attributes:
+        x_0: the data, (n, ...).
+        t_min: where it starts, in steps, ().
+        integral: J, nats, (n,).
+        first: the estimate of x_0 at t_min, shaped like x_0.
+        first_square: |x_0 - first|^2, (n,): unbiased, with the reference's part in closed form.
+    """
+
+    x_0: Tensor
+    t_min: Tensor
+    integral: Tensor
+    first: Tensor
+    first_square: Tensor
+
+
+def sweep(
+    denoiser: Denoiser,
+    sde: SDE,
+    x_0: Tensor,
+    noise: Noise,
+    t_min: float,
+    count: int,
+    reference: Reference,
+) -> Sweep:
+    """J, from `count` times a sample, one at random in each equal stretch of log-SNR.
+
+    As in `walk`, only the difference to the reference's errors is sampled.
+
+    Args:
+        denoiser: asked at t_min and at `count` real times in [t_min, N].
+        sde: the process.
+        x_0: (n, ...) float64, real-valued.
+        noise: addresses times and noise, from its own step on.
+        t_min: least time, in steps.
+        count: of the stretches.
+        reference: beside the denoiser.
+    """
+    ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
+    top, bottom = sde.log_snr(ends)
+    start = ends[0].to(x_0.device)
+    first = errors_at(denoiser, sde, x_0, start.expand(len(x_0)), noise, reference)
+    integral = reference.integral(x_0, bottom.exp(), top.exp())
+    for k in range(count):
+        here = noise.at(noise.step + 1 + k)
+        t, _ = importance_times((k + here.uniform(Stream.TRAIN_TIME)) / count, sde, t_min)
+        found = errors_at(denoiser, sde, x_0, t, here, reference)
+        more = sde.log_snr(t).exp() * (found.square - found.of_reference)  # dsnr = snr dlog snr
+        integral = integral + 0.5 * (top - bottom) / count * more
+    one = top.exp().to(x_0.device)[None]
+    known = reference.expected_sums(x_0, one, torch.ones_like(one), [1])[:, 0]
+    square = first.square - first.of_reference + known
+    return Sweep(x_0, start, integral, first.estimate, square)
+
+
+def continuous_bound(found: Sweep, sde: SDE) -> dict[str, Tensor]:
+    """The bound on -log p(x_0) of a density by its parts L_T, J and L_0: nats, (n,) each."""
+    snr, dims = sde.log_snr(found.t_min).exp(), found.x_0[0].numel()
+    density = 0.5 * (dims * (2 * math.pi / snr).log() + snr * found.first_square)
+    return {"L_0": density, "J": found.integral, "L_T": prior_term(sde, found.x_0)}
+
+
+def pointwise_immse(found: Sweep, sde: SDE, reference: Reference) -> Tensor:
+    """The estimate of -log p(x_0) by the I-MMSE relation, truncated: nats, (n,)."""
+    end = torch.full_like(found.t_min, sde.num_steps)
+    low, high = sde.log_snr(end).exp(), sde.log_snr(found.t_min).exp()
+    gained = reference.integral(found.x_0, low, high) - found.integral
+    return reference.negative_log_density(found.x_0) - gained
+
+
+def pointwise_immse_of_levels(found: Sweep, sde: SDE, reference: Reference) -> Tensor:
+    """The same of -log P(x_0) where x_0 stands for an integer, its bin's centre: nats, (n,).
+
+    A discrete x_0 has -log P = 1/2 integral of E|x_0 error|^2 dsnr, from 0 to infinity. Above
+    snr(t_min) the levels are taken to be told apart without error.
+    """
+    low = sde.log_snr(torch.full_like(found.t_min, sde.num_steps)).exp()
+    return reference.integral(found.x_0, torch.zeros_like(low), low) + found.integral

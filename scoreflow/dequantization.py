@@ -1,0 +1,166 @@
+"""From integers to points on the path, and what that costs: the bridge from densities to bits.
+
+A model is a density p_t of real vectors; data are integers k in 0..L-1, one a pixel. For any law q
+of a point x_t given k, whose points no other integers share, Jensen's inequality gives
+
+    log P(k) >= E_q[ log p_t(x_t) + offset ],     offset = -log q(x_t | k) + log P(k | x_t),
+
+where P(k | x_t) is 1 if q keeps to k's own bin, and else a decoder's answer. With alpha, sigma at
+t, bins of width w = 2/L and centre c_k in [-1, 1]:
+
+    uniform           x_t = alpha (c_k + w (u - 1/2)), u uniform: -log q = D log(alpha w)
+    truncated_normal  x_t = alpha c_k + sigma z, z normal within |z| <= alpha w / (2 sigma): what a
+                      learned dequantizer is for, without training one (Zheng et al. 2023,
+                      "Improved techniques for maximum likelihood estimation for diffusion ODEs");
+                      for networks trained on bin centres, whose p_t has just this shape in a bin
+    last_step         x_t = alpha x_0 + sigma z, the diffusion's own q(x_t | x_0), and DDPM's
+                      discretised decoder back (Ho et al. 2020, Eq. 13)
+
+where x_0 is what training made of k: the centre of its bin, or uniform on it. K points for one k
+give the tighter bound log mean_K exp (Burda et al. 2016), whose mean over K needs its -log K.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, assert_never, get_args
+
+import torch
+from torch import Tensor
+
+from scoreflow import bound
+from scoreflow.data import dequantize
+from sde.analytic import log_normal_mass
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+
+Dequantization = Literal["uniform", "truncated_normal", "last_step"]
+DEQUANTIZATIONS: tuple[str, ...] = get_args(Dequantization)
+Embedding = Literal["uniform", "centre"]
+EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
+
+
+@dataclass(frozen=True)
+class Dequantizer:
+    """How integers become points at time t.
+
+    Attributes:
+        name: one of `DEQUANTIZATIONS`.
+        num_levels: L.
+        t: where the flow will start, in steps.
+        embedding: what a network was trained on: "uniform" on a level's bin, or its "centre".
+    """
+
+    name: Dequantization
+    num_levels: int
+    t: float
+    embedding: Embedding = "uniform"
+
+    def place(
+        self, denoiser: Denoiser, sde: SDE, levels: Tensor, noise: Noise, draw: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Points of some integers.
+
+        Args:
+            denoiser: asked once at t, by "last_step" alone.
+            sde: the process.
+            levels: (B, ...) integers in 0..L-1.
+            noise: addresses the points.
+            draw: which of the K points of each.
+
+        Returns:
+            x_t (B, ...) float64, and the offset in nats, (B,).
+        """
+        t = torch.tensor(self.t, dtype=torch.float64)
+        alpha, sigma, event = sde.alpha(t), sde.sigma(t), tuple(levels.shape[1:])
+        u = noise.uniform(Stream.DEQUANTIZE, event, draw)
+        match self.name:
+            case "uniform":
+                x_t = alpha * dequantize(levels, u, self.num_levels)
+                volume = math.prod(event) * torch.log(alpha * 2 / self.num_levels)
+                return x_t, volume.to(x_t.device).expand(len(x_t))
+            case "truncated_normal":
+                return self._truncated_normal(levels, u, alpha, sigma)
+            case "last_step":
+                z = noise.normal(Stream.DEQUANTIZE, event, draw + LAST_STEP_DRAWS)
+                x_t = alpha * self.embed(levels, u) + sigma * z
+                to_levels = self._decoded(denoiser, sde, x_t, levels, t)
+                return x_t, to_levels - self._log_density(x_t, levels, alpha, sigma)
+            case _:
+                assert_never(self.name)
+
+    def embed(self, levels: Tensor, u: Tensor) -> Tensor:
+        """x_0 as in training, from u uniform on [0, 1)."""
+        return dequantize(
+            levels, u if self.embedding == "uniform" else u * 0 + 0.5, self.num_levels
+        )
+
+    def _truncated_normal(
+        self, levels: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        reach = alpha / (self.num_levels * sigma)
+        mass = 2 * torch.special.ndtr(reach) - 1
+        z = torch.special.ndtri((1 - mass) / 2 + u * mass).clamp(-reach, reach)
+        centre = dequantize(levels, torch.full_like(u, 0.5), self.num_levels)
+        constant = torch.log(sigma * mass) + 0.5 * math.log(2 * math.pi)
+        return alpha * centre + sigma * z, (0.5 * z**2 + constant).flatten(1).sum(1)
+
+    def _log_density(self, x_t: Tensor, levels: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Log q(x_t | k), nats, (B,)."""
+        if self.embedding == "centre":
+            centre = dequantize(levels, torch.full_like(x_t, 0.5), self.num_levels)
+            z = (x_t - alpha * centre) / sigma
+            each = -0.5 * z**2 - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
+        else:
+            low = dequantize(levels, torch.zeros_like(x_t), self.num_levels)
+            below = (x_t - alpha * (low + 2 / self.num_levels)) / sigma
+            above = (x_t - alpha * low) / sigma
+            each = log_normal_mass(below, above) - torch.log(alpha * 2 / self.num_levels)
+        return each.flatten(1).sum(1)
+
+    def _decoded(
+        self, denoiser: Denoiser, sde: SDE, x_t: Tensor, levels: Tensor, t: Tensor
+    ) -> Tensor:
+        """Log P(k | x_t) of the decoder N(x_0 estimate, w I) with the last step's variance."""
+        with torch.no_grad():
+            prediction = denoiser(x_t, t)
+        _, w = sde.transition(torch.zeros_like(t), t)
+        return -bound.decoder_term(prediction.x_0, levels, self.num_levels, w)
+
+
+LAST_STEP_DRAWS = 1 << 16
+"""Where the normals of "last_step" begin among the draws, behind the uniforms of all K."""
+
+
+def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float:
+    """What the start at t can cost a perfect model by blurring, bits/dim; a bound for any data.
+
+    Nothing where the model's p_t is that of the dequantized points itself: of "last_step" always,
+    of "truncated_normal" on centres but for the mass cut off, -log2 of what is kept.
+    """
+    t = torch.tensor(dequantizer.t, dtype=torch.float64)
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    if dequantizer.name == "last_step":
+        return 0.0
+    if dequantizer.name == "truncated_normal":
+        reach = alpha / (dequantizer.num_levels * sigma)
+        return -math.log2(math.erf(reach / math.sqrt(2)))
+    return truncation_bits(sigma / alpha, dequantizer.num_levels)
+
+
+def truncation_bits(sigma: float, num_levels: int) -> float:
+    """What blurring by sigma costs a perfect model of bins, in bits/dim: a bound for any data.
+
+    A level's bin of width w keeps the fraction
+
+        Phi((u + 1/2) w / sigma) - Phi((u - 1/2) w / sigma)
+
+    of its density; all other levels only add. The bound is the mean of -log2 of that over the
+    bin, u in [-1/2, 1/2], and is attained by levels far apart.
+    """
+    ratio = 2 / num_levels / sigma
+    # midpoints, graded towards the edge at 1/2, where all of the loss is once sigma << w
+    edges = 0.5 * (1 - torch.linspace(1, 0, 20_001, dtype=torch.float64) ** 3)
+    u, weight = (edges[1:] + edges[:-1]) / 2, edges.diff()
+    kept = torch.special.ndtr((u + 0.5) * ratio) - torch.special.ndtr((u - 0.5) * ratio)
+    return float(-2 * (weight * kept.log2()).sum())

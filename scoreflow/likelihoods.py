@@ -1,0 +1,319 @@
+"""What --mode likelihood does: the test set, and what else a config asks about it.
+
+likelihood.json, .jsonl           the test set, and a row an image
+likelihood-ledger.json            every bound and estimate on the same images
+likelihood-against-OTHER.json     the difference to other weights, image by image
+likelihood-data-NAME.json         other data, and how well they are told from the test set
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scoreflow import build, data, detection, ledger, ledger_page, parallel, request, toy
+from scoreflow.budget import standard_error
+from scoreflow.build import Experiment
+from scoreflow.data import Data, dequantize, quantize, to_uint8
+from scoreflow.dequantization import DEQUANTIZATIONS
+from scoreflow.errors import RequestError
+from scoreflow.evaluate import Measured, full_float32, measure
+from scoreflow.files import Json, write_atomic
+from scoreflow.grid import image_grid
+from scoreflow.model import ScoreModel
+from scoreflow.progress import Progress
+from scoreflow.rate import reconstructions
+from scoreflow.run_dir import RunDir
+from scoreflow.train import Trainer
+from scoreflow.trained import averaged, trained_of
+from sde.analytic import Distribution
+from sde.noise import Noise
+
+Say = Callable[[str], None]
+NOT_OF_A_ROW = (
+    "num_images",
+    "batch_size",
+    "max_evaluations",
+    "checked",
+    "ledger",
+    "terms",
+    "against",
+    "data",
+)
+"""Keys of the section that a row does not depend on."""
+
+LEDGER_TRAIN_IMAGES = 512
+"""Training images that fit the ledger's optimal variances."""
+
+RECONSTRUCTED = 8
+"""Test images shown as they are reconstructed."""
+
+
+def assess(experiment: Experiment, run: RunDir, trainer: Trainer, say: Say) -> None:
+    """All that the `likelihood` section asks."""
+    c, step = experiment.config.likelihood, trainer.step
+    other = _other_data(experiment) if c.data else None
+    against = _against(experiment, trainer, say) if c.against else None
+    model = averaged(experiment, trainer.ema)
+    measured = measure_test_set(experiment, run, model, step, say)
+    if c.ledger:
+        _keep_ledger(experiment, run, model, step, measured, say)
+    if against is not None:
+        _compare(experiment, run, against, step, measured, say)
+    if other is not None:
+        _tell_apart(experiment, run, model, step, other, measured, say)
+
+
+def measure_test_set(
+    experiment: Experiment, run: RunDir, model: ScoreModel, step: int, say: Say
+) -> Measured:
+    """The likelihood of the test set into results/likelihood.json and .jsonl."""
+    doubles = overlap(experiment.data)
+    if doubles:
+        say(
+            f"{doubles} of {len(experiment.data.test)} test images are in the training set too: "
+            "they count, and make the likelihood look better than it is"
+        )
+    truth = toy.distribution() if experiment.data.name == "toy" else None
+    measured = _measured(experiment, run, model, experiment.data, "likelihood", step, truth)
+    result = {**measured.result, "in_training_set": doubles}
+    _write(experiment, run, "likelihood", result, step)
+    say(measured.line)
+    return measured
+
+
+def overlap(of: Data) -> int:
+    """How many data of the test part are equal to one of the training part."""
+    return len(_digests(of.test, set(_digests(of.train))))
+
+
+def _digests(batch: Tensor, among: set[bytes] | None = None) -> list[bytes]:
+    rows = batch.cpu().numpy()
+    found = [hashlib.sha256(row.tobytes()).digest() for row in rows]
+    return found if among is None else [digest for digest in found if digest in among]
+
+
+def _measured(
+    experiment: Experiment,
+    run: RunDir,
+    model: ScoreModel,
+    of: Data,
+    name: str,
+    step: int,
+    truth: Distribution | None = None,
+    dequantization: str = "",
+) -> Measured:
+    """The likelihood of data, its rows in results/{name}.jsonl."""
+    c = experiment.config.likelihood
+    heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
+    heading |= {
+        "dequantization": dequantization or c.dequantization,
+        "step": step,
+        "device": experiment.device.type,
+        "weights": fingerprint(model),
+        "data": hashlib.sha256(of.test.cpu().numpy().tobytes()).hexdigest(),
+    }
+    shard = parallel.shard()
+    rows = run.rows(name, heading, shard.rank)
+    question = build.build_question(experiment.config, model, of, dequantization)
+    return measure(model, of, c.num_images, question, truth, rows, shard)
+
+
+def fingerprint(model: ScoreModel) -> str:
+    """A hash of the network's weights."""
+    digest = hashlib.sha256()
+    for name, value in model.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(experiment: Experiment, run: RunDir, name: str, result: Json, step: int) -> None:
+    settings = experiment.config.likelihood.to_dict() | {"device": str(experiment.device)}
+    if parallel.leads():
+        run.write_result(name, {**result, "step": step, "settings": settings})
+
+
+# ---- the ledger ---------------------------------------------------------------------------------
+
+
+def _keep_ledger(
+    experiment: Experiment,
+    run: RunDir,
+    model: ScoreModel,
+    step: int,
+    measured: Measured,
+    say: Say,
+) -> None:
+    """Every account of the same images beside the exact flow, and the rate-distortion curve."""
+    c, of = experiment.config.likelihood, experiment.data
+    exact = [("exact flow, " + measured.result["dequantization"], measured)]
+    for other in _other_dequantizations(experiment):
+        name = f"likelihood-{other.replace('_', '-')}"
+        found = _measured(experiment, run, model, of, name, step, dequantization=other)
+        say(f"{other}: {found.line}")
+        exact.append((f"exact flow, {other}", found))
+    if not parallel.leads():
+        return
+    entries = [ledger.Entry(name, "exact", each.values.mean(1), {}) for name, each in exact]
+    test, train = of.test[: c.num_images or None], min(LEDGER_TRAIN_IMAGES, len(of.train))
+    strata = min(c.terms, model.sde.num_steps - 1)
+    calls = ledger.num_calls(len(test), train, c.batch_size, strata)
+    with Progress("ledger", calls, "call") as progress, full_float32(), torch.no_grad():
+        bounds, rate = ledger.bounds(
+            model.around(model.network, "float32"),
+            model.sde,
+            model.t_min,
+            of,
+            test,
+            c.seed,
+            strata,
+            c.batch_size,
+            train,
+            experiment.config.training.dequantization,
+            lambda: progress.advance(1),
+        )
+        picture = _reconstructed(model, of)
+    result = ledger_page.as_result([*entries, *bounds], rate)
+    _write(experiment, run, "likelihood-ledger", result, step)
+    page = ledger_page.section(result, rate, picture)
+    write_atomic(run.path / "results" / "likelihood-ledger.html", page.encode())
+    say(ledger_page.table(result))
+
+
+def _other_dequantizations(experiment: Experiment) -> list[str]:
+    """Those that the ledger shows beside the one asked for."""
+    c = experiment.config
+    if experiment.data.num_levels is None or c.likelihood.samples > 1:
+        return []
+    of_centres = c.training.dequantization == "centre"
+    fitting = [name for name in DEQUANTIZATIONS if name != "truncated_normal" or of_centres]
+    return [name for name in fitting if name != c.likelihood.dequantization]
+
+
+def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
+    """A few test images as the chain comes to know them: estimates of x_0 from x_N to x_1."""
+    if of.num_levels is None:
+        return None
+    few, n = of.test[:RECONSTRUCTED], model.sde.num_steps
+    times = sorted({max(1, round(n * k / 10)) for k in range(11)}, reverse=True)
+    x_0 = dequantize(few, torch.full(few.shape, 0.5, device=few.device), of.num_levels).double()
+    noise = Noise.of(0, 0, len(few), few.device)
+    estimates = reconstructions(model, model.sde, x_0, noise, times)
+    levels = torch.cat([quantize(estimates, of.num_levels), few[:, None]], 1).flatten(0, 1)
+    shown = to_uint8(levels, of.num_levels)
+    return image_grid(shown, len(times) + 1, max(1, 40 // shown.shape[-1]))
+
+
+# ---- in pairs -----------------------------------------------------------------------------------
+
+
+def _against(experiment: Experiment, trainer: Trainer, say: Say) -> tuple[str, ScoreModel]:
+    """The other weights: the raw ones of this run, or the averaged ones of another."""
+    name = experiment.config.likelihood.against
+    if name == "raw":
+        raw = trainer.network.eval()
+        return "raw", build.build_model(experiment.config, raw, experiment.model.sde)
+    run = RunDir.open(name)
+    if not run.checkpoint_steps():
+        raise RequestError(f"likelihood.against: {run.path} has no checkpoint")
+    config = request.resolve(request.flatten(run.config), str(run.path / "config.json"))
+    other = build.experiment(config, experiment.device, training=False)
+    if not torch.equal(other.data.test, experiment.data.test):
+        raise RequestError(
+            f"likelihood.against: {run.path} has another test set, and images can't be compared "
+            "in pairs"
+        )
+    return run.path.resolve().name, trained_of(other, run, say)[0]
+
+
+def _compare(
+    experiment: Experiment,
+    run: RunDir,
+    against: tuple[str, ScoreModel],
+    step: int,
+    measured: Measured,
+    say: Say,
+) -> None:
+    """The difference on the same images, dequantization and probes, with its own error."""
+    name, model = against
+    other = _measured(experiment, run, model, experiment.data, f"likelihood-against-{name}", step)
+    apart = measured.values.mean(1) - other.values.mean(1)
+    error, alone = standard_error(apart), measured.result["standard_error"]
+    result = {
+        "value": float(apart.mean()),
+        "standard_error": error,
+        "unit": measured.result["unit"],
+        "this": measured.result["value"],
+        "other": other.result["value"],
+        "standard_error_of_each": [alone, other.result["standard_error"]],
+        "num_images": len(apart),
+        "solver": [r.result["error_budget"]["solver"] for r in (measured, other)],
+    }
+    _write(experiment, run, f"likelihood-against-{name}", result, step)
+    shown = "" if error is None else f" +- {error:.4f}"
+    say(
+        f"this - {name}: {result['value']:+.4f}{shown} {result['unit']} on the same {len(apart)} "
+        f"images, dequantization and probes ({result['this']:.4f} and {result['other']:.4f})"
+    )
+
+
+# ---- other data ---------------------------------------------------------------------------------
+
+
+def _other_data(experiment: Experiment) -> tuple[str, Data]:
+    """Data of the config's key `likelihood.data`, refused unless the model can score them."""
+    wanted, own = experiment.config.likelihood.data, experiment.data
+    if own.num_levels is None:
+        raise RequestError("likelihood.data is for images; this run's data are vectors")
+    if wanted == "train":
+        return "train", replace(own, name="train", test=own.train, test_labels=own.train_labels)
+    levels = data.load_pool(wanted)
+    top = int(levels.max())
+    if levels.shape[1:] != own.test.shape[1:]:
+        raise RequestError(
+            f"likelihood.data: this run's images are {tuple(own.test.shape[1:])} (channels, "
+            f"height, width), got {tuple(levels.shape[1:])} in {wanted}"
+        )
+    if top >= own.num_levels:
+        raise RequestError(
+            f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
+        )
+    name = Path(wanted).expanduser().resolve().name
+    return name, replace(own, name=name, test=levels.to(own.test.device), test_labels=None)
+
+
+def _tell_apart(
+    experiment: Experiment,
+    run: RunDir,
+    model: ScoreModel,
+    step: int,
+    other: tuple[str, Data],
+    measured: Measured,
+    say: Say,
+) -> None:
+    """Score other data, and say how well each score tells them from the test set."""
+    name, of = other
+    file = f"likelihood-data-{name}"
+    found = _measured(experiment, run, model, of, file, step)
+    own = _scores(measured, experiment.data)
+    told = detection.detection(own, _scores(found, of))
+    _write(experiment, run, file, {**found.result, "detection": told}, step)
+    say(f"{name}: {found.line}")
+    for score, row in told.items():
+        say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
+
+
+def _scores(measured: Measured, of: Data) -> dict[str, Tensor]:
+    """Of each image, what a high value of would be anomalous."""
+    assert of.num_levels is not None, "images have levels"
+    bits = measured.values.mean(1)
+    png = detection.png_bits_per_dim(of.test[: len(bits)], of.num_levels)
+    return {
+        "bits/dim": bits,
+        "bits/dim over a PNG's": bits - png,
+        "evaluations": measured.evaluations,
+    }

@@ -1,0 +1,50 @@
+"""A run's network, from its last whole checkpoint."""
+
+from collections.abc import Callable
+
+from scoreflow import build
+from scoreflow.build import Experiment
+from scoreflow.ema import EMA
+from scoreflow.errors import RequestError
+from scoreflow.model import ScoreModel
+from scoreflow.run_dir import RunDir
+from scoreflow.train import Trainer
+
+Say = Callable[[str], None]
+
+
+def trainer_of(experiment: Experiment) -> Trainer:
+    """The training of an experiment, at its beginning."""
+    return Trainer(
+        experiment.model,
+        experiment.network,
+        EMA(experiment.network, experiment.settings.ema_decay),
+        experiment.data,
+        experiment.objective,
+        experiment.settings,
+        experiment.config.seed,
+    )
+
+
+def load(trainer: Trainer, experiment: Experiment, run: RunDir, say: Say) -> None:
+    """Take up the last whole checkpoint of a run; damaged ones are said."""
+    _, state = run.load_checkpoint(map_location=experiment.device, warn=say)
+    try:
+        trainer.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise RequestError(
+            f"the checkpoints of {run.path} are not of the network in its config.json "
+            f"({str(error).splitlines()[0]}): put back the config that it was trained with"
+        ) from error
+
+
+def averaged(experiment: Experiment, ema: EMA) -> ScoreModel:
+    """The averaged network as a Denoiser."""
+    return build.build_model(experiment.config, ema.module, experiment.model.sde)
+
+
+def trained_of(experiment: Experiment, run: RunDir, say: Say) -> tuple[ScoreModel, int]:
+    """A run's averaged network as a Denoiser, and its step."""
+    trainer = trainer_of(experiment)
+    load(trainer, experiment, run, say)
+    return averaged(experiment, trainer.ema), trainer.step

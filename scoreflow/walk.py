@@ -1,0 +1,254 @@
+"""One walk of a network over the chain's times: all that the discrete bound needs.
+
+Under a reverse variance p_t that is the same for every element, a term of the bound (`bound`)
+knows the network by one number only, the squared error of its x_0 estimate: with s = t - 1, q_t
+the posterior's variance and c_t = alpha_s w / sigma_t^2 the posterior mean's slope in x_0,
+
+    L_t = D/2 (log(p_t / q_t) + q_t / p_t - 1) + c_t^2 |x_0 error|^2 / (2 p_t)       t = 2..N
+    L_0 = D/2 log(2 pi p_1) + |x_0 error|^2 / (2 p_1)                                t = 1
+
+in nats. So the errors of one pass give the bound under any number of variances. That which makes
+it least is
+
+    p_t = q_t + c_t^2 E|x_0 error|^2 / D,
+
+the optimal variance of Analytic-DPM (Bao et al. 2022, Theorem 1) with the network's own mean
+square error in place of sigma^2 / alpha^2 (1 - E|eps estimate|^2 / D), which an exact network's
+is: what it does not know of eps is what it does not know of x_0. Whatever p_t, it is a bound.
+
+Of long chains only some times are visited, at random (`bound.strata_of`), and the draws of eps
+scatter a sum of D squares per time. Both are mostly known beforehand: the error that the best
+denoiser of a Gaussian makes at the same x_t is much like the network's, and its expectation is a
+closed form. Only their difference is sampled (a control variate; the mean is unchanged).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samplers.ancestral import Variance, reverse_variance
+from scoreflow.bound import strata_of, time_within
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser, predict
+
+# ---- the Gaussian beside the network ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """N(mean, axes diag(variances) axes^T) and what its own best denoiser gets wrong.
+
+    With d the datum's offset in the axes and snr = alpha^2 / sigma^2, that denoiser's x_0 error is
+    (d - variance sqrt(snr) eps) / (1 + variance snr), axis by axis.
+
+    Attributes:
+        mean: (D,) float64.
+        axes: (D, D), orthonormal columns.
+        variances: (D,), along the axes.
+        until: the snr above which it makes no error, as if told the datum: a discrete datum is
+            known there, which no Gaussian can imitate.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+    until: float = math.inf
+
+    @classmethod
+    def fit(cls, points: Tensor, added: float) -> "Reference":
+        """Mean and covariance of points (n, ...), plus `added` to every element's variance."""
+        x = points.double().flatten(1)
+        mean = x.mean(0)
+        covariance = (x - mean).T @ (x - mean) / len(x)
+        variances, axes = torch.linalg.eigh(covariance)
+        return cls(mean, axes, variances.clamp(min=0) + added)
+
+    def offset(self, x_0: Tensor) -> Tensor:
+        """From the mean, in the axes: (n, D)."""
+        return (x_0.flatten(1) - self.mean) @ self.axes
+
+    def square(self, x_0: Tensor, snr: Tensor, eps: Tensor) -> Tensor:
+        """|x_0 error|^2 at alpha x_0 + sigma eps, (n,), at snr (n,)."""
+        noise, snr = eps.flatten(1) @ self.axes, snr[:, None]
+        error = (self.offset(x_0) - self.variances * snr.sqrt() * noise) / (
+            1 + self.variances * snr
+        )
+        return error.square().sum(1) * (snr[:, 0] < self.until)
+
+    def expected_sums(
+        self, x_0: Tensor, snr: Tensor, weight: Tensor, lengths: list[int]
+    ) -> Tensor:
+        """Sums of weight E|x_0 error|^2 over stretches of times, E over eps: (n, stretches).
+
+        Args:
+            x_0: (n, ...).
+            snr: of every time, (T,).
+            weight: of every time, (T,).
+            lengths: how many times each stretch has, T in all.
+        """
+        weight = weight * (snr < self.until)
+        gain = weight[:, None] / (1 + snr[:, None] * self.variances) ** 2  # (T, D)
+        of_noise = (gain * self.variances**2 * snr[:, None]).sum(1)
+        of_datum = torch.stack([part.sum(0) for part in gain.split(lengths)])
+        constant = torch.stack([part.sum() for part in of_noise.split(lengths)])
+        return self.offset(x_0).square() @ of_datum.T + constant
+
+    def integral(self, x_0: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """1/2 the integral of E|x_0 error|^2 dsnr from low to high: nats, (n,)."""
+        high = high.clamp(max=self.until)
+        at_low, at_high = 1 + self.variances * low, 1 + self.variances * high
+        of_datum = (high - low) / (at_low * at_high)
+        of_noise = (at_high / at_low).log() + 1 / at_high - 1 / at_low
+        return 0.5 * (self.offset(x_0).square() @ of_datum + of_noise.sum())
+
+    def negative_log_density(self, x_0: Tensor) -> Tensor:
+        """-log N(x_0; mean, covariance): nats, (n,)."""
+        constant = (2 * math.pi * self.variances).log().sum()
+        return 0.5 * (self.offset(x_0).square() @ (1 / self.variances) + constant)
+
+
+# ---- the walk -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of a denoiser and of the reference at one x_t per sample.
+
+    Attributes:
+        estimate: of x_0, (n, ...).
+        square: |x_0 - estimate|^2, (n,).
+        of_reference: the same of the reference's estimate, (n,).
+    """
+
+    estimate: Tensor
+    square: Tensor
+    of_reference: Tensor
+
+
+@torch.no_grad()
+def errors_at(
+    denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, noise: Noise, reference: Reference
+) -> Errors:
+    """What is got wrong at times t (n,), one draw of x_t each."""
+    eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
+    estimate = denoiser(sde.perturb(x_0, t, eps), t).x_0
+    square = (x_0 - estimate).square().flatten(1).sum(1)
+    return Errors(estimate, square, reference.square(x_0, sde.log_snr(t).exp(), eps))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Errors at t = 1 and at one time of each of K stretches of 2..N.
+
+    Attributes:
+        x_0: the data, (n, ...).
+        stretches: 1, then the K stretches; a time of a stretch stands for all of it.
+        times: in steps, (n, 1 + K) float64.
+        squares: |x_0 error|^2, (n, 1 + K).
+        of_reference: the same of the reference at the same x_t.
+        first: the estimate of x_0 at t = 1, shaped like x_0.
+    """
+
+    x_0: Tensor
+    stretches: list[range]
+    times: Tensor
+    squares: Tensor
+    of_reference: Tensor
+    first: Tensor
+
+
+def walk(
+    denoiser: Denoiser, sde: SDE, x_0: Tensor, noise: Noise, strata: int, reference: Reference
+) -> Walk:
+    """Visit the chain's times: 1, and one of each of `strata` equal stretches of the rest.
+
+    Args:
+        denoiser: asked at integer times, strata + 1 times a sample.
+        sde: the process.
+        x_0: (n, ...) float64, real-valued.
+        noise: addresses times and noise, from its own step on.
+        strata: 1..N-1; with N - 1 every time is visited.
+        reference: beside the denoiser.
+    """
+    stretches = [range(1, 2), *strata_of(sde, strata)]
+    times, errors = [], []
+    for k, stretch in enumerate(stretches):
+        here = noise.at(noise.step + k)
+        times.append(time_within(stretch, here))
+        errors.append(errors_at(denoiser, sde, x_0, times[-1], here, reference))
+    return Walk(
+        x_0,
+        stretches,
+        torch.stack(times, 1),
+        torch.stack([e.square for e in errors], 1),
+        torch.stack([e.of_reference for e in errors], 1),
+        errors[0].estimate,
+    )
+
+
+# ---- what follows from it -----------------------------------------------------------------------
+
+
+def terms(found: Walk, sde: SDE, variance: Tensor, reference: Reference) -> Tensor:
+    """L_0 (the density's) and the sums of L_t over each stretch, unbiased: nats, (n, 1 + K).
+
+    Args:
+        found: a walk.
+        sde: the process.
+        variance: p_t of the steps t = 1..N, (N,), the same for every element.
+        reference: the walk's.
+    """
+    dims, t = found.x_0[0].numel(), _all_times(sde, found.times.device)
+    posterior, slope = _posterior(sde, t)
+    rest = (variance / posterior).log() + posterior / variance - 1
+    rest[0] = (2 * math.pi * variance[0]).log()  # of a density instead of a KL
+    weight = slope**2 / (2 * variance)
+    lengths = [len(stretch) for stretch in found.stretches]
+    known = reference.expected_sums(found.x_0, sde.log_snr(t).exp(), weight, lengths)
+    known = known + 0.5 * dims * torch.stack([part.sum() for part in rest.split(lengths)])
+    sampled = weight[found.times.long() - 1] * (found.squares - found.of_reference)
+    return known + sampled * sampled.new_tensor(lengths)
+
+
+def fixed_variance(sde: SDE, name: Variance, device: torch.device | str = "cpu") -> Tensor:
+    """p_t of the steps t = 1..N, "beta" or "posterior" (`samplers.ancestral`): (N,)."""
+    t = _all_times(sde, device)
+    nothing = torch.zeros(len(t), 1, dtype=torch.float64, device=device)
+    prediction = predict(sde, nothing, t, "x_0", nothing)
+    return reverse_variance(prediction, sde, t, t - 1, name)[:, 0]
+
+
+def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Tensor:
+    """The p_t of the steps t = 1..N that make the bound least on average over samples: (N,).
+
+    The mean square error is taken from each stretch in units of sigma^2 / alpha^2, in which it
+    varies slowly, and between stretches by linear interpolation in t.
+
+    Args:
+        times: of a walk, (n, 1 + K).
+        squares: of that walk, (n, 1 + K). Of training data: fitted to its own test it is no
+            bound.
+        sde: the process.
+        dims: D.
+    """
+    t = _all_times(sde, times.device)
+    share = (sde.log_snr(times).exp() * squares).mean(0) / dims
+    knots, values = times.mean(0).cpu().numpy(), share.cpu().numpy()
+    error = torch.from_numpy(np.interp(t.cpu().numpy(), knots, values)).to(t.device)
+    posterior, slope = _posterior(sde, t)
+    return posterior + slope**2 * error / sde.log_snr(t).exp()
+
+
+def _all_times(sde: SDE, device: torch.device | str) -> Tensor:
+    return torch.arange(1, sde.num_steps + 1, dtype=torch.float64, device=device)
+
+
+def _posterior(sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the steps t -> t - 1: the posterior's variance, and its mean's slope in x_0."""
+    s = t - 1
+    _, w = sde.transition(s, t)
+    return sde.variance(s) * w / sde.variance(t), sde.alpha(s) * w / sde.variance(t)

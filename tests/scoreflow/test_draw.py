@@ -1,0 +1,74 @@
+"""What a draw says of itself, and what it keeps of the data beside it."""
+
+import base64
+import io
+
+import pytest
+import torch
+from ml_collections import ConfigDict
+from PIL import Image
+
+from samplers import Ancestral, Clipped, uniform_times
+from scoreflow.build import Drawing
+from scoreflow.data import load_digits
+from scoreflow.draw import draw
+from scoreflow.toy import distribution, load
+from sde import VPSDE
+
+SDE = VPSDE.cosine(20)
+
+
+def drawn(num_images):
+    settings = ConfigDict({"seed": 0, "num_images": num_images, "batch_size": 64})
+    drawing = Drawing(Ancestral("beta"), uniform_times(20, 4), distribution().denoiser(SDE))
+    return draw(drawing, "ancestral", SDE, load(), settings)
+
+
+def test_few_images_make_no_claim():
+    found = drawn(9)
+    assert found.result["value"] is None
+    assert found.result["standard_error"] is None
+    assert "two-sample accuracy needs 10 images" in found.line
+
+
+def test_the_line_says_that_two_misses_can_cancel():
+    found = drawn(10)
+    sides = found.result["two_sample"]
+    assert found.result["standard_error"] > 0.05
+    assert (
+        f"the mean of samples recognised {sides['samples_recognised']:.2f} and data recognised "
+        f"{sides['real_recognised']:.2f} (0.5 is best for each; misses can cancel)"
+    ) in found.line
+
+
+def test_test_data_are_kept_beside_vectors():
+    found = drawn(10).result
+    assert not found["clipped"]
+    assert found["data"]["num_shown"] == 10
+    assert found["data"].keys() == {"picture_of_test_data", "num_test", "num_shown"}
+    assert Image.open(io.BytesIO(base64.b64decode(found["data"]["picture_of_test_data"])))
+
+
+def test_test_data_are_kept_beside_images():
+    data = load_digits()
+
+    def grey(x_t, t):
+        return None
+
+    class Grey:
+        """Draws what is asked of it in one step: the middle level."""
+
+        def step(self, denoiser, sde, x_t, t, s, noise):
+            return torch.zeros_like(x_t)
+
+    drawing = Drawing(Grey(), uniform_times(20, 1), Clipped(grey))
+    settings = ConfigDict({"seed": 0, "num_images": 70, "batch_size": 64})
+    found = draw(drawing, "grey", SDE, data, settings)
+    assert found.result["clipped"]
+    assert found.result["two_sample"]["samples_recognised"] == 1
+    real = found.result["data"]
+    assert (real["num_test"], real["num_shown"]) == (len(data.test), 64)
+    assert real["classes"] == torch.bincount(data.test_labels).tolist()
+    assert real["histogram_bits_per_dim"] == pytest.approx(2.42, abs=0.01)  # measured by others
+    size = Image.open(io.BytesIO(base64.b64decode(real["picture_of_test_data"]))).size
+    assert size == Image.open(io.BytesIO(found.picture)).size

@@ -1,0 +1,291 @@
+"""--mode likelihood as a user meets it: resumed, sharded, compared, and asked about other data."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoreflow import data, evaluate, likelihoods
+from scoreflow.data import Data, load_digits
+from scoreflow.main import main
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--device=cpu",
+    "--config.training.num_steps=4",
+    "--config.training.batch_size=8",
+    "--config.training.log_every=2",
+    "--config.training.checkpoint_every=2",
+    "--config.model.channels=8",
+    "--config.model.num_groups=4",
+    "--config.sampling.num_images=4",
+    "--config.sampling.steps=2",
+    "--config.sampling.tolerance=0.1",
+    "--config.likelihood.num_images=12",
+    "--config.likelihood.batch_size=5",
+    "--config.likelihood.tolerance=0.1",
+    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.checked=2",
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A network of four steps, and the fresh measurement that its training ends with."""
+    workdir = tmp_path_factory.mktemp("likelihoods") / "digits"
+    assert main(["run.py", "--mode=train", f"--workdir={workdir}", *TINY]) == 0
+    return workdir
+
+
+@pytest.fixture
+def run(digits, tmp_path):
+    """A copy to write in."""
+    return Path(shutil.copytree(digits, tmp_path / "run"))
+
+
+def ask(run, *more):
+    return main(
+        ["run.py", "--mode=likelihood", f"--workdir={run}", "--device=cpu",
+         *(f"--config.likelihood.{each}" for each in more)]
+    )  # fmt: skip
+
+
+def result(run, name="likelihood"):
+    return json.loads((run / "results" / f"{name}.json").read_text())
+
+
+def rows(run, name="likelihood"):
+    lines = (run / "results" / f"{name}.jsonl").read_text().splitlines()[1:]
+    return {row["image"]: row for row in map(json.loads, lines)}
+
+
+def refused(run, capfd, *more, says):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    capfd.readouterr()
+    assert ask(run, *more) == 2
+    out, err = capfd.readouterr()
+    assert err.count("\n") == 1, err
+    assert out == ""
+    for text in says:
+        assert text in err, err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def write_png(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    path.write_bytes(stream.getvalue())
+
+
+# ---- rows
+
+
+def test_every_image_has_a_row_and_the_result_is_their_mean(digits):
+    kept, whole = rows(digits), result(digits)
+    assert sorted(kept) == list(range(12))
+    assert all(row["status"] == "done" and len(row["nats"]) == 2 for row in kept.values())
+    bits = [row["bits_per_dim"] for row in kept.values()]
+    assert whole["bits_per_dim"] == pytest.approx(np.mean(bits), abs=1e-12)
+    assert whole["standard_error"] == pytest.approx(np.std(bits, ddof=1) / 12**0.5)
+    assert whole["error_budget"]["solver"] > 0
+
+
+def test_asked_again_it_asks_the_network_only_to_check(run, monkeypatch):
+    solved = []
+    solve = evaluate.Asker._solved
+    monkeypatch.setattr(
+        evaluate.Asker, "_solved", lambda *given: solved.append(given[1]) or solve(*given)
+    )
+    before = result(run)
+    assert ask(run) == 0
+    assert solved == [[], [0, 1]]
+    (run / "results" / "likelihood.jsonl").unlink()
+    solved.clear()
+    assert ask(run) == 0
+    assert solved == [list(range(12)), [0, 1]]
+    after = result(run)
+    assert after["value"] == before["value"]
+    assert after["error_budget"] == before["error_budget"]
+
+
+def test_more_images_keep_those_that_are_there(run):
+    before = rows(run)
+    assert ask(run, "num_images=15") == 0
+    after = rows(run)
+    assert sorted(after) == list(range(15))
+    assert all(after[k] == before[k] for k in before)
+
+
+def test_other_weights_do_not_take_these_rows(run):
+    heading = json.loads((run / "results" / "likelihood.jsonl").read_text().splitlines()[0])
+    assert len(heading["weights"]) == 64
+    lines = (run / "results" / "likelihood.jsonl").read_text()
+    other = lines.replace(heading["weights"], "0" * 64)
+    (run / "results" / "likelihood.jsonl").write_text(other)
+    torn = {k: {**row, "bits_per_dim": 99.0} for k, row in rows(run).items()}
+    assert torn
+    assert ask(run) == 0
+    assert json.loads(
+        (run / "results" / "likelihood.jsonl").read_text().splitlines()[0]
+    ) == heading  # fmt: skip
+
+
+def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd):
+    (run / "results" / "likelihood.jsonl").unlink()
+    tight = ["tolerance=1e-7", "tolerance_bits=1e-7", "checked=0"]
+    assert ask(run, *tight, "max_evaluations=20") == 1
+    assert "raise likelihood.max_evaluations" in capfd.readouterr().err.splitlines()[-1]
+    stopped = [row for row in rows(run).values() if row["status"] != "done"]
+    assert stopped
+    assert all(row["status"] == "max_evaluations" for row in stopped)
+    assert ask(run, *tight) == 0
+    assert all(row["status"] == "done" for row in rows(run).values())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_images_and_find_what_one_finds(world, run):
+    alone = result(run)
+    (run / "results" / "likelihood.jsonl").unlink()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}",
+        "--standalone", str(ROOT / "run.py"), "--mode=likelihood", f"--workdir={run}",
+        "--device=cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bits/dim") == 1
+    together = result(run)
+    assert together["value"] == pytest.approx(alone["value"], abs=1e-5)
+    assert together["num_images"] == 12
+    assert sorted(rows(run)) == list(range(12))
+    assert not list((run / "results").glob("likelihood.?.jsonl"))
+
+
+# ---- dequantizations, and what cannot be asked
+
+
+def test_the_last_step_is_a_bound_of_its_own(run):
+    assert ask(run, "dequantization=last_step", "t_start=300.0") == 0
+    found = result(run)
+    assert found["dequantization"] == "last_step"
+    assert found["t_min"] == 300.0
+    assert found["error_budget"]["truncation_at_most"] == 0.0
+
+
+def test_several_points_of_an_image(run):
+    assert ask(run, "samples=2", "probes=0", "num_images=2", "checked=0") == 0
+    assert all(len(row["nats"]) == 1 for row in rows(run).values())
+    assert result(run)["samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["t_start=0.5"], ["likelihood.t_start must lie in [1, 1000)", "below t = 1"]),
+        (["t_start=1000.0"], ["likelihood.t_start"]),
+        (["dequantization=truncated_normal"], ["training.dequantization = centre"]),
+        (["dequantization=uniformly"], ["did you mean 'uniform'"]),
+        (["samples=4"], ["likelihood.probes = 0"]),
+        (["probes=65"], ["0..64"]),
+        (["against=nowhere"], ["nowhere holds no run"]),
+        (["data=no/such/folder/there"], ["no such dataset path"]),
+    ],
+)
+def test_bad_questions_are_refused_before_any_work(asked, says, run, capfd):
+    refused(run, capfd, *asked, says=says)
+
+
+def test_a_network_trained_on_centres(tmp_path):
+    run = tmp_path / "run"
+    more = ["--config.training.dequantization=centre"]
+    more += ["--config.likelihood.dequantization=truncated_normal"]
+    assert main(["run.py", "--mode=train", f"--workdir={run}", *TINY, *more]) == 0
+    assert result(run)["dequantization"] == "truncated_normal"
+
+
+# ---- in pairs
+
+
+def test_weights_are_compared_on_the_same_everything(run, capfd):
+    assert ask(run, "against=raw") == 0
+    found = result(run, "likelihood-against-raw")
+    this, raw = rows(run), rows(run, "likelihood-against-raw")
+    apart = np.array([this[k]["bits_per_dim"] - raw[k]["bits_per_dim"] for k in range(12)])
+    assert found["value"] == pytest.approx(apart.mean(), abs=1e-12)
+    assert found["standard_error"] == pytest.approx(apart.std(ddof=1) / 12**0.5)
+    assert found["standard_error"] < min(found["standard_error_of_each"]) / 2
+    assert "this - raw" in capfd.readouterr().out
+
+
+def test_a_run_is_equal_to_its_copy(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert ask(run, f"against={copy}") == 0
+    found = result(run, "likelihood-against-copy")
+    assert found["value"] == 0.0
+    assert found["standard_error"] == 0.0
+
+
+# ---- other data
+
+
+def test_noise_is_told_from_digits(run, tmp_path):
+    generator = np.random.default_rng(0)
+    for k in range(6):
+        noise = generator.integers(0, 17, (8, 8), dtype=np.uint8)
+        write_png(tmp_path / "noise" / f"{k}.png", noise)
+    assert ask(run, f"data={tmp_path / 'noise'}") == 0
+    found = result(run, "likelihood-data-noise")
+    assert found["num_images"] == 6
+    assert set(found["detection"]) == {"bits/dim", "bits/dim over a PNG's", "evaluations"}
+    for row in found["detection"].values():
+        assert 0 <= row["auroc"] <= 1
+        assert row["standard_error"] >= 0
+    assert len(rows(run, "likelihood-data-noise")) == 6
+
+
+def test_the_training_set_can_be_scored(run):
+    assert ask(run, "data=train") == 0
+    assert result(run, "likelihood-data-train")["num_images"] == 12
+
+
+def test_other_data_that_do_not_fit_are_refused(run, tmp_path, capfd):
+    write_png(tmp_path / "wide" / "a.png", np.zeros((8, 9), np.uint8))
+    refused(run, capfd, f"data={tmp_path / 'wide'}", says=["(1, 8, 8)", "(1, 8, 9)"])
+    write_png(tmp_path / "colour" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    refused(run, capfd, f"data={tmp_path / 'colour'}", says=["(1, 8, 8)", "(3, 8, 8)"])
+    write_png(tmp_path / "bright" / "a.png", np.full((8, 8), 17, np.uint8))
+    refused(run, capfd, f"data={tmp_path / 'bright'}", says=["0..16", "got 17"])
+    (tmp_path / "empty").mkdir()
+    refused(run, capfd, f"data={tmp_path / 'empty'}", says=["no images"])
+    floats = tmp_path / "floats" / "a.tif"
+    floats.parent.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(floats)
+    refused(run, capfd, f"data={floats.parent}", says=["mode F", "8-bit"])
+
+
+# ---- a test set that was trained on
+
+
+def test_test_images_in_the_training_set_are_counted():
+    images = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2)
+    assert likelihoods.overlap(Data("x", images[:6], images[6:], 256, None, None)) == 0
+    assert likelihoods.overlap(Data("x", images[:6], images[4:], 256, None, None)) == 2
+
+
+def test_an_overlap_is_said(run, capfd, monkeypatch):
+    whole = load_digits()
+    leaky = Data(whole.name, whole.train, whole.train[:20], 17, None, None)
+    monkeypatch.setattr(data, "load_digits", lambda *_: leaky)
+    assert ask(run, "num_images=2") == 0
+    assert "20 of 20 test images are in the training set" in capfd.readouterr().out
+    assert result(run)["in_training_set"] == 20
