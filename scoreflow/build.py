@@ -426,7 +426,9 @@ def _refuse_kind(name: str) -> None:
         meant = {"gpu": "cuda"}.get(kind, kind)
         near = difflib.get_close_matches(meant, ("cpu", "cuda"), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "cpu always can"
-        raise RequestError(f"--device must be cpu, cuda or cuda:N, got {name!r}; {hint}")
+        raise RequestError(
+            f"--device {name} cannot be used: it must be cpu, cuda or cuda:N; {hint}"
+        )
 
 
 def _channels_last(config: ConfigDict) -> bool:

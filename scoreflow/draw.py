@@ -51,6 +51,7 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
         "seconds": seconds,
         "images_per_second": len(samples) / seconds,
         "num_images": len(samples),
+        "steps": len(drawing.times) - 1,
         "clipped": isinstance(drawing.denoiser, Clipped),
         **sample_metrics(samples, data),
         "data": _of_data(data, len(samples)),

@@ -227,13 +227,18 @@ def _settings(run: RunDir, result: dict[str, Any]) -> str:
     name = c["sampler"]
     if name == "ode":
         return f"{c['method']} at tolerance {c['tolerance']:g}"
-    told = [f"{c['steps'] or run.config['sde']['num_steps']} steps"]
+    told = [f"{result.get('steps') or c['steps'] or run.config['sde']['num_steps']} steps"]
+    if "grid" in c:
+        told[0] += f" ({c['grid']} grid)"
     if name in ("ancestral", "pc"):
         told.append(f"variance {c['variance']}")
     if name == "pc":
         told.append(f"corrector {c['corrector']}, {c['corrections']} a step, snr {c['snr']:g}")
-    if name == "ddim":
-        told.append(f"eta {c['eta']:g}")
+    own = {"ddim": "eta", "heun": "churn", "dpm": "order", "deis": "order", "unipc": "order"}
+    if name in own:
+        told.append(f"{own[name]} {c[own[name]]:g}")
+    if c.get("final", "mean") != "mean":
+        told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
     return ", ".join(told)
 

@@ -250,7 +250,7 @@ def _no_file(file: str) -> str:
     stems = {path.stem: path for path in (ROOT / "configs").glob("[!_]*.py")}
     near = difflib.get_close_matches(Path(file).stem.lower(), stems, n=1)
     hint = f"did you mean configs/{near[0]}.py?" if near else "the experiments are configs/*.py"
-    return f"no such config file: {file!r}; {hint}"
+    return f"no such config file: {file or repr(file)}; {hint}"
 
 
 def _unknown(what: str, got: str, options: Iterable[str]) -> str:

@@ -20,7 +20,9 @@ SDE = VPSDE.cosine(20)
 
 def drawn(num_images):
     settings = ConfigDict({"seed": 0, "num_images": num_images, "batch_size": 64})
-    drawing = Drawing(Ancestral("beta"), uniform_times(20, 4), distribution().denoiser(SDE))
+    drawing = Drawing(
+        Ancestral("beta"), uniform_times(20, 4, integer=True), distribution().denoiser(SDE)
+    )
     return draw(drawing, "ancestral", SDE, load(), settings)
 
 
@@ -61,7 +63,7 @@ def test_test_data_are_kept_beside_images():
         def step(self, denoiser, sde, x_t, t, s, noise):
             return torch.zeros_like(x_t)
 
-    drawing = Drawing(Grey(), uniform_times(20, 1), Clipped(grey))
+    drawing = Drawing(Grey(), uniform_times(20, 1, integer=True), Clipped(grey))
     settings = ConfigDict({"seed": 0, "num_images": 70, "batch_size": 64})
     found = draw(drawing, "grey", SDE, data, settings)
     assert found.result["clipped"]

@@ -34,6 +34,8 @@ SETTINGS = {
     "corrections": 3,
     "snr": 0.16,
     "eta": 0.25,
+    "order": 3,
+    "churn": 0.5,
     "method": "scipy:RK45",
     "tolerance": 1e-4,
 }
@@ -143,6 +145,8 @@ def test_a_picture_that_was_removed_is_left_out(run):
         ("pc", "variance posterior, corrector annealed, 3 a step, snr 0.16, x_0 clipped"),
         ("ddim", "50 steps, eta 0.25, x_0 clipped"),
         ("euler_maruyama", "50 steps, x_0 clipped"),
+        ("dpm", "50 steps, order 3, x_0 clipped"),
+        ("heun", "50 steps, churn 0.5, x_0 clipped"),
         ("ode", "scipy:RK45 at tolerance 0.0001"),
     ],
 )
@@ -160,6 +164,10 @@ def test_no_clipping_is_told_and_all_steps_are_counted(run):
     keep(run, "ddim")
     run.write_result("samples-ddim", {**drawn("ddim", clipped=False), "settings": settings})
     assert "1000 steps, eta 0.25, x_0 not clipped" in parse(report.write(run))[0]
+    settings |= {"grid": "angle", "final": "none"}
+    run.write_result("samples-ddim", {**drawn("ddim", steps=20), "settings": settings})
+    text = parse(report.write(run))[0]
+    assert "20 steps (angle grid), eta 0.25, last step none, x_0 clipped" in text
 
 
 def test_each_sampler_has_its_own_baseline(run):
