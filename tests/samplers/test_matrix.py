@@ -5,12 +5,16 @@ import torch
 
 from samplers import (
     DDIM,
+    DEIS,
     Ancestral,
     AnnealedLangevin,
+    DPMSolver,
     EulerMaruyama,
+    Heun,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    UniPC,
     sample,
     uniform_times,
 )
@@ -39,6 +43,12 @@ SAMPLERS = {
     "ddim-half": DDIM(eta=0.5),
     "reverse_diffusion": ReverseDiffusion(),
     "euler_maruyama": EulerMaruyama(),
+    "heun": Heun(),
+    "heun-churn": Heun(churn=0.05),
+    "dpm": DPMSolver(3),
+    "dpm-sde": DPMSolver(2, stochastic=True),
+    "deis": DEIS(3),
+    "unipc": UniPC(2),
 }
 
 
