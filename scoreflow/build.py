@@ -133,7 +133,7 @@ def choose(what: str, name: str, options: Any) -> Any:  # noqa: ANN401
     if name in options:
         return options[name] if isinstance(options, dict) else name
     names: Iterable[str] = list(options)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise RequestError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")
 

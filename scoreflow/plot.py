@@ -93,7 +93,7 @@ def _extent(values: list[float]) -> tuple[float, float]:
 
 
 def _inverse(logarithmic: bool):  # noqa: ANN202
-    return lambda value: f"{10**value if logarithmic else value:.3g}"
+    return lambda value: f"{10**value if logarithmic else value:.4g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = "#555") -> str:

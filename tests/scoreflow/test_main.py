@@ -88,6 +88,7 @@ def refused(capfd, argv, *expected):
         (["--mode=train", "--smapler=ode"], ["smapler", "Did you mean", "sampler"]),
         (["--mode=train", "--sampler=odd"], ["'odd'", "ancestral, pc, ode", "did you mean 'ode'"]),
         (["--mode=train", "--sampler="], ["ancestral, pc, ode"]),
+        (["--mode=train", "--sampler=ODE"], ["'ODE'", "did you mean 'ode'"]),
         (["--mode=train", "--sde=vq"], ["'vq'", "did you mean 'vp'"]),
         (["--mode=sample"], ["--mode sample needs --workdir DIR"]),
         (["--mode=likelihood"], ["--mode likelihood needs --workdir DIR"]),
