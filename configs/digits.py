@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     """A small U-Net of DDPM's kind; a schedule that ends far below a level's width of 2/17."""
     config = default.get_config()
     config.sde.schedule = "log_linear"
-    config.sde.sigma_min = 5e-4
+    config.sde.sigma_min = 4e-4
     config.model.prediction = "v"  # near the prior an eps says little of x_0
     config.model.channels = 32
     config.model.multipliers = (1, 2)

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.data.name = "images"
     config.data.path = "ylecun/mnist"
     config.sde.schedule = "log_linear"
-    config.sde.sigma_min = 5e-5  # far below a level's width of 2/256
+    config.sde.sigma_min = 2.5e-5  # far below a level's width of 2/256
     config.model.prediction = "v"
     config.model.channels = 64
     config.model.multipliers = (1, 2, 2)

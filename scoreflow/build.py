@@ -5,6 +5,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 import difflib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -394,6 +395,8 @@ def _try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
 def build_device(name: str) -> torch.device:
     """A device by name, or the best one found. It must be there, and must know float64."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not name and there > 1 and "LOCAL_RANK" in os.environ:  # of torchrun: a device each
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % there)
     if not name:
         return torch.device("cuda" if there else "cpu")
     if name in ("cpu", "cpu:0"):

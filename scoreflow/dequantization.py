@@ -132,19 +132,22 @@ LAST_STEP_DRAWS = 1 << 16
 """Where the normals of "last_step" begin among the draws, behind the uniforms of all K."""
 
 
-def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float:
+def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float | None:
     """What the start at t can cost a perfect model by blurring, bits/dim; a bound for any data.
 
-    Nothing where the model's p_t is that of the dequantized points itself: of "last_step" always,
-    of "truncated_normal" on centres but for the mass cut off, -log2 of what is kept.
+    Of "truncated_normal" it is the mass cut off, -log2 of what is kept. None where no bound is
+    known: of "last_step", which costs what its decoder does not know, and of "uniform" points for
+    a network trained on centres, which pays for every one that is not there.
     """
     t = torch.tensor(dequantizer.t, dtype=torch.float64)
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
     if dequantizer.name == "last_step":
-        return 0.0
+        return None
     if dequantizer.name == "truncated_normal":
         reach = alpha / (dequantizer.num_levels * sigma)
         return -math.log2(math.erf(reach / math.sqrt(2)))
+    if dequantizer.embedding == "centre":
+        return None
     return truncation_bits(sigma / alpha, dequantizer.num_levels)
 
 

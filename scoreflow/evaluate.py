@@ -152,8 +152,8 @@ class Asker:
                     kept.append(new)
                 progress.advance(len(new), mean=self._so_far(list(done.values())))
         theirs = shard.gathered({k: done[k] for k in wanted if k in done and shard.has(k)})
-        if kept is not None and shard.world > 1 and shard.rank == 0:
-            kept.adopt(theirs.values())
+        if kept is not None and shard.rank == 0:
+            kept.adopt()
         done |= theirs
         return [done[k] for k in wanted]
 

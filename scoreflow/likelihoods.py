@@ -117,6 +117,8 @@ def _measured(
         "data": hashlib.sha256(of.test.cpu().numpy().tobytes()).hexdigest(),
     }
     shard = parallel.shard()
+    if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
+        heading |= {"batch": [c.num_images, c.batch_size, shard.world]}
     rows = run.rows(name, heading, shard.rank)
     question = build.build_question(experiment.config, model, of, dequantization)
     return measure(model, of, c.num_images, question, truth, rows, shard)
@@ -158,7 +160,8 @@ def _keep_ledger(
         exact.append((f"exact flow, {other}", found))
     if not parallel.leads():
         return
-    entries = [ledger.Entry(name, "exact", each.values.mean(1), {}) for name, each in exact]
+    kind = "exact" if of.num_levels is None else "bound"  # by Jensen, over the dequantization
+    entries = [ledger.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(LEDGER_TRAIN_IMAGES, len(of.train))
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = ledger.num_calls(len(test), train, c.batch_size, strata)
@@ -176,10 +179,11 @@ def _keep_ledger(
             experiment.config.training.dequantization,
             lambda: progress.advance(1),
         )
-        picture = _reconstructed(model, of)
+        picture = _reconstructed(model.around(model.network, "float32"), of)
     result = ledger_page.as_result([*entries, *bounds], rate)
     _write(experiment, run, "likelihood-ledger", result, step)
     page = ledger_page.section(result, rate, picture)
+    page += f"<p class=small>Of the checkpoint of step {step}, {result['num_images']} images.</p>"
     write_atomic(run.path / "results" / "likelihood-ledger.html", page.encode())
     say(ledger_page.table(result))
 
@@ -190,8 +194,8 @@ def _other_dequantizations(experiment: Experiment) -> list[str]:
     if experiment.data.num_levels is None or c.likelihood.samples > 1:
         return []
     of_centres = c.training.dequantization == "centre"
-    fitting = [name for name in DEQUANTIZATIONS if name != "truncated_normal" or of_centres]
-    return [name for name in fitting if name != c.likelihood.dequantization]
+    alien = "uniform" if of_centres else "truncated_normal"
+    return [n for n in DEQUANTIZATIONS if n not in (alien, c.likelihood.dequantization)]
 
 
 def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
@@ -211,36 +215,44 @@ def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
 # ---- in pairs -----------------------------------------------------------------------------------
 
 
-def _against(experiment: Experiment, trainer: Trainer, say: Say) -> tuple[str, ScoreModel]:
+Against = tuple[str, Experiment, ScoreModel]
+"""What to compare with: its name, its experiment with this run's questions, its model."""
+
+
+def _against(experiment: Experiment, trainer: Trainer, say: Say) -> Against:
     """The other weights: the raw ones of this run, or the averaged ones of another."""
     name = experiment.config.likelihood.against
     if name == "raw":
         raw = trainer.network.eval()
-        return "raw", build.build_model(experiment.config, raw, experiment.model.sde)
+        model = build.build_model(experiment.config, raw, experiment.model.sde)
+        return "raw", experiment, model
     run = RunDir.open(name)
     if not run.checkpoint_steps():
         raise RequestError(f"likelihood.against: {run.path} has no checkpoint")
-    config = request.resolve(request.flatten(run.config), str(run.path / "config.json"))
-    other = build.experiment(config, experiment.device, training=False)
+    own = request.flatten(experiment.config.to_dict())
+    asked = {key: own[key] for key in own if key.startswith("likelihood.")}
+    config = {**request.flatten(run.config), **asked}
+    resolved = request.resolve(config, str(run.path / "config.json"))
+    other = build.experiment(resolved, experiment.device, training=False)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {run.path} has another test set, and images can't be compared "
             "in pairs"
         )
-    return run.path.resolve().name, trained_of(other, run, say)[0]
+    return run.path.resolve().name, other, trained_of(other, run, say)[0]
 
 
 def _compare(
     experiment: Experiment,
     run: RunDir,
-    against: tuple[str, ScoreModel],
+    against: Against,
     step: int,
     measured: Measured,
     say: Say,
 ) -> None:
     """The difference on the same images, dequantization and probes, with its own error."""
-    name, model = against
-    other = _measured(experiment, run, model, experiment.data, f"likelihood-against-{name}", step)
+    name, theirs, model = against
+    other = _measured(theirs, run, model, experiment.data, f"likelihood-against-{name}", step)
     apart = measured.values.mean(1) - other.values.mean(1)
     error, alone = standard_error(apart), measured.result["standard_error"]
     result = {
@@ -281,6 +293,11 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
     if top >= own.num_levels:
         raise RequestError(
             f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
+        )
+    if min(len(levels), len(own.test), experiment.config.likelihood.num_images or 2) < 2:
+        raise RequestError(
+            f"likelihood.data needs two images of each side to tell apart, got {len(levels)} in "
+            f"{wanted} and likelihood.num_images = {experiment.config.likelihood.num_images}"
         )
     name = Path(wanted).expanduser().resolve().name
     return name, replace(own, name=name, test=levels.to(own.test.device), test_labels=None)

@@ -7,7 +7,7 @@ processes write a file each, and read all of them.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scoreflow.errors import RunError
@@ -21,22 +21,25 @@ class Rows:
         path: of the file.
         heading: all that a row depends on but its number.
         key: the field that holds a row's number.
-        others: files of other processes, whose rows count too.
+        others: the files of other processes, whose rows count too; asked for when they are wanted.
 
     Attributes:
-        done: the rows that are there.
+        done: the rows that are there; of two under one number the later, unless it alone is not
+            done.
     """
 
     def __init__(
-        self, path: Path, heading: Json, key: str = "image", others: Iterable[Path] = ()
+        self,
+        path: Path,
+        heading: Json,
+        key: str = "image",
+        others: Callable[[], list[Path]] = list,
     ) -> None:
-        self.path, self.key = path, key
+        self.path, self.key, self._others = path, key, others
         self._first = dumps(heading, path.name, RunError, indent=None, sort_keys=True)
         self._kept = self._under_this_heading(path)
         self._begun = False
-        theirs = [line for other in others for line in self._under_this_heading(other)]
-        rows = map(self._parse, [*theirs, *self._kept])
-        self.done: dict[int | str, Json] = {row[key]: row for row in rows if row}
+        self.done = self._better(self._rows(self._kept), self._theirs())
 
     def append(self, rows: Iterable[Json]) -> None:
         """Keep some more rows; they have reached the disk when this returns."""
@@ -52,13 +55,30 @@ class Rows:
             raise RunError(f"cannot write {self.path} ({error.strerror})") from error
         self.done |= {row[self.key]: row for row in rows}
 
-    def adopt(self, rows: Iterable[Json]) -> None:
+    def adopt(self) -> None:
         """Take in the rows of the other processes, all of which are done: their files go."""
-        held = map(self._parse, self._under_this_heading(self.path))
-        keys = {row[self.key] for row in held if row}
-        self.append(row for row in rows if row[self.key] not in keys)
-        for other in self.path.parent.glob(f"{self.path.stem}.*{self.path.suffix}"):
+        others = self._others()
+        if not others:
+            return
+        held = self._rows(self._under_this_heading(self.path))
+        better = self._better(held, self._theirs())
+        self.append([row for number, row in better.items() if held.get(number) != row])
+        for other in others:
             other.unlink()
+
+    def _theirs(self) -> dict[int | str, Json]:
+        lines = [line for other in self._others() for line in self._under_this_heading(other)]
+        return self._rows(lines)
+
+    def _rows(self, lines: list[bytes]) -> dict[int | str, Json]:
+        return {row[self.key]: row for row in map(self._parse, lines) if row}
+
+    def _better(
+        self, held: dict[int | str, Json], others: dict[int | str, Json]
+    ) -> dict[int | str, Json]:
+        """Both together; where both have a number, the others' only if it alone is done."""
+        worse = [k for k in held.keys() & others.keys() if _is_done(held[k])]
+        return held | {k: row for k, row in others.items() if k not in worse}
 
     def _parse(self, line: bytes) -> Json | None:
         """The row of a line, None where it is damaged: that row is made again."""
@@ -78,6 +98,10 @@ class Rows:
             self.path.parent.mkdir(exist_ok=True)
             write_atomic(self.path, b"".join([self._first, *self._kept]))
             self._begun = True
+
+
+def _is_done(row: Json) -> bool:
+    return row.get("status", "done") == "done"
 
 
 def _whole_lines(path: Path) -> list[bytes]:

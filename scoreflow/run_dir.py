@@ -232,12 +232,17 @@ class RunDir:
     def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
         """results/{name}.jsonl: the rows made under this heading, and room for more.
 
-        Of several processes, each but the first writes results/{name}.{rank}.jsonl.
+        Of several processes, each but the first writes results/{name}.rank{rank}.jsonl.
         """
         folder = self.path / "results"
-        own = folder / (f"{name}.{rank}.jsonl" if rank else f"{name}.jsonl")
-        files = {folder / f"{name}.jsonl", *folder.glob(f"{name}.*.jsonl")}
-        return Rows(own, heading, key, sorted(files - {own}))
+        own = folder / (f"{name}.rank{rank}.jsonl" if rank else f"{name}.jsonl")
+        ranked = re.compile(rf"{re.escape(name)}(\.rank\d+)?\.jsonl")
+
+        def others() -> list[Path]:
+            found = (path for path in folder.glob("*.jsonl") if ranked.fullmatch(path.name))
+            return sorted(path for path in found if path != own)
+
+        return Rows(own, heading, key, others)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

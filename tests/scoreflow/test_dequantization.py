@@ -236,3 +236,37 @@ def test_an_asker_knows_its_unit():
     bits = Asker(model, images.test, Question(SOLVER, 0, Dequantizer("uniform", LEVELS, 1.0)))
     assert bits.per_nat == pytest.approx(1 / (DIMS * math.log(2)))
     assert Asker(model, images.test.double(), Question(SOLVER)).per_nat == 1.0
+
+
+@pytest.mark.parametrize(
+    ("experiment", "levels"),
+    [("digits", 17), pytest.param("mnist", 256, marks=pytest.mark.slow)],
+)
+def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(experiment, levels):
+    """P1, measured: pixels of which four fifths are at one level, as MNIST's."""
+    import importlib
+
+    from scoreflow import build
+
+    config = importlib.import_module(f"configs.{experiment}").get_config()
+    sde = build.build_sde(config)
+    p = torch.full((levels,), 0.19 / (levels - 1), dtype=F64)
+    p[0] = 0.81
+    truth = LevelGrid(p, 4)
+
+    class Perfect(Exact):
+        def __init__(self):
+            super().__init__(truth)
+            self.sde = sde
+
+    images = truth.levels(Noise.of(2, 0, 1500)).to(torch.uint8)
+    data = Data("grid", images, images, levels, None, None)
+    question = Question(
+        Solver(0, 1e-5, 1e-5), 0, Dequantizer("uniform", levels, 1.0), batch_size=1500, checked=0
+    )
+    found = measure(Perfect(), data, 0, question)
+    entropy = -p.log2()[images.long()].mean(1)  # of these very images
+    excess = found.values[:, 0] - entropy
+    error = float(excess.std()) / 1500**0.5
+    assert float(excess.mean()) + 2 * error < 0.005  # 0.0035 and 0.0006
+    assert found.result["error_budget"]["truncation_at_most"] < 0.005

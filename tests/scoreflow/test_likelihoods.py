@@ -126,17 +126,57 @@ def test_more_images_keep_those_that_are_there(run):
 
 
 def test_other_weights_do_not_take_these_rows(run):
-    heading = json.loads((run / "results" / "likelihood.jsonl").read_text().splitlines()[0])
+    path, before = run / "results" / "likelihood.jsonl", rows(run)
+    first, *kept = path.read_text().splitlines()
+    heading = json.loads(first)
     assert len(heading["weights"]) == 64
-    lines = (run / "results" / "likelihood.jsonl").read_text()
-    other = lines.replace(heading["weights"], "0" * 64)
-    (run / "results" / "likelihood.jsonl").write_text(other)
-    torn = {k: {**row, "bits_per_dim": 99.0} for k, row in rows(run).items()}
-    assert torn
+    wrong = [json.dumps({**json.loads(row), "bits_per_dim": 99.0, "nats": [0, 0]}) for row in kept]
+    other = json.dumps({**heading, "weights": "0" * 64}, sort_keys=True)
+    path.write_text("\n".join([other, *wrong]) + "\n")
     assert ask(run) == 0
-    assert json.loads(
-        (run / "results" / "likelihood.jsonl").read_text().splitlines()[0]
-    ) == heading  # fmt: skip
+    assert json.loads(path.read_text().splitlines()[0]) == heading
+    assert rows(run) == before
+
+
+def moved_to_a_rank(run, images, rank=1, **changed):
+    """Some rows of likelihood.jsonl as another process would have left them."""
+    path = run / "results" / "likelihood.jsonl"
+    first, *kept = path.read_text().splitlines()
+    theirs = [row for row in kept if json.loads(row)["image"] in images]
+    changed = [json.dumps({**json.loads(row), **changed}) for row in theirs]
+    rest = [row for row in kept if row not in theirs]
+    path.write_text("\n".join([first, *rest]) + "\n")
+    other = run / "results" / f"likelihood.rank{rank}.jsonl"
+    other.write_text("\n".join([first, *changed]) + "\n")
+    return other
+
+
+def test_one_process_takes_up_what_several_left(run):
+    before = rows(run)
+    other = moved_to_a_rank(run, {1, 3, 5})
+    unrelated = run / "results" / "likelihood.v2.jsonl"
+    unrelated.write_text("another data set's\n")
+    assert ask(run, "num_images=4") == 0
+    assert rows(run) == before
+    assert not other.exists()
+    assert unrelated.exists()
+
+
+def test_a_row_that_is_done_wins_over_one_that_is_not(run):
+    before = rows(run)
+    stopped = moved_to_a_rank(run, {2}, status="max_evaluations")
+    assert ask(run) == 0
+    assert rows(run)[2]["status"] == "done"
+    assert rows(run)[2]["bits_per_dim"] == pytest.approx(before[2]["bits_per_dim"], abs=1e-5)
+    assert not stopped.exists()
+    moved_to_a_rank(run, {4})
+    path = run / "results" / "likelihood.jsonl"
+    failed = json.dumps({**before[4], "status": "max_evaluations"})
+    path.write_text(path.read_text() + failed + "\n")
+    assert ask(run) == 0
+    found = rows(run)[4]
+    assert found["status"] == "done"
+    assert found["bits_per_dim"] == pytest.approx(before[4]["bits_per_dim"], abs=1e-5)
 
 
 def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd):
@@ -168,7 +208,7 @@ def test_processes_share_the_images_and_find_what_one_finds(world, run):
     assert together["value"] == pytest.approx(alone["value"], abs=1e-5)
     assert together["num_images"] == 12
     assert sorted(rows(run)) == list(range(12))
-    assert not list((run / "results").glob("likelihood.?.jsonl"))
+    assert not list((run / "results").glob("likelihood.rank*.jsonl"))
 
 
 # ---- dequantizations, and what cannot be asked
@@ -179,7 +219,7 @@ def test_the_last_step_is_a_bound_of_its_own(run):
     found = result(run)
     assert found["dequantization"] == "last_step"
     assert found["t_min"] == 300.0
-    assert found["error_budget"]["truncation_at_most"] == 0.0
+    assert found["error_budget"]["truncation_at_most"] is None
 
 
 def test_several_points_of_an_image(run):
@@ -211,6 +251,8 @@ def test_a_network_trained_on_centres(tmp_path):
     more += ["--config.likelihood.dequantization=truncated_normal"]
     assert main(["run.py", "--mode=train", f"--workdir={run}", *TINY, *more]) == 0
     assert result(run)["dequantization"] == "truncated_normal"
+    assert ask(run, "dequantization=uniform", "num_images=2", "checked=0") == 0
+    assert result(run)["error_budget"]["truncation_at_most"] is None
 
 
 # ---- in pairs
@@ -225,6 +267,17 @@ def test_weights_are_compared_on_the_same_everything(run, capfd):
     assert found["standard_error"] == pytest.approx(apart.std(ddof=1) / 12**0.5)
     assert found["standard_error"] < min(found["standard_error_of_each"]) / 2
     assert "this - raw" in capfd.readouterr().out
+
+
+def test_a_run_of_centres_is_asked_as_it_was_trained(run, tmp_path, capfd):
+    other = tmp_path / "centres"
+    more = ["--config.training.dequantization=centre"]
+    assert main(["run.py", "--mode=train", f"--workdir={other}", *TINY, *more]) == 0
+    assert ask(run, f"against={other}", "dequantization=last_step", "t_start=300.0") == 0
+    alone = json.loads((run / "results" / "likelihood-against-centres.json").read_text())
+    asked = ["dequantization=last_step", "t_start=300.0"]
+    assert ask(other, *asked) == 0
+    assert alone["other"] == pytest.approx(result(other)["value"], abs=1e-9)
 
 
 def test_a_run_is_equal_to_its_copy(run, tmp_path):
@@ -251,6 +304,11 @@ def test_noise_is_told_from_digits(run, tmp_path):
         assert 0 <= row["auroc"] <= 1
         assert row["standard_error"] >= 0
     assert len(rows(run, "likelihood-data-noise")) == 6
+
+
+def test_one_image_cannot_be_told_apart(run, tmp_path, capfd):
+    write_png(tmp_path / "one" / "a.png", np.zeros((8, 8), np.uint8))
+    refused(run, capfd, f"data={tmp_path / 'one'}", says=["two images"])
 
 
 def test_the_training_set_can_be_scored(run):
