@@ -171,10 +171,14 @@ def _terms(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
     def mean(x_0: Tensor) -> Tensor:
         return variance * (alpha_s * x_0 / var_s + a * x_t / w)
 
-    kl = kl_divergence(Normal(mean(x_0), variance.sqrt()), Normal(mean(prediction.x_0), w.sqrt()))
+    truth, guess = mean(x_0), mean(prediction.x_0)
+    kl = kl_divergence(Normal(truth, variance.sqrt()), Normal(guess, w.sqrt()))
     found = bound.term(prediction, sde, x_0, i, s, "beta")
     cancels = sde.variance(i) / w[:, 0]
-    error = (found - kl[:, 0]).abs() / (one.known * cancels * (1 + kl[:, 0]))
+    # two means of the data's size are rounded before their small difference is taken
+    rounded = UNIT_ROUNDOFF[torch.float64] * (truth.abs() + guess.abs()) * (truth - guess).abs()
+    scale = one.known * cancels * (1 + kl[:, 0]) + (rounded / w)[:, 0]
+    error = (found - kl[:, 0]).abs() / scale
     return _worst_of("terms of the discrete bound = closed-form KLs", {"L_t": error}, i, 1.0)
 
 
