@@ -38,6 +38,7 @@ from scoreflow.evaluate import measure
 from scoreflow.files import Json, dumps, write_atomic
 from scoreflow.likelihood import to_bits_per_dim
 from scoreflow.main import environment
+from scoreflow.metrics import rate_error
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from scoreflow.rows import Rows
@@ -290,15 +291,6 @@ def _samples(model: ScoreModel, experiment: build.Experiment) -> Json:
     found = sample_metrics(x, data)["two_sample"]
     rate, n = found["accuracy"], 2 * found["num_each"]
     return {"two_sample": rate, "two_sample_error": rate_error(rate, n)}
-
-
-def rate_error(rate: float, n: int) -> float:
-    """Standard error of a rate of n, with two successes and two failures more.
-
-    Agresti & Coull 1998: not 0 where all or none succeeded.
-    """
-    p = (rate * n + 2) / (n + 4)
-    return math.sqrt(p * (1 - p) / (n + 4))
 
 
 CLAIMS = (

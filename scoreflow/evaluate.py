@@ -140,9 +140,8 @@ class Asker:
 
     def rows(self, wanted: range, kept: Rows | None, shard: Shard, title: str) -> list[Json]:
         """A row for every wanted datum, in order; this process solves its share of them."""
-        done = (
-            {} if kept is None else {k: r for k, r in kept.done.items() if r["status"] == "done"}
-        )
+        there = {} if kept is None else kept.done
+        done = {k: r for k, r in there.items() if r.get("status") == "done" and r.get("nats")}
         left = [k for k in wanted if k not in done and shard.has(k)]
         ours = sum(shard.has(k) for k in wanted)
         with Progress(title, ours, "img", ours - len(left)) as progress, full_float32():

@@ -11,7 +11,6 @@ network trained on dequantized points: `bound.decoder_term`). The chain begins a
 the network was trained on: where those are the bins' centres there is no density, only a decoder.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from samplers import Counted
 from scoreflow.bound import decoder_term, prior_term, strata_of
+from scoreflow.budget import standard_error
 from scoreflow.continuous import (
     Sweep,
     continuous_bound,
@@ -69,11 +69,6 @@ class Entry:
     def standard_error(self) -> float | None:
         """Of the mean, over images."""
         return standard_error(self.values)
-
-
-def standard_error(values: Tensor) -> float | None:
-    """Of the mean of values (n,); None for a single one."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def num_calls(num_test: int, train_images: int, batch_size: int, strata: int) -> int:
