@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.model.attention_sizes = (16,)  # unet: pixels a side
     config.model.num_groups = 32  # unet: of GroupNorm
     config.model.dropout = 0.1  # unet
+    config.model.conditional = False  # unet: and the class of the datum
     config.model.width = 128  # mlp
     config.model.depth = 3  # mlp
     config.model.embedding = 64  # mlp
@@ -58,6 +59,7 @@ def get_config() -> ConfigDict:
     config.training.p2_gamma = 1.0  # p2
     config.training.p2_k = 1.0  # p2
     config.training.dequantization = "uniform"  # x_0 of a level: uniform on its bin | its centre
+    config.training.label_dropout = 0.1  # conditional: share of the data shown without class
     config.training.precision = "float32"  # float32 | bfloat16
     config.training.compile = False
     config.training.channels_last = False
@@ -72,20 +74,46 @@ def get_config() -> ConfigDict:
     config.sampling.num_images = 64
     config.sampling.batch_size = 64
     config.sampling.steps = 0  # of all but ode; 0 for all N, and for heun to unipc 20
-    # auto | uniform | quadratic | leading | log_snr | karras | angle
+    # auto | uniform | trailing | quadratic | leading | log_snr | karras | angle | least_cost
     config.sampling.grid = "auto"
     config.sampling.final = "mean"  # mean | x_0 | none: what the step to t = 0 does
     config.sampling.order = 2  # dpm 1..3, deis 1..4, unipc 1..3
     config.sampling.churn = 0.0  # heun: noise raised before a step, relative
-    config.sampling.variance = "beta"  # ancestral, pc: beta | posterior | learned
+    config.sampling.variance = "beta"  # ancestral, pc: beta | posterior | optimal | learned
     config.sampling.eta = 0.0  # ddim: share of the posterior's noise
     config.sampling.clip = True  # x_0 to [-1, 1], in all but ode
+    config.sampling.dynamic_threshold = 0.0  # instead: to this quantile of |x_0|; 0 for none
+    config.sampling.label = -1  # class of the images; -1 for none
+    config.sampling.guidance = 1.0  # weight of the class: 0 ignores it, 1 is the model's own
+    config.sampling.guide = "auto"  # whence the class: network | classifier
     config.sampling.corrector = "langevin"  # langevin | annealed
     config.sampling.snr = 0.1  # of the corrector
     config.sampling.corrections = 1  # a time
     config.sampling.tolerance = 1e-4  # ode: local error, unit scale
     config.sampling.method = "dopri5"  # ode: dopri5 | torchdiffeq:NAME | scipy:NAME
     config.sampling.max_evaluations = 10_000  # ode: a sample
+    config.sampling.progressive = False  # and a picture and a GIF of x_0 along the way
+    # none | inpaint | colorize | superresolve | reconstruct | interpolate | vary
+    config.sampling.task = "none"
+
+    config.control = ConfigDict()  # of sampling.task
+    config.control.image = "test:0"  # a file, or the k-th test image
+    config.control.other = "test:1"  # interpolate: the image at the other end
+    config.control.mask = (
+        ""  # inpaint: a file, white where the image is to be made up; "" the middle
+    )
+    config.control.factor = 2  # superresolve: pixels of a block, a side
+    config.control.method = "mmps"  # inpaint to superresolve: replace | dps | mmps
+    config.control.noise = 0.05  # dps, mmps: standard deviation of what is given, of [-1, 1]
+    config.control.weight = 1.0  # dps: of the likelihood's gradient
+    config.control.strength = 0.5  # vary: time to which the image is noised, as a share of N
+    config.control.count = 8  # images made of each given one, or points between two
+
+    config.classifier = ConfigDict()  # of x_t at any t; --mode classifier
+    config.classifier.num_steps = 2000
+    config.classifier.batch_size = 64
+    config.classifier.learning_rate = 1e-3
+    config.classifier.width = 32  # channels of its first level
 
     config.likelihood = ConfigDict()
     config.likelihood.seed = 0
@@ -110,6 +138,8 @@ def get_config() -> ConfigDict:
     config.compare.samplers = ("ancestral", "ddim", "dpm", "unipc", "ode")
     config.compare.nfe = (5, 10, 20, 50, 100)  # evaluations an image
     config.compare.num_images = 256
+    config.compare.guidance = (0.0, 1.0, 2.0, 4.0)  # with classes: weights swept
+    config.compare.inception = ""  # FID, KID, IS: a file of Inception weights, or "download"
     config.compare.seed = 0  # of the noise that every case starts from
 
     config.equivalence = ConfigDict()

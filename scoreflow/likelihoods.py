@@ -231,7 +231,7 @@ def _against(experiment: Experiment, trainer: Trainer, say: Say) -> Against:
         raise RequestError(f"likelihood.against: {run.path} has no checkpoint")
     own = request.flatten(experiment.config.to_dict())
     asked = {key: own[key] for key in own if key.startswith("likelihood.")}
-    config = {**request.flatten(run.config), **asked}
+    config = {**request.completed(request.flatten(run.config)), **asked}
     resolved = request.resolve(config, str(run.path / "config.json"))
     other = build.experiment(resolved, experiment.device, training=False)
     if not torch.equal(other.data.test, experiment.data.test):

@@ -17,7 +17,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode equivalence [--workdir DIR]
 
-  --mode      train (again: resumes), sample, likelihood, compare or equivalence
+  --mode      train (again: resumes), sample, likelihood, compare, classifier or equivalence
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -26,8 +26,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
               dpm_sde, deis or unipc   (short for --config.sampling.sampler)
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
-                                       sampling.*, likelihood.*, compare.*, equivalence.*, in
-                                       their modes
+                                       the sections that belong to their modes
 """
 
 STOPPED = {

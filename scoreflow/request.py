@@ -19,17 +19,20 @@ from scoreflow import limits
 from scoreflow.errors import RequestError
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("train", "sample", "likelihood", "compare", "equivalence")
+MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
-EVALUATION = ("sampling", "likelihood", "compare", "equivalence")
+EVALUATION = ("sampling", "control", "classifier", "likelihood", "compare", "equivalence")
 """Sections that may change after training; the others belong to the weights."""
 USED = {
-    "sample": ("sampling.",),
+    "sample": ("sampling.", "control."),
+    "classifier": ("classifier.",),
     "likelihood": ("likelihood.",),
     "compare": ("compare.", "sampling."),
     "equivalence": ("equivalence.", "sampling.batch_size"),
 }
 """How the keys of these sections begin that have an effect on a mode; on training all have."""
+LATER = ("model.conditional", "training.dequantization", "training.label_dropout")
+"""Keys of the weights that came after the first runs; their defaults do what these did."""
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -108,7 +111,8 @@ def training_config(request: Request) -> ConfigDict:
 
 def resumed_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     """The config of the run in a folder, after refusing a request for another one."""
-    config = resolve(saved, str(where))
+    config = resolve(completed(saved), str(where))
+    saved = flatten(config.to_dict())
     wanted = request.config if request.names_experiment else {**saved, **request.overrides}
     differing = [key for key in sorted(saved) if saved[key] != wanted.get(key)]
     if differing:
@@ -139,7 +143,7 @@ def untrained_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
 
 def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     """A run's config with other sampling or likelihood settings."""
-    resolve(saved, str(where))
+    saved = flatten(resolve(completed(saved), str(where)).to_dict())
     wanted = request.config if request.names_experiment else request.overrides
     for key, value in wanted.items():
         if key.split(".")[0] not in EVALUATION and saved.get(key) != value:
@@ -149,6 +153,17 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
             )
     given = {key: wanted[key] for key in wanted if key.split(".")[0] in EVALUATION}
     return resolve({**saved, **given}, "the request")
+
+
+def completed(saved: Flat) -> Flat:
+    """A run's config with the keys that it is older than: `LATER`, and settings of evaluation."""
+    known = flatten(default.get_config().to_dict())
+    newer = {
+        key: value
+        for key, value in known.items()
+        if key in LATER or key.split(".")[0] in EVALUATION
+    }
+    return {**newer, **saved}
 
 
 def resolve(flat: Flat, where: str) -> ConfigDict:

@@ -133,7 +133,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
                 read.add(f"training.{name}")
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(build.train, "Settings", TrackedSettings)
+    monkeypatch.setattr("scoreflow.build.training.train.Settings", TrackedSettings)
     # a minute of identities reads no key that is not read before them
     monkeypatch.setattr("scoreflow.equivalence.certify", lambda *_: iter(()))
     unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}

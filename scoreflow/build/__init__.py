@@ -1,0 +1,41 @@
+"""From a config to objects: the only reader of configs, by explicit dictionaries of names.
+
+Every choice that a config can get wrong is refused here, before any work, with the names it could
+have had. (Its keys, types and ranges were checked in `request`.)
+"""
+
+from scoreflow.build.choices import choose
+from scoreflow.build.device import build_device
+from scoreflow.build.drawing import COMPARED, HIGH_ORDER, SAMPLERS, Drawing, build_drawing
+from scoreflow.build.experiment import (
+    Experiment,
+    build_data,
+    build_model,
+    build_network,
+    build_sde,
+    experiment,
+)
+from scoreflow.build.question import build_question, build_solver
+from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
+
+__all__ = [
+    "COMPARED",
+    "HIGH_ORDER",
+    "SAMPLERS",
+    "Drawing",
+    "Experiment",
+    "build_data",
+    "build_device",
+    "build_drawing",
+    "build_model",
+    "build_network",
+    "build_objective",
+    "build_question",
+    "build_sde",
+    "build_solver",
+    "build_training",
+    "choose",
+    "choose_precision",
+    "compiled",
+    "experiment",
+]

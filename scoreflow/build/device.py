@@ -1,0 +1,51 @@
+"""The device that a run is on."""
+
+import difflib
+import os
+import re
+
+import torch
+
+from scoreflow.errors import RequestError
+
+
+def build_device(name: str) -> torch.device:
+    """A device by name, or the best one found. It must be there, and must know float64."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not name and there > 1 and "LOCAL_RANK" in os.environ:  # of torchrun: a device each
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % there)
+    if not name:
+        return torch.device("cuda" if there else "cpu")
+    if name in ("cpu", "cpu:0"):
+        return torch.device("cpu")
+    _refuse_kind(name)
+    index = int(name.partition(":")[2] or 0)
+    if index >= there:
+        found = f"CUDA devices are 0..{there - 1}" if there else "no CUDA device was found"
+        raise RequestError(f"--device {name} cannot be used here ({found}); cpu always can")
+    device = torch.device("cuda", index) if ":" in name else torch.device("cuda")
+    try:
+        float(torch.zeros((), dtype=torch.float64, device=device))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(
+            f"--device {name} cannot be used here ({reason}); cpu always can"
+        ) from error
+    return device
+
+
+def _refuse_kind(name: str) -> None:
+    """Refuse what is not written as a CUDA device is."""
+    kind = name.lower().partition(":")[0]
+    if kind == "mps":
+        raise RequestError(
+            f"--device {name} cannot be used: it has no float64, which schedules and likelihoods "
+            "need; cpu always can"
+        )
+    if not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
+        meant = {"gpu": "cuda"}.get(kind, kind)
+        near = difflib.get_close_matches(meant, ("cpu", "cuda"), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "cpu always can"
+        raise RequestError(
+            f"--device {name} cannot be used: it must be cpu, cuda or cuda:N; {hint}"
+        )

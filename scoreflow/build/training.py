@@ -1,0 +1,89 @@
+"""What is trained for, and how: the `training` section."""
+
+import shutil
+from dataclasses import fields
+
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from scoreflow import train
+from scoreflow.build.choices import choose
+from scoreflow.dequantization import EMBEDDINGS
+from scoreflow.errors import RequestError
+from scoreflow.objective import NAMES, TIMES, Objective
+
+TRAINED_IN = ("float32", "bfloat16")
+FIXED = ("beta", "posterior")
+"""Variances of a reverse step that nothing teaches."""
+
+
+def build_training(config: ConfigDict) -> train.Settings:
+    """How training goes, checked."""
+    section = config.training.to_dict()
+    names = [field.name for field in fields(train.Settings)]
+    settings = train.Settings(**{name: section[name] for name in names})
+    choose("training.decay", settings.decay, ("constant", "cosine"))
+    choose("training.precision", settings.precision, TRAINED_IN)
+    choose("training.dequantization", settings.dequantization, EMBEDDINGS)
+    if settings.checkpoint_every % settings.log_every:
+        raise RequestError(
+            "training.checkpoint_every must be a multiple of training.log_every "
+            f"({settings.log_every}), got {settings.checkpoint_every}"
+        )
+    return settings
+
+
+def build_objective(config: ConfigDict) -> Objective:
+    """What training minimises, checked against the model that is to be trained."""
+    c, learned = config.training, config.model.learned_variance
+    variance = "learned" if learned else choose("training.variance", c.variance, FIXED)
+    objective = Objective(
+        name=choose("training.objective", c.objective, NAMES),
+        times=choose("training.times", c.times, TIMES),
+        t_min=c.t_min,
+        low_discrepancy=c.low_discrepancy,
+        variance=variance,
+        hybrid_weight=c.hybrid_weight,
+        min_snr_gamma=c.min_snr_gamma,
+        p2_gamma=c.p2_gamma,
+        p2_k=c.p2_k,
+    )
+    if learned and c.objective not in ("hybrid", "variational"):
+        raise RequestError(
+            "model.learned_variance needs training.objective = hybrid or variational, which alone "
+            f"teach it, got {c.objective}"
+        )
+    if c.objective == "hybrid" and not learned:
+        raise RequestError("training.objective = hybrid needs model.learned_variance = true")
+    if c.times == "integer" and c.t_min != 1.0:
+        raise RequestError(
+            f"training.t_min = {c.t_min} needs training.times = real or importance; integer times "
+            "begin at 1"
+        )
+    if config.model.prediction == "mean" and c.times != "integer":
+        raise RequestError(
+            "model.prediction = mean is about whole steps of the chain and needs training.times = "
+            f"integer, got {c.times}"
+        )
+    return objective
+
+
+def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
+    """The network through torch.compile, if the settings ask for it and this machine can."""
+    if not settings.compile:
+        return network
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if on_cpu and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise RequestError(
+            "training.compile on a CPU needs a C++ compiler and none was found: "
+            "install g++ or leave it false"
+        )
+    return torch.compile(network)
+
+
+def choose_precision(config: ConfigDict) -> str:
+    """The precision in which a network is certified: its training's, if no other is asked for."""
+    own = config.equivalence.precision or config.training.precision
+    name: str = choose("equivalence.precision", own, TRAINED_IN)
+    return name
