@@ -33,7 +33,7 @@ class Ancestral:
         """Draw x_s given x_t."""
         prediction = denoiser(x_t, t)
         mean, _ = sde.posterior(x_t, prediction.x_0, t, s)
-        std = reverse_variance(prediction, sde, t, s, self.variance).sqrt() * (s > 0)
+        std = reverse_variance(prediction, sde, t, s, self.variance).sqrt() * s.sign()
         return mean + std * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
 
 

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from samplers.exponential import Estimate, combined, ratio
+from samplers.exponential import Estimate, combined, quadrature, ratio
 from sde.base import SDE
 from sde.noise import Noise
 from sde.prediction import Denoiser
@@ -50,20 +47,18 @@ class DEIS:
         """Draw x_s given x_t and the estimates before, latest first."""
         kept = (Estimate(ratio(sde, t), denoiser(x_t, t).eps), *(memory or ()))[: self.order]
         weights = adams_bashforth([each.at for each in kept], ratio(sde, s))
-        alpha = sde.alpha(s)
+        alpha = sde.alpha(s).item()
         terms = [(alpha * w, each.value) for w, each in zip(weights, kept, strict=True)]
-        return combined(x_t, alpha / sde.alpha(t), *terms), kept
+        return combined(x_t, alpha / sde.alpha(t).item(), *terms), kept
 
 
-def adams_bashforth(nodes: list[Tensor], end: Tensor) -> Tensor:
-    """Weights of values at nodes whose polynomial's integral from nodes[0] to end they give, (k,).
+def adams_bashforth(nodes: list[float], end: float) -> list[float]:
+    """Weights of values at nodes whose polynomial's integral from nodes[0] to end they give.
 
     By the moments: the weights integrate 1, y, y^2, ... exactly, y counted from nodes[0] in units
     of the step.
     """
     stride = end - nodes[0]
-    y = (torch.stack(nodes) - nodes[0]) / stride
-    powers = torch.arange(len(nodes), dtype=torch.float64)
-    vandermonde = y[None] ** powers[:, None]
-    weights: Tensor = torch.linalg.solve(vandermonde, 1 / (powers + 1))
-    return stride * weights
+    places = [(node - nodes[0]) / stride for node in nodes]
+    weights = quadrature(places, [1 / (n + 1) for n in range(len(nodes))])
+    return [stride * weight for weight in weights]

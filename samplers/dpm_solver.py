@@ -1,12 +1,10 @@
 """DPM-Solver++, multistep, deterministic and stochastic (Lu et al. 2022, "DPM-Solver++")."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from math import exp, expm1, sqrt
 
 from samplers.exponential import Estimate, combined, half_log_snr
-from sde.base import SDE, broadcast
+from sde.base import SDE
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser
 from sde.types import Batch, Times
@@ -64,13 +62,14 @@ class DPMSolver:
         if s == 0:
             return x_0, kept
         h = half_log_snr(sde, s) - at
-        shrink, alpha = sde.sigma(s) / sde.sigma(t), sde.alpha(s)
+        sigma, alpha = sde.sigma(s).item(), sde.alpha(s).item()
+        shrink = sigma / sde.sigma(t).item()
         if self.stochastic:
-            decay = -torch.expm1(-2 * h)
+            decay = -expm1(-2 * h)
             z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-            x_s = combined(x_t, shrink * (-h).exp(), (alpha * decay, _extrapolated(kept, h)))
-            return x_s + broadcast(sde.sigma(s) * decay.sqrt(), x_t) * z, kept
-        decay = -torch.expm1(-h)
+            terms = (alpha * decay, _extrapolated(kept, h)), (sigma * sqrt(decay), z)
+            return combined(x_t, shrink * exp(-h), *terms), kept
+        decay = -expm1(-h)
         if len(kept) < 3:
             return combined(x_t, shrink, (alpha * decay, _extrapolated(kept, h))), kept
         first, second = _derivatives(kept)
@@ -80,23 +79,22 @@ class DPMSolver:
         return x_s, kept
 
 
-def _extrapolated(kept: Memory, h: Tensor) -> Batch:
+def _extrapolated(kept: Memory, h: float) -> Batch:
     """D: the estimate half a step ahead, or the last one where there is no other."""
     if len(kept) == 1:
         return kept[0].value
     last, before = kept
-    return last.value + broadcast(0.5 * h / (last.at - before.at), last.value) * (
-        last.value - before.value
-    )
+    ahead = 0.5 * h / (last.at - before.at)
+    return combined(last.value, 1 + ahead, (-ahead, before.value))
 
 
 def _derivatives(kept: Memory) -> tuple[Batch, Batch]:
     """Derivative at the last estimate, and half the second, of the quadratic through three."""
     a, b, c = kept
     late, early = _difference(a, b), _difference(b, c)
-    second = (late - early) / broadcast(a.at - c.at, a.value)
-    return late + broadcast(a.at - b.at, a.value) * second, second
+    second = (late - early) / (a.at - c.at)
+    return late + (a.at - b.at) * second, second
 
 
 def _difference(a: Estimate, b: Estimate) -> Batch:
-    return (a.value - b.value) / broadcast(a.at - b.at, a.value)
+    return (a.value - b.value) / (a.at - b.at)

@@ -6,14 +6,14 @@ lambda = log(alpha / sigma), the probability flow of every process is
     d(x / alpha) / d rho = eps(x, t),        d(x / sigma) / d lambda = e^lambda x_0(x, t),
 
 so a method only has to guess how an estimate goes on between two times. Multistep methods guess
-it from what was estimated before; what they keep of that is their memory.
+it from what was estimated before; what they keep of that is their memory. Their coefficients are
+Python's floats: arithmetic on a tensor of one number costs as much as on a small batch.
 """
 
 from dataclasses import dataclass
+from math import prod
 
-from torch import Tensor
-
-from sde.base import SDE, broadcast
+from sde.base import SDE
 from sde.types import Batch, Times
 
 
@@ -22,27 +22,44 @@ class Estimate:
     """An estimate of x_0 or eps, and where it was made.
 
     Attributes:
-        at: lambda or rho, ().
+        at: lambda or rho.
         value: shaped like x_t.
     """
 
-    at: Tensor
+    at: float
     value: Batch
 
 
-def half_log_snr(sde: SDE, t: Times) -> Tensor:
+def half_log_snr(sde: SDE, t: Times) -> float:
     """lambda_t = log(alpha_t / sigma_t); +inf at t = 0."""
-    return 0.5 * sde.log_snr(t)
+    return 0.5 * sde.log_snr(t).item()
 
 
-def ratio(sde: SDE, t: Times) -> Tensor:
+def ratio(sde: SDE, t: Times) -> float:
     """rho_t = sigma_t / alpha_t; 0 at t = 0."""
-    return sde.sigma(t) / sde.alpha(t)
+    return sde.sigma(t).item() / sde.alpha(t).item()
 
 
-def combined(x_t: Batch, factor: Tensor, *weighted: tuple[Tensor, Batch]) -> Batch:
+def combined(x_t: Batch, factor: float, *weighted: tuple[float, Batch]) -> Batch:
     """The sum of factor x_t and of the weighted."""
-    total = broadcast(factor, x_t) * x_t
+    total = factor * x_t
     for weight, value in weighted:
-        total = total + broadcast(weight, x_t) * value
+        total = total.add(value, alpha=weight)
     return total
+
+
+def quadrature(nodes: list[float], moments: list[float]) -> list[float]:
+    """The weights w_j of which sum_j w_j nodes_j^n = moments_n, n = 0, 1, ..., as many as nodes.
+
+    By the Lagrange polynomials: w_j is what the moments make of the one that is 1 at node j.
+    """
+    weights = []
+    for j, node in enumerate(nodes):
+        others = nodes[:j] + nodes[j + 1 :]
+        polynomial = [1.0]  # coefficients, lowest power first
+        for other in others:
+            raised, held = [0.0, *polynomial], [*polynomial, 0.0]
+            polynomial = [up - other * same for up, same in zip(raised, held, strict=True)]
+        value = sum(c * moment for c, moment in zip(polynomial, moments, strict=True))
+        weights.append(value / prod(node - other for other in others))
+    return weights

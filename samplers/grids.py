@@ -46,11 +46,9 @@ def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
 
 def _whole(times: Tensor, count: int) -> Tensor:
     """Rounded, with at least a step between neighbours; from N to 0."""
-    times, least = times.round(), torch.arange(count, -1, -1, dtype=torch.float64)
-    times = torch.maximum(times, least)
-    for k in range(1, count + 1):  # rounding may have made equals
-        times[k] = torch.minimum(times[k], times[k - 1] - 1)
-    return times
+    least = torch.arange(count, -1, -1, dtype=torch.float64)
+    # rounding may have made equals: none may lie above its upper neighbour less one
+    return (torch.maximum(times.round(), least) - least).cummin(0).values + least
 
 
 def _uniform(sde: SDE, count: int, t_min: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Denoisers around denoisers: what changes an estimate is composed, not flagged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,9 +26,9 @@ class Clipped:
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction, with x_0 inside the range and the other views to match."""
-        prediction = self.denoiser(x_t, t)
-        clipped = prediction.x_0.clamp(self.low, self.high)
-        return replace(prediction, kind="x_0", value=clipped)
+        p = self.denoiser(x_t, t)
+        clipped = p.x_0.clamp(self.low, self.high)
+        return Prediction(p.x_t, p.alpha, p.sigma, "x_0", clipped, p.fraction)
 
 
 class Counted:

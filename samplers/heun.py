@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samplers.exponential import combined, ratio
-from sde.base import SDE, broadcast
+from sde.base import SDE
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser
 from sde.types import Batch, Times
@@ -43,7 +43,7 @@ class Heun:
             x_t, t = self._raised(sde, x_t, t, noise)
         prediction = denoiser(x_t, t)
         rho_t, rho_s = ratio(sde, t), ratio(sde, s)
-        scale, stride = sde.alpha(s) / sde.alpha(t), sde.alpha(s) * (rho_s - rho_t)
+        scale, stride = (sde.alpha(s) / sde.alpha(t)).item(), sde.alpha(s).item() * (rho_s - rho_t)
         x_s = combined(x_t, scale, (stride, prediction.eps))
         if s == 0:
             return x_s
@@ -53,9 +53,9 @@ class Heun:
     def _raised(self, sde: SDE, x_t: Batch, t: Times, noise: Noise) -> tuple[Batch, Tensor]:
         end = torch.full_like(t, sde.num_steps)
         rho = ratio(sde, t)
-        raised = torch.minimum((1 + self.churn) * rho, ratio(sde, end))
-        later = sde.time(raised.atan()).clamp(max=sde.num_steps)
-        factor = sde.alpha(later) / sde.alpha(t)
-        std = sde.alpha(later) * (ratio(sde, later) ** 2 - rho**2).clamp(min=0).sqrt()
+        raised = min((1 + self.churn) * rho, ratio(sde, end))
+        later = sde.time(torch.full_like(t, math.atan(raised))).clamp(max=sde.num_steps)
+        alpha = sde.alpha(later).item()
+        std = alpha * math.sqrt(max(ratio(sde, later) ** 2 - rho**2, 0.0))
         z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        return broadcast(factor, x_t) * x_t + broadcast(std, x_t) * z, later
+        return combined(x_t, alpha / sde.alpha(t).item(), (std, z)), later

@@ -98,16 +98,18 @@ def sample(
     """
     check_times(times, sde.num_steps)
     times = times.cpu()  # 0-d CPU times multiply tensors of any device without a synchronisation
-    with torch.no_grad():
-        memory: Any = None
-        x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
-        for k, (t, s) in enumerate(pairwise(times)):
-            if s == 0 and final == "none":
+    last, memory = len(times) - 2, None
+    advance = sampler.advance if isinstance(sampler, Multistep) else None
+    x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
+    noise = noise.reading_ahead(last + 1)
+    with torch.no_grad(), sde.at_hand(times):
+        for k, (t, s) in enumerate(pairwise(times.unbind())):
+            if k == last and final == "none":
                 break
-            if s == 0 and final == "x_0":
+            if k == last and final == "x_0":
                 x = denoiser(x, t).x_0
-            elif isinstance(sampler, Multistep):
-                x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+            elif advance is not None:
+                x, memory = advance(denoiser, sde, x, t, s, noise.at(k), memory)
             else:
                 x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
             after_step(k + 1, x)

@@ -1,11 +1,9 @@
 """UniPC: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023)."""
 
 from dataclasses import dataclass
+from math import expm1
 
-import torch
-from torch import Tensor
-
-from samplers.exponential import Estimate, combined, half_log_snr
+from samplers.exponential import Estimate, combined, half_log_snr, quadrature
 from sde.base import SDE
 from sde.noise import Noise
 from sde.prediction import Denoiser
@@ -87,25 +85,23 @@ def _moved(
     """
     last, others = known[0], list(known[1:]) + ([ahead] if ahead is not None else [])
     h = half_log_snr(sde, s) - last.at
-    alpha, decay = sde.alpha(s), -torch.expm1(-h)
+    alpha, decay = sde.alpha(s).item(), -expm1(-h)
     terms = [(alpha * decay, last.value)]
     if others:
-        r = torch.stack([(each.at - last.at) / h for each in others])
+        r = [(each.at - last.at) / h for each in others]
         for weight, each, place in zip(_weights(r, h), others, r, strict=True):
             terms.append((alpha * decay * weight / place, each.value - last.value))
-    return combined(x_t, sde.sigma(s) / sde.sigma(t), *terms)
+    return combined(x_t, sde.sigma(s).item() / sde.sigma(t).item(), *terms)
 
 
-def _weights(r: Tensor, h: Tensor) -> Tensor:
-    """The rho of the differences at r, (k,)."""
+def _weights(r: list[float], h: float) -> list[float]:
+    """The rho of the differences at r."""
     if len(r) == 1:
-        return torch.full_like(r, 0.5)
-    decay = -torch.expm1(-h)
+        return [0.5]
+    decay = -expm1(-h)
     phi, factorial, moments = decay / h, 1.0, []  # phi_1(-h)
     for n in range(1, len(r) + 1):
         factorial *= n
         phi = (1 / factorial - phi) / h  # phi_(n+1)(-h)
         moments.append(factorial * phi * h / decay)
-    powers = torch.arange(len(r), dtype=torch.float64)
-    weights: Tensor = torch.linalg.solve(r[None] ** powers[:, None], torch.stack(moments))
-    return weights
+    return quadrature(r, moments)

@@ -79,7 +79,10 @@ class ScoreModel:
             index = x.new_full((len(x),), float(t) - 1)
         else:
             index = (t - 1).to(x.device, dtype).expand(len(x))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        if self.precision == "bfloat16":
+            with torch.autocast(x.device.type, torch.bfloat16):
+                value = self.network(x, index).to(x_t.dtype)
+        else:
             value = self.network(x, index).to(x_t.dtype)
         fraction = None
         if self.learned_variance:
@@ -105,7 +108,7 @@ class ScoreModel:
                 return predict(self.sde, x_t, t, kind, value, fraction)
 
     def _check(self, t: Tensor) -> None:
-        low, high = float(t.min()), float(t.max())
+        low, high = (t.item(), t.item()) if t.ndim == 0 else (t.min().item(), t.max().item())
         if not self.t_min - CLOCK_ROUNDING <= low <= high <= self.sde.num_steps + CLOCK_ROUNDING:
             raise RequestError(
                 f"t must lie in [{self.t_min}, {self.sde.num_steps}], got {low} .. {high}; "

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sde.lookup import Lookup, at_times, between_times
 from sde.types import Batch, Times
 
 
@@ -41,7 +42,7 @@ def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:
         ValueError: the coefficient is neither () nor (B,).
     """
     if coefficient.ndim == 0:
-        return coefficient.to(x.dtype)
+        return coefficient if coefficient.dtype == x.dtype else coefficient.to(x.dtype)
     if coefficient.shape != x.shape[:1]:
         raise ValueError(
             f"a coefficient must have shape () or ({len(x)},) for a batch of {len(x)}, "
@@ -50,7 +51,7 @@ def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-class SDE(ABC):
+class SDE(Lookup, ABC):
     """A Gaussian path x_t = alpha_t x_0 + sigma_t eps on t in [0, num_steps].
 
     Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless
@@ -73,22 +74,27 @@ class SDE(ABC):
     def time(self, angle: Times) -> Times:
         """The time at which the path has this angle, in radians within [0, angle(N)]."""
 
+    @at_times
     def alpha(self, t: Times) -> Times:
         """Signal scale."""
         return self.log_alpha(t).exp()
 
+    @at_times
     def sigma(self, t: Times) -> Times:
         """Noise scale."""
         return self.variance(t).sqrt()
 
+    @at_times
     def angle(self, t: Times) -> Times:
         """phi_t = atan(sigma_t / alpha_t), in radians."""
         return (self.sigma(t) / self.alpha(t)).atan()
 
+    @at_times
     def scale(self, t: Times) -> Times:
         """r_t = sqrt(alpha_t^2 + sigma_t^2)."""
         return (self.alpha(t) ** 2 + self.variance(t)).sqrt()
 
+    @at_times
     def log_snr(self, t: Times) -> Times:
         """log(alpha_t^2 / sigma_t^2); +inf at t = 0."""
         return 2 * self.log_alpha(t) - self.variance(t).log()
@@ -101,6 +107,7 @@ class SDE(ABC):
         """x_t = alpha_t x_0 + sigma_t eps."""
         return broadcast(self.alpha(t), x_0) * x_0 + broadcast(self.sigma(t), x_0) * eps
 
+    @between_times
     def transition(self, s: Times, t: Times) -> tuple[Times, Times]:
         """x_t given x_s, for s <= t: the factor a and the variance w of N(a x_s, w I)."""
         a = (self.log_alpha(t) - self.log_alpha(s)).exp()
@@ -112,18 +119,23 @@ class SDE(ABC):
         Returns:
             The mean, shaped like x_t, and the standard deviation, shaped like t.
         """
+        of_x_t, of_x_0, variance = self.posterior_weights(s, t)
+        return broadcast(of_x_t, x_t) * x_t + broadcast(of_x_0, x_t) * x_0, variance.sqrt()
+
+    @between_times
+    def posterior_weights(self, s: Times, t: Times) -> tuple[Times, Times, Times]:
+        """The posterior's numbers: the weights of x_t and of x_0 in its mean, and its variance."""
         a, w = self.transition(s, t)
         variance_s, variance_t = self.variance(s), self.variance(t)
-        mean = (
-            broadcast(a * variance_s / variance_t, x_t) * x_t
-            + broadcast(self.alpha(s) * w / variance_t, x_t) * x_0
-        )
-        return mean, (variance_s * w / variance_t).sqrt()
+        of_x_t, of_x_0 = a * variance_s / variance_t, self.alpha(s) * w / variance_t
+        return of_x_t, of_x_0, variance_s * w / variance_t
 
+    @at_times
     def drift(self, t: Times) -> Times:
         """The f of the drift f x: d log alpha / dt, per step; at a kink, the slope from below."""
         return _derivative(self.log_alpha, t)
 
+    @at_times
     def diffusion(self, t: Times) -> Times:
         """The g of the noise g dW: sqrt(d sigma^2 / dt - 2 f sigma^2), per root of a step."""
         return (_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t)).sqrt()

@@ -12,9 +12,8 @@ and cos.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -50,11 +49,13 @@ class Noise:
         seed: 0 <= seed < 2**64.
         index: (B,) int64 global sample indices, each in [0, 2**32), on the device of the draws.
         step: which step of a loop is drawing, in [0, 2**32).
+        ahead: see `reading_ahead`.
     """
 
     seed: int
     index: Rows
     step: int = 0
+    ahead: "_Ahead | None" = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -75,7 +76,15 @@ class Noise:
 
     def rows(self, rows: Rows) -> "Noise":
         """Some of the samples."""
-        return replace(self, index=self.index[rows])
+        return replace(self, index=self.index[rows], ahead=None)
+
+    def reading_ahead(self, stop: int) -> "Noise":
+        """The same draws, made for several steps at once, of those before `stop`.
+
+        For a loop over steps: a draw is two hundred operations, whose cost on a small batch is
+        that of starting them.
+        """
+        return replace(self, ahead=_Ahead(stop))
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Uniform on [0, 1) in multiples of 2^-32: (B, *shape) float64."""
@@ -83,13 +92,22 @@ class Noise:
 
     def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Standard normal: (B, *shape) float64."""
+        if self.ahead is None:
+            return self._normals(stream, shape, draw, 1)[0]
+        return self.ahead.normal(self, stream, shape, draw)
+
+    def _normals(self, stream: Stream, shape: tuple[int, ...], draw: int, steps: int) -> Tensor:
+        """Those of this step and the ones after it: (steps, B, *shape)."""
         count = math.prod(shape)
-        words = self._words(stream, draw, (count + count % 2,))
-        u = (words.double() + 0.5) * 2.0**-32  # strictly inside (0, 1): log stays finite
-        radius = torch.sqrt(-2 * u[:, 0::2].log())
-        turn = 2 * math.pi * u[:, 1::2]
-        pairs = torch.stack([radius * turn.cos(), radius * turn.sin()], dim=-1)
-        return pairs.flatten(1)[:, :count].reshape(-1, *shape)
+        lanes = self._lanes(stream, draw, count, steps)
+        out = self.index.new_empty((*lanes[0].shape, 4), dtype=torch.float64)
+        for k in (0, 2):  # two words of a block make two normals
+            # strictly inside (0, 1): log stays finite
+            radius = lanes[k].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+            turn = lanes[k + 1].double().add_(0.5).mul_(2.0**-32 * 2 * math.pi)
+            torch.mul(radius, turn.cos(), out=out[..., k])
+            torch.mul(radius, turn.sin_(), out=out[..., k + 1])
+        return out.flatten(2)[:, :, :count].reshape(steps, len(self.index), *shape)
 
     def rademacher(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Minus or plus one with equal probability: (B, *shape) float64."""
@@ -97,19 +115,48 @@ class Noise:
 
     def _words(self, stream: Stream, draw: int, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) int64 words in [0, 2**32)."""
+        count = math.prod(shape)
+        words = torch.stack(self._lanes(stream, draw, count, 1), dim=-1)[0]  # (B, blocks, 4)
+        return words.flatten(1)[:, :count].reshape(-1, *shape)
+
+    def _lanes(self, stream: Stream, draw: int, count: int, steps: int) -> tuple[Tensor, ...]:
+        """Four words of each block, (steps, B, blocks) each: at least `count` elements a row."""
         if not 0 <= draw < 2**24:
             raise ValueError(f"draw must lie in [0, 2**24), got {draw}")
-        count = math.prod(shape)
         block = torch.arange((count + 3) // 4, device=self.index.device)
-        counter = torch.empty(
-            4, len(self.index), len(block), dtype=torch.int64, device=block.device
-        )
+        counter = block.new_empty(4, steps, len(self.index), len(block))
         counter[0] = block
         counter[1] = self.index[:, None]
-        counter[2] = self.step
+        counter[2] = torch.arange(self.step, self.step + steps, device=block.device)[:, None, None]
         counter[3] = int(stream) | draw << 8
-        words = philox(counter, self.seed)  # (4, B, blocks)
-        return words.permute(1, 2, 0).flatten(1)[:, :count].reshape(-1, *shape)
+        return _philox(self.seed, *counter.unbind())
+
+
+_READ_AHEAD = 2**16
+"""Elements that are drawn at once, where more than one step's fit: half a megabyte of doubles."""
+
+
+class _Ahead:
+    """Draws of the steps to come, kept until they are asked for.
+
+    Args:
+        stop: the step after the last.
+    """
+
+    def __init__(self, stop: int) -> None:
+        self.stop = stop
+        self._kept: dict[tuple[Stream, tuple[int, ...], int], tuple[int, Tensor]] = {}
+
+    def normal(self, noise: Noise, stream: Stream, shape: tuple[int, ...], draw: int) -> Tensor:
+        """What `noise.normal` is, (B, *shape)."""
+        key = (stream, shape, draw)
+        first, kept = self._kept.get(key, (0, None))
+        if kept is None or not first <= noise.step < first + len(kept):
+            size = max(len(noise.index) * math.prod(shape), 1)
+            steps = max(1, min(_READ_AHEAD // size, self.stop - noise.step))
+            first, kept = noise.step, noise._normals(stream, shape, draw, steps)
+            self._kept[key] = (first, kept)
+        return kept[noise.step - first]
 
 
 def philox(counter: Tensor, seed: int) -> Tensor:
@@ -122,30 +169,17 @@ def philox(counter: Tensor, seed: int) -> Tensor:
     Returns:
         (4, ...) int64 words in [0, 2**32).
     """
-    shape = (2, *[1] * (counter.ndim - 1))
-    multipliers, keys = _constants(seed, counter.device)
-    multipliers = multipliers.view(shape)
-    even, odd = counter[0::2], counter[1::2]
-    for key in keys:
-        # An int64 product wraps modulo 2^64, which keeps all 64 bits of a 32 x 32 bit product.
-        product = even * multipliers
-        high, low = (product >> 32) & _MASK, product & _MASK
-        even, odd = high.flip(0) ^ odd ^ key.view(shape), low.flip(0)
-    return torch.stack([even, odd], dim=1).flatten(0, 1)
+    return torch.stack(_philox(seed, *counter.clone().unbind()))
 
 
-@lru_cache(maxsize=64)
-def _constants(seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The multipliers (2,) and the key of each round (rounds, 2).
-
-    Kept on the device: to bring them there anew would have every draw wait for it.
-    """
-    words = (seed & _MASK, seed >> 32)
-    keys = [
-        [
-            (word + k * increment) & _MASK
-            for word, increment in zip(words, _KEY_INCREMENTS, strict=True)
-        ]
-        for k in range(_ROUNDS)
-    ]
-    return torch.tensor(_MULTIPLIERS, device=device), torch.tensor(keys, device=device)
+def _philox(seed: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """The same for four words apart; a and c are overwritten."""
+    for k in range(_ROUNDS):
+        low, high = ((seed >> 32 * i) + k * _KEY_INCREMENTS[i] & _MASK for i in (0, 1))
+        # An int64 product wraps modulo 2^64, which keeps all 64 bits of a 32 x 32 bit product. Its
+        # low word is only ever exclusive-ored into what is then masked, so it keeps its rubbish.
+        left, right = a.mul_(_MULTIPLIERS[0]), c.mul_(_MULTIPLIERS[1])
+        a = (right >> 32).bitwise_xor_(b).bitwise_xor_(low).bitwise_and_(_MASK)
+        c = (left >> 32).bitwise_xor_(d).bitwise_xor_(high).bitwise_and_(_MASK)
+        b, d = right, left
+    return a, b.bitwise_and_(_MASK), c, d.bitwise_and_(_MASK)

@@ -9,6 +9,7 @@ so that sigma^2 stays below the VP's 1 - alpha^2. With a = alpha_t / alpha_s, it
 
 import torch
 
+from sde.lookup import at_times, between_times
 from sde.types import Times
 from sde.vp import VPSDE
 
@@ -16,10 +17,12 @@ from sde.vp import VPSDE
 class SubVPSDE(VPSDE):
     """alpha from betas, sigma = 1 - alpha^2. See `VPSDE` for the schedules."""
 
+    @at_times
     def variance(self, t: Times) -> Times:
         """(1 - alpha^2)^2."""
         return torch.expm1(2 * self.log_alpha(t)) ** 2
 
+    @between_times
     def transition(self, s: Times, t: Times) -> tuple[Times, Times]:
         """x_t given x_s, for s <= t; w as a product, where the difference would cancel."""
         log_s, log_t = self.log_alpha(s), self.log_alpha(t)

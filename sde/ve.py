@@ -14,6 +14,7 @@ import math
 import torch
 
 from sde.base import SDE
+from sde.lookup import at_times
 from sde.types import Times
 
 
@@ -37,10 +38,12 @@ class VESDE(SDE):
         self._low = 2 * math.log(sigma_min)
         self._slope = 2 * math.log(sigma_max / sigma_min) / (num_steps - 1)  # of log sigma^2
 
+    @at_times
     def log_alpha(self, t: Times) -> Times:
         """Zero: the signal keeps its scale."""
         return torch.zeros_like(t)
 
+    @at_times
     def variance(self, t: Times) -> Times:
         """sigma_t^2; at t = 1 the slope is the one from below."""
         return torch.where(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sde.base import SDE
+from sde.lookup import at_times
 from sde.types import Times
 
 
@@ -81,6 +82,7 @@ class VPSDE(SDE):
         steps = log_alpha.diff(prepend=log_alpha.new_zeros(1))
         return cls(-torch.expm1(2 * steps))
 
+    @at_times
     def log_alpha(self, t: Times) -> Times:
         """Linear interpolation of the table; at an integer, the slope is the one from below."""
         table = self._on(t.device)
@@ -88,6 +90,7 @@ class VPSDE(SDE):
         below, above = table[left], table[left + 1]
         return below + (t - left) * (above - below)
 
+    @at_times
     def variance(self, t: Times) -> Times:
         """sigma^2 = 1 - alpha^2, by expm1: 1 - exp(-x) loses every digit at small t."""
         return -torch.expm1(2 * self.log_alpha(t))

@@ -178,3 +178,27 @@ def test_step_and_draw_out_of_range():
 def test_streams_fit_their_byte():
     assert all(0 <= stream < 256 for stream in Stream)
     assert len({int(stream) for stream in Stream}) == len(Stream)
+
+
+@pytest.mark.parametrize("size", [1, 300, 70_000])
+def test_reading_ahead_changes_no_bit(size):
+    """Chunks of many steps, of few, and of one that is too large to be read ahead of."""
+    plain = Noise.of(5, 3, 6)
+    ahead = plain.reading_ahead(200)
+    for step in (0, 1, 2, 150, 199, 7, 250):  # also back, and past the end
+        for draw in (0, 1):
+            expected = plain.at(step).normal(Stream.CORRECTOR, (size,), draw)
+            assert ahead.at(step).normal(Stream.CORRECTOR, (size,), draw).equal(expected)
+    shape = (3, size)
+    assert (
+        ahead.at(1)
+        .normal(Stream.CORRECTOR, shape)
+        .equal(plain.at(1).normal(Stream.CORRECTOR, shape))
+    )
+
+
+def test_rows_of_a_batch_that_reads_ahead_have_their_own_noise():
+    ahead = Noise.of(5, 0, 4).reading_ahead(10)
+    whole = ahead.at(2).normal(Stream.PREDICTOR, (3,))
+    some = ahead.rows(torch.tensor([3, 1])).at(2).normal(Stream.PREDICTOR, (3,))
+    assert some.equal(whole[[3, 1]])

@@ -1,0 +1,253 @@
+"""What a sampling step costs beside its network, and what diffusers' loop costs.
+
+    python -m benchmarks.overhead [--rounds 15] [--steps 100] [--out DIR]
+
+Everything but the network: the loop, the method's arithmetic, its noise, the conversions and the
+clipping. The network is one that returns its input, so that microseconds are not looked for in a
+difference of milliseconds; what calling it costs is measured in the same round and taken off.
+Images have the size of the digits, 1 x 8 x 8. Ours keep their state in float64 and draw addressed
+noise; diffusers' are float32 with a generator, and clip as ours do where their scheduler can.
+
+Each round runs every loop once, one after another, on one thread, as these tensors are too small
+for two. A figure is the median over rounds, its spread the middle half; a ratio is the median of
+the rounds' own ratios. A deterministic method is measured against diffusers' DDIM, one that draws
+noise against its DDPM, and each against its namesake. Needs the `test` extra.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samplers import (
+    DDIM,
+    DEIS,
+    Ancestral,
+    Clipped,
+    DPMSolver,
+    EulerMaruyama,
+    Heun,
+    ReverseDiffusion,
+    Sampler,
+    UniPC,
+    grid,
+    sample,
+)
+from scoreflow.environment import environment
+from scoreflow.files import Json, dumps, write_atomic
+from scoreflow.model import ScoreModel
+from scoreflow.progress import Progress
+from sde import VPSDE, Noise
+
+COUNTS = (64, 1)
+DETERMINISTIC, STOCHASTIC = "DDIMScheduler", "DDPMScheduler"
+"""What a step is measured against, in diffusers' names."""
+EVENT = (1, 8, 8)
+Loop = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler of ours, and the scheduler of the same method.
+
+    Attributes:
+        sampler: ours.
+        stochastic: whether a step draws noise.
+        namesake: name and settings of diffusers' scheduler, if it has one.
+    """
+
+    sampler: Sampler
+    stochastic: bool = False
+    namesake: tuple[str, Json] | None = None
+
+
+SDE_2M = {"algorithm_type": "sde-dpmsolver++"}
+METHODS = {
+    "ddim": Method(DDIM(), namesake=("DDIMScheduler", {})),
+    "dpm": Method(DPMSolver(2), namesake=("DPMSolverMultistepScheduler", {})),
+    "deis": Method(DEIS(2), namesake=("DEISMultistepScheduler", {})),
+    "unipc": Method(UniPC(2), namesake=("UniPCMultistepScheduler", {})),
+    "heun": Method(Heun(), namesake=("HeunDiscreteScheduler", {})),
+    "ancestral": Method(Ancestral(), True, ("DDPMScheduler", {})),
+    "dpm_sde": Method(DPMSolver(2, True), True, ("DPMSolverMultistepScheduler", SDE_2M)),
+    "reverse_diffusion": Method(ReverseDiffusion(), True),
+    "euler_maruyama": Method(EulerMaruyama(), True),
+}
+CLIPS = (DETERMINISTIC, STOCHASTIC, "HeunDiscreteScheduler")
+
+
+class Free(nn.Module):
+    """A network that costs nothing."""
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        """The input."""
+        return x
+
+
+def ours(sampler: Sampler, count: int, steps: int) -> Loop:
+    """Our loop: grid, steps, noise."""
+    process = VPSDE.linear(1000)
+    denoiser = Clipped(ScoreModel(Free(), process))
+
+    def run() -> None:
+        times = grid("uniform", process, steps)
+        sample(sampler, denoiser, process, times, Noise.of(0, 0, count), EVENT)
+
+    return run
+
+
+def theirs(name: str, settings: Json, count: int, steps: int) -> Loop:
+    """The loop of diffusers' documentation, with one of its schedulers."""
+    import diffusers
+
+    betas = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+    clip = {"clip_sample": True} if name in CLIPS else {}
+    scheduler = getattr(diffusers, name)(**betas, **clip, **settings)
+    network = Free()
+    takes_generator = name not in ("DEISMultistepScheduler", "UniPCMultistepScheduler")
+    takes_generator &= name != "HeunDiscreteScheduler"
+
+    def run() -> None:
+        generator = torch.Generator().manual_seed(0)
+        more: Json = {"generator": generator} if takes_generator else {}
+        scheduler.set_timesteps(steps)
+        x = torch.randn(count, *EVENT, generator=generator) * scheduler.init_noise_sigma
+        with torch.no_grad():
+            for t in scheduler.timesteps:
+                shown = scheduler.scale_model_input(x, t)
+                x = scheduler.step(network(shown, t), t, x, **more).prev_sample
+
+    return run
+
+
+def bare(count: int, steps: int) -> Loop:
+    """The network alone, as often as there are steps."""
+    network, x, index = Free(), torch.zeros(count, *EVENT), torch.zeros(count)
+
+    def run() -> None:
+        with torch.no_grad():
+            for _ in range(steps):
+                network(x, index)
+
+    return run
+
+
+def measured(count: int, steps: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds a step of every loop, a number a round, the network's taken off."""
+    loops = {name: ours(method.sampler, count, steps) for name, method in METHODS.items()}
+    references = [method.namesake for method in METHODS.values() if method.namesake]
+    loops |= {title(*each): theirs(*each, count, steps) for each in references}
+    loops["network"] = bare(count, steps)
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for loop in loops.values():
+        loop()  # what is only done once
+    with Progress(f"{count} images", rounds, "round") as progress:
+        for _ in range(rounds):
+            for name, loop in loops.items():
+                start = time.perf_counter()
+                loop()
+                found[name].append((time.perf_counter() - start) / steps * 1e6)
+            progress.advance(1)
+    network = found.pop("network")
+    return {
+        name: [each - free for each, free in zip(times, network, strict=True)]
+        for name, times in found.items()
+    }
+
+
+def title(name: str, settings: Json) -> str:
+    """A scheduler and what sets it apart."""
+    return name + (" (SDE)" if settings else "")
+
+
+def rows(found: dict[str, list[float]], count: int) -> list[Json]:
+    """A row a method: microseconds, and the ratios to diffusers'."""
+    made = []
+    for name, method in METHODS.items():
+        floor = STOCHASTIC if method.stochastic else DETERMINISTIC
+        row: Json = {"images": count, "sampler": name, **summary("", found[name])}
+        row["against"] = floor
+        row |= summary("against_", found[floor])
+        row["ratio"] = ratio(found[name], found[floor])
+        if method.namesake:
+            row["namesake"] = title(*method.namesake)
+            row |= summary("namesake_", found[row["namesake"]])
+            row["namesake_ratio"] = ratio(found[name], found[row["namesake"]])
+        made.append(row)
+    return made
+
+
+def summary(prefix: str, values: list[float]) -> Json:
+    """Median and middle half."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {f"{prefix}us": middle, f"{prefix}us_low": low, f"{prefix}us_high": high}
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def table(made: list[Json]) -> str:
+    """The rows in Markdown."""
+    head = ["images", "sampler", "us a step", "measured against", "ratio", "namesake", "ratio"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in made:
+        cells = [str(row["images"]), row["sampler"], _spread(row, "")]
+        cells += [f"{row['against']} {_spread(row, 'against_')}", f"{row['ratio']:.2f}"]
+        if "namesake" in row:
+            cells += [f"{row['namesake']} {_spread(row, 'namesake_')}"]
+            cells += [f"{row['namesake_ratio']:.2f}"]
+        else:
+            cells += ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(row: Json, prefix: str) -> str:
+    low, middle, high = (row[f"{prefix}us{end}"] for end in ("_low", "", "_high"))
+    return f"{middle:.0f} ({low:.0f}-{high:.0f})"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description="microseconds a sampling step, beside diffusers")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("results/cpu"))
+    asked = parser.parse_args(argv)
+    if asked.rounds < 2 or not 1 <= asked.steps <= 1000:
+        parser.error("at least 2 rounds and 1..1000 steps are needed")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        made = [
+            row
+            for count in COUNTS
+            for row in rows(measured(count, asked.steps, asked.rounds), count)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    import diffusers
+
+    settings: dict[str, Any] = {"rounds": asked.rounds, "steps": asked.steps, "threads": 1}
+    where = {**environment("cpu"), "diffusers": diffusers.__version__}
+    command = f"python -m benchmarks.overhead --rounds {asked.rounds} --steps {asked.steps}"
+    result = {"unit": "microseconds a step less the network's", "settings": settings}
+    result |= {"command": command, "environment": where, "rows": made}
+    write_atomic(asked.out / "overhead.json", dumps(result, "overhead", ValueError))
+    text = f"# What a sampling step costs beside its network\n\n    {command}\n\n"
+    text += "Microseconds, one thread: the median of the rounds, and their middle half.\n\n"
+    write_atomic(asked.out / "overhead.md", f"{text}{table(made)}\n".encode())
+    print(table(made))
+
+
+if __name__ == "__main__":
+    main()
