@@ -123,15 +123,20 @@ def build_network(config: ConfigDict, data: Data) -> nn.Module:
     network: nn.Module
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
+    if c.conditional and (c.name == "mlp" or data.num_classes == 0):
+        raise RequestError(
+            "model.conditional needs model.name = unet and data with labels, got "
+            f"{c.name} on {data.name} with {data.num_classes} classes"
+        )
     if c.name == "mlp":
         network = refusing(lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model")
     else:
-        network = refusing(lambda c: _unet(c, event), c, "model")
+        network = refusing(lambda c: _unet(c, event, data.num_classes), c, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     return network.to(data.train.device, memory_format=memory)
 
 
-def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
+def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int) -> UNet:
     if event[1] != event[2]:
         raise ValueError(f"images must be square, got {event[1]} x {event[2]} pixels")
     return UNet(
@@ -144,6 +149,7 @@ def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
         attention_sizes=tuple(c.attention_sizes),
         dropout=c.dropout,
         num_groups=c.num_groups,
+        num_classes=num_classes if c.conditional else 0,
     )
 
 
