@@ -69,7 +69,7 @@ class IndexEmbedding(nn.Module):
 
     DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once. The
     class is a learned vector, added as in Nichol & Dhariwal 2021 and ADM (Dhariwal & Nichol 2021);
-    one vector more stands for no class, the null token of Ho & Salimans 2022.
+    the first vector stands for no class, the null token of Ho & Salimans 2022.
 
     Args:
         dim: number of sinusoids; even and at least 4.
@@ -99,7 +99,7 @@ class IndexEmbedding(nn.Module):
         if label is not None:
             if self.num_classes == 0:
                 raise ValueError("this network was not made for classes and takes no label")
-            h = h + self.classes(torch.where(label == -1, self.num_classes, label))
+            h = h + self.classes(label + 1)
         elif self.num_classes > 0:
-            h = h + self.classes.weight[-1]
+            h = h + self.classes.weight[0]
         return F.silu(h)
