@@ -78,9 +78,8 @@ def _class_told(result: dict[str, Any]) -> str:
     if "of_class" not in result:
         return ""
     asked = result["of_class"]
-    real = (
-        f" (test images {asked['rate_of_test_data']:.3f})" if "rate_of_test_data" in asked else ""
-    )
+    rate = asked.get("rate_of_test_data")
+    real = "" if rate is None else f" (test images {rate:.3f})"
     return (
         f", against data of class {asked['label']}; {asked['rate']:.3f} +- "
         f"{asked['standard_error']:.3f} of them{real} are nearest to a training image of it"
@@ -128,10 +127,8 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
     n = min(TWO_SAMPLE_IMAGES, len(samples), len(train))
     m = min(n, len(test))
     values = values_of(samples, data)
-    two_sample, enough = (
-        metrics.two_sample_accuracy(values[:n], train[:n]),
-        n >= LEAST_IMAGES and m > 0,
-    )
+    two_sample = metrics.two_sample_accuracy(values[:n], train[:n])
+    enough = n >= LEAST_IMAGES and m > 0
     found = {
         "value": two_sample["accuracy"] if enough else None,
         "standard_error": two_sample["standard_error"] if enough else None,

@@ -72,8 +72,8 @@ def test_at_weight_one_and_zero_one_of_the_two_is_all_there_is(mixture):
     sde, t = VPSDE.linear(200), torch.tensor(60.0, dtype=torch.float64)
     conditional, unconditional = denoisers(mixture, sde)
     x = points(sde, t)
-    assert torch.equal(Guided(conditional, unconditional, 1)(x, t).eps, conditional(x, t).eps)
-    assert torch.equal(Guided(conditional, unconditional, 0)(x, t).eps, unconditional(x, t).eps)
+    assert torch.equal(Guided(conditional, unconditional, 1.0)(x, t).eps, conditional(x, t).eps)
+    assert torch.equal(Guided(conditional, unconditional, 0.0)(x, t).eps, unconditional(x, t).eps)
 
 
 def test_samples_of_weight_one_are_of_the_class(mixture):
@@ -121,7 +121,7 @@ def test_a_learned_variance_is_that_of_the_class():
     torch.testing.assert_close(by_class.eps, 0.2 * x - 2 * sde.sigma(t))
 
 
-@pytest.mark.parametrize(("weight", "cost"), [(0, 1), (1, 1), (0.5, 2), (3, 2)])
+@pytest.mark.parametrize(("weight", "cost"), [(0.0, 1), (1.0, 1), (0.5, 2), (3.0, 2)])
 def test_what_is_counted_outside_is_what_happens_inside(weight, cost, mixture):
     """The number that a wrapper of wrappers states, against counters around the networks."""
     sde, other = VPSDE.linear(200), VPSDE.cosine(200)

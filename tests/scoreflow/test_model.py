@@ -205,7 +205,7 @@ def test_a_class_that_the_network_does_not_know_is_refused(label):
 
 
 def test_a_network_without_classes_takes_none():
-    with pytest.raises(RequestError, match="made without model.conditional"):
+    with pytest.raises(RequestError, match=r"trained without model\.conditional"):
         ScoreModel(Recorder(), SDE).labelled(0)
 
 

@@ -134,16 +134,16 @@ def test_equals_diffusers_in_value_and_gradient(config, theirs):
 
 
 def test_equals_diffusers_told_of_classes():
-    """Their class embedding, with the row of no class as one class more."""
+    """Their class embedding, with no class as the first of one class more."""
     reference = randomise(diffusers_network(8, 32, (32, 64), (False, True), 1, 8, classes=4))
     network = UNet(**TINY, num_classes=3).eval()
     network.load_state_dict(from_diffusers(reference.state_dict()))
     x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 12.5, 731.0, 412.37])
     label = torch.tensor([2, 0, -1, 1])
-    expected = reference(x, index, class_labels=label % 4).sample
+    expected = reference(x, index, class_labels=label + 1).sample
     with torch.no_grad():
         assert relative_error(network(x, index, label), expected) < 1e-5
-        none = reference(x, index, class_labels=torch.full((4,), 3)).sample
+        none = reference(x, index, class_labels=torch.zeros(4).long()).sample
         assert relative_error(network(x, index), none) < 1e-5
         assert relative_error(network(x, index, torch.full((4,), -1)), none) < 1e-5
         assert relative_error(network(x, index, label), none) > 0.01
