@@ -126,7 +126,7 @@ def test_what_is_counted_outside_is_what_happens_inside(weight, cost, mixture):
     """The number that a wrapper of wrappers states, against counters around the networks."""
     sde, other = VPSDE.linear(200), VPSDE.cosine(200)
     inside = [Counted(denoiser) for denoiser in denoisers(mixture, sde)]
-    outside = Counted(Clipped(Reclocked(Guided(*inside, weight), sde, other)))
+    outside = Counted(Counted(Clipped(Reclocked(Guided(*inside, weight), sde, other))))
     t = torch.tensor(30.0, dtype=torch.float64)
     for size in (5, 3):  # a solver may ask about fewer rows
         outside(points(other, t)[:size], t)
