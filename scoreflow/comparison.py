@@ -7,12 +7,14 @@ from ml_collections import ConfigDict
 
 from scoreflow import build, compare, toy
 from scoreflow.build import Experiment
+from scoreflow.classifier import NoisyClassifier
 from scoreflow.compare import Case
 from scoreflow.errors import RequestError
 from scoreflow.files import write_atomic
 from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
+from scoreflow.trained import classifier_for
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
@@ -36,11 +38,13 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     }
     rows = folder.rows("compare", heading, key="case")
     truth = toy.distribution() if data.name == "toy" else None
+    guidance = build.build_guidance(experiment.config, model, data)
+    classifier = classifier_for(guidance, folder, model)
     pictures, found = {}, []
     for name, budget in _wanted(c, model):
         case, path = f"{name}-{budget}", folder.sample_path(step, f"compare-{name}-{budget}")
         if case not in rows.done or not path.exists():
-            made = Case(name, budget, _drawing(experiment, name, budget, model))
+            made = Case(name, budget, _drawing(experiment, name, budget, model, classifier))
             batch = experiment.config.sampling.batch_size
             row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
             folder.write_image(path, png)
@@ -70,7 +74,13 @@ def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     ]
 
 
-def _drawing(experiment: Experiment, name: str, budget: int, model: ScoreModel) -> build.Drawing:
+def _drawing(
+    experiment: Experiment,
+    name: str,
+    budget: int,
+    model: ScoreModel,
+    classifier: NoisyClassifier | None,
+) -> build.Drawing:
     """A sampler whose evaluations come to the budget, or near it."""
     config = ConfigDict(experiment.config.to_dict())
     a_step = {"pc": 1 + config.sampling.corrections}.get(name, 1)
@@ -79,4 +89,4 @@ def _drawing(experiment: Experiment, name: str, budget: int, model: ScoreModel) 
     wanted = tolerance * (evaluations / budget) ** 5
     config.sampling.tolerance = min(max(wanted, 1e-10), 1.0)
     assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return build.build_drawing(config, name, model, experiment.data)
+    return build.build_drawing(config, name, model, experiment.data, classifier)

@@ -14,9 +14,17 @@ from scoreflow.build.experiment import (
     build_network,
     build_sde,
     experiment,
+    guided_drawing,
 )
+from scoreflow.build.guiding import Guidance, build_guidance
 from scoreflow.build.question import build_question, build_solver
-from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.build.training import (
+    build_classifying,
+    build_objective,
+    build_training,
+    choose_precision,
+    compiled,
+)
 
 __all__ = [
     "COMPARED",
@@ -24,9 +32,12 @@ __all__ = [
     "SAMPLERS",
     "Drawing",
     "Experiment",
+    "Guidance",
+    "build_classifying",
     "build_data",
     "build_device",
     "build_drawing",
+    "build_guidance",
     "build_model",
     "build_network",
     "build_objective",
@@ -38,4 +49,5 @@ __all__ = [
     "choose_precision",
     "compiled",
     "experiment",
+    "guided_drawing",
 ]
