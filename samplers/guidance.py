@@ -1,7 +1,7 @@
 """Denoisers around denoisers: what changes an estimate is composed, not flagged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
