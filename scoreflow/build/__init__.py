@@ -5,6 +5,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 from scoreflow.build.choices import choose
+from scoreflow.build.control import Control, build_control
 from scoreflow.build.device import build_device
 from scoreflow.build.drawing import COMPARED, HIGH_ORDER, SAMPLERS, Drawing, build_drawing
 from scoreflow.build.experiment import (
@@ -15,15 +16,17 @@ from scoreflow.build.experiment import (
     build_sde,
     experiment,
 )
-from scoreflow.build.question import build_question, build_solver
+from scoreflow.build.question import build_question, build_solver, try_solver
 from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
 
 __all__ = [
     "COMPARED",
     "HIGH_ORDER",
     "SAMPLERS",
+    "Control",
     "Drawing",
     "Experiment",
+    "build_control",
     "build_data",
     "build_device",
     "build_drawing",
@@ -38,4 +41,5 @@ __all__ = [
     "choose_precision",
     "compiled",
     "experiment",
+    "try_solver",
 ]
