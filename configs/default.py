@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
     config.control.factor = 2  # superresolve: pixels of a block, a side
     config.control.method = "mmps"  # inpaint, colorize, superresolve: replace | dps | mmps
     config.control.noise = 0.0  # mmps: of what is given, of [-1, 1]; 0 for that of the levels
-    config.control.iterations = 5  # mmps: of conjugate gradients
+    config.control.iterations = 3  # mmps: of conjugate gradients
     config.control.weight = 1.0  # dps: of a step along the gradient of the misfit
     config.control.strength = 0.5  # vary: time to which the image is noised, as a share of N
     config.control.count = 8  # images to make; reconstruct: test images from the given one on

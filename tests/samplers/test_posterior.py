@@ -28,6 +28,7 @@ from samplers import (
 from samplers.posterior import conjugate_gradients
 from sde.analytic import GaussianMixture, gaussian
 from sde.noise import Noise, Stream
+from sde.prediction import predict
 from sde.ve import VESDE
 from sde.vp import VPSDE
 
@@ -219,6 +220,26 @@ def test_for_a_mixture_mmps_becomes_exact_as_the_noise_falls():
     assert errors[100.0] > 1e-2  # the bias, where both components are possible
     assert errors[100.0] > errors[50.0] > errors[20.0] > errors[5.0]
     assert errors[5.0] < 1e-7
+
+
+def test_where_a_jacobian_is_no_covariance_that_of_unit_data_stands_in():
+    """Of N(0, I) data given y: x_0 + v A^T (y - A x_0) / (s^2 + v gain), v = var(x_0 | x_t)."""
+    measurement, t = measured(BlockMean(2)), torch.tensor(150.0, dtype=torch.float64)
+    for sde in (VPSDE.linear(200), VESDE(200, 0.01, 20.0)):
+        x = points(gaussian(MEAN, smooth()), sde, t)
+        half = torch.arange(len(x)).view(-1, 1, 1, 1) < 8
+
+        def denoise(x_t, t, sde=sde, half=half):
+            good = gaussian(MEAN, smooth()).denoiser(sde)(x_t, t).x_0
+            return predict(sde, x_t, t, "x_0", torch.where(half, -0.1 * x_t, good))
+
+        found = MMPS(denoise, measurement, D)(x, t).x_0
+        v = 1 / (1 + (sde.alpha(t) / sde.sigma(t)) ** 2)
+        pull = measurement.operator.adjoint(measurement.residual(-0.1 * x))
+        expected = -0.1 * x + v * pull / (measurement.std**2 + v / 4)
+        torch.testing.assert_close(found[:8], expected[:8])
+        exact = posterior(gaussian(MEAN, smooth()), measurement).denoiser(sde)(x, t).x_0
+        torch.testing.assert_close(found[8:], exact[8:], rtol=1e-7, atol=1e-8)
 
 
 def test_mmps_refuses_what_it_cannot_do():
