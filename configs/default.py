@@ -99,15 +99,14 @@ def get_config() -> ConfigDict:
     config.control = ConfigDict()  # of sampling.task
     config.control.image = "test:0"  # a file, or the k-th test image
     config.control.other = "test:1"  # interpolate: the image at the other end
-    config.control.mask = (
-        ""  # inpaint: a file, white where the image is to be made up; "" the middle
-    )
+    config.control.mask = ""  # inpaint: a file, white where to make up; "" the middle square
     config.control.factor = 2  # superresolve: pixels of a block, a side
-    config.control.method = "mmps"  # inpaint to superresolve: replace | dps | mmps
-    config.control.noise = 0.05  # dps, mmps: standard deviation of what is given, of [-1, 1]
-    config.control.weight = 1.0  # dps: of the likelihood's gradient
+    config.control.method = "mmps"  # inpaint, colorize, superresolve: replace | dps | mmps
+    config.control.noise = 0.0  # mmps: of what is given, of [-1, 1]; 0 for that of the levels
+    config.control.iterations = 3  # mmps: of conjugate gradients
+    config.control.weight = 1.0  # dps: of a step along the gradient of the misfit
     config.control.strength = 0.5  # vary: time to which the image is noised, as a share of N
-    config.control.count = 8  # images made of each given one, or points between two
+    config.control.count = 8  # images to make; reconstruct: test images from the given one on
 
     config.classifier = ConfigDict()  # of x_t at any t; --mode classifier
     config.classifier.num_steps = 2000

@@ -12,18 +12,25 @@ from samplers.euler_maruyama import EulerMaruyama
 from samplers.grids import GRIDS, grid
 from samplers.guidance import ClassifierGuided, Clipped, Counted, Guided, LogProb, Reclocked
 from samplers.heun import Heun
+from samplers.interpolation import slerp
+from samplers.measurement import BlockMean, ChannelMean, Masked, Measurement, Operator
+from samplers.posterior import DPS, MMPS, Replaced
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.sampler import Multistep, Sampler, sample, uniform_times
+from samplers.sampler import Multistep, Sampler, sample, times_from, uniform_times
 from samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DEIS",
+    "DPS",
     "GRIDS",
+    "MMPS",
     "Ancestral",
     "AnnealedLangevin",
+    "BlockMean",
+    "ChannelMean",
     "ClassifierGuided",
     "Clipped",
     "Counted",
@@ -33,14 +40,20 @@ __all__ = [
     "Heun",
     "Langevin",
     "LogProb",
+    "Masked",
+    "Measurement",
     "Multistep",
+    "Operator",
     "PredictorCorrector",
     "ProbabilityFlow",
     "Reclocked",
+    "Replaced",
     "ReverseDiffusion",
     "Sampler",
     "UniPC",
     "grid",
     "sample",
+    "slerp",
+    "times_from",
     "uniform_times",
 ]

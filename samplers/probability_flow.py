@@ -60,6 +60,29 @@ class ProbabilityFlow:
             + broadcast(sde.sigma(s), x_t) * prediction.eps
         )
 
+    def encode(self, denoiser: Denoiser, sde: SDE, x: Batch) -> Batch:
+        """The latent x_N that the flow carries data to, on the unit scale.
+
+        Data stand at t_min as they are, x~ = x, as in a likelihood: `decode` gives them back up to
+        the solver's error.
+
+        Raises:
+            RuntimeError: as in `step`.
+        """
+        high, low, _ = self.times(sde.num_steps)
+        x_t = broadcast(sde.scale(low), x) * x
+        return self._follow(denoiser, sde, x_t, low, high) / broadcast(sde.scale(high), x)
+
+    def decode(self, denoiser: Denoiser, sde: SDE, latent: Batch) -> Batch:
+        """The data, at t_min on the unit scale, of latents at N on the unit scale.
+
+        Raises:
+            RuntimeError: as in `step`.
+        """
+        high, low, _ = self.times(sde.num_steps)
+        x_t = broadcast(sde.scale(high), latent) * latent
+        return self._follow(denoiser, sde, x_t, high, low) / broadcast(sde.scale(low), latent)
+
     def _follow(self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times) -> Batch:
         def field(angle: Tensor, state: State, _rows: Tensor) -> State:
             return (velocity(sde, denoiser, angle, state[0]),)

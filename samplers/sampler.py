@@ -68,6 +68,22 @@ class Multistep(Protocol):
         ...
 
 
+def advance(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    sde: SDE,
+    x_t: Batch,
+    t: Times,
+    s: Times,
+    noise: Noise,
+    memory: Any,  # noqa: ANN401
+) -> tuple[Batch, Any]:
+    """One step of a sampler, whether it remembers or not: x_s, and the memory for the next."""
+    if isinstance(sampler, Multistep):
+        return sampler.advance(denoiser, sde, x_t, t, s, noise, memory)
+    return sampler.step(denoiser, sde, x_t, t, s, noise), None
+
+
 def sample(
     sampler: Sampler,
     denoiser: Denoiser,
@@ -77,6 +93,7 @@ def sample(
     shape: tuple[int, ...],
     after_step: Callable[[int, Tensor], None] = lambda _step, _x: None,
     final: Final = "mean",
+    start: Batch | None = None,
 ) -> Batch:
     """Draw one datum for every sample index of the noise.
 
@@ -85,22 +102,28 @@ def sample(
         denoiser: (x_t, t) -> Prediction.
         sde: the process.
         times: (K + 1,) float64 in steps, strictly decreasing from sde.num_steps to 0: a grid is a
-            list, and no step recomputes its neighbour.
+            list, and no step recomputes its neighbour. With a start, from anywhere up to N.
         noise: the randomness of the batch; it also places it on its device.
         shape: shape of one datum.
         after_step: called with the number of the step just done, counted from 1, and x_s.
         final: what the last interval does: "mean", the sampler's own step to 0, which adds no
             noise; "x_0", the estimate of x_0 and nothing else (Tweedie); "none", nothing: the
             result stands at the last time above 0.
+        start: x at times[0], (B, *shape) float64; None for the prior, which stands at N.
 
     Returns:
         (B, *shape) float64.
     """
-    check_times(times, sde.num_steps)
+    check_times(times, sde.num_steps, at_prior=start is None)
+    if start is not None and start.shape != (len(noise.index), *shape):
+        raise ValueError(
+            f"a start must have the shape {(len(noise.index), *shape)}, got {tuple(start.shape)}"
+        )
     times = times.cpu()  # 0-d CPU times multiply tensors of any device without a synchronisation
     last, memory = len(times) - 2, None
-    advance = sampler.advance if isinstance(sampler, Multistep) else None
-    x = sde.prior_std() * noise.normal(Stream.PRIOR, shape)
+    # asked once: it takes longer than a small step
+    multistep = sampler if isinstance(sampler, Multistep) else None
+    x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
     noise = noise.reading_ahead(last + 1)
     with torch.no_grad(), sde.at_hand(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
@@ -108,8 +131,8 @@ def sample(
                 break
             if k == last and final == "x_0":
                 x = denoiser(x, t).x_0
-            elif advance is not None:
-                x, memory = advance(denoiser, sde, x, t, s, noise.at(k), memory)
+            elif multistep is not None:
+                x, memory = multistep.advance(denoiser, sde, x, t, s, noise.at(k), memory)
             else:
                 x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
             after_step(k + 1, x)
@@ -134,17 +157,25 @@ def uniform_times(num_steps: int, count: int, integer: bool) -> Times:
     return times.round() if integer else times
 
 
-def check_times(times: Times, num_steps: int) -> None:
-    """Refuse a grid that is not strictly decreasing from N to 0."""
+def times_from(times: Times, start: int | float) -> Times:
+    """The part of a grid that lies below `start`, in (0, N], after `start` itself."""
+    if not 0 < start <= times[0]:
+        raise ValueError(f"a start must lie in (0, {float(times[0])}], got {start}")
+    return torch.cat((times.new_tensor([start]), times[times < start]))
+
+
+def check_times(times: Times, num_steps: int, at_prior: bool = True) -> None:
+    """Refuse a grid that is not strictly decreasing to 0, from N or, not at the prior, below."""
     if times.dtype != torch.float64:
         raise ValueError(f"sampling times must be float64, got {times.dtype}")
     if (
         times.ndim != 1
         or len(times) < 2
-        or times[0] != num_steps
+        or not (times[0] == num_steps or (not at_prior and times[0] <= num_steps))
         or times[-1] != 0
         or not bool((times.diff() < 0).all())  # so that nan fails too
     ):
         raise ValueError(
-            f"sampling times must decrease strictly from {num_steps} to 0, got {times.tolist()}"
+            f"sampling times must decrease strictly from {'' if at_prior else 'at most '}"
+            f"{num_steps} to 0, got {times.tolist()}"
         )

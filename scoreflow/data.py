@@ -230,20 +230,20 @@ def _collect(rows: Iterable[Row], total: int, where: str) -> Split:
     images, labels, first = np.empty(0, np.uint8), [], ""
     bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
     for index, (name, source, label) in enumerate(bar):
-        pixels = _decode(source, name)
+        pixels = decode(source, name)
         if index == 0:
             images, first = np.empty((total, *pixels.shape), np.uint8), name
         elif pixels.shape != images.shape[1:]:
             raise RequestError(
-                f"images must share one size and mode, got {_describe(images.shape[1:])}"
-                f" in {first} and {_describe(pixels.shape)} in {name}; convert them first"
+                f"images must share one size and mode, got {describe(images.shape[1:])}"
+                f" in {first} and {describe(pixels.shape)} in {name}; convert them first"
             )
         images[index] = pixels
         labels.append(label)
     return torch.from_numpy(images), _labels(labels, where)
 
 
-def _decode(source: bytes | Path | None, where: str) -> np.ndarray:
+def decode(source: bytes | Path | None, where: str) -> np.ndarray:
     """One image file as (C, H, W) uint8: grey stays one channel, RGB three."""
     if source is None:
         raise RequestError(f"{where} has no image: every row needs the bytes of an image file")
@@ -276,7 +276,7 @@ def _join(name: str, train: Split, test: Split) -> Data:
     if train[0].shape[1:] != test[0].shape[1:]:
         raise RequestError(
             f"{name}: train and test must share one size and mode, got"
-            f" {_describe(train[0].shape[1:])} and {_describe(test[0].shape[1:])}"
+            f" {describe(train[0].shape[1:])} and {describe(test[0].shape[1:])}"
         )
     if (train[1] is None) != (test[1] is None):
         raise RequestError(f"{name}: train and test must both have labels or neither, got one")
@@ -302,7 +302,8 @@ def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_se
     return Data(name, levels[train], levels[test], num_levels, pick(train), pick(test))
 
 
-def _describe(shape: tuple[int, ...]) -> str:
+def describe(shape: tuple[int, ...]) -> str:
+    """An image of this shape, (C, H, W), in words."""
     channels, height, width = shape
     return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
 

@@ -2,6 +2,8 @@
 
 import base64
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,24 +95,39 @@ def draw_samples(
     event: tuple[int, ...],
     batch_size: int,
     name: str,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """One sample for every index of the noise, (n, *event), with a progress bar."""
+    """One sample for every index of the noise, (n, *event), with a progress bar.
+
+    From the prior at N, or from a start (n, *event) at the first of the drawing's times.
+    """
     batches = []
     with Progress(f"draw {name}", len(noise.index), "img") as progress:
         shown = Counted(drawing.denoiser, progress.evaluated)
         for index in torch.arange(len(noise.index), device=noise.index.device).split(batch_size):
-            batches.append(_batch(drawing, shown, sde, noise.rows(index), event))
+            rows = None if start is None else start[index]
+            with out_of_evaluations():
+                batches.append(
+                    sample(
+                        drawing.sampler,
+                        shown,
+                        sde,
+                        drawing.times,
+                        noise.rows(index),
+                        event,
+                        final=drawing.final,
+                        start=rows,
+                    )
+                )
             progress.advance(len(index))
     return torch.cat(batches)
 
 
-def _batch(
-    drawing: Drawing, counted: Counted, sde: SDE, noise: Noise, event: tuple[int, ...]
-) -> Tensor:
+@contextmanager
+def out_of_evaluations() -> Iterator[None]:
+    """Say what to do where a solver does not reach its end."""
     try:
-        return sample(
-            drawing.sampler, counted, sde, drawing.times, noise, event, final=drawing.final
-        )
+        yield
     except RuntimeError as error:  # the solver's; torch raises the same type for its defects
         if "did not reach" not in str(error):
             raise

@@ -6,13 +6,14 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, comparison, parallel, report
+from scoreflow import build, comparison, control, parallel, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
 from scoreflow.draw import draw
 from scoreflow.environment import environment
 from scoreflow.errors import RunError
+from scoreflow.files import write_atomic
 from scoreflow.likelihoods import assess, measure_test_set
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
@@ -40,9 +41,20 @@ def train(experiment: Experiment, run: RunDir) -> None:
 
 
 def sample(experiment: Experiment, run: RunDir) -> None:
-    """Draw with the sampler of the config."""
+    """Draw with the sampler of the config, or do with the user's image what it says."""
+    task = build.build_control(experiment.config, experiment.data)
     model, step = trained_of(experiment, run, _say)
-    _draw(experiment, experiment.config.sampling.sampler, run, model, step)
+    if task is None:
+        _draw(experiment, experiment.config.sampling.sampler, run, model, step)
+    else:
+        done = control.do(task, experiment, model)
+        settings = _recorded(experiment.config.control, experiment)
+        settings["sampling"] = experiment.config.sampling.to_dict()
+        run.write_image(run.sample_path(step, task.task), done.picture)
+        run.write_result(task.task, {**done.result, "step": step, "settings": settings})
+        page = control.section(task, done, step)
+        write_atomic(run.path / "results" / f"{task.task}.html", page.encode())
+        _say(f"{done.line}; {run.sample_path(step, task.task)}")
     report.write(run)
 
 

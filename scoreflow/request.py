@@ -15,7 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from scoreflow import limits
+from scoreflow import limits, tasks
 from scoreflow.errors import RequestError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,7 +152,10 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
                 f"after training only the sections {', '.join(EVALUATION)} can change"
             )
     given = {key: wanted[key] for key in wanted if key.split(".")[0] in EVALUATION}
-    return resolve({**saved, **given}, "the request")
+    config = resolve({**saved, **given}, "the request")
+    if request.mode == "sample":
+        tasks.refuse_idle(flatten(config.to_dict()), request.overrides)
+    return config
 
 
 def completed(saved: Flat) -> Flat:

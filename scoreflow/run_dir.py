@@ -25,6 +25,7 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.files import Json, dumps, fsync_folder, load_json, take_lock, write_atomic
 from scoreflow.rows import Rows
 from scoreflow.states import DamagedError, read_state, sidecar, write_state
+from scoreflow.tasks import TASKS
 
 Scalar = int | float | np.generic | Tensor
 _LOGGER = logging.getLogger(__name__)
@@ -220,6 +221,7 @@ class RunDir:
         path = self.path / "results" / f"{name}.json"
         mode, _, sampler = name.partition("-")
         mode = f"sample --sampler {sampler}" if mode == "samples" else mode
+        mode = f"sample --config.sampling.task={mode}" if mode in TASKS else mode
         make = f"make it with --mode {mode} --workdir {self.path}, or remove the file"
         return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
 

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     TRAIN_DEQUANTIZE = 8
     TRAIN_FLIP = 9
     TRAIN_LABEL = 10
+    MEASUREMENT = 16
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 from scoreflow.build.choices import choose
+from scoreflow.build.control import Control, build_control
 from scoreflow.build.device import build_device
 from scoreflow.build.drawing import COMPARED, HIGH_ORDER, SAMPLERS, Drawing, build_drawing
 from scoreflow.build.experiment import (
@@ -17,7 +18,7 @@ from scoreflow.build.experiment import (
     guided_drawing,
 )
 from scoreflow.build.guiding import Guidance, build_guidance
-from scoreflow.build.question import build_question, build_solver
+from scoreflow.build.question import build_question, build_solver, try_solver
 from scoreflow.build.training import (
     build_classifying,
     build_objective,
@@ -30,10 +31,12 @@ __all__ = [
     "COMPARED",
     "HIGH_ORDER",
     "SAMPLERS",
+    "Control",
     "Drawing",
     "Experiment",
     "Guidance",
     "build_classifying",
+    "build_control",
     "build_data",
     "build_device",
     "build_drawing",
@@ -50,4 +53,5 @@ __all__ = [
     "compiled",
     "experiment",
     "guided_drawing",
+    "try_solver",
 ]

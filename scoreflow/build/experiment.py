@@ -20,6 +20,7 @@ from scoreflow.errors import RequestError
 from scoreflow.mlp import MLP
 from scoreflow.model import OUTPUTS, ScoreModel
 from scoreflow.objective import Objective
+from scoreflow.tasks import TASKS
 from scoreflow.unet import UNet
 from sde import SDE, VESDE, VPSDE, SubVPSDE
 
@@ -70,6 +71,7 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(config), build_objective(config)
     choose("sampler", config.sampling.sampler, SAMPLERS)
+    choose("sampling.task", config.sampling.task, ("none", *TASKS))
     choose_precision(config)
     build_solver(config)
     data = build_data(config, device)

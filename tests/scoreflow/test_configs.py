@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from configs import default
-from scoreflow import build, modes, request
+from scoreflow import build, modes, request, tasks
 from scoreflow.errors import RequestError, RunError
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Settings
@@ -159,6 +159,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
                 mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
+    for task in set(tasks.TASKS) - {"colorize"}:  # which reads no key of its own
+        asked = config_of("digits", sampling__task=task)
+        build.build_control(Tracked(asked, read), made.data)
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build.build_data(Tracked(images, read), CPU)

@@ -352,11 +352,11 @@ def test_folder_images_that_do_not_fit_are_named(tmp_path):
 def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
     whole = encoded(pictures(1, (9, 7, 3))[0], file_format, **options)
-    expected = data._decode(whole, "it")
+    expected = data.decode(whole, "it")
     for cut in range(len(whole)):
         with contextlib.suppress(RequestError):
-            assert (data._decode(whole[:cut], "it") == expected).all()  # only padding was missing
-    refused("it: not a whole image", data._decode, whole[: len(whole) // 2], "it")
+            assert (data.decode(whole[:cut], "it") == expected).all()  # only padding was missing
+    refused("it: not a whole image", data.decode, whole[: len(whole) // 2], "it")
 
 
 # ---- which one it is

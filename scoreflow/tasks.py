@@ -1,0 +1,43 @@
+"""What can be done with a trained run besides drawing from it, and the keys that each reads."""
+
+from typing import Any
+
+from scoreflow.errors import RequestError
+
+MEASURED = {
+    "inpaint": ("image", "mask", "method", "count"),
+    "colorize": ("image", "method", "count"),
+    "superresolve": ("image", "factor", "method", "count"),
+}
+"""Given a measurement of an image, images that fit it."""
+FLOWN = {"reconstruct": ("image", "count"), "interpolate": ("image", "other", "count")}
+"""Along the probability flow, there and back."""
+TASKS = {**MEASURED, **FLOWN, "vary": ("image", "strength", "count")}
+METHODS: dict[str, tuple[str, ...]] = {
+    "replace": (),
+    "dps": ("weight",),
+    "mmps": ("noise", "iterations"),
+}
+
+
+def refuse_idle(config: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Refuse an override of `control`, or a sampler, that could change nothing.
+
+    Args:
+        config: the whole config by dotted keys, its names perhaps wrong.
+        overrides: what was asked for.
+    """
+    task, method = config["sampling.task"], config["control.method"]
+    if task not in ("none", *TASKS) or method not in METHODS:
+        return  # which is refused where names are chosen
+    heard = TASKS.get(task, ()) + (METHODS[method] if task in MEASURED else ())
+    for key in overrides:
+        section, _, name = key.partition(".")
+        if section == "control" and name not in heard:
+            by = f" by {method}" if task in MEASURED else ""
+            raise RequestError(f"{key} has no effect on sampling.task = {task}{by}; leave it out")
+    if task in FLOWN and overrides.get("sampling.sampler", "ode") != "ode":
+        raise RequestError(
+            f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
+            f"{overrides['sampling.sampler']}"
+        )
