@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.exponential import Estimate, combined, ratio
+from samplers.exponential import Estimate, combined, moved, ratio
 from sde.base import SDE
 from sde.noise import Noise
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 Memory = tuple[Estimate, ...]
@@ -53,6 +53,12 @@ class DEIS:
         alpha = sde.alpha(s)
         terms = [(alpha * w, each.value) for w, each in zip(weights, kept, strict=True)]
         return combined(x_t, alpha / sde.alpha(t), *terms), kept
+
+    def moved(
+        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
+    ) -> Memory:
+        """The estimates as if the trajectory had come to another point at t."""
+        return moved(memory, after.eps - before.eps)
 
 
 def adams_bashforth(nodes: list[Tensor], end: Tensor) -> Tensor:

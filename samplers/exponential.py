@@ -9,7 +9,7 @@ so a method only has to guess how an estimate goes on between two times. Multist
 it from what was estimated before; what they keep of that is their memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -46,3 +46,8 @@ def combined(x_t: Batch, factor: Tensor, *weighted: tuple[Tensor, Batch]) -> Bat
     for weight, value in weighted:
         total = total + broadcast(weight, x_t) * value
     return total
+
+
+def moved(kept: tuple[Estimate, ...], by: Batch) -> tuple[Estimate, ...]:
+    """The same estimates, all changed by one amount (`Multistep.moved`)."""
+    return tuple(replace(each, value=each.value + by) for each in kept)
