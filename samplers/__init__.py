@@ -12,6 +12,8 @@ from samplers.euler_maruyama import EulerMaruyama
 from samplers.grids import GRIDS, grid
 from samplers.guidance import Clipped, Counted, Reclocked, Recorded, Thresholded
 from samplers.heun import Heun
+from samplers.inversion import invert
+from samplers.least_cost import grid_cost, least_cost, step_costs
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
 from samplers.reverse_diffusion import ReverseDiffusion
@@ -40,6 +42,10 @@ __all__ = [
     "Thresholded",
     "UniPC",
     "grid",
+    "grid_cost",
+    "invert",
+    "least_cost",
     "sample",
+    "step_costs",
     "uniform_times",
 ]
