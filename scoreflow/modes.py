@@ -10,6 +10,7 @@ from scoreflow import build, comparison, parallel, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.draw import draw
+from scoreflow.drawings import drawing_of
 from scoreflow.environment import environment
 from scoreflow.errors import RunError
 from scoreflow.likelihoods import assess, measure_test_set
@@ -102,7 +103,7 @@ EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
 
 
 def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, step: int) -> None:
-    drawing = build.build_drawing(experiment.config, name, model, experiment.data)
+    drawing = drawing_of(experiment, experiment.config, name, run, model)
     settings = _recorded(experiment.config.sampling, experiment) | {"sampler": name}
     drawn = draw(drawing, name, model.sde, experiment.data, experiment.config.sampling)
     run.write_image(run.sample_path(step, name), drawn.picture)

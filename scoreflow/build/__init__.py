@@ -6,7 +6,16 @@ have had. (Its keys, types and ranges were checked in `request`.)
 
 from scoreflow.build.choices import choose
 from scoreflow.build.device import build_device
-from scoreflow.build.drawing import COMPARED, HIGH_ORDER, SAMPLERS, Drawing, build_drawing
+from scoreflow.build.drawing import (
+    COMPARED,
+    HIGH_ORDER,
+    SAMPLERS,
+    Drawing,
+    build_drawing,
+    high_order,
+    limited,
+    needs_moments,
+)
 from scoreflow.build.experiment import (
     Experiment,
     build_data,
@@ -38,4 +47,7 @@ __all__ = [
     "choose_precision",
     "compiled",
     "experiment",
+    "high_order",
+    "limited",
+    "needs_moments",
 ]

@@ -75,7 +75,8 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     model = build_model(config, compiled(network, settings) if training else network, sde)
     build_question(config, model, data)
     for name in dict.fromkeys((*COMPARED, config.sampling.sampler)):
-        build_drawing(config, name, model, data)
+        # a choice is refused here; what a trained network gets wrong is not known yet
+        build_drawing(config, name, model, data, torch.ones_like)
     return Experiment(config, device, data, network, model, objective, settings)
 
 
