@@ -18,6 +18,7 @@ from samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    Thresholded,
     UniPC,
     sample,
     uniform_times,
@@ -41,6 +42,12 @@ SAMPLERS = {
     "dpm-sde": DPMSolver(2, stochastic=True),
     "deis": DEIS(4),
     "unipc": UniPC(3),
+    "ancestral-optimal": Ancestral("optimal", lambda t: torch.full_like(t, 0.4)),
+    "pc-heun": PredictorCorrector(Heun(), Langevin(snr=0.1)),
+    "pc-dpm": PredictorCorrector(DPMSolver(2), Langevin(snr=0.1, corrections=2)),
+    "pc-dpm-sde": PredictorCorrector(DPMSolver(2, stochastic=True), Langevin(snr=0.1)),
+    "pc-deis": PredictorCorrector(DEIS(3), AnnealedLangevin(snr=0.1)),
+    "pc-unipc": PredictorCorrector(UniPC(2), Langevin(snr=0.1)),
     "ode": ProbabilityFlow(tolerance=1e-5),
 }
 
@@ -105,6 +112,21 @@ def test_an_image_is_the_same_in_any_batch(name, shape, elementwise):
     order = torch.tensor([33, 2, 2, 63, 0, 17, 5, 40])
     assert torch.equal(draw(Noise(7, order)), everyone[order])
     assert not torch.equal(draw(Noise.of(8, 0, 8)), everyone[:8])
+
+
+def test_a_thresholded_image_is_the_same_in_any_batch(elementwise):
+    sde, times = VPSDE.linear(100), uniform_times(100, 10, integer=True)
+
+    def draw(noise):
+        limited = Thresholded(elementwise(sde), 0.5)
+        return sample(UniPC(2), limited, sde, times, noise, (1, 4, 4))
+
+    everyone = draw(Noise.of(7, 0, 16))
+    for k in (0, 3, 15):
+        assert torch.equal(draw(Noise.of(7, k, k + 1))[0], everyone[k])
+    assert not torch.equal(everyone, sample(
+        UniPC(2), elementwise(sde), sde, times, Noise.of(7, 0, 16), (1, 4, 4)
+    ))  # fmt: skip
 
 
 CHAINS = [name for name in SAMPLERS if name != "ode"]
