@@ -20,6 +20,7 @@ from samplers import (
     least_cost,
     sample,
     step_costs,
+    uniform_times,
 )
 from samplers.sampler import FINALS
 from sde.analytic import GaussianMixture
@@ -100,6 +101,16 @@ def test_one_to_fifty_steps_are_finite(name, process):
         for final in FINALS if count < 4 else ("mean",):
             x = sample(SAMPLERS[name], denoiser, sde, times, Noise.of(0, 0, 2), (1,), check, final)
             assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ancestral-beta", "pc", "ddim", "ddim-1", "reverse", "euler"])
+def test_one_to_fifty_steps_stay_near_the_data(name, elementwise):
+    sde = VPSDE.linear(1000)
+    for count in range(1, 51):
+        times = uniform_times(1000, count, integer=True)
+        x = sample(SAMPLERS[name], elementwise(sde), sde, times, Noise.of(0, 0, 8), (2,))
+        assert x.isfinite().all()
+        assert x.abs().max() < (40 if name == "euler" else 4)  # the data are N(0.3, 0.25)
 
 
 def test_every_grid_and_count_is_met():

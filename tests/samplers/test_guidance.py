@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from samplers import DDIM, Clipped, Heun, Recorded, Thresholded, sample, uniform_times
+from samplers import DDIM, Clipped, Heun, Recorded, Thresholded, UniPC, sample, uniform_times
 from sde.noise import Noise, Stream
 from sde.prediction import predict
 from sde.vp import VPSDE
@@ -58,6 +58,21 @@ def test_the_other_views_belong_to_the_threshold():
     found = Thresholded(saying(x_0), 0.8)(x_t, T)
     eps = (x_t - SDE.alpha(T) * found.x_0) / SDE.sigma(T)
     torch.testing.assert_close(found.eps, eps, rtol=1e-12, atol=1e-12)
+
+
+def test_a_thresholded_image_is_the_same_in_any_batch(elementwise):
+    sde, times = VPSDE.linear(100), uniform_times(100, 10, integer=True)
+
+    def draw(noise):
+        limited = Thresholded(elementwise(sde), 0.5)
+        return sample(UniPC(2), limited, sde, times, noise, (1, 4, 4))
+
+    everyone = draw(Noise.of(7, 0, 16))
+    for k in (0, 3, 15):
+        assert torch.equal(draw(Noise.of(7, k, k + 1))[0], everyone[k])
+    assert not torch.equal(everyone, sample(
+        UniPC(2), elementwise(sde), sde, times, Noise.of(7, 0, 16), (1, 4, 4)
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
