@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
     config.sampling.label = -1  # class of the images; -1 for none
     config.sampling.guidance = 1.0  # weight of the class: 0 ignores it, 1 is the model's own
     config.sampling.guide = "auto"  # whence the class: network | classifier
+    config.sampling.predictor = "ancestral"  # pc: any of the others but ode
     config.sampling.corrector = "langevin"  # langevin | annealed
     config.sampling.snr = 0.1  # of the corrector
     config.sampling.corrections = 1  # a time

@@ -10,9 +10,20 @@ from samplers.deis import DEIS
 from samplers.dpm_solver import DPMSolver
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.grids import GRIDS, grid
-from samplers.guidance import ClassifierGuided, Clipped, Counted, Guided, LogProb, Reclocked
+from samplers.guidance import (
+    ClassifierGuided,
+    Clipped,
+    Counted,
+    Guided,
+    LogProb,
+    Reclocked,
+    Recorded,
+    Thresholded,
+)
 from samplers.heun import Heun
 from samplers.interpolation import slerp
+from samplers.inversion import invert
+from samplers.least_cost import grid_cost, least_cost, step_costs
 from samplers.measurement import BlockMean, ChannelMean, Masked, Measurement, Operator
 from samplers.posterior import DPS, MMPS, Replaced
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
@@ -47,13 +58,19 @@ __all__ = [
     "PredictorCorrector",
     "ProbabilityFlow",
     "Reclocked",
+    "Recorded",
     "Replaced",
     "ReverseDiffusion",
     "Sampler",
+    "Thresholded",
     "UniPC",
     "grid",
+    "grid_cost",
+    "invert",
+    "least_cost",
     "sample",
     "slerp",
+    "step_costs",
     "times_from",
     "uniform_times",
 ]

@@ -1,5 +1,6 @@
 """Ancestral sampling: the reverse of the chain (DDPM, Ho et al. 2020, Algorithm 2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -11,7 +12,10 @@ from sde.noise import Noise, Stream
 from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
-Variance = Literal["beta", "posterior", "learned"]
+Variance = Literal["beta", "posterior", "optimal", "learned"]
+
+EpsError = Callable[[Tensor], Tensor]
+"""t, in steps -> E|eps error|^2 / D of a denoiser over data and noise, float64 shaped like t."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,18 @@ class Ancestral:
 
     Attributes:
         variance: see `reverse_variance`. The step to s = 0 returns the mean under all.
+        eps_error: optimal: of the denoiser that will be asked.
     """
 
     variance: Variance = "beta"
+    eps_error: EpsError | None = None
+
+    def __post_init__(self) -> None:
+        if (self.variance == "optimal") != (self.eps_error is not None):
+            raise ValueError(
+                "the optimal variance, and no other, needs the denoiser's eps_error, got variance "
+                f"{self.variance!r} {'without' if self.eps_error is None else 'with'} it"
+            )
 
     def step(
         self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
@@ -33,12 +46,18 @@ class Ancestral:
         """Draw x_s given x_t."""
         prediction = denoiser(x_t, t)
         mean, _ = sde.posterior(x_t, prediction.x_0, t, s)
-        std = reverse_variance(prediction, sde, t, s, self.variance).sqrt() * s.sign()
+        variance = reverse_variance(prediction, sde, t, s, self.variance, self.eps_error)
+        std = variance.sqrt() * s.sign()
         return mean + std * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
 
 
 def reverse_variance(
-    prediction: Prediction, sde: SDE, t: Times, s: Times, variance: Variance
+    prediction: Prediction,
+    sde: SDE,
+    t: Times,
+    s: Times,
+    variance: Variance,
+    eps_error: EpsError | None = None,
 ) -> Tensor:
     """Variance of p(x_s | x_t), broadcast against x_t.
 
@@ -47,6 +66,7 @@ def reverse_variance(
     posterior   sigma_s^2 w / sigma_t^2: right for data at one point. It is 0 at s = 0; the density
                 of x_0 needs another, and takes that of the step before of equal stride, as DDPM's
                 code does
+    optimal     `optimal_variance` of eps_error: right on average over any data
     learned     between the two on a logarithmic scale, element by element (Nichol & Dhariwal 2021,
                 Eq. 15)
     """
@@ -54,6 +74,10 @@ def reverse_variance(
     _, w = sde.transition(s, t)
     if variance == "beta":
         return broadcast(w, x_t)
+    if variance == "optimal":
+        if eps_error is None:
+            raise ValueError("the optimal variance needs the denoiser's eps_error")
+        return broadcast(optimal_variance(sde, t, s, eps_error(t)), x_t)
     posterior = sde.variance(s) * w / sde.variance(t)
     before = (2 * t - s).clamp(max=sde.num_steps)
     _, w_before = sde.transition(t, before)
@@ -68,3 +92,26 @@ def reverse_variance(
         low, high = broadcast(least.log(), x_t), broadcast(w.log(), x_t)
         return (low + prediction.fraction * (high - low)).exp()
     assert_never(variance)
+
+
+def optimal_variance(sde: SDE, t: Times, s: Times, eps_error: Times) -> Times:
+    """The p of N(mean, p I) for x_s given x_t that is likeliest on average.
+
+    p = sigma_s^2 w / sigma_t^2 + (alpha_s w / sigma_t^2)^2 E|x_0 error|^2 / D,
+    E|x_0 error|^2 = sigma_t^2 / alpha_t^2 E|eps error|^2
+
+    The posterior's own variance, and what its mean moves with the x_0 that is not known: the mean
+    square distance of x_s from the sampler's mean. Analytic-DPM's (Bao et al. 2022, Theorem 1)
+    for any s < t of any process; there the denoiser is exact, and 1 - E|eps estimate|^2 / D stands
+    for E|eps error|^2 / D. At s = 0 it is the mean square error of x_0.
+
+    Args:
+        sde: the process.
+        t: () or (n,), in steps.
+        s: below t.
+        eps_error: E|eps error|^2 / D at t, dimensionless.
+    """
+    _, w = sde.transition(s, t)
+    slope = sde.alpha(s) * w / sde.variance(t)
+    x_0_error = sde.variance(t) / sde.alpha(t) ** 2 * eps_error
+    return sde.variance(s) * w / sde.variance(t) + slope**2 * x_0_error

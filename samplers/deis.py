@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from samplers.exponential import Estimate, combined, quadrature, ratio
+from samplers.exponential import Estimate, combined, moved, quadrature, ratio
 from sde.base import SDE
 from sde.noise import Noise
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 Memory = tuple[Estimate, ...]
@@ -50,6 +50,12 @@ class DEIS:
         alpha = sde.alpha(s).item()
         terms = [(alpha * w, each.value) for w, each in zip(weights, kept, strict=True)]
         return combined(x_t, alpha / sde.alpha(t).item(), *terms), kept
+
+    def moved(
+        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
+    ) -> Memory:
+        """The estimates as if the trajectory had come to another point at t."""
+        return moved(memory, after.eps - before.eps)
 
 
 def adams_bashforth(nodes: list[float], end: float) -> list[float]:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from math import exp, expm1, sqrt
 
-from samplers.exponential import Estimate, combined, half_log_snr
+from samplers.exponential import Estimate, combined, half_log_snr, moved
 from sde.base import SDE
 from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 Memory = tuple[Estimate, ...]
@@ -77,6 +77,12 @@ class DPMSolver:
         curve = alpha * (0.5 - (h - decay) / h**2) * h**2
         x_s = combined(x_t, shrink, (alpha * decay, x_0), (slope, first), (curve, 2 * second))
         return x_s, kept
+
+    def moved(
+        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
+    ) -> Memory:
+        """The estimates as if the trajectory had come to another point at t."""
+        return moved(memory, after.x_0 - before.x_0)
 
 
 def _extrapolated(kept: Memory, h: float) -> Batch:

@@ -10,7 +10,7 @@ it from what was estimated before; what they keep of that is their memory. Their
 Python's floats: arithmetic on a tensor of one number costs as much as on a small batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from sde.base import SDE
@@ -63,3 +63,8 @@ def quadrature(nodes: list[float], moments: list[float]) -> list[float]:
         value = sum(c * moment for c, moment in zip(polynomial, moments, strict=True))
         weights.append(value / prod(node - other for other in others))
     return weights
+
+
+def moved(kept: tuple[Estimate, ...], by: Batch) -> tuple[Estimate, ...]:
+    """The same estimates, all changed by one amount (`Multistep.moved`)."""
+    return tuple(replace(each, value=each.value + by) for each in kept)

@@ -4,7 +4,9 @@ A grid is a list; no step recomputes its neighbour. All but the last interval is
 clock; the last goes from t_min, below which a denoiser is not asked, to 0. With K = 1 there is
 only the step from N to 0.
 
-    uniform     the time itself, N, N - N/K, ..., rounded ("trailing", Lin et al. 2024)
+    uniform     the time itself, N, N - N/K, ..., rounded
+    trailing    another name of uniform: for every K it is what Lin et al. 2024 ("Common diffusion
+                noise schedules and sample steps are flawed") call so
     quadratic   sqrt(t) (DDIM, Song et al. 2021, appendix D.2)
     leading     multiples of N // K, and 1 (DDPM's respacing; its first step is not at N)
     log_snr     log(alpha / sigma) (DPM-Solver)
@@ -90,6 +92,7 @@ def _angle_of_log_snr(y: Tensor) -> Tensor:
 
 GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     "uniform": _uniform,
+    "trailing": _uniform,
     "quadratic": _quadratic,
     "leading": _leading,
     "log_snr": _even_in(
@@ -101,4 +104,4 @@ GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     ),
     "angle": _even_in(lambda sde, t: sde.angle(t), lambda sde, y: sde.time(y)),
 }
-WHOLE = ("uniform", "quadratic", "leading")
+WHOLE = ("uniform", "trailing", "quadratic", "leading")

@@ -7,12 +7,12 @@ never asked at s = 0, where there is no score, so that no step is a special one.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from samplers.sampler import Sampler
+from samplers.sampler import Multistep, Sampler
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 
@@ -94,7 +94,13 @@ def _langevin_step(x: Batch, score: Batch, z: Batch, h: Times) -> Batch:
 
 @dataclass(frozen=True)
 class PredictorCorrector:
-    """Correct at t, then predict from t to s."""
+    """Correct at t, then predict from t to s.
+
+    A predictor that remembers goes on remembering: its estimates of earlier times were made on the
+    trajectory that a correction has left, and it is asked to move them to the new one
+    (`Multistep.moved`). Left where they were, what the correction did to the estimate would be
+    taken for its slope along the path.
+    """
 
     predictor: Sampler
     corrector: Corrector
@@ -102,6 +108,57 @@ class PredictorCorrector:
     def step(
         self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
     ) -> Batch:
-        """Draw x_s given x_t."""
-        x_t = self.corrector.correct(denoiser, sde, x_t, t, s, noise)
-        return self.predictor.step(denoiser, sde, x_t, t, s, noise)
+        """Draw x_s given x_t, without memory."""
+        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        sde: SDE,
+        x_t: Batch,
+        t: Times,
+        s: Times,
+        noise: Noise,
+        memory: Any,  # noqa: ANN401
+    ) -> tuple[Batch, Any]:
+        """Draw x_s given x_t and the predictor's memory; as many evaluations as without one."""
+        heard = _First(denoiser)
+        x_t = self.corrector.correct(heard, sde, x_t, t, s, noise)
+        if not isinstance(self.predictor, Multistep):
+            return self.predictor.step(denoiser, sde, x_t, t, s, noise), None
+        if heard.prediction is None:  # no correction
+            return self.predictor.advance(denoiser, sde, x_t, t, s, noise, memory)
+        after = denoiser(x_t, t)
+        if memory is not None:
+            memory = self.predictor.moved(sde, memory, t, heard.prediction, after)
+
+        def once(_x_t: Batch, _t: Times) -> Prediction:
+            return after
+
+        return self.predictor.advance(once, sde, x_t, t, s, noise, memory)
+
+    def moved(
+        self,
+        sde: SDE,
+        memory: Any,  # noqa: ANN401
+        t: Times,
+        before: Prediction,
+        after: Prediction,
+    ) -> Any:  # noqa: ANN401
+        """The predictor's memory, moved; None of one that has none."""
+        if memory is None or not isinstance(self.predictor, Multistep):
+            return None
+        return self.predictor.moved(sde, memory, t, before, after)
+
+
+class _First:
+    """A Denoiser that keeps its first prediction: the one before any correction."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self.prediction: Prediction | None = None
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        prediction = self.denoiser(x_t, t)
+        self.prediction = self.prediction or prediction
+        return prediction

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sde.base import SDE
 from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 
@@ -64,6 +64,28 @@ class Multistep(Protocol):
             s: (), in steps.
             noise: the randomness of this step and batch.
             memory: what the last step returned; None in the first.
+        """
+        ...
+
+    def moved(
+        self,
+        sde: SDE,
+        memory: Any,  # noqa: ANN401
+        t: Times,
+        before: Prediction,
+        after: Prediction,
+    ) -> Any:  # noqa: ANN401
+        """The memory as if the trajectory had come to another point at t.
+
+        Estimates of earlier times are moved by what the estimate at t is: their differences, the
+        path's own, stay.
+
+        Args:
+            sde: the process.
+            memory: as the last step, which came to t, returned it.
+            t: (), in steps.
+            before: at the point that the last step came to.
+            after: at the point that the next one sets out from.
         """
         ...
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from math import expm1
 
-from samplers.exponential import Estimate, combined, half_log_snr, quadrature
+from samplers.exponential import Estimate, combined, half_log_snr, moved, quadrature
 from sde.base import SDE
 from sde.noise import Noise
-from sde.prediction import Denoiser
+from sde.prediction import Denoiser, Prediction
 from sde.types import Batch, Times
 
 
@@ -63,6 +63,20 @@ class UniPC:
         kept = (here, *past)[: self.order]
         x_s = here.value if s == 0 else _moved(sde, x_t, t, s, kept, None)
         return x_s, Memory(x_t, t, kept)
+
+    def moved(
+        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
+    ) -> Memory:
+        """The memory as if the trajectory had come to another point at t.
+
+        The state of the last step, too, is moved: with the estimates that much changed, it leads
+        to the new point, and what is corrected there is the same as before.
+        """
+        by = after.x_0 - before.x_0
+        h = half_log_snr(sde, t) - memory.estimates[0].at
+        back, decay = sde.sigma(memory.t).item() / sde.sigma(t).item(), -expm1(-h)
+        shift = combined(after.x_t - before.x_t, back, (-back * sde.alpha(t).item() * decay, by))
+        return Memory(memory.x + shift, memory.t, moved(memory.estimates, by))
 
 
 def _moved(

@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from samplers.ancestral import Variance, reverse_variance
+from samplers.ancestral import EpsError, Variance, reverse_variance
 from sde.analytic import log_normal_mass
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
@@ -29,7 +29,13 @@ from sde.prediction import Denoiser, Prediction
 
 
 def term(
-    prediction: Prediction, sde: SDE, x_0: Tensor, t: Tensor, s: Tensor, variance: Variance
+    prediction: Prediction,
+    sde: SDE,
+    x_0: Tensor,
+    t: Tensor,
+    s: Tensor,
+    variance: Variance,
+    eps_error: EpsError | None = None,
 ) -> Tensor:
     """L_t of the step from t to s: a KL, or where s = 0 a negative log density.
 
@@ -40,6 +46,7 @@ def term(
         t: () or (B,), in steps.
         s: shaped like t, below it.
         variance: of the reverse step, as in `samplers.Ancestral`.
+        eps_error: as there; of the optimal variance alone.
 
     Returns:
         Nats, (B,).
@@ -47,7 +54,8 @@ def term(
     x_t = prediction.x_t
     truth, std = sde.posterior(x_t, x_0, t, s)
     guess, _ = sde.posterior(x_t, prediction.x_0, t, s)
-    q, p = broadcast(std**2, x_t), reverse_variance(prediction, sde, t, s, variance)
+    q = broadcast(std**2, x_t)
+    p = reverse_variance(prediction, sde, t, s, variance, eps_error)
     # what is left of a KL where q is a point (s = 0) is a negative log density
     entropy = torch.where(q > 0, 1 + q.clamp(min=1e-300).log(), -math.log(2 * math.pi))
     return 0.5 * (p.log() + (q + (truth - guess) ** 2) / p - entropy).flatten(1).sum(1)

@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 
 from scoreflow import build, compare, toy
 from scoreflow.build import Experiment
-from scoreflow.classifier import NoisyClassifier
 from scoreflow.compare import Case
+from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
 from scoreflow.files import write_atomic
 from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
-from scoreflow.trained import classifier_for
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
@@ -38,13 +37,12 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     }
     rows = folder.rows("compare", heading, key="case")
     truth = toy.distribution() if data.name == "toy" else None
-    guidance = build.build_guidance(experiment.config, model, data)
-    classifier = classifier_for(guidance, folder, model)
     pictures, found = {}, []
-    for name, budget in _wanted(c, model):
+    for name, budget in _wanted(experiment.config, model):
         case, path = f"{name}-{budget}", folder.sample_path(step, f"compare-{name}-{budget}")
         if case not in rows.done or not path.exists():
-            made = Case(name, budget, _drawing(experiment, name, budget, model, classifier))
+            config = _with_budget(experiment, name, budget)
+            made = Case(name, budget, drawing_of(experiment, config, name, folder, model))
             batch = experiment.config.sampling.batch_size
             row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
             folder.write_image(path, png)
@@ -63,30 +61,27 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
 LEAST = 8
 
 
-def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
+def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
+    c, whole = config.compare, config.sampling.grid == "least_cost"
     names = [build.choose("--samplers", name, build.SAMPLERS) for name in c.samplers]
     return [
         (name, budget)
         for name in names
         for budget in sorted(set(c.nfe))
-        if name in build.HIGH_ORDER or budget <= model.sde.num_steps
+        if (build.high_order(config, name) and not whole) or budget <= model.sde.num_steps
     ]
 
 
-def _drawing(
-    experiment: Experiment,
-    name: str,
-    budget: int,
-    model: ScoreModel,
-    classifier: NoisyClassifier | None,
-) -> build.Drawing:
-    """A sampler whose evaluations come to the budget, or near it."""
+def _with_budget(experiment: Experiment, name: str, budget: int) -> ConfigDict:
+    """The config under which a sampler's evaluations come to the budget, or near it."""
     config = ConfigDict(experiment.config.to_dict())
-    a_step = {"pc": 1 + config.sampling.corrections}.get(name, 1)
-    config.sampling.steps = (budget + 1) // 2 if name == "heun" else max(1, budget // a_step)
+    c = config.sampling
+    heun = "heun" in (name, c.predictor if name == "pc" else "")  # two a step, but in the last
+    a_step = (2 if heun else 1) + (c.corrections if name == "pc" else 0)
+    c.steps = max(1, (budget + heun) // a_step)
     tolerance, evaluations = REFERENCE
     wanted = tolerance * (evaluations / budget) ** 5
-    config.sampling.tolerance = min(max(wanted, 1e-10), 1.0)
+    c.tolerance = min(max(wanted, 1e-10), 1.0)
     assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return build.build_drawing(config, name, model, experiment.data, classifier)
+    return config

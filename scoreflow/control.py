@@ -10,13 +10,14 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import Clipped, Counted, ProbabilityFlow, slerp, times_from
-from scoreflow import build
-from scoreflow.build import Control, Experiment
+from samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
+from scoreflow.build import Control, Experiment, try_solver
 from scoreflow.data import Data, dequantize, quantize, to_uint8
 from scoreflow.draw import GRID_PIXELS, draw_samples, out_of_evaluations
+from scoreflow.drawings import drawing_of
 from scoreflow.grid import image_grid
 from scoreflow.model import ScoreModel
+from scoreflow.run_dir import RunDir
 from scoreflow.tasks import FLOWN, MEASURED
 from sde.noise import Noise, Stream
 
@@ -37,12 +38,12 @@ class Done:
     caption: str
 
 
-def do(control: Control, experiment: Experiment, model: ScoreModel) -> Done:
-    """Do a task with a network."""
+def do(control: Control, experiment: Experiment, run: RunDir, model: ScoreModel) -> Done:
+    """Do a task with the network of a run."""
     if control.task in FLOWN:
         around = _reconstructed if control.task == "reconstruct" else _interpolated
         return around(control, experiment.config.sampling, model, experiment.data)
-    return _drawn(control, experiment, model)
+    return _drawn(control, experiment, run, model)
 
 
 def section(control: Control, done: Done, step: int) -> str:
@@ -60,13 +61,13 @@ def section(control: Control, done: Done, step: int) -> str:
 # ---- inpaint, colorize, superresolve, vary
 
 
-def _drawn(control: Control, experiment: Experiment, model: ScoreModel) -> Done:
+def _drawn(control: Control, experiment: Experiment, run: RunDir, model: ScoreModel) -> Done:
     """Images that fit a measurement, or that an image becomes when it is noised and drawn."""
     config, data, begun = experiment.config, experiment.data, time.monotonic()
     c, sde = config.sampling, model.sde
-    drawing = build.build_drawing(config, c.sampler, model, data)
-    clipped = isinstance(drawing.denoiser, Clipped)
-    counted = Counted(drawing.denoiser.denoiser if clipped else drawing.denoiser)
+    drawing = drawing_of(experiment, config, c.sampler, run, model)
+    limited = isinstance(drawing.denoiser, Clipped | Thresholded)
+    counted = Counted(drawing.denoiser.denoiser if limited else drawing.denoiser)
     drawing, moments = control.conditioned(drawing, counted)
     noise = Noise.of(c.seed, 0, control.count, data.test.device)
     event, start = tuple(data.test.shape[1:]), None
@@ -153,7 +154,7 @@ def _told(control: Control, result: dict[str, Any], c: ConfigDict) -> str:
 
 
 def _flow(c: ConfigDict, model: ScoreModel, tolerance: float) -> ProbabilityFlow:
-    build.try_solver("sampling", c.method, (tolerance,))
+    try_solver("sampling", c.method, (tolerance,))
     return ProbabilityFlow(model.t_min, tolerance, c.method, c.max_evaluations)
 
 

@@ -11,6 +11,7 @@ from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
 from scoreflow.draw import draw
+from scoreflow.drawings import drawing_of
 from scoreflow.environment import environment
 from scoreflow.errors import RunError
 from scoreflow.files import write_atomic
@@ -19,7 +20,7 @@ from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
-from scoreflow.trained import averaged, classifier_for, load, trained_of, trainer_of
+from scoreflow.trained import averaged, load, trained_of, trainer_of
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
@@ -47,7 +48,7 @@ def sample(experiment: Experiment, run: RunDir) -> None:
     if task is None:
         _draw(experiment, experiment.config.sampling.sampler, run, model, step)
     else:
-        done = control.do(task, experiment, model)
+        done = control.do(task, experiment, run, model)
         settings = _recorded(experiment.config.control, experiment)
         settings["sampling"] = experiment.config.sampling.to_dict()
         run.write_image(run.sample_path(step, task.task), done.picture)
@@ -138,10 +139,9 @@ EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
 
 def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, step: int) -> None:
     config, data = experiment.config, experiment.data
-    guidance = build.build_guidance(config, model, data)
-    drawing = build.build_drawing(config, name, model, data, classifier_for(guidance, run, model))
+    drawing = drawing_of(experiment, config, name, run, model)
     settings = _recorded(config.sampling, experiment)
-    settings |= {"sampler": name, "guide": guidance.guide}
+    settings |= {"sampler": name, "guide": build.build_guidance(config, model, data).guide}
     drawn = draw(drawing, name, model.sde, data, config.sampling)
     run.write_image(run.sample_path(step, name), drawn.picture)
     run.write_result(f"samples-{name}", {**drawn.result, "step": step, "settings": settings})

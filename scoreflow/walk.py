@@ -12,9 +12,8 @@ it least is
 
     p_t = q_t + c_t^2 E|x_0 error|^2 / D,
 
-the optimal variance of Analytic-DPM (Bao et al. 2022, Theorem 1) with the network's own mean
-square error in place of sigma^2 / alpha^2 (1 - E|eps estimate|^2 / D), which an exact network's
-is: what it does not know of eps is what it does not know of x_0. Whatever p_t, it is a bound.
+the optimal variance (`samplers.ancestral.optimal_variance`) at the network's own mean square
+error. Whatever p_t, it is a bound.
 
 Of long chains only some times are visited, at random (`bound.strata_of`), and the draws of eps
 scatter a sum of D squares per time. Both are mostly known beforehand: the error that the best
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samplers import ancestral
 from samplers.ancestral import Variance, reverse_variance
 from scoreflow.bound import strata_of, time_within
 from sde.base import SDE
@@ -239,8 +239,7 @@ def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Ten
     share = (sde.log_snr(times).exp() * squares).mean(0) / dims
     knots, values = times.mean(0).cpu().numpy(), share.cpu().numpy()
     error = torch.from_numpy(np.interp(t.cpu().numpy(), knots, values)).to(t.device)
-    posterior, slope = _posterior(sde, t)
-    return posterior + slope**2 * error / sde.log_snr(t).exp()
+    return ancestral.optimal_variance(sde, t, t - 1, error)
 
 
 def _all_times(sde: SDE, device: torch.device | str) -> Tensor:

@@ -16,7 +16,8 @@ ALLOWED = {
     "samplers": {"torch", "jaxtyping", "sde", "samplers"},
     "configs": {"ml_collections", "configs"},
 }
-DOOR = {"main.py", "request.py", "modes.py", "draw.py", "comparison.py", "control.py"}
+DOOR = {"main.py", "request.py", "modes.py", "draw.py", "drawings.py", "comparison.py"}
+DOOR |= {"control.py"}
 BUILD = ROOT / "scoreflow" / "build"
 """From the command line to objects: behind it there are arguments, and no ConfigDict."""
 

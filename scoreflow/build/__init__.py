@@ -7,7 +7,16 @@ have had. (Its keys, types and ranges were checked in `request`.)
 from scoreflow.build.choices import choose
 from scoreflow.build.control import Control, build_control
 from scoreflow.build.device import build_device
-from scoreflow.build.drawing import COMPARED, HIGH_ORDER, SAMPLERS, Drawing, build_drawing
+from scoreflow.build.drawing import (
+    COMPARED,
+    HIGH_ORDER,
+    SAMPLERS,
+    Drawing,
+    build_drawing,
+    high_order,
+    limited,
+    needs_moments,
+)
 from scoreflow.build.experiment import (
     Experiment,
     build_data,
@@ -53,5 +62,8 @@ __all__ = [
     "compiled",
     "experiment",
     "guided_drawing",
+    "high_order",
+    "limited",
+    "needs_moments",
     "try_solver",
 ]

@@ -17,6 +17,7 @@ from samplers import (
     Measurement,
     Operator,
     Replaced,
+    Thresholded,
 )
 from samplers.measurement import middle_square
 from scoreflow.build.choices import choose
@@ -57,8 +58,8 @@ class Control:
         """The drawing given the measurement, if there is one.
 
         Args:
-            drawing: as without it, its denoiser perhaps clipped.
-            counted: the denoiser in it, not clipped: what a method asks it for is counted.
+            drawing: as without it, its denoiser perhaps limited to the range of images.
+            counted: the denoiser in it, not limited: what a method asks it for is counted.
 
         Returns:
             The drawing, and the Denoiser that counts vector-Jacobian products, if it is MMPS.
@@ -70,8 +71,8 @@ class Control:
             sampler = DPS(sampler, self.measurement, self.weight)
         elif self.method == "replace":
             sampler = Replaced(sampler, self.measurement)
-        clipped = isinstance(drawing.denoiser, Clipped)
-        denoiser = replace(drawing.denoiser, denoiser=inner) if clipped else inner
+        limited = isinstance(drawing.denoiser, Clipped | Thresholded)
+        denoiser = replace(drawing.denoiser, denoiser=inner) if limited else inner
         return replace(drawing, sampler=sampler, denoiser=denoiser), moments
 
 

@@ -22,9 +22,13 @@ from samplers import (
     ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
+    Thresholded,
     UniPC,
     grid,
+    least_cost,
+    step_costs,
 )
+from samplers.ancestral import EpsError
 from samplers.sampler import FINALS, Final
 from scoreflow.build.choices import choose, refusing
 from scoreflow.build.guiding import build_guidance
@@ -54,7 +58,8 @@ FEW_STEPS = 20
 """Of those of high order, where a config leaves it open."""
 COMPARED = ("ancestral", "pc", "ode")
 """The samplers that a training ends with."""
-VARIANCES = ("beta", "posterior", "learned")
+VARIANCES = ("beta", "posterior", "optimal", "learned")
+LEAST_COST = "least_cost"
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def build_drawing(
     model: ScoreModel,
     data: Data,
     classifier: NoisyClassifier | None = None,
+    eps_error: EpsError | None = None,
 ) -> Drawing:
     """A sampler by name, on the grid of the `sampling` section, guided as that says.
 
@@ -91,6 +97,7 @@ def build_drawing(
         model: the network.
         data: what it was trained on.
         classifier: of the run, where a classifier guides (`Guidance.needs_classifier`).
+        eps_error: of `limited`'s denoiser, where `needs_moments`.
     """
     c = config.sampling
     choose("sampler", name, SAMPLERS)
@@ -100,17 +107,49 @@ def build_drawing(
         try_solver("sampling", c.method, (c.tolerance,))
         flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
         return Drawing(flow, flow.times(model.sde.num_steps), guided, label=label)
+    assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
+    sampler = _sampler(c, name, model, eps_error)
+    final = choose("sampling.final", c.final, FINALS)
+    times = _times(c, name, model, eps_error)
+    return Drawing(sampler, times, limited(config, guided, data), final, label)
+
+
+def needs_moments(config: ConfigDict, name: str) -> bool:
+    """Whether a sampler rests on a table of the network's errors (`scoreflow.moments`)."""
+    c = config.sampling
+    optimal = c.variance == "optimal" and _predictor(c, name) == "ancestral"
+    return bool(name != "ode" and (c.grid == LEAST_COST or optimal))
+
+
+def limited(config: ConfigDict, denoiser: Denoiser, data: Data) -> Denoiser:
+    """A denoiser, guided or not, its x_0 kept to the range of images: thresholded or clipped."""
+    c = config.sampling
+    if data.num_levels is None:
+        if c.dynamic_threshold:
+            raise RequestError(
+                "sampling.dynamic_threshold is for images, which have a range, got "
+                f"{c.dynamic_threshold} on vectors"
+            )
+        return denoiser
+    if c.dynamic_threshold:
+        return Thresholded(denoiser, c.dynamic_threshold)
+    return Clipped(denoiser) if c.clip else denoiser
+
+
+def _predictor(c: ConfigDict, name: str) -> str:
+    """The sampler that makes the steps: of pc, its predictor."""
+    return str(c.predictor) if name == "pc" else name
+
+
+def _sampler(c: ConfigDict, name: str, model: ScoreModel, eps_error: EpsError | None) -> Sampler:
     variance = choose("sampling.variance", c.variance, VARIANCES)
     if variance == "learned" and not model.learned_variance:
         raise RequestError(
             "sampling.variance = learned needs a network trained with model.learned_variance = "
-            "true; this one has beta or posterior"
+            "true; this one has beta, posterior or optimal"
         )
-    ancestral = Ancestral(variance)
-    corrector = choose("sampling.corrector", c.corrector, CORRECTORS)(c.snr, c.corrections)
     methods: dict[str, Callable[[ConfigDict], Sampler]] = {
-        "ancestral": lambda _: ancestral,
-        "pc": lambda _: PredictorCorrector(ancestral, corrector),
+        "ancestral": lambda _: Ancestral(variance, eps_error if variance == "optimal" else None),
         "ddim": lambda c: DDIM(c.eta),
         "reverse_diffusion": lambda _: ReverseDiffusion(),
         "euler_maruyama": lambda _: EulerMaruyama(),
@@ -120,18 +159,30 @@ def build_drawing(
         "deis": lambda c: DEIS(c.order),
         "unipc": lambda c: UniPC(c.order),
     }
-    sampler = refusing(methods[name], c, "sampling.order")
-    clip = c.clip and data.num_levels is not None
-    final = choose("sampling.final", c.final, FINALS)
-    # the guided x_0 is what must stay inside the range of the data
-    denoiser = Clipped(guided) if clip else guided
-    return Drawing(sampler, _times(c, name, model), denoiser, final, label)
+    if name != "pc":
+        return refusing(methods[name], c, "sampling.order")
+    corrector = choose("sampling.corrector", c.corrector, CORRECTORS)(c.snr, c.corrections)
+    predictor = choose("sampling.predictor", c.predictor, methods)
+    return PredictorCorrector(refusing(predictor, c, "sampling.order"), corrector)
 
 
-def _times(c: ConfigDict, name: str, model: ScoreModel) -> torch.Tensor:
+def high_order(config: ConfigDict, name: str) -> bool:
+    """Whether a sampler, or pc's predictor, is one for few steps at any real times."""
+    return _predictor(config.sampling, name) in HIGH_ORDER
+
+
+def _times(
+    c: ConfigDict, name: str, model: ScoreModel, eps_error: EpsError | None
+) -> torch.Tensor:
     """The grid of the `sampling` section."""
-    high = name in HIGH_ORDER
-    chosen = choose("sampling.grid", c.grid, ("auto", *GRIDS))
+    high, sde = _predictor(c, name) in HIGH_ORDER, model.sde
+    chosen = choose("sampling.grid", c.grid, ("auto", *GRIDS, LEAST_COST))
     chosen = ("log_snr" if high else "uniform") if chosen == "auto" else chosen
-    steps = c.steps or (FEW_STEPS if high else model.sde.num_steps)
-    return refusing(lambda k: grid(chosen, model.sde, k, model.t_min), steps, "sampling.steps")
+    steps = c.steps or (FEW_STEPS if high else sde.num_steps)
+
+    def build(count: int) -> torch.Tensor:
+        if chosen == LEAST_COST and eps_error is not None:
+            return least_cost(step_costs(sde, eps_error), count)
+        return grid(chosen, sde, count, model.t_min)
+
+    return refusing(build, steps, "sampling.steps")

@@ -80,7 +80,8 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     build_question(config, model, data)
     classifier = _placeholder(config, model, data, training)
     for name in dict.fromkeys((*COMPARED, config.sampling.sampler)):
-        build_drawing(config, name, model, data, classifier)
+        # a choice is refused here; what a trained network gets wrong is not known yet
+        build_drawing(config, name, model, data, classifier, torch.ones_like)
     return Experiment(config, device, data, network, model, objective, settings)
 
 

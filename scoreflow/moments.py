@@ -1,0 +1,139 @@
+"""How much of the noise a denoiser gets wrong, time by time: one table, and what rests on it.
+
+    e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
+
+gives the optimal variance of every reverse step (`samplers.ancestral.optimal_variance`) and what
+any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, between
+which it is taken as linear, in one pass over a few training images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.data import Data, dequantize
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.prediction import Denoiser
+
+KNOTS, IMAGES = 128, 256
+"""Times in the table, and training images that it is measured on, at most."""
+MOMENTS = 3 << 24
+"""First noise step of the pass; the ledger's, which may see the same images, lie below."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """E|eps error|^2 / D of a denoiser: called with times, it is samplers' EpsError.
+
+    Attributes:
+        sde: the process.
+        times: rising, in steps, (T,) float64 on the CPU.
+        eps_error: at these times, dimensionless, (T,).
+        standard_error: of each, over data.
+    """
+
+    sde: SDE
+    times: Tensor
+    eps_error: Tensor
+    standard_error: Tensor
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """At times t, by interpolation in log-SNR; beyond the table's ends, as there."""
+        falling, at = self.sde.log_snr(self.times), self.sde.log_snr(t.cpu())
+        found = np.interp(-at.numpy(), -falling.numpy(), self.eps_error.numpy())
+        return torch.as_tensor(found, dtype=torch.float64, device=t.device)
+
+    def as_result(self) -> dict[str, Any]:
+        """For results/: the mean of the table, and the table."""
+        count = len(self.times)
+        return {
+            "value": float(self.eps_error.mean()),
+            # every time has met the same data, so the errors may go together: not by the root
+            "standard_error": float(self.standard_error.mean()),
+            "unit": "E|eps error|^2 / D, mean over the times",
+            "num_times": count,
+            "times": self.times.tolist(),
+            "eps_error": self.eps_error.tolist(),
+            "standard_errors": self.standard_error.tolist(),
+        }
+
+    @classmethod
+    def of_result(cls, sde: SDE, result: dict[str, Any]) -> "Moments":
+        """From what `as_result` wrote."""
+        columns = (result[key] for key in ("times", "eps_error", "standard_errors"))
+        return cls(sde, *(torch.tensor(column, dtype=torch.float64) for column in columns))
+
+
+def knots(sde: SDE, t_min: float) -> Tensor:
+    """`KNOTS` whole times of 1..N, or all, about even in log-SNR, and t_min where it is below."""
+    if sde.num_steps <= KNOTS:
+        whole = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
+    else:
+        ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
+        high, low = sde.log_snr(ends)
+        even = torch.linspace(float(high), float(low), KNOTS, dtype=torch.float64)
+        whole = sde.time((-0.5 * even).exp().atan()).round().clamp(1, sde.num_steps)
+        whole = torch.cat((whole, ends)).unique()
+    below = whole.new_tensor([t_min] if t_min < 1 else [])
+    return torch.cat((below, whole))
+
+
+@torch.no_grad()
+def measure(
+    denoiser: Denoiser,
+    sde: SDE,
+    t_min: float,
+    x_0: Tensor,
+    seed: int,
+    batch_size: int,
+    on_call: Callable[[], None] = lambda: None,
+) -> Moments:
+    """The table, of data: one draw of the noise for each datum and time.
+
+    Args:
+        denoiser: asked at `knots`, once a batch and time.
+        sde: the process.
+        t_min: least time that it may be asked about, in steps.
+        x_0: (n, ...) float64, at least 2; datum k meets the noise of sample index k.
+        seed: of the noise.
+        batch_size: data at a time.
+        on_call: called after each evaluation of a batch.
+
+    Raises:
+        ValueError: there are fewer than two data.
+    """
+    if len(x_0) < 2:
+        raise ValueError(f"a mean and its error need two data or more, got {len(x_0)}")
+    times, rows = knots(sde, t_min), []
+    for index in torch.arange(len(x_0), device=x_0.device).split(batch_size):
+        batch, errors = x_0[index], []
+        for k, t in enumerate(times):
+            eps = Noise(seed, index, MOMENTS + k).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
+            estimate = denoiser(sde.perturb(batch, t, eps), t).eps
+            errors.append((estimate - eps).square().flatten(1).mean(1))
+            on_call()
+        rows.append(torch.stack(errors, 1).double().cpu())
+    found = torch.cat(rows)
+    return Moments(sde, times, found.mean(0), found.std(0) / len(found) ** 0.5)
+
+
+def points(data: Data, seed: int, centres: bool) -> Tensor:
+    """At most `IMAGES` training data from all over the set, as the network was trained on them.
+
+    Args:
+        data: its training part.
+        seed: of the places within the bins.
+        centres: whether those are the bins' centres instead.
+    """
+    count = min(IMAGES, len(data.train))
+    rows = torch.linspace(0, len(data.train) - 1, count).round().long().to(data.train.device)
+    if data.num_levels is None:
+        return data.train[rows].double()
+    noise = Noise(seed, rows, MOMENTS)
+    u = noise.uniform(Stream.TRAIN_DEQUANTIZE, tuple(data.train.shape[1:]))
+    return dequantize(data.train[rows], torch.full_like(u, 0.5) if centres else u, data.num_levels)

@@ -1,0 +1,216 @@
+"""The table of errors on data whose errors are known, and the drawings that rest on it."""
+
+import json
+
+import pytest
+import torch
+
+from samplers import (
+    Ancestral,
+    Clipped,
+    DPMSolver,
+    PredictorCorrector,
+    Thresholded,
+    least_cost,
+    step_costs,
+)
+from scoreflow import build, drawings, moments, request
+from scoreflow.data import Data
+from scoreflow.errors import RequestError
+from scoreflow.run_dir import RunDir
+from sde import VESDE, VPSDE, Noise
+from sde.analytic import gaussian
+
+F64 = torch.float64
+MEAN = torch.tensor([0.2, -0.1], dtype=F64)
+VARIANCES = torch.tensor([0.5, 0.01], dtype=F64)
+DATA = gaussian(MEAN, VARIANCES.diag())
+SDES = [VPSDE.linear(300), VESDE(90, 0.02, 8.0)]
+CPU = torch.device("cpu")
+
+
+def truth(sde, t):
+    """snr V / (1 + snr V): what the exact denoiser doesn't know of eps, mean over the axes."""
+    y = sde.log_snr(t).exp()[..., None] * VARIANCES
+    return (y / (1 + y)).mean(-1)
+
+
+@pytest.mark.parametrize("sde", SDES, ids=["vp", "ve"])
+def test_the_table_of_a_gaussian_is_the_closed_form(sde):
+    """Every entry within 4.5 of its own standard errors, and these are of the right size.
+
+    (The entries share their data, and at large t little else: their mean square scatters.)
+    """
+    x_0 = DATA.sample(Noise.of(5, 0, 3000))
+    found = moments.measure(DATA.denoiser(sde), sde, 0.5, x_0, 0, 700)
+    assert found.times[0] == 0.5
+    assert found.times[1] == 1
+    assert found.times[-1] == sde.num_steps
+    z = (found.eps_error - truth(sde, found.times)) / found.standard_error
+    assert z.abs().max() < 4.5
+    assert 0.2 < z.square().mean() < 3
+    between = torch.tensor([1.0, 1.7, 33.3, 71.0], dtype=F64)
+    assert torch.allclose(found(between), truth(sde, between), rtol=0.12)
+
+
+def test_between_its_times_it_is_linear_in_log_snr():
+    sde = SDES[0]
+    times = torch.tensor([1.0, 100.0, 300.0], dtype=F64)
+    table = moments.Moments(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
+    y = sde.log_snr(times)
+    half = sde.time((-0.25 * (y[0] + y[1])).exp().atan())
+    found = table(torch.stack([half, *times]))
+    torch.testing.assert_close(found, torch.tensor([0.7, 0.9, 0.5, 0.1], dtype=F64))
+    assert table(torch.tensor(0.25, dtype=F64)) == pytest.approx(0.9)
+    again = moments.Moments.of_result(sde, json.loads(json.dumps(table.as_result())))
+    assert torch.equal(again(times), table(times))
+
+
+def test_the_table_does_not_depend_on_the_batches():
+    sde, x_0 = SDES[1], DATA.sample(Noise.of(5, 0, 10))
+    tables = [moments.measure(DATA.denoiser(sde), sde, 1, x_0, 0, size) for size in (10, 3)]
+    torch.testing.assert_close(tables[0].eps_error, tables[1].eps_error, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="two data or more, got 1"):
+        moments.measure(DATA.denoiser(sde), sde, 1, x_0[:1], 0, 3)
+
+
+def test_points_come_from_the_whole_set_and_lie_in_their_bins():
+    levels = torch.arange(1000).view(-1, 1, 1, 1) % 17
+    data = Data("x", levels.to(torch.uint8), levels[:1].to(torch.uint8), 17, None, None)
+    centres = moments.points(data, 0, centres=True).flatten()
+    spread = moments.points(data, 0, centres=False).flatten()
+    rows = torch.linspace(0, 999, moments.IMAGES).round().long()
+    torch.testing.assert_close(centres, (2 * (rows % 17) + 1).double() / 17 - 1)
+    assert ((spread - centres).abs() <= 1 / 17).all()
+    assert (spread - centres).std() == pytest.approx(2 / 17 / 12**0.5, rel=0.15)
+
+
+# ---- drawings
+
+
+def config_of(name, **changes):
+    import importlib
+
+    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    flat |= {key.replace("__", "."): value for key, value in changes.items()}
+    return request.resolve(flat, name)
+
+
+TOY = {"model__width": 8, "sde__num_steps": 50}
+SHORT = {**TOY, "sampling__steps": 9}
+DIGITS = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
+
+
+def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, monkeypatch):
+    config = config_of(
+        "toy", sampling__variance="optimal", sampling__grid="least_cost", sampling__steps=6, **TOY
+    )
+    made, calls = build.experiment(config, CPU), []
+    plain = moments.measure
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return plain(*arguments)
+
+    monkeypatch.setattr(drawings.moments, "measure", counted)
+    with RunDir.create(tmp_path / "run", config.to_dict(), {}) as run:
+        made.network.eval()
+        drawn = [
+            drawings.drawing_of(made, config, name, run, made.model)
+            for name in ("ancestral", "ancestral", "dpm", "ode")
+        ]
+        assert len(calls) == 1
+        kept = run.read_result("moments")
+        table = moments.Moments.of_result(made.model.sde, kept)
+        assert kept["value"] > 0
+        assert kept["standard_error"] > 0
+        with torch.no_grad():
+            next(made.network.parameters()).add_(0.1)
+        drawings.drawing_of(made, config, "ancestral", run, made.model)
+        assert len(calls) == 2
+        (run.path / "results" / "moments.json").write_text("torn")
+        drawings.drawing_of(made, config, "ancestral", run, made.model)
+        assert len(calls) == 3
+    sampler = drawn[0].sampler
+    assert isinstance(sampler, Ancestral)
+    t = torch.tensor([3.0, 44.0], dtype=F64)
+    assert torch.equal(sampler.eps_error(t), table(t))
+    best = least_cost(step_costs(made.model.sde, table), 6)
+    assert torch.equal(drawn[0].times, best)
+    assert torch.equal(drawn[2].times, best)
+
+
+def test_what_needs_the_table():
+    config = config_of("toy", sampling__variance="optimal", **SHORT)
+    assert [build.needs_moments(config, n) for n in ("ancestral", "pc", "ddim", "ode")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    config.sampling.predictor = "dpm"
+    assert not build.needs_moments(config, "pc")
+    config.sampling.grid = "least_cost"
+    assert [build.needs_moments(config, n) for n in ("pc", "ddim", "ode")] == [True, True, False]
+
+
+def test_pc_takes_any_predictor_and_its_grid():
+    made = build.experiment(config_of("toy", **SHORT), CPU)
+    for name in build.SAMPLERS:
+        made.config.sampling.predictor = name
+        if name in ("pc", "ode"):
+            with pytest.raises(
+                RequestError, match=r"sampling\.predictor must be one of ancestral"
+            ):
+                build.build_drawing(made.config, "pc", made.model, made.data)
+            continue
+        both = [build.build_drawing(made.config, n, made.model, made.data) for n in ("pc", name)]
+        assert isinstance(both[0].sampler, PredictorCorrector)
+        assert both[0].sampler.predictor == both[1].sampler
+        assert torch.equal(both[0].times, both[1].times)
+    made.config.sampling.predictor = "dpm"
+    made.config.sampling.order = 3
+    pc = build.build_drawing(made.config, "pc", made.model, made.data).sampler
+    assert pc.predictor == DPMSolver(3)
+
+
+def test_a_dynamic_threshold_takes_the_place_of_clipping_on_images_alone():
+    made = build.experiment(config_of("digits", **DIGITS), CPU)
+
+    def denoiser():
+        return build.build_drawing(made.config, "ddim", made.model, made.data).denoiser
+
+    assert isinstance(denoiser(), Clipped)
+    made.config.sampling.dynamic_threshold = 0.9
+    assert denoiser() == Thresholded(made.model, 0.9)
+    made.config.sampling.clip = False
+    assert denoiser() == Thresholded(made.model, 0.9)
+    made.config.sampling.dynamic_threshold = 0.0
+    assert denoiser() is made.model
+    with pytest.raises(RequestError, match=r"sampling\.dynamic_threshold is for images"):
+        build.experiment(config_of("toy", sampling__dynamic_threshold=0.9, **SHORT), CPU)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "score", "mean"])
+@pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
+def test_every_sampler_draws_from_every_network(process, prediction):
+    """By the config's names: each sampler and each predictor of pc, on its grid, is finite."""
+    from samplers import sample
+
+    config = config_of(
+        "toy", sde__name=process, model__prediction=prediction, sampling__steps=4,
+        sampling__tolerance=0.5, **TOY,
+    )  # fmt: skip
+    made = build.experiment(config, CPU)
+    made.network.eval()
+    cases = [(name, "ancestral") for name in build.SAMPLERS]
+    cases += [("pc", name) for name in build.SAMPLERS if name not in ("pc", "ode", "ancestral")]
+    for name, predictor in cases:
+        made.config.sampling.predictor = predictor
+        drawing = build.build_drawing(made.config, name, made.model, made.data)
+        x = sample(
+            drawing.sampler,
+            drawing.denoiser,
+            made.model.sde,
+            drawing.times,
+            Noise.of(0, 0, 2),
+            (2,),
+        )
+        assert x.isfinite().all(), (name, predictor)
