@@ -10,7 +10,7 @@ from samplers.deis import DEIS
 from samplers.dpm_solver import DPMSolver
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.grids import GRIDS, grid
-from samplers.guidance import Clipped, Counted, Reclocked
+from samplers.guidance import Clipped, Counted, Reclocked, Recorded, Thresholded
 from samplers.heun import Heun
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -34,8 +34,10 @@ __all__ = [
     "PredictorCorrector",
     "ProbabilityFlow",
     "Reclocked",
+    "Recorded",
     "ReverseDiffusion",
     "Sampler",
+    "Thresholded",
     "UniPC",
     "grid",
     "sample",
