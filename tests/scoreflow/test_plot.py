@@ -46,7 +46,7 @@ def places(page, pattern):
 
 
 def test_a_point_stands_at_its_tick_and_the_bar_around_it():
-    """One decade from 1 to 10: the tick of 10 and the point of 10 share their x, and y likewise."""
+    """One decade from 1 to 10: the tick of 10 and the point of 10 share their x."""
     line = Series("a line", [1, 10], [0.2, 0.4], [0.0, 0.1])
     page = svg(Plot("what", "x", (line,), log_x=True, log_y=False))
     x_ticks = places(page, r'd="M([\d.]+) 10V216"')
