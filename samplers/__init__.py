@@ -10,7 +10,16 @@ from samplers.deis import DEIS
 from samplers.dpm_solver import DPMSolver
 from samplers.euler_maruyama import EulerMaruyama
 from samplers.grids import GRIDS, grid
-from samplers.guidance import Clipped, Counted, Reclocked, Recorded, Thresholded
+from samplers.guidance import (
+    ClassifierGuided,
+    Clipped,
+    Counted,
+    Guided,
+    LogProb,
+    Reclocked,
+    Recorded,
+    Thresholded,
+)
 from samplers.heun import Heun
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from samplers.probability_flow import ProbabilityFlow
@@ -24,12 +33,15 @@ __all__ = [
     "GRIDS",
     "Ancestral",
     "AnnealedLangevin",
+    "ClassifierGuided",
     "Clipped",
     "Counted",
     "DPMSolver",
     "EulerMaruyama",
+    "Guided",
     "Heun",
     "Langevin",
+    "LogProb",
     "Multistep",
     "PredictorCorrector",
     "ProbabilityFlow",

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from sde.base import SDE, broadcast
 from sde.prediction import Denoiser, Prediction, predict
-from sde.types import Batch, Times
+from sde.types import Batch, PerSample, Times
+
+LogProb = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, ...), t () or (B,) in steps) -> log p(y | x_t) of the class that is wanted, (B,)."""
+
+
+def evaluations(denoiser: Denoiser) -> int:
+    """How many evaluations of a network one call of a denoiser is; 1 unless it says otherwise."""
+    return getattr(denoiser, "evaluations", 1)
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,11 @@ class Clipped:
     denoiser: Denoiser
     low: float = -1.0
     high: float = 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of a network a call."""
+        return evaluations(self.denoiser)
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction, with x_0 inside the range and the other views to match."""
@@ -78,7 +91,8 @@ class Counted:
 
     Attributes:
         calls: how often the denoiser was called.
-        rows: how many samples it was called on, summed over calls.
+        rows: on how many samples a network was evaluated, summed over calls: a denoiser that is
+            made of two networks counts twice.
     """
 
     def __init__(self, denoiser: Denoiser, after_call: Callable[[], None] = lambda: None) -> None:
@@ -90,7 +104,7 @@ class Counted:
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction, counted."""
         self.calls += 1
-        self.rows += len(x_t)
+        self.rows += len(x_t) * evaluations(self.denoiser)
         prediction = self.denoiser(x_t, t)
         self.after_call()
         return prediction
@@ -147,9 +161,93 @@ class Reclocked:
     of: SDE
     on: SDE
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of a network a call."""
+        return evaluations(self.denoiser)
+
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction for x_t at time t of process `on`."""
         own = self.of.time(self.on.angle(t))
         scale = self.of.scale(own) / self.on.scale(t)
         v = self.denoiser(broadcast(scale, x_t) * x_t, own).v
         return predict(self.on, x_t, t, "v", v)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2022): eps_u + weight (eps_c - eps_u).
+
+    Its score is grad log p(x_t) + weight grad log p(y | x_t). (Their w is weight - 1.) At weight 1
+    or 0 one of the two is all there is, and the other is not evaluated. The combination is taken
+    in the view that the conditional estimate is given in: x_t and t being shared, it is the same
+    in every view, and no digit is lost to a conversion.
+
+    Attributes:
+        conditional: told the class.
+        unconditional: told none.
+        weight: of the class; 1 is the conditional law itself, 0 the unconditional one.
+    """
+
+    conditional: Denoiser
+    unconditional: Denoiser
+    weight: float
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of a network a call."""
+        return sum(evaluations(denoiser) for denoiser in self._asked)
+
+    @property
+    def _asked(self) -> tuple[Denoiser, ...]:
+        if self.weight == 1:
+            return (self.conditional,)
+        if self.weight == 0:
+            return (self.unconditional,)
+        return (self.conditional, self.unconditional)
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        """The guided prediction; a learned variance is that of the conditional estimate."""
+        first, *others = (denoiser(x_t, t) for denoiser in self._asked)
+        if not others:
+            return first
+        base: Tensor = getattr(others[0], first.kind)
+        return replace(first, value=base + self.weight * (first.value - base))
+
+
+@dataclass(frozen=True)
+class ClassifierGuided:
+    """Classifier guidance (Song et al. 2021, section 5; Dhariwal & Nichol 2021, section 4).
+
+    score + weight grad log p(y | x_t), that is eps - weight sigma_t grad log p(y | x_t).
+
+    Attributes:
+        denoiser: of the law without a class.
+        log_prob: (x_t, t) -> log p(y | x_t), (B,), differentiable in x_t; no row may depend on
+            another.
+        weight: of its gradient; at 1, with an exact classifier, the law is the conditional one.
+    """
+
+    denoiser: Denoiser
+    log_prob: LogProb
+    weight: float
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the score network a call; the classifier's are not among them."""
+        return evaluations(self.denoiser)
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        """The guided prediction."""
+        prediction = self.denoiser(x_t, t)
+        slope = self._slope(x_t, t)
+        eps = prediction.eps - self.weight * prediction.sigma * slope
+        return replace(prediction, kind="eps", value=eps)
+
+    def _slope(self, x_t: Batch, t: Times) -> Batch:
+        """Gradient of log p(y | x_t) in x_t; samplers run without gradients, so here with."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            log_prob: PerSample = self.log_prob(x, t)
+            (slope,) = torch.autograd.grad(log_prob.sum(), x)
+        return slope

@@ -60,6 +60,11 @@ class Data:
     train_labels: Tensor | None
     test_labels: Tensor | None
 
+    @property
+    def num_classes(self) -> int:
+        """One more than the greatest label in training; 0 for data without labels."""
+        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
 
 # ---- the scale ----------------------------------------------------------------------------------
 

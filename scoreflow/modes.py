@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from scoreflow import build, comparison, parallel, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
+from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
 from scoreflow.draw import draw
 from scoreflow.environment import environment
 from scoreflow.errors import RunError
@@ -86,6 +87,27 @@ def equivalence(experiment: Experiment, run: RunDir) -> None:
         raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")
 
 
+def classifier(experiment: Experiment, run: RunDir) -> None:
+    """Train a classifier of x_t on the run's process, measure it and keep it in the folder."""
+    settings = build.build_classifying(experiment.config)
+    if (run.path / FILE).exists():
+        _say(f"{run.path / FILE} is there already and will be replaced")
+    start, sde = time.monotonic(), experiment.model.sde
+    model = train_classifier(experiment.data, sde, experiment.objective, settings)
+    seconds = time.monotonic() - start
+    found = measure(model, experiment.data, settings.seed)
+    save_classifier(run, model)
+    recorded = _recorded(experiment.config.classifier, experiment)
+    run.write_result("classifier", {**found, "seconds": seconds, "settings": recorded})
+    half = found["times"][len(found["times"]) // 2]
+    _say(
+        f"classifier of {found['num_classes']} classes, {settings.num_steps} steps in "
+        f"{seconds:.1f} s: right on {found['value']:.3f} +- {found['standard_error']:.3f} of "
+        f"{found['num_test']} test images, at t = {half['t']:g} on {half['accuracy']:.3f}; "
+        f"{run.path / FILE}"
+    )
+
+
 def compare(experiment: Experiment, run: RunDir) -> None:
     """Every sampler at every budget, from the same noise."""
     model, step = trained_of(experiment, run, _say)
@@ -97,6 +119,7 @@ EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
     "compare": compare,
+    "classifier": classifier,
     "equivalence": equivalence,
 }
 

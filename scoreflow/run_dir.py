@@ -8,12 +8,9 @@ by a kill and does not count. A checkpoint is believed only if it fits the SHA-2
 that is written first, so there is never a checkpoint without one.
 """
 
-import hashlib
-import io
 import json
 import logging
 import os
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +24,7 @@ from torch import Tensor
 from scoreflow.errors import RequestError, RunError
 from scoreflow.files import Json, dumps, fsync_folder, load_json, take_lock, write_atomic
 from scoreflow.rows import Rows
+from scoreflow.states import DamagedError, read_state, sidecar, write_state
 
 Scalar = int | float | np.generic | Tensor
 _LOGGER = logging.getLogger(__name__)
@@ -164,17 +162,13 @@ class RunDir:
         assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
         assert keep >= 1, f"keep must be at least 1, got {keep}"
         os.fsync(self._metrics.fileno())
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        path, data = self._checkpoints / f"{step:08d}.pt", stream.getbuffer()
-        sum_line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
-        write_atomic(_sidecar(path), sum_line.encode())
-        write_atomic(path, data)
+        path = self._checkpoints / f"{step:08d}.pt"
+        write_state(path, state)
         # Later steps than this one were found damaged (or this run would have begun there).
         for old in [earlier for earlier in self.checkpoint_steps() if earlier <= step][:-keep]:
             old_path = self._checkpoints / f"{old:08d}.pt"
             old_path.unlink()
-            _sidecar(old_path).unlink(missing_ok=True)
+            sidecar(old_path).unlink(missing_ok=True)
         return path
 
     def load_checkpoint(
@@ -201,8 +195,8 @@ class RunDir:
         for candidate in reversed(steps) if step is None else [step]:
             path = self._checkpoints / f"{candidate:08d}.pt"
             try:
-                return candidate, _read_checkpoint(path, map_location)
-            except _DamagedError as error:
+                return candidate, read_state(path, map_location)
+            except DamagedError as error:
                 damaged.append(str(error))
                 if step is None:
                     warn(f"passed over a damaged checkpoint: {error}")
@@ -252,27 +246,6 @@ class RunDir:
         """Write a picture whole, making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, png_bytes)
-
-
-class _DamagedError(Exception):
-    """A checkpoint that is not what was saved."""
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _read_checkpoint(path: Path, map_location: str | torch.device) -> Json:
-    try:
-        data, recorded = path.read_bytes(), _sidecar(path).read_bytes()
-    except OSError as error:
-        raise _DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
-    if recorded.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
-        raise _DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
-    try:
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _DamagedError(f"{path} holds more than tensors and plain values") from error
 
 
 def _drop_leftovers(folder: Path) -> None:

@@ -170,15 +170,8 @@ class Trainer:
         data = self.data
         noise = Noise(self.seed, self._positions, self.step)
         rows = self.batches.indices(self.step).to(data.train.device, non_blocking=True)
-        x_0, event = data.train[rows], tuple(data.train.shape[1:])
-        if self.settings.flip:
-            mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
-            x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
-        if data.num_levels is not None:
-            u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
-            if self.settings.dequantization == "centre":
-                u = torch.full_like(u, 0.5)
-            x_0 = dequantize(x_0, u, data.num_levels).float()
+        settings, event = self.settings, tuple(data.train.shape[1:])
+        x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
         t, density = self.objective.draw(noise, self.model.sde)
         eps = noise.normal(Stream.TRAIN_EPS, event).float()
         return (self.objective.loss(self.model, x_0, t, eps) / density).float().mean()
@@ -194,3 +187,25 @@ class Trainer:
                 "a checkpoint, if there is one, is from before it. Try a smaller "
                 "training.learning_rate"
             )
+
+
+def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: str) -> Tensor:
+    """Training data as x_0, float32: mirrored at random if `flip`, levels as points of their bins.
+
+    Args:
+        data: the data set, on its device.
+        rows: which of its training data, (B,).
+        noise: of the step, with a sample index for each row.
+        flip: mirror each left to right with probability 1/2.
+        dequantization: "uniform" on a bin, or its "centre".
+    """
+    x_0, event = data.train[rows], tuple(data.train.shape[1:])
+    if flip:
+        mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
+        x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
+    if data.num_levels is not None:
+        u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
+        if dequantization == "centre":
+            u = torch.full_like(u, 0.5)
+        x_0 = dequantize(x_0, u, data.num_levels).float()
+    return x_0

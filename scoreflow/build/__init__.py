@@ -16,7 +16,13 @@ from scoreflow.build.experiment import (
     experiment,
 )
 from scoreflow.build.question import build_question, build_solver
-from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.build.training import (
+    build_classifying,
+    build_objective,
+    build_training,
+    choose_precision,
+    compiled,
+)
 
 __all__ = [
     "COMPARED",
@@ -24,6 +30,7 @@ __all__ = [
     "SAMPLERS",
     "Drawing",
     "Experiment",
+    "build_classifying",
     "build_data",
     "build_device",
     "build_drawing",

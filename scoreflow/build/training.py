@@ -7,7 +7,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow import train
+from scoreflow import classifying, train
 from scoreflow.build.choices import choose
 from scoreflow.dequantization import EMBEDDINGS
 from scoreflow.errors import RequestError
@@ -32,6 +32,14 @@ def build_training(config: ConfigDict) -> train.Settings:
             f"({settings.log_every}), got {settings.checkpoint_every}"
         )
     return settings
+
+
+def build_classifying(config: ConfigDict) -> classifying.Settings:
+    """How a classifier of noisy images is trained: its section, on data shown as in training."""
+    c, t = config.classifier, config.training
+    return classifying.Settings(
+        c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, t.dequantization, config.seed
+    )
 
 
 def build_objective(config: ConfigDict) -> Objective:

@@ -1,0 +1,153 @@
+"""A classifier of noisy images: log p(y | x_t) at any t (Dhariwal & Nichol 2021, section 4).
+
+    stem
+    levels    [residual] per size, then halve it      width, 2 width, 4 width, 4 width, ...
+    features  mean over the pixels of SiLU(norm(h))
+    head      dense
+
+It is the way down of the U-Net, made of its blocks, and is told the index as that is. Sizes are
+halved while they are even and above 4: 8 to 4, 28 to 7, 32 to 4.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from samplers.guidance import LogProb
+from scoreflow.data import dequantize
+from scoreflow.layers import IndexEmbedding, convolution, dense
+from scoreflow.unet import ResidualBlock
+from sde.base import SDE, broadcast
+
+SINUSOIDS = 64
+SMALLEST = 4
+"""Pixels a side that are not halved further."""
+WIDEST = 4
+"""Channels of the coarser levels, as a multiple of the finest's."""
+
+
+class Classifier(nn.Module):
+    """(x_t at unit scale, index) -> a logit a class.
+
+    Args:
+        shape: of an image, (C, H, W).
+        num_classes: K.
+        width: channels of the finest level, at least 8.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int = 32) -> None:
+        super().__init__()
+        if num_classes < 2 or width < 8:
+            raise ValueError(
+                f"a classifier needs 2 classes and a width of 8 or more, got {num_classes} and "
+                f"{width}"
+            )
+        self.shape, self.num_classes, self.width = tuple(shape), num_classes, width
+        self.embedding = IndexEmbedding(SINUSOIDS, 4 * width)
+        self.stem = convolution(shape[0], width, padding=1)
+        self.blocks = nn.ModuleList()
+        size, inputs, outputs = shape[1:], width, width
+        while True:
+            groups = math.gcd(inputs, outputs, 8)
+            self.blocks.append(ResidualBlock(inputs, outputs, 4 * width, 0.0, groups))
+            if any(side % 2 or side <= SMALLEST for side in size):
+                break
+            size = (size[0] // 2, size[1] // 2)
+            inputs, outputs = outputs, min(2 * outputs, WIDEST * width)
+        self.norm = nn.GroupNorm(math.gcd(outputs, 8), outputs, eps=1e-6)
+        self.head = dense(outputs, num_classes)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits of the classes, (B, C, H, W) and (B,) -> (B, K)."""
+        return self.head(self.features(x, index))
+
+    def features(
+        self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch features"]:
+        """What the last layer sees.
+
+        Args:
+            x: images, x_t / r_t, (B, C, H, W).
+            index: t - 1 for time t in steps, (B,).
+
+        Returns:
+            (B, F), F the channels of the coarsest level.
+        """
+        if tuple(x.shape[1:]) != self.shape or index.shape != x.shape[:1]:
+            raise ValueError(
+                f"x must be (B, {', '.join(map(str, self.shape))}) and index (B,), "
+                f"got {tuple(x.shape)} and {tuple(index.shape)}"
+            )
+        embedding, h = self.embedding(index), self.stem(x)
+        for level, block in enumerate(self.blocks):
+            if level > 0:
+                h = F.avg_pool2d(h, 2)
+            h = block(h, embedding)
+        return F.silu(self.norm(h)).mean((2, 3))
+
+
+@dataclass(frozen=True)
+class NoisyClassifier:
+    """A classifier on a process: it is shown x_t / r_t and the index t - 1, both float32.
+
+    Attributes:
+        network: the classifier, in eval mode.
+        sde: the process.
+        t_min: the least time it was trained at, in steps.
+    """
+
+    network: Classifier
+    sde: SDE
+    t_min: float
+
+    def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Log p(y | x_t) of every class, in nats, (B, K), in the dtype of x_t.
+
+        Args:
+            x_t: images, (B, C, H, W).
+            t: in steps, () or (B,).
+        """
+        logits = self.network(*self._asked(x_t, t))
+        return logits.to(x_t.dtype).log_softmax(1)
+
+    def of(self, label: int) -> LogProb:
+        """(x_t, t) -> log p(label | x_t), (B,): what guides towards that class."""
+        return lambda x_t, t: self.log_probs(x_t, t)[:, label]
+
+    def features(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the last layer sees of x_t at t, (B, F) float32."""
+        return self.network.features(*self._asked(x_t, t))
+
+    def _asked(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        x = (x_t / broadcast(self.sde.scale(t), x_t)).float()
+        return x, (t - 1).to(x.device, torch.float32).expand(len(x))
+
+
+@torch.no_grad()
+def clean_features(
+    classifier: NoisyClassifier, values: Tensor, num_levels: int, batch_size: int = 256
+) -> Tensor:
+    """Features of images without noise: the mean of x_t at the least time, bins at their centres.
+
+    Args:
+        classifier: where the images lie.
+        values: levels, (n, C, H, W) uint8.
+        num_levels: L.
+        batch_size: images at a time.
+
+    Returns:
+        (n, F) float64.
+    """
+    t = torch.tensor(classifier.t_min, dtype=torch.float64)
+    half = torch.full((), 0.5, dtype=torch.float64, device=values.device)
+    found = [
+        classifier.features(classifier.sde.alpha(t) * dequantize(part, half, num_levels), t)
+        for part in values.split(batch_size)
+    ]
+    return torch.cat(found).double()

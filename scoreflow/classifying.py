@@ -1,0 +1,216 @@
+"""A run's classifier of noisy images: training, measuring, DIR/classifier.pt.
+
+It is trained on what the score network is trained on: the same data order, dequantization, law of
+times and noise, addressed by (seed, step). Its learning rate falls to zero along a cosine, which
+does here what an average of weights would do.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scoreflow import train
+from scoreflow.classifier import Classifier, NoisyClassifier
+from scoreflow.data import Batches, Data, dequantize
+from scoreflow.errors import RequestError, RunError
+from scoreflow.files import Json
+from scoreflow.metrics import rate_error
+from scoreflow.objective import Objective
+from scoreflow.progress import Progress
+from scoreflow.run_dir import RunDir
+from scoreflow.states import DamagedError, read_state, write_state
+from sde.base import SDE
+from sde.noise import Noise, Stream
+
+FILE = "classifier.pt"
+MAKE = "train one with --mode classifier"
+SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
+"""Times at which it is measured beside the least one, as shares of N."""
+INTERVAL = 20
+"""Steps between two looks at the loss."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is trained.
+
+    Attributes:
+        num_steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: of Adam, at the beginning.
+        width: channels of its first level.
+        flip: mirror images as the run's training does.
+        dequantization: "uniform" or "centre", as the run's training has it.
+        seed: of the run.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    width: int
+    flip: bool
+    dequantization: str
+    seed: int
+
+
+def check_labels(data: Data, what: str) -> None:
+    """Refuse data that no classifier can be trained or tested on."""
+    if data.num_classes == 0 or data.num_levels is None:
+        raise RequestError(f"{what} needs images with labels, and {data.name} has none")
+    assert data.test_labels is not None, "data have labels in both splits or in none"
+    if data.num_classes < 2 or int(data.test_labels.max()) >= data.num_classes:
+        raise RequestError(
+            f"{what} needs two classes or more, all of them in the training data, got training "
+            f"labels 0..{data.num_classes - 1} and test labels up to {int(data.test_labels.max())}"
+        )
+
+
+def train_classifier(
+    data: Data, sde: SDE, objective: Objective, settings: Settings
+) -> NoisyClassifier:
+    """Train on x_t with t of the objective's law; the same bits each time on a CPU.
+
+    Args:
+        data: images with labels, on the device to train on.
+        sde: the process.
+        objective: whence the times.
+        settings: how.
+
+    Raises:
+        RunError: a loss was not finite.
+    """
+    check_labels(data, "a classifier")
+    assert data.train_labels is not None, "checked above"
+    device = data.train.device
+    torch.manual_seed(settings.seed)
+    event = tuple(data.train.shape[1:])
+    network = Classifier((event[0], event[1], event[2]), data.num_classes, settings.width)
+    model = NoisyClassifier(network.to(device), sde, objective.least_time)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    batches = Batches(len(data.train), settings.batch_size, settings.seed)
+    labels = data.train_labels.to(device)
+    positions = torch.arange(settings.batch_size, device=device)
+    with Progress("classifier", settings.num_steps, "step") as progress:
+        stops = [*range(0, settings.num_steps, INTERVAL), settings.num_steps]
+        for first, last in pairwise(stops):
+            losses = []
+            for step in range(first, last):
+                share = 0.5 * (1 + math.cos(math.pi * step / settings.num_steps))
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * share
+                noise = Noise(settings.seed, positions, step)
+                rows = batches.indices(step).to(device)
+                x_0 = train.shown(data, rows, noise, settings.flip, settings.dequantization)
+                t, _ = objective.draw(noise, sde)
+                x_t = sde.perturb(x_0, t, noise.normal(Stream.TRAIN_EPS, event).float())
+                loss = F.nll_loss(model.log_probs(x_t, t), labels[rows])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise RunError(
+                    f"classifier, steps {first + 1}..{last}: the loss is {mean}: try a smaller "
+                    "classifier.learning_rate"
+                )
+            progress.advance(last - first, loss=f"{mean:.4f}")
+    network.eval().requires_grad_(False)
+    return model
+
+
+def measure(model: NoisyClassifier, data: Data, seed: int) -> dict[str, Any]:
+    """How often it is right on the test set, at the least time and at later ones.
+
+    Returns:
+        value: accuracy on clean images, those at the least time; its standard error; the
+        cross-entropy there, in nats; and "times", the same at each time.
+    """
+    check_labels(data, "a classifier")
+    end = model.sde.num_steps
+    times = [model.t_min, *(max(share * end, model.t_min) for share in SHARES)]
+    rows = [_at(model, data, round(t) if k else t, k, seed) for k, t in enumerate(times)]
+    return {
+        "value": rows[0]["accuracy"],
+        "standard_error": rows[0]["standard_error"],
+        "unit": "share of test images whose class was found, at the least time",
+        "cross_entropy": rows[0]["cross_entropy"],
+        "num_test": len(data.test),
+        "num_classes": data.num_classes,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "times": rows,
+    }
+
+
+@torch.no_grad()
+def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> Json:
+    """Accuracy and cross-entropy on the test set at one time."""
+    assert data.num_levels is not None and data.test_labels is not None, "checked by the caller"  # noqa: PT018
+    time = torch.tensor(t, dtype=torch.float64)
+    device, event = data.test.device, tuple(data.test.shape[1:])
+    noise = Noise.of(seed, 0, len(data.test), device).at(step)
+    found = []
+    for rows in torch.arange(len(data.test), device=device).split(256):
+        drawn = noise.rows(rows)
+        u = drawn.uniform(Stream.DEQUANTIZE, event)
+        x_0 = dequantize(data.test[rows], u, data.num_levels)
+        x_t = model.sde.perturb(x_0, time, drawn.normal(Stream.DATA, event))
+        found.append(model.log_probs(x_t, time))
+    log_probs, labels = torch.cat(found), data.test_labels.to(device)
+    right = float((log_probs.argmax(1) == labels).double().mean())
+    nats: Tensor = -log_probs.gather(1, labels[:, None])[:, 0]
+    return {
+        "t": t,
+        "log_snr": float(model.sde.log_snr(time)),
+        "accuracy": right,
+        "standard_error": rate_error(right, len(labels)),
+        "cross_entropy": float(nats.mean()),
+        "cross_entropy_error": float(nats.std() / math.sqrt(len(nats))),
+    }
+
+
+# ---- the file -----------------------------------------------------------------------------------
+
+
+def save_classifier(run: RunDir, model: NoisyClassifier) -> None:
+    """Write DIR/classifier.pt and its hash, in the place of what was there."""
+    network = model.network
+    state = {
+        "shape": list(network.shape),
+        "num_classes": network.num_classes,
+        "width": network.width,
+        "network": network.state_dict(),
+    }
+    write_state(run.path / FILE, state)
+
+
+def load_classifier(
+    run: RunDir, sde: SDE, t_min: float, device: torch.device | str = "cpu"
+) -> NoisyClassifier:
+    """The run's classifier, in eval mode and without gradients of its weights.
+
+    Args:
+        run: the run's folder.
+        sde: its process.
+        t_min: the least time of its training, in steps.
+        device: where to.
+
+    Raises:
+        RequestError: there is none, or it is damaged.
+    """
+    path = run.path / FILE
+    if not path.exists():
+        raise RequestError(f"{run.path} has no {FILE}: {MAKE} --workdir {run.path}")
+    try:
+        state = read_state(path, device)
+        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
+        network.load_state_dict(state["network"])
+    except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RequestError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): {MAKE} --workdir {run.path}"
+        ) from error
+    return NoisyClassifier(network.to(device).eval().requires_grad_(False), sde, t_min)

@@ -1,0 +1,50 @@
+"""Weights on the disk: a file that appears whole, and beside it the SHA-256 that it must fit.
+
+The hash is written first, so there is never a state without one. They load as tensors and plain
+values alone.
+"""
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+from scoreflow.files import Json, write_atomic
+
+
+class DamagedError(Exception):
+    """A state that is not what was saved."""
+
+
+def sidecar(path: Path) -> Path:
+    """Where the hash of a state belongs, in the form that sha256sum checks."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_state(path: Path, state: Json) -> None:
+    """Write a state and its hash."""
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    data = stream.getbuffer()
+    write_atomic(sidecar(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
+    write_atomic(path, data)
+
+
+def read_state(path: Path, map_location: str | torch.device) -> Json:
+    """What was saved.
+
+    Raises:
+        DamagedError: it is not there, does not fit its hash, or holds more than plain values.
+    """
+    try:
+        data, recorded = path.read_bytes(), sidecar(path).read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
+    if recorded.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
+        raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
+    try:
+        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DamagedError(f"{path} holds more than tensors and plain values") from error
