@@ -1,31 +1,46 @@
 """What --mode compare does: every sampler at every budget, kept row by row."""
 
+import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from ml_collections import ConfigDict
+from torch import Tensor
 
-from scoreflow import build, compare, toy
+from scoreflow import build, compare, compare_page, inception, metrics, orders, parallel, toy
 from scoreflow.build import Experiment
+from scoreflow.classifier import clean_features
+from scoreflow.classifying import FILE, load_classifier
 from scoreflow.compare import Case
 from scoreflow.errors import RequestError
-from scoreflow.files import write_atomic
+from scoreflow.files import Json, write_atomic
+from scoreflow.judge import Judge
 from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
+from scoreflow.rows import Rows
 from scoreflow.run_dir import RunDir
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
 """A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
 the fifth root."""
+LEAST = 8
 
 
 def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, say: Say) -> str:
-    """Measure what is not there yet; returns the section of the report."""
+    """Measure what is not there yet; returns the section of the report.
+
+    Several processes share the images of each case; the first of them judges and writes, and the
+    others return "".
+    """
     c, data = experiment.config.compare, experiment.data
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
+    wanted = _wanted(c, model)
+    judge, judged_by = judge_of(experiment, folder, model, say)
     heading = {
         "seed": c.seed,
         "num_images": count,
@@ -33,30 +48,91 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         "device": experiment.device.type,
         "weights": fingerprint(model),
         "sampling": experiment.config.sampling.to_dict(),
+        "judged_by": judged_by,
     }
     rows = folder.rows("compare", heading, key="case")
-    truth = toy.distribution() if data.name == "toy" else None
-    pictures, found = {}, []
-    for name, budget in _wanted(c, model):
-        case, path = f"{name}-{budget}", folder.sample_path(step, f"compare-{name}-{budget}")
-        if case not in rows.done or not path.exists():
-            made = Case(name, budget, _drawing(experiment, name, budget, model))
-            batch = experiment.config.sampling.batch_size
-            row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
-            folder.write_image(path, png)
-            rows.append([{"case": case, **row, **compare.judged(x, data, truth)}])
-        pictures[name, budget] = path.read_bytes()
-        found.append(rows.done[case])
-    settings = {**c.to_dict(), "device": str(experiment.device)}
+    paths = {
+        (name, budget): folder.sample_path(step, f"compare-{name}-{budget}")
+        for name, budget in wanted
+    }
+    missing = [
+        each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
+    ]
+    for name, budget in parallel.shard().of_the_first(missing):
+        made = Case(name, budget, _drawing(experiment, name, budget, model))
+        batch = experiment.config.sampling.batch_size
+        row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
+        if parallel.leads():
+            folder.write_image(paths[name, budget], png)
+            rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
+    if not parallel.leads():
+        return ""
+    found = [rows.done[_case(*each)] for each in wanted]
+    test_data = _kept(rows, "held-out data", lambda: judge.of_test_data(count))
+    floors = _kept(rows, "floors", lambda: judge.floors(count))
+    of_orders = _orders(experiment, model, rows) if data.name == "toy" else []
+    settings = {**c.to_dict(), "device": str(experiment.device), "judged_by": judged_by}
     result = {"unit": "a row a sampler and budget", "step": step, "settings": settings}
-    folder.write_result("compare", {**result, "rows": found})
-    say(compare.table(found))
-    page = compare.section(found, pictures, c.seed)
+    result |= {"rows": found, "test_data": test_data, "floors": floors, "orders": of_orders}
+    folder.write_result("compare", result)
+    real = compare.beside(test_data, floors)
+    say(compare.table([*found, *real]))
+    if of_orders:
+        say(orders.table(of_orders))
+    pictures = {each: path.read_bytes() for each, path in paths.items()}
+    page = compare_page.section(found, real, pictures, c.seed, of_orders)
     write_atomic(folder.path / "results" / "compare.html", page.encode())
     return page
 
 
-LEAST = 8
+def _case(name: str, budget: int) -> str:
+    return f"{name}-{budget}"
+
+
+def _kept(rows: Rows, case: str, make: Callable[[], Json]) -> Json:
+    """What was found under this heading, or is now."""
+    if case not in rows.done:
+        rows.append([{"case": case, **make()}])
+    return {key: value for key, value in rows.done[case].items() if key != "case"}
+
+
+def judge_of(
+    experiment: Experiment, folder: RunDir, model: ScoreModel, say: Say
+) -> tuple[Judge, Json]:
+    """What samples are held against, and what of it a row depends on."""
+    data, asked = experiment.data, experiment.config.compare.inception
+    by: Json = {"classifier": "", "inception": asked}
+    scores = inception.scores(asked, data.num_levels, data.train.device) if asked else None
+    if asked and asked != inception.DOWNLOAD:
+        by["inception"] = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
+    truth = toy.distribution() if data.name == "toy" else None
+    if data.train_labels is None or data.num_levels is None:
+        return Judge(data, truth, inception=scores), by
+    if not (folder.path / FILE).exists():
+        say("no feature distance: make a classifier with --mode classifier")
+        nearest = partial(metrics.nearest_labels, real=data.train, labels=data.train_labels)
+        return Judge(data, truth, nearest, inception=scores), by
+    by["classifier"] = hashlib.sha256((folder.path / FILE).read_bytes()).hexdigest()
+    least = experiment.objective.least_time
+    classifier = load_classifier(folder, model.sde, least, data.train.device)
+    features = partial(clean_features, classifier, num_levels=data.num_levels)
+
+    def labels(values: Tensor) -> Tensor:
+        return classifier.network.head(features(values).float()).argmax(1)
+
+    return Judge(data, truth, labels, features, scores), by
+
+
+def _orders(experiment: Experiment, model: ScoreModel, rows: Rows) -> list[Json]:
+    """The order of each sampler that takes fixed steps, on the exact denoiser of the truth."""
+    found = []
+    for name in dict.fromkeys(experiment.config.compare.samplers):
+        if name == "ode":  # adaptive: it has a tolerance, and no steps
+            continue
+        sampler = build.build_drawing(experiment.config, name, model, experiment.data).sampler
+        make = partial(orders.measured_order, name, sampler, toy.distribution(), model.sde)
+        found.append(_kept(rows, f"order-{name}", make))
+    return found
 
 
 def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:

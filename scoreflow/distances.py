@@ -4,7 +4,8 @@ A number that is no mean over independent data has its error by the jackknife ov
 sets are dealt into as many blocks, a block of each is left out at a time, and the scatter of what
 is found then is scaled to that of the whole. For a mean it is sd / sqrt(n) but for the blocks.
 Unlike a bootstrap it puts no datum in twice, which a nearest neighbour or an optimal assignment
-would take for a copy.
+would take for a copy. Between draws of one law a distance is no smooth function of them, and the
+error comes out too large: 1.3 to 1.5 times, where it was measured.
 """
 
 import math

@@ -26,8 +26,9 @@ figure img { width: 100%; image-rendering: pixelated }
 .number { font-size: 2rem; font-weight: 600 } .small, figcaption { font-size: .85rem; color: #555 }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
-.wide { font-size: .85rem } .plot { width: 24rem; max-width: 100% }
-h3 { font-size: 1rem; margin-top: 1.6rem } .scroll { overflow-x: auto }
+.wide { font-size: .85rem } .lined tr + tr { border-top: 1px solid #e4e4e4 }
+.lined td { white-space: nowrap } .plot { width: 24rem; max-width: 100% }
+h3 { font-size: 1rem; margin-top: 1.6rem } .scroll { overflow-x: auto; margin: .8rem 0 }
 """
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
@@ -152,20 +153,20 @@ def _samples(run: RunDir, samples: dict[str, dict[str, Any]], damaged: list[str]
     figures, rows, beside = [], [], (0, "", "")
     for key, result in samples.items():
         try:
-            figure, row = _sample(run, result)
+            shown, row = _sample(run, result)
             beside = max(beside, _beside(result.get("data")))
         except DAMAGE as error:
             damaged.append(_damaged(key, error))
             continue
-        if figure:
-            figures.append(figure)
+        if shown:
+            figures.append(shown)
             rows.append(row)
     if not figures:
         return ""
-    _, figure, row = beside
+    _, real, row = beside
     return (
         "<h2>Samples: one network, the same prior noise</h2>"
-        f"<div class=figures>{''.join(figures)}{figure}</div>"
+        f"<div class=figures>{''.join(figures)}{real}</div>"
         f"<div class=scroll><table class=wide>{''.join(rows)}{row}</table></div>"
         "<p class=small>Two-sample accuracy is the mean of two rates: how often the nearest "
         "neighbour of a sample is a sample (samples recognised), and that of a training datum a "
@@ -183,7 +184,7 @@ def _sample(run: RunDir, result: dict[str, Any]) -> tuple[str, str]:
     if not path.exists():
         return "", row
     picture = base64.b64encode(path.read_bytes()).decode()
-    return _figure(picture, f"samples by {name}", f"<b>{name}</b>: {caption}"), row
+    return figure(picture, f"samples by {name}", f"<b>{name}</b>: {caption}"), row
 
 
 def _beside(real: dict[str, Any] | None) -> tuple[int, str, str]:
@@ -191,11 +192,11 @@ def _beside(real: dict[str, Any] | None) -> tuple[int, str, str]:
     if real is None:  # a result made before they were kept
         return 0, "", ""
     caption = f"<b>real</b>: {real['num_shown']} of {real['num_test']} held-out test data"
-    figure = _figure(real["picture_of_test_data"], "test data", caption)
-    return real["num_shown"], figure, _class_row("test set: class", real.get("classes"))
+    shown = figure(real["picture_of_test_data"], "test data", caption)
+    return real["num_shown"], shown, _class_row("test set: class", real.get("classes"))
 
 
-def _figure(picture: str, alt: str, caption: str) -> str:
+def figure(picture: str, alt: str, caption: str) -> str:
     """A PNG, in base64, and what is said below it."""
     return (
         f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}">'

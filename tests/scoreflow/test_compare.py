@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow import compare
+from scoreflow import compare, orders
 from scoreflow.main import main
 from scoreflow.metrics import precision_recall
 from scoreflow.toy import distribution
-from sde.noise import Noise, Stream
+from sde.noise import Noise
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -44,6 +44,16 @@ def run(toy, tmp_path):
     return Path(shutil.copytree(toy, tmp_path / "run"))
 
 
+@pytest.fixture(autouse=True)
+def quick_orders(monkeypatch):
+    """Orders are measured in test_orders; here they are only to be shown."""
+    monkeypatch.setattr(orders, "STEPS", (8, 16))
+    monkeypatch.setattr(orders, "WEAK_STEPS", (4, 8, 16))
+    monkeypatch.setattr(orders, "POINTS", 20)
+    monkeypatch.setattr(orders, "WEAK_POINTS", 64)
+    monkeypatch.setattr(orders, "TRUE_POINTS", 256)
+
+
 def ask(run, samplers, *more):
     command = ["run.py", "--mode=compare", f"--workdir={run}", "--device=cpu"]
     command += [f"--samplers={samplers}", "--config.compare.num_images=64", *more]
@@ -59,15 +69,25 @@ def test_every_sampler_has_a_row_a_budget(run, capfd):
     assert ask(run, names, "--config.compare.nfe=4,9") == 0
     found = {(row["sampler"], row["budget"]): row for row in rows(run)}
     assert len(found) == 22
-    for (name, budget), row in found.items():
-        expected = {"heun": 2 * ((budget + 1) // 2) - 1, "pc": budget // 2 * 2}.get(name, budget)
-        if name != "ode":
-            assert row["nfe"] == expected, name
+    for (sampler, budget), row in found.items():
+        expected = {"heun": 2 * ((budget + 1) // 2) - 1, "pc": budget // 2 * 2}.get(
+            sampler, budget
+        )
+        if sampler != "ode":
+            assert row["nfe"] == expected, sampler
         assert row["num_images"] == 64
         assert row["energy_distance"] > -0.1
         assert 0 <= row["precision"] <= 1
+        for name in ("two_sample", "precision", "recall", "nearest_train_distance", "wasserstein"):
+            assert row[f"{name}_error"] > 0
+    told = json.loads((run / "results" / "compare.json").read_text())
+    assert {row["sampler"] for row in told["orders"]} == set(names.split(",")) - {"ode"}
+    assert told["test_data"]["two_sample_error"] > 0
+    assert told["floors"]["wasserstein_error"] > 0
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") >= 22
+    assert "Order of convergence" in page
+    assert "class=bars" in page
     assert "http://" not in page
     assert "sampler" in capfd.readouterr().out
 
@@ -103,21 +123,6 @@ def test_what_cannot_be_compared_is_refused(run, samplers, more, says, capfd):
     assert says in err
     assert err.count("\n") == 1
     assert not (run / "results" / "compare.json").exists()
-
-
-def test_energy_distance_is_zero_in_the_mean_for_equal_laws_and_known_for_others():
-    """For N(0, 1) and N(m, 1), with X - Y ~ N(m, 2): 2 E|X - Y| - 2 E|X - X'| in closed form."""
-    x = Noise.of(0, 0, 4096).normal(Stream.DATA, (1,))
-    y = Noise.of(1, 0, 4096).normal(Stream.DATA, (1,))
-    same = compare.energy_distance(x, y)
-    assert abs(same["energy_distance"]) < 4 * same["energy_distance_error"]
-    m = torch.tensor(1.0, dtype=torch.float64)
-    folded = (4 / torch.pi) ** 0.5 * torch.exp(-(m**2) / 4) + m * torch.erf(m / 2)
-    expected = float(2 * folded - 2 * (4 / torch.pi) ** 0.5)
-    apart = compare.energy_distance(x, y + 1)
-    assert apart["energy_distance"] == pytest.approx(
-        expected, abs=4 * apart["energy_distance_error"]
-    )
 
 
 def test_precision_and_recall_see_fidelity_and_diversity():

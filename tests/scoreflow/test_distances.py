@@ -88,8 +88,10 @@ def test_wasserstein_tends_to_that_of_the_laws():
 
 def test_frechet_distance_is_that_of_the_gaussians():
     """Against scipy's matrix square root on the sets' own moments."""
-    x, y = normal(50, 0, 5), normal(80, 1, 5) @ torch.randn(
-        5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    x, y = (
+        normal(50, 0, 5),
+        normal(80, 1, 5)
+        @ torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
     )
     a, b = np.cov(x.numpy().T), np.cov(y.numpy().T)
     root = scipy.linalg.sqrtm(a @ b)
