@@ -101,6 +101,11 @@ class Counted:
         self.calls = 0
         self.rows = 0
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of a network a call."""
+        return evaluations(self.denoiser)
+
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction, counted."""
         self.calls += 1

@@ -52,13 +52,14 @@ class Classifier(nn.Module):
         self.blocks = nn.ModuleList()
         size, inputs, outputs = shape[1:], width, width
         while True:
-            groups = math.gcd(inputs, outputs, 8)
-            self.blocks.append(ResidualBlock(inputs, outputs, 4 * width, 0.0, groups))
+            self.blocks.append(
+                ResidualBlock(inputs, outputs, 4 * width, 0.0, _groups(inputs))
+            )  # outputs are a multiple of inputs
             if any(side % 2 or side <= SMALLEST for side in size):
                 break
             size = (size[0] // 2, size[1] // 2)
             inputs, outputs = outputs, min(2 * outputs, WIDEST * width)
-        self.norm = nn.GroupNorm(math.gcd(outputs, 8), outputs, eps=1e-6)
+        self.norm = nn.GroupNorm(_groups(outputs), outputs, eps=1e-6)
         self.head = dense(outputs, num_classes)
 
     def forward(
@@ -90,6 +91,14 @@ class Classifier(nn.Module):
                 h = F.avg_pool2d(h, 2)
             h = block(h, embedding)
         return F.silu(self.norm(h)).mean((2, 3))
+
+
+def _groups(channels: int) -> int:
+    """At most 8 groups of a GroupNorm, of 4 channels or more.
+
+    A group of one channel would lose the mean of that channel, which tells dark from bright.
+    """
+    return math.gcd(channels, max(1, min(8, channels // 4)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoreflow import build, compare, compare_page, inception, metrics, orders, parallel, toy
 from scoreflow.build import Experiment
-from scoreflow.classifier import clean_features
+from scoreflow.classifier import NoisyClassifier, clean_features
 from scoreflow.classifying import FILE, load_classifier
 from scoreflow.compare import Case
 from scoreflow.errors import RequestError
@@ -21,6 +21,7 @@ from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
 from scoreflow.rows import Rows
 from scoreflow.run_dir import RunDir
+from scoreflow.trained import classifier_for
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
@@ -58,8 +59,9 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     missing = [
         each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
     ]
+    guide = classifier_for(build.build_guidance(experiment.config, model, data), folder, model)
     for name, budget in parallel.shard().of_the_first(missing):
-        made = Case(name, budget, _drawing(experiment, name, budget, model))
+        made = Case(name, budget, _drawing(experiment, name, budget, model, guide))
         batch = experiment.config.sampling.batch_size
         row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
         if parallel.leads():
@@ -146,7 +148,13 @@ def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     ]
 
 
-def _drawing(experiment: Experiment, name: str, budget: int, model: ScoreModel) -> build.Drawing:
+def _drawing(
+    experiment: Experiment,
+    name: str,
+    budget: int,
+    model: ScoreModel,
+    classifier: NoisyClassifier | None,
+) -> build.Drawing:
     """A sampler whose evaluations come to the budget, or near it."""
     config = ConfigDict(experiment.config.to_dict())
     a_step = {"pc": 1 + config.sampling.corrections}.get(name, 1)
@@ -155,4 +163,4 @@ def _drawing(experiment: Experiment, name: str, budget: int, model: ScoreModel) 
     wanted = tolerance * (evaluations / budget) ** 5
     config.sampling.tolerance = min(max(wanted, 1e-10), 1.0)
     assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return build.build_drawing(config, name, model, experiment.data)
+    return build.build_drawing(config, name, model, experiment.data, classifier)

@@ -53,12 +53,12 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
         "num_images": len(samples),
         "steps": len(drawing.times) - 1,
         "clipped": isinstance(drawing.denoiser, Clipped),
-        **sample_metrics(samples, data),
+        **sample_metrics(samples, data, drawing.label),
         "data": _of_data(data, len(samples)),
     }
     line = (
         f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
-        f"two-sample accuracy {_told(result)}"
+        f"two-sample accuracy {_told(result)}{_class_told(result)}"
     )
     return Drawn(samples, result, picture(values_of(samples, data), data), line)
 
@@ -71,6 +71,18 @@ def _told(result: dict[str, Any]) -> str:
         f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "
         f"{sides['samples_recognised']:.2f} and data recognised {sides['real_recognised']:.2f} "
         "(0.5 is best for each; misses can cancel)"
+    )
+
+
+def _class_told(result: dict[str, Any]) -> str:
+    if "of_class" not in result:
+        return ""
+    asked = result["of_class"]
+    rate = asked.get("rate_of_test_data")
+    real = "" if rate is None else f" (test images {rate:.3f})"
+    return (
+        f", against data of class {asked['label']}; {asked['rate']:.3f} +- "
+        f"{asked['standard_error']:.3f} of them{real} are nearest to a training image of it"
     )
 
 
@@ -114,25 +126,50 @@ def _batch(
         raise RunError(f"{error}: raise sampling.max_evaluations or sampling.tolerance") from error
 
 
-def sample_metrics(samples: Tensor, data: Data) -> dict[str, Any]:
+def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
     """Two-sample accuracy against training data, with that of real test data as its measure.
 
-    The value is None where there are too few images to say anything.
+    The value is None where there are too few images to say anything. Samples of a class are held
+    against data of that class, and it is said how many have their nearest training image in it.
     """
-    n = min(TWO_SAMPLE_IMAGES, len(samples), len(data.train))
-    m = min(n, len(data.test))
+    train, test = _of_class(data, label)
+    n = min(TWO_SAMPLE_IMAGES, len(samples), len(train))
+    m = min(n, len(test))
     values = values_of(samples, data)
-    two_sample, enough = metrics.two_sample_accuracy(values[:n], data.train[:n]), n >= LEAST_IMAGES
+    two_sample = metrics.two_sample_accuracy(values[:n], train[:n])
+    enough = n >= LEAST_IMAGES and m > 0
     found = {
         "value": two_sample["accuracy"] if enough else None,
         "standard_error": two_sample["standard_error"] if enough else None,
         "unit": "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best",
         "two_sample": two_sample,
-        "two_sample_of_test_data": metrics.two_sample_accuracy(data.test[:m], data.train[:m]),
+        "two_sample_of_test_data": metrics.two_sample_accuracy(test[:m], train[:m]) if m else None,
     }
     if data.train_labels is not None and data.num_levels is not None:
         found["classes"] = metrics.nearest_classes(values, data.train, data.train_labels)
+        if label >= 0:
+            found["of_class"] = _of_its_class(found["classes"], test, data, label)
     return found
+
+
+def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> dict[str, Any]:
+    """How many samples, and how many test images of the class, are nearest to one of the class."""
+    assert data.train_labels is not None, "only labelled data are asked"
+    rate, n = classes[label] / sum(classes), sum(classes)
+    found = {"label": label, "rate": rate, "standard_error": metrics.rate_error(rate, n)}
+    if len(test):
+        real = metrics.nearest_classes(test, data.train, data.train_labels)
+        found["rate_of_test_data"] = real[label] / len(test)
+    return found
+
+
+def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
+    """Training and test data of one class, or all of them for -1."""
+    if label < 0 or data.train_labels is None or data.test_labels is None:
+        return data.train, data.test
+    pairs = ((data.train, data.train_labels), (data.test, data.test_labels))
+    train, test = (each[(labels == label).to(each.device)] for each, labels in pairs)
+    return train, test
 
 
 def _of_data(data: Data, num_images: int) -> dict[str, Any]:

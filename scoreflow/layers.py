@@ -17,7 +17,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 ZERO_ISH = 1e-10
@@ -65,27 +65,41 @@ def sinusoidal_embedding(index: Float[Tensor, " batch"], dim: int) -> Float[Tens
 
 
 class IndexEmbedding(nn.Module):
-    """SiLU(Dense(SiLU(Dense(sinusoids)))): what each block of a network is told about the index.
+    """SiLU(Dense(SiLU(Dense(sinusoids))) + class): what each block is told of index and class.
 
-    DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once.
+    DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once. The
+    class is a learned vector, added as in Nichol & Dhariwal 2021 and ADM (Dhariwal & Nichol 2021);
+    the first vector stands for no class, the null token of Ho & Salimans 2022.
 
     Args:
         dim: number of sinusoids; even and at least 4.
         width: size of the embedding that the blocks see.
+        num_classes: K; 0 for a network that is told of none.
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, num_classes: int = 0) -> None:
         super().__init__()
         if dim < 4 or dim % 2:
             raise ValueError(
                 f"the index embedding needs an even number of sinusoids, at least 4, got {dim} "
                 "(UNet: channels, MLP: embedding)"
             )
-        self.dim = dim
+        self.dim, self.num_classes = dim, num_classes
         self.inner = dense(dim, width)
         self.outer = dense(width, width)
+        if num_classes > 0:
+            self.classes = nn.Embedding(num_classes + 1, width)
 
-    def forward(self, index: Float[Tensor, " batch"]) -> Float[Tensor, "batch width"]:
-        """Embed the index, (B,) -> (B, width)."""
+    def forward(
+        self, index: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch width"]:
+        """Embed index and class, each (B,), -> (B, width); a label of -1, or None, is no class."""
         sinusoids = sinusoidal_embedding(index, self.dim).to(self.inner.weight.dtype)
-        return F.silu(self.outer(F.silu(self.inner(sinusoids))))
+        h = self.outer(F.silu(self.inner(sinusoids)))
+        if label is not None:
+            if self.num_classes == 0:
+                raise ValueError("this network was not made for classes and takes no label")
+            h = h + self.classes(label + 1)
+        elif self.num_classes > 0:
+            h = h + self.classes.weight[0]
+        return F.silu(h)

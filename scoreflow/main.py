@@ -14,6 +14,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode train [--sde vp] [--config configs/digits.py] [--workdir runs/digits-vp]
   python run.py --mode sample --sampler ancestral|pc|ode --workdir DIR
   python run.py --mode likelihood --workdir DIR
+  python run.py --mode classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode equivalence [--workdir DIR]
 

@@ -1,5 +1,6 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
+import copy
 from typing import Literal, get_args
 
 import torch
@@ -25,7 +26,8 @@ class ScoreModel:
 
     Args:
         network: (x (B, C, ...), index (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
-            variance.
+            variance. One with `num_classes` above 0 takes labels (B,) as well; asked without, it
+            answers for no class, so that this Denoiser is the unconditional one.
         sde: the process.
         output: what the network's output estimates: a view of `Prediction`; "score" is an output
             of unit scale that is divided by sigma, and "mean" DDPM's posterior mean over a whole
@@ -54,10 +56,16 @@ class ScoreModel:
         self.precision = precision
         self.channels_last = channels_last
         self.learned_variance = learned_variance
+        self.label: int | Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network can be told of; 0 for none."""
+        return getattr(self.network, "num_classes", 0)
 
     def around(self, network: nn.Module, precision: str) -> "ScoreModel":
         """Another network in this one's place, in another precision."""
-        return ScoreModel(
+        other = ScoreModel(
             network,
             self.sde,
             self.output,
@@ -66,6 +74,29 @@ class ScoreModel:
             self.channels_last,
             self.learned_variance,
         )
+        other.label = self.label
+        return other
+
+    def labelled(self, label: int | Tensor | None) -> "ScoreModel":
+        """The same network, told a class: the conditional Denoiser.
+
+        Args:
+            label: one class for all rows, in 0..num_classes-1; or one a row, (B,) int64, -1 for no
+                class (as in training, for a solver may ask about fewer rows); or None for none.
+
+        Raises:
+            RequestError: a class that the network does not know.
+        """
+        known = self.num_classes
+        if label is not None and known == 0:
+            raise RequestError(
+                "this network was trained without model.conditional: it has no class"
+            )
+        if isinstance(label, int) and not 0 <= label < known:
+            raise RequestError(f"a class must lie in 0..{known - 1}, got {label}")
+        other = copy.copy(self)
+        other.label = label
+        return other
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """Estimate at x_t (B, ...) and t, () or (B,), in steps within [t_min, N]."""
@@ -80,12 +111,20 @@ class ScoreModel:
         else:
             index = (t - 1).to(x.device, dtype).expand(len(x))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            value = self.network(x, index).to(x_t.dtype)
+            value = self._value(x, index).to(x_t.dtype)
         fraction = None
         if self.learned_variance:
             value, logit = value.chunk(2, dim=1)
             fraction = 0.5 + 0.5 * logit  # Nichol & Dhariwal's scale; not confined to [0, 1]
         return self._predict(x_t, t, value, fraction)
+
+    def _value(self, x: Tensor, index: Tensor) -> Tensor:
+        """The network's answer, told the class if there is one."""
+        if self.label is None:
+            return self.network(x, index)
+        if isinstance(self.label, Tensor):
+            return self.network(x, index, self.label)
+        return self.network(x, index, index.new_full((), self.label).long().expand(len(x)))
 
     def _predict(
         self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None

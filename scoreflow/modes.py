@@ -18,7 +18,7 @@ from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
-from scoreflow.trained import averaged, load, trained_of, trainer_of
+from scoreflow.trained import averaged, classifier_for, load, trained_of, trainer_of
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
@@ -125,9 +125,12 @@ EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
 
 
 def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, step: int) -> None:
-    drawing = build.build_drawing(experiment.config, name, model, experiment.data)
-    settings = _recorded(experiment.config.sampling, experiment) | {"sampler": name}
-    drawn = draw(drawing, name, model.sde, experiment.data, experiment.config.sampling)
+    config, data = experiment.config, experiment.data
+    guidance = build.build_guidance(config, model, data)
+    drawing = build.build_drawing(config, name, model, data, classifier_for(guidance, run, model))
+    settings = _recorded(config.sampling, experiment)
+    settings |= {"sampler": name, "guide": guidance.guide}
+    drawn = draw(drawing, name, model.sde, data, config.sampling)
     run.write_image(run.sample_path(step, name), drawn.picture)
     run.write_result(f"samples-{name}", {**drawn.result, "step": step, "settings": settings})
     _say(f"{drawn.line}; {run.sample_path(step, name)}")

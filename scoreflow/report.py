@@ -226,8 +226,9 @@ def _settings(run: RunDir, result: dict[str, Any]) -> str:
     """The settings that the sampler listens to."""
     c = result["settings"]
     name = c["sampler"]
+    asked = _asked(c)
     if name == "ode":
-        return f"{c['method']} at tolerance {c['tolerance']:g}"
+        return f"{c['method']} at tolerance {c['tolerance']:g}{asked}"
     told = [f"{result.get('steps') or c['steps'] or run.config['sde']['num_steps']} steps"]
     if "grid" in c:
         told[0] += f" ({c['grid']} grid)"
@@ -241,7 +242,14 @@ def _settings(run: RunDir, result: dict[str, Any]) -> str:
     if c.get("final", "mean") != "mean":
         told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
-    return ", ".join(told)
+    return ", ".join(told) + asked
+
+
+def _asked(c: dict[str, Any]) -> str:
+    """The class that was asked for; results older than classes asked for none."""
+    if c.get("label", -1) < 0:
+        return ""
+    return f", class {c['label']} with weight {c['guidance']:g} by the {c['guide']}"
 
 
 def _class_row(title: str, counts: list[int] | None) -> str:

@@ -1,9 +1,11 @@
 """Training: a loop that the caller iterates; its every number is a function of (config, step).
 
-The order of the data, the dequantization, the times and the noise are addressed by the step, and
-dropout is reseeded at each, so a checkpoint needs no generator state: a run that is killed and
-resumed goes on bit for bit on a CPU. Inside a step nothing waits for the device; losses are looked
-at once an interval, and one that is not finite ends the run with the name of its step.
+The order of the data, the dequantization, the times, the noise and which labels are hidden (so
+that one network learns the law with the class and without it: Ho & Salimans 2022, Algorithm 1) are
+addressed by the step, and dropout is reseeded at each, so a checkpoint needs no generator state: a
+run that is killed and resumed goes on bit for bit on a CPU. Inside a step nothing waits for the
+device; losses are looked at once an interval, and one that is not finite ends the run with the
+name of its step.
 """
 
 import math
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from scoreflow.data import Batches, Data, dequantize
 from scoreflow.ema import EMA
-from scoreflow.errors import RunError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.model import ScoreModel
 from scoreflow.objective import Objective
 from sde.noise import Noise, Stream
@@ -39,6 +41,7 @@ class Settings:
         channels_last: memory format of weights and images.
         flip: mirror each image left to right with probability 1/2.
         dequantization: x_0 of a level, "uniform" on its bin or its "centre" (DDPM).
+        label_dropout: share of the data that a conditional network sees without their class.
         log_every: steps between rows of metrics.jsonl.
         checkpoint_every: steps between checkpoints, a multiple of log_every.
     """
@@ -55,6 +58,7 @@ class Settings:
     channels_last: bool
     flip: bool
     dequantization: str
+    label_dropout: float
     log_every: int
     checkpoint_every: int
 
@@ -79,7 +83,8 @@ class Trainer:
     """Network, average, optimiser and data of a run, and where it stands.
 
     Args:
-        model: the Denoiser to train; the network inside may be compiled.
+        model: the Denoiser to train; the network inside may be compiled. If it knows classes, it
+            is told those of the data.
         network: the same network, not compiled: what is saved.
         ema: its moving average.
         data: levels or vectors.
@@ -105,6 +110,7 @@ class Trainer:
             network.parameters(), lr=settings.learning_rate, fused=True
         )
         self.batches = Batches(len(data.train), settings.batch_size, seed)
+        self._labels = _labels_of(data, model)
         self._positions = torch.arange(settings.batch_size, device=data.train.device)
 
     def state(self) -> dict[str, Any]:
@@ -174,7 +180,11 @@ class Trainer:
         x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
         t, density = self.objective.draw(noise, self.model.sde)
         eps = noise.normal(Stream.TRAIN_EPS, event).float()
-        return (self.objective.loss(self.model, x_0, t, eps) / density).float().mean()
+        model = self.model
+        if self._labels is not None:
+            dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
+            model = model.labelled(self._labels[rows].masked_fill(dropped, -1))
+        return (self.objective.loss(model, x_0, t, eps) / density).float().mean()
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""
@@ -187,6 +197,15 @@ class Trainer:
                 "a checkpoint, if there is one, is from before it. Try a smaller "
                 "training.learning_rate"
             )
+
+
+def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
+    """Labels of the training data where they lie, if the network is to be told of them."""
+    if model.num_classes == 0:
+        return None
+    if data.train_labels is None:
+        raise RequestError(f"a conditional network needs data with labels; {data.name} has none")
+    return data.train_labels.to(data.train.device)
 
 
 def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: str) -> Tensor:

@@ -1,9 +1,11 @@
-"""A run's network, from its last whole checkpoint."""
+"""A run's network, from its last whole checkpoint, and its classifier, where one guides."""
 
 from collections.abc import Callable
 
 from scoreflow import build
-from scoreflow.build import Experiment
+from scoreflow.build import Experiment, Guidance
+from scoreflow.classifier import NoisyClassifier
+from scoreflow.classifying import load_classifier
 from scoreflow.ema import EMA
 from scoreflow.errors import RequestError
 from scoreflow.model import ScoreModel
@@ -48,3 +50,11 @@ def trained_of(experiment: Experiment, run: RunDir, say: Say) -> tuple[ScoreMode
     trainer = trainer_of(experiment)
     load(trainer, experiment, run, say)
     return averaged(experiment, trainer.ema), trainer.step
+
+
+def classifier_for(guidance: Guidance, run: RunDir, model: ScoreModel) -> NoisyClassifier | None:
+    """The run's classifier, where the guidance needs one; a RequestError if it is not there."""
+    if not guidance.needs_classifier:
+        return None
+    device = next(model.network.parameters()).device
+    return load_classifier(run, model.sde, model.t_min, device)

@@ -8,8 +8,9 @@
 
 Every output of the stem, of a block and of a halving on the way down is a skip connection; the
 way up takes them back in reverse, one a block. Attention follows each residual block at the sizes
-named in `attention_sizes`. The index reaches every residual block. The paper's CIFAR-10 network is
-`UNet(image_size=32, in_channels=3, out_channels=3)`: 35.7 million parameters.
+named in `attention_sizes`. The index reaches every residual block, and with it the class, if the
+network is told of classes. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
+out_channels=3)`: 35.7 million parameters.
 
 No layer changes the memory format, so the network runs channels-last if its weights and input are;
 none looks at a value, so it compiles whole and never waits for the device.
@@ -20,7 +21,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scoreflow.layers import ZERO_ISH, IndexEmbedding, convolution, dense
@@ -43,6 +44,7 @@ class UNet(nn.Module):
         attention_sizes: sizes of the levels with attention; the middle always has it.
         dropout: probability inside each residual block, in [0, 1], in training only.
         num_groups: groups of each GroupNorm.
+        num_classes: K, classes that it can be told of; 0 for none.
     """
 
     def __init__(
@@ -57,16 +59,18 @@ class UNet(nn.Module):
         attention_sizes: Sequence[int] = (16,),
         dropout: float = 0.1,
         num_groups: int = 32,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         _refuse_bad_channels(channels, multipliers, num_groups)
         _refuse_bad_levels(image_size, len(multipliers), blocks, attention_sizes)
+        self.num_classes = num_classes
         self.x_shape = (in_channels, image_size, image_size)
         widths = [channels * multiplier for multiplier in multipliers]
         attends = [image_size >> level in attention_sizes for level in range(len(widths))]
         block = partial(Block, embedding=4 * channels, dropout=dropout, num_groups=num_groups)
 
-        self.embedding = IndexEmbedding(channels, 4 * channels)
+        self.embedding = IndexEmbedding(channels, 4 * channels, num_classes)
         self.stem = convolution(in_channels, channels, padding=1)
         self.down, skips = _way_down(channels, widths, attends, blocks, block)
         middle = widths[-1]
@@ -78,12 +82,18 @@ class UNet(nn.Module):
             convolution(widths[0], out_channels, padding=1, scale=ZERO_ISH),
         )
 
-    def forward(self, x: Image, index: Float[Tensor, " batch"]) -> Remapped:
+    def forward(
+        self,
+        x: Image,
+        index: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Remapped:
         """Evaluate the network.
 
         Args:
             x: images, (B, in_channels, image_size, image_size).
             index: DDPM's 0-based timestep, t - 1 for time t in steps; any real number, (B,).
+            label: classes 0..K-1, or -1 for no class, (B,) int64; None for no class in any row.
 
         Returns:
             The raw estimate, (B, out_channels, image_size, image_size); under autocast it has
@@ -94,7 +104,7 @@ class UNet(nn.Module):
                 f"x must be (B, {', '.join(map(str, self.x_shape))}) and index (B,), "
                 f"got {tuple(x.shape)} and {tuple(index.shape)}"
             )
-        embedding = self.embedding(index)
+        embedding = self.embedding(index, label)
         skips = [self.stem(x)]
         for level in self.down:
             for block in level.blocks:

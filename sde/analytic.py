@@ -89,6 +89,14 @@ class GaussianMixture(Distribution):
         pull = torch.einsum("kde,bke->bkd", self._axes, offset / variance)
         return -(joint.softmax(dim=1)[..., None] * pull).sum(1)
 
+    def log_posterior(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
+        """Log p(k | alpha x_0 + sigma eps = x): the exact classifier of components, (B, K)."""
+        return self._components(x, alpha, sigma)[0].log_softmax(dim=1)
+
+    def component(self, k: int) -> "GaussianMixture":
+        """The law of x_0 given its component."""
+        return gaussian(self.means[k], self.covariances[k])
+
     def sample(self, noise: Noise) -> Tensor:
         """One x_0 for every sample index of the noise, (B, D)."""
         edges = self.weights.cumsum(0)[:-1].contiguous()

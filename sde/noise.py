@@ -40,6 +40,7 @@ class Stream(IntEnum):
     DATA = 7
     TRAIN_DEQUANTIZE = 8
     TRAIN_FLIP = 9
+    TRAIN_LABEL = 10
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from scoreflow.build.experiment import (
     build_network,
     build_sde,
     experiment,
+    guided_drawing,
 )
+from scoreflow.build.guiding import Guidance, build_guidance
 from scoreflow.build.question import build_question, build_solver
 from scoreflow.build.training import (
     build_classifying,
@@ -30,10 +32,12 @@ __all__ = [
     "SAMPLERS",
     "Drawing",
     "Experiment",
+    "Guidance",
     "build_classifying",
     "build_data",
     "build_device",
     "build_drawing",
+    "build_guidance",
     "build_model",
     "build_network",
     "build_objective",
@@ -45,4 +49,5 @@ __all__ = [
     "choose_precision",
     "compiled",
     "experiment",
+    "guided_drawing",
 ]

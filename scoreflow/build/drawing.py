@@ -27,7 +27,9 @@ from samplers import (
 )
 from samplers.sampler import FINALS, Final
 from scoreflow.build.choices import choose, refusing
+from scoreflow.build.guiding import build_guidance
 from scoreflow.build.question import try_solver
+from scoreflow.classifier import NoisyClassifier
 from scoreflow.data import Data
 from scoreflow.errors import RequestError
 from scoreflow.model import ScoreModel
@@ -57,22 +59,47 @@ VARIANCES = ("beta", "posterior", "learned")
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn: a method, its times, and the Denoiser to hand it."""
+    """How samples are drawn: a method, its times, and the Denoiser to hand it.
+
+    Attributes:
+        sampler: the method.
+        times: its grid.
+        denoiser: guided and clipped as the config says.
+        final: what the step to t = 0 does.
+        label: the class that is asked for, -1 for none.
+    """
 
     sampler: Sampler
     times: torch.Tensor
     denoiser: Denoiser
     final: Final = "mean"
+    label: int = -1
 
 
-def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) -> Drawing:
-    """A sampler by name, on the grid of the `sampling` section."""
+def build_drawing(
+    config: ConfigDict,
+    name: str,
+    model: ScoreModel,
+    data: Data,
+    classifier: NoisyClassifier | None = None,
+) -> Drawing:
+    """A sampler by name, on the grid of the `sampling` section, guided as that says.
+
+    Args:
+        config: of the run.
+        name: of the sampler.
+        model: the network.
+        data: what it was trained on.
+        classifier: of the run, where a classifier guides (`Guidance.needs_classifier`).
+    """
     c = config.sampling
     choose("sampler", name, SAMPLERS)
+    guidance = build_guidance(config, model, data)
+    guided, label = guidance.denoiser(model, classifier), guidance.label
     if name == "ode":
         try_solver("sampling", c.method, (c.tolerance,))
         flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
-        return Drawing(flow, flow.times(model.sde.num_steps), model)
+        return Drawing(flow, flow.times(model.sde.num_steps), guided, label=label)
     variance = choose("sampling.variance", c.variance, VARIANCES)
     if variance == "learned" and not model.learned_variance:
         raise RequestError(
@@ -96,7 +123,9 @@ def build_drawing(config: ConfigDict, name: str, model: ScoreModel, data: Data) 
     sampler = refusing(methods[name], c, "sampling.order")
     clip = c.clip and data.num_levels is not None
     final = choose("sampling.final", c.final, FINALS)
-    return Drawing(sampler, _times(c, name, model), Clipped(model) if clip else model, final)
+    # the guided x_0 is what must stay inside the range of the data
+    denoiser = Clipped(guided) if clip else guided
+    return Drawing(sampler, _times(c, name, model), denoiser, final, label)
 
 
 def _times(c: ConfigDict, name: str, model: ScoreModel) -> torch.Tensor:

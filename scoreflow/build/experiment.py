@@ -10,9 +10,11 @@ from torch import nn
 from scoreflow import data as data_sets
 from scoreflow import toy, train
 from scoreflow.build.choices import choose, refusing
-from scoreflow.build.drawing import COMPARED, SAMPLERS, build_drawing
+from scoreflow.build.drawing import COMPARED, SAMPLERS, Drawing, build_drawing
+from scoreflow.build.guiding import build_guidance
 from scoreflow.build.question import build_question, build_solver
 from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.classifier import Classifier, NoisyClassifier
 from scoreflow.data import Data
 from scoreflow.errors import RequestError
 from scoreflow.mlp import MLP
@@ -74,9 +76,53 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     network = build_network(config, data)
     model = build_model(config, compiled(network, settings) if training else network, sde)
     build_question(config, model, data)
+    classifier = _placeholder(config, model, data, training)
     for name in dict.fromkeys((*COMPARED, config.sampling.sampler)):
-        build_drawing(config, name, model, data)
+        build_drawing(config, name, model, data, classifier)
     return Experiment(config, device, data, network, model, objective, settings)
+
+
+def _placeholder(
+    config: ConfigDict, model: ScoreModel, data: Data, training: bool
+) -> NoisyClassifier | None:
+    """A classifier to try a config with, before the run's own is looked for; it is never asked."""
+    guidance = build_guidance(config, model, data)
+    if not guidance.needs_classifier:
+        return None
+    if training:
+        raise RequestError(
+            f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
+            "samples comes before it: leave the label to --mode sample"
+        )
+    channels, height, width = data.train.shape[1:]
+    network = Classifier((channels, height, width), data.num_classes, 8)
+    return NoisyClassifier(network, model.sde, model.t_min)
+
+
+def guided_drawing(
+    experiment: Experiment,
+    name: str,
+    model: ScoreModel,
+    label: int,
+    weight: float,
+    classifier: NoisyClassifier | None = None,
+    steps: int = 0,
+) -> Drawing:
+    """The config's drawing with another class and weight: a point of a sweep of guidance.
+
+    Args:
+        experiment: of the run.
+        name: of the sampler.
+        model: the trained network.
+        label: the class, 0..K-1; -1 for none, with weight 1.
+        weight: of the class.
+        classifier: of the run, where a classifier guides.
+        steps: of the sampler; 0 for the config's.
+    """
+    config = ConfigDict(experiment.config.to_dict())
+    config.sampling.label, config.sampling.guidance = label, float(weight)
+    config.sampling.steps = steps or config.sampling.steps
+    return build_drawing(config, name, model, experiment.data, classifier)
 
 
 def build_sde(config: ConfigDict) -> SDE:
@@ -123,15 +169,20 @@ def build_network(config: ConfigDict, data: Data) -> nn.Module:
     network: nn.Module
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
+    if c.conditional and (c.name == "mlp" or data.num_classes == 0):
+        raise RequestError(
+            "model.conditional needs model.name = unet and data with labels, got "
+            f"{c.name} on {data.name} with {data.num_classes} classes"
+        )
     if c.name == "mlp":
         network = refusing(lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model")
     else:
-        network = refusing(lambda c: _unet(c, event), c, "model")
+        network = refusing(lambda c: _unet(c, event, data.num_classes), c, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     return network.to(data.train.device, memory_format=memory)
 
 
-def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
+def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int) -> UNet:
     if event[1] != event[2]:
         raise ValueError(f"images must be square, got {event[1]} x {event[2]} pixels")
     return UNet(
@@ -144,6 +195,7 @@ def _unet(c: ConfigDict, event: tuple[int, ...]) -> UNet:
         attention_sizes=tuple(c.attention_sizes),
         dropout=c.dropout,
         num_groups=c.num_groups,
+        num_classes=num_classes if c.conditional else 0,
     )
 
 

@@ -1,97 +1,143 @@
-"""Denoisers around denoisers: dynamic thresholds by hand, and a recorder that changes nothing."""
+"""Guidance where the guided law is known: mixtures whose components are the classes."""
 
-import numpy as np
 import pytest
 import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from samplers import DDIM, Clipped, Heun, Recorded, Thresholded, sample, uniform_times
-from sde.noise import Noise, Stream
+from samplers import ClassifierGuided, Clipped, Counted, Guided, ProbabilityFlow, Reclocked, sample
+from sde import VPSDE, Noise, Stream
 from sde.prediction import predict
-from sde.vp import VPSDE
 
-SDE = VPSDE.linear(100)
-T = torch.tensor(50.0, dtype=torch.float64)
-
-
-def saying(x_0):
-    """A denoiser of one answer."""
-    return lambda x_t, t: predict(SDE, x_t, t, "x_0", x_0)
+CLASS = 1
+TIMES = torch.tensor([1.0, 40.0, 110.0, 200.0], dtype=torch.float64)
 
 
-def test_a_dynamic_threshold_by_hand():
-    """Of |x_0| = 0, 1, 2, 3, 4 the 0.6 quantile lies 0.4 of the way from 2 to 3: q = 2.4."""
-    x_0 = torch.tensor([[0.0, -4.0, 2.0, -1.0, 3.0]], dtype=torch.float64)
-    found = Thresholded(saying(x_0), 0.6)(torch.zeros_like(x_0), T).x_0
-    expected = torch.tensor([[0.0, -1.0, 2 / 2.4, -1 / 2.4, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+def classifier(mixture, sde, label=CLASS):
+    """Log p(label | x_t), by Bayes' rule."""
+    return lambda x_t, t: mixture.log_posterior(x_t, sde.alpha(t), sde.sigma(t))[:, label]
 
 
-def test_within_the_range_it_is_clipping():
-    """Where the quantile is below 1, q = 1: one outlier of 16 at a share of 0.9."""
-    x_0 = torch.linspace(-0.8, 0.8, 16, dtype=torch.float64).view(1, 1, 4, 4).clone()
-    x_0[0, 0, 0, 0] = -7
-    x_t = torch.full_like(x_0, 0.3)
-    found, clipped = Thresholded(saying(x_0), 0.9)(x_t, T), Clipped(saying(x_0))(x_t, T)
-    assert torch.equal(found.x_0, clipped.x_0)
-    assert torch.equal(found.eps, clipped.eps)
+def denoisers(mixture, sde):
+    return mixture.component(CLASS).denoiser(sde), mixture.denoiser(sde)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.37, 0.9, 0.995, 1.0])
-def test_each_sample_has_the_quantile_of_its_own(share):
-    """Against numpy's quantile, sample by sample, among mates of every size."""
-    scales = torch.logspace(-2, 2, 9, dtype=torch.float64).view(-1, 1, 1, 1)
-    x_0 = scales * Noise.of(0, 0, 9).normal(Stream.PRIOR, (3, 4, 4))
-    x_t = torch.zeros_like(x_0)
-    found = Thresholded(saying(x_0), share)(x_t, T).x_0
-    for k in range(9):
-        q = max(1.0, np.quantile(x_0[k].abs().numpy(), share))
-        expected = torch.from_numpy(np.clip(x_0[k].numpy(), -q, q) / q)
-        torch.testing.assert_close(found[k], expected, rtol=1e-13, atol=0)
-        alone = Thresholded(saying(x_0[k : k + 1]), share)(x_t[:1], T).x_0
-        assert torch.equal(alone[0], found[k])
-    assert found.abs().max() <= 1
+def points(sde, t):
+    """Points where x_t may be, at every scale of it."""
+    return 1.5 * sde.scale(t) * Noise.of(0, 0, 50).normal(Stream.DATA, (2,))
 
 
-def test_the_other_views_belong_to_the_threshold():
-    x_0 = 5 * Noise.of(0, 0, 2).normal(Stream.PRIOR, (8,))
-    x_t = Noise.of(1, 0, 2).normal(Stream.PRIOR, (8,))
-    found = Thresholded(saying(x_0), 0.8)(x_t, T)
-    eps = (x_t - SDE.alpha(T) * found.x_0) / SDE.sigma(T)
-    torch.testing.assert_close(found.eps, eps, rtol=1e-12, atol=1e-12)
+def gradient(log_prob, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(log_prob(x).sum(), x)[0]
 
 
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
-def test_a_share_that_is_none(share):
-    with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
-        Thresholded(saying(torch.zeros(1, 2)), share)
+def true_scores(mixture, alpha, sigma, x):
+    """Scores of the class and of all, by torch.distributions and autograd."""
+    covariance = alpha**2 * mixture.covariances + sigma**2 * torch.eye(2, dtype=torch.float64)
+    components = MultivariateNormal(alpha * mixture.means, covariance)
+    whole = MixtureSameFamily(Categorical(mixture.weights), components)
+    part = MultivariateNormal(alpha * mixture.means[CLASS], covariance[CLASS])
+    return gradient(part.log_prob, x), gradient(whole.log_prob, x)
 
 
-def test_a_recorder_keeps_each_call_and_changes_nothing(elementwise):
-    times, noise = uniform_times(100, 5, integer=True), Noise.of(0, 0, 6)
-    plain = sample(DDIM(), elementwise(SDE), SDE, times, noise, (3,))
-    rows = torch.tensor([4, 1])
-    recorded = Recorded(elementwise(SDE), rows)
-    states = [SDE.prior_std() * noise.normal(Stream.PRIOR, (3,))]
-    heard = sample(
-        DDIM(), recorded, SDE, times, noise, (3,), lambda _k, x: states.append(x.clone())
-    )
-    assert torch.equal(heard, plain)
-    assert [t for t, _ in recorded.seen] == times[:-1].tolist()
-    for (t, kept), x_t in zip(recorded.seen, states[:-1], strict=True):
-        expected = elementwise(SDE)(x_t, torch.tensor(t, dtype=torch.float64)).x_0[rows]
-        assert kept.dtype == torch.float32
-        assert torch.equal(kept, expected.float())
-    assert torch.equal(recorded.seen[-1][1], plain[rows].float())  # the last step returns x_0
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 2.0, 7.5])
+def test_the_guided_score_is_that_of_the_tilted_law(weight, process, mixture):
+    """Grad log p(x) + w (grad log p(x | y) - grad log p(x)), and with a classifier the same."""
+    conditional, unconditional = denoisers(mixture, process)
+    free = Guided(conditional, unconditional, weight)
+    by_class = ClassifierGuided(unconditional, classifier(mixture, process), weight)
+    for t in TIMES:
+        x = points(process, t)
+        own, all_ = true_scores(mixture, process.alpha(t), process.sigma(t), x)
+        expected = all_ + weight * (own - all_)
+        scale = (1 + weight) * max(own.abs().max().item(), all_.abs().max().item())
+        for denoiser in (free, by_class):
+            score = denoiser(x, t).score
+            torch.testing.assert_close(score, expected, rtol=0, atol=1e-9 * scale)
 
 
-def test_a_recorder_hears_every_evaluation(elementwise):
-    """Heun asks at both ends of a step, and at its start alone in the last; a slice of rows."""
-    recorded = Recorded(elementwise(SDE), slice(2))
-    sample(Heun(), recorded, SDE, uniform_times(100, 4, True), Noise.of(0, 0, 3), (2,))
-    assert [t for t, _ in recorded.seen] == [100, 75, 75, 50, 50, 25, 25]
-    assert all(x_0.shape == (2, 2) for _, x_0 in recorded.seen)
+def test_an_exact_classifier_at_weight_one_gives_the_conditional_law(process, mixture):
+    conditional, unconditional = denoisers(mixture, process)
+    guided = ClassifierGuided(unconditional, classifier(mixture, process), 1.0)
+    for t in TIMES:
+        x = points(process, t)
+        ours, exact = guided(x, t), conditional(x, t)
+        torch.testing.assert_close(ours.eps, exact.eps, rtol=1e-9, atol=1e-10)
+        # x_0 is (x_t - sigma eps) / alpha
+        lost = (process.sigma(t) / process.alpha(t)).clamp(min=1).item()
+        torch.testing.assert_close(ours.x_0, exact.x_0, rtol=1e-9, atol=1e-10 * lost)
 
 
-def test_a_recorder_of_clocks_apart_is_refused(elementwise):
-    with pytest.raises(ValueError, match="one time for the whole batch"):
-        Recorded(elementwise(SDE))(torch.zeros(2, 3), torch.tensor([3.0, 4.0]).double())
+def test_at_weight_one_and_zero_one_of_the_two_is_all_there_is(mixture):
+    sde, t = VPSDE.linear(200), torch.tensor(60.0, dtype=torch.float64)
+    conditional, unconditional = denoisers(mixture, sde)
+    x = points(sde, t)
+    assert torch.equal(Guided(conditional, unconditional, 1.0)(x, t).eps, conditional(x, t).eps)
+    assert torch.equal(Guided(conditional, unconditional, 0.0)(x, t).eps, unconditional(x, t).eps)
+
+
+def test_samples_of_weight_one_are_of_the_class(mixture):
+    """Drawn along the flow by an exact classifier: the class's law, from every start."""
+    sde, count = VPSDE.log_linear(200), 400
+    flow = ProbabilityFlow(1.0, 1e-6)
+    _, unconditional = denoisers(mixture, sde)
+    guided = ClassifierGuided(unconditional, classifier(mixture, sde), 1.0)
+    x = sample(flow, guided, sde, flow.times(200), Noise.of(0, 0, count), (2,))
+    component = mixture.component(CLASS)
+    error = (component.covariances[0].diag() / count).sqrt()
+    assert ((x.mean(0) - component.means[0]).abs() < 4 * error).all()
+    centred = x - component.means[0]
+    products = centred[:, :, None] * centred[:, None, :]
+    standard_error = products.std(0) / count**0.5
+    assert ((products.mean(0) - component.covariances[0]).abs() < 4 * standard_error).all()
+
+
+@pytest.mark.parametrize("kind", ["eps", "x_0", "v", "score"])
+def test_the_view_does_not_matter(kind, mixture):
+    sde, t = VPSDE.linear(200), torch.tensor(90.0, dtype=torch.float64)
+    conditional, unconditional = denoisers(mixture, sde)
+
+    def seen_as(x_t, t):
+        prediction = conditional(x_t, t)
+        return predict(sde, x_t, t, kind, getattr(prediction, kind))
+
+    x = points(sde, t)
+    ours = Guided(seen_as, unconditional, 3.0)(x, t)
+    assert ours.kind == kind
+    torch.testing.assert_close(ours.eps, Guided(conditional, unconditional, 3.0)(x, t).eps)
+
+
+def test_a_learned_variance_is_that_of_the_class():
+    sde, t = VPSDE.linear(200), torch.tensor(90.0, dtype=torch.float64)
+    x = points(sde, t)
+
+    def denoiser(value):
+        return lambda x_t, t: predict(sde, x_t, t, "eps", value * x_t, value * x_t)
+
+    guided = Guided(denoiser(0.1), denoiser(0.2), 2.0)(x, t)
+    assert torch.equal(guided.fraction, 0.1 * x)
+    by_class = ClassifierGuided(denoiser(0.2), lambda x_t, t: x_t.sum(1), 2.0)(x, t)
+    assert torch.equal(by_class.fraction, 0.2 * x)
+    torch.testing.assert_close(by_class.eps, 0.2 * x - 2 * sde.sigma(t))
+
+
+@pytest.mark.parametrize(("weight", "cost"), [(0.0, 1), (1.0, 1), (0.5, 2), (3.0, 2)])
+def test_what_is_counted_outside_is_what_happens_inside(weight, cost, mixture):
+    """The number that a wrapper of wrappers states, against counters around the networks."""
+    sde, other = VPSDE.linear(200), VPSDE.cosine(200)
+    inside = [Counted(denoiser) for denoiser in denoisers(mixture, sde)]
+    outside = Counted(Counted(Clipped(Reclocked(Guided(*inside, weight), sde, other))))
+    t = torch.tensor(30.0, dtype=torch.float64)
+    for size in (5, 3):  # a solver may ask about fewer rows
+        outside(points(other, t)[:size], t)
+    assert outside.rows == sum(each.rows for each in inside) == 8 * cost
+    assert outside.calls == 2
+
+
+def test_a_classifier_costs_no_evaluation_of_the_network(mixture):
+    sde, t = VPSDE.linear(200), torch.tensor(30.0, dtype=torch.float64)
+    inside = Counted(mixture.denoiser(sde))
+    outside = Counted(ClassifierGuided(inside, classifier(mixture, sde), 2.0))
+    with torch.no_grad():  # as samplers do
+        outside(points(sde, t), t)
+    assert outside.rows == inside.rows == 50

@@ -173,6 +173,42 @@ def test_image_k_of_a_seed_is_the_same_in_any_batch(size):
         torch.testing.assert_close(part, together[first : first + size], rtol=0, atol=1e-5)
 
 
+class Told(Recorder):
+    """Answers the class that it is told, -5 where it is not asked with one."""
+
+    num_classes = 3
+
+    def forward(self, x, index, label=None):
+        super().forward(x, index)
+        told = torch.full((len(x),), -5) if label is None else label
+        return told.float()[:, None].expand_as(x)
+
+
+def test_a_class_reaches_the_network_and_without_it_there_is_none():
+    x, t = torch.zeros(2, 3, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    model = ScoreModel(Told(), SDE)
+    assert model.num_classes == 3
+    assert model(x, t).eps[:, 0].tolist() == [-5, -5]
+    of_class = model.labelled(2)
+    assert of_class(x, t).eps[:, 0].tolist() == [2, 2]
+    assert of_class(x[:1], t).eps[:, 0].tolist() == [2]  # a solver dropped a row
+    assert model.labelled(torch.tensor([1, -1]))(x, t).eps[:, 0].tolist() == [1, -1]
+    assert of_class.around(Told(), "float64")(x, t).eps[:, 0].tolist() == [2, 2]
+    assert of_class.labelled(None)(x, t).eps[:, 0].tolist() == [-5, -5]
+    assert model(x, t).eps[:, 0].tolist() == [-5, -5]  # it stays what it was
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_class_that_the_network_does_not_know_is_refused(label):
+    with pytest.raises(RequestError, match=rf"must lie in 0\.\.2, got {label}"):
+        ScoreModel(Told(), SDE).labelled(label)
+
+
+def test_a_network_without_classes_takes_none():
+    with pytest.raises(RequestError, match=r"trained without model\.conditional"):
+        ScoreModel(Recorder(), SDE).labelled(0)
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_shared_time_reaches_the_network_as_a_number(precision):
     seen = []

@@ -201,8 +201,9 @@ def trainer_of(device="cpu", **overrides):
         {"model__dropout": 0.5},
         {"training__times": "real", "training__t_min": 0.05, "training__decay": "constant"},
         {"training__precision": "bfloat16", "training__channels_last": True},
+        {"model__conditional": True, "training__label_dropout": 0.3},
     ],
-    ids=["plain", "dropout", "real", "bfloat16"],
+    ids=["plain", "dropout", "real", "bfloat16", "conditional"],
 )
 def test_a_state_that_went_through_bytes_goes_on_bitwise(overrides):
     through = trainer_of(**overrides)
@@ -251,9 +252,48 @@ def test_dropout_is_on_in_training_and_off_in_the_average():
     assert not trainer.ema.module.training
 
 
-def test_no_step_waits_for_the_device(monkeypatch):
+def told(trainer, steps):
+    """The labels that the network was told, and those of the data, (steps, B) each."""
+    seen = []
+    hook = trainer.network.register_forward_pre_hook(lambda _module, args: seen.append(args[2]))
+    rows = [trainer.batches.indices(trainer.step + k) for k in range(steps)]
+    for _ in range(steps):
+        trainer._advance()
+    hook.remove()
+    return torch.stack(seen), trainer.data.train_labels[torch.stack(rows)]
+
+
+def test_the_network_is_told_the_labels_of_its_data_but_for_a_share():
+    trainer = trainer_of(
+        model__conditional=True, training__label_dropout=0.3, training__batch_size=64
+    )
+    seen, true = told(trainer, 8)
+    hidden = seen == -1
+    assert torch.equal(seen[~hidden], true[~hidden])
+    n = hidden.numel()
+    assert abs(hidden.double().mean() - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5
+    assert (hidden.sum(1) > 0).all()
+    assert not torch.equal(hidden[0], hidden[1])  # each step draws anew
+
+
+def test_which_labels_are_hidden_depends_on_the_place_in_the_batch_alone():
+    """So that it does not matter how a batch is split over processes."""
+    few, many = (
+        trainer_of(model__conditional=True, training__label_dropout=0.5, training__batch_size=size)
+        for size in (16, 48)
+    )
+    assert torch.equal(told(few, 3)[0] == -1, (told(many, 3)[0] == -1)[:, :16])
+
+
+def test_no_label_is_hidden_at_a_dropout_of_zero():
+    trainer = trainer_of(model__conditional=True, training__label_dropout=0.0)
+    assert torch.equal(*told(trainer, 4))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_no_step_waits_for_the_device(conditional, monkeypatch):
     """Nothing may read a value on the host; on a GPU each such reading would be a wait."""
-    trainer = trainer_of()
+    trainer = trainer_of(model__conditional=conditional)
     trainer._advance()  # Adam makes its state
     monkeypatch.setattr(ScoreModel, "_check", lambda *_: None)  # not asked on a GPU
     forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")

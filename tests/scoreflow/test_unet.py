@@ -42,6 +42,7 @@ NAMES = [
     (r"^conv_out\.", "head.2."),
     (r"^time_embedding\.linear_1\.", "embedding.inner."),
     (r"^time_embedding\.linear_2\.", "embedding.outer."),
+    (r"^class_embedding\.", "embedding.classes."),
     (r"^mid_block\.resnets\.(\d)\.", r"middle.\1.residual."),
     (r"^mid_block\.attentions\.0\.", "middle.0.attention."),
     (r"^(down|up)_blocks\.(\d)\.resnets\.(\d)\.", r"\1.\2.blocks.\3.residual."),
@@ -72,7 +73,7 @@ def from_diffusers(tensors):
     return ours
 
 
-def diffusers_network(image_size, channels, widths, attends, in_channels, groups):
+def diffusers_network(image_size, channels, widths, attends, in_channels, groups, classes=None):
     from diffusers import UNet2DModel
 
     down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends)
@@ -92,6 +93,7 @@ def diffusers_network(image_size, channels, widths, attends, in_channels, groups
         norm_num_groups=groups,
         attention_head_dim=None,
         center_input_sample=False,
+        num_class_embeds=classes,
     ).eval()
 
 
@@ -129,6 +131,31 @@ def test_equals_diffusers_in_value_and_gradient(config, theirs):
     for name, parameter in network.named_parameters():
         # Rounding adds up over the whole way back; a wrong term would show at order one.
         assert (parameter.grad - gradients[name]).abs().max() < 1e-4 * gradients[name].abs().max()
+
+
+def test_equals_diffusers_told_of_classes():
+    """Their class embedding, with no class as the first of one class more."""
+    reference = randomise(diffusers_network(8, 32, (32, 64), (False, True), 1, 8, classes=4))
+    network = UNet(**TINY, num_classes=3).eval()
+    network.load_state_dict(from_diffusers(reference.state_dict()))
+    x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 12.5, 731.0, 412.37])
+    label = torch.tensor([2, 0, -1, 1])
+    expected = reference(x, index, class_labels=label + 1).sample
+    with torch.no_grad():
+        assert relative_error(network(x, index, label), expected) < 1e-5
+        none = reference(x, index, class_labels=torch.zeros(4).long()).sample
+        assert relative_error(network(x, index), none) < 1e-5
+        assert relative_error(network(x, index, torch.full((4,), -1)), none) < 1e-5
+        assert relative_error(network(x, index, label), none) > 0.01
+
+
+def test_without_classes_it_takes_no_label_and_knows_no_other():
+    x, index = torch.zeros(1, 1, 8, 8), torch.zeros(1)
+    with pytest.raises(ValueError, match="takes no label"):
+        UNet(**TINY)(x, index, torch.zeros(1).long())
+    for wrong in (3, -2):
+        with pytest.raises(IndexError):
+            UNet(**TINY, num_classes=3)(x, index, torch.full((1,), wrong))
 
 
 def test_cifar10_network_has_the_published_number_of_parameters():
@@ -239,6 +266,10 @@ def test_is_one_graph_that_never_looks_at_a_value(tiny, inputs):
     exported = torch.export.export(tiny, inputs, strict=False).module()
     x, index = inputs
     assert torch.allclose(exported(-x, index + 7), tiny(-x, index + 7), atol=1e-6)
+    told, label = randomise(UNet(**TINY, num_classes=3)).eval(), torch.tensor([0, -1, 2, 1])
+    exported = torch.export.export(told, (*inputs, label), strict=False).module()
+    assert torch.allclose(exported(x, index, label - 1 * (label > 0)),
+                          told(x, index, label - 1 * (label > 0)), atol=1e-6)  # fmt: skip
 
 
 @pytest.mark.parametrize(

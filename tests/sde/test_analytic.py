@@ -105,6 +105,20 @@ def test_mixture_equals_torch_distributions(mixture):
     torch.testing.assert_close(log_prob, expected.log_prob(x), rtol=1e-12, atol=1e-12)
 
 
+def test_the_posterior_of_a_component_is_bayes_rule(mixture):
+    """Scales of each sample its own, also far out, where every density is 0 to rounding."""
+    x = torch.cat([3 * Noise.of(0, 0, 60).normal(Stream.DATA, (2,)), float64([[80.0, -90.0]])])
+    alpha, sigma = torch.linspace(1, 0.01, 61).double(), torch.linspace(0.05, 1, 61).double()
+    joint = [
+        weight.log() + mixture.component(k).log_prob(x, alpha, sigma)
+        for k, weight in enumerate(mixture.weights)
+    ]
+    log_posterior = mixture.log_posterior(x, alpha, sigma)
+    together = log_posterior + mixture.log_prob(x, alpha, sigma)[:, None]
+    torch.testing.assert_close(together, torch.stack(joint, 1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_posterior.exp().sum(1), torch.ones(61).double())
+
+
 @pytest.mark.parametrize("sigma", [1e-4, 1e-2, 0.5, 1.0])
 @pytest.mark.parametrize("name", ["mixture", "levels"])
 def test_score_is_the_gradient(name, sigma, mixture):

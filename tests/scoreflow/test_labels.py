@@ -1,0 +1,239 @@
+"""Asking for a class: what is refused, what is built, and that the class asked for is drawn."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from configs import default, digits
+from samplers import ClassifierGuided, Clipped, Guided
+from scoreflow import build, request
+from scoreflow.classifier import Classifier, NoisyClassifier
+from scoreflow.data import Data
+from scoreflow.draw import draw
+from scoreflow.errors import RequestError
+from scoreflow.main import main
+from scoreflow.model import ScoreModel
+from scoreflow.run_dir import RunDir
+from scoreflow.trained import averaged, trainer_of
+
+CPU = torch.device("cpu")
+TINY = {
+    "model.channels": 8,
+    "model.num_groups": 4,
+    "model.multipliers": (1, 2),
+    "model.blocks": 1,
+    "model.attention_sizes": (),
+    "model.dropout": 0.0,
+    "model.prediction": "v",
+    "sde.schedule": "log_linear",
+    "training.log_every": 10,
+    "training.warmup_steps": 5,
+    "sampling.num_images": 16,
+    "sampling.steps": 4,
+    "sampling.tolerance": 0.5,
+    "likelihood.num_images": 1,
+    "likelihood.tolerance": 0.5,
+    "likelihood.tolerance_bits": 0.5,
+}
+
+
+def config_of(**changes):
+    flat = request.flatten(default.get_config().to_dict()) | TINY
+    return request.resolve(flat | {k.replace("__", "."): v for k, v in changes.items()}, "test")
+
+
+def experiment(training=False, **changes):
+    return build.experiment(config_of(**changes), CPU, training)
+
+
+# ---- refused, in one line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling__guidance": 2.0}, "needs a class, --config.sampling.label=K"),
+        ({"sampling__label": 10}, r"label must lie in 0\.\.9 \(-1 for none\), got 10"),
+        ({"sampling__label": 3, "sampling__guide": "netwrok"}, "did you mean 'network'"),
+        ({"sampling__label": 3, "sampling__guide": "network"}, "trained with model.conditional"),
+        (
+            {"sampling__label": 0, "data__name": "toy", "model__name": "mlp"},
+            "needs images with labels, and toy has none",
+        ),
+        (
+            {"model__conditional": True, "data__name": "toy", "model__name": "mlp"},
+            "model.conditional needs model.name = unet and data with labels, got mlp on toy",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(changes, message):
+    with pytest.raises(RequestError, match=message):
+        experiment(**changes)
+
+
+def test_a_training_cannot_end_with_samples_of_a_classifier_to_come():
+    with pytest.raises(RequestError, match="leave the label to --mode sample"):
+        experiment(training=True, sampling__label=3)
+    experiment(training=True, sampling__label=3, model__conditional=True)
+
+
+# ---- built
+
+
+def drawn_by(**changes):
+    """The Denoiser of ddim, out of its clipping, the model and a classifier."""
+    made = experiment(**changes)
+    classifier = NoisyClassifier(Classifier((1, 8, 8), 10, 8), made.model.sde, 1.0)
+    drawing = build.build_drawing(made.config, "ddim", made.model, made.data, classifier)
+    assert isinstance(drawing.denoiser, Clipped)
+    return drawing.denoiser.denoiser, made.model, drawing
+
+
+def test_a_network_that_knows_classes_is_its_own_guide():
+    conditional = {"model__conditional": True}
+    denoiser, model, drawing = drawn_by(**conditional)
+    assert denoiser is model
+    assert drawing.label == -1
+    denoiser, model, drawing = drawn_by(**conditional, sampling__label=3)
+    assert isinstance(denoiser, ScoreModel)
+    assert denoiser.label == drawing.label == 3
+    denoiser, model, _ = drawn_by(**conditional, sampling__label=3, sampling__guidance=2.5)
+    assert isinstance(denoiser, Guided)
+    assert (denoiser.conditional.label, denoiser.unconditional, denoiser.weight) == (3, model, 2.5)
+    denoiser, model, _ = drawn_by(**conditional, sampling__label=3, sampling__guidance=0.0)
+    assert denoiser is model
+    denoiser, model, _ = drawn_by(**conditional, sampling__label=3, sampling__guide="classifier")
+    assert isinstance(denoiser, ClassifierGuided)
+    assert denoiser.denoiser is model
+
+
+def test_one_that_does_not_needs_a_classifier():
+    denoiser, model, _ = drawn_by(sampling__label=3, sampling__guidance=2.0)
+    assert isinstance(denoiser, ClassifierGuided)
+    assert (denoiser.denoiser, denoiser.weight) == (model, 2.0)
+    made = experiment(sampling__label=3)
+    with pytest.raises(RequestError, match="train one with --mode classifier"):
+        build.build_drawing(made.config, "ddim", made.model, made.data)
+
+
+def test_a_point_of_a_sweep_of_guidance():
+    made = experiment(model__conditional=True)
+    drawing = build.guided_drawing(made, "dpm", made.model, 7, 4.0, steps=6)
+    guided = drawing.denoiser.denoiser
+    assert (guided.conditional.label, guided.weight, drawing.label) == (7, 4.0, 7)
+    assert len(drawing.times) == 7
+    assert made.config.sampling.label == -1
+
+
+def test_classes_add_one_tensor_and_to_a_network_without_them_nothing():
+    plain, told = (experiment(model__conditional=c).network.state_dict() for c in (False, True))
+    assert told.keys() - plain.keys() == {"embedding.classes.weight"}
+    assert told["embedding.classes.weight"].shape == (11, 32)
+
+
+# ---- drawn
+
+
+def dark_and_bright(count=256):
+    """Class 0 at levels 0..3 of 16, class 1 at 12..15: 4x4 images that nobody mixes up."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    levels = torch.randint(0, 4, (count, 1, 4, 4), generator=generator)
+    images = (levels + 12 * labels[:, None, None, None]).to(torch.uint8)
+    return Data("dark and bright", images, images[:64], 16, labels, labels[:64])
+
+
+def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
+    """And, asked for none, both."""
+    data = dark_and_bright()
+    module = importlib.import_module("scoreflow.build.experiment")
+    monkeypatch.setattr(module, "build_data", lambda *_: data)
+    made = experiment(
+        training=True,
+        model__conditional=True,
+        training__num_steps=150,
+        training__checkpoint_every=10,
+        training__batch_size=64,
+        training__learning_rate=3e-3,
+        training__label_dropout=0.3,
+        training__ema_decay=0.98,
+        sde__num_steps=200,
+        sde__sigma_min=0.02,
+        sampling__num_images=64,
+        sampling__steps=10,
+    )
+    trainer = trainer_of(made)
+    list(trainer.run())
+    model = averaged(made, trainer.ema)
+
+    def share_of_bright(label, weight):
+        drawing = build.guided_drawing(made, "ddim", model, label, weight)
+        found = draw(drawing, "ddim", model.sde, data, made.config.sampling)
+        assert found.result["nfe"] == 10 * (1 if weight == 1 else 2)
+        dark, bright = found.result["classes"]
+        if label >= 0:
+            assert found.result["of_class"]["rate"] == (dark, bright)[label] / 64
+            assert found.result["of_class"]["rate_of_test_data"] == 1
+        return bright / (dark + bright)
+
+    for weight in (1.0, 2.0):
+        assert share_of_bright(0, weight) < 0.05
+        assert share_of_bright(1, weight) > 0.95
+    assert 0.15 < share_of_bright(-1, 1.0) < 0.85
+
+
+def command(mode, workdir, **overrides):
+    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+    return ["run.py", f"--mode={mode}", "--device=cpu", f"--workdir={workdir}", *flags]
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    """An unconditional run: no class without a classifier, and with one."""
+    workdir = tmp_path / "run"
+    short = {
+        "training__num_steps": 2,
+        "training__log_every": 2,
+        "training__checkpoint_every": 2,
+        "training__batch_size": 4,
+    }
+    assert main(command("train", workdir, **TINY, **short)) == 0
+    asked = {"sampling__label": 3, "sampling__guidance": 2.0}
+    assert main(command("sample", workdir, sampling__sampler="ddim", **asked)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "train one with --mode classifier" in error
+    small = {"classifier__num_steps": 2, "classifier__width": 8}
+    assert main(command("classifier", workdir, **small)) == 0
+    assert "classifier of 10 classes, 2 steps" in capsys.readouterr().out
+    found = RunDir.open(workdir).read_result("classifier")
+    assert found["num_test"] == 360
+    assert found["settings"]["width"] == 8
+    assert main(command("classifier", workdir, **small)) == 0
+    assert "is there already and will be replaced" in capsys.readouterr().out
+    assert main(command("sample", workdir, sampling__sampler="ddim", **asked)) == 0
+    result = json.loads((workdir / "results" / "samples-ddim.json").read_text())
+    settings = result["settings"]
+    assert (settings["label"], settings["guidance"], settings["guide"]) == (3, 2.0, "classifier")
+    assert result["of_class"]["label"] == 3
+    assert result["nfe"] == 4
+    assert "class 3 with weight 2 by the classifier" in (workdir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_digits_of_a_modest_training_are_of_the_class():
+    """Nearest-neighbour class of 64 samples of each of three digits; chance is 10 %."""
+    flat = request.flatten(digits.get_config().to_dict())
+    flat |= {
+        "model.conditional": True,
+        "training.num_steps": 400,
+        "training.checkpoint_every": 400,
+    }
+    made = build.experiment(request.resolve(flat, "digits"), CPU)
+    trainer = trainer_of(made)
+    list(trainer.run())
+    model = averaged(made, trainer.ema)
+    for label in (0, 3, 7):
+        drawing = build.guided_drawing(made, "dpm", model, label, 2.0, steps=15)
+        drawn = draw(drawing, "dpm", model.sde, made.data, made.config.sampling)
+        assert drawn.result["of_class"]["rate"] > 0.7
