@@ -4,6 +4,7 @@ A case is a sampler with a budget of evaluations. Every case starts from the sam
 image k of one and image k of another are what two methods make of one noise.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -81,7 +82,7 @@ class Column:
         key: of the row; its error has `_error` behind it.
         title: in the page.
         short: in the terminal, "" for not there.
-        form: of the number, and of its error.
+        form: of the number, and of its error; "" for two digits of the error.
         part: the table of the page that it stands in.
     """
 
@@ -96,8 +97,10 @@ class Column:
         value = row.get(self.key)
         if value is None:
             return ""
-        error = row.get(f"{self.key}_error")
-        return f"{value:{self.form}}" + ("" if error is None else f" {sign} {error:{self.form}}")
+        error, form = row.get(f"{self.key}_error"), self.form
+        if not form:
+            form = f".{max(0, 1 - math.floor(math.log10(error)))}f" if error else ".3g"
+        return f"{value:{form}}" + ("" if error is None else f" {sign} {error:{form}}")
 
 
 COLUMNS = (
@@ -111,7 +114,7 @@ COLUMNS = (
     Column("recall", "recall", "recall"),
     Column("feature_distance", "feature distance", "feature distance", ".2f", part=1),
     Column("class_distance", "classes, total variation", "", part=1),
-    Column("nearest_train_distance", "distance to training data", "", ".3g", part=1),
+    Column("nearest_train_distance", "distance to training data", "", "", part=1),
     Column("nearest_ratio", "over that of held-out data", "nearest/held-out", part=1),
     Column("copies", "copies", "copies", "d", part=1),
     Column("energy_distance", "energy distance", "energy distance", ".5f", part=1),

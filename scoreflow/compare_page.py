@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Sequence
 
 from scoreflow import orders
 from scoreflow.compare import Column, columns_of
@@ -90,14 +91,18 @@ def _part(rows: list[Json], real: list[Json], columns: list[Column]) -> str:
     told = [row for row in real if any(column.key in row for column in columns)]
     body = "".join(_row(row, columns) for row in [*rows, *told])
     return (
-        f"<div class=scroll><table class='wide lined'><tr><th>sampler, budget</th>{head}</tr>{body}"
-        "</table></div>"
+        "<div class=scroll><table class='wide lined'>"
+        f"<tr><th>sampler, budget</th>{head}</tr>{body}</table></div>"
     )
 
 
 def _row(row: Json, columns: list[Column]) -> str:
-    cells = "".join(f"<td>{column.told(row, '&plusmn;')}</td>" for column in columns)
-    return f"<tr><td>{html.escape(_case(row))}</td>{cells}</tr>"
+    return f"<tr><td>{html.escape(_case(row))}</td>{cells(row, columns)}</tr>"
+
+
+def cells(row: Json, columns: Sequence[Column]) -> str:
+    """The cells of a row's numbers and errors."""
+    return "".join(f"<td>{column.told(row, '&plusmn;')}</td>" for column in columns)
 
 
 def _notes(rows: list[Json]) -> str:
@@ -141,8 +146,9 @@ def _classes(rows: list[Json], real: list[Json]) -> str:
         f"{''.join(f'<td>{count}</td>' for count in row['classes'])}</tr>"
         for row in counted
     )
+    by = "the classifier" if "feature_distance" in counted[0] else "the nearest training image"
     return (
-        "<h3>Classes of the samples</h3><div class=scroll><table class='wide lined'>"
+        f"<h3>Classes of the samples, by {by}</h3><div class=scroll><table class='wide lined'>"
         f"<tr><th>sampler, budget</th>{head}</tr>{body}</table></div>"
     )
 

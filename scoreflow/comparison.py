@@ -9,11 +9,22 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoreflow import build, compare, compare_page, inception, metrics, orders, parallel, toy
+from scoreflow import (
+    build,
+    compare,
+    compare_page,
+    inception,
+    metrics,
+    orders,
+    parallel,
+    sweep,
+    toy,
+)
 from scoreflow.build import Experiment
 from scoreflow.classifier import NoisyClassifier, clean_features
 from scoreflow.classifying import FILE, load_classifier
 from scoreflow.compare import Case
+from scoreflow.data import Data
 from scoreflow.errors import RequestError
 from scoreflow.files import Json, write_atomic
 from scoreflow.judge import Judge
@@ -61,12 +72,13 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     ]
     guide = classifier_for(build.build_guidance(experiment.config, model, data), folder, model)
     for name, budget in parallel.shard().of_the_first(missing):
-        made = Case(name, budget, _drawing(experiment, name, budget, model, guide))
+        made = Case(name, budget, _drawing(experiment.config, data, name, budget, model, guide))
         batch = experiment.config.sampling.batch_size
         row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
         if parallel.leads():
             folder.write_image(paths[name, budget], png)
             rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
+    swept = _swept(experiment, folder, model, step, judge, rows, count)
     if not parallel.leads():
         return ""
     found = [rows.done[_case(*each)] for each in wanted]
@@ -76,13 +88,18 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     settings = {**c.to_dict(), "device": str(experiment.device), "judged_by": judged_by}
     result = {"unit": "a row a sampler and budget", "step": step, "settings": settings}
     result |= {"rows": found, "test_data": test_data, "floors": floors, "orders": of_orders}
+    result["guidance"] = [row for row, _ in swept]
     folder.write_result("compare", result)
     real = compare.beside(test_data, floors)
     say(compare.table([*found, *real]))
     if of_orders:
         say(orders.table(of_orders))
+    if swept:
+        say(sweep.table(result["guidance"]))
     pictures = {each: path.read_bytes() for each, path in paths.items()}
     page = compare_page.section(found, real, pictures, c.seed, of_orders)
+    if swept:
+        page += sweep.section(result["guidance"], [png for _, png in swept], _middle(c))
     write_atomic(folder.path / "results" / "compare.html", page.encode())
     return page
 
@@ -137,6 +154,48 @@ def _orders(experiment: Experiment, model: ScoreModel, rows: Rows) -> list[Json]
     return found
 
 
+def _swept(
+    experiment: Experiment,
+    folder: RunDir,
+    model: ScoreModel,
+    step: int,
+    judge: Judge,
+    rows: Rows,
+    count: int,
+) -> list[tuple[Json, bytes]]:
+    """A row and a picture of each weight, where there is something to guide by."""
+    c, data = experiment.config.compare, experiment.data
+    weights = sorted(set(c.guidance))
+    exists = (folder.path / FILE).exists()
+    if judge.labels is None or not (model.num_classes or exists):
+        return []
+    device = data.train.device
+    guide = load_classifier(folder, model.sde, model.t_min, device) if exists else None
+    paths = {w: folder.sample_path(step, f"compare-guidance-{w:g}") for w in weights}
+    cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
+    missing = [w for w in weights if cases[w] not in rows.done or not paths[w].exists()]
+
+    def drawing(weight: float, label: int) -> build.Drawing:
+        config = ConfigDict(experiment.config.to_dict())
+        config.sampling.label, config.sampling.guidance = label, weight
+        return _drawing(config, data, sweep.SAMPLER, _middle(c), model, guide)
+
+    asked = sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
+    for weight in parallel.shard().of_the_first(missing):
+        row, x, labels = sweep.measured(weight, asked, model.sde, data)
+        if parallel.leads():
+            folder.write_image(paths[weight], sweep.shown(x, data))
+            rows.append([{"case": cases[weight], **row, **sweep.judged(x, labels, judge)}])
+    if not parallel.leads():
+        return []
+    return [(rows.done[cases[w]], paths[w].read_bytes()) for w in weights]
+
+
+def _middle(c: ConfigDict) -> int:
+    """The budget of the sweep: the middle one of those compared."""
+    return sorted(set(c.nfe))[len(set(c.nfe)) // 2]
+
+
 def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
     names = [build.choose("--samplers", name, build.SAMPLERS) for name in c.samplers]
@@ -149,18 +208,19 @@ def _wanted(c: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
 
 
 def _drawing(
-    experiment: Experiment,
+    config: ConfigDict,
+    data: Data,
     name: str,
     budget: int,
     model: ScoreModel,
     classifier: NoisyClassifier | None,
 ) -> build.Drawing:
-    """A sampler whose evaluations come to the budget, or near it."""
-    config = ConfigDict(experiment.config.to_dict())
+    """A sampler whose evaluations come to the budget, or near it; guidance may double them."""
+    config = ConfigDict(config.to_dict())
     a_step = {"pc": 1 + config.sampling.corrections}.get(name, 1)
     config.sampling.steps = (budget + 1) // 2 if name == "heun" else max(1, budget // a_step)
     tolerance, evaluations = REFERENCE
     wanted = tolerance * (evaluations / budget) ** 5
     config.sampling.tolerance = min(max(wanted, 1e-10), 1.0)
     assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return build.build_drawing(config, name, model, experiment.data, classifier)
+    return build.build_drawing(config, name, model, data, classifier)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, comparison, parallel, report
+from scoreflow import build, comparison, parallel, progressive, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
@@ -19,6 +19,7 @@ from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
 from scoreflow.trained import averaged, classifier_for, load, trained_of, trainer_of
+from sde.noise import Noise
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
@@ -40,10 +41,11 @@ def train(experiment: Experiment, run: RunDir) -> None:
 
 
 def sample(experiment: Experiment, run: RunDir) -> None:
-    """Draw with the sampler of the config."""
+    """Draw with the sampler of the config; several processes share the images."""
     model, step = trained_of(experiment, run, _say)
     _draw(experiment, experiment.config.sampling.sampler, run, model, step)
-    report.write(run)
+    if parallel.leads():
+        report.write(run)
 
 
 def likelihood(experiment: Experiment, run: RunDir) -> None:
@@ -112,7 +114,8 @@ def compare(experiment: Experiment, run: RunDir) -> None:
     """Every sampler at every budget, from the same noise."""
     model, step = trained_of(experiment, run, _say)
     comparison.run(experiment, run, model, step, _say)
-    _say(f"look at {report.write(run)}")
+    if parallel.leads():
+        _say(f"look at {report.write(run)}")
 
 
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
@@ -131,8 +134,20 @@ def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, ste
     settings = _recorded(config.sampling, experiment)
     settings |= {"sampler": name, "guide": guidance.guide}
     drawn = draw(drawing, name, model.sde, data, config.sampling)
+    if not parallel.leads():
+        return
     run.write_image(run.sample_path(step, name), drawn.picture)
-    run.write_result(f"samples-{name}", {**drawn.result, "step": step, "settings": settings})
+    kept = {**drawn.result, "step": step, "settings": settings}
+    if config.sampling.progressive:
+        shown = progressive.SHOWN if data.num_levels is not None else len(drawn.samples)
+        last = drawn.samples[:shown]
+        noise = Noise.of(config.sampling.seed, 0, len(last), data.train.device)
+        seen = progressive.follow(drawing, model.sde, noise, data, last)
+        strip = run.sample_path(step, f"{name}-progress")
+        run.write_image(strip, progressive.strip(seen, data))
+        run.write_image(strip.with_suffix(".gif"), progressive.animation(seen, data))
+        kept["progress"] = f"x_0 estimated at {len(seen.times)} times"
+    run.write_result(f"samples-{name}", kept)
     _say(f"{drawn.line}; {run.sample_path(step, name)}")
 
 

@@ -51,6 +51,15 @@ def classes_of(x):
     return (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0.7).long()
 
 
+def test_the_order_of_the_data_is_no_part_of_the_error():
+    """Every tenth of one class: blocks that followed the order would each be a class."""
+    x = normal(200, 0, 1) * 0.01 + 10.0 * (torch.arange(200) % 10)[:, None]
+    found = jackknife(lambda a, b: float(a.mean()), x, x)
+    assert found == pytest.approx(float(x.std()) / 200**0.5, rel=0.6)  # 9 degrees of freedom
+    followed = torch.stack([x[torch.arange(200) % 10 != k].mean() for k in range(10)])
+    assert float((0.9 * (followed - followed.mean()).square().sum()).sqrt()) > 3 * found
+
+
 def test_energy_distance_is_zero_in_the_mean_for_equal_laws_and_known_for_others():
     """For N(0, 1) and N(m, 1), with X - Y ~ N(m, 2): 2 E|X - Y| - 2 E|X - X'| in closed form."""
     x, y = normal(4096, 0, 1), normal(4096, 1, 1)
