@@ -70,6 +70,8 @@ def scores(
         ) from error
     weights = None if asked == DOWNLOAD else asked
     try:
+        if weights is not None:  # the package would run whatever a pickle says
+            torch.load(weights, map_location="cpu", weights_only=True)
         FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
     except Exception as error:  # whatever a download or an unpickler raises
         done = "the download of the weights failed" if weights is None else f"{asked} does not fit"
@@ -88,6 +90,7 @@ def scores(
             isc_splits=splits,
             feature_extractor_weights_path=weights,
             cuda=device.type == "cuda",
+            save_cpu_ram=True,  # and no processes of its own: the images are in memory
             verbose=False,
         )
         return {

@@ -121,8 +121,8 @@ def compare(experiment: Experiment, run: RunDir) -> None:
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
-    "compare": compare,
     "classifier": classifier,
+    "compare": compare,
     "equivalence": equivalence,
 }
 

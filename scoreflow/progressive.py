@@ -99,7 +99,7 @@ def strip(progress: Progress, data: Data) -> bytes:
     page.paste(body, (0, LABEL_HEIGHT))
     draw, width = ImageDraw.Draw(page), body.width / len(times)
     for k, t in enumerate(times):
-        draw.text(((k + 0.5) * width, 1), f"{t:.4g}", fill="black", anchor="ma")
+        draw.text(((k + 0.5) * width, 1), _told(t), fill="black", anchor="ma")
     return _encoded(page)
 
 
@@ -115,7 +115,7 @@ def animation(progress: Progress, data: Data) -> bytes:
             body = _grid(values, data.num_levels, SHOWN // 2)
         frame = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
         frame.paste(body, (0, 0))
-        said = f"t = {progress.times[k]:.4g}"
+        said = f"t = {_told(progress.times[k])}"
         ImageDraw.Draw(frame).text((3, body.height + 1), said, fill="black")
         frames.append(frame)
     stream = io.BytesIO()
@@ -128,6 +128,11 @@ def animation(progress: Progress, data: Data) -> bytes:
         loop=0,
     )
     return stream.getvalue()
+
+
+def _told(t: float) -> str:
+    """A time in few characters."""
+    return f"{t:.0f}" if t >= 10 else f"{t:.2g}"
 
 
 def _spread(count: int, most: int) -> list[int]:

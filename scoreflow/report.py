@@ -23,7 +23,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem }
 figure { margin: 0; max-width: 19rem }
 figure img { width: 100%; image-rendering: pixelated } .narrow figure { max-width: 12rem }
-.strip figure { max-width: 34rem }
+.strip figure { max-width: 100% }
+.strip img { width: auto; max-width: 100% }
 .number { font-size: 2rem; font-weight: 600 } .small, figcaption { font-size: .85rem; color: #555 }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }

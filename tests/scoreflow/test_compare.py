@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow import compare, orders
+from scoreflow import compare, orders, sweep
 from scoreflow.main import main
 from scoreflow.metrics import precision_recall
 from scoreflow.toy import distribution
@@ -138,3 +138,86 @@ def test_precision_and_recall_see_fidelity_and_diversity():
     assert wide["precision"] < 0.2
     with pytest.raises(ValueError, match="more than 3"):
         precision_recall(data[:3], data)
+
+
+# ---- images with classes
+
+DIGITS = [
+    "--config.model.channels=8",
+    "--config.model.num_groups=4",
+    "--config.model.blocks=1",
+    "--config.model.multipliers=(1,1)",
+    "--config.classifier.num_steps=4",
+    "--config.classifier.width=8",
+]
+GUIDED = ["--config.compare.nfe=2,3,4", "--config.compare.guidance=2.0,0.0"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("compare") / "digits"
+    tiny = [each for each in TINY if ".width" not in each and ".depth" not in each]
+    assert main(["run.py", "--mode=train", f"--workdir={workdir}", *tiny, *DIGITS]) == 0
+    return workdir
+
+
+def test_without_a_classifier_there_is_a_line_and_no_column(digits, tmp_path, capfd):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    capfd.readouterr()
+    assert ask(run, "ddim", "--config.compare.nfe=2") == 0
+    out, _ = capfd.readouterr()
+    assert out.count("no feature distance: make a classifier with --mode classifier") == 1
+    found = json.loads((run / "results" / "compare.json").read_text())
+    assert "feature_distance" not in found["rows"][0]
+    assert len(found["rows"][0]["classes"]) == 10
+    assert found["guidance"] == []
+    assert "by the nearest training image" in (run / "report.html").read_text()
+
+
+def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
+    digits, tmp_path, monkeypatch, capfd
+):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    command = ["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu"]
+    assert main(command) == 0
+    made, measured = [], sweep.measured
+    monkeypatch.setattr(
+        sweep, "measured", lambda weight, *rest: made.append(weight) or measured(weight, *rest)
+    )
+    assert ask(run, "ddim", *GUIDED) == 0
+    found = json.loads((run / "results" / "compare.json").read_text())
+    assert found["rows"][0]["feature_distance_error"] > 0
+    assert found["test_data"]["feature_distance"] > 0
+    assert [row["weight"] for row in found["guidance"]] == [0, 2]
+    assert {row["nfe"] for row in found["guidance"]} == {3}
+    assert all(0 <= row["by_classifier"] <= 1 for row in found["guidance"])
+    page = (run / "report.html").read_text()
+    assert "fidelity against diversity" in page
+    assert ask(run, "ddim", *GUIDED[:1], "--config.compare.guidance=0.0,1.0,2.0") == 0
+    assert made == [0, 2, 1]
+    assert "guidance" in capfd.readouterr().out
+    assert main([*command, "--config.classifier.num_steps=2"]) == 0
+    assert ask(run, "ddim", *GUIDED) == 0
+    assert made[3:] == [0, 2]  # another judge
+
+
+def test_the_weights_of_inception_are_asked_for_before_any_work(digits, tmp_path, capfd):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    capfd.readouterr()
+    assert ask(run, "ddim", "--config.compare.inception=no/such.pth") == 2
+    _, err = capfd.readouterr()
+    assert "no such file no/such.pth" in err
+    assert err.count("\n") == 1
+    assert not (run / "results" / "compare.jsonl").exists()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ode"])
+def test_progress_is_in_the_report_of_the_draw_that_made_it(digits, tmp_path, sampler):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    command = ["run.py", "--mode=sample", f"--sampler={sampler}", f"--workdir={run}"]
+    assert main([*command, "--device=cpu", "--config.sampling.progressive=true"]) == 0
+    for ending in ("png", "gif"):
+        assert (run / "samples" / f"00000004-{sampler}-progress.{ending}").exists()
+    assert "data:image/gif" in (run / "report.html").read_text()
+    assert main([*command, "--device=cpu"]) == 0
+    assert "data:image/gif" not in (run / "report.html").read_text()
