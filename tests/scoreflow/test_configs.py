@@ -153,10 +153,11 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
             modes.train(made, run)
         for name in build.SAMPLERS:
             build.build_drawing(tracked, name, made.model, made.data)
-        for mode in modes.EVALUATIONS.values():
-            # after two steps of training the laws of the samplers do differ, and points in the
-            # plane have no classes
-            with contextlib.suppress(RunError, RequestError):
+        for name, mode in modes.EVALUATIONS.items():
+            # points in the plane have no classes
+            refused = RequestError if name == "classifier" and number == 0 else RunError
+            # after two steps of training the laws of the samplers do differ
+            with contextlib.suppress(RunError, refused):
                 mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
