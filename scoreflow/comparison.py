@@ -32,7 +32,6 @@ from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
 from scoreflow.rows import Rows
 from scoreflow.run_dir import RunDir
-from scoreflow.trained import classifier_for
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
@@ -51,6 +50,11 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
+    if experiment.config.sampling.label >= 0:
+        raise RequestError(
+            "compare draws from the law of all data: leave sampling.label out; with classes, "
+            "compare.guidance sweeps all of them"
+        )
     wanted = _wanted(c, model)
     judge, judged_by = judge_of(experiment, folder, model, say)
     heading = {
@@ -70,9 +74,8 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     missing = [
         each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
     ]
-    guide = classifier_for(build.build_guidance(experiment.config, model, data), folder, model)
     for name, budget in parallel.shard().of_the_first(missing):
-        made = Case(name, budget, _drawing(experiment.config, data, name, budget, model, guide))
+        made = Case(name, budget, _drawing(experiment.config, data, name, budget, model))
         batch = experiment.config.sampling.batch_size
         row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
         if parallel.leads():
@@ -213,7 +216,7 @@ def _drawing(
     name: str,
     budget: int,
     model: ScoreModel,
-    classifier: NoisyClassifier | None,
+    classifier: NoisyClassifier | None = None,
 ) -> build.Drawing:
     """A sampler whose evaluations come to the budget, or near it; guidance may double them."""
     config = ConfigDict(config.to_dict())

@@ -207,6 +207,8 @@ def test_the_weights_of_inception_are_asked_for_before_any_work(digits, tmp_path
     assert ask(run, "ddim", "--config.compare.inception=no/such.pth") == 2
     _, err = capfd.readouterr()
     assert "no such file no/such.pth" in err
+    assert ask(run, "ddim", "--config.sampling.label=3", "--config.sampling.guidance=0.0") == 2
+    assert "leave sampling.label out" in capfd.readouterr().err
     assert err.count("\n") == 1
     assert not (run / "results" / "compare.jsonl").exists()
 
