@@ -1,32 +1,62 @@
 """What --mode compare does: every sampler at every budget, kept row by row."""
 
+import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from ml_collections import ConfigDict
+from torch import Tensor
 
-from scoreflow import build, compare, toy
+from scoreflow import (
+    build,
+    compare,
+    compare_page,
+    inception,
+    metrics,
+    orders,
+    parallel,
+    sweep,
+    toy,
+)
 from scoreflow.build import Experiment
+from scoreflow.classifier import clean_features
+from scoreflow.classifying import FILE, load_classifier
 from scoreflow.compare import Case
 from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
-from scoreflow.files import write_atomic
+from scoreflow.files import Json, write_atomic
+from scoreflow.judge import Judge
 from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
+from scoreflow.rows import Rows
 from scoreflow.run_dir import RunDir
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
 """A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
 the fifth root."""
+LEAST = 8
 
 
 def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, say: Say) -> str:
-    """Measure what is not there yet; returns the section of the report."""
+    """Measure what is not there yet; returns the section of the report.
+
+    Several processes share the images of each case; the first of them judges and writes, and the
+    others return "".
+    """
     c, data = experiment.config.compare, experiment.data
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
+    if experiment.config.sampling.label >= 0:
+        raise RequestError(
+            "compare draws from the law of all data: leave sampling.label out; with classes, "
+            "compare.guidance sweeps all of them"
+        )
+    wanted = _wanted(experiment.config, model)
+    judge, judged_by = judge_of(experiment, folder, model, say)
     heading = {
         "seed": c.seed,
         "num_images": count,
@@ -34,31 +64,139 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         "device": experiment.device.type,
         "weights": fingerprint(model),
         "sampling": experiment.config.sampling.to_dict(),
+        "judged_by": judged_by,
     }
     rows = folder.rows("compare", heading, key="case")
-    truth = toy.distribution() if data.name == "toy" else None
-    pictures, found = {}, []
-    for name, budget in _wanted(experiment.config, model):
-        case, path = f"{name}-{budget}", folder.sample_path(step, f"compare-{name}-{budget}")
-        if case not in rows.done or not path.exists():
-            config = _with_budget(experiment, name, budget)
-            made = Case(name, budget, drawing_of(experiment, config, name, folder, model))
-            batch = experiment.config.sampling.batch_size
-            row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
-            folder.write_image(path, png)
-            rows.append([{"case": case, **row, **compare.judged(x, data, truth)}])
-        pictures[name, budget] = path.read_bytes()
-        found.append(rows.done[case])
-    settings = {**c.to_dict(), "device": str(experiment.device)}
+    paths = {
+        (name, budget): folder.sample_path(step, f"compare-{name}-{budget}")
+        for name, budget in wanted
+    }
+    missing = [
+        each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
+    ]
+    for name, budget in parallel.shard().of_the_first(missing):
+        config = _with_budget(experiment.config, name, budget)
+        made = Case(name, budget, drawing_of(experiment, config, name, folder, model))
+        batch = experiment.config.sampling.batch_size
+        row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
+        if parallel.leads():
+            folder.write_image(paths[name, budget], png)
+            rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
+    swept = _swept(experiment, folder, model, step, judge, rows, count)
+    if not parallel.leads():
+        return ""
+    found = [rows.done[_case(*each)] for each in wanted]
+    test_data = _kept(rows, "held-out data", lambda: judge.of_test_data(count))
+    floors = _kept(rows, "floors", lambda: judge.floors(count))
+    of_orders = _orders(experiment, folder, model, rows) if data.name == "toy" else []
+    settings = {**c.to_dict(), "device": str(experiment.device), "judged_by": judged_by}
     result = {"unit": "a row a sampler and budget", "step": step, "settings": settings}
-    folder.write_result("compare", {**result, "rows": found})
-    say(compare.table(found))
-    page = compare.section(found, pictures, c.seed)
+    result |= {"rows": found, "test_data": test_data, "floors": floors, "orders": of_orders}
+    result["guidance"] = [row for row, _ in swept]
+    folder.write_result("compare", result)
+    real = compare.beside(test_data, floors)
+    say(compare.table([*found, *real]))
+    if of_orders:
+        say(orders.table(of_orders))
+    if swept:
+        say(sweep.table(result["guidance"]))
+    pictures = {each: path.read_bytes() for each, path in paths.items()}
+    page = compare_page.section(found, real, pictures, c.seed, of_orders)
+    if swept:
+        page += sweep.section(result["guidance"], [png for _, png in swept], _middle(c))
     write_atomic(folder.path / "results" / "compare.html", page.encode())
     return page
 
 
-LEAST = 8
+def _case(name: str, budget: int) -> str:
+    return f"{name}-{budget}"
+
+
+def _kept(rows: Rows, case: str, make: Callable[[], Json]) -> Json:
+    """What was found under this heading, or is now."""
+    if case not in rows.done:
+        rows.append([{"case": case, **make()}])
+    return {key: value for key, value in rows.done[case].items() if key != "case"}
+
+
+def judge_of(
+    experiment: Experiment, folder: RunDir, model: ScoreModel, say: Say
+) -> tuple[Judge, Json]:
+    """What samples are held against, and what of it a row depends on."""
+    data, asked = experiment.data, experiment.config.compare.inception
+    by: Json = {"classifier": "", "inception": asked}
+    scores = inception.scores(asked, data.num_levels, data.train.device) if asked else None
+    if asked and asked != inception.DOWNLOAD:
+        by["inception"] = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
+    truth = toy.distribution() if data.name == "toy" else None
+    if data.train_labels is None or data.num_levels is None:
+        return Judge(data, truth, inception=scores), by
+    if not (folder.path / FILE).exists():
+        say("no feature distance: make a classifier with --mode classifier")
+        nearest = partial(metrics.nearest_labels, real=data.train, labels=data.train_labels)
+        return Judge(data, truth, nearest, inception=scores), by
+    by["classifier"] = hashlib.sha256((folder.path / FILE).read_bytes()).hexdigest()
+    least = experiment.objective.least_time
+    classifier = load_classifier(folder, model.sde, least, data.train.device)
+    features = partial(clean_features, classifier, num_levels=data.num_levels)
+
+    def labels(values: Tensor) -> Tensor:
+        return classifier.network.head(features(values).float()).argmax(1)
+
+    return Judge(data, truth, labels, features, scores), by
+
+
+def _orders(experiment: Experiment, folder: RunDir, model: ScoreModel, rows: Rows) -> list[Json]:
+    """The order of each sampler that takes fixed steps, on the exact denoiser of the truth."""
+    found = []
+    for name in dict.fromkeys(experiment.config.compare.samplers):
+        if name == "ode":  # adaptive: it has a tolerance, and no steps
+            continue
+        sampler = drawing_of(experiment, experiment.config, name, folder, model).sampler
+        make = partial(orders.measured_order, name, sampler, toy.distribution(), model.sde)
+        found.append(_kept(rows, f"order-{name}", make))
+    return found
+
+
+def _swept(
+    experiment: Experiment,
+    folder: RunDir,
+    model: ScoreModel,
+    step: int,
+    judge: Judge,
+    rows: Rows,
+    count: int,
+) -> list[tuple[Json, bytes]]:
+    """A row and a picture of each weight, where there is something to guide by."""
+    c, data = experiment.config.compare, experiment.data
+    weights = sorted(set(c.guidance))
+    exists = (folder.path / FILE).exists()
+    if judge.labels is None or not (model.num_classes or exists):
+        return []
+    paths = {w: folder.sample_path(step, f"compare-guidance-{w:g}") for w in weights}
+    cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
+    missing = [w for w in weights if cases[w] not in rows.done or not paths[w].exists()]
+
+    def drawing(weight: float, label: int) -> build.Drawing:
+        config = ConfigDict(experiment.config.to_dict())
+        config.sampling.label, config.sampling.guidance = label, weight
+        config = _with_budget(config, sweep.SAMPLER, _middle(c))
+        return drawing_of(experiment, config, sweep.SAMPLER, folder, model)
+
+    asked = sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
+    for weight in parallel.shard().of_the_first(missing):
+        row, x, labels = sweep.measured(weight, asked, model.sde, data)
+        if parallel.leads():
+            folder.write_image(paths[weight], sweep.shown(x, data))
+            rows.append([{"case": cases[weight], **row, **sweep.judged(x, labels, judge)}])
+    if not parallel.leads():
+        return []
+    return [(rows.done[cases[w]], paths[w].read_bytes()) for w in weights]
+
+
+def _middle(c: ConfigDict) -> int:
+    """The budget of the sweep: the middle one of those compared."""
+    return sorted(set(c.nfe))[len(set(c.nfe)) // 2]
 
 
 def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
@@ -73,9 +211,9 @@ def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     ]
 
 
-def _with_budget(experiment: Experiment, name: str, budget: int) -> ConfigDict:
-    """The config under which a sampler's evaluations come to the budget, or near it."""
-    config = ConfigDict(experiment.config.to_dict())
+def _with_budget(config: ConfigDict, name: str, budget: int) -> ConfigDict:
+    """A config whose evaluations come to the budget, or near it; guidance may double them."""
+    config = ConfigDict(config.to_dict())
     c = config.sampling
     heun = "heun" in (name, c.predictor if name == "pc" else "")  # two a step, but in the last
     a_step = (2 if heun else 1) + (c.corrections if name == "pc" else 0)

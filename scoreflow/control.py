@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
+from scoreflow import parallel
 from scoreflow.build import Control, Experiment, try_solver
 from scoreflow.data import Data, dequantize, quantize, to_uint8
 from scoreflow.draw import GRID_PIXELS, draw_samples, out_of_evaluations
@@ -80,10 +81,13 @@ def _drawn(control: Control, experiment: Experiment, run: RunDir, model: ScoreMo
     x = draw_samples(drawing, sde, noise, event, c.batch_size, control.task, start)
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-    products = moments.products if moments else len(x) * (len(drawing.times) - 1)
+    shard = parallel.shard()  # every process has drawn its share of the images
+    products = len(x) * (len(drawing.times) - 1)
+    if moments:
+        products = shard.total(moments.products)
     result = {
         "num_images": len(x),
-        "nfe": counted.rows / len(x),
+        "nfe": shard.total(counted.rows) / len(x),
         "jacobian_products": products / len(x) if control.method in ("mmps", "dps") else 0,
         "seconds": time.monotonic() - begun,
         "steps": len(drawing.times) - 1,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from samplers import Clipped, Counted, sample
-from scoreflow import metrics, report
+from scoreflow import metrics, parallel, report
 from scoreflow.build import Drawing
 from scoreflow.data import Data, quantize, to_uint8
 from scoreflow.errors import RunError
@@ -49,7 +49,7 @@ def draw(drawing: Drawing, name: str, sde: SDE, data: Data, settings: ConfigDict
         torch.cuda.synchronize(samples.device)
     seconds = time.monotonic() - start
     result = {
-        "nfe": counted.rows / len(samples),
+        "nfe": parallel.shard().total(counted.rows) / len(samples),
         "seconds": seconds,
         "images_per_second": len(samples) / seconds,
         "num_images": len(samples),
@@ -99,12 +99,15 @@ def draw_samples(
 ) -> Tensor:
     """One sample for every index of the noise, (n, *event), with a progress bar.
 
-    From the prior at N, or from a start (n, *event) at the first of the drawing's times.
+    From the prior at N, or from a start (n, *event) at the first of the drawing's times. Several
+    processes take the samples by index; every one of them must call this, and has all.
     """
+    shard, count, device = parallel.shard(), len(noise.index), noise.index.device
+    own = torch.arange(count, device=device)[shard.rank :: shard.world]
     batches = []
-    with Progress(f"draw {name}", len(noise.index), "img") as progress:
+    with Progress(f"draw {name}", len(own), "img") as progress:
         shown = Counted(drawing.denoiser, progress.evaluated)
-        for index in torch.arange(len(noise.index), device=noise.index.device).split(batch_size):
+        for index in own.split(batch_size) if len(own) else ():
             rows = None if start is None else start[index]
             with out_of_evaluations():
                 batches.append(
@@ -120,7 +123,11 @@ def draw_samples(
                     )
                 )
             progress.advance(len(index))
-    return torch.cat(batches)
+    if shard.world == 1:
+        return torch.cat(batches)
+    drawn = torch.cat(batches).cpu() if batches else torch.empty(0, *event)
+    everything = shard.gathered(dict(zip(own.tolist(), drawn.unbind(), strict=True)))
+    return torch.stack([everything[k] for k in range(count)]).to(device)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -38,6 +39,10 @@ STOPPED = {
 """What is left when a mode is interrupted."""
 
 
+SHARED = ("sample", "likelihood", "compare")
+"""Modes whose images several processes share."""
+
+
 def main(argv: list[str]) -> int:
     """Run a command; returns the exit status: 0 done, 1 the run failed, 2 the request was wrong.
 
@@ -67,6 +72,10 @@ def _fail(error: Exception, status: int) -> int:
 
 
 def _run(asked: Request, argv: list[str]) -> None:
+    if asked.mode not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            f"--mode {asked.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
+        )
     if asked.mode == "train":
         _train(asked, argv)
     elif asked.mode == "equivalence" and asked.workdir is None:

@@ -68,10 +68,15 @@ def histogram_bits_per_dim(train: Tensor, test: Tensor, num_levels: int) -> tupl
     return float(each.mean()), float(each.std(correction=0)) / math.sqrt(max(len(each) - 1, 1))
 
 
+def nearest_labels(samples: Tensor, real: Tensor, labels: Tensor) -> Tensor:
+    """The label of each sample's nearest real neighbour, (n,) integers."""
+    nearest = torch.cdist(samples.double().flatten(1), real.double().flatten(1)).argmin(1)
+    return labels.to(nearest.device)[nearest]
+
+
 def nearest_classes(samples: Tensor, real: Tensor, labels: Tensor) -> list[int]:
     """How many samples have each class, by the label of their nearest real neighbour."""
-    nearest = torch.cdist(samples.double().flatten(1), real.double().flatten(1)).argmin(1)
-    classes = labels.to(nearest.device)[nearest]
+    classes = nearest_labels(samples, real, labels)
     return torch.bincount(classes, minlength=int(labels.max()) + 1).tolist()
 
 
@@ -80,7 +85,8 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict
 
     A set's manifold is the union of balls around its points, each as wide as the distance to the
     k-th nearest other point. Precision is the share of samples on the data's manifold (fidelity),
-    recall that of data on the samples' (diversity).
+    recall that of data on the samples' (diversity). Their standard errors are of shares of n and
+    of m, the other set's manifold taken as it is.
 
     Args:
         samples: (n, ...) values, n > k.
@@ -94,7 +100,11 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict
     x, y = samples.double().flatten(1), real.double().flatten(1)
     apart = torch.cdist(x, y)
     reach_x, reach_y = (torch.cdist(z, z).kthvalue(neighbours + 1).values for z in (x, y))
+    precision = float((apart <= reach_y[None]).any(1).double().mean())
+    recall = float((apart <= reach_x[:, None]).any(0).double().mean())
     return {
-        "precision": float((apart <= reach_y[None]).any(1).double().mean()),
-        "recall": float((apart <= reach_x[:, None]).any(0).double().mean()),
+        "precision": precision,
+        "precision_error": rate_error(precision, len(x)),
+        "recall": recall,
+        "recall_error": rate_error(recall, len(y)),
     }

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, comparison, control, parallel, report
+from scoreflow import build, comparison, control, parallel, progressive, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
@@ -21,6 +21,7 @@ from scoreflow.progress import Progress
 from scoreflow.run_dir import RunDir
 from scoreflow.train import Interval, Trainer
 from scoreflow.trained import averaged, load, trained_of, trainer_of
+from sde.noise import Noise
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
@@ -42,21 +43,33 @@ def train(experiment: Experiment, run: RunDir) -> None:
 
 
 def sample(experiment: Experiment, run: RunDir) -> None:
-    """Draw with the sampler of the config, or do with the user's image what it says."""
+    """Draw with the sampler of the config, or do with the user's image what it says.
+
+    Several processes share the images.
+    """
     task = build.build_control(experiment.config, experiment.data)
     model, step = trained_of(experiment, run, _say)
     if task is None:
         _draw(experiment, experiment.config.sampling.sampler, run, model, step)
     else:
-        done = control.do(task, experiment, run, model)
-        settings = _recorded(experiment.config.control, experiment)
-        settings["sampling"] = experiment.config.sampling.to_dict()
-        run.write_image(run.sample_path(step, task.task), done.picture)
-        run.write_result(task.task, {**done.result, "step": step, "settings": settings})
-        page = control.section(task, done, step)
-        write_atomic(run.path / "results" / f"{task.task}.html", page.encode())
-        _say(f"{done.line}; {run.sample_path(step, task.task)}")
-    report.write(run)
+        _control(experiment, task, run, model, step)
+    if parallel.leads():
+        report.write(run)
+
+
+def _control(
+    experiment: Experiment, task: build.Control, run: RunDir, model: ScoreModel, step: int
+) -> None:
+    done = control.do(task, experiment, run, model)
+    if not parallel.leads():
+        return
+    settings = _recorded(experiment.config.control, experiment)
+    settings["sampling"] = experiment.config.sampling.to_dict()
+    run.write_image(run.sample_path(step, task.task), done.picture)
+    run.write_result(task.task, {**done.result, "step": step, "settings": settings})
+    page = control.section(task, done, step)
+    write_atomic(run.path / "results" / f"{task.task}.html", page.encode())
+    _say(f"{done.line}; {run.sample_path(step, task.task)}")
 
 
 def likelihood(experiment: Experiment, run: RunDir) -> None:
@@ -125,14 +138,15 @@ def compare(experiment: Experiment, run: RunDir) -> None:
     """Every sampler at every budget, from the same noise."""
     model, step = trained_of(experiment, run, _say)
     comparison.run(experiment, run, model, step, _say)
-    _say(f"look at {report.write(run)}")
+    if parallel.leads():
+        _say(f"look at {report.write(run)}")
 
 
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
-    "compare": compare,
     "classifier": classifier,
+    "compare": compare,
     "equivalence": equivalence,
 }
 
@@ -143,8 +157,20 @@ def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, ste
     settings = _recorded(config.sampling, experiment)
     settings |= {"sampler": name, "guide": build.build_guidance(config, model, data).guide}
     drawn = draw(drawing, name, model.sde, data, config.sampling)
+    if not parallel.leads():
+        return
     run.write_image(run.sample_path(step, name), drawn.picture)
-    run.write_result(f"samples-{name}", {**drawn.result, "step": step, "settings": settings})
+    kept = {**drawn.result, "step": step, "settings": settings}
+    if config.sampling.progressive:
+        shown = progressive.SHOWN if data.num_levels is not None else len(drawn.samples)
+        last = drawn.samples[:shown]
+        noise = Noise.of(config.sampling.seed, 0, len(last), data.train.device)
+        seen = progressive.follow(drawing, model.sde, noise, data, last)
+        strip = run.sample_path(step, f"{name}-progress")
+        run.write_image(strip, progressive.strip(seen, data))
+        run.write_image(strip.with_suffix(".gif"), progressive.animation(seen, data))
+        kept["progress"] = f"x_0 estimated at {len(seen.times)} times"
+    run.write_result(f"samples-{name}", kept)
     _say(f"{drawn.line}; {run.sample_path(step, name)}")
 
 

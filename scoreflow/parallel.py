@@ -34,6 +34,14 @@ class Shard:
         dist.all_gather_object(everything, own)
         return {k: value for part in everything for k, value in part.items()}
 
+    def total(self, own: int) -> int:
+        """The sum over all processes; every one of them must call this."""
+        return sum(self.gathered({self.rank: own}).values())
+
+    def of_the_first(self, own: Any) -> Any:  # noqa: ANN401
+        """What the first process has; every one of them must call this."""
+        return self.gathered({self.rank: own})[0]
+
 
 def leads() -> bool:
     """Whether this process is the one that speaks and writes."""

@@ -22,12 +22,15 @@ body { padding: 0 1rem; color: #222 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 .figures { display: flex; flex-wrap: wrap; gap: 1.2rem }
 figure { margin: 0; max-width: 19rem }
-figure img { width: 100%; image-rendering: pixelated }
+figure img { width: 100%; image-rendering: pixelated } .narrow figure { max-width: 12rem }
+.strip figure { max-width: 100% }
+.strip img { width: auto; max-width: 100% }
 .number { font-size: 2rem; font-weight: 600 } .small, figcaption { font-size: .85rem; color: #555 }
 svg { width: 100%; height: auto } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
-.wide { font-size: .85rem } .plot { width: 24rem; max-width: 100% }
-h3 { font-size: 1rem; margin-top: 1.6rem } .scroll { overflow-x: auto }
+.wide { font-size: .85rem } .lined tr + tr { border-top: 1px solid #e4e4e4 }
+.lined td { white-space: nowrap } .plot { width: 24rem; max-width: 100% }
+h3 { font-size: 1rem; margin-top: 1.6rem } .scroll { overflow-x: auto; margin: .8rem 0 }
 """
 
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
@@ -149,29 +152,30 @@ def _without_a_model(result: dict[str, Any], known: dict[str, Any]) -> str:
 
 def _samples(run: RunDir, samples: dict[str, dict[str, Any]], damaged: list[str]) -> str:
     """Every sampler's picture, test data beside them; a damaged result is told of and left out."""
-    figures, rows, beside = [], [], (0, "", "")
+    figures, rows, moving, beside = [], [], [], (0, "", "")
     for key, result in samples.items():
         try:
-            figure, row = _sample(run, result)
+            shown, row = _sample(run, result)
             beside = max(beside, _beside(result.get("data")))
+            moving.append(_progress(run, result))
         except DAMAGE as error:
             damaged.append(_damaged(key, error))
             continue
-        if figure:
-            figures.append(figure)
+        if shown:
+            figures.append(shown)
             rows.append(row)
     if not figures:
         return ""
-    _, figure, row = beside
+    _, real, row = beside
     return (
         "<h2>Samples: one network, the same prior noise</h2>"
-        f"<div class=figures>{''.join(figures)}{figure}</div>"
+        f"<div class=figures>{''.join(figures)}{real}</div>"
         f"<div class=scroll><table class=wide>{''.join(rows)}{row}</table></div>"
         "<p class=small>Two-sample accuracy is the mean of two rates: how often the nearest "
         "neighbour of a sample is a sample (samples recognised), and that of a training datum a "
         "training datum (data recognised). 0.5 is best for each: above it a kind lies closer to "
         "its own than to the other, below it closer to the other, and a miss above cancels one "
-        "below in the mean.</p>"
+        f"below in the mean.</p>{''.join(moving)}"
     )
 
 
@@ -183,7 +187,22 @@ def _sample(run: RunDir, result: dict[str, Any]) -> tuple[str, str]:
     if not path.exists():
         return "", row
     picture = base64.b64encode(path.read_bytes()).decode()
-    return _figure(picture, f"samples by {name}", f"<b>{name}</b>: {caption}"), row
+    return figure(picture, f"samples by {name}", f"<b>{name}</b>: {caption}"), row
+
+
+def _progress(run: RunDir, result: dict[str, Any]) -> str:
+    """How samples came about, as a GIF and as a strip, where the last draw made them."""
+    name = result["settings"]["sampler"]
+    strip = run.sample_path(result["step"], f"{name}-progress")
+    moving = strip.with_suffix(".gif")
+    if "progress" not in result or not (strip.exists() and moving.exists()):
+        return ""
+    gif, png = (base64.b64encode(path.read_bytes()).decode() for path in (moving, strip))
+    return (
+        f"<h3>{name}, step by step</h3><div class=figures>"
+        f"{figure(gif, 'generation', html.escape(result['progress']), 'gif')}"
+        f"<div class=strip>{figure(png, 'generation by time', 'by t, in steps')}</div></div>"
+    )
 
 
 def _beside(real: dict[str, Any] | None) -> tuple[int, str, str]:
@@ -191,14 +210,14 @@ def _beside(real: dict[str, Any] | None) -> tuple[int, str, str]:
     if real is None:  # a result made before they were kept
         return 0, "", ""
     caption = f"<b>real</b>: {real['num_shown']} of {real['num_test']} held-out test data"
-    figure = _figure(real["picture_of_test_data"], "test data", caption)
-    return real["num_shown"], figure, _class_row("test set: class", real.get("classes"))
+    shown = figure(real["picture_of_test_data"], "test data", caption)
+    return real["num_shown"], shown, _class_row("test set: class", real.get("classes"))
 
 
-def _figure(picture: str, alt: str, caption: str) -> str:
-    """A PNG, in base64, and what is said below it."""
+def figure(picture: str, alt: str, caption: str, kind: str = "png") -> str:
+    """A picture, in base64, and what is said below it."""
     return (
-        f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}">'
+        f'<figure><img src="data:image/{kind};base64,{picture}" alt="{alt}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

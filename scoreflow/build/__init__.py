@@ -24,7 +24,6 @@ from scoreflow.build.experiment import (
     build_network,
     build_sde,
     experiment,
-    guided_drawing,
 )
 from scoreflow.build.guiding import Guidance, build_guidance
 from scoreflow.build.question import build_question, build_solver, try_solver
@@ -61,7 +60,6 @@ __all__ = [
     "choose_precision",
     "compiled",
     "experiment",
-    "guided_drawing",
     "high_order",
     "limited",
     "needs_moments",

@@ -10,7 +10,7 @@ from torch import nn
 from scoreflow import data as data_sets
 from scoreflow import toy, train
 from scoreflow.build.choices import choose, refusing
-from scoreflow.build.drawing import COMPARED, SAMPLERS, Drawing, build_drawing
+from scoreflow.build.drawing import COMPARED, SAMPLERS, build_drawing
 from scoreflow.build.guiding import build_guidance
 from scoreflow.build.question import build_question, build_solver
 from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
@@ -100,32 +100,6 @@ def _placeholder(
     channels, height, width = data.train.shape[1:]
     network = Classifier((channels, height, width), data.num_classes, 8)
     return NoisyClassifier(network, model.sde, model.t_min)
-
-
-def guided_drawing(
-    experiment: Experiment,
-    name: str,
-    model: ScoreModel,
-    label: int,
-    weight: float,
-    classifier: NoisyClassifier | None = None,
-    steps: int = 0,
-) -> Drawing:
-    """The config's drawing with another class and weight: a point of a sweep of guidance.
-
-    Args:
-        experiment: of the run.
-        name: of the sampler.
-        model: the trained network.
-        label: the class, 0..K-1; -1 for none, with weight 1.
-        weight: of the class.
-        classifier: of the run, where a classifier guides.
-        steps: of the sampler; 0 for the config's.
-    """
-    config = ConfigDict(experiment.config.to_dict())
-    config.sampling.label, config.sampling.guidance = label, float(weight)
-    config.sampling.steps = steps or config.sampling.steps
-    return build_drawing(config, name, model, experiment.data, classifier)
 
 
 def build_sde(config: ConfigDict) -> SDE:

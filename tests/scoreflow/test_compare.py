@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow import compare
+from scoreflow import compare, orders, sweep
 from scoreflow.main import main
 from scoreflow.metrics import precision_recall
 from scoreflow.toy import distribution
-from sde.noise import Noise, Stream
+from sde.noise import Noise
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -44,6 +44,16 @@ def run(toy, tmp_path):
     return Path(shutil.copytree(toy, tmp_path / "run"))
 
 
+@pytest.fixture(autouse=True)
+def quick_orders(monkeypatch):
+    """Orders are measured in test_orders; here they are only to be shown."""
+    monkeypatch.setattr(orders, "STEPS", (8, 16))
+    monkeypatch.setattr(orders, "WEAK_STEPS", (4, 8, 16))
+    monkeypatch.setattr(orders, "POINTS", 20)
+    monkeypatch.setattr(orders, "WEAK_POINTS", 64)
+    monkeypatch.setattr(orders, "TRUE_POINTS", 256)
+
+
 def ask(run, samplers, *more):
     command = ["run.py", "--mode=compare", f"--workdir={run}", "--device=cpu"]
     command += [f"--samplers={samplers}", "--config.compare.num_images=64", *more]
@@ -59,15 +69,25 @@ def test_every_sampler_has_a_row_a_budget(run, capfd):
     assert ask(run, names, "--config.compare.nfe=4,9") == 0
     found = {(row["sampler"], row["budget"]): row for row in rows(run)}
     assert len(found) == 22
-    for (name, budget), row in found.items():
-        expected = {"heun": 2 * ((budget + 1) // 2) - 1, "pc": budget // 2 * 2}.get(name, budget)
-        if name != "ode":
-            assert row["nfe"] == expected, name
+    for (sampler, budget), row in found.items():
+        expected = {"heun": 2 * ((budget + 1) // 2) - 1, "pc": budget // 2 * 2}.get(
+            sampler, budget
+        )
+        if sampler != "ode":
+            assert row["nfe"] == expected, sampler
         assert row["num_images"] == 64
         assert row["energy_distance"] > -0.1
         assert 0 <= row["precision"] <= 1
+        for name in ("two_sample", "precision", "recall", "nearest_train_distance", "wasserstein"):
+            assert row[f"{name}_error"] > 0
+    told = json.loads((run / "results" / "compare.json").read_text())
+    assert {row["sampler"] for row in told["orders"]} == set(names.split(",")) - {"ode"}
+    assert told["test_data"]["two_sample_error"] > 0
+    assert told["floors"]["wasserstein_error"] > 0
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") >= 22
+    assert "Order of convergence" in page
+    assert "class=bars" in page
     assert "http://" not in page
     assert "sampler" in capfd.readouterr().out
 
@@ -105,21 +125,6 @@ def test_what_cannot_be_compared_is_refused(run, samplers, more, says, capfd):
     assert not (run / "results" / "compare.json").exists()
 
 
-def test_energy_distance_is_zero_in_the_mean_for_equal_laws_and_known_for_others():
-    """For N(0, 1) and N(m, 1), with X - Y ~ N(m, 2): 2 E|X - Y| - 2 E|X - X'| in closed form."""
-    x = Noise.of(0, 0, 4096).normal(Stream.DATA, (1,))
-    y = Noise.of(1, 0, 4096).normal(Stream.DATA, (1,))
-    same = compare.energy_distance(x, y)
-    assert abs(same["energy_distance"]) < 4 * same["energy_distance_error"]
-    m = torch.tensor(1.0, dtype=torch.float64)
-    folded = (4 / torch.pi) ** 0.5 * torch.exp(-(m**2) / 4) + m * torch.erf(m / 2)
-    expected = float(2 * folded - 2 * (4 / torch.pi) ** 0.5)
-    apart = compare.energy_distance(x, y + 1)
-    assert apart["energy_distance"] == pytest.approx(
-        expected, abs=4 * apart["energy_distance_error"]
-    )
-
-
 def test_precision_and_recall_see_fidelity_and_diversity():
     data, again = (distribution().sample(Noise.of(k, 0, 400)) for k in (0, 1))
     both = precision_recall(again, data)
@@ -133,3 +138,88 @@ def test_precision_and_recall_see_fidelity_and_diversity():
     assert wide["precision"] < 0.2
     with pytest.raises(ValueError, match="more than 3"):
         precision_recall(data[:3], data)
+
+
+# ---- images with classes
+
+DIGITS = [
+    "--config.model.channels=8",
+    "--config.model.num_groups=4",
+    "--config.model.blocks=1",
+    "--config.model.multipliers=(1,1)",
+    "--config.classifier.num_steps=4",
+    "--config.classifier.width=8",
+]
+GUIDED = ["--config.compare.nfe=2,3,4", "--config.compare.guidance=2.0,0.0"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("compare") / "digits"
+    tiny = [each for each in TINY if ".width" not in each and ".depth" not in each]
+    assert main(["run.py", "--mode=train", f"--workdir={workdir}", *tiny, *DIGITS]) == 0
+    return workdir
+
+
+def test_without_a_classifier_there_is_a_line_and_no_column(digits, tmp_path, capfd):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    capfd.readouterr()
+    assert ask(run, "ddim", "--config.compare.nfe=2") == 0
+    out, _ = capfd.readouterr()
+    assert out.count("no feature distance: make a classifier with --mode classifier") == 1
+    found = json.loads((run / "results" / "compare.json").read_text())
+    assert "feature_distance" not in found["rows"][0]
+    assert len(found["rows"][0]["classes"]) == 10
+    assert found["guidance"] == []
+    assert "by the nearest training image" in (run / "report.html").read_text()
+
+
+def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
+    digits, tmp_path, monkeypatch, capfd
+):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    command = ["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu"]
+    assert main(command) == 0
+    made, measured = [], sweep.measured
+    monkeypatch.setattr(
+        sweep, "measured", lambda weight, *rest: made.append(weight) or measured(weight, *rest)
+    )
+    assert ask(run, "ddim", *GUIDED) == 0
+    found = json.loads((run / "results" / "compare.json").read_text())
+    assert found["rows"][0]["feature_distance_error"] > 0
+    assert found["test_data"]["feature_distance"] > 0
+    assert [row["weight"] for row in found["guidance"]] == [0, 2]
+    assert {row["nfe"] for row in found["guidance"]} == {3}
+    assert all(0 <= row["by_classifier"] <= 1 for row in found["guidance"])
+    page = (run / "report.html").read_text()
+    assert "fidelity against diversity" in page
+    assert ask(run, "ddim", *GUIDED[:1], "--config.compare.guidance=0.0,1.0,2.0") == 0
+    assert made == [0, 2, 1]
+    assert "guidance" in capfd.readouterr().out
+    assert main([*command, "--config.classifier.num_steps=2"]) == 0
+    assert ask(run, "ddim", *GUIDED) == 0
+    assert made[3:] == [0, 2]  # another judge
+
+
+def test_the_weights_of_inception_are_asked_for_before_any_work(digits, tmp_path, capfd):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    capfd.readouterr()
+    assert ask(run, "ddim", "--config.compare.inception=no/such.pth") == 2
+    _, err = capfd.readouterr()
+    assert "no such file no/such.pth" in err
+    assert ask(run, "ddim", "--config.sampling.label=3", "--config.sampling.guidance=0.0") == 2
+    assert "leave sampling.label out" in capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert not (run / "results" / "compare.jsonl").exists()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ode"])
+def test_progress_is_in_the_report_of_the_draw_that_made_it(digits, tmp_path, sampler):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    command = ["run.py", "--mode=sample", f"--sampler={sampler}", f"--workdir={run}"]
+    assert main([*command, "--device=cpu", "--config.sampling.progressive=true"]) == 0
+    for ending in ("png", "gif"):
+        assert (run / "samples" / f"00000004-{sampler}-progress.{ending}").exists()
+    assert "data:image/gif" in (run / "report.html").read_text()
+    assert main([*command, "--device=cpu"]) == 0
+    assert "data:image/gif" not in (run / "report.html").read_text()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from ml_collections import ConfigDict
 
 from configs import default, digits
 from samplers import ClassifierGuided, Clipped, Guided
@@ -17,6 +18,15 @@ from scoreflow.main import main
 from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
 from scoreflow.trained import averaged, trainer_of
+
+
+def guided_drawing(experiment, name, model, label, weight, steps=0):
+    """The config's drawing with another class and weight."""
+    config = ConfigDict(experiment.config.to_dict())
+    config.sampling.label, config.sampling.guidance = label, float(weight)
+    config.sampling.steps = steps or config.sampling.steps
+    return build.build_drawing(config, name, model, experiment.data)
+
 
 CPU = torch.device("cpu")
 TINY = {
@@ -120,7 +130,7 @@ def test_one_that_does_not_needs_a_classifier():
 
 def test_a_point_of_a_sweep_of_guidance():
     made = experiment(model__conditional=True)
-    drawing = build.guided_drawing(made, "dpm", made.model, 7, 4.0, steps=6)
+    drawing = guided_drawing(made, "dpm", made.model, 7, 4.0, steps=6)
     guided = drawing.denoiser.denoiser
     assert (guided.conditional.label, guided.weight, drawing.label) == (7, 4.0, 7)
     assert len(drawing.times) == 7
@@ -169,7 +179,7 @@ def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
     model = averaged(made, trainer.ema)
 
     def share_of_bright(label, weight):
-        drawing = build.guided_drawing(made, "ddim", model, label, weight)
+        drawing = guided_drawing(made, "ddim", model, label, weight)
         found = draw(drawing, "ddim", model.sde, data, made.config.sampling)
         assert found.result["nfe"] == 10 * (1 if weight == 1 else 2)
         dark, bright = found.result["classes"]
@@ -234,6 +244,6 @@ def test_digits_of_a_modest_training_are_of_the_class():
     list(trainer.run())
     model = averaged(made, trainer.ema)
     for label in (0, 3, 7):
-        drawing = build.guided_drawing(made, "dpm", model, label, 2.0, steps=15)
+        drawing = guided_drawing(made, "dpm", model, label, 2.0, steps=15)
         drawn = draw(drawing, "dpm", model.sde, made.data, made.config.sampling)
         assert drawn.result["of_class"]["rate"] > 0.7

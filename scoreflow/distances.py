@@ -1,0 +1,178 @@
+"""Distances between two sets, each with a standard error.
+
+A number that is no mean over independent data has its error by the jackknife over blocks: both
+sets are dealt into as many blocks, a block of each is left out at a time, and the scatter of what
+is found then is scaled to that of the whole. For a mean it is sd / sqrt(n) but for the blocks.
+Unlike a bootstrap it puts no datum in twice, which a nearest neighbour or an optimal assignment
+would take for a copy. Between draws of one law a distance is no smooth function of them, and the
+error comes out too large: 1.3 to 1.5 times, where it was measured.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+BLOCKS = 10
+ASSIGNED = 512
+"""Points that an assignment takes at most: its cost grows with their cube."""
+CHUNK = 4096
+"""Reference data that are compared with at a time."""
+
+Statistic = Callable[[Tensor, Tensor], float]
+
+
+def jackknife(statistic: Statistic, x: Tensor, y: Tensor, blocks: int = BLOCKS) -> float:
+    """Standard error of statistic(x, y) over disjoint blocks of both (Efron & Stein 1981).
+
+    Args:
+        statistic: of (n', ...) and (m', ...), for any n', m' that leave a block out.
+        x: (n, ...).
+        y: (m, ...).
+        blocks: how many at most; fewer where a set is smaller.
+
+    Raises:
+        ValueError: a set has fewer than two data.
+    """
+    blocks = min(blocks, len(x), len(y))
+    if blocks < 2:
+        raise ValueError(f"blocks need two data of each set, got {len(x)} and {len(y)}")
+    of_x, of_y = (_dealt(len(z), blocks).to(z.device) for z in (x, y))
+    left_out = [statistic(x[of_x != k], y[of_y != k]) for k in range(blocks)]
+    mean = math.fsum(left_out) / blocks
+    return math.sqrt((blocks - 1) / blocks * math.fsum((each - mean) ** 2 for each in left_out))
+
+
+def _dealt(count: int, blocks: int) -> Tensor:
+    """The block of each datum, at random and always the same.
+
+    Data may come in an order, every tenth of one class, of which a block must know nothing.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    return order % blocks
+
+
+def energy_distance(x: Tensor, y: Tensor, blocks: int = 8) -> tuple[float, float]:
+    """Energy distance (Szekely & Rizzo 2013) of samples to draws of the truth, unbiased.
+
+    2 E|x - y| - E|x - x'| - E|y - y'|, 0 for equal laws; with its standard error by the spread
+    over disjoint blocks of both.
+
+    Args:
+        x: (n, ...), n >= 2 blocks.
+        y: (m, ...), m >= 2 blocks.
+        blocks: how many.
+    """
+    values = [
+        _energy(a.double().flatten(1), b.double().flatten(1))
+        for a, b in zip(x.chunk(blocks), y.chunk(blocks), strict=True)
+    ]
+    each = torch.tensor(values, dtype=torch.float64)
+    return float(each.mean()), float(each.std() / len(each) ** 0.5)
+
+
+def _energy(x: Tensor, y: Tensor) -> float:
+    n, m = len(x), len(y)
+    apart = torch.cdist(x, y).mean()
+    own_x = torch.cdist(x, x).sum() / (n * (n - 1))
+    own_y = torch.cdist(y, y).sum() / (m * (m - 1))
+    return float(2 * apart - own_x - own_y)
+
+
+def wasserstein(x: Tensor, y: Tensor) -> float:
+    """Wasserstein-2 distance of two sets as they are, by the exact optimal assignment.
+
+    Between draws of one law it is not 0 but falls with n: what samples have is to be read against
+    what two sets of the truth have.
+
+    Args:
+        x: (n, ...); the first `ASSIGNED` count.
+        y: (n, ...), as many.
+    """
+    x, y = (z[:ASSIGNED].double().flatten(1).cpu() for z in (x, y))
+    if x.shape != y.shape:
+        raise ValueError(f"an assignment needs equal sets, got {len(x)} and {len(y)}")
+    cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    rows, columns = linear_sum_assignment(cost.numpy())
+    return math.sqrt(float(cost[rows, columns].mean()))
+
+
+class _Given(nn.Module):
+    """The features as they come: torchmetrics asks for a network, and they are computed once."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features (n, F), unchanged."""
+        return features
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Squared Fréchet distance of two sets' Gaussians, the formula of FID (Heusel et al. 2017).
+
+    |mean - mean'|^2 + tr(C + C' - 2 (C C')^(1/2)). Its expectation is above that of infinite sets
+    by a term in 1/n: it compares only between sets of one size. It is FID where the features are
+    those of the standard Inception network, and nowhere else.
+
+    Args:
+        x: (n, F) features, n >= 2.
+        y: (m, F) features, m >= 2.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # a second to import
+
+    # its precision is that of the features; on the CPU, where the eigenvalues have all of it
+    measure = FrechetInceptionDistance(_Given(x.shape[1]))
+    measure.update(y.double().cpu(), real=True)
+    measure.update(x.double().cpu(), real=False)
+    return max(float(measure.compute()), 0.0)  # equal sets: 0 to rounding, on either side
+
+
+def nearest_distances(samples: Tensor, reference: Tensor) -> Tensor:
+    """Distance of each sample to its nearest datum in a set, (n,) float64.
+
+    0 exactly for a copy where values are integers: products of levels have no rounding.
+
+    Args:
+        samples: (n, ...).
+        reference: (m, ...), in chunks on the samples' device.
+    """
+    x = samples.double().flatten(1)
+    best = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+    for part in reference.split(CHUNK):
+        best = torch.minimum(best, torch.cdist(x, part.double().flatten(1)).amin(1))
+    return best
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Mean of (n,) independent values, n >= 2, and its standard error sd / sqrt(n)."""
+    values = values.double()
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+
+
+def ratio(value: tuple[float, float], to: tuple[float, float]) -> tuple[float, float] | None:
+    """Quotient of two independent numbers and its standard error to first order.
+
+    None where the divisor is 0: all of the yardstick are copies.
+    """
+    (a, a_error), (b, b_error) = value, to
+    if b == 0:
+        return None
+    return a / b, math.hypot(a_error / b, a * b_error / b**2)
+
+
+def total_variation(classes: Tensor, of: Tensor) -> float:
+    """Total variation distance of two sets' class frequencies, 0 to 1.
+
+    Half the sum of |p - q|. Between sets of one law it is about sqrt(classes / (2 pi n)), not 0.
+
+    Args:
+        classes: (n,) integers from 0.
+        of: (m,) integers from 0.
+    """
+    count = int(max(classes.max(), of.max())) + 1
+    p, q = (torch.bincount(z.cpu(), minlength=count).double() / len(z) for z in (classes, of))
+    return float((p - q).abs().sum()) / 2

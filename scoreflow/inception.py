@@ -1,0 +1,108 @@
+"""FID, KID and the inception score with the standard Inception network, by torch-fidelity.
+
+An extra, `pip install -e .[fid]`, and weights that are not in this repository: a file, or the
+package's own download. Images of any size are resized and grey ones get three channels, as the
+package does and expects.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoreflow.data import to_uint8
+from scoreflow.errors import RequestError
+from scoreflow.files import Json
+
+DOWNLOAD = "download"
+SUBSET = 1000
+"""Images of each of KID's subsets at most, as the package has it; half of them where they are
+fewer. KID is unbiased, so their number is no part of what it measures."""
+
+
+class Images(torch.utils.data.Dataset[Tensor]):
+    """Images as torch-fidelity takes them, (3, H, W) uint8."""
+
+    def __init__(self, values: Tensor, num_levels: int) -> None:
+        grey = to_uint8(values, num_levels).cpu()
+        self.images = grey.expand(-1, 3, -1, -1) if grey.shape[1] == 1 else grey
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, k: int) -> Tensor:
+        return self.images[k]
+
+
+def scores(
+    asked: str, num_levels: int | None, device: torch.device
+) -> Callable[[Tensor, Tensor], Json]:
+    """The function (values, reference values) -> scores, after trying all that it needs.
+
+    Args:
+        asked: a file of weights, or "download".
+        num_levels: of the images; None is refused, for there are none.
+        device: where the network runs.
+
+    Returns:
+        fid; kid with kid_error, from the spread over random subsets of b of n by
+        sqrt(b / (n - b)), as for a mean; inception_score with inception_score_error, from the
+        spread over disjoint splits. FID has no error, and needs thousands of images to mean what
+        it means in papers.
+
+    Raises:
+        RequestError: no package, no images, no file, another file, or no network to download by.
+    """
+    if num_levels is None:
+        raise RequestError("compare.inception needs images; these data are vectors")
+    if asked != DOWNLOAD and not Path(asked).is_file():
+        raise RequestError(
+            f'compare.inception: no such file {asked}; it is a file of weights or "{DOWNLOAD}"'
+        )
+    try:
+        import torch_fidelity
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise RequestError(
+            f"compare.inception needs the package torch-fidelity ({error}): pip install -e .[fid]"
+        ) from error
+    weights = None if asked == DOWNLOAD else asked
+    try:
+        if weights is not None:  # the package would run whatever a pickle says
+            torch.load(weights, map_location="cpu", weights_only=True)
+        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
+    except Exception as error:  # whatever a download or an unpickler raises
+        done = "the download of the weights failed" if weights is None else f"{asked} does not fit"
+        raise RequestError(f"compare.inception: {done} ({_first_line(error)})") from error
+
+    def score(values: Tensor, reference: Tensor) -> Json:
+        n = min(len(values), len(reference))
+        subset, splits = min(SUBSET, n // 2), min(10, len(values))
+        found: dict[str, Any] = torch_fidelity.calculate_metrics(
+            input1=Images(values, num_levels),
+            input2=Images(reference, num_levels),
+            fid=True,
+            kid=True,
+            isc=True,
+            kid_subset_size=subset,
+            isc_splits=splits,
+            feature_extractor_weights_path=weights,
+            cuda=device.type == "cuda",
+            save_cpu_ram=True,  # and no processes of its own: the images are in memory
+            verbose=False,
+        )
+        return {
+            "fid": found["frechet_inception_distance"],
+            "kid": found["kernel_inception_distance_mean"],
+            "kid_error": found["kernel_inception_distance_std"] * (subset / (n - subset)) ** 0.5,
+            "inception_score": found["inception_score_mean"],
+            "inception_score_error": found["inception_score_std"] / (splits - 1) ** 0.5,
+        }
+
+    return score
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,144 @@
+"""What samples are held against: training data, held-out data as the yardstick, and the truth.
+
+Every number has its standard error under the same name with `_error` behind it. Held-out data are
+judged as samples are, so that each number stands beside what real data of that count get.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from scoreflow import distances, metrics
+from scoreflow.data import Data
+from scoreflow.draw import values_of
+from scoreflow.files import Json
+from sde.analytic import Distribution
+from sde.noise import Noise
+
+REFERENCE_SEED = 77
+"""Of the draws of the truth; the pairs of the floor have the seeds behind it."""
+REFERENCE = 10_000
+"""Training data whose features and classes are compared with, at most."""
+FLOOR_PAIRS = 8
+
+
+class Judge:
+    """Samples against the data, and the truth where there is one.
+
+    Args:
+        data: to compare with.
+        truth: the law of the data, where it is known.
+        labels: values (n, ...) -> the class of each, (n,); None for data without classes.
+        features: values (n, ...) -> features (n, F), None where there is no classifier.
+        inception: values, reference values -> FID and its like, None where it is not asked for.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        truth: Distribution | None = None,
+        labels: Callable[[Tensor], Tensor] | None = None,
+        features: Callable[[Tensor], Tensor] | None = None,
+        inception: Callable[[Tensor, Tensor], Json] | None = None,
+    ) -> None:
+        self.data, self.truth = data, truth
+        self.labels, self.features, self.inception = labels, features, inception
+
+    def of_samples(self, x: Tensor) -> Json:
+        """The metrics of samples as drawn, (n, ...)."""
+        values = values_of(x, self.data)
+        found = self._of(values)
+        ratio = distances.ratio(
+            (found["nearest_train_distance"], found["nearest_train_distance_error"]),
+            self._yardstick,
+        )
+        if ratio is not None:
+            found["nearest_ratio"], found["nearest_ratio_error"] = ratio
+        return found
+
+    def of_test_data(self, count: int) -> Json:
+        """The metrics of the first so many held-out data."""
+        return self._of(self.data.test[:count])
+
+    def floors(self, count: int) -> Json:
+        """What two sets of the truth get where that is not 0: the mean over several pairs."""
+        if self.truth is None:
+            return {}
+        sets = [self._true(count, k) for k in range(1, 2 * FLOOR_PAIRS + 1)]
+        each = torch.tensor(
+            [distances.wasserstein(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
+        )
+        return _with_error("wasserstein", distances.mean_and_error(each))
+
+    def _of(self, values: Tensor) -> Json:
+        data = self.data
+        n = min(len(values), len(data.train), len(data.test))
+        two = metrics.two_sample_accuracy(values[:n], data.train[:n])
+        nearest = distances.nearest_distances(values, data.train)
+        found: Json = {
+            "two_sample": two["accuracy"],
+            "two_sample_error": two["standard_error"],
+            **metrics.precision_recall(values[:n], data.train[:n]),
+            **_with_error("nearest_train_distance", distances.mean_and_error(nearest)),
+            "copies": int((nearest == 0).sum()),
+        }
+        for side in ("samples_recognised", "real_recognised"):
+            found |= _with_error(side, (two[side], metrics.rate_error(two[side], n)))
+        if self.labels is not None:
+            found |= self._classes(self.labels(values))
+        if self.features is not None:
+            pair = self.features(values), self._reference_features
+            value = distances.frechet_distance(*pair)
+            error = distances.jackknife(distances.frechet_distance, *pair)
+            found |= _with_error("feature_distance", (value, error))
+        if self.truth is not None:
+            found |= self._against_truth(values.cpu())
+        if self.inception is not None:
+            found |= self.inception(values, data.train[:REFERENCE])
+        return found
+
+    def _classes(self, labels: Tensor) -> Json:
+        """How many there are of each class, and how far that is from the training data's."""
+        of_train = self._train_labels
+        pair = labels.cpu(), of_train
+        value = distances.total_variation(*pair)
+        counts = torch.bincount(pair[0], minlength=int(of_train.max()) + 1)
+        error = distances.jackknife(distances.total_variation, *pair)
+        return {"classes": counts.tolist(), **_with_error("class_distance", (value, error))}
+
+    def _against_truth(self, x: Tensor) -> Json:
+        real = self._true(len(x), 0)
+        blocks = max(2, min(8, len(x) // 2))
+        energy = distances.energy_distance(x, real, blocks)
+        x, real = x[: distances.ASSIGNED], real[: distances.ASSIGNED]
+        error = distances.jackknife(distances.wasserstein, x, real)
+        return {
+            **_with_error("energy_distance", energy),
+            **_with_error("wasserstein", (distances.wasserstein(x, real), error)),
+        }
+
+    def _true(self, count: int, k: int) -> Tensor:
+        assert self.truth is not None, "asked for only where there is one"
+        return self.truth.sample(Noise.of(REFERENCE_SEED + k, 0, count))
+
+    @cached_property
+    def _yardstick(self) -> tuple[float, float]:
+        """Distance of a held-out datum to its nearest training datum, and its error."""
+        test = self.data.test[:REFERENCE]
+        return distances.mean_and_error(distances.nearest_distances(test, self.data.train))
+
+    @cached_property
+    def _reference_features(self) -> Tensor:
+        assert self.features is not None, "asked for only where there are some"
+        return self.features(self.data.train[:REFERENCE])
+
+    @cached_property
+    def _train_labels(self) -> Tensor:
+        assert self.data.train_labels is not None, "classes come from labelled data"
+        return self.data.train_labels.cpu()
+
+
+def _with_error(name: str, pair: tuple[float, float]) -> Json:
+    return {name: pair[0], f"{name}_error": pair[1]}

@@ -1,0 +1,183 @@
+"""The order at which a sampler tends to its limit, measured where the denoiser is exact.
+
+Each is run on one exact denoiser down to t = 1 in ever more steps, equal in log-SNR. One that
+follows the flow is held against the adaptive solver, point by point from the same noise, at a
+tolerance that is no part of the error; a stochastic one against the law: the mean squared distance
+to the nearest component's centre, which tells a width that is wrong. The order is the slope of
+log error against log steps, by least squares over the steps named.
+"""
+
+import itertools
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from samplers import DDIM, DEIS, DPMSolver, Heun, Multistep, ProbabilityFlow, Sampler, UniPC, grid
+from scoreflow import distances
+from scoreflow.files import Json
+from sde.analytic import GaussianMixture
+from sde.base import SDE
+from sde.noise import Noise, Stream
+from sde.types import Times
+
+STEPS = (64, 128, 256, 512)
+POINTS = 128
+WEAK_STEPS = (16, 32, 64, 128)
+WEAK_POINTS = 16_384
+TRUE_POINTS = 2**18
+TOLERANCE = 1e-11
+SEEN = 4.0
+"""Standard errors that a weak error must have in order to count for a slope."""
+
+
+def stated_order(sampler: Sampler) -> int | None:
+    """The order that the method's paper states of its flow; None for one that is stochastic."""
+    match sampler:
+        case DDIM(eta=0.0):
+            return 1
+        case Heun(churn=0.0):
+            return 2
+        case DPMSolver(stochastic=False):
+            return sampler.order
+        case DEIS():
+            return sampler.order
+        case UniPC():
+            return sampler.order + bool(sampler.correct)
+    return None
+
+
+def measured_order(name: str, sampler: Sampler, truth: GaussianMixture, sde: SDE) -> Json:
+    """The row of a sampler that takes fixed steps.
+
+    Returns:
+        sampler, kind ("flow" or "law"), stated (None for a law), order and order_error (None where
+        fewer than three errors are seen above chance), the steps and errors that were found, the
+        errors' own errors, and the steps that the slope is over.
+    """
+    start, stated = time.monotonic(), stated_order(sampler)
+    steps = WEAK_STEPS if stated is None else STEPS
+    find = _weak_errors if stated is None else _flow_errors
+    errors, scatter, order, order_error, over = find(sampler, truth, sde)
+    return {
+        "sampler": name,
+        "kind": "law" if stated is None else "flow",
+        "stated": stated,
+        "order": order,
+        "order_error": order_error,
+        "over": over,
+        "steps": list(steps),
+        "errors": errors,
+        "errors_error": scatter,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def slope(steps: Tensor, errors: Tensor) -> float:
+    """Minus the least-squares slope of log error against log steps: the order."""
+    x, y = steps.double().log(), errors.double().log()
+    x = x - x.mean()
+    return -float((x * y).sum() / x.square().sum())
+
+
+def _flow_errors(
+    sampler: Sampler, truth: GaussianMixture, sde: SDE
+) -> tuple[list[float], list[float], float, float, list[int]]:
+    """RMS distance to the flow's own answer over points; errors of all by leaving points out."""
+    noise = Noise.of(0, 0, POINTS)
+    x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
+    ends = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
+    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, *ends, noise)
+    squares = torch.stack(
+        [
+            (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)
+            for count in STEPS
+        ],
+        dim=1,
+    )
+
+    def rms(k: int) -> distances.Statistic:
+        return lambda one, _: math.sqrt(float(one[:, k].mean()))
+
+    def order(one: Tensor, _: Tensor) -> float:
+        return slope(torch.tensor(STEPS), one.mean(0).sqrt())
+
+    errors = [rms(k)(squares, squares) for k in range(len(STEPS))]
+    scatter = [distances.jackknife(rms(k), squares, squares) for k in range(len(STEPS))]
+    found = order(squares, squares), distances.jackknife(order, squares, squares)
+    return errors, scatter, *found, list(STEPS)
+
+
+def _weak_errors(
+    sampler: Sampler, truth: GaussianMixture, sde: SDE
+) -> tuple[list[float], list[float], float | None, float | None, list[int]]:
+    """Error of the mean squared distance to the nearest centre, and of that the standard error."""
+    noise = Noise.of(0, 0, WEAK_POINTS)
+    x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
+    one = torch.ones((), dtype=torch.float64)
+    alpha, sigma = sde.alpha(one), sde.sigma(one)
+
+    def spread(points: Tensor) -> tuple[float, float]:
+        apart = (points[:, None] - alpha * truth.means).square().sum(2).amin(1)
+        return distances.mean_and_error(apart)
+
+    drawn = Noise.of(1, 0, TRUE_POINTS)
+    real = truth.sample(drawn)
+    expected, of_expected = spread(
+        alpha * real + sigma * drawn.normal(Stream.PRIOR, real.shape[1:])
+    )
+    errors, scatter = [], []
+    for count in WEAK_STEPS:
+        value, error = spread(_follow(sampler, truth, sde, count, x, noise))
+        errors.append(value - expected)
+        scatter.append(math.hypot(error, of_expected))
+    seen = [k for k, (e, s) in enumerate(zip(errors, scatter, strict=True)) if abs(e) > SEEN * s]
+    same_side = len({errors[k] > 0 for k in seen}) == 1
+    if len(seen) < 3 or not same_side:
+        return errors, scatter, None, None, []
+    over = [WEAK_STEPS[k] for k in seen]
+    sizes = torch.tensor([abs(errors[k]) for k in seen], dtype=torch.float64)
+    x_log = torch.tensor(over).double().log()
+    weight = (x_log - x_log.mean()) / (x_log - x_log.mean()).square().sum()
+    relative = torch.tensor([scatter[k] for k in seen], dtype=torch.float64) / sizes
+    return (
+        errors,
+        scatter,
+        slope(torch.tensor(over), sizes),
+        float((weight * relative).norm()),
+        over,
+    )
+
+
+def _follow(
+    sampler: Sampler, truth: GaussianMixture, sde: SDE, count: int, x: Tensor, noise: Noise
+) -> Tensor:
+    """From x at t = N in `count` steps, the last of which, to t = 0, is left out."""
+    denoiser, memory = truth.denoiser(sde), None
+    times: Times = grid("log_snr", sde, count)[:-1]
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
+        if isinstance(sampler, Multistep):
+            x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+        else:
+            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
+    return x
+
+
+def table(rows: list[Json]) -> str:
+    """The rows for the terminal."""
+    lines = ["order of convergence on the exact denoiser, by steps equal in log-SNR"]
+    for row in rows:
+        lines.append(f"{row['sampler']:18s} {told(row)}")
+    return "\n".join(lines)
+
+
+def told(row: Json) -> str:
+    """What is known of an order, in words."""
+    stated = "" if row["stated"] is None else f", stated {row['stated']}"
+    what = "follows the flow" if row["kind"] == "flow" else "draws from the law"
+    if row["order"] is None:
+        seen = f"its error at {row['steps'][0]} to {row['steps'][-1]} steps is too small to see"
+        return f"{what}{stated}: not measured, for {seen} or changes sign"
+    over = f"{row['over'][0]} to {row['over'][-1]} steps"
+    return f"{what}{stated}: {row['order']:.2f} +- {row['order_error']:.2f} over {over}"

@@ -1,0 +1,157 @@
+"""Generation as it goes on: the estimate of x_0 at ever smaller t, as a strip and as a GIF."""
+
+import io
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from samplers import ProbabilityFlow, Recorded, grid, sample
+from scoreflow import report
+from scoreflow.build import Drawing
+from scoreflow.data import Data, to_uint8
+from scoreflow.draw import GRID_PIXELS, values_of
+from scoreflow.grid import image_grid
+from sde.base import SDE
+from sde.noise import Noise, Stream
+
+SHOWN = 8
+"""Images that are followed."""
+COLUMNS, FRAMES = 10, 40
+"""Times in the strip and in the GIF, at most."""
+LABEL_HEIGHT = 14
+FRAME_MS, LAST_MS = 90, 2000
+POINTS_PIXELS = 120
+"""The side of a picture of points in the plane."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What was estimated on the way.
+
+    Attributes:
+        times: in steps, decreasing to 0.
+        values: at each time, the estimates of x_0 as the data are: levels, or vectors.
+    """
+
+    times: list[float]
+    values: list[Tensor]
+
+
+def follow(drawing: Drawing, sde: SDE, noise: Noise, data: Data, last: Tensor) -> Progress:
+    """The estimates of x_0 along the way to some samples, which are the last of them.
+
+    The samples are drawn once more, as a batch of their own: what each estimate is told by is the
+    same noise. A method that asks twice about a time is heard the second time. The adaptive flow,
+    which has a clock for each sample, is solved from time to time of a common grid instead.
+
+    Args:
+        drawing: how they were drawn.
+        sde: the process.
+        noise: of these samples.
+        data: what samples are like.
+        last: the samples, (n, ...) as drawn.
+    """
+    event = tuple(last.shape[1:])
+    if isinstance(drawing.sampler, ProbabilityFlow):
+        seen = _along_the_flow(drawing, drawing.sampler, sde, noise, event)
+    else:
+        recorded = Recorded(drawing.denoiser)
+        heard = replace(drawing, denoiser=recorded)
+        sample(heard.sampler, heard.denoiser, sde, heard.times, noise, event, final=heard.final)
+        seen = dict(recorded.seen)
+    seen |= {0.0: last}
+    times = sorted(seen, reverse=True)
+    return Progress(times, [values_of(seen[t].cpu().double(), data) for t in times])
+
+
+def _along_the_flow(
+    drawing: Drawing, flow: ProbabilityFlow, sde: SDE, noise: Noise, event: tuple[int, ...]
+) -> dict[float, Tensor]:
+    """The estimates at times equal in log-SNR, each image carried from one to the next."""
+    seen = {}
+    with torch.no_grad():
+        x = sde.prior_std() * noise.normal(Stream.PRIOR, event)
+        times = grid("log_snr", sde, FRAMES, flow.t_min)[:-1]
+        for k, (t, s) in enumerate(pairwise(times)):
+            seen[float(t)] = drawing.denoiser(x, t).x_0
+            x = flow.step(drawing.denoiser, sde, x, t, s, noise.at(k))
+        seen[float(times[-1])] = drawing.denoiser(x, times[-1]).x_0
+    return seen
+
+
+def strip(progress: Progress, data: Data) -> bytes:
+    """A PNG: a row an image, a column a time, its t above; of points, a picture a time."""
+    kept = _spread(len(progress.times), COLUMNS)
+    times = [progress.times[k] for k in kept]
+    values = [progress.values[k] for k in kept]
+    if data.num_levels is None:
+        pictures = [_points(each) for each in values]
+        body = Image.new("L", (POINTS_PIXELS * len(pictures), POINTS_PIXELS), 255)
+        for k, each in enumerate(pictures):
+            body.paste(each, (k * POINTS_PIXELS, 0))
+    else:
+        images = torch.stack(values, dim=1).flatten(0, 1)  # (image, time) in rows of times
+        body = _grid(images, data.num_levels, len(times))
+    page = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
+    page.paste(body, (0, LABEL_HEIGHT))
+    draw, width = ImageDraw.Draw(page), body.width / len(times)
+    for k, t in enumerate(times):
+        draw.text(((k + 0.5) * width, 1), _told(t), fill="black", anchor="ma")
+    return _encoded(page)
+
+
+def animation(progress: Progress, data: Data) -> bytes:
+    """A GIF of the images, or points, with t below; it stands at the end and begins again."""
+    kept = _spread(len(progress.times), FRAMES)
+    frames = []
+    for k in kept:
+        values = progress.values[k]
+        if data.num_levels is None:
+            body = _points(values, 2 * POINTS_PIXELS)
+        else:
+            body = _grid(values, data.num_levels, SHOWN // 2)
+        frame = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
+        frame.paste(body, (0, 0))
+        said = f"t = {_told(progress.times[k])}"
+        ImageDraw.Draw(frame).text((3, body.height + 1), said, fill="black")
+        frames.append(frame)
+    stream = io.BytesIO()
+    frames[0].save(
+        stream,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME_MS] * (len(frames) - 1) + [LAST_MS],
+        loop=0,
+    )
+    return stream.getvalue()
+
+
+def _told(t: float) -> str:
+    """A time in few characters."""
+    return f"{t:.0f}" if t >= 10 else f"{t:.2g}"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """As many of `count` numbers as there may be, evenly, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(k * (count - 1) / (most - 1)) for k in range(most)]
+
+
+def _grid(values: Tensor, num_levels: int, columns: int) -> Image.Image:
+    scale = max(1, GRID_PIXELS // values.shape[-1])
+    return Image.open(io.BytesIO(image_grid(to_uint8(values, num_levels), columns, scale)))
+
+
+def _points(values: Tensor, side: int = POINTS_PIXELS) -> Image.Image:
+    return Image.open(io.BytesIO(report.scatter(values[:, :2], side)))
+
+
+def _encoded(page: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    page.save(stream, format="PNG")
+    return stream.getvalue()

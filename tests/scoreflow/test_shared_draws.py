@@ -1,0 +1,89 @@
+"""Several processes share the samples by index, and have together what one has."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from samplers import Counted
+from samplers.ancestral import Ancestral
+from samplers.sampler import uniform_times
+from scoreflow.build import Drawing
+from scoreflow.draw import draw_samples
+from scoreflow.main import main
+from sde.noise import Noise
+from sde.vp import VPSDE
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import os, sys, torch
+sys.path.insert(0, {root!r})
+from tests.scoreflow import test_shared_draws as test
+x, rows = test.drawn(5)
+from scoreflow import parallel
+total = parallel.shard().total(rows)
+if parallel.leads():
+    torch.save((x, rows, total), {path!r})
+"""
+
+
+def drawn(count):
+    """Samples of N(0.3, 0.25) pixels by arithmetic that no batch changes, and their calls."""
+    from sde.prediction import predict
+
+    sde = VPSDE.cosine(20)
+
+    def denoise(x_t, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        gain = alpha * 0.25 / (alpha * alpha * 0.25 + sigma * sigma)
+        return predict(sde, x_t, t, "x_0", 0.3 + gain * (x_t - alpha * 0.3))
+
+    counted = Counted(denoise)
+    drawing = Drawing(Ancestral("beta"), uniform_times(20, 5, integer=True), counted)
+    return draw_samples(drawing, sde, Noise.of(0, 0, count), (1, 2, 2), 2, "it"), counted.rows
+
+
+def start(world, path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = SCRIPT.format(root=str(ROOT), path=str(path))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(world)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0] * world
+
+
+@pytest.mark.parametrize("world", [2, 6])
+def test_processes_together_draw_what_one_draws(world, tmp_path):
+    """Bit for bit, and counted once, also where there are more processes than samples."""
+    start(world, tmp_path / "x.pt")
+    found, own, total = torch.load(tmp_path / "x.pt")
+    expected, rows = drawn(5)
+    assert torch.equal(found, expected)
+    assert total == rows == 25
+    assert own < rows
+
+
+@pytest.mark.parametrize("mode", ["train", "equivalence", "classifier"])
+def test_what_is_not_shared_is_refused(mode, monkeypatch, capfd):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 2
+    assert f"--mode {mode} runs in one process" in capfd.readouterr().err
+    assert not Path("nowhere").exists()

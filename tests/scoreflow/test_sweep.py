@@ -1,0 +1,78 @@
+"""The sweep asks for each class at each weight, and tells fidelity from diversity."""
+
+import pytest
+import torch
+
+from samplers import DDIM, uniform_times
+from scoreflow import sweep
+from scoreflow.build import Drawing
+from scoreflow.data import dequantize, load_digits
+from scoreflow.judge import Judge
+from scoreflow.metrics import nearest_labels
+from sde import VPSDE
+from sde.prediction import predict
+
+SDE = VPSDE.cosine(20)
+DIGITS = load_digits()
+HALF = torch.tensor(0.5, dtype=torch.float64)
+
+
+def labels(values):
+    return nearest_labels(values, DIGITS.train, DIGITS.train_labels)
+
+
+JUDGE = Judge(DIGITS, labels=labels, features=lambda values: values.double().flatten(1)[:, 18:22])
+
+
+def drawing(weight, label):
+    """At weight 0 any training image for each sample, at 1 one of the class, above 1 the first."""
+    of_class = DIGITS.train[DIGITS.train_labels == label]
+    pool = DIGITS.train if weight == 0 else of_class if weight == 1 else of_class[:1]
+
+    def denoise(x_t, t):
+        drawn = (x_t[:, 0, 0, 0].abs() * 1e6).long() % len(pool) if t == 20 else denoise.kept
+        denoise.kept = drawn
+        x_0 = dequantize(pool[drawn], HALF, 17)
+        return predict(SDE, x_t, t, "x_0", x_0)
+
+    return Drawing(DDIM(), uniform_times(20, 4, integer=True), denoise)
+
+
+def swept(weight, count=200):
+    asked = sweep.Asked(drawing, 0, count, 64)
+    row, x, of = sweep.measured(weight, asked, SDE, DIGITS)
+    return {**row, **sweep.judged(x, of, JUDGE)}, x, of
+
+
+def test_every_class_is_asked_for_in_turn():
+    row, x, of = swept(1.0, 23)
+    assert of.tolist() == [k % 10 for k in range(23)]
+    assert row["nfe"] == 4
+    assert (row["accuracy"], row["by_classifier"]) == (1, 1)
+    assert set(row["accuracy_by_class"].values()) == {1.0}
+    assert row["copies"] == 23
+    again = swept(1.0, 12)[1]
+    assert torch.equal(again, x[:12])  # image i is the same among fewer
+
+
+def test_the_weight_trades_diversity_for_fidelity():
+    free, right, narrow = (swept(weight)[0] for weight in (0.0, 1.0, 4.0))
+    assert free["accuracy"] == pytest.approx(0.1, abs=4 * free["accuracy_error"])
+    assert right["accuracy"] == narrow["accuracy"] == 1
+    assert narrow["recall"] < 0.2 < right["recall"]
+    apart = (narrow[f"feature_distance{end}"] for end in ("", "_error"))
+    value, error = apart
+    assert value > right["feature_distance"] + 2 * error
+
+
+def test_the_page_and_the_table_show_every_weight():
+    rows, pictures = [], []
+    for weight in (0.0, 1.0, 4.0):
+        row, x, _ = swept(weight, 20)
+        rows.append(row)
+        pictures.append(sweep.shown(x, DIGITS))
+    assert len(sweep.table(rows).splitlines()) == 4
+    page = sweep.section(rows, pictures, 10)
+    assert page.count("data:image/png") == 3
+    assert page.count("<svg") == 2
+    assert "&plusmn;" in page
