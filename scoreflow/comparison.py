@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,17 +47,12 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     Several processes share the images of each case; the first of them judges and writes, and the
     others return "".
     """
-    c, data = experiment.config.compare, experiment.data
+    c, data = experiment.config.compare, _asked_for(experiment)
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
-    if experiment.config.sampling.label >= 0:
-        raise RequestError(
-            "compare draws from the law of all data: leave sampling.label out; with classes, "
-            "compare.guidance sweeps all of them"
-        )
     wanted = _wanted(experiment.config, model)
-    judge, judged_by = judge_of(experiment, folder, model, say)
+    judge, judged_by = judge_of(experiment, data, folder, model, say)
     heading = {
         "seed": c.seed,
         "num_images": count,
@@ -112,6 +108,23 @@ def _case(name: str, budget: int) -> str:
     return f"{name}-{budget}"
 
 
+def _asked_for(experiment: Experiment) -> Data:
+    """The data that samples are to be like: those of sampling.label, or all."""
+    data, label = experiment.data, experiment.config.sampling.label
+    if label < 0 or data.train_labels is None or data.test_labels is None:
+        return data
+    train, test = ((each == label).to(data.train.device) for each in (
+        data.train_labels, data.test_labels
+    ))  # fmt: skip
+    return replace(
+        data,
+        train=data.train[train],
+        test=data.test[test],
+        train_labels=data.train_labels[train.to(data.train_labels.device)],
+        test_labels=data.test_labels[test.to(data.test_labels.device)],
+    )
+
+
 def _kept(rows: Rows, case: str, make: Callable[[], Json]) -> Json:
     """What was found under this heading, or is now."""
     if case not in rows.done:
@@ -120,10 +133,10 @@ def _kept(rows: Rows, case: str, make: Callable[[], Json]) -> Json:
 
 
 def judge_of(
-    experiment: Experiment, folder: RunDir, model: ScoreModel, say: Say
+    experiment: Experiment, data: Data, folder: RunDir, model: ScoreModel, say: Say
 ) -> tuple[Judge, Json]:
     """What samples are held against, and what of it a row depends on."""
-    data, asked = experiment.data, experiment.config.compare.inception
+    asked = experiment.config.compare.inception
     by: Json = {"classifier": "", "inception": asked}
     scores = inception.scores(asked, data.num_levels, data.train.device) if asked else None
     if asked and asked != inception.DOWNLOAD:
@@ -133,7 +146,8 @@ def judge_of(
         return Judge(data, truth, inception=scores), by
     if not (folder.path / FILE).exists():
         say("no feature distance: make a classifier with --mode classifier")
-        nearest = partial(metrics.nearest_labels, real=data.train, labels=data.train_labels)
+        among = experiment.data  # all classes, also where samples of one are judged
+        nearest = partial(metrics.nearest_labels, real=among.train, labels=among.train_labels)
         return Judge(data, truth, nearest, inception=scores), by
     by["classifier"] = hashlib.sha256((folder.path / FILE).read_bytes()).hexdigest()
     least = experiment.objective.least_time
@@ -171,7 +185,8 @@ def _swept(
     c, data = experiment.config.compare, experiment.data
     weights = sorted(set(c.guidance))
     exists = (folder.path / FILE).exists()
-    if judge.labels is None or not (model.num_classes or exists):
+    one_class = experiment.config.sampling.label >= 0
+    if one_class or judge.labels is None or not (model.num_classes or exists):
         return []
     paths = {w: folder.sample_path(step, f"compare-guidance-{w:g}") for w in weights}
     cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}

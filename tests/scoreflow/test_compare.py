@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scoreflow import compare, orders, sweep
+from scoreflow.data import load_digits
 from scoreflow.main import main
 from scoreflow.metrics import precision_recall
 from scoreflow.toy import distribution
@@ -207,9 +208,6 @@ def test_the_weights_of_inception_are_asked_for_before_any_work(digits, tmp_path
     assert ask(run, "ddim", "--config.compare.inception=no/such.pth") == 2
     _, err = capfd.readouterr()
     assert "no such file no/such.pth" in err
-    assert ask(run, "ddim", "--config.sampling.label=3", "--config.sampling.guidance=0.0") == 2
-    assert "leave sampling.label out" in capfd.readouterr().err
-    assert err.count("\n") == 1
     assert not (run / "results" / "compare.jsonl").exists()
 
 
@@ -223,3 +221,16 @@ def test_progress_is_in_the_report_of_the_draw_that_made_it(digits, tmp_path, sa
     assert "data:image/gif" in (run / "report.html").read_text()
     assert main([*command, "--device=cpu"]) == 0
     assert "data:image/gif" not in (run / "report.html").read_text()
+
+
+def test_samples_of_a_class_are_held_against_data_of_it(digits, tmp_path):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    one = ["--config.sampling.label=3", "--config.sampling.guidance=0.0"]
+    assert ask(run, "ddim", "--config.compare.nfe=2", *one) == 0
+    found = json.loads((run / "results" / "compare.json").read_text())
+    threes = int((load_digits().test_labels == 3).sum())
+    assert found["rows"][0]["num_images"] == threes < 64
+    others = 1 - found["rows"][0]["classes"][3] / threes
+    assert found["rows"][0]["class_distance"] == pytest.approx(others)
+    assert sum(found["test_data"]["classes"]) == threes
+    assert found["guidance"] == []
