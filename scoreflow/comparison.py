@@ -25,6 +25,7 @@ from scoreflow.build import Experiment
 from scoreflow.classifier import clean_features
 from scoreflow.classifying import FILE, load_classifier
 from scoreflow.compare import Case
+from scoreflow.data import Data
 from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
 from scoreflow.files import Json, write_atomic
