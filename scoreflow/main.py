@@ -1,5 +1,6 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         asked = request.parse(argv)
         mode = asked.mode
         _run(asked, argv)
+        _leave()
     except RequestError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -62,8 +64,16 @@ def main(argv: list[str]) -> int:
 
 
 def _fail(error: Exception, status: int) -> int:
-    print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
+    who = f"process {rank}: " if (rank := int(os.environ.get("RANK", "0"))) else ""
+    print(f"run.py: {who}{' '.join(str(error).split())}", file=sys.stderr)
     return status
+
+
+def _leave() -> None:
+    if "WORLD_SIZE" in os.environ:
+        from scoreflow import parallel
+
+        parallel.leave()
 
 
 def _run(asked: Request, argv: list[str]) -> None:
@@ -81,20 +91,27 @@ def _run(asked: Request, argv: list[str]) -> None:
 def _train(asked: Request, argv: list[str]) -> None:
     config = request.training_config(asked)
     workdir = asked.workdir or Path(f"runs/{asked.experiment}-{config.sde.name}")
-    from scoreflow import build, modes
+    from scoreflow import build, modes, parallel
     from scoreflow.run_dir import RunDir
 
+    shard = parallel.shard()
     resumes = (workdir / "config.json").exists()
+    shard.wait()  # the first process makes the folder that the others ask about
     if resumes:
         saved = request.flatten(RunDir.open(workdir).config)
         config = request.resumed_config(asked, saved, workdir / "config.json")
     experiment = build.experiment(config, build.build_device(asked.device))
+    if not parallel.leads():
+        shard.wait()
+        modes.train(experiment, RunDir.open(workdir))
+        return
     with (
         RunDir.open(workdir, training=True)
         if resumes
         else RunDir.create(workdir, config.to_dict(), {}) as run
     ):
         run.write_env(environment(argv, str(experiment.device)))
+        shard.wait()
         modes.train(experiment, run)
 
 
