@@ -241,7 +241,7 @@ def test_tf32_is_on_inside_and_off_again(precision):
             told.append([backend.allow_tf32 for backend in backends])
             return x
 
-    model = ScoreModel(Network(), VPSDE.linear(10), precision=precision)
+    model = ScoreModel(Network(), VPSDE.linear(100), precision=precision)
     with arithmetic("float32"):
         model(torch.zeros(1, 2, dtype=torch.float64), torch.tensor(5.0, dtype=torch.float64))
         assert told == [[precision == "tf32"] * 2]
