@@ -60,7 +60,9 @@ def get_config() -> ConfigDict:
     config.training.p2_k = 1.0  # p2
     config.training.dequantization = "uniform"  # x_0 of a level: uniform on its bin | its centre
     config.training.label_dropout = 0.1  # conditional: share of the data shown without class
-    config.training.precision = "float32"  # float32 | bfloat16
+    config.training.micro_batches = 1  # parts of a batch, one after another, to spare memory
+    config.training.recompute = False  # unet: activations of its blocks, instead of keeping them
+    config.training.precision = "float32"  # float32 | tf32 (on a GPU) | bfloat16
     config.training.compile = False
     config.training.channels_last = False
     config.training.log_every = 100  # steps
@@ -143,7 +145,7 @@ def get_config() -> ConfigDict:
     config.compare.seed = 0  # of the noise that every case starts from
 
     config.equivalence = ConfigDict()
-    config.equivalence.precision = ""  # of the network: float32 | bfloat16; "" for training's
+    config.equivalence.precision = ""  # float32 | tf32 | bfloat16; "" for training's
     config.equivalence.num_images = 256  # of each sampler, from a trained network
     config.equivalence.steps = 64  # of ancestral and pc, and half as many, on a trained network
     config.equivalence.batch_size = 4  # of the gradients and trainings compared

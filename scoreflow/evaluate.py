@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
@@ -18,7 +17,7 @@ from scoreflow.dequantization import Dequantizer
 from scoreflow.errors import RequestError, RunError
 from scoreflow.files import Json
 from scoreflow.likelihood import Flow, LogLikelihood, Solver
-from scoreflow.model import ScoreModel
+from scoreflow.model import ScoreModel, arithmetic
 from scoreflow.parallel import Shard
 from scoreflow.progress import Progress
 from scoreflow.rows import Rows
@@ -144,7 +143,7 @@ class Asker:
         done = {k: r for k, r in there.items() if r.get("status") == "done" and r.get("nats")}
         left = [k for k in wanted if k not in done and shard.has(k)]
         ours = sum(shard.has(k) for k in wanted)
-        with Progress(title, ours, "img", ours - len(left)) as progress, full_float32():
+        with Progress(title, ours, "img", ours - len(left)) as progress, arithmetic("float32"):
             for new in self._solved(left, Counted(self.model, progress.evaluated)):
                 done |= {row["image"]: row for row in new}
                 if kept is not None:
@@ -283,20 +282,6 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
             f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "
             "likelihood.max_evaluations or likelihood.tolerance; the others are kept"
         )
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """TF32 off: near t_min a relative error of the score is multiplied by 1 / sigma."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
 
 
 def _against(truth: Distribution, test: Tensor, nats: Tensor) -> dict[str, float | None]:

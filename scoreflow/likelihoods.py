@@ -20,10 +20,10 @@ from scoreflow.build import Experiment
 from scoreflow.data import Data, dequantize, quantize, to_uint8
 from scoreflow.dequantization import DEQUANTIZATIONS
 from scoreflow.errors import RequestError
-from scoreflow.evaluate import Measured, full_float32, measure
+from scoreflow.evaluate import Measured, measure
 from scoreflow.files import Json, write_atomic
 from scoreflow.grid import image_grid
-from scoreflow.model import ScoreModel
+from scoreflow.model import ScoreModel, arithmetic
 from scoreflow.progress import Progress
 from scoreflow.rate import reconstructions
 from scoreflow.run_dir import RunDir
@@ -165,7 +165,7 @@ def _keep_ledger(
     test, train = of.test[: c.num_images or None], min(LEDGER_TRAIN_IMAGES, len(of.train))
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = ledger.num_calls(len(test), train, c.batch_size, strata)
-    with Progress("ledger", calls, "call") as progress, full_float32(), torch.no_grad():
+    with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():
         bounds, rate = ledger.bounds(
             model.around(model.network, "float32"),
             model.sde,

@@ -60,6 +60,7 @@ LIMITS = {
     "training.min_snr_gamma": POSITIVE,
     "training.p2_gamma": POSITIVE,
     "training.p2_k": POSITIVE,
+    "training.micro_batches": COUNT,
     "training.label_dropout": Range(0, 1),
     "training.log_every": COUNT,
     "training.checkpoint_every": COUNT,

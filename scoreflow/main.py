@@ -39,8 +39,8 @@ STOPPED = {
 """What is left when a mode is interrupted."""
 
 
-SHARED = ("sample", "likelihood", "compare")
-"""Modes whose images several processes share."""
+SHARED = ("train", "sample", "likelihood", "compare")
+"""Modes whose batches or images several processes share."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,6 +56,7 @@ def main(argv: list[str]) -> int:
         asked = request.parse(argv)
         mode = asked.mode
         _run(asked, argv)
+        _leave()
     except RequestError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -67,8 +68,16 @@ def main(argv: list[str]) -> int:
 
 
 def _fail(error: Exception, status: int) -> int:
-    print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
+    who = f"process {rank}: " if (rank := int(os.environ.get("RANK", "0"))) else ""
+    print(f"run.py: {who}{' '.join(str(error).split())}", file=sys.stderr)
     return status
+
+
+def _leave() -> None:
+    if "WORLD_SIZE" in os.environ:
+        from scoreflow import parallel
+
+        parallel.leave()
 
 
 def _run(asked: Request, argv: list[str]) -> None:
@@ -90,20 +99,27 @@ def _run(asked: Request, argv: list[str]) -> None:
 def _train(asked: Request, argv: list[str]) -> None:
     config = request.training_config(asked)
     workdir = asked.workdir or Path(f"runs/{asked.experiment}-{config.sde.name}")
-    from scoreflow import build, modes
+    from scoreflow import build, modes, parallel
     from scoreflow.run_dir import RunDir
 
+    shard = parallel.shard()
     resumes = (workdir / "config.json").exists()
+    shard.wait()  # the first process makes the folder that the others ask about
     if resumes:
         saved = request.flatten(RunDir.open(workdir).config)
         config = request.resumed_config(asked, saved, workdir / "config.json")
     experiment = build.experiment(config, build.build_device(asked.device))
+    if not parallel.leads():
+        shard.wait()
+        modes.train(experiment, RunDir.open(workdir))
+        return
     with (
         RunDir.open(workdir, training=True)
         if resumes
         else RunDir.create(workdir, config.to_dict(), {}) as run
     ):
         run.write_env(environment(argv, str(experiment.device)))
+        shard.wait()
         modes.train(experiment, run)
 
 

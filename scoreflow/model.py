@@ -1,6 +1,8 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -12,10 +14,31 @@ from sde.prediction import Prediction, predict
 
 Output = Literal["eps", "x_0", "v", "score", "mean"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+PRECISIONS = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.float32,
+    "float64": torch.float64,
+}
+"""What a network is shown, by the precision of its arithmetic."""
 
+NOTHING = nullcontext()
 CLOCK_ROUNDING = 1e-9
 """Steps by which a time may fall short of t_min: angle and back is exact to a few last places."""
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """A GPU's float32 products as this precision has them: TF32 under "tf32" and never else."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 class ScoreModel:
@@ -34,7 +57,8 @@ class ScoreModel:
             step.
         t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer
             times.
-        precision: "float32", "bfloat16" (autocast of the network alone) or "float64".
+        precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
+            mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
         channels_last: memory format of the images handed to the network.
         learned_variance: the second half of the output's channels is the reverse variance.
     """
@@ -61,7 +85,10 @@ class ScoreModel:
     @property
     def num_classes(self) -> int:
         """Classes that the network can be told of; 0 for none."""
-        return getattr(self.network, "num_classes", 0)
+        inside = getattr(
+            self.network, "module", self.network
+        )  # of a wrapper that shares gradients
+        return getattr(inside, "num_classes", 0)
 
     def around(self, network: nn.Module, precision: str) -> "ScoreModel":
         """Another network in this one's place, in another precision."""
@@ -110,16 +137,19 @@ class ScoreModel:
             index = x.new_full((len(x),), float(t) - 1)
         else:
             index = (t - 1).to(x.device, dtype).expand(len(x))
-        if self.precision == "bfloat16":
-            with torch.autocast(x.device.type, torch.bfloat16):
-                value = self._value(x, index).to(x_t.dtype)
-        else:
+        with self._arithmetic(x):
             value = self._value(x, index).to(x_t.dtype)
         fraction = None
         if self.learned_variance:
             value, logit = value.chunk(2, dim=1)
             fraction = 0.5 + 0.5 * logit  # Nichol & Dhariwal's scale; not confined to [0, 1]
         return self._predict(x_t, t, value, fraction)
+
+    def _arithmetic(self, x: Tensor) -> AbstractContextManager[object]:
+        """What the network computes in; to enter a context that changes nothing takes its time."""
+        if self.precision == "bfloat16":
+            return torch.autocast(x.device.type, torch.bfloat16)
+        return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
     def _value(self, x: Tensor, index: Tensor) -> Tensor:
         """The network's answer, told the class if there is one."""

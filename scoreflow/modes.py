@@ -26,7 +26,7 @@ from sde.noise import Noise
 
 def train(experiment: Experiment, run: RunDir) -> None:
     """Train, or go on training; then draw with every sampler and measure the likelihood."""
-    trainer = trainer_of(experiment)
+    trainer = trainer_of(experiment, parallel.shard())
     if run.checkpoint_steps():
         load(trainer, experiment, run, _say)
         _say(f"resuming {run.path} at step {trainer.step}")
@@ -35,6 +35,8 @@ def train(experiment: Experiment, run: RunDir) -> None:
     for name in build.COMPARED:
         _draw(experiment, name, run, model, trainer.step)
     measure_test_set(experiment, run, model, trainer.step, _say)
+    if not parallel.leads():
+        return
     _say(
         f"\nLook at   {report.write(run)}\n"
         f"curves    tensorboard --logdir {run.path / 'tensorboard'}\n"
@@ -179,6 +181,10 @@ def _recorded(section: ConfigDict, experiment: Experiment) -> dict[str, object]:
 
 
 def _train_to_the_end(trainer: Trainer, run: RunDir) -> None:
+    if not parallel.leads():
+        for _ in trainer.run():
+            pass
+        return
     from torch.utils.tensorboard import SummaryWriter  # seconds that sampling should not pay for
 
     settings, start, first = trainer.settings, time.monotonic(), trainer.step

@@ -65,15 +65,21 @@ class Objective:
         """The least time that is drawn, in steps."""
         return 1.0 if self.times == "integer" else self.t_min
 
-    def draw(self, noise: Noise, sde: SDE) -> tuple[Tensor, Tensor]:
+    def draw(self, noise: Noise, sde: SDE, whole: int | None = None) -> tuple[Tensor, Tensor]:
         """Times of a batch and their density relative to uniform ones, both (B,).
 
         With low_discrepancy the batch shares one number: that of the training's sample 0.
+
+        Args:
+            noise: its sample indices are places in the batch.
+            sde: the process.
+            whole: size of the batch that these are a part of; None if they are all of it.
         """
         u = noise.uniform(Stream.TRAIN_TIME)
         if self.low_discrepancy:
             first = Noise(noise.seed, torch.zeros_like(noise.index[:1]), noise.step)
-            u = losses.low_discrepancy(first.uniform(Stream.TRAIN_TIME)[0], len(u))
+            spread = losses.low_discrepancy(first.uniform(Stream.TRAIN_TIME)[0], whole or len(u))
+            u = spread if whole is None else spread[noise.index]
         match self.times:
             case "integer":
                 return losses.integer_times(u, sde.num_steps), torch.ones_like(u)

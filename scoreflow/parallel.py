@@ -7,7 +7,10 @@ wait for the hardest. They meet once, when all are done.
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a bar or a refusal need not pay for it
+    from torch import Tensor
 
 PATIENCE = timedelta(days=7)
 """How long a process that is done waits for the others; torchrun ends it if one dies."""
@@ -23,6 +26,27 @@ class Shard:
     def has(self, index: int) -> bool:
         """Whether this process takes that index."""
         return index % self.world == self.rank
+
+    def slice_of(self, count: int) -> slice:
+        """This process's share of `count` places in a row, the first ones a place larger."""
+        base, more = divmod(count, self.world)
+        start = self.rank * base + min(self.rank, more)
+        return slice(start, start + base + (self.rank < more))
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world > 1:
+            self.gathered({})
+
+    def mean(self, values: "Tensor") -> "Tensor":
+        """The mean over the processes, on the CPU; every process must call this."""
+        values = values.cpu()
+        if self.world == 1:
+            return values
+        import torch.distributed as dist
+
+        dist.all_reduce(values)
+        return values / self.world
 
     def gathered(self, own: dict[int, Any]) -> dict[int, Any]:
         """What all processes have found, by index; every process must call this."""
@@ -56,5 +80,16 @@ def shard() -> Shard:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        import torch
+
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     return Shard(dist.get_rank(), world)
+
+
+def leave() -> None:
+    """Part from the other processes, if there were some; torch warns of those that do not."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

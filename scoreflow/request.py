@@ -31,7 +31,13 @@ USED = {
     "equivalence": ("equivalence.", "sampling.batch_size"),
 }
 """How the keys of these sections begin that have an effect on a mode; on training all have."""
-LATER = ("model.conditional", "training.dequantization", "training.label_dropout")
+LATER = (
+    "model.conditional",
+    "training.dequantization",
+    "training.label_dropout",
+    "training.micro_batches",
+    "training.recompute",
+)
 """Keys of the weights that came after the first runs; their defaults do what these did."""
 KINDS = {
     bool: "true or false",

@@ -10,18 +10,25 @@ name of its step.
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from scoreflow.data import Batches, Data, dequantize
 from scoreflow.ema import EMA
 from scoreflow.errors import RequestError, RunError
-from scoreflow.model import ScoreModel
+from scoreflow.model import ScoreModel, arithmetic
 from scoreflow.objective import Objective
+from scoreflow.parallel import Shard
 from sde.noise import Noise, Stream
+
+ALONE = Shard()
+DROPOUT_STRIDE = 0x9E3779B97F4A7C15
+"""Odd, so that multiples of it by different ranks differ, and far apart in every bit."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,10 @@ class Settings:
         decay: "constant" (DDPM) or "cosine" to zero at num_steps.
         clip_norm: greatest norm of the gradient; longer ones are scaled to it.
         ema_decay: of the moving average of the weights.
-        precision: of the network in training and sampling, "float32" or "bfloat16".
+        precision: of the network in training and sampling: "float32", "tf32" or "bfloat16".
         compile: torch.compile the network.
         channels_last: memory format of weights and images.
+        micro_batches: parts in which a process takes its share of a batch, to spare memory.
         flip: mirror each image left to right with probability 1/2.
         dequantization: x_0 of a level, "uniform" on its bin or its "centre" (DDPM).
         label_dropout: share of the data that a conditional network sees without their class.
@@ -56,6 +64,7 @@ class Settings:
     precision: str
     compile: bool
     channels_last: bool
+    micro_batches: int
     flip: bool
     dequantization: str
     label_dropout: float
@@ -91,6 +100,7 @@ class Trainer:
         objective: what is minimised.
         settings: the training section.
         seed: of the run.
+        shard: this process's share of every batch.
     """
 
     def __init__(
@@ -102,7 +112,17 @@ class Trainer:
         objective: Objective,
         settings: Settings,
         seed: int,
+        shard: Shard = ALONE,
     ) -> None:
+        parts = shard.world * settings.micro_batches
+        if settings.batch_size < parts:
+            raise RequestError(
+                f"training.batch_size must be at least processes x training.micro_batches "
+                f"({shard.world} x {settings.micro_batches}), got {settings.batch_size}"
+            )
+        self.shard = shard
+        if shard.world > 1:  # the gradients' mean over the processes, while they are computed
+            model = model.around(DistributedDataParallel(model.network), model.precision)
         self.model, self.network, self.ema, self.data = model, network, ema, data
         self.objective, self.settings, self.seed = objective, settings, seed
         self.step = 0
@@ -111,7 +131,8 @@ class Trainer:
         )
         self.batches = Batches(len(data.train), settings.batch_size, seed)
         self._labels = _labels_of(data, model)
-        self._positions = torch.arange(settings.batch_size, device=data.train.device)
+        own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
+        self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -151,7 +172,9 @@ class Trainer:
             count = min(
                 settings.log_every - self.step % settings.log_every, settings.num_steps - self.step
             )
-            rows = torch.stack([self._advance() for _ in range(count)]).cpu()
+            with arithmetic(settings.precision):
+                rows = torch.stack([self._advance() for _ in range(count)])
+            rows = self.shard.mean(rows)
             self._refuse_non_finite(rows)
             loss, grad_norm = rows.double().mean(0).tolist()
             yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
@@ -159,32 +182,53 @@ class Trainer:
     def _advance(self) -> Tensor:
         """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""
         settings = self.settings
-        torch.manual_seed(self.seed << 32 | self.step)  # dropout
+        torch.manual_seed(self._dropout_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
-        loss = self._loss()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        rows = self.batches.indices(self.step).to(self.data.train.device, non_blocking=True)
+        losses = []
+        for k, places in enumerate(self._micro_batches):
+            with self._exchanging(last=k == len(self._micro_batches) - 1):
+                loss = self._loss(rows[places], places)
+                loss.backward()
+            losses.append(loss.detach())
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
         self.optimizer.step()
         self.ema.update(self.network, self.step)
         self.step += 1
-        return torch.stack([loss.detach(), grad_norm])
+        return torch.stack([torch.stack(losses).sum(), grad_norm])
 
-    def _loss(self) -> Tensor:
-        """The objective on the batch of this step."""
+    def _exchanging(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients meet those of the other processes with the last micro-batch alone."""
+        network = self.model.network
+        if isinstance(network, DistributedDataParallel) and not last:
+            context: AbstractContextManager[None] = network.no_sync()
+            return context
+        return nullcontext()
+
+    def _dropout_seed(self) -> int:
+        """Of torch's generator in this step: no two processes drop the same units."""
+        return (self.seed << 32 | self.step) + self.shard.rank * DROPOUT_STRIDE & 2**64 - 1
+
+    def _loss(self, rows: Tensor, places: Tensor) -> Tensor:
+        """The share that some data, at these places of the batch, have in this step's objective.
+
+        Shares of a process add up to `world` times its share of the batch's mean: the mean of that
+        over the processes, which is how their gradients meet, is the batch's.
+        """
         data = self.data
-        noise = Noise(self.seed, self._positions, self.step)
-        rows = self.batches.indices(self.step).to(data.train.device, non_blocking=True)
+        noise = Noise(self.seed, places, self.step)
         settings, event = self.settings, tuple(data.train.shape[1:])
         x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
-        t, density = self.objective.draw(noise, self.model.sde)
+        t, density = self.objective.draw(noise, self.model.sde, settings.batch_size)
         eps = noise.normal(Stream.TRAIN_EPS, event).float()
         model = self.model
         if self._labels is not None:
             dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
             model = model.labelled(self._labels[rows].masked_fill(dropped, -1))
-        return (self.objective.loss(model, x_0, t, eps) / density).float().mean()
+        each = (self.objective.loss(model, x_0, t, eps) / density).float()
+        return each.sum() * (self.shard.world / settings.batch_size)
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""

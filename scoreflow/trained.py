@@ -9,14 +9,20 @@ from scoreflow.classifying import load_classifier
 from scoreflow.ema import EMA
 from scoreflow.errors import RequestError
 from scoreflow.model import ScoreModel
+from scoreflow.parallel import Shard
 from scoreflow.run_dir import RunDir
-from scoreflow.train import Trainer
+from scoreflow.train import ALONE, Trainer
 
 Say = Callable[[str], None]
 
 
-def trainer_of(experiment: Experiment) -> Trainer:
-    """The training of an experiment, at its beginning."""
+def trainer_of(experiment: Experiment, shard: Shard = ALONE) -> Trainer:
+    """The training of an experiment, at its beginning.
+
+    Args:
+        experiment: what is trained.
+        shard: this process's share of every batch.
+    """
     return Trainer(
         experiment.model,
         experiment.network,
@@ -25,6 +31,7 @@ def trainer_of(experiment: Experiment) -> Trainer:
         experiment.objective,
         experiment.settings,
         experiment.config.seed,
+        shard,
     )
 
 

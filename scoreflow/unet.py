@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scoreflow.layers import ZERO_ISH, IndexEmbedding, convolution, dense
 
@@ -45,6 +46,8 @@ class UNet(nn.Module):
         dropout: probability inside each residual block, in [0, 1], in training only.
         num_groups: groups of each GroupNorm.
         num_classes: K, classes that it can be told of; 0 for none.
+        recompute: in training, keep of each block only what goes in, and compute it again on the
+            way back: a third more arithmetic, and memory for the largest block alone.
     """
 
     def __init__(
@@ -60,11 +63,12 @@ class UNet(nn.Module):
         dropout: float = 0.1,
         num_groups: int = 32,
         num_classes: int = 0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         _refuse_bad_channels(channels, multipliers, num_groups)
         _refuse_bad_levels(image_size, len(multipliers), blocks, attention_sizes)
-        self.num_classes = num_classes
+        self.num_classes, self.recompute = num_classes, recompute
         self.x_shape = (in_channels, image_size, image_size)
         widths = [channels * multiplier for multiplier in multipliers]
         attends = [image_size >> level in attention_sizes for level in range(len(widths))]
@@ -108,18 +112,24 @@ class UNet(nn.Module):
         skips = [self.stem(x)]
         for level in self.down:
             for block in level.blocks:
-                skips.append(block(skips[-1], embedding))
+                skips.append(self._through(block, skips[-1], embedding))
             if level.resize is not None:
                 skips.append(level.resize(skips[-1]))
         h = skips[-1]
         for block in self.middle:
-            h = block(h, embedding)
+            h = self._through(block, h, embedding)
         for level in self.up:
             for block in level.blocks:
-                h = block(torch.cat((h, skips.pop()), dim=1), embedding)
+                h = self._through(block, torch.cat((h, skips.pop()), dim=1), embedding)
             if level.resize is not None:
                 h = level.resize(h)
         return self.head(h)
+
+    def _through(self, block: nn.Module, h: Image, embedding: Embedding) -> Remapped:
+        """block(h, embedding), its activations kept for the way back or not."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(block, h, embedding, use_reentrant=False)
+        return block(h, embedding)
 
 
 class Block(nn.Module):

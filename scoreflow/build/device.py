@@ -13,7 +13,9 @@ def build_device(name: str) -> torch.device:
     """A device by name, or the best one found. It must be there, and must know float64."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not name and there > 1 and "LOCAL_RANK" in os.environ:  # of torchrun: a device each
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % there)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % there)
+        torch.cuda.set_device(device)  # where what names no device of its own goes
+        return device
     if not name:
         return torch.device("cuda" if there else "cpu")
     if name in ("cpu", "cpu:0"):

@@ -154,12 +154,13 @@ def build_network(config: ConfigDict, data: Data) -> nn.Module:
     if c.name == "mlp":
         network = refusing(lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model")
     else:
-        network = refusing(lambda c: _unet(c, event, data.num_classes), c, "model")
+        recompute = bool(config.training.recompute)
+        network = refusing(lambda c: _unet(c, event, data.num_classes, recompute), c, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     return network.to(data.train.device, memory_format=memory)
 
 
-def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int) -> UNet:
+def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int, recompute: bool) -> UNet:
     if event[1] != event[2]:
         raise ValueError(f"images must be square, got {event[1]} x {event[2]} pixels")
     return UNet(
@@ -173,6 +174,7 @@ def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int) -> UNet:
         dropout=c.dropout,
         num_groups=c.num_groups,
         num_classes=num_classes if c.conditional else 0,
+        recompute=recompute,
     )
 
 

@@ -13,7 +13,7 @@ from scoreflow.dequantization import EMBEDDINGS
 from scoreflow.errors import RequestError
 from scoreflow.objective import NAMES, TIMES, Objective
 
-TRAINED_IN = ("float32", "bfloat16")
+TRAINED_IN = ("float32", "tf32", "bfloat16")
 FIXED = ("beta", "posterior")
 """Variances of a reverse step that nothing teaches."""
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from samplers import Ancestral, Clipped, sample, uniform_times
 from scoreflow.errors import RequestError
-from scoreflow.model import ScoreModel
+from scoreflow.model import ScoreModel, arithmetic
 from scoreflow.unet import UNet
 from sde import VPSDE, Noise, Stream
 from sde.base import broadcast
@@ -227,3 +227,23 @@ def test_a_shared_time_reaches_the_network_as_a_number(precision):
         one, each = seen[-2:]
         assert one.dtype == each.dtype == getattr(torch, precision)
         assert torch.equal(one, each)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_tf32_is_on_inside_and_off_again(precision):
+    """What a GPU would be told; on a CPU the flags change nothing."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    told = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x, index):
+            told.append([backend.allow_tf32 for backend in backends])
+            return x
+
+    model = ScoreModel(Network(), VPSDE.linear(100), precision=precision)
+    with arithmetic("float32"):
+        model(torch.zeros(1, 2, dtype=torch.float64), torch.tensor(5.0, dtype=torch.float64))
+        assert told == [[precision == "tf32"] * 2]
+        assert not any(backend.allow_tf32 for backend in backends)
+    assert [backend.allow_tf32 for backend in backends] == before

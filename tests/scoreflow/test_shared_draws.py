@@ -81,7 +81,7 @@ def test_processes_together_draw_what_one_draws(world, tmp_path):
     assert own < rows
 
 
-@pytest.mark.parametrize("mode", ["train", "equivalence", "classifier"])
+@pytest.mark.parametrize("mode", ["equivalence", "classifier"])
 def test_what_is_not_shared_is_refused(mode, monkeypatch, capfd):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 2

@@ -300,3 +300,40 @@ def test_one_multiple_of_num_groups_suffices_for_every_concatenation(multipliers
 def test_an_image_of_another_size_is_refused(tiny):
     with pytest.raises(ValueError, match=r"x must be \(B, 1, 8, 8\) and index \(B,\), got"):
         tiny(torch.zeros(2, 1, 16, 16), torch.zeros(2))
+
+
+def test_recomputing_changes_no_gradient():
+    """And keeps less: what autograd saves, counted in bytes, with dropout drawn alike."""
+
+    def gradients(recompute):
+        torch.manual_seed(0)
+        network = UNet(
+            image_size=8, in_channels=1, out_channels=1, channels=16, multipliers=(1, 2),
+            attention_sizes=(4,), num_groups=4, dropout=0.5, recompute=recompute,
+        )  # fmt: skip
+        x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 3.0, 50.0, 999.0])
+        kept = {}
+
+        def pack(saved):
+            kept[saved.data_ptr()] = saved.numel() * saved.element_size()
+            return saved
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            loss = network(x, index).square().sum()
+        loss.backward()
+        return [p.grad for p in network.parameters()], sum(kept.values())
+
+    plain, all_of_it = gradients(recompute=False)
+    again, kept = gradients(recompute=True)
+    assert all(a.equal(b) for a, b in zip(plain, again, strict=True))
+    assert kept < all_of_it / 2
+
+
+def test_nothing_is_recomputed_in_evaluation(monkeypatch):
+    network = UNet(
+        image_size=8, in_channels=1, out_channels=1, channels=8, multipliers=(1,),
+        attention_sizes=(), num_groups=4, recompute=True,
+    ).eval()  # fmt: skip
+    monkeypatch.setattr("scoreflow.unet.checkpoint", None)  # would be called in vain
+    network(torch.zeros(1, 1, 8, 8, requires_grad=True), torch.zeros(1))

@@ -1,0 +1,132 @@
+"""One training, however many processes and parts its batches are split into."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoreflow.main import main
+from scoreflow.parallel import Shard
+
+ROOT = Path(__file__).parents[2]
+TRAINING = (
+    "--config.training.num_steps=6",
+    "--config.training.batch_size=7",
+    "--config.training.log_every=2",
+    "--config.training.checkpoint_every=2",
+    "--config.training.low_discrepancy=true",
+    "--config.sampling.num_images=4",
+    "--config.sampling.steps=2",
+    "--config.likelihood.num_images=4",
+    "--config.likelihood.tolerance=0.1",
+    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.checked=1",
+)
+TOY = (f"--config={ROOT / 'configs' / 'toy.py'}", "--config.model.width=16")
+
+
+def command(workdir, *more):
+    return ["run.py", "--mode=train", f"--workdir={workdir}", "--device=cpu", *more, *TRAINING]
+
+
+def torchrun(workdir, world, *more):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
+    # a port of the system's choosing: two tests may run at a time
+    launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    script, *rest = command(workdir, *more)
+    return subprocess.run(
+        [*launch, str(ROOT / script), *rest], env=environment, capture_output=True, text=True
+    )
+
+
+def weights(workdir, step=6):
+    path = workdir / "checkpoints" / f"{step:08d}.pt"
+    return torch.load(path, weights_only=True)
+
+
+def close(a, b):
+    for part in ("model", "ema"):
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            torch.testing.assert_close(a[part][name], b[part][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert main(command(workdir, *TOY)) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Two processes, with four and with three of each batch."""
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    done = torchrun(workdir, 2, *TOY)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_two_processes_train_what_one_does(alone, together):
+    close(weights(alone), weights(together))
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (alone, together)
+    ]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == [2, 4, 6]
+    for one, two in zip(*rows, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
+
+
+def test_two_processes_leave_one_runs_results(alone, together):
+    """One process speaks and writes; the images of the likelihood are shared."""
+    names = {path.name for path in (alone / "results").iterdir()}
+    more = {path.name for path in (together / "results").iterdir()} - names
+    assert names <= {path.name for path in (together / "results").iterdir()}
+    assert all(".rank1." in name for name in more)
+    assert (together / "report.html").exists()
+
+
+def test_one_process_goes_on_where_two_were(alone, together, tmp_path):
+    workdir = Path(shutil.copytree(together, tmp_path / "run"))
+    for path in (workdir / "checkpoints").glob("00000006.*"):
+        path.unlink()
+    assert main(command(workdir, *TOY)) == 0
+    close(weights(workdir), weights(alone))
+
+
+@pytest.mark.parametrize("parts", [2, 7])
+def test_parts_of_a_batch_add_up_to_it(alone, tmp_path, parts):
+    workdir = tmp_path / "run"
+    assert main(command(workdir, *TOY, f"--config.training.micro_batches={parts}")) == 0
+    close(weights(workdir), weights(alone))
+
+
+def test_a_batch_must_have_something_for_each(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert main(command(workdir, *TOY, "--config.training.micro_batches=8")) == 2
+    error = capsys.readouterr().err
+    assert "training.batch_size must be at least processes x training.micro_batches" in error
+    assert error.count("\n") == 1 or "\r" in error  # besides what a progress bar leaves
+
+
+def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path):
+    done = torchrun(tmp_path / "run", 2, *TOY, "--config.training.micro_batches=4")
+    assert done.returncode != 0
+    assert "must be at least processes x training.micro_batches (2 x 4), got 7" in done.stderr
+
+
+@pytest.mark.parametrize(("count", "world"), [(7, 2), (8, 3), (3, 3), (2, 5)])
+def test_shares_are_a_partition_into_like_parts(count, world):
+    places = torch.arange(count)
+    shares = [places[Shard(rank, world).slice_of(count)] for rank in range(world)]
+    assert torch.cat(shares).tolist() == places.tolist()
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
