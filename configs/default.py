@@ -144,6 +144,10 @@ def get_config() -> ConfigDict:
     config.compare.inception = ""  # FID, KID, IS: a file of Inception weights, or "download"
     config.compare.seed = 0  # of the noise that every case starts from
 
+    config.profile = ConfigDict()
+    config.profile.num_steps = 10  # of training, under the profiler
+    config.profile.warmup = 3  # steps before them
+
     config.equivalence = ConfigDict()
     config.equivalence.precision = ""  # float32 | tf32 | bfloat16; "" for training's
     config.equivalence.num_images = 256  # of each sampler, from a trained network

@@ -103,6 +103,8 @@ LIMITS = {
     "compare.num_images": COUNT,
     "compare.guidance": Range(0),
     "compare.seed": COUNT_OR_NONE,
+    "profile.num_steps": COUNT,
+    "profile.warmup": COUNT,
     "equivalence.num_images": Range(2, 2**31),
     "equivalence.steps": Range(4, 2**31),
     "equivalence.batch_size": COUNT,

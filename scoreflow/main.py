@@ -17,11 +17,12 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode likelihood --workdir DIR
   python run.py --mode classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
-  python run.py --mode equivalence [--workdir DIR]
+  python run.py --mode equivalence|profile [--workdir DIR]
 
-  --mode      train (again: resumes), sample, likelihood, compare, classifier or equivalence
+  --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
+              profile (where a training step's time goes)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
-              (equivalence without one: a fresh network)
+              (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
   --sde       vp, subvp or ve          (short for --config.sde.name)
   --sampler   ancestral, pc, ode, ddim, reverse_diffusion, euler_maruyama, heun, dpm,
@@ -87,8 +88,8 @@ def _run(asked: Request, argv: list[str]) -> None:
         )
     if asked.mode == "train":
         _train(asked, argv)
-    elif asked.mode == "equivalence" and asked.workdir is None:
-        _certify_untrained(asked, argv)
+    elif asked.mode in ("equivalence", "profile") and asked.workdir is None:
+        _evaluate_untrained(asked, argv)
     else:
         _evaluate(asked)
 
@@ -134,13 +135,14 @@ def _evaluate(asked: Request) -> None:
     config = request.evaluation_config(asked, saved, asked.workdir / "config.json")
     if not run.checkpoint_steps():
         raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
-    experiment = build.experiment(config, build.build_device(asked.device), training=False)
+    training = asked.mode == "profile"
+    experiment = build.experiment(config, build.build_device(asked.device), training)
     modes.EVALUATIONS[asked.mode](experiment, run)
 
 
-def _certify_untrained(asked: Request, argv: list[str]) -> None:
+def _evaluate_untrained(asked: Request, argv: list[str]) -> None:
     config = request.training_config(asked)
-    workdir = Path(f"runs/equivalence-{asked.experiment}-{config.sde.name}")
+    workdir = Path(f"runs/{asked.mode}-{asked.experiment}-{config.sde.name}")
     from scoreflow import build, modes
     from scoreflow.run_dir import RunDir
 
@@ -148,11 +150,12 @@ def _certify_untrained(asked: Request, argv: list[str]) -> None:
     if exists:
         saved = request.flatten(RunDir.open(workdir).config)
         request.untrained_config(asked, saved, workdir / "config.json")
-    experiment = build.experiment(config, build.build_device(asked.device), training=False)
+    training = asked.mode == "profile"
+    experiment = build.experiment(config, build.build_device(asked.device), training)
     run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
     run.write_env(environment(argv, str(experiment.device)))
     with run:
-        modes.equivalence(experiment, run)
+        modes.EVALUATIONS[asked.mode](experiment, run)
 
 
 def environment(argv: list[str], device: str) -> dict[str, Any]:

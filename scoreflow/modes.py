@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, comparison, control, parallel, progressive, report
+from scoreflow import build, comparison, control, parallel, profiling, progressive, report
 from scoreflow import equivalence as certificate
 from scoreflow.build import Experiment
 from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
@@ -144,12 +144,24 @@ def compare(experiment: Experiment, run: RunDir) -> None:
         _say(f"look at {report.write(run)}")
 
 
+def profile(experiment: Experiment, run: RunDir) -> None:
+    """Where a training step's time goes; the weights are fresh, and not kept."""
+    c, trace = experiment.config.profile, run.path / "results" / "profile-trace.json.gz"
+    trace.parent.mkdir(exist_ok=True)
+    result = profiling.measure(trainer_of(experiment), c.num_steps, c.warmup, trace)
+    settings = {**experiment.config.training.to_dict(), **_recorded(c, experiment)}
+    where = environment(str(experiment.device))
+    run.write_result("profile", {**result, "settings": settings, "environment": where})
+    _say(f"{profiling.table(result)}\n\ntrace: {trace} (open it in https://ui.perfetto.dev)")
+
+
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
     "sample": sample,
     "likelihood": likelihood,
     "classifier": classifier,
     "compare": compare,
     "equivalence": equivalence,
+    "profile": profile,
 }
 
 

@@ -19,9 +19,17 @@ from scoreflow import limits, tasks
 from scoreflow.errors import RequestError
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence")
+MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence", "profile")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
-EVALUATION = ("sampling", "control", "classifier", "likelihood", "compare", "equivalence")
+EVALUATION = (
+    "sampling",
+    "control",
+    "classifier",
+    "likelihood",
+    "compare",
+    "equivalence",
+    "profile",
+)
 """Sections that may change after training; the others belong to the weights."""
 USED = {
     "sample": ("sampling.", "control."),
@@ -29,6 +37,7 @@ USED = {
     "likelihood": ("likelihood.",),
     "compare": ("compare.", "sampling."),
     "equivalence": ("equivalence.", "sampling.batch_size"),
+    "profile": ("profile.",),
 }
 """How the keys of these sections begin that have an effect on a mode; on training all have."""
 LATER = (

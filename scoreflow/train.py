@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
 from scoreflow.data import Batches, Data, dequantize
@@ -27,6 +28,8 @@ from scoreflow.parallel import Shard
 from sde.noise import Noise, Stream
 
 ALONE = Shard()
+PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
+"""Of a step, as a profiler hears of them."""
 DROPOUT_STRIDE = 0x9E3779B97F4A7C15
 """Odd, so that multiples of it by different ranks differ, and far apart in every bit."""
 
@@ -167,17 +170,20 @@ class Trainer:
             RunError: a loss or gradient was not finite; names the step.
         """
         settings = self.settings
-        self.model.network.train()
         while self.step < settings.num_steps:
             count = min(
                 settings.log_every - self.step % settings.log_every, settings.num_steps - self.step
             )
-            with arithmetic(settings.precision):
-                rows = torch.stack([self._advance() for _ in range(count)])
-            rows = self.shard.mean(rows)
+            rows = self.shard.mean(self.advance(count))
             self._refuse_non_finite(rows)
             loss, grad_norm = rows.double().mean(0).tolist()
             yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
+
+    def advance(self, count: int) -> Tensor:
+        """Some steps, whatever the interval: (count, 2), their losses and gradient norms."""
+        self.model.network.train()
+        with arithmetic(self.settings.precision):
+            return torch.stack([self._advance() for _ in range(count)])
 
     def _advance(self) -> Tensor:
         """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""
@@ -191,11 +197,15 @@ class Trainer:
         for k, places in enumerate(self._micro_batches):
             with self._exchanging(last=k == len(self._micro_batches) - 1):
                 loss = self._loss(rows[places], places)
-                loss.backward()
+                with record_function("backward"):
+                    loss.backward()
             losses.append(loss.detach())
-        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-        self.optimizer.step()
-        self.ema.update(self.network, self.step)
+        with record_function("clip"):
+            grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        with record_function("optimizer"):
+            self.optimizer.step()
+        with record_function("average"):
+            self.ema.update(self.network, self.step)
         self.step += 1
         return torch.stack([torch.stack(losses).sum(), grad_norm])
 
@@ -217,18 +227,19 @@ class Trainer:
         Shares of a process add up to `world` times its share of the batch's mean: the mean of that
         over the processes, which is how their gradients meet, is the batch's.
         """
-        data = self.data
-        noise = Noise(self.seed, places, self.step)
-        settings, event = self.settings, tuple(data.train.shape[1:])
-        x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
-        t, density = self.objective.draw(noise, self.model.sde, settings.batch_size)
-        eps = noise.normal(Stream.TRAIN_EPS, event).float()
-        model = self.model
-        if self._labels is not None:
-            dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
-            model = model.labelled(self._labels[rows].masked_fill(dropped, -1))
-        each = (self.objective.loss(model, x_0, t, eps) / density).float()
-        return each.sum() * (self.shard.world / settings.batch_size)
+        data, settings = self.data, self.settings
+        noise, event = Noise(self.seed, places, self.step), tuple(data.train.shape[1:])
+        with record_function("batch"):
+            x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
+            t, density = self.objective.draw(noise, self.model.sde, settings.batch_size)
+            eps = noise.normal(Stream.TRAIN_EPS, event).float()
+            model = self.model
+            if self._labels is not None:
+                dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
+                model = model.labelled(self._labels[rows].masked_fill(dropped, -1))
+        with record_function("forward"):
+            each = (self.objective.loss(model, x_0, t, eps) / density).float()
+            return each.sum() * (self.shard.world / settings.batch_size)
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""
