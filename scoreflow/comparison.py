@@ -18,6 +18,7 @@ from scoreflow import (
     metrics,
     orders,
     parallel,
+    request,
     sweep,
     toy,
 )
@@ -60,7 +61,11 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         "step": step,
         "device": experiment.device.type,
         "weights": fingerprint(model),
-        "sampling": experiment.config.sampling.to_dict(),
+        "sampling": {
+            key: value
+            for key, value in experiment.config.sampling.items()
+            if f"sampling.{key}" not in request.IDLE["compare"]
+        },
         "judged_by": judged_by,
     }
     rows = folder.rows("compare", heading, key="case")
@@ -68,6 +73,7 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         (name, budget): folder.sample_path(step, f"compare-{name}-{budget}")
         for name, budget in wanted
     }
+    sweeps = _sweeps(experiment, folder, model, judge)
     missing = [
         each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
     ]
@@ -79,7 +85,7 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         if parallel.leads():
             folder.write_image(paths[name, budget], png)
             rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
-    swept = _swept(experiment, folder, model, step, judge, rows, count)
+    swept = _swept(experiment, folder, model, step, judge, rows, count) if sweeps else []
     if not parallel.leads():
         return ""
     found = [rows.done[_case(*each)] for each in wanted]
@@ -173,6 +179,27 @@ def _orders(experiment: Experiment, folder: RunDir, model: ScoreModel, rows: Row
     return found
 
 
+def _sweeps(experiment: Experiment, folder: RunDir, model: ScoreModel, judge: Judge) -> bool:
+    """Whether there is something to guide by; what cannot be swept is refused before any work."""
+    exists = (folder.path / FILE).exists()
+    one_class = experiment.config.sampling.label >= 0
+    weights = experiment.config.compare.guidance
+    if one_class or not weights or judge.labels is None or not (model.num_classes or exists):
+        return False
+    _guided(experiment, folder, model, max(weights), 0)
+    return True
+
+
+def _guided(
+    experiment: Experiment, folder: RunDir, model: ScoreModel, weight: float, label: int
+) -> build.Drawing:
+    """A class drawn under a weight, by the sampler and at the budget of the sweep."""
+    config = ConfigDict(experiment.config.to_dict())
+    config.sampling.label, config.sampling.guidance = label, weight
+    config = _with_budget(config, sweep.SAMPLER, _middle(config.compare))
+    return drawing_of(experiment, config, sweep.SAMPLER, folder, model)
+
+
 def _swept(
     experiment: Experiment,
     folder: RunDir,
@@ -185,19 +212,12 @@ def _swept(
     """A row and a picture of each weight, where there is something to guide by."""
     c, data = experiment.config.compare, experiment.data
     weights = sorted(set(c.guidance))
-    exists = (folder.path / FILE).exists()
-    one_class = experiment.config.sampling.label >= 0
-    if one_class or judge.labels is None or not (model.num_classes or exists):
-        return []
     paths = {w: folder.sample_path(step, f"compare-guidance-{w:g}") for w in weights}
     cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
     missing = [w for w in weights if cases[w] not in rows.done or not paths[w].exists()]
 
     def drawing(weight: float, label: int) -> build.Drawing:
-        config = ConfigDict(experiment.config.to_dict())
-        config.sampling.label, config.sampling.guidance = label, weight
-        config = _with_budget(config, sweep.SAMPLER, _middle(c))
-        return drawing_of(experiment, config, sweep.SAMPLER, folder, model)
+        return _guided(experiment, folder, model, weight, label)
 
     asked = sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
     for weight in parallel.shard().of_the_first(missing):

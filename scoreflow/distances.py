@@ -67,7 +67,7 @@ def energy_distance(x: Tensor, y: Tensor, blocks: int = 8) -> tuple[float, float
     """
     values = [
         _energy(a.double().flatten(1), b.double().flatten(1))
-        for a, b in zip(x.chunk(blocks), y.chunk(blocks), strict=True)
+        for a, b in zip(x.tensor_split(blocks), y.tensor_split(blocks), strict=True)
     ]
     each = torch.tensor(values, dtype=torch.float64)
     return float(each.mean()), float(each.std() / len(each) ** 0.5)
@@ -125,7 +125,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance  # a second to import
 
     # its precision is that of the features; on the CPU, where the eigenvalues have all of it
-    measure = FrechetInceptionDistance(_Given(x.shape[1]))
+    # and of this process alone: its mates may be at other work, and would wait for it in vain
+    measure = FrechetInceptionDistance(_Given(x.shape[1]), sync_on_compute=False)
     measure.update(y.double().cpu(), real=True)
     measure.update(x.double().cpu(), real=False)
     return max(float(measure.compute()), 0.0)  # equal sets: 0 to rounding, on either side

@@ -7,9 +7,10 @@ a class: guidance is no model of the data, whose errors could be measured.
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, moments
+from scoreflow import build, moments, parallel
 from scoreflow.build import Drawing, Experiment
 from scoreflow.errors import RequestError
+from scoreflow.files import Json
 from scoreflow.likelihoods import fingerprint
 from scoreflow.model import ScoreModel
 from scoreflow.moments import Moments
@@ -51,12 +52,23 @@ def moments_of(
         "num_images": min(moments.IMAGES, len(of.train)),
         "device": str(experiment.device),
     }
+    shard = parallel.shard()
     try:
         kept = run.read_result("moments")
     except RequestError:  # there is none, or a damaged one, which is made again
         kept = {}
-    if kept.get("settings") == settings:
-        return Moments.of_result(model.sde, kept)
+    there = shard.of_the_first(kept.get("settings") == settings)
+    if not there and parallel.leads():
+        _measure(experiment, config, run, model, settings)
+    shard.wait()
+    return Moments.of_result(model.sde, run.read_result("moments"))
+
+
+def _measure(
+    experiment: Experiment, config: ConfigDict, run: RunDir, model: ScoreModel, settings: Json
+) -> None:
+    """The table, into results/moments.json."""
+    c, of = config.sampling, experiment.data
     x_0 = moments.points(of, config.seed, config.training.dequantization == "centre")
     calls = len(moments.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
     with Progress("errors by time", calls, "call") as progress:
@@ -70,4 +82,3 @@ def moments_of(
             lambda: progress.advance(1),
         )
     run.write_result("moments", {**found.as_result(), "settings": settings})
-    return found

@@ -20,7 +20,7 @@ from sde.noise import Noise
 REFERENCE_SEED = 77
 """Of the draws of the truth; the pairs of the floor have the seeds behind it."""
 REFERENCE = 10_000
-"""Training data whose features and classes are compared with, at most."""
+"""Training data whose features are compared with, at most; of FID all, as published ones have."""
 FLOOR_PAIRS = 8
 
 
@@ -96,7 +96,7 @@ class Judge:
         if self.truth is not None:
             found |= self._against_truth(values.cpu())
         if self.inception is not None:
-            found |= self.inception(values, data.train[:REFERENCE])
+            found |= self.inception(values, data.train)
         return found
 
     def _classes(self, labels: Tensor) -> Json:

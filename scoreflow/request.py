@@ -40,6 +40,18 @@ USED = {
     "profile": ("profile.",),
 }
 """How the keys of these sections begin that have an effect on a mode; on training all have."""
+IDLE = {
+    "compare": (
+        "sampling.sampler",  # --samplers, and all else by the budget
+        "sampling.seed",
+        "sampling.num_images",
+        "sampling.steps",
+        "sampling.tolerance",
+        "sampling.progressive",
+        "sampling.task",
+    ),
+}
+"""Keys among them that have none."""
 LATER = (
     "model.conditional",
     "training.dequantization",
@@ -227,7 +239,8 @@ def _refuse_idle(mode: str, overrides: Flat) -> None:
     if mode not in USED:
         return
     for key in overrides:
-        if key.split(".")[0] in EVALUATION and not key.startswith(USED[mode]):
+        idle = not key.startswith(USED[mode]) or key in IDLE.get(mode, ())
+        if key.split(".")[0] in EVALUATION and idle:
             raise RequestError(f"{key} has no effect on --mode {mode}; leave it out")
 
 

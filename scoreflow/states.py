@@ -1,7 +1,7 @@
 """Weights on the disk: a file that appears whole, and beside it the SHA-256 that it must fit.
 
-The hash is written first, so there is never a state without one. They load as tensors and plain
-values alone.
+The hash is written first, so there is never a state without one; while a state replaces another,
+the hashes of both are there. They load as tensors and plain values alone.
 """
 
 import hashlib
@@ -27,9 +27,13 @@ def write_state(path: Path, state: Json) -> None:
     """Write a state and its hash."""
     stream = io.BytesIO()
     torch.save(state, stream)
-    data = stream.getbuffer()
-    write_atomic(sidecar(path), f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())
+    data, beside = stream.getbuffer(), sidecar(path)
+    line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
+    replaced = beside.read_bytes() if path.exists() and beside.exists() else b""
+    write_atomic(beside, line + replaced)
     write_atomic(path, data)
+    if replaced:
+        write_atomic(beside, line)
 
 
 def read_state(path: Path, map_location: str | torch.device) -> Json:
@@ -42,7 +46,7 @@ def read_state(path: Path, map_location: str | torch.device) -> Json:
         data, recorded = path.read_bytes(), sidecar(path).read_bytes()
     except OSError as error:
         raise DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
-    if recorded.split()[:1] != [hashlib.sha256(data).hexdigest().encode()]:
+    if hashlib.sha256(data).hexdigest().encode() not in recorded.split():
         raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
     try:
         return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
