@@ -1,5 +1,6 @@
 """The classifier of noisy images against the exact posterior, and its file."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -131,6 +132,33 @@ def test_its_file_gives_it_back_bit_for_bit(trained, tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(RequestError, match=r"is damaged .*does not fit its hash"):
             load_classifier(run, SDE, 1.0)
+
+
+def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypatch):
+    """Killed before any of its writes, either the old one or the new one loads."""
+    from scoreflow import states
+
+    path, writes, kept = tmp_path / "it.pt", [], states.write_atomic
+
+    def killed(at):
+        def write(*where):
+            writes.append(where)
+            if len(writes) == at:
+                raise KeyboardInterrupt
+            kept(*where)
+
+        return write
+
+    states.write_state(path, {"step": 0})
+    for at, then in ((1, 0), (2, 0), (3, 1), (4, 2)):
+        writes.clear()
+        monkeypatch.setattr(states, "write_atomic", killed(at))
+        with contextlib.suppress(KeyboardInterrupt):
+            states.write_state(path, {"step": at - 2})
+        monkeypatch.setattr(states, "write_atomic", kept)
+        found = states.read_state(path, "cpu")
+        assert found == {"step": then}
+        states.write_state(path, found)
 
 
 def test_data_without_labels_are_refused():

@@ -1,7 +1,10 @@
 """--mode compare: the same noise for all, counted evaluations, rows that are kept."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,6 +203,46 @@ def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
     assert main([*command, "--config.classifier.num_steps=2"]) == 0
     assert ask(run, "ddim", *GUIDED) == 0
     assert made[3:] == [0, 2]  # another judge
+
+
+def test_two_processes_compare_what_one_does_with_a_classifier_too(digits, tmp_path):
+    """A metric that waited for its mates, who draw the next case, would wait for ever."""
+    alone = Path(shutil.copytree(digits, tmp_path / "alone"))
+    assert main(["run.py", "--mode=classifier", f"--workdir={alone}", "--device=cpu"]) == 0
+    together = Path(shutil.copytree(alone, tmp_path / "together"))
+    assert ask(alone, "ddim,dpm", *GUIDED) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--standalone", str(ROOT / "run.py"), "--mode=compare", "--device=cpu"]
+    command += [f"--workdir={together}", "--samplers=ddim,dpm", "--config.compare.num_images=64"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *GUIDED], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    clock = ("seconds", "images_per_second", "processes", "threads")
+    one, two = (
+        [{key: value for key, value in row.items() if key not in clock} for row in rows(run)]
+        for run in (alone, together)
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    "key", ["sampler=ddim", "seed=1", "num_images=9", "steps=4", "progressive=true"]
+)
+def test_what_a_comparison_does_not_listen_to_is_refused(run, key, capfd):
+    capfd.readouterr()
+    assert ask(run, "ddim", f"--config.sampling.{key}") == 2
+    assert "has no effect on --mode compare" in capfd.readouterr().err
+
+
+def test_a_guide_that_is_not_there_is_refused_before_any_work(digits, tmp_path, capfd):
+    run = Path(shutil.copytree(digits, tmp_path / "run"))
+    assert main(["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu"]) == 0
+    capfd.readouterr()
+    assert ask(run, "ddim", *GUIDED, "--config.sampling.guide=network") == 2
+    assert "sampling.guide = network needs a network" in capfd.readouterr().err
+    assert not (run / "results" / "compare.jsonl").exists()
 
 
 def test_the_weights_of_inception_are_asked_for_before_any_work(digits, tmp_path, capfd):

@@ -72,6 +72,15 @@ def test_energy_distance_is_zero_in_the_mean_for_equal_laws_and_known_for_others
     assert value == pytest.approx(expected, abs=4 * error)
 
 
+@pytest.mark.parametrize("count", [4, 13, 25, 50, 57])
+def test_energy_distance_has_an_error_whatever_the_count(count):
+    """No block may be of one datum, which has no mate."""
+    x, y = torch.randn(2, count, 3, generator=torch.Generator().manual_seed(0)).double()
+    value, error = distances.energy_distance(x, y + 5, blocks=max(2, min(8, count // 2)))
+    assert value > 1
+    assert 0 < error < value
+
+
 def test_wasserstein_of_a_shift_is_its_length():
     """Moving every point by one vector is optimal, in whatever order the points come."""
     x = normal(300, 0)
