@@ -45,7 +45,8 @@ class Ancestral:
     ) -> Batch:
         """Draw x_s given x_t."""
         prediction = denoiser(x_t, t)
-        mean, _ = sde.posterior(x_t, prediction.x_0, t, s)
+        of_x_t, of_x_0, _ = sde.posterior_weights(s, t)
+        mean = broadcast(of_x_t, x_t) * x_t + broadcast(of_x_0, x_t) * prediction.x_0
         variance = reverse_variance(prediction, sde, t, s, self.variance, self.eps_error)
         std = variance.sqrt() * s.sign()
         return mean + std * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))

@@ -113,12 +113,14 @@ class Column:
 
 
 COLUMNS = (
+    Column("budget", "budget", "budget", "d"),
     Column("nfe", "evaluations an image", "evaluations", ".1f"),
     Column("seconds", "seconds", "", ".2f"),
     Column("images_per_second", "images/s", "images/s", ".1f"),
     Column("two_sample", "two-sample accuracy", "two-sample"),
     Column("samples_recognised", "samples recognised", ""),
     Column("real_recognised", "data recognised", ""),
+    Column("told_apart", "worse rate from 0.5", "worse rate from .5"),
     Column("precision", "precision", "precision"),
     Column("recall", "recall", "recall"),
     Column("feature_distance", "feature distance", "feature distance", ".2f", part=1),

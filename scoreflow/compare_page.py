@@ -14,7 +14,7 @@ MEASURES = (
     ("wasserstein", "Wasserstein-2 to the truth", True),
     ("feature_distance", "feature distance to training data", True),
     ("fid", "FID", True),
-    ("two_sample", "two-sample accuracy (0.5 is best)", False),
+    ("told_apart", "worse of the two rates of recognition, from 0.5 (0 is best)", False),
 )
 """What is plotted, of what there is: key, name, and whether its axis is logarithmic."""
 MOST_MEASURES = 2

@@ -69,6 +69,11 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         "judged_by": judged_by,
     }
     rows = folder.rows("compare", heading, key="case")
+    if rows.stale:
+        say(
+            f"{rows.stale} kept rows are of other settings, weights or classifier: they are made "
+            "again, and the old ones go"
+        )
     paths = {
         (name, budget): folder.sample_path(step, f"compare-{name}-{budget}")
         for name, budget in wanted
@@ -238,7 +243,9 @@ def _middle(c: ConfigDict) -> int:
 def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
     c, whole = config.compare, config.sampling.grid == "least_cost"
-    names = [build.choose("--samplers", name, build.SAMPLERS) for name in c.samplers]
+    names = [
+        build.choose("--samplers", name, build.SAMPLERS) for name in dict.fromkeys(c.samplers)
+    ]
     return [
         (name, budget)
         for name in names

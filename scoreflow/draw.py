@@ -191,7 +191,9 @@ def _of_data(data: Data, num_images: int) -> dict[str, Any]:
     """What samples are to be seen beside: test data, and what is known of them without a model."""
     encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
     found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
-    found["num_shown"] = min(num_images, len(data.test), GRID_IMAGES)
+    found["num_shown"] = min(num_images, len(data.test))
+    if data.num_levels is not None:
+        found["num_shown"] = min(found["num_shown"], GRID_IMAGES)
     if data.test_labels is not None:
         found["classes"] = torch.bincount(data.test_labels).tolist()
     if data.num_levels is not None:

@@ -84,8 +84,11 @@ class Judge:
             **_with_error("nearest_train_distance", distances.mean_and_error(nearest)),
             "copies": int((nearest == 0).sum()),
         }
-        for side in ("samples_recognised", "real_recognised"):
+        sides = ("samples_recognised", "real_recognised")
+        for side in sides:
             found |= _with_error(side, (two[side], metrics.rate_error(two[side], n)))
+        worse = max(sides, key=lambda side: abs(found[side] - 0.5))
+        found |= _with_error("told_apart", (abs(found[worse] - 0.5), found[f"{worse}_error"]))
         if self.labels is not None:
             found |= self._classes(self.labels(values))
         if self.features is not None:

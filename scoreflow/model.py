@@ -130,7 +130,9 @@ class ScoreModel:
         if t.device.type == "cpu":  # on a GPU the check would wait for the device at every call
             self._check(t)
         dtype = PRECISIONS[self.precision]
-        x = (x_t / broadcast(self.sde.scale(t), x_t)).to(dtype)
+        r = self.sde.scale(t)
+        of_one = r.ndim == 0 and r.is_cpu and r.item() == 1  # a VP's: nothing to divide by
+        x = (x_t if of_one else x_t / broadcast(r, x_t)).to(dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         if t.ndim == 0 and t.is_cpu:  # a copy to a GPU would wait for it; a number does not

@@ -131,7 +131,17 @@ def _likelihood(result: dict[str, Any], known: dict[str, Any]) -> str:
         f"<table>{rows}</table><p class=small>{result['num_images']} images, "
         f"{result['nfe']:.0f} evaluations each, {result['seconds']:.0f} s, "
         f"{result['dequantization']} dequantization, checkpoint of step {result['step']}</p>"
-        f"{_without_a_model(result, known)}"
+        f"{_without_a_model(result, known)}{_truth(result)}"
+    )
+
+
+def _truth(result: dict[str, Any]) -> str:
+    """What the true density has on the same points, where it is known."""
+    if result.get("true_nats") is None:
+        return ""
+    return (
+        f"<p class=small>The true density has {result['true_nats']:.4f} {result['unit']} on the "
+        f"same points: the model's gap is {result['gap']:.4f}.</p>"
     )
 
 

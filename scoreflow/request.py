@@ -52,6 +52,8 @@ IDLE = {
     ),
 }
 """Keys among them that have none."""
+INSTEAD = {("compare", "sampling.sampler"): "name samplers by --samplers ddim,dpm"}
+"""What was meant by one of them."""
 LATER = (
     "model.conditional",
     "training.dequantization",
@@ -218,7 +220,10 @@ def resolve(flat: Flat, where: str) -> ConfigDict:
 def _listed(value: object, standard: list[Any]) -> tuple[Any, ...]:
     """A list of as many things as there may be, each of the kind of the default's."""
     things = value if isinstance(value, list | tuple) else None
-    if things is None or any(type(thing) is not type(standard[0]) for thing in things):
+    kind = type(standard[0])
+    if things is not None and kind is float:  # 2 is a number as 2.0 is
+        things = [float(thing) if type(thing) is int else thing for thing in things]
+    if things is None or any(type(thing) is not kind for thing in things):
         raise TypeError
     return tuple(things)
 
@@ -241,7 +246,8 @@ def _refuse_idle(mode: str, overrides: Flat) -> None:
     for key in overrides:
         idle = not key.startswith(USED[mode]) or key in IDLE.get(mode, ())
         if key.split(".")[0] in EVALUATION and idle:
-            raise RequestError(f"{key} has no effect on --mode {mode}; leave it out")
+            instead = INSTEAD.get((mode, key), "leave it out")
+            raise RequestError(f"{key} has no effect on --mode {mode}; {instead}")
 
 
 def _config_file(argv: list[str]) -> str | None:
@@ -288,6 +294,8 @@ def _wrong_kind(key: str, standard: object, got: object) -> str:
     kind = KINDS[type(standard)]
     if isinstance(standard, list) and isinstance(standard[0], str):
         kind = "names, as ('ddim','ode')"
+    if isinstance(standard, list) and isinstance(standard[0], float):
+        kind = "numbers, as (0,1.5,3)"
     return f"{key} must be {kind}, got {got!r}"
 
 

@@ -26,6 +26,7 @@ class Rows:
     Attributes:
         done: the rows that are there; of two under one number the later, unless it alone is not
             done.
+        stale: how many stand under another heading, and go when the first row is made.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Rows:
         self._first = dumps(heading, path.name, RunError, indent=None, sort_keys=True)
         self._kept = self._under_this_heading(path)
         self._begun = False
+        self.stale = max(0, len(_whole_lines(path)) - 1) if not self._kept else 0
         self.done = self._better(self._rows(self._kept), self._theirs())
 
     def append(self, rows: Iterable[Json]) -> None:

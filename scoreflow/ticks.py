@@ -11,8 +11,8 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[tuple[float, float
 
     A linear axis has multiples of 1, 2 or 5 times a power of ten. A logarithmic one, whose places
     are decimal logarithms, has powers of ten, all or every k-th; with 2 and 5 times them, or with
-    1, 2, 3, 5 and 7 times, where there is room; and over less than a factor of two or so, where
-    these leave fewer than three, those of a linear axis.
+    1, 2, 3, 5 and 7 times, where there is room; with 3 times them where fewer than three are left;
+    and over less than a factor of two or so, where that is too few too, those of a linear axis.
     """
     if not logarithmic:
         return [(value, value) for value in _linear(low, high)]
@@ -21,6 +21,8 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[tuple[float, float
         if len(found) <= MOST:
             break
     found = found[:: max(1, -(-len(found) // MOST))]
+    if len(found) < 3:
+        found = _decades(low, high, (1, 3))
     if len(found) < 3:
         found = [value for value in _linear(10**low, 10**high) if value > 0]
     return [(value, math.log10(value)) for value in found]

@@ -9,6 +9,7 @@ so that sigma^2 stays below the VP's 1 - alpha^2. With a = alpha_t / alpha_s, it
 
 import torch
 
+from sde.base import SDE
 from sde.lookup import at_times, between_times
 from sde.types import Times
 from sde.vp import VPSDE
@@ -21,6 +22,8 @@ class SubVPSDE(VPSDE):
     def variance(self, t: Times) -> Times:
         """(1 - alpha^2)^2."""
         return torch.expm1(2 * self.log_alpha(t)) ** 2
+
+    scale = SDE.scale  # below a VP's
 
     @between_times
     def transition(self, s: Times, t: Times) -> tuple[Times, Times]:

@@ -95,6 +95,11 @@ class VPSDE(SDE):
         """sigma^2 = 1 - alpha^2, by expm1: 1 - exp(-x) loses every digit at small t."""
         return -torch.expm1(2 * self.log_alpha(t))
 
+    @at_times
+    def scale(self, t: Times) -> Times:
+        """One, for alpha^2 + sigma^2 is."""
+        return torch.ones_like(t)
+
     def time(self, angle: Times) -> Times:
         """Inverse interpolation: cos(angle) = alpha."""
         # log cos, from sin below pi/4 and from cos above, whichever keeps its digits

@@ -236,6 +236,29 @@ def test_what_a_comparison_does_not_listen_to_is_refused(run, key, capfd):
     assert "has no effect on --mode compare" in capfd.readouterr().err
 
 
+def test_samplers_are_named_in_the_plural(run, capfd):
+    assert main(["run.py", "--mode=compare", f"--workdir={run}", "--sampler=dpm"]) == 2
+    assert "name samplers by --samplers" in capfd.readouterr().err
+
+
+def test_rows_of_other_settings_do_not_go_in_silence(run, capfd):
+    assert ask(run, "ddim,ddim", "--config.compare.nfe=2,3") == 0
+    assert len(rows(run)) == 2
+    capfd.readouterr()
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.clip=false") == 0
+    assert "kept rows are of other settings" in capfd.readouterr().out
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.clip=false") == 0
+    assert "kept rows are of other settings" not in capfd.readouterr().out
+
+
+def test_weights_may_be_whole_numbers(run, capfd):
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.compare.guidance=1,2") == 0
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.compare.guidance=1,-2") == 2
+    assert "compare.guidance must lie in [0, inf)" in capfd.readouterr().err
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.compare.guidance=a") == 2
+    assert "compare.guidance must be numbers, as (0,1.5,3)" in capfd.readouterr().err
+
+
 def test_a_guide_that_is_not_there_is_refused_before_any_work(digits, tmp_path, capfd):
     run = Path(shutil.copytree(digits, tmp_path / "run"))
     assert main(["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu"]) == 0
