@@ -260,9 +260,14 @@ class ClassifierGuided:
         return replace(prediction, kind="eps", value=eps)
 
     def _slope(self, x_t: Batch, t: Times) -> Batch:
-        """Gradient of log p(y | x_t) in x_t; samplers run without gradients, so here with."""
+        """Gradient of log p(y | x_t) in x_t; samplers run without gradients, so here with.
+
+        Where a caller differentiates (MMPS, DPS), it is differentiable: the classifier's Hessian
+        is part of the Jacobian.
+        """
+        differentiable = torch.is_grad_enabled() and x_t.requires_grad
         with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
+            x = x_t if differentiable else x_t.detach().requires_grad_()
             log_prob: PerSample = self.log_prob(x, t)
-            (slope,) = torch.autograd.grad(log_prob.sum(), x)
+            (slope,) = torch.autograd.grad(log_prob.sum(), x, create_graph=differentiable)
         return slope

@@ -9,6 +9,9 @@ the law of x_0 given x_t:
 
 The first is exact for Gaussian data. Replacing is what Song et al. 2021 do; it is not the
 posterior, since what is set down at t does not depend on the rest of x_t.
+
+Both steps around steps move the sample off the path of a sampler that remembers, and what it
+remembers with it, at one more evaluation a step.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from samplers.measurement import Measurement
-from samplers.sampler import Sampler, advance
+from samplers.sampler import Multistep, Sampler
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser, Prediction
@@ -165,14 +168,21 @@ class DPS:
             prediction = denoiser(x, t)
             square = self.measurement.residual(prediction.x_0).flatten(1).square().sum(1)
             (gradient,) = torch.autograd.grad(square.sum(), x)
-        at_hand = _detached(prediction, x_t)
-
-        def evaluated(x: Batch, time: Times) -> Prediction:
-            return at_hand if x is x_t and time is t else denoiser(x, time)
-
-        x_s, memory = advance(self.sampler, evaluated, sde, x_t, t, s, noise, memory)
+        here = _At(denoiser, x_t, t, _detached(prediction, x_t))
+        x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         length = square.detach().sqrt().clamp(min=torch.finfo(x_t.dtype).tiny)
         return x_s - self.weight * gradient / broadcast(length, x_t), memory
+
+    def moved(
+        self,
+        sde: SDE,
+        memory: Any,  # noqa: ANN401
+        t: Times,
+        before: Prediction,
+        after: Prediction,
+    ) -> Any:  # noqa: ANN401
+        """The same memory: the next step moves it to wherever it sets out from."""
+        return memory
 
 
 @dataclass(frozen=True)
@@ -212,8 +222,61 @@ class Replaced:
         noisy = broadcast(sde.alpha(t), y) * y
         noisy = noisy + broadcast(sde.sigma(t), z) * self.measurement.operator.apply(z)
         x_t = self.measurement.projected(x_t, noisy)
-        x_s, memory = advance(self.sampler, denoiser, sde, x_t, t, s, noise, memory)
+        here = _At(denoiser, x_t, t)
+        x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         return (self.measurement.projected(x_s, y) if s == 0 else x_s), memory
+
+    def moved(
+        self,
+        sde: SDE,
+        memory: Any,  # noqa: ANN401
+        t: Times,
+        before: Prediction,
+        after: Prediction,
+    ) -> Any:  # noqa: ANN401
+        """The same memory: the next step moves it to wherever it sets out from."""
+        return memory
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What a sampler remembers, and the point that it came to and that has been left since."""
+
+    memory: Any
+    point: Batch
+
+
+class _At:
+    """A Denoiser that is asked but once about one point and time."""
+
+    def __init__(
+        self, denoiser: Denoiser, x_t: Batch, t: Times, prediction: Prediction | None = None
+    ) -> None:
+        self.denoiser, self.x_t, self.t, self.prediction = denoiser, x_t, t, prediction
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        if x_t is not self.x_t or t is not self.t:
+            return self.denoiser(x_t, t)
+        self.prediction = self.prediction or self.denoiser(x_t, t)
+        return self.prediction
+
+
+def _went_on(
+    sampler: Sampler, here: _At, sde: SDE, s: Times, noise: Noise, left: _Left | None
+) -> tuple[Batch, _Left | None]:
+    """A step from a point that the last one did not come to, and the memory for the next.
+
+    What is remembered is moved by what the estimate is (`Multistep.moved`). That takes an
+    evaluation at the point left behind, which no step makes; the first has nothing to move.
+    """
+    x_t, t = here.x_t, here.t
+    if not isinstance(sampler, Multistep):
+        return sampler.step(here, sde, x_t, t, s, noise), None
+    memory = None
+    if left is not None:
+        memory = sampler.moved(sde, left.memory, t, here(left.point, t), here(x_t, t))
+    x_s, memory = sampler.advance(here, sde, x_t, t, s, noise, memory)
+    return x_s, None if memory is None else _Left(memory, x_s)
 
 
 def _dot(a: Batch, b: Batch) -> Tensor:

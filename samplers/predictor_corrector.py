@@ -132,8 +132,8 @@ class PredictorCorrector:
         if memory is not None:
             memory = self.predictor.moved(sde, memory, t, heard.prediction, after)
 
-        def once(_x_t: Batch, _t: Times) -> Prediction:
-            return after
+        def once(x: Batch, time: Times) -> Prediction:
+            return after if x is x_t and time is t else denoiser(x, time)
 
         return self.predictor.advance(once, sde, x_t, t, s, noise, memory)
 

@@ -90,22 +90,6 @@ class Multistep(Protocol):
         ...
 
 
-def advance(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    sde: SDE,
-    x_t: Batch,
-    t: Times,
-    s: Times,
-    noise: Noise,
-    memory: Any,  # noqa: ANN401
-) -> tuple[Batch, Any]:
-    """One step of a sampler, whether it remembers or not: x_s, and the memory for the next."""
-    if isinstance(sampler, Multistep):
-        return sampler.advance(denoiser, sde, x_t, t, s, noise, memory)
-    return sampler.step(denoiser, sde, x_t, t, s, noise), None
-
-
 def sample(
     sampler: Sampler,
     denoiser: Denoiser,

@@ -16,6 +16,7 @@ from scoreflow.build import Control, Experiment, try_solver
 from scoreflow.data import Data, dequantize, quantize, to_uint8
 from scoreflow.draw import GRID_PIXELS, draw_samples, out_of_evaluations
 from scoreflow.drawings import drawing_of
+from scoreflow.errors import RequestError
 from scoreflow.grid import image_grid
 from scoreflow.model import ScoreModel
 from scoreflow.run_dir import RunDir
@@ -78,6 +79,12 @@ def _drawn(control: Control, experiment: Experiment, run: RunDir, model: ScoreMo
         x_0 = _centres(control.given, data).expand(control.count, *event)
         start = sde.perturb(x_0, t, noise.normal(Stream.PRIOR, event))
         drawing = replace(drawing, times=times_from(drawing.times, float(t)))
+        if drawing.final == "none" and len(drawing.times) == 2:
+            raise RequestError(
+                f"sampling.final = none leaves out the last step, and below control.strength = "
+                f"{control.strength:g}, t = {float(t):g}, there is no other: raise either "
+                "control.strength or sampling.steps"
+            )
     x = draw_samples(drawing, sde, noise, event, c.batch_size, control.task, start)
     if x.is_cuda:
         torch.cuda.synchronize(x.device)

@@ -41,3 +41,8 @@ def refuse_idle(config: dict[str, Any], overrides: dict[str, Any]) -> None:
             f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
             f"{overrides['sampling.sampler']}"
         )
+    if task != "none" and overrides.get("sampling.progressive"):
+        raise RequestError(
+            "sampling.progressive has no effect on sampling.task = "
+            f"{task}: it shows images drawn without a task; leave it out"
+        )

@@ -84,7 +84,7 @@ class Noise:
         """The same draws, made for several steps at once, of those before `stop`.
 
         For a loop over steps: a draw is two hundred operations, whose cost on a small batch is
-        that of starting them.
+        that of starting them. Normals are views of what is kept, so they must not be written to.
         """
         return replace(self, ahead=_Ahead(stop))
 
@@ -93,7 +93,7 @@ class Noise:
         return self._words(stream, draw, shape).double() * 2.0**-32
 
     def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
-        """Standard normal: (B, *shape) float64."""
+        """Standard normal: (B, *shape) float64. Not to be written to: it may be kept."""
         if self.ahead is None:
             return self._normals(stream, shape, draw, 1)[0]
         return self.ahead.normal(self, stream, shape, draw)

@@ -100,6 +100,8 @@ def _measured(config: ConfigDict, data: Data) -> Control:
     c, task, sampler = config.control, config.sampling.task, config.sampling.sampler
     shape = tuple(data.test.shape[1:])
     method = choose("control.method", c.method, tuple(METHODS))
+    if sampler == "pc":
+        sampler = config.sampling.predictor
     if method != "mmps" and sampler in ("ode", "unipc"):
         why = {
             "ode": "chooses its own steps, and one goes all the way",
@@ -108,6 +110,11 @@ def _measured(config: ConfigDict, data: Data) -> Control:
         raise RequestError(
             f"control.method = {method} acts between the steps of a sampler, and {sampler} "
             f"{why[sampler]}: use another sampler, or mmps"
+        )
+    if method != "mmps" and config.sampling.final != "mean":
+        raise RequestError(
+            f"control.method = {method} acts in every step to t = 0, which sampling.final = mean "
+            f"alone makes, got {config.sampling.final}: leave sampling.final at mean, or use mmps"
         )
     operator, coarse = _operator(config, shape)
     given, names = read_images(c.image, data, also=(coarse,) if coarse else ())

@@ -111,6 +111,11 @@ def build_drawing(
     sampler = _sampler(c, name, model, eps_error)
     final = choose("sampling.final", c.final, FINALS)
     times = _times(c, name, model, eps_error)
+    if final == "none" and len(times) == 2:  # it would return what it starts from
+        raise RequestError(
+            "sampling.final = none leaves out the last step, and needs sampling.steps of 2 or "
+            "more, got 1: take more steps, or another sampling.final"
+        )
     return Drawing(sampler, times, limited(config, guided, data), final, label)
 
 

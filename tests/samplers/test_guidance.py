@@ -4,8 +4,22 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from samplers import ClassifierGuided, Clipped, Counted, Guided, ProbabilityFlow, Reclocked, sample
+from samplers import (
+    DDIM,
+    DPS,
+    MMPS,
+    ClassifierGuided,
+    Clipped,
+    Counted,
+    Guided,
+    Masked,
+    Measurement,
+    ProbabilityFlow,
+    Reclocked,
+    sample,
+)
 from sde import VPSDE, Noise, Stream
+from sde.analytic import GaussianMixture
 from sde.prediction import predict
 
 CLASS = 1
@@ -141,3 +155,36 @@ def test_a_classifier_costs_no_evaluation_of_the_network(mixture):
     with torch.no_grad():  # as samplers do
         outside(points(sde, t), t)
     assert outside.rows == inside.rows == 50
+
+
+def both_classes():
+    """Two classes in the plane, each a Gaussian."""
+    means = torch.tensor([[-0.8, 0.3], [0.6, -0.5]], dtype=torch.float64)
+    covariances = torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.2, -0.1], [-0.1, 0.4]]])
+    weights = torch.tensor([0.6, 0.4], dtype=torch.float64)
+    return GaussianMixture(weights, means, covariances.double())
+
+
+@pytest.mark.parametrize("t", [10.0, 60.0, 110.0])
+def test_who_differentiates_a_guided_estimate_meets_the_classifiers_hessian(t):
+    """An exact classifier at weight 1: MMPS and DPS do what they do on the class's own law."""
+    sde, t = VPSDE.linear(200), torch.tensor(t, dtype=torch.float64)
+    known = Masked(torch.tensor([True, False]))
+    measurement = Measurement(known, torch.tensor([[0.9]], dtype=torch.float64), 0.1)
+    conditional, unconditional = denoisers(both_classes(), sde)
+    guided = ClassifierGuided(unconditional, classifier(both_classes(), sde), 1.0)
+    x, s, noise = points(sde, t), t - 5, Noise.of(0, 0, 50)
+    ours, exact = (MMPS(each, measurement, 2)(x, t).x_0 for each in (guided, conditional))
+    torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
+    dps = DPS(DDIM(), measurement)
+    ours, exact = (dps.step(each, sde, x, t, s, noise) for each in (guided, conditional))
+    torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
+
+
+def test_no_graph_is_kept_where_nobody_differentiates(mixture):
+    sde, t = VPSDE.linear(200), torch.tensor(30.0, dtype=torch.float64)
+    guided = ClassifierGuided(mixture.denoiser(sde), classifier(mixture, sde), 2.0)
+    x = points(sde, t)
+    assert not guided(x, t).eps.requires_grad
+    with torch.no_grad():
+        assert not guided(x.requires_grad_(), t).eps.requires_grad

@@ -331,10 +331,49 @@ def test_colours_of_a_grey_image(method):
             ["sampling.task=inpaint", "control.method=dps", "--sampler=unipc"],
             ["dps acts between the steps", "unipc corrects the state"],
         ),
+        (
+            [
+                "sampling.task=inpaint",
+                "control.method=replace",
+                "--sampler=pc",
+                "sampling.predictor=unipc",
+            ],
+            ["replace acts between the steps", "unipc corrects the state"],
+        ),
+        *(
+            (
+                ["sampling.task=inpaint", f"control.method={method}", f"sampling.final={final}"],
+                [f"{method} acts in every step", "= mean", f"got {final}:", "or use mmps"],
+            )
+            for method in ("replace", "dps")
+            for final in ("x_0", "none")
+        ),
+        *(
+            (
+                [f"sampling.task={task}", "sampling.progressive=true"],
+                ["sampling.progressive has no effect", f"sampling.task = {task}"],
+            )
+            for task in TASKS
+        ),
+        (
+            ["sampling.final=none", "sampling.steps=1", "--sampler=ddim"],
+            ["sampling.final = none", "sampling.steps of 2 or more", "got 1"],
+        ),
+        (
+            ["sampling.task=vary", "control.strength=0.01", "sampling.final=none"],
+            ["sampling.final = none", "control.strength = 0.01, t = 10", "no other"],
+        ),
     ],
 )
 def test_what_is_refused(more, expected, digits, images, capfd):
     refused(capfd, digits, more, *expected)
+
+
+@pytest.mark.parametrize("final", ["x_0", "none"])
+def test_the_other_finals_go_with_mmps_and_with_vary(final, digits, images):
+    more = [f"sampling.final={final}", "control.count=1"]
+    assert main(ask(digits, "sampling.task=inpaint", *more)) == 0
+    assert main(ask(digits, "sampling.task=vary", "control.strength=0.9", *more)) == 0
 
 
 @pytest.mark.parametrize("task", TASKS)
