@@ -245,9 +245,9 @@ def test_rows_of_other_settings_do_not_go_in_silence(run, capfd):
     assert ask(run, "ddim,ddim", "--config.compare.nfe=2,3") == 0
     assert len(rows(run)) == 2
     capfd.readouterr()
-    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.clip=false") == 0
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.eta=0.5") == 0
     assert "kept rows are of other settings" in capfd.readouterr().out
-    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.clip=false") == 0
+    assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.eta=0.5") == 0
     assert "kept rows are of other settings" not in capfd.readouterr().out
 
 
