@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test test-slow lint install table2
+.PHONY: demo test test-slow lint install table2 bench
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -21,6 +21,12 @@ lint: .venv/tested
 # DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed
 	$(VENV)/python -m benchmarks.table2
+
+# A training step and a sampling step beside diffusers'; see benchmarks/README.md.
+bench: .venv/installed
+	$(VENV)/pip install -c constraints.txt -e ".[bench]"
+	$(VENV)/python -m benchmarks.training
+	$(VENV)/python -m benchmarks.overhead
 
 install: .venv/installed
 

@@ -7,6 +7,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
+from samplers.exponential import combined
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser, Prediction
@@ -46,10 +47,10 @@ class Ancestral:
         """Draw x_s given x_t."""
         prediction = denoiser(x_t, t)
         of_x_t, of_x_0, _ = sde.posterior_weights(s, t)
-        mean = broadcast(of_x_t, x_t) * x_t + broadcast(of_x_0, x_t) * prediction.x_0
         variance = reverse_variance(prediction, sde, t, s, self.variance, self.eps_error)
-        std = variance.sqrt() * s.sign()
-        return mean + std * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        std, z = variance.sqrt() * s.sign(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        mean = combined(x_t, of_x_t.item(), (of_x_0.item(), prediction.x_0))
+        return mean.add(z, alpha=std.item()) if std.ndim == 0 else mean + std * z
 
 
 def reverse_variance(

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sde.base import SDE, broadcast
+from samplers.exponential import combined
+from sde.base import SDE
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser
 from sde.types import Batch, Times
@@ -19,8 +20,7 @@ class EulerMaruyama:
         self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
     ) -> Batch:
         """Draw x_s given x_t."""
-        dt, f, g = t - s, sde.drift(t), sde.diffusion(t)
-        score = denoiser(x_t, t).score
-        mean = broadcast(1 - f * dt, x_t) * x_t + broadcast(g**2 * dt, x_t) * score
-        std = g * dt.sqrt() * (s > 0)
-        return mean + broadcast(std, x_t) * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        dt, f, g = (t - s).item(), sde.drift(t).item(), sde.diffusion(t).item()
+        of_eps = -(g**2) * dt / sde.sigma(t).item()  # a score is -eps / sigma
+        std, z = g * dt**0.5 * (s > 0).item(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        return combined(x_t, 1 - f * dt, (of_eps, denoiser(x_t, t).eps), (std, z))

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sde.base import SDE, broadcast
+from samplers.exponential import combined
+from sde.base import SDE
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser
 from sde.types import Batch, Times
@@ -21,6 +22,6 @@ class ReverseDiffusion:
     ) -> Batch:
         """Draw x_s given x_t."""
         a, w = sde.transition(s, t)
-        mean = broadcast(2 - a, x_t) * x_t + broadcast(w, x_t) * denoiser(x_t, t).score
-        std = w.sqrt() * (s > 0)
-        return mean + broadcast(std, x_t) * noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        of_eps = -(w / sde.sigma(t)).item()  # a score is -eps / sigma
+        std, z = w.sqrt() * s.sign(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        return combined(x_t, 2 - a.item(), (of_eps, denoiser(x_t, t).eps), (std.item(), z))

@@ -49,6 +49,8 @@ PROCESSES = {
     "subvp": SubVPSDE.log_linear(1000, 1e-1, 1e-2),
     "ve": VESDE(1000, 1e-2, 50.0),
 }
+FAST_FIRST = ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("subvp", "ve"))]
+
 HALF = Measurement(
     Masked(torch.tensor([True, False])), torch.tensor([[0.7]], dtype=torch.float64), 0.1
 )
@@ -110,7 +112,7 @@ def run(sampler, denoiser, sde, times, x, noise):
     return x
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", FAST_FIRST)
 @pytest.mark.parametrize(
     "around", [lambda inner, far: DPS(inner, far, 0.02), Replaced], ids=["dps", "replace"]
 )

@@ -54,6 +54,7 @@ PROCESSES = {
     "subvp": SubVPSDE.log_linear(1000, 1e-1, 1e-2),
     "ve": VESDE(1000, 1e-2, 50.0),
 }
+FAST_FIRST = ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("subvp", "ve"))]
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
@@ -100,7 +101,7 @@ def run(sampler, denoiser, sde, times, x, noise):
     return x
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", FAST_FIRST)
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_corrections_leave_a_predictor_its_order(name, process):
     """Against the flow itself under the same corrections: the paths differ by the predictor alone.

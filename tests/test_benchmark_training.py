@@ -1,0 +1,44 @@
+"""The training benchmark: that both sides train the same network, and what it makes of times."""
+
+import pytest
+import torch
+
+from benchmarks import training
+
+pytest.importorskip("diffusers")
+CPU = torch.device("cpu")
+
+
+def test_both_networks_are_the_published_one():
+    sizes, flops = {}, {}
+    for who, make in training.MAKERS.items():
+        _, _, network = make(CPU, 2, "float32")
+        sizes[who] = sum(parameter.numel() for parameter in network.parameters())
+        flops[who] = training.flops_of_an_image(network, CPU)
+    assert sizes["ours"] == sizes["diffusers"] == 35_746_307
+    # products of equal sizes, whatever the layers are called
+    assert flops["ours"] == pytest.approx(flops["diffusers"], rel=1e-3)
+
+
+def test_a_row_has_the_median_of_ratios_and_shares_of_the_peaks():
+    times = {
+        ("ours", "float32"): {"step": [1.0, 2.0, 4.0], "forward": [0.5, 0.5, 1.0]},
+        ("diffusers", "float32"): {"step": [2.0, 8.0, 4.0], "forward": [1.0, 1.0, 1.0]},
+    }
+    peak = {"matrix_product": 120.0, "convolution": 60.0}
+    row = training.row("ours", "float32", times, 8, 1e9, peak)
+    assert row["seconds"] == 2.0
+    assert row["images_per_second"] == 4.0
+    assert row["forward_images_per_second"] == 16.0
+    assert row["ratio"] == 2.0  # of 2, 4 and 1
+    assert row["share_of_matrix_product"] == pytest.approx(3 * 4 / 120)
+    assert row["share_of_convolution"] == pytest.approx(3 * 4 / 60)
+    lines = training.table([{**row, "memory_gb": 1.5}]).splitlines()
+    assert len(lines) == 3
+    assert {line.count("|") for line in lines} == {10}
+
+
+@pytest.mark.parametrize("bad", ["--rounds=1", "--batch=-1", "--variants=float16"])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(SystemExit):
+        training.main([bad, "--device=cpu"])
