@@ -89,7 +89,7 @@ class Column:
 
     Attributes:
         key: of the row; its error has `_error` behind it.
-        title: in the page.
+        title: in the page, "" for not there.
         short: in the terminal, "" for not there.
         form: of the number, and of its error; "" for two digits of the error.
         part: the table of the page that it stands in.
@@ -113,7 +113,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("budget", "budget", "budget", "d"),
+    Column("budget", "", "budget", "d"),
     Column("nfe", "evaluations an image", "evaluations", ".1f"),
     Column("seconds", "seconds", "", ".2f"),
     Column("images_per_second", "images/s", "images/s", ".1f"),

@@ -78,7 +78,7 @@ def _plot(
 
 def _table(rows: list[Json], real: list[Json]) -> str:
     """The numbers of the cases and of real data, in a table a part."""
-    columns = columns_of([*rows, *real])
+    columns = [column for column in columns_of([*rows, *real]) if column.title]
     parts = [
         [column for column in columns if column.part == part]
         for part in dict.fromkeys(column.part for column in columns)
