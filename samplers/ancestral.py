@@ -48,9 +48,11 @@ class Ancestral:
         prediction = denoiser(x_t, t)
         of_x_t, of_x_0, _ = sde.posterior_weights(s, t)
         variance = reverse_variance(prediction, sde, t, s, self.variance, self.eps_error)
-        std, z = variance.sqrt() * s.sign(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
         mean = combined(x_t, of_x_t.item(), (of_x_0.item(), prediction.x_0))
-        return mean.add(z, alpha=std.item()) if std.ndim == 0 else mean + std * z
+        if variance.ndim:  # learned: an element's own
+            return mean + variance.sqrt() * s.sign() * z
+        return mean.add(z, alpha=variance.item() ** 0.5 * (s.item() > 0))
 
 
 def reverse_variance(

@@ -120,7 +120,7 @@ COLUMNS = (
     Column("two_sample", "two-sample accuracy", "two-sample"),
     Column("samples_recognised", "samples recognised", ""),
     Column("real_recognised", "data recognised", ""),
-    Column("told_apart", "worse rate from 0.5", "worse rate from .5"),
+    Column("told_apart", "", "worse rate from .5"),
     Column("precision", "precision", "precision"),
     Column("recall", "recall", "recall"),
     Column("feature_distance", "feature distance", "feature distance", ".2f", part=1),

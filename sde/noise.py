@@ -155,7 +155,8 @@ class _Ahead:
         first, kept = self._kept.get(key, (0, None))
         if kept is None or not first <= noise.step < first + len(kept):
             size = max(len(noise.index) * math.prod(shape), 1)
-            steps = max(1, min(_READ_AHEAD // size, self.stop - noise.step))
+            left, most = max(1, self.stop - noise.step), max(1, _READ_AHEAD // size)
+            steps = -(-left // -(-left // most))  # what is left in as few draws, all of a size
             first, kept = noise.step, noise._normals(stream, shape, draw, steps)
             self._kept[key] = (first, kept)
         return kept[noise.step - first]
