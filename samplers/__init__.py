@@ -13,17 +13,16 @@ from samplers.grids import GRIDS, grid
 from samplers.guidance import (
     ClassifierGuided,
     Clipped,
-    Counted,
     Guided,
     LogProb,
     Reclocked,
-    Recorded,
     Thresholded,
 )
 from samplers.heun import Heun
 from samplers.interpolation import slerp
 from samplers.inversion import invert
 from samplers.least_cost import grid_cost, least_cost, step_costs
+from samplers.listening import Counted, Recorded
 from samplers.measurement import BlockMean, ChannelMean, Masked, Measurement, Operator
 from samplers.posterior import DPS, MMPS, Replaced
 from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector

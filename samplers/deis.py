@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from samplers.exponential import Estimate, combined, moved, quadrature, ratio
+from samplers.sampler import Multistep
 from sde.base import SDE
 from sde.noise import Noise
 from sde.prediction import Denoiser, Prediction
@@ -12,7 +13,7 @@ Memory = tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
-class DEIS:
+class DEIS(Multistep):
     """x_s / alpha_s = x_t / alpha_t + integral of eps drho, eps a polynomial in rho.
 
     rho = sigma / alpha; order 1 is DDIM. The first steps remember less and are of lower order; the
@@ -27,12 +28,6 @@ class DEIS:
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"order must lie in 1..4, got {self.order}")
-
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t, without memory: of order 1."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
 
     def advance(
         self,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import exp, expm1, sqrt
 
 from samplers.exponential import Estimate, combined, half_log_snr, moved
+from samplers.sampler import Multistep
 from sde.base import SDE
 from sde.noise import Noise, Stream
 from sde.prediction import Denoiser, Prediction
@@ -13,7 +14,7 @@ Memory = tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(Multistep):
     """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, x_0 a polynomial in it.
 
     With h = lambda_s - lambda_t, r the step before over h, and D = x_0 + (x_0 - x_0 before) / 2r:
@@ -39,12 +40,6 @@ class DPMSolver:
         if self.order not in ((1, 2) if self.stochastic else (1, 2, 3)):
             most = 2 if self.stochastic else 3
             raise ValueError(f"order must lie in 1..{most}, got {self.order}")
-
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t, without memory: of order 1."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
 
     def advance(
         self,

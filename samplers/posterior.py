@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samplers.listening import AskedOnce
 from samplers.measurement import Measurement
 from samplers.sampler import Multistep, Sampler
 from sde.base import SDE, broadcast
@@ -126,8 +127,23 @@ def conjugate_gradients(
     return x
 
 
+class _AroundAStep(Multistep):
+    """A step around a step, whose memory it keeps with the point that the step came to."""
+
+    def moved(
+        self,
+        sde: SDE,
+        memory: Any,  # noqa: ANN401
+        t: Times,
+        before: Prediction,
+        after: Prediction,
+    ) -> Any:  # noqa: ANN401
+        """The same memory: the next step moves it to wherever it sets out from."""
+        return memory
+
+
 @dataclass(frozen=True)
-class DPS:
+class DPS(_AroundAStep):
     """x_s = step(x_t) - weight grad |y - A x_0(x_t)|^2 / |y - A x_0(x_t)|, for each sample.
 
     Diffusion posterior sampling (Chung et al. 2023, Algorithm 1 with its step size
@@ -146,12 +162,6 @@ class DPS:
     measurement: Measurement
     weight: float = 1.0
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t and y."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
-
     def advance(
         self,
         denoiser: Denoiser,
@@ -168,25 +178,14 @@ class DPS:
             prediction = denoiser(x, t)
             square = self.measurement.residual(prediction.x_0).flatten(1).square().sum(1)
             (gradient,) = torch.autograd.grad(square.sum(), x)
-        here = _At(denoiser, x_t, t, _detached(prediction, x_t))
+        here = AskedOnce(denoiser, x_t, t, _detached(prediction, x_t))
         x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         length = square.detach().sqrt().clamp(min=torch.finfo(x_t.dtype).tiny)
         return x_s - self.weight * gradient / broadcast(length, x_t), memory
 
-    def moved(
-        self,
-        sde: SDE,
-        memory: Any,  # noqa: ANN401
-        t: Times,
-        before: Prediction,
-        after: Prediction,
-    ) -> Any:  # noqa: ANN401
-        """The same memory: the next step moves it to wherever it sets out from."""
-        return memory
-
 
 @dataclass(frozen=True)
-class Replaced:
+class Replaced(_AroundAStep):
     """step(x_t + A^+ (y_t - A x_t)) with y_t = alpha_t y + sigma_t A z, z ~ N(0, I).
 
     What is known is set down anew, as noisy as x_t, before each step (Song et al. 2021, "Score-
@@ -200,12 +199,6 @@ class Replaced:
 
     sampler: Sampler
     measurement: Measurement
-
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t and y."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
 
     def advance(
         self,
@@ -222,20 +215,9 @@ class Replaced:
         noisy = broadcast(sde.alpha(t), y) * y
         noisy = noisy + broadcast(sde.sigma(t), z) * self.measurement.operator.apply(z)
         x_t = self.measurement.projected(x_t, noisy)
-        here = _At(denoiser, x_t, t)
+        here = AskedOnce(denoiser, x_t, t)
         x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         return (self.measurement.projected(x_s, y) if s == 0 else x_s), memory
-
-    def moved(
-        self,
-        sde: SDE,
-        memory: Any,  # noqa: ANN401
-        t: Times,
-        before: Prediction,
-        after: Prediction,
-    ) -> Any:  # noqa: ANN401
-        """The same memory: the next step moves it to wherever it sets out from."""
-        return memory
 
 
 @dataclass(frozen=True)
@@ -246,23 +228,8 @@ class _Left:
     point: Batch
 
 
-class _At:
-    """A Denoiser that is asked but once about one point and time."""
-
-    def __init__(
-        self, denoiser: Denoiser, x_t: Batch, t: Times, prediction: Prediction | None = None
-    ) -> None:
-        self.denoiser, self.x_t, self.t, self.prediction = denoiser, x_t, t, prediction
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        if x_t is not self.x_t or t is not self.t:
-            return self.denoiser(x_t, t)
-        self.prediction = self.prediction or self.denoiser(x_t, t)
-        return self.prediction
-
-
 def _went_on(
-    sampler: Sampler, here: _At, sde: SDE, s: Times, noise: Noise, left: _Left | None
+    sampler: Sampler, here: AskedOnce, sde: SDE, s: Times, noise: Noise, left: _Left | None
 ) -> tuple[Batch, _Left | None]:
     """A step from a point that the last one did not come to, and the memory for the next.
 

@@ -9,6 +9,7 @@ never asked at s = 0, where there is no score, so that no step is a special one.
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from samplers.listening import AskedOnce
 from samplers.sampler import Multistep, Sampler
 from sde.base import SDE, broadcast
 from sde.noise import Noise, Stream
@@ -93,7 +94,7 @@ def _langevin_step(x: Batch, score: Batch, z: Batch, h: Times) -> Batch:
 
 
 @dataclass(frozen=True)
-class PredictorCorrector:
+class PredictorCorrector(Multistep):
     """Correct at t, then predict from t to s.
 
     A predictor that remembers goes on remembering: its estimates of earlier times were made on the
@@ -104,12 +105,6 @@ class PredictorCorrector:
 
     predictor: Sampler
     corrector: Corrector
-
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t, without memory."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
 
     def advance(
         self,
@@ -131,10 +126,7 @@ class PredictorCorrector:
         after = denoiser(x_t, t)
         if memory is not None:
             memory = self.predictor.moved(sde, memory, t, heard.prediction, after)
-
-        def once(x: Batch, time: Times) -> Prediction:
-            return after if x is x_t and time is t else denoiser(x, time)
-
+        once = AskedOnce(denoiser, x_t, t, after)
         return self.predictor.advance(once, sde, x_t, t, s, noise, memory)
 
     def moved(

@@ -42,7 +42,14 @@ FINALS: tuple[str, ...] = get_args(Final)
 
 @runtime_checkable
 class Multistep(Protocol):
-    """A sampler that remembers: interval and memory in, x_s and memory out."""
+    """A sampler that remembers: interval and memory in, x_s and memory out. To be inherited."""
+
+    def step(
+        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
+    ) -> Batch:
+        """Draw x_s given x_t, without memory: of the order that needs none."""
+        x_s: Batch = self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+        return x_s
 
     def advance(
         self,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import expm1
 
 from samplers.exponential import Estimate, combined, half_log_snr, moved, quadrature
+from samplers.sampler import Multistep
 from sde.base import SDE
 from sde.noise import Noise
 from sde.prediction import Denoiser, Prediction
@@ -20,7 +21,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(Multistep):
     """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, by UniPC-p, B = e^h - 1.
 
     What is evaluated at t serves twice: it corrects the state at t, which was predicted without
@@ -38,12 +39,6 @@ class UniPC:
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must lie in 1..3, got {self.order}")
-
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t, without memory: of order 1."""
-        return self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
 
     def advance(
         self,
