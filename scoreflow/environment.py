@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,16 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    return platform.processor() or platform.machine()
+    """Its maker's name, where Linux has it, and what of it matters to the speed of products."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return name
+    known = dict(line.split(":", 1) for line in lines if ":" in line)  # of the last core
+    known = {key.strip(): value.strip() for key, value in known.items()}
+    flags = set(known.get("flags", "").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+    return " ".join([known.get("model name", name), *sorted(flags)])
 
 
 def _commit() -> str | None:

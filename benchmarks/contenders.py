@@ -1,0 +1,119 @@
+"""The contenders: a training step and a forward pass of DDPM's CIFAR-10 U-Net (35.7M parameters).
+
+Ours is what --mode train does with configs/cifar10.py: addressed noise, the loss, clipping, fused
+Adam, the moving average. Theirs is diffusers' `UNet2DModel` of the same layout in the loop of
+their training example: `DDPMScheduler.add_noise`, mean squared error, clipping, torch's AdamW,
+`EMAModel`. Both see the same random images, which lie on the device.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.measure import Steps
+from configs import cifar10
+from scoreflow import build
+from scoreflow.data import Data
+from scoreflow.ema import EMA
+from scoreflow.files import Json
+from scoreflow.model import arithmetic
+from scoreflow.train import Trainer
+
+IMAGES = 512
+VARIANTS: dict[str, Json] = {
+    "float32": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "best": {"precision": "bfloat16", "compile": True, "channels_last": True},
+}
+
+
+def images(device: torch.device) -> Data:
+    """Random images of CIFAR-10's size."""
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    levels = levels.to(device)
+    return Data("random", levels, levels[:16], 256, None, None)
+
+
+def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
+    """Training steps, forward passes, and the network."""
+    config = cifar10.get_config()
+    config.training.batch_size = batch
+    config.training.update(VARIANTS[variant])
+    data = images(device)
+    network, sde = build.build_network(config, data), build.build_sde(config)
+    settings = build.build_training(config)
+    model = build.build_model(config, build.compiled(network, settings), sde)
+    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
+    trainer = Trainer(model, network, ema, data, objective, settings, 0)
+    x = torch.randn(batch, 3, 32, 32, device=device, dtype=torch.float64)
+    t = torch.full((batch,), 500.0, device=device, dtype=torch.float64)
+
+    def forward(count: int) -> None:
+        with torch.no_grad(), arithmetic(settings.precision):
+            for _ in range(count):
+                model(x, t)
+
+    return trainer.advance, forward, network
+
+
+def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
+    """The same of diffusers."""
+    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.training_utils import EMAModel
+
+    asked = VARIANTS[variant]
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=32,
+        block_out_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        dropout=0.1,
+        downsample_padding=0,
+        norm_eps=1e-6,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    ).to(device)
+    if asked.get("channels_last"):
+        network = network.to(memory_format=torch.channels_last)
+    called: nn.Module = torch.compile(network) if asked.get("compile") else network
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4)
+    ema = EMAModel(network.parameters(), decay=0.9999)
+    ema.to(device)
+    scheduler, levels = DDPMScheduler(1000), images(device).train
+    half = asked.get("precision") == "bfloat16"
+
+    def answer(x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return called(x, t, return_dict=False)[0]
+
+    def step(count: int) -> None:
+        network.train()
+        for _ in range(count):
+            rows = torch.randint(0, IMAGES, (batch,), device=device)
+            clean = levels[rows].float() / 127.5 - 1
+            if asked.get("channels_last"):
+                clean = clean.contiguous(memory_format=torch.channels_last)
+            noise, t = torch.randn_like(clean), torch.randint(0, 1000, (batch,), device=device)
+            loss = F.mse_loss(answer(scheduler.add_noise(clean, noise, t), t).float(), noise)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(network.parameters())
+
+    x = torch.randn(batch, 3, 32, 32, device=device)
+    t = torch.full((batch,), 500, device=device)
+
+    def forward(count: int) -> None:
+        with torch.no_grad():
+            for _ in range(count):
+                answer(x, t)
+
+    return step, forward, network
+
+
+MAKERS = {"ours": ours, "diffusers": theirs}

@@ -1,0 +1,109 @@
+"""What benchmarks share: clocks, the machine's own peaks, tables, and where results are kept."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scoreflow.environment import environment
+from scoreflow.files import Json, dumps, write_atomic
+from scoreflow.model import arithmetic
+
+Steps = Callable[[int], object]
+"""Does a number of steps."""
+
+
+def timed(steps: Steps, count: int, device: torch.device) -> float:
+    """Seconds of one step."""
+    wait(device)
+    start = time.perf_counter()
+    steps(count)
+    wait(device)
+    return (time.perf_counter() - start) / count
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peaks(device: torch.device, batch: int, dtype: torch.dtype) -> Json:
+    """The machine's own rates, in GFLOP/s: a product of matrices, and a convolution's."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    x = torch.randn(batch, 256, 32, 32, device=device, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else x
+    weight = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+    work = {
+        "matrix_product": (lambda: a @ b, 2 * side**3),
+        "convolution": (lambda: F.conv2d(x, weight, padding=1), 2 * batch * 1024 * 9 * 256**2),
+    }
+    found = {}
+    with arithmetic("float32"), torch.no_grad():
+        for name, (run, flops) in work.items():
+            run()
+            seconds = min(timed(lambda n, run=run: [run() for _ in range(n)], 5, device)
+                          for _ in range(3))  # fmt: skip
+            found[name] = flops / seconds / 1e9
+    return found
+
+
+def flops_of_an_image(network: nn.Module, x_shape: Sequence[int], device: torch.device) -> float:
+    """Floating-point operations of a forward pass; a training step has three times as many."""
+    x, index = torch.zeros(1, *x_shape, device=device), torch.zeros(1, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(x, index)
+    return float(counter.get_total_flops())
+
+
+def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Median and middle half, in words."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:{form}} ({low:{form}}-{high:{form}})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
+
+
+def folder(device: torch.device, out: Path | None) -> Path:
+    """Where results of this device go: `out`, or results/ and its name; made if it is missing."""
+    name = "cpu"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).lower().replace(" ", "-")
+    out = out or Path("results") / name
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def keep(out: Path, name: str, title: str, result: Json, text: str) -> None:
+    """Write NAME.json, with where it was made, and NAME.md.
+
+    Args:
+        out: folder, there.
+        name: of both files.
+        title: of the Markdown.
+        result: with `command`, `unit`, `settings`, `rows` and `device`.
+        text: the table, and what else a reader needs.
+    """
+    where = environment(str(result["device"]))
+    if "diffusers" in text:
+        import diffusers
+
+        where = {**where, "diffusers": diffusers.__version__}
+    write_atomic(out / f"{name}.json", dumps({**result, "environment": where}, name, ValueError))
+    written = f"# {title}\n\n    {result['command']}\n\n{text}\n"
+    write_atomic(out / f"{name}.md", written.encode())
