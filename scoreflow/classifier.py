@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from samplers.guidance import LogProb
+from scoreflow.blocks import ResidualBlock
 from scoreflow.data import dequantize
 from scoreflow.layers import IndexEmbedding, convolution, dense
-from scoreflow.unet import ResidualBlock
 from sde.base import SDE, broadcast
 
 SINUSOIDS = 64

@@ -81,6 +81,7 @@ class ScoreModel:
         self.channels_last = channels_last
         self.learned_variance = learned_variance
         self.label: int | Tensor | None = None
+        self.words: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -101,7 +102,7 @@ class ScoreModel:
             self.channels_last,
             self.learned_variance,
         )
-        other.label = self.label
+        other.label, other.words = self.label, self.words
         return other
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":
@@ -123,6 +124,12 @@ class ScoreModel:
             raise RequestError(f"a class must lie in 0..{known - 1}, got {label}")
         other = copy.copy(self)
         other.label = label
+        return other
+
+    def dropping(self, words: Tensor) -> "ScoreModel":
+        """The same network in training, its dropout a function of these; see `UNet.forward`."""
+        other = copy.copy(self)
+        other.words = words
         return other
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
@@ -155,11 +162,14 @@ class ScoreModel:
 
     def _value(self, x: Tensor, index: Tensor) -> Tensor:
         """The network's answer, told the class if there is one."""
-        if self.label is None:
-            return self.network(x, index)
+        told: dict[str, Tensor] = {}
         if isinstance(self.label, Tensor):
-            return self.network(x, index, self.label)
-        return self.network(x, index, index.new_full((), self.label).long().expand(len(x)))
+            told["label"] = self.label
+        elif self.label is not None:
+            told["label"] = index.new_full((), self.label).long().expand(len(x))
+        if self.words is not None:
+            told["words"] = self.words
+        return self.network(x, index, **told)
 
     def _predict(
         self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None

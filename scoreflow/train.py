@@ -1,11 +1,11 @@
 """Training: a loop that the caller iterates; its every number is a function of (config, step).
 
-The order of the data, the dequantization, the times, the noise and which labels are hidden (so
-that one network learns the law with the class and without it: Ho & Salimans 2022, Algorithm 1) are
-addressed by the step, and dropout is reseeded at each, so a checkpoint needs no generator state: a
-run that is killed and resumed goes on bit for bit on a CPU. Inside a step nothing waits for the
-device; losses are looked at once an interval, and one that is not finite ends the run with the
-name of its step.
+The order of the data, the dequantization, the times, the noise, which units drop and which labels
+are hidden (so that one network learns the law with the class and without it: Ho & Salimans 2022,
+Algorithm 1) are addressed by the step and the place in the batch, so a checkpoint needs no
+generator state: a run that is killed and resumed goes on bit for bit on a CPU. Inside a step
+nothing waits for the device; losses are looked at once an interval, and one that is not finite
+ends the run with the name of its step.
 """
 
 import math
@@ -30,8 +30,6 @@ from sde.noise import Noise, Stream
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 """Of a step, as a profiler hears of them."""
-DROPOUT_STRIDE = 0x9E3779B97F4A7C15
-"""Odd, so that multiples of it by different ranks differ, and far apart in every bit."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,7 @@ class Trainer:
         )
         self.batches = Batches(len(data.train), settings.batch_size, seed)
         self._labels = _labels_of(data, model)
+        self._dropout_places = getattr(network, "dropout_places", 0)
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
 
@@ -188,7 +187,6 @@ class Trainer:
     def _advance(self) -> Tensor:
         """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""
         settings = self.settings
-        torch.manual_seed(self._dropout_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,10 +215,6 @@ class Trainer:
             return context
         return nullcontext()
 
-    def _dropout_seed(self) -> int:
-        """Of torch's generator in this step: no two processes drop the same units."""
-        return (self.seed << 32 | self.step) + self.shard.rank * DROPOUT_STRIDE & 2**64 - 1
-
     def _loss(self, rows: Tensor, places: Tensor) -> Tensor:
         """The share that some data, at these places of the batch, have in this step's objective.
 
@@ -237,6 +231,9 @@ class Trainer:
             if self._labels is not None:
                 dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
                 model = model.labelled(self._labels[rows].masked_fill(dropped, -1))
+            if self._dropout_places:
+                words = noise.words(Stream.TRAIN_DROPOUT, (self._dropout_places, 2))
+                model = model.dropping(words)
         with record_function("forward"):
             each = (self.objective.loss(model, x_0, t, eps) / density).float()
             return each.sum() * (self.shard.world / settings.batch_size)

@@ -16,20 +16,26 @@ No layer changes the memory format, so the network runs channels-last if its wei
 none looks at a value, so it compiles whole and never waits for the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from scoreflow.layers import ZERO_ISH, IndexEmbedding, convolution, dense
-
-Image = Float[Tensor, "batch channels height width"]
-Remapped = Float[Tensor, "batch outputs height width"]  # the same pixels, other channels
-Embedding = Float[Tensor, "batch embedding"]
+from scoreflow.blocks import (
+    Block,
+    Doubling,
+    Embedding,
+    Image,
+    Level,
+    Remapped,
+    Words,
+    again,
+    halving,
+)
+from scoreflow.layers import ZERO_ISH, IndexEmbedding, convolution
 
 
 class UNet(nn.Module):
@@ -72,7 +78,13 @@ class UNet(nn.Module):
         self.x_shape = (in_channels, image_size, image_size)
         widths = [channels * multiplier for multiplier in multipliers]
         attends = [image_size >> level in attention_sizes for level in range(len(widths))]
-        block = partial(Block, embedding=4 * channels, dropout=dropout, num_groups=num_groups)
+        block = partial(
+            Block,
+            embedding=4 * channels,
+            dropout=dropout,
+            num_groups=num_groups,
+            sparing=not recompute,
+        )
 
         self.embedding = IndexEmbedding(channels, 4 * channels, num_classes)
         self.stem = convolution(in_channels, channels, padding=1)
@@ -85,12 +97,15 @@ class UNet(nn.Module):
             nn.SiLU(),
             convolution(widths[0], out_channels, padding=1, scale=ZERO_ISH),
         )
+        in_all = len(self.middle) + sum(len(level.blocks) for level in (*self.down, *self.up))
+        self.dropout_places = in_all if dropout > 0 else 0
 
     def forward(
         self,
         x: Image,
         index: Float[Tensor, " batch"],
         label: Int[Tensor, " batch"] | None = None,
+        words: Int[Tensor, "batch places 2"] | None = None,
     ) -> Remapped:
         """Evaluate the network.
 
@@ -98,6 +113,8 @@ class UNet(nn.Module):
             x: images, (B, in_channels, image_size, image_size).
             index: DDPM's 0-based timestep, t - 1 for time t in steps; any real number, (B,).
             label: classes 0..K-1, or -1 for no class, (B,) int64; None for no class in any row.
+            words: in training, what each image's dropout is a function of: (B, dropout_places, 2)
+                int64 in [0, 2^32). None to draw them from torch's generator.
 
         Returns:
             The raw estimate, (B, out_channels, image_size, image_size); under autocast it has
@@ -108,140 +125,45 @@ class UNet(nn.Module):
                 f"x must be (B, {', '.join(map(str, self.x_shape))}) and index (B,), "
                 f"got {tuple(x.shape)} and {tuple(index.shape)}"
             )
+        places = self._places(words, len(x), x.device)
         embedding = self.embedding(index, label)
         skips = [self.stem(x)]
         for level in self.down:
             for block in level.blocks:
-                skips.append(self._through(block, skips[-1], embedding))
+                skips.append(self._through(block, skips[-1], embedding, next(places)))
             if level.resize is not None:
                 skips.append(level.resize(skips[-1]))
         h = skips[-1]
         for block in self.middle:
-            h = self._through(block, h, embedding)
+            h = self._through(block, h, embedding, next(places))
         for level in self.up:
             for block in level.blocks:
-                h = self._through(block, torch.cat((h, skips.pop()), dim=1), embedding)
+                h = torch.cat((h, skips.pop()), dim=1)
+                h = self._through(block, h, embedding, next(places))
             if level.resize is not None:
                 h = level.resize(h)
         return self.head(h)
 
-    def _through(self, block: nn.Module, h: Image, embedding: Embedding) -> Remapped:
-        """block(h, embedding), its activations kept for the way back or not."""
+    def _places(
+        self, words: Tensor | None, batch: int, device: torch.device
+    ) -> Iterator[Words | None]:
+        """The randomness of each block's dropout, in order; None where nothing drops."""
+        count = self.dropout_places
+        if not self.training or count == 0:
+            return repeat(None)
+        if words is None:
+            words = torch.randint(2**32, (batch, count, 2), device=device)
+        if words.shape != (batch, count, 2):
+            raise ValueError(f"words must be {(batch, count, 2)}, got {tuple(words.shape)}")
+        return iter(words.unbind(1))
+
+    def _through(
+        self, block: nn.Module, h: Image, embedding: Embedding, words: Words | None
+    ) -> Remapped:
+        """block(h, embedding, words), its activations kept for the way back or not."""
         if self.recompute and self.training and torch.is_grad_enabled():
-            return checkpoint(block, h, embedding, use_reentrant=False)
-        return block(h, embedding)
-
-
-class Block(nn.Module):
-    """A residual block and, where the level has it, the attention that follows.
-
-    Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        attends: whether attention follows.
-        embedding, dropout, num_groups: as in `ResidualBlock`.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        attends: bool,
-        *,
-        embedding: int,
-        dropout: float,
-        num_groups: int,
-    ) -> None:
-        super().__init__()
-        self.residual = ResidualBlock(inputs, outputs, embedding, dropout, num_groups)
-        self.attention = Attention(outputs, num_groups) if attends else nn.Identity()
-
-    def forward(self, h: Image, embedding: Embedding) -> Remapped:
-        """Apply both, (B, inputs, H, W) -> (B, outputs, H, W)."""
-        return self.attention(self.residual(h, embedding))
-
-
-class ResidualBlock(nn.Module):
-    """h + conv(dropout(SiLU(norm(conv(SiLU(norm(h))) + Dense(embedding))))).
-
-    Args:
-        inputs: channels of h.
-        outputs: channels of the answer; where they differ, a 1 x 1 convolution carries h over.
-        embedding: size of the (already activated) embedding of the index.
-        dropout: probability, in [0, 1].
-        num_groups: groups of each GroupNorm.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, embedding: int, dropout: float, num_groups: int
-    ) -> None:
-        super().__init__()
-        self.norm_1 = nn.GroupNorm(num_groups, inputs, eps=1e-6)
-        self.conv_1 = convolution(inputs, outputs, padding=1)
-        self.dense = dense(embedding, outputs)
-        self.norm_2 = nn.GroupNorm(num_groups, outputs, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
-        self.conv_2 = convolution(outputs, outputs, padding=1, scale=ZERO_ISH)
-        self.shortcut = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1)
-
-    def forward(self, h: Image, embedding: Embedding) -> Remapped:
-        """Apply the block, (B, inputs, H, W) -> (B, outputs, H, W)."""
-        branch = self.conv_1(F.silu(self.norm_1(h)))
-        branch = branch + self.dense(embedding)[:, :, None, None]
-        branch = self.conv_2(self.dropout(F.silu(self.norm_2(branch))))
-        return self.shortcut(h) + branch
-
-
-class Attention(nn.Module):
-    """h + proj(softmax(q k^T / sqrt(C)) v), one head over the H W pixels; q, k, v from norm(h).
-
-    Args:
-        channels: C.
-        num_groups: groups of the GroupNorm.
-    """
-
-    def __init__(self, channels: int, num_groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-6)
-        # Three C -> C layers in one product. Its fan_avg is 2 C and theirs is C: hence scale 2.
-        self.qkv = convolution(channels, 3 * channels, 1, scale=2.0)
-        self.proj = convolution(channels, channels, 1, scale=ZERO_ISH)
-
-    def forward(self, h: Image) -> Image:
-        """Apply the attention, (B, C, H, W) -> (B, C, H, W)."""
-        # (B, 3 C, H, W) -> (B, 1, H W, 3 C): one head, pixels as tokens. No copy if channels-last.
-        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)[:, None]
-        q, k, v = tokens.chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is C^-0.5
-        return h + self.proj(mixed[:, 0].transpose(1, 2).unflatten(2, h.shape[2:]))
-
-
-class Level(nn.Module):
-    """The blocks of one size, and the step to the next size (None at the last level).
-
-    `UNet.forward` walks through it: what goes between the blocks is the skip connections' matter.
-    """
-
-    def __init__(self, blocks: list[Block], resize: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.resize = resize
-
-
-def _halving(channels: int) -> nn.Module:
-    """(B, C, H, W) -> (B, C, H / 2, W / 2): a strided convolution, padded as TensorFlow's SAME.
-
-    For an even size that is one row and column at the bottom and right. PyTorch's `padding=1`
-    would put them at the top and left: another network, which loads the same weights.
-    """
-    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), convolution(channels, channels, stride=2))
-
-
-def _doubling(channels: int) -> nn.Module:
-    """(B, C, H, W) -> (B, C, 2 H, 2 W): each pixel repeated, then a convolution."""
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="nearest"), convolution(channels, channels, padding=1)
-    )
+            return again(block, h, embedding, words)
+        return block(h, embedding, words)
 
 
 def _way_down(
@@ -256,7 +178,7 @@ def _way_down(
     for level, outputs in enumerate(widths):
         inputs = [skips[-1]] + [outputs] * (blocks - 1)
         last = level == len(widths) - 1
-        resize = None if last else _halving(outputs)
+        resize = None if last else halving(outputs)
         levels.append(Level([block(i, outputs, attends[level]) for i in inputs], resize))
         skips += [outputs] * (blocks if last else blocks + 1)
     return levels, skips
@@ -273,7 +195,7 @@ def _way_up(
     levels, skips, width = nn.ModuleList(), list(skips), widths[-1]
     for level, outputs in reversed(list(enumerate(widths))):
         inputs = [width] + [outputs] * blocks
-        resize = _doubling(outputs) if level > 0 else None
+        resize = Doubling(outputs) if level > 0 else None
         levels.append(
             Level([block(i + skips.pop(), outputs, attends[level]) for i in inputs], resize)
         )

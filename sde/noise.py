@@ -40,6 +40,7 @@ class Stream(IntEnum):
     TRAIN_DEQUANTIZE = 8
     TRAIN_FLIP = 9
     TRAIN_LABEL = 10
+    TRAIN_DROPOUT = 11
     MEASUREMENT = 16
 
 
@@ -90,7 +91,7 @@ class Noise:
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Uniform on [0, 1) in multiples of 2^-32: (B, *shape) float64."""
-        return self._words(stream, draw, shape).double() * 2.0**-32
+        return self.words(stream, shape, draw).double() * 2.0**-32
 
     def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Standard normal: (B, *shape) float64. Not to be written to: it may be kept."""
@@ -113,10 +114,10 @@ class Noise:
 
     def rademacher(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Minus or plus one with equal probability: (B, *shape) float64."""
-        return (self._words(stream, draw, shape) >> 31).double() * 2 - 1
+        return (self.words(stream, shape, draw) >> 31).double() * 2 - 1
 
-    def _words(self, stream: Stream, draw: int, shape: tuple[int, ...]) -> Tensor:
-        """(B, *shape) int64 words in [0, 2**32)."""
+    def words(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
+        """32 random bits each: (B, *shape) int64 in [0, 2**32)."""
         count = math.prod(shape)
         words = torch.stack(self._lanes(stream, draw, count, 1), dim=-1)[0]  # (B, blocks, 4)
         return words.flatten(1)[:, :count].reshape(-1, *shape)

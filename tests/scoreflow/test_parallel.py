@@ -57,6 +57,11 @@ def close(a, b):
             torch.testing.assert_close(a[part][name], b[part][name], rtol=1e-4, atol=1e-6)
 
 
+UNET = ("--config.model.channels=8", "--config.model.num_groups=4", "--config.model.dropout=0.4")
+UNET += ("--config.model.multipliers=(1,)", "--config.model.attention_sizes=()")
+UNET += ("--config.sampling.tolerance=0.5", "--config.model.conditional=true")
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone") / "run"
@@ -107,6 +112,17 @@ def test_parts_of_a_batch_add_up_to_it(alone, tmp_path, parts):
     workdir = tmp_path / "run"
     assert main(command(workdir, *TOY, f"--config.training.micro_batches={parts}")) == 0
     close(weights(workdir), weights(alone))
+
+
+def test_dropout_and_hidden_labels_are_those_of_one_process_and_part(tmp_path):
+    """They belong to an image's place in the batch."""
+    runs = [tmp_path / name for name in ("alone", "together", "parts")]
+    assert main(command(runs[0], *UNET)) == 0
+    done = torchrun(runs[1], 2, *UNET)
+    assert done.returncode == 0, done.stderr
+    assert main(command(runs[2], *UNET, "--config.training.micro_batches=3")) == 0
+    for other in runs[1:]:
+        close(weights(runs[0]), weights(other))
 
 
 def test_a_batch_must_have_something_for_each(tmp_path, capsys):

@@ -255,7 +255,9 @@ def test_dropout_is_on_in_training_and_off_in_the_average():
 def told(trainer, steps):
     """The labels that the network was told, and those of the data, (steps, B) each."""
     seen = []
-    hook = trainer.network.register_forward_pre_hook(lambda _module, args: seen.append(args[2]))
+    hook = trainer.network.register_forward_pre_hook(
+        lambda _module, _args, named: seen.append(named["label"]), with_kwargs=True
+    )
     rows = [trainer.batches.indices(trainer.step + k) for k in range(steps)]
     for _ in range(steps):
         trainer._advance()

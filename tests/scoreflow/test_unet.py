@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from scoreflow.unet import Attention, ResidualBlock, UNet
+from scoreflow import blocks
+from scoreflow.blocks import Attention, Doubling, ResidualBlock
+from scoreflow.unet import UNet
 
 CIFAR10 = {"image_size": 32, "in_channels": 3, "out_channels": 3}
 TINY = {
@@ -208,6 +210,34 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(network.eval()(x, index), without(x, index))
 
 
+def test_dropout_is_a_function_of_its_words():
+    """Image by image: a batch's part, in another order, drops what it drops in the batch."""
+    x, index = torch.randn(4, 1, 8, 8), torch.tensor([3.0, 700.0, 0.0, 90.0])
+    network = randomise(UNet(**TINY, dropout=0.3)).double()
+    x, index = x.double(), index.double()
+    words = torch.randint(2**32, (4, network.dropout_places, 2))
+    whole = network(x, index, words=words)
+    rows = [3, 1]
+    part = network(x[rows], index[rows], words=words[rows])
+    torch.testing.assert_close(part, whole[rows], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(network(x, index, words=words.flip(1)), whole)
+    with pytest.raises(ValueError, match="words must be"):
+        network(x, index, words=words[:, 1:])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_doubling_is_repeating_and_then_a_convolution(size):
+    """And so are its gradients, those of the weights included."""
+    layer = randomise(Doubling(6)).double()
+    x = torch.randn(3, 6, size, size, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(3, 6, 2 * size, 2 * size, dtype=torch.float64)
+    found = []
+    for answer in (layer(x), nn.Sequential.forward(layer, x)):
+        found.append([answer, *torch.autograd.grad(answer, (x, *layer.parameters()), cotangent)])
+    for ours, defined in zip(*found, strict=True):
+        torch.testing.assert_close(ours, defined, rtol=1e-11, atol=1e-11)
+
+
 # --- How it runs ---------------------------------------------------------------------------------
 
 
@@ -302,32 +332,66 @@ def test_an_image_of_another_size_is_refused(tiny):
         tiny(torch.zeros(2, 1, 16, 16), torch.zeros(2))
 
 
-def test_recomputing_changes_no_gradient():
-    """And keeps less: what autograd saves, counted in bytes, with dropout drawn alike."""
+def gradients(monkeypatch, recompute, spare=True):
+    """Of all weights, and how many bytes autograd kept for them; dropout drawn alike."""
+    kept, counted = {}, []
 
-    def gradients(recompute):
-        torch.manual_seed(0)
-        network = UNet(
-            image_size=8, in_channels=1, out_channels=1, channels=16, multipliers=(1, 2),
-            attention_sizes=(4,), num_groups=4, dropout=0.5, recompute=recompute,
-        )  # fmt: skip
-        x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 3.0, 50.0, 999.0])
-        kept = {}
+    def pack(saved):
+        kept[saved.data_ptr()] = saved.numel() * saved.element_size()
+        return saved
 
-        def pack(saved):
-            kept[saved.data_ptr()] = saved.numel() * saved.element_size()
-            return saved
+    torch.manual_seed(0)
+    network = UNet(
+        image_size=8, in_channels=1, out_channels=1, channels=16, multipliers=(1, 2),
+        attention_sizes=(4,), num_groups=4, dropout=0.5, recompute=recompute,
+    )  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            module.sparing = module.sparing and spare
+    again = blocks.again
 
-        torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            loss = network(x, index).square().sum()
-        loss.backward()
-        return [p.grad for p in network.parameters()], sum(kept.values())
+    def counting(part, *given):
+        counted.append(part)
+        return again(part, *given)
 
-    plain, all_of_it = gradients(recompute=False)
-    again, kept = gradients(recompute=True)
-    assert all(a.equal(b) for a, b in zip(plain, again, strict=True))
-    assert kept < all_of_it / 2
+    monkeypatch.setattr(blocks, "again", counting)
+    monkeypatch.setattr("scoreflow.unet.again", counting)
+    x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 3.0, 50.0, 999.0])
+    torch.manual_seed(1)
+    # checkpoints see what is saved inside them first; what they keep is seen here as their input
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        loss = network(x, index).square().sum()
+    loss.backward()
+    monkeypatch.undo()
+    return [p.grad for p in network.parameters()], sum(kept.values()), len(counted)
+
+
+def test_recomputing_changes_no_gradient(monkeypatch):
+    """Neither a block's norms and activations, nor whole blocks; and each keeps less."""
+    plain, most, never = gradients(monkeypatch, recompute=False, spare=False)
+    spared, less, halves = gradients(monkeypatch, recompute=False)
+    again, least, whole = gradients(monkeypatch, recompute=True)
+    assert all(a.equal(b) and a.equal(c) for a, b, c in zip(plain, spared, again, strict=True))
+    assert (never, halves, whole) == (0, 2 * 12, 12)
+    assert less < 0.75 * most
+    assert least < most / 2
+
+
+def test_no_convolution_is_computed_again(monkeypatch):
+    """Recomputing stops when what the way back asks for is there."""
+    calls = []
+    convolve = nn.Conv2d.forward
+    monkeypatch.setattr(
+        nn.Conv2d, "forward", lambda self, x: (calls.append(x.shape), convolve(self, x))[1]
+    )
+    block = ResidualBlock(8, 8, embedding=4, dropout=0.5, num_groups=4)
+    returned = []
+    second = block.conv_2.register_forward_hook(lambda *_: returned.append(1))
+    h = torch.randn(2, 8, 4, 4, requires_grad=True)
+    block(h, torch.randn(2, 4), torch.randint(2**32, (2, 2))).sum().backward()
+    second.remove()
+    assert h.grad is not None
+    assert len(returned) == 1  # asked twice, but only once did it get as far as an answer
 
 
 def test_nothing_is_recomputed_in_evaluation(monkeypatch):
@@ -335,5 +399,5 @@ def test_nothing_is_recomputed_in_evaluation(monkeypatch):
         image_size=8, in_channels=1, out_channels=1, channels=8, multipliers=(1,),
         attention_sizes=(), num_groups=4, recompute=True,
     ).eval()  # fmt: skip
-    monkeypatch.setattr("scoreflow.unet.checkpoint", None)  # would be called in vain
+    monkeypatch.setattr("scoreflow.blocks.checkpoint", None)  # would be called in vain
     network(torch.zeros(1, 1, 8, 8, requires_grad=True), torch.zeros(1))

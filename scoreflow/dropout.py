@@ -1,0 +1,57 @@
+"""Dropout as addressed noise: a unit's fate is a function of (seed, step, image, layer, unit).
+
+torch's own draws come from a generator, so that which units drop depends on which images share a
+process. Here two words of Philox name an image in a layer, and every unit mixes its number with
+them (the finalizer of MurmurHash3, Appleby: two rounds of multiply, shift and exclusive-or on 32
+bits; enough for words that are themselves random). One training is then the same on any number
+of processes and in any number of parts; a pass that is computed again drops alike without a
+generator's state; and on a CPU, whose generator gives one number after another, it takes a quarter
+of the time.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_MULTIPLIERS = (0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32)  # as int32
+
+
+def dropout(
+    h: Float[Tensor, "batch ..."], words: Int[Tensor, "batch 2"], probability: float
+) -> Float[Tensor, "batch ..."]:
+    """Zero each unit with this probability, and scale the others so that the mean stays.
+
+    Args:
+        h: (B, ...), a float dtype.
+        words: what names each image in this layer, in [0, 2^32), (B, 2) int64.
+        probability: in [0, 1], to a multiple of 2^-32.
+
+    Returns:
+        (B, ...), of h's dtype.
+    """
+    share = round(probability * 2**32)
+    if share == 2**32:
+        return torch.zeros_like(h)
+    kept = mixed(words, math.prod(h.shape[1:])) >= share - 2**31
+    return h * kept.to(h.dtype).mul_(1 / (1 - probability)).view(h.shape)
+
+
+def mixed(words: Int[Tensor, "batch 2"], count: int) -> Int[Tensor, "batch count"]:
+    """A number of each unit, uniform over all int32, (B, count)."""
+    first, second = words.to(torch.int32)[..., None].unbind(1)
+    x = torch.arange(count, dtype=torch.int32, device=words.device) + first
+    spare = torch.empty_like(x)
+    _fold(x, 16, spare)
+    x.mul_(_MULTIPLIERS[0]).add_(second)
+    _fold(x, 13, spare)
+    x.mul_(_MULTIPLIERS[1])
+    _fold(x, 16, spare)
+    return x
+
+
+def _fold(x: Tensor, places: int, spare: Tensor) -> None:
+    """X ^= x >> places, as if x had no sign."""
+    torch.bitwise_right_shift(x, places, out=spare)
+    x.bitwise_xor_(spare.bitwise_and_(2 ** (32 - places) - 1))
