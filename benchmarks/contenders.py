@@ -24,6 +24,12 @@ VARIANTS: dict[str, Json] = {
     "float32": {},
     "bfloat16": {"precision": "bfloat16"},
     "best": {"precision": "bfloat16", "compile": True, "channels_last": True},
+    "graphs": {
+        "precision": "bfloat16",
+        "compile": True,
+        "channels_last": True,
+        "compile_mode": "reduce-overhead",
+    },
 }
 
 
@@ -79,7 +85,9 @@ def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps
     ).to(device)
     if asked.get("channels_last"):
         network = network.to(memory_format=torch.channels_last)
-    called: nn.Module = torch.compile(network) if asked.get("compile") else network
+    called: nn.Module = network
+    if asked.get("compile"):
+        called = torch.compile(network, mode=asked.get("compile_mode", "default"))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4)
     ema = EMAModel(network.parameters(), decay=0.9999)
     ema.to(device)

@@ -5,8 +5,8 @@
 
 `benchmarks/contenders.py` says what either does in a step.
 
-Variants: float32; bfloat16 (autocast); best (bfloat16, compiled, channels-last). On a CPU only
-float32 is run unless others are named.
+Variants: float32; bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same
+under CUDA graphs). Unless others are named a CPU runs float32 and, where it has it, bfloat16.
 
 Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
 are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
@@ -28,6 +28,7 @@ from benchmarks import measure
 from benchmarks.contenders import MAKERS, VARIANTS
 from benchmarks.measure import flops_of_an_image, peaks, timed, wait
 from scoreflow import build
+from scoreflow.environment import BFLOAT16, cpu_flags
 from scoreflow.files import Json
 
 
@@ -136,7 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     if asked.memory_of:
         print_memory(*asked.memory_of.split(":"), device, batch)
         return
-    variants = (asked.variants or (",".join(VARIANTS) if on_gpu else "float32")).split(",")
+    usual = "float32,bfloat16" if cpu_flags() & BFLOAT16 else "float32"
+    variants = (asked.variants or (",".join(VARIANTS) if on_gpu else usual)).split(",")
     if asked.rounds < 2 or batch < 1 or set(variants) - set(VARIANTS):
         parser.error(f"at least 2 rounds, a batch, and of variants {', '.join(VARIANTS)}")
     rows = measured(device, batch, variants, asked.rounds)

@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
     config.training.recompute = False  # unet: activations of its blocks, instead of keeping them
     config.training.precision = "float32"  # float32 | tf32 (on a GPU) | bfloat16
     config.training.compile = False
+    config.training.compile_mode = "default"  # default | reduce-overhead | max-autotune
     config.training.channels_last = False
     config.training.log_every = 100  # steps
     config.training.checkpoint_every = 5000  # steps

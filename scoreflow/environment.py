@@ -10,6 +10,10 @@ import torch
 
 from scoreflow.request import ROOT
 
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+"""What a CPU has that computes in bfloat16; others emulate it."""
+VECTORS = {"avx2", "avx512f"} | BFLOAT16
+
 
 def environment(device: str) -> dict[str, Any]:
     """Commit, versions and device of this process."""
@@ -24,17 +28,25 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def cpu_flags() -> set[str]:
+    """What this CPU says of its vectors, of `VECTORS`; nothing where it cannot be asked."""
+    return set(_cpuinfo().get("flags", "").split()) & VECTORS
+
+
 def _cpu() -> str:
     """Its maker's name, where Linux has it, and what of it matters to the speed of products."""
     name = platform.processor() or platform.machine()
+    return " ".join([_cpuinfo().get("model name", name), *sorted(cpu_flags())])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Of the last core."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return name
-    known = dict(line.split(":", 1) for line in lines if ":" in line)  # of the last core
-    known = {key.strip(): value.strip() for key, value in known.items()}
-    flags = set(known.get("flags", "").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
-    return " ".join([known.get("model name", name), *sorted(flags)])
+        return {}
+    parts = (line.split(":", 1) for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, value in parts}
 
 
 def _commit() -> str | None:

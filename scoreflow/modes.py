@@ -27,6 +27,8 @@ from sde.noise import Noise
 def train(experiment: Experiment, run: RunDir) -> None:
     """Train, or go on training; then draw with every sampler and measure the likelihood."""
     trainer = trainer_of(experiment, parallel.shard())
+    if remark := build.remark(experiment.settings, experiment.device):
+        _say(remark)
     if run.checkpoint_steps():
         load(trainer, experiment, run, _say)
         _say(f"resuming {run.path} at step {trainer.step}")

@@ -60,6 +60,7 @@ LATER = (
     "training.label_dropout",
     "training.micro_batches",
     "training.recompute",
+    "training.compile_mode",
 )
 """Keys of the weights that came after the first runs; their defaults do what these did."""
 KINDS = {

@@ -46,6 +46,8 @@ class Settings:
         ema_decay: of the moving average of the weights.
         precision: of the network in training and sampling: "float32", "tf32" or "bfloat16".
         compile: torch.compile the network.
+        compile_mode: of torch.compile: "default", "reduce-overhead" (CUDA graphs, for small
+            batches, whose launches take longer than their work) or "max-autotune".
         channels_last: memory format of weights and images.
         micro_batches: parts in which a process takes its share of a batch, to spare memory.
         flip: mirror each image left to right with probability 1/2.
@@ -64,6 +66,7 @@ class Settings:
     ema_decay: float
     precision: str
     compile: bool
+    compile_mode: str
     channels_last: bool
     micro_batches: int
     flip: bool
@@ -190,6 +193,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
+        if settings.compile:  # what a CUDA graph has left in its memory is done with
+            torch.compiler.cudagraph_mark_step_begin()
         rows = self.batches.indices(self.step).to(self.data.train.device, non_blocking=True)
         losses = []
         for k, places in enumerate(self._micro_batches):

@@ -33,6 +33,7 @@ from scoreflow.build.training import (
     build_training,
     choose_precision,
     compiled,
+    remark,
 )
 
 __all__ = [
@@ -63,5 +64,6 @@ __all__ = [
     "high_order",
     "limited",
     "needs_moments",
+    "remark",
     "try_solver",
 ]

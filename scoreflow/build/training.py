@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import fields
+from importlib.util import find_spec
 
 import torch
 from ml_collections import ConfigDict
@@ -10,10 +11,12 @@ from torch import nn
 from scoreflow import classifying, train
 from scoreflow.build.choices import choose
 from scoreflow.dequantization import EMBEDDINGS
+from scoreflow.environment import BFLOAT16, cpu_flags
 from scoreflow.errors import RequestError
 from scoreflow.objective import NAMES, TIMES, Objective
 
 TRAINED_IN = ("float32", "tf32", "bfloat16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 FIXED = ("beta", "posterior")
 """Variances of a reverse step that nothing teaches."""
 
@@ -25,6 +28,7 @@ def build_training(config: ConfigDict) -> train.Settings:
     settings = train.Settings(**{name: section[name] for name in names})
     choose("training.decay", settings.decay, ("constant", "cosine"))
     choose("training.precision", settings.precision, TRAINED_IN)
+    choose("training.compile_mode", settings.compile_mode, COMPILE_MODES)
     choose("training.dequantization", settings.dequantization, EMBEDDINGS)
     if settings.checkpoint_every % settings.log_every:
         raise RequestError(
@@ -87,7 +91,27 @@ def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
             "training.compile on a CPU needs a C++ compiler and none was found: "
             "install g++ or leave it false"
         )
-    return torch.compile(network)
+    if not on_cpu and find_spec("triton") is None:
+        raise RequestError(
+            "training.compile on a GPU needs the package triton and it was not found: "
+            "install it or leave training.compile false"
+        )
+    return torch.compile(network, mode=settings.compile_mode)
+
+
+def remark(settings: train.Settings, device: torch.device) -> str | None:
+    """A line for who has asked for what this machine is slow at; None for nothing to remark."""
+    if device.type != "cpu":
+        return None
+    flags = cpu_flags()
+    if settings.precision == "bfloat16" and flags and not flags & BFLOAT16:
+        return (
+            "training.precision = bfloat16: this CPU has no arithmetic for it and is many times "
+            "slower than in float32"
+        )
+    if settings.precision == "tf32":
+        return "training.precision = tf32: a GPU's; on this CPU it is float32"
+    return None
 
 
 def choose_precision(config: ConfigDict) -> str:
