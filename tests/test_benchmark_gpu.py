@@ -206,6 +206,7 @@ def test_every_command_of_run_is_one_that_it_takes(tmp_path):
             config = request.training_config(parsed)
         else:
             config = request.evaluation_config(parsed, saved, tmp_path)
+        assert (parsed.workdir is None) == (parsed.mode == "equivalence")
         if parsed.mode == "train":
             saved = request.flatten(config.to_dict())
             assert saved["data.path"] == str(tmp_path)
