@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test test-slow lint install table2 bench
+.PHONY: demo test test-slow lint install table2 bench growth bench-gpu
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -27,6 +27,15 @@ bench: .venv/installed
 	$(VENV)/pip install -c constraints.txt -e ".[bench]"
 	$(VENV)/python -m benchmarks.training
 	$(VENV)/python -m benchmarks.overhead
+
+# Time and memory of a training step against resolution, batch and processes; see docs/scaling.md.
+growth: .venv/installed
+	$(VENV)/python -m benchmarks.growth
+
+# All that is to be measured on a CUDA device, in calls of minutes: the same command goes on.
+bench-gpu: .venv/installed
+	$(VENV)/pip install -c constraints.txt -e ".[bench,data]"
+	$(VENV)/python -m benchmarks.gpu $(ARGS)
 
 install: .venv/installed
 

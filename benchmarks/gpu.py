@@ -1,0 +1,247 @@
+"""Everything that is to be measured on a CUDA device, by one command that can be called again.
+
+    python -m benchmarks.gpu [--device cuda] [--stage NAME ...] [--minutes 9.5] [--data DIR]
+                             [--train-minutes 25] [--out DIR] [--work DIR] [--list]
+
+Stages: check (a GPU computes what a CPU does, and the certificate), training, sampling,
+likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood and comparison).
+`benchmarks/gpu_stages.py` has their commands.
+
+A call takes --minutes at most: what runs then is interrupted, and the same command goes on.
+Results stand in --out (results/ and the GPU's name); a part whose result is there, from this
+commit, is not run again. What goes on where it was stopped (the training from its last
+checkpoint, the likelihood, the comparison) lies in --work, which a later call must find.
+
+Exit status: 0 all that was asked for is done; 3 call again; 1 a part failed; 2 a wrong request.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.gpu_stages import Asked, Part, stages
+from scoreflow import build
+from scoreflow.environment import environment
+from scoreflow.errors import RequestError
+from scoreflow.files import Json, dumps, load_json, write_atomic
+from scoreflow.run_dir import RunDir
+
+STOPPED = (130, -signal.SIGINT)
+GRACE = 20
+"""Seconds that what is interrupted has to end."""
+NAMES = ("check", "training", "sampling", "likelihood", "growth", "cifar10")
+
+
+class Runner:
+    """Parts one after another, within a call's minutes.
+
+    Args:
+        out: folder of the results.
+        where: `environment` of this call.
+        minutes: of the call.
+    """
+
+    def __init__(self, out: Path, where: Json, minutes: float) -> None:
+        self.out, self.where, self.minutes = out, where, minutes
+        self.end = time.monotonic() + 60 * minutes
+        self.begun = False
+
+    def done(self, part: Part) -> bool:
+        """Whether its result is there, from this commit, changed files or not."""
+        path = self.out / f"{part.name}.json"
+        if not path.exists():
+            return False
+        found = json.loads(path.read_bytes()).get("environment", {}).get("commit")
+        return _plain(found) == _plain(self.where["commit"])
+
+    def run(self, part: Part) -> str:
+        """Bring a part on: "done", "not yet: why" or "failed: why"."""
+        if self.done(part):
+            return "done"
+        left = self.end - time.monotonic()
+        if left < 60 * part.least and (self.begun or left <= 0):
+            return f"not yet: {max(left, 0) / 60:.1f} minutes are left of this call"
+        first, self.begun = not self.begun, True
+        spent, commit = self._spent(part)
+        if part.minutes and commit not in (None, _plain(self.where["commit"])):
+            return (
+                f"failed: {part.at} was made by commit {commit}; remove it, or name another --work"
+            )
+        if part.minutes:
+            left = min(left, 60 * part.minutes - spent)
+        print(f"== {part.name}: python {shlex.join(part.command)}", file=sys.stderr, flush=True)
+        part.at.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        try:
+            status = run_child([sys.executable, *part.command], left) if left > 0 else STOPPED[0]
+        finally:
+            spent += time.monotonic() - start
+            self._write_spent(part, spent)
+        if status in STOPPED and part.minutes and spent >= 60 * part.minutes:
+            status = _training_result(part, spent)
+        if status in STOPPED:
+            why = "stopped at the call's end"
+            if first and not part.goes_on:
+                return f"failed: it needs more than {self.minutes:g} minutes (--minutes)"
+            return f"not yet: {why}" + ", and goes on from there" * part.goes_on
+        return f"failed: status {status}" if status else self.keep(part)
+
+    def keep(self, part: Part) -> str:
+        """Copy what a part has made to the results, the mark of its end last."""
+        for name, pattern in reversed(part.made.items()):
+            found = sorted(part.at.glob(pattern))
+            if not found:
+                return f"failed: it left no {part.at / pattern}"
+            if not name.endswith(".json"):
+                shutil.copyfile(found[-1], self.out / name)
+                continue
+            result = json.loads(found[-1].read_bytes())
+            command = f"python {shlex.join(part.command)}"
+            result = {"command": command, "environment": self.where, **result}
+            write_atomic(self.out / name, dumps(result, name, ValueError))
+        return "done"
+
+    def _spent(self, part: Part) -> tuple[float, str | None]:
+        """Seconds that earlier calls gave it, and of which commit they were."""
+        path = _spent_path(part)
+        if not path.exists():
+            return 0.0, None
+        found = load_json(path, missing=f"no {path}", remedy=f"remove it, and {part.at}")
+        return float(found["seconds"]), found["commit"]
+
+    def _write_spent(self, part: Part, seconds: float) -> None:
+        if part.minutes:
+            kept = {"seconds": seconds, "commit": _plain(self.where["commit"])}
+            write_atomic(_spent_path(part), dumps(kept, "spent", ValueError))
+
+
+def run_child(command: list[str], seconds: float) -> int:
+    """Exit status of a command; one that takes longer is interrupted, and has `STOPPED`'s."""
+    child = subprocess.Popen(command)
+    try:
+        return child.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        for end in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if child.poll() is not None:
+                break
+            child.send_signal(end)
+            try:
+                child.wait(timeout=GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+    return STOPPED[0]
+
+
+def _spent_path(part: Part) -> Path:
+    return part.at.with_name(f"{part.at.name}-spent.json")
+
+
+def _training_result(part: Part, spent: float) -> int:
+    """Keep what a training stopped for good has come to; 0, or 1 where that is nothing."""
+    run = RunDir.open(part.at) if (part.at / "config.json").exists() else None
+    steps = run.checkpoint_steps() if run else []
+    if run is None or not steps:
+        print(f"{part.at} has no checkpoint after {spent / 60:.1f} minutes", file=sys.stderr)
+        return 1
+    rows = [row for row in run.read_metrics() if "loss" in row and row["step"] <= steps[-1]]
+    batch = run.config["training"]["batch_size"]
+    result = {
+        "value": rows[-1]["loss"],
+        "unit": "loss, mean over the last interval",
+        "step": steps[-1],
+        "images": steps[-1] * batch,
+        "seconds": spent,
+        "settings": run.config,
+        "rows": rows[:: max(1, len(rows) // 100)],
+    }
+    write_atomic(part.at / "training.json", dumps(result, "training", ValueError))
+    return 0
+
+
+def _plain(commit: str | None) -> str | None:
+    return commit.removesuffix("-dirty") if commit else commit
+
+
+def go(runner: Runner, asked: dict[str, list[Part]]) -> int:
+    """Every part of the stages asked for; the exit status."""
+    said: list[str] = []
+    for stage, parts in asked.items():
+        for part in parts:
+            outcome = runner.run(part)
+            said.append(outcome)
+            print(f"{stage}: {part.name}: {outcome}", flush=True)
+            if outcome != "done" and stage == "cifar10":
+                break  # what follows is about what is trained here
+    if any(each.startswith("failed") for each in said):
+        return 1
+    return 3 if any(each != "done" for each in said) else 0
+
+
+def listing(runner: Runner, asked: dict[str, list[Part]]) -> str:
+    """The stages and what of them is done, in Markdown."""
+    rows = [
+        [
+            stage,
+            part.name,
+            "done" if runner.done(part) else "",
+            f"python {shlex.join(part.command)}",
+        ]
+        for stage, parts in asked.items()
+        for part in parts
+    ]
+    return measure.table(["stage", "part", "done", "command"], rows)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, checked."""
+    parser = argparse.ArgumentParser(description="what is to be measured on a CUDA device")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--stage", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--minutes", type=float, default=9.5, help="of this call")
+    parser.add_argument("--train-minutes", type=float, default=25.0, help="over all calls")
+    parser.add_argument("--data", type=Path, default=None, help="CIFAR-10 as Parquet files")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--work", type=Path, default=Path("runs/bench-gpu"))
+    parser.add_argument("--list", action="store_true", help="stages, and what is done")
+    asked = parser.parse_args(argv)
+    if asked.minutes <= 0 or asked.train_minutes <= 0:
+        parser.error("--minutes and --train-minutes must be above 0")
+    if asked.data and not any(asked.data.glob("*.parquet")):
+        parser.error(f"--data must be a folder of Parquet files, got {asked.data}")
+    return asked
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Go on with the stages; the exit status."""
+    asked = parse(argv)
+    try:
+        device = build.build_device(asked.device)
+    except RequestError as error:
+        print(f"benchmarks.gpu: {error}", file=sys.stderr)
+        return 2
+    out, where = measure.folder(device, asked.out), environment(str(device))
+    request = Asked(str(device), asked.work, asked.data, asked.train_minutes)
+    every = stages(request)
+    runner = Runner(out, where, asked.minutes)
+    chosen = {name: every[name] for name in NAMES if name in asked.stage}
+    if asked.list:
+        print(listing(runner, chosen))
+        return 0
+    try:
+        return go(runner, chosen)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Whether a device computes what a CPU does: noise, samples, likelihood, a training step.
+
+    python -m benchmarks.gpu_check [--device cuda] [--out DIR]
+
+The digits' network, with weights of full size, in float32 (TensorFloat-32 off), on either device
+from the same addressed noise. Tolerances are of rounding: bits are equal, normals agree to the
+last bits of each device's log, sin and cos, float32 products to 1e-6 or so, which a sampler's
+steps and a network's layers may raise a hundred times. bfloat16 has 8 bits: its
+loss agrees to 5 %.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from benchmarks import measure
+from configs import digits
+from scoreflow import build
+from scoreflow.data import dequantize
+from scoreflow.draw import draw_samples
+from scoreflow.ema import EMA
+from scoreflow.equivalence import awake
+from scoreflow.files import Json
+from scoreflow.likelihood import log_likelihood, to_bits_per_dim
+from scoreflow.model import ScoreModel, arithmetic
+from scoreflow.train import Trainer
+from sde.noise import Noise, Stream
+
+IMAGES, STEPS = 8, 5
+SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")
+EVENT = (1, 8, 8)
+Found = dict[str, tuple[Tensor, float]]
+"""What is computed: by name, on the CPU, with the largest difference that it may have."""
+
+
+def config_of(precision: str = "float32") -> ConfigDict:
+    """The digits' config, in small."""
+    config = digits.get_config()
+    config.training.update(batch_size=16, precision=precision, warmup_steps=0)
+    config.sampling.update(steps=20, tolerance=1e-5)
+    config.likelihood.update(tolerance=1e-5, tolerance_bits=1e-5)
+    return config
+
+
+def model_of(experiment: build.Experiment) -> ScoreModel:
+    """Its untrained network as a Denoiser, its answers not near 0."""
+    network = awake(experiment.network.cpu()).to(experiment.device).eval()
+    return experiment.model.around(network, "float32")
+
+
+def noise(device: torch.device) -> Found:
+    """Words, as uniforms, and normals."""
+    drawn = Noise.of(7, 0, IMAGES, device).at(3)
+    return {
+        "addressed uniforms": (drawn.uniform(Stream.TRAIN_EPS, EVENT).cpu(), 0.0),
+        "addressed normals": (drawn.normal(Stream.TRAIN_EPS, EVENT).cpu(), 1e-12),
+    }
+
+
+def samples(device: torch.device) -> Found:
+    """Images of some samplers, in [-1, 1]."""
+    experiment = build.experiment(config_of(), device)
+    model, sde, found = model_of(experiment), experiment.model.sde, {}
+    for name in SAMPLERS:
+        drawing = build.build_drawing(experiment.config, name, model, experiment.data)
+        with arithmetic("float32"), torch.no_grad():
+            drawn = Noise.of(0, 0, IMAGES, device)
+            images = draw_samples(drawing, sde, drawn, EVENT, IMAGES, name)
+        found[f"samples, {name}"] = (images.cpu(), 1e-4)
+    return found
+
+
+def likelihood(device: torch.device) -> Found:
+    """Of test images, bits/dim."""
+    experiment = build.experiment(config_of(), device)
+    model, data, drawn = model_of(experiment), experiment.data, Noise.of(0, 0, IMAGES, device)
+    x = dequantize(data.test[:IMAGES], drawn.uniform(Stream.TRAIN_DEQUANTIZE, EVENT), 17)
+    solver = build.build_solver(experiment.config)
+    with arithmetic("float32"):
+        solved = log_likelihood(model, model.sde, x, model.t_min, drawn, solver)
+    bits = to_bits_per_dim(solved.log_prob, x[0].numel(), 17)
+    return {"likelihood, bits/dim": (bits.cpu(), 1e-4)}
+
+
+def trained(device: torch.device, precision: str = "float32") -> tuple[Tensor, Tensor]:
+    """Losses and gradient norms of some steps, and the first step's gradient."""
+    experiment = build.experiment(config_of(precision), device)
+    network, settings = experiment.network, experiment.settings
+    network.load_state_dict(awake(network.cpu()).state_dict())
+    network.to(device)
+    trainer = Trainer(
+        experiment.model,
+        network,
+        EMA(network, settings.ema_decay),
+        experiment.data,
+        experiment.objective,
+        settings,
+        0,
+    )
+    first = trainer.advance(1)
+    gradient = torch.cat([weight.grad.flatten() for weight in network.parameters()]).cpu()
+    return torch.cat([first, trainer.advance(STEPS - 1)]).cpu(), gradient
+
+
+def training(device: torch.device) -> Found:
+    """Losses and gradient of float32 steps, and losses in bfloat16."""
+    rows, gradient = trained(device)
+    half, _ = trained(device, "bfloat16") if device.type == "cuda" else (rows, gradient)
+    return {
+        "training, first loss and gradient norm": (rows[0], 1e-4),
+        f"training, losses of {STEPS} steps": (rows[:, 0], 1e-3),
+        "training, clipped gradient": (gradient, 1e-5),
+        "training, first loss in bfloat16": (half[:1, 0], 5e-2),
+    }
+
+
+CHECKS: tuple[Callable[[torch.device], Found], ...] = (noise, samples, likelihood, training)
+
+
+def compared(ours: Found, theirs: Found) -> list[Json]:
+    """A row a name: the largest difference, and whether it is allowed."""
+    rows = []
+    for name, (value, tolerance) in ours.items():
+        apart = float((value.double() - theirs[name][0].double()).abs().max())
+        shown = apart if math.isfinite(apart) else None
+        row = {"name": name, "difference": shown, "tolerance": tolerance}
+        rows.append({**row, "passed": apart <= tolerance})
+    return rows
+
+
+def table(rows: list[Json]) -> str:
+    """The rows in Markdown."""
+    cells = []
+    for r in rows:
+        apart = "not finite" if r["difference"] is None else f"{r['difference']:.2g}"
+        cells.append([r["name"], apart, f"{r['tolerance']:g}", "yes" if r["passed"] else "NO"])
+    return measure.table(["", "largest difference from the CPU", "allowed", "agrees"], cells)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, print, and keep; 1 if something differs."""
+    parser = argparse.ArgumentParser(description="whether a device computes what a CPU does")
+    parser.add_argument("--device", default="")
+    parser.add_argument("--out", type=Path, default=None)
+    asked = parser.parse_args(argv)
+    device, cpu = build.build_device(asked.device), torch.device("cpu")
+    rows = [row for check in CHECKS for row in compared(check(device), check(cpu))]
+    command = f"python -m benchmarks.gpu_check --device {device}"
+    result = {"unit": "largest difference from the CPU", "command": command, "settings": {}}
+    result |= {"device": str(device), "rows": rows}
+    out = measure.folder(device, asked.out)
+    measure.keep(out, "check", f"What {device} computes beside a CPU", result, table(rows))
+    print(table(rows))
+    return 0 if all(row["passed"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""How time and memory of a training step grow with resolution, batch and processes.
+
+    python -m benchmarks.growth [--device cpu] [--rounds 3] [--out DIR] [--limit GB]
+                                [--resolutions 32,64,128,256] [--batches 1,2,4,8,16,32]
+                                [--processes 1,2]
+
+Steps of the project's own `Trainer`, float32 on a CPU, bfloat16 and channels-last on a GPU; each
+case in a process of its own (`benchmarks/growth_case.py`). Resolution grows at a batch of 1 on a
+CPU and 16 on a GPU, with and without training.recompute; the batch at 32 x 32, its two largest
+also in four micro-batches; processes at a fixed batch of them all, one thread each on a CPU, one
+GPU each otherwise, with the exchange of gradients and without. What limits a row is decided by the
+rules of `benchmarks/growth_rules.py`, which the table repeats.
+
+A case that would not fit `--limit` (the machine's memory, or the GPU's), by what the row before
+says of an image, is not tried; that, or a process that dies, is a row that says so.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import measure
+from benchmarks.growth_case import LAYOUTS, MARK, Case
+from benchmarks.growth_rules import RULES, limited_by, too_large
+from scoreflow import build
+from scoreflow.files import Json
+
+BYTES_A_PARAMETER = 20
+"""Weight, gradient, two moments and average, float32."""
+MICRO_BATCHES = 4
+MINUTES = 10
+"""That a case may take."""
+Run = Callable[[Case, str, int], Json]
+
+
+def cases(
+    device: torch.device, resolutions: list[int], batches: list[int], processes: list[int]
+) -> list[Case]:
+    """All cases, smaller ones before larger ones of their kind."""
+    on_gpu = device.type == "cuda"
+    batch = 16 if on_gpu else 1
+    found = [
+        Case("resolution", resolution, batch, recompute)
+        for recompute in (False, True)
+        for resolution in resolutions
+    ]
+    found += [Case("batch", 32, batch) for batch in batches]
+    found += [
+        Case("batch", 32, batch, micro_batches=MICRO_BATCHES)
+        for batch in batches[-2:]
+        if batch >= MICRO_BATCHES
+    ]
+    batch, threads = (256, 0) if on_gpu else (8, 1)
+    for count in processes:
+        for exchange in (True, False)[: 1 if count == 1 else 2]:
+            case = Case("processes", 32, batch, processes=count, exchange=exchange)
+            found.append(Case(**{**asdict(case), "threads": threads}))
+    return found
+
+
+def run(case: Case, device: str, rounds: int) -> Json:
+    """What the processes of a case print, or why they did not."""
+    launch, environment = [sys.executable], dict(os.environ)
+    if case.processes > 1:
+        launch += ["-m", "torch.distributed.run", f"--nproc_per_node={case.processes}"]
+        launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+        device = "" if device.startswith("cuda") else device  # a GPU each
+    launch += ["-m", "benchmarks.growth_case", f"--case={json.dumps(asdict(case))}"]
+    launch += [f"--device={device}", f"--rounds={rounds}"]
+    if case.threads:
+        environment["OMP_NUM_THREADS"] = str(case.threads)
+    try:
+        done = subprocess.run(
+            launch, env=environment, capture_output=True, text=True, timeout=60 * MINUTES
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {MINUTES} minutes"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not lines:
+        return {"failed": reason(done.returncode, done.stderr)}
+    return dict(json.loads(lines[-1].removeprefix(MARK)))
+
+
+def reason(status: int, stderr: str) -> str:
+    """What ended a process, in a line."""
+    if status < 0:
+        return f"killed by signal {-status}" + ", as a rule for its memory" * (status == -9)
+    said = [line.strip() for line in stderr.splitlines() if "Error" in line]
+    return f"died: {(said or [f'status {status}'])[-1]:.100}"
+
+
+def row(case: Case, found: Json) -> Json:
+    """A case and its figures, before what limits it."""
+    if found["failed"]:
+        return {**asdict(case), "failed": found["failed"]}
+    low, middle, high = statistics.quantiles(found["seconds"], n=4)
+    rate = case.batch / middle
+    passes = 4 if case.recompute else 3
+    weights = BYTES_A_PARAMETER * found["parameters"] / 1e9
+    beyond = found["peak_gb"] - found["base_gb"] - weights
+    gflop = passes * found["gflop_an_image_forward"]
+    return {
+        **asdict(case),
+        **found,
+        "seconds": middle,
+        "seconds_low": low,
+        "seconds_high": high,
+        "seconds_each": found["seconds"],
+        "images_per_second": rate,
+        "gflop_an_image": gflop,
+        "share_of_convolution": gflop * rate / found["convolution_gflops"],
+        "weights_gb": weights,
+        "gb_an_image": beyond / (case.batch / case.processes),
+    }
+
+
+def measured(asked: list[Case], device: str, rounds: int, limit: float, run: Run) -> list[Json]:
+    """A row of each case, with what limits it."""
+    rows: list[Json] = []
+    for number, case in enumerate(asked, start=1):
+        print(f"case {number} of {len(asked)}: {named(asdict(case))}", file=sys.stderr, flush=True)
+        unfit = too_large(asdict(case), rows, limit)
+        rows.append(row(case, {"failed": unfit} if unfit else run(case, device, rounds)))
+    return [{**each, "limited_by": limited_by(each, rows, limit)} for each in rows]
+
+
+def named(row: Json) -> str:
+    """A case in words."""
+    words = [f"{row['resolution']} x {row['resolution']}", f"batch {row['batch']}"]
+    words += ["recompute"] * row["recompute"]
+    words += [f"{row['micro_batches']} micro-batches"] * (row["micro_batches"] > 1)
+    if row["axis"] == "processes":
+        words.append(f"{row['processes']} process" + "es" * (row["processes"] > 1))
+    words += ["without exchange"] * (not row["exchange"])
+    return ", ".join(words)
+
+
+def table(rows: list[Json]) -> str:
+    """The rows in Markdown."""
+    head = ["grows", "case", "s a step", "images/s", "GFLOP an image", "of convolution peak"]
+    head += ["peak GB", "of them weights' share", "GB an image beyond", "limited by"]
+    return measure.table(head, [cells(each) for each in rows])
+
+
+def cells(row: Json) -> list[str]:
+    """Of the table."""
+    if row["failed"]:
+        return [row["axis"], named(row), row["failed"], *[""] * 6, row["limited_by"]]
+    seconds = f"{row['seconds']:.3f} ({row['seconds_low']:.3f}-{row['seconds_high']:.3f})"
+    line = [row["axis"], named(row), seconds, f"{row['images_per_second']:.2f}"]
+    line += [f"{row['gflop_an_image']:.0f}", f"{row['share_of_convolution']:.0%}"]
+    line += [f"{row['peak_gb']:.2f}", f"{row['weights_gb']:.2f}", f"{row['gb_an_image']:.3f}"]
+    return [*line, row["limited_by"]]
+
+
+def notes(device: torch.device, limit: float, left_out: list[int]) -> str:
+    """What a reader of the table needs."""
+    layouts = "; ".join(f"{size}: {each['multipliers']}" for size, each in LAYOUTS.items())
+    kind = "bfloat16, channels-last" if device.type == "cuda" else "float32"
+    text = f"""128 channels, attention at 16 x 16; multipliers {layouts}.
+Those of 32 and 256 are DDPM's (Appendix B), those of 64 and 128 lie between them and are ours.
+{kind}. Seconds: median and middle half. An image's GFLOP: three forward passes', with recompute
+four, at most. The peak is that of a 3 x 3 convolution of 256 channels, measured by each case's own
+processes after its steps. Peak GB: of a process; the weights' share: {BYTES_A_PARAMETER} bytes a
+parameter (weight, gradient, two moments, average), computed; beyond: less that, and less what the
+process had before there was a network; it has a part that is the same for any batch.
+Limit: {limit:.1f} GB."""
+    if left_out:
+        text += f"\n\nNot measured, for want of GPUs: {', '.join(map(str, left_out))} processes."
+    return f"{text}\n\n{RULES}"
+
+
+def memory_gb(device: torch.device) -> float:
+    """Of the GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments, checked, with this device's defaults."""
+    parser = argparse.ArgumentParser(description="how a training step grows")
+    parser.add_argument("--device", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--limit", type=float, default=0.0, help="GB; 0 for what there is")
+    parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
+    parser.add_argument("--batches", default="")
+    parser.add_argument("--processes", default="1,2")
+    asked = parser.parse_args(argv)
+    asked.device = build.build_device(asked.device)
+    on_gpu = asked.device.type == "cuda"
+    asked.batches = asked.batches or ("16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32")
+    try:
+        for name in ("resolutions", "batches", "processes"):
+            numbers = {int(each) for each in getattr(asked, name).split(",") if each}
+            setattr(asked, name, sorted(numbers))
+    except ValueError:
+        parser.error(f"--{name} must be whole numbers, as 1,2, got {getattr(asked, name)!r}")
+    if unknown := set(asked.resolutions) - set(LAYOUTS):
+        parser.error(f"--resolutions must be among {list(LAYOUTS)}, got {sorted(unknown)}")
+    if asked.rounds < 2 or asked.limit < 0 or min([*asked.batches, *asked.processes, 1]) < 1:
+        parser.error("at least 2 rounds, batches and processes of 1 or more, a limit above 0")
+    asked.limit = asked.limit or memory_gb(asked.device)
+    return asked
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and keep."""
+    asked = parse(argv)
+    device, there = asked.device, torch.cuda.device_count()
+    left_out = [k for k in asked.processes if device.type == "cuda" and k > there]
+    if left_out:
+        print(f"{there} GPU: {left_out} processes are not measured", file=sys.stderr)
+    processes = [k for k in asked.processes if k not in left_out]
+    every = cases(device, asked.resolutions, asked.batches, processes)
+    rows = measured(every, str(device), asked.rounds, asked.limit, run)
+    command = f"python -m benchmarks.growth --device {device} --rounds {asked.rounds}"
+    for name in ("resolutions", "batches", "processes"):
+        command += f" --{name} {','.join(map(str, getattr(asked, name)))}"
+    settings = {"rounds": asked.rounds, "limit_gb": asked.limit}
+    settings |= {
+        "threads": torch.get_num_threads(),
+        "layouts": {str(k): v for k, v in LAYOUTS.items()},
+    }
+    result = {"unit": "seconds a training step", "command": command, "settings": settings}
+    result |= {"device": str(device), "rows": rows}
+    text = f"{table(rows)}\n\n{notes(device, asked.limit, left_out)}"
+    title = "How a training step grows with resolution, batch and processes"
+    measure.keep(measure.folder(device, asked.out), "growth", title, result, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""One case of `benchmarks.growth`, in a process of its own, or in several under torchrun.
+
+It prints a line, ROW and a JSON object. Peak memory is the process's (on a GPU what torch has
+allocated), read before the peak rate is measured.
+"""
+
+import argparse
+import gc
+import json
+import os
+import resource
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ml_collections import ConfigDict
+
+from benchmarks.measure import flops_of_an_image, peaks, timed, wait
+from configs import cifar10
+from scoreflow import build, parallel
+from scoreflow.data import Data
+from scoreflow.ema import EMA
+from scoreflow.files import Json
+from scoreflow.parallel import Shard
+from scoreflow.train import Trainer
+
+LAYOUTS: dict[int, Json] = {
+    32: {"multipliers": (1, 2, 2, 2), "dropout": 0.1},
+    64: {"multipliers": (1, 2, 2, 4), "dropout": 0.0},
+    128: {"multipliers": (1, 1, 2, 2, 4), "dropout": 0.0},
+    256: {"multipliers": (1, 1, 2, 2, 4, 4), "dropout": 0.0},
+}
+"""32 and 256 are DDPM's (Appendix B); between them no layout was published, and these are ours."""
+IMAGES = 64
+MARK = "ROW "
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        axis: what the table lets grow: "resolution", "batch" or "processes".
+        resolution: pixels a side, one of `LAYOUTS`.
+        batch: images a step, of all processes together.
+        recompute: training.recompute.
+        micro_batches: training.micro_batches.
+        processes: that share the batch.
+        exchange: whether their gradients meet.
+        threads: of a process; 0 for torch's own choice.
+    """
+
+    axis: str
+    resolution: int
+    batch: int
+    recompute: bool = False
+    micro_batches: int = 1
+    processes: int = 1
+    exchange: bool = True
+    threads: int = 0
+
+
+def config_of(case: Case, on_gpu: bool) -> ConfigDict:
+    """The config of a case: DDPM's, in bfloat16 and channels-last on a GPU."""
+    config = cifar10.get_config()
+    config.model.update(LAYOUTS[case.resolution])
+    config.training.batch_size = case.batch
+    config.training.recompute = case.recompute
+    config.training.micro_batches = case.micro_batches
+    if on_gpu:
+        config.training.update(precision="bfloat16", channels_last=True)
+    return config
+
+
+def trainer_of(config: ConfigDict, resolution: int, device: torch.device, shard: Shard) -> Trainer:
+    """A training on random images, which lie on the device."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (IMAGES, 3, resolution, resolution)
+    levels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(device)
+    data = Data("random", levels, levels[:1], 256, None, None)
+    network, settings = build.build_network(config, data), build.build_training(config)
+    model = build.build_model(config, network, build.build_sde(config))
+    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
+    return Trainer(model, network, ema, data, objective, settings, 0, shard)
+
+
+def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Json:
+    """Seconds of steps, memory and operations, of this process."""
+    on_gpu = device.type == "cuda"
+    config, base = config_of(case, on_gpu), 0.0 if on_gpu else resident_gb()
+    trainer = trainer_of(config, case.resolution, device, shard)
+    alone = nullcontext() if case.exchange else trainer.model.network.no_sync()
+    count = 5 if on_gpu else 1
+    with alone:
+        trainer.advance(count)
+        seconds = [timed(trainer.advance, count, device) for _ in range(rounds)]
+    found = {"seconds": seconds, "peak_gb": peak_gb(device), "base_gb": base}
+    network, precision = trainer.network, config.training.precision
+    found["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+    del trainer, alone
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    shape = (3, case.resolution, case.resolution)
+    found["gflop_an_image_forward"] = flops_of_an_image(network, shape, device) / 1e9
+    gc.collect()
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return {
+        **found,
+        "convolution_gflops": peaks(device, 64 if on_gpu else 8, dtype)["convolution"],
+    }
+
+
+def peak_gb(device: torch.device) -> float:
+    """The most memory that this process has had."""
+    wait(device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def resident_gb() -> float:
+    """Memory that this process has now: of Python and torch, before there is a network."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def together(own: Json, shard: Shard) -> Json:
+    """Of all processes: the slowest's seconds, the largest's memory, their peak rates' sum."""
+    found = list(shard.gathered({shard.rank: own}).values())
+    return {
+        **own,
+        "seconds": [max(each) for each in zip(*(f["seconds"] for f in found), strict=True)],
+        "peak_gb": max(f["peak_gb"] for f in found),
+        "convolution_gflops": sum(f["convolution_gflops"] for f in found),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure a case and print it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", required=True)
+    parser.add_argument("--device", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args(argv)
+    case = Case(**json.loads(asked.case))
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    shard = parallel.shard()
+    try:
+        device = build.build_device(asked.device)
+        found = together(measured(case, device, asked.rounds, shard), shard)
+    except torch.OutOfMemoryError:
+        if shard.world > 1:
+            raise  # the other processes wait for this one until torchrun ends them
+        found = {"failed": "does not fit: the GPU is out of memory"}
+    if parallel.leads():
+        print(MARK + json.dumps({"failed": "", **found}), flush=True)
+    parallel.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The command for a CUDA device: its bookkeeping, on a CPU, with commands that do little."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import gpu, gpu_check, gpu_stages
+from benchmarks.gpu_stages import Asked, Part
+from scoreflow import build, request
+from scoreflow.run_dir import RunDir
+
+CPU = torch.device("cpu")
+WHERE = {"commit": "abc-dirty"}
+WRITE = "import json, pathlib; pathlib.Path({!r}).write_text(json.dumps({{'value': 1}}))"
+
+
+@pytest.fixture
+def runner(tmp_path):
+    (tmp_path / "out").mkdir()
+    return gpu.Runner(tmp_path / "out", WHERE, 1.0)
+
+
+def part_of(tmp_path, code, **more):
+    return Part(("-c", code), {"some.json": "left.json"}, tmp_path / "work", **more)
+
+
+def writes(tmp_path):
+    return part_of(tmp_path, WRITE.format(str(tmp_path / "work" / "left.json")))
+
+
+def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
+    part = writes(tmp_path)
+    assert not runner.done(part)
+    assert runner.run(part) == "done"
+    kept = json.loads((tmp_path / "out" / "some.json").read_text())
+    assert kept["value"] == 1
+    assert kept["environment"] == WHERE
+    assert kept["command"].startswith("python -c ")
+    monkeypatch.setattr(gpu, "run_child", lambda *_: pytest.fail("it is done"))
+    assert runner.run(part) == "done"
+    for commit, done in (("abc", True), ("def", False), (None, False)):
+        assert gpu.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
+
+
+def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
+    assert runner.run(part_of(tmp_path, "raise SystemExit(3)")) == "failed: status 3"
+    assert "it left no" in runner.run(part_of(tmp_path, "pass", least=0.0))
+    assert not list(runner.out.iterdir())
+
+
+def test_what_takes_longer_than_the_call_is_interrupted(tmp_path):
+    begun = time.monotonic()
+    assert gpu.run_child([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) in gpu.STOPPED
+    assert gpu.run_child([sys.executable, "-c", "raise SystemExit(4)"], 30.0) == 4
+    assert time.monotonic() - begun < 20
+
+
+def test_what_does_not_hear_an_interruption_is_ended(monkeypatch):
+    monkeypatch.setattr(gpu, "GRACE", 0.3)
+    deaf = (
+        "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)"
+    )
+    assert gpu.run_child([sys.executable, "-c", deaf], 1.0) in gpu.STOPPED
+
+
+def test_a_call_that_ends_says_whether_the_part_goes_on(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    on = part_of(tmp_path, "", goes_on=True)
+    assert runner.run(on) == "not yet: stopped at the call's end, and goes on from there"
+    assert runner.run(part_of(tmp_path, "", least=0.0)) == "not yet: stopped at the call's end"
+    again = gpu.Runner(runner.out, WHERE, 1.0)
+    assert "failed: it needs more than 1 minutes" in again.run(part_of(tmp_path, ""))
+
+
+def test_a_part_is_not_begun_with_too_little_of_a_call_left(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "run_child", lambda *_: 1)
+    long = part_of(tmp_path, "", least=5.0)
+    assert runner.run(long) == "failed: status 1"  # the first one always is
+    assert runner.run(long).startswith("not yet: 1.0 minutes are left")
+
+
+def training_part(tmp_path, minutes):
+    """A real training of points in the plane that takes longer than it gets."""
+    keys = ("num_steps=1000000", "batch_size=4", "log_every=10", "checkpoint_every=10")
+    keys = [f"--config.training.{key}" for key in keys]
+    asked = Asked("cpu", tmp_path, None, minutes)
+    command = gpu_stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
+    made = {"trained.json": "training.json"}
+    return Part(
+        (*command, "--config.model.width=8"),
+        made,
+        tmp_path / "run",
+        goes_on=True,
+        minutes=minutes,
+    )
+
+
+def interrupted_after_a_checkpoint(folder):
+    """What the end of a call is to a run, at a time that does not depend on the machine."""
+
+    def run_child(command, seconds):
+        run = RunDir.open(folder) if (folder / "config.json").exists() else None
+        before = run.checkpoint_steps() if run else []
+        child = subprocess.Popen(command)
+        while child.poll() is None:
+            time.sleep(0.05)
+            there = [int(path.stem) for path in (folder / "checkpoints").glob("*.pt")]
+            if there and max(there) > max(before, default=0):
+                child.send_signal(signal.SIGINT)
+                break
+        return child.wait(timeout=60)
+
+    return run_child
+
+
+def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monkeypatch):
+    out, folder = tmp_path / "out", tmp_path / "run"
+    out.mkdir()
+    monkeypatch.chdir(request.ROOT)
+    monkeypatch.setattr(gpu, "run_child", interrupted_after_a_checkpoint(folder))
+    outcome = gpu.Runner(out, WHERE, 10.0).run(training_part(tmp_path, 25.0))
+    assert outcome == "not yet: stopped at the call's end, and goes on from there"
+    first = RunDir.open(folder).checkpoint_steps()[-1]
+    spent = json.loads((tmp_path / "run-spent.json").read_text())["seconds"]
+    # of as many minutes as it has had, and a moment: the second call brings it to its end
+    part = training_part(tmp_path, (spent + 0.01) / 60)
+    assert gpu.Runner(out, WHERE, 10.0).run(part) == "done"
+    kept = json.loads((out / "trained.json").read_text())
+    assert kept["step"] == RunDir.open(folder).checkpoint_steps()[-1] > first
+    assert kept["images"] == 4 * kept["step"]
+    assert kept["seconds"] > spent
+    assert [row["step"] for row in kept["rows"]] == sorted({row["step"] for row in kept["rows"]})
+
+
+def test_a_training_of_another_commit_is_not_gone_on_with(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    part = training_part(tmp_path, 1.0)
+    assert runner.run(part).startswith("not yet")
+    other = gpu.Runner(runner.out, {"commit": "def"}, 1.0)
+    assert "was made by commit abc; remove it" in other.run(part)
+    assert runner.run(part).startswith("not yet")
+
+
+def test_a_training_that_never_kept_anything_has_failed(runner, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    part = training_part(tmp_path, 1e-9)
+    assert runner.run(part) == "failed: status 1"
+    assert "has no checkpoint" in capsys.readouterr().err
+
+
+def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
+    part = writes(tmp_path)
+    for outcomes, status in (
+        (["done", "done"], 0),
+        (["done", "not yet: later"], 3),
+        (["failed: status 1", "not yet: later"], 1),
+    ):
+        left = iter(outcomes)
+        runner = gpu.Runner(tmp_path, WHERE, 1.0)
+        monkeypatch.setattr(runner, "run", lambda _, left=left: next(left))
+        assert gpu.go(runner, {"check": [part, part]}) == status
+    # what follows the training is about its network
+    left = iter(["not yet: later"])
+    monkeypatch.setattr(runner, "run", lambda _: next(left))
+    assert gpu.go(runner, {"cifar10": [part, part]}) == 3
+
+
+def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no CUDA device was found" in error
+
+
+def test_the_list_has_every_part(tmp_path, capsys):
+    assert gpu.main(["--device=cpu", f"--out={tmp_path}", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    every = gpu_stages.stages(Asked("cpu", tmp_path, None, 25.0))
+    assert tuple(every) == gpu.NAMES
+    assert len(lines) == 2 + sum(len(parts) for parts in every.values())
+
+
+@pytest.mark.parametrize("bad", ["--minutes=0", "--train-minutes=-1", "--stage=all", "--data=."])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(SystemExit):
+        gpu.main([bad, "--device=cpu"])
+
+
+def test_every_command_of_run_is_one_that_it_takes(tmp_path):
+    """Keys, their types and their choices; the evaluations' on the training's own config."""
+    asked = Asked("cuda", tmp_path, tmp_path, 25.0)
+    every = [part for parts in gpu_stages.stages(asked).values() for part in parts]
+    commands = [part.command for part in every if part.command[0] == "run.py"]
+    saved = None
+    assert len(commands) == 2 + len(gpu_stages.SAMPLERS) + 2
+    for command in commands:
+        parsed = request.parse(list(command))
+        if parsed.mode in ("train", "equivalence"):
+            config = request.training_config(parsed)
+        else:
+            config = request.evaluation_config(parsed, saved, tmp_path)
+        assert (parsed.workdir is None) == (parsed.mode == "equivalence")
+        if parsed.mode == "train":
+            saved = request.flatten(config.to_dict())
+            assert saved["data.path"] == str(tmp_path)
+            assert saved["model.channels"] == 128
+        build.build_training(config)
+        build.build_objective(config)
+        build.build_solver(config)
+
+
+def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
+    asked = Asked("cuda", tmp_path, None, 25.0)
+    every = [part for parts in gpu_stages.stages(asked).values() for part in parts]
+    names = [name for part in every for name in part.made]
+    assert len(set(names)) == len(names)  # none overwrites another's
+    assert all(next(iter(part.made)).endswith(".json") for part in every)
+
+
+def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
+    found = {"a": (torch.tensor([1.0, 2.0]), 0.1)}
+    rows = gpu_check.compared(found, {"a": (torch.tensor([1.0, 2.05]), 0.1)})
+    assert rows[0]["passed"]
+    assert rows[0]["difference"] == pytest.approx(0.05)
+    for wrong in (2.2, float("nan")):
+        rows = gpu_check.compared(found, {"a": (torch.tensor([1.0, wrong]), 0.1)})
+        assert not rows[0]["passed"]
+        assert "NO" in gpu_check.table(rows)
+    monkeypatch.setattr(gpu_check, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(gpu_check, "CHECKS", (gpu_check.noise, gpu_check.samples))
+    assert gpu_check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
+    kept = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert [row["difference"] for row in kept] == [0.0, 0.0, 0.0]
+
+
+def test_the_check_would_see_other_noise_likelihoods_and_gradients():
+    """Its networks do not answer zero, so that each figure depends on each weight's part."""
+    _, gradient = gpu_check.trained(CPU)
+    assert (gradient != 0).double().mean() > 0.9
