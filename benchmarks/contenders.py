@@ -22,6 +22,9 @@ from scoreflow.train import Trainer
 IMAGES = 512
 VARIANTS: dict[str, Json] = {
     "float32": {},
+    "channels_last": {"channels_last": True},
+    "compiled": {"compile": True},
+    "tf32": {"precision": "tf32"},
     "bfloat16": {"precision": "bfloat16"},
     "best": {"precision": "bfloat16", "compile": True, "channels_last": True},
     "graphs": {
@@ -100,24 +103,28 @@ def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps
 
     def step(count: int) -> None:
         network.train()
-        for _ in range(count):
-            rows = torch.randint(0, IMAGES, (batch,), device=device)
-            clean = levels[rows].float() / 127.5 - 1
-            if asked.get("channels_last"):
-                clean = clean.contiguous(memory_format=torch.channels_last)
-            noise, t = torch.randn_like(clean), torch.randint(0, 1000, (batch,), device=device)
-            loss = F.mse_loss(answer(scheduler.add_noise(clean, noise, t), t).float(), noise)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            ema.step(network.parameters())
+        with arithmetic(asked.get("precision", "float32")):
+            for _ in range(count):
+                one_step()
+
+    def one_step() -> None:
+        rows = torch.randint(0, IMAGES, (batch,), device=device)
+        clean = levels[rows].float() / 127.5 - 1
+        if asked.get("channels_last"):
+            clean = clean.contiguous(memory_format=torch.channels_last)
+        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (batch,), device=device)
+        loss = F.mse_loss(answer(scheduler.add_noise(clean, noise, t), t).float(), noise)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(network.parameters())
 
     x = torch.randn(batch, 3, 32, 32, device=device)
     t = torch.full((batch,), 500, device=device)
 
     def forward(count: int) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(asked.get("precision", "float32")):
             for _ in range(count):
                 answer(x, t)
 

@@ -5,8 +5,10 @@
 
 `benchmarks/contenders.py` says what either does in a step.
 
-Variants: float32; bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same
-under CUDA graphs). Unless others are named a CPU runs float32 and, where it has it, bfloat16.
+Variants: float32 and, beside it, one switch of channels_last, compiled, tf32 (a GPU's) and
+bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same
+under CUDA graphs). Unless others are named a GPU runs float32, bfloat16, best and graphs; a CPU
+float32 and, where it has it, bfloat16.
 
 Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
 are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
@@ -137,8 +139,9 @@ def main(argv: list[str] | None = None) -> None:
     if asked.memory_of:
         print_memory(*asked.memory_of.split(":"), device, batch)
         return
-    usual = "float32,bfloat16" if cpu_flags() & BFLOAT16 else "float32"
-    variants = (asked.variants or (",".join(VARIANTS) if on_gpu else usual)).split(",")
+    usual = ["float32", "bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else ["float32"]
+    usual += ["best", "graphs"] if on_gpu else []
+    variants = asked.variants.split(",") if asked.variants else usual
     if asked.rounds < 2 or batch < 1 or set(variants) - set(VARIANTS):
         parser.error(f"at least 2 rounds, a batch, and of variants {', '.join(VARIANTS)}")
     rows = measured(device, batch, variants, asked.rounds)
