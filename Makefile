@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV := .venv/bin
+RUN := runs/digits-vp
 
 .PHONY: demo test test-slow lint install table2 bench growth bench-gpu
 
@@ -22,11 +23,15 @@ lint: .venv/tested
 table2: .venv/installed
 	$(VENV)/python -m benchmarks.table2
 
-# A training step and a sampling step beside diffusers'; see benchmarks/README.md.
+# Training, sampling and likelihood beside what others do; see benchmarks/README.md.
 bench: .venv/installed
 	$(VENV)/pip install -c constraints.txt -e ".[bench]"
 	$(VENV)/python -m benchmarks.training
+	$(VENV)/python -m benchmarks.sampling
 	$(VENV)/python -m benchmarks.overhead
+	$(VENV)/python -m benchmarks.divergence
+	@if [ -f $(RUN)/config.json ]; then $(VENV)/python -m benchmarks.likelihood --workdir $(RUN) --images 32 --repeats 2; \
+	else echo "no likelihood at equal error: $(RUN) holds no trained run; make demo trains it"; fi
 
 # Time and memory of a training step against resolution, batch and processes; see docs/scaling.md.
 growth: .venv/installed

@@ -1,5 +1,7 @@
 """What benchmarks share: clocks, the machine's own peaks, tables, and where results are kept."""
 
+import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from scoreflow import build
 from scoreflow.blocks import Doubling
 from scoreflow.environment import environment
+from scoreflow.errors import RequestError
 from scoreflow.files import Json, dumps, write_atomic
 from scoreflow.model import arithmetic
 
@@ -33,6 +37,13 @@ def wait(device: torch.device) -> None:
     """Until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Of this process, in GB: on a GPU what torch has allocated, else all that lay in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def peaks(device: torch.device, batch: int, dtype: torch.dtype) -> Json:
@@ -68,6 +79,12 @@ def flops_of_an_image(network: nn.Module, x_shape: Sequence[int], device: torch.
     return float(counter.get_total_flops())
 
 
+def middle(prefix: str, values: Sequence[float]) -> Json:
+    """Median and middle half, as a row has them: NAME, NAME_low and NAME_high."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return {prefix: median, f"{prefix}_low": low, f"{prefix}_high": high}
+
+
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
     """The median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
@@ -79,10 +96,39 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
     return f"{middle:{form}} ({low:{form}}-{high:{form}})"
 
 
+def shown(row: Json, name: str, form: str = ".3f") -> str:
+    """What `middle` put into a row, in words."""
+    low, median, high = (row[f"{name}{end}"] for end in ("_low", "", "_high"))
+    return f"{median:{form}} ({low:{form}}-{high:{form}})"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """In Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """What every benchmark is asked: --device, --batch, --rounds and --out."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; the best one found")
+    parser.add_argument("--batch", type=int, default=0, help="images; 0 for the device's own")
+    parser.add_argument("--rounds", type=int, default=3, help="2 or more")
+    parser.add_argument("--out", type=Path, default=None, help="folder; default results/DEVICE")
+    return parser
+
+
+def device_of(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> torch.device:
+    """The device of a command line that has rounds and a batch; else argparse's error."""
+    if asked.rounds < 2 or asked.batch < 0:
+        parser.error(
+            f"--rounds must be 2 or more and --batch 1 or more (0 for the device's own), got "
+            f"{asked.rounds} and {asked.batch}"
+        )
+    try:
+        return build.build_device(asked.device)
+    except RequestError as error:
+        parser.error(str(error))
 
 
 def folder(device: torch.device, out: Path | None) -> Path:

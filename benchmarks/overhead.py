@@ -102,14 +102,18 @@ def ours(sampler: Sampler, count: int, steps: int) -> Loop:
     return run
 
 
-def theirs(name: str, settings: Json, count: int, steps: int) -> Loop:
-    """The loop of diffusers' documentation, with one of its schedulers."""
+def scheduler_of(name: str, settings: Json) -> Any:  # noqa: ANN401
+    """One of diffusers' schedulers, of DDPM's betas; it clips x_0 where it can."""
     import diffusers
 
     betas = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
     clip = {"clip_sample": True} if name in CLIPS else {}
-    scheduler = getattr(diffusers, name)(**betas, **clip, **settings)
-    network = Free()
+    return getattr(diffusers, name)(**betas, **clip, **settings)
+
+
+def theirs(name: str, settings: Json, count: int, steps: int) -> Loop:
+    """The loop of diffusers' documentation, with one of its schedulers."""
+    scheduler, network = scheduler_of(name, settings), Free()
     takes_generator = name not in ("DEISMultistepScheduler", "UniPCMultistepScheduler")
     takes_generator &= name != "HeunDiscreteScheduler"
 
