@@ -1,6 +1,6 @@
 """A likelihood's divergence by vjp, which is ours, beside jvp; and images/s at 1e-3 bits/dim.
 
-    python -m benchmarks.divergence [--device cpu] [--batch 4] [--rounds 3] [--out DIR]
+    python -m benchmarks.divergence [--device cpu] [--batch 16] [--rounds 3] [--out DIR]
                                     [--workdir runs/digits-vp] [--images 32]
 
 probe^T J probe needs one product with the Jacobian J of the field. `sde/flow.py` takes it from
@@ -12,7 +12,8 @@ GroupNorm with channels last.
 First table: one evaluation of the field of the CIFAR-10 DDPM U-Net (35.7M parameters, random
 weights: time does not depend on them) in float32 without TF32. "forward" is the field alone; "x
 forward" is how many times its seconds the field with its divergence takes. Peak memory is that of
-a process of its own that evaluates once (on a GPU what torch has allocated).
+a process of its own that evaluates once (on a GPU what torch has allocated; else Python, torch and
+the building of the network count too, and hide a small batch).
 
 Second table: test images of a trained run, one probe, solved all at once by
 `scoreflow.likelihood.Flow` with either product. An error is the mean of |bits/dim - truth| over
@@ -171,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, and keep."""
     parser, asked = parsed(argv)
     device = measure.device_of(parser, asked)
-    batch = asked.batch or (64 if device.type == "cuda" else 4)
+    batch = asked.batch or (64 if device.type == "cuda" else 16)
     if asked.memory_of:
         print_memory(asked.memory_of, device, batch)
         return

@@ -150,8 +150,8 @@ def measured(device: torch.device, batch: int, variants: list[str], rounds: int)
     }
     rows = dict.fromkeys(times, 0)
     with arithmetic("float32"):
-        for contender in everyone.values():
-            contender.draw(SAMPLERS[-1])
+        for case in times:  # each, for a compiled network may be compiled again
+            everyone[case.who, case.variant].draw(case.sampler)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             for case in times:
