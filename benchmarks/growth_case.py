@@ -8,7 +8,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from ml_collections import ConfigDict
 
-from benchmarks.measure import flops_of_an_image, peaks, timed, wait
+from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed
 from configs import cifar10
 from scoreflow import build, parallel
 from scoreflow.data import Data
@@ -95,7 +94,7 @@ def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Jso
     with alone:
         trainer.advance(count)
         seconds = [timed(trainer.advance, count, device) for _ in range(rounds)]
-    found = {"seconds": seconds, "peak_gb": peak_gb(device), "base_gb": base}
+    found = {"seconds": seconds, "peak_gb": peak_memory(device), "base_gb": base}
     network, precision = trainer.network, config.training.precision
     found["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     del trainer, alone
@@ -108,14 +107,6 @@ def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Jso
         **found,
         "convolution_gflops": peaks(device, 64 if on_gpu else 8, dtype)["convolution"],
     }
-
-
-def peak_gb(device: torch.device) -> float:
-    """The most memory that this process has had."""
-    wait(device)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def resident_gb() -> float:

@@ -43,7 +43,12 @@ def peak_memory(device: torch.device) -> float:
     """Of this process, in GB: on a GPU what torch has allocated, else all that lay in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # ru_maxrss begins, in a child, with what its parent had
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 def peaks(device: torch.device, batch: int, dtype: torch.dtype) -> Json:

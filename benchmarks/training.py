@@ -18,7 +18,6 @@ that of a process of its own (on a GPU what torch has allocated). Needs the `ben
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.contenders import MAKERS, VARIANTS
-from benchmarks.measure import flops_of_an_image, peaks, timed, wait
+from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed, wait
 from scoreflow import build
 from scoreflow.environment import BFLOAT16, cpu_flags
 from scoreflow.files import Json
@@ -103,10 +102,7 @@ def print_memory(who: str, variant: str, device: torch.device, batch: int) -> No
     """What `memory` asks a process of its own."""
     MAKERS[who](device, batch, variant)[0](3)
     wait(device)
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device) / 1e9)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+    print(peak_memory(device))
 
 
 def table(rows: list[Json]) -> str:

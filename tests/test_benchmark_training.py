@@ -1,5 +1,8 @@
 """The training benchmark: that both sides train the same network, and what it makes of times."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -45,3 +48,17 @@ def test_a_row_has_the_median_of_ratios_and_shares_of_the_peaks():
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(SystemExit):
         training.main([bad, "--device=cpu"])
+
+
+def test_memory_is_that_of_the_process_and_not_of_its_parent():
+    """A child's ru_maxrss begins with its parent's: nothing here may be measured by it."""
+    held = torch.ones(2**28 // 4)  # a quarter of a GiB, touched
+    ask = "import torch; from benchmarks.measure import peak_memory; "
+    ask += "own = peak_memory(torch.device('cpu')); x = torch.ones(2**27 // 4); "
+    ask += "print(own, peak_memory(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    own, after = map(float, done.stdout.split())
+    here = measure.peak_memory(CPU)
+    assert here > held.numel() * 4 / 1e9
+    assert own < here
+    assert after - own == pytest.approx(2**27 / 1e9, rel=0.1)
