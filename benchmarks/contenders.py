@@ -21,11 +21,11 @@ from scoreflow.train import Trainer
 
 IMAGES = 512
 VARIANTS: dict[str, Json] = {
-    "float32": {},
+    "float32": {"channels_last": False},
     "channels_last": {"channels_last": True},
-    "compiled": {"compile": True},
-    "tf32": {"precision": "tf32"},
-    "bfloat16": {"precision": "bfloat16"},
+    "compiled": {"compile": True, "channels_last": False},
+    "tf32": {"precision": "tf32", "channels_last": False},
+    "bfloat16": {"precision": "bfloat16", "channels_last": False},
     "best": {"precision": "bfloat16", "compile": True, "channels_last": True},
     "graphs": {
         "precision": "bfloat16",

@@ -7,8 +7,8 @@
 
 Variants: float32 and, beside it, one switch of channels_last, compiled, tf32 (a GPU's) and
 bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same
-under CUDA graphs). Unless others are named a GPU runs float32, bfloat16, best and graphs; a CPU
-float32 and, where it has it, bfloat16.
+under CUDA graphs). Unless others are named a GPU runs float32, channels_last,
+bfloat16, best and graphs; a CPU float32, channels_last and, where it has it, bfloat16.
 
 Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
 are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     if asked.memory_of:
         print_memory(*asked.memory_of.split(":"), device, batch)
         return
-    usual = ["float32", "bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else ["float32"]
+    usual = ["float32", "channels_last"]
+    usual += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
     usual += ["best", "graphs"] if on_gpu else []
     variants = asked.variants.split(",") if asked.variants else usual
     if asked.rounds < 2 or batch < 1 or set(variants) - set(VARIANTS):

@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     config.training.precision = "float32"  # float32 | tf32 (on a GPU) | bfloat16
     config.training.compile = False
     config.training.compile_mode = "default"  # default | reduce-overhead | max-autotune
-    config.training.channels_last = False
+    config.training.channels_last = True  # unet: memory format; see docs/scaling.md
     config.training.log_every = 100  # steps
     config.training.checkpoint_every = 5000  # steps
 

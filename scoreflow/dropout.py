@@ -34,14 +34,18 @@ def dropout(
     share = round(probability * 2**32)
     if share == 2**32:
         return torch.zeros_like(h)
-    kept = mixed(words, math.prod(h.shape[1:])) >= share - 2**31
-    return h * kept.to(h.dtype).mul_(1 / (1 - probability)).view(h.shape)
+    units = torch.arange(math.prod(h.shape[1:]), dtype=torch.int32, device=h.device)
+    # in h's own order of memory, or what meets it would be walked through in another
+    units = torch.empty_like(h[:1], dtype=torch.int32).copy_(units.view_as(h[:1]))
+    kept = mixed(words, units) >= share - 2**31
+    return h * kept.to(h.dtype).mul_(1 / (1 - probability))
 
 
-def mixed(words: Int[Tensor, "batch 2"], count: int) -> Int[Tensor, "batch count"]:
-    """A number of each unit, uniform over all int32, (B, count)."""
-    first, second = words.to(torch.int32)[..., None].unbind(1)
-    x = torch.arange(count, dtype=torch.int32, device=words.device) + first
+def mixed(words: Int[Tensor, "batch 2"], units: Int[Tensor, "1 ..."]) -> Int[Tensor, "batch ..."]:
+    """A number of each image's units, uniform over all int32: (B, ...), from units (1, ...)."""
+    words = words.to(torch.int32).view(-1, 2, *[1] * (units.ndim - 1))
+    first, second = words.unbind(1)
+    x = units + first
     spare = torch.empty_like(x)
     _fold(x, 16, spare)
     x.mul_(_MULTIPLIERS[0]).add_(second)

@@ -18,6 +18,10 @@ def random_words(count):
     return torch.randint(2**32, (count, 2), generator=torch.Generator().manual_seed(0))
 
 
+def numbers_of(names, count):
+    return mixed(names, torch.arange(count, dtype=torch.int32)[None])
+
+
 def fold(x, places):
     return x ^ (x >> places)
 
@@ -25,7 +29,7 @@ def fold(x, places):
 def test_numbers_are_those_of_the_stated_mixing():
     """In integers of any size: what int32 wraps and shifts must come out the same."""
     asked = words([0, 0], [1, 2], [2**32 - 1, 2**31], [0xDEADBEEF, 0x12345678])
-    for (first, second), row in zip(asked.tolist(), mixed(asked, 50).tolist(), strict=True):
+    for (first, second), row in zip(asked.tolist(), numbers_of(asked, 50).tolist(), strict=True):
         for unit, number in enumerate(row):
             x = fold((unit + first) % 2**32, 16) * 0x85EBCA6B % 2**32
             x = fold((x + second) % 2**32, 13) * 0xC2B2AE35 % 2**32
@@ -34,7 +38,7 @@ def test_numbers_are_those_of_the_stated_mixing():
 
 def test_each_bit_is_fair_and_neighbours_are_independent():
     """Of one image and layer; |z| < 5 for each of 32 bits and each of 8 x 32 pairs."""
-    numbers = mixed(random_words(1), UNITS)[0].long() % 2**32
+    numbers = numbers_of(random_words(1), UNITS)[0].long() % 2**32
     bits = (numbers[:, None] >> torch.arange(32) & 1).double() * 2 - 1
     assert bits.mean(0).abs().max() * UNITS**0.5 < 5
     for lag in (1, 2, 3, 8, 32, 64, 1024, 4096):
@@ -43,14 +47,14 @@ def test_each_bit_is_fair_and_neighbours_are_independent():
 
 
 def test_numbers_are_uniform():
-    numbers = mixed(random_words(1), UNITS)[0].double() / 2**32 + 0.5
+    numbers = numbers_of(random_words(1), UNITS)[0].double() / 2**32 + 0.5
     assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-4
 
 
 def test_images_and_layers_drop_independently():
     """Of 2016 pairs: units are kept by both as often as by chance; the words are Philox's."""
     addressed = Noise.of(3, 0, 8).words(Stream.TRAIN_DROPOUT, (8, 2)).flatten(0, 1)
-    kept = (mixed(addressed, 2**16) >= 2**31 // 4).double()
+    kept = (numbers_of(addressed, 2**16) >= 2**31 // 4).double()
     correlations = torch.corrcoef(kept) - torch.eye(len(kept))
     assert correlations.abs().max() * 2**8 < 5
 

@@ -26,6 +26,7 @@ TINY = {
     "training.batch_size": 12,
     "training.learning_rate": 1e-3,
     "training.warmup_steps": 0,
+    "training.channels_last": False,
     "training.ema_decay": 0.5,
 }
 STEPS = 4
