@@ -69,6 +69,7 @@ FIELDS: dict[str, Field] = {
 def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     """So many evaluations of the field of the CIFAR-10 network, by name."""
     config = cifar10.get_config()
+    config.training.channels_last = False  # in which torch's GroupNorm has no tangent
     network = build.build_network(config, contenders.images(device)).eval().requires_grad_(False)
     sde = build.build_sde(config)
     model = build.build_model(config, network, sde)

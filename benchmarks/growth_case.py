@@ -102,11 +102,8 @@ def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Jso
     shape = (3, case.resolution, case.resolution)
     found["gflop_an_image_forward"] = flops_of_an_image(network, shape, device) / 1e9
     gc.collect()
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return {
-        **found,
-        "convolution_gflops": peaks(device, 64 if on_gpu else 8, dtype)["convolution"],
-    }
+    peak = peaks(device, 64 if on_gpu else 8, precision)
+    return {**found, "convolution_gflops": peak["convolution"]}
 
 
 def resident_gb() -> float:

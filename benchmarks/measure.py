@@ -51,8 +51,15 @@ def peak_memory(device: torch.device) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
-def peaks(device: torch.device, batch: int, dtype: torch.dtype) -> Json:
-    """The machine's own rates, in GFLOP/s: a product of matrices, and a convolution's."""
+def peaks(device: torch.device, batch: int, precision: str) -> Json:
+    """The machine's own rates, in GFLOP/s: a product of matrices, and a convolution's.
+
+    Args:
+        device: where.
+        batch: of the convolution.
+        precision: "float32", "tf32" or "bfloat16".
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     x = torch.randn(batch, 256, 32, 32, device=device, dtype=dtype)
@@ -63,7 +70,7 @@ def peaks(device: torch.device, batch: int, dtype: torch.dtype) -> Json:
         "convolution": (lambda: F.conv2d(x, weight, padding=1), 2 * batch * 1024 * 9 * 256**2),
     }
     found = {}
-    with arithmetic("float32"), torch.no_grad():
+    with arithmetic(precision), torch.no_grad():
         for name, (run, flops) in work.items():
             run()
             seconds = min(timed(lambda n, run=run: [run() for _ in range(n)], 5, device)
@@ -93,12 +100,6 @@ def middle(prefix: str, values: Sequence[float]) -> Json:
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
     """The median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-
-
-def spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Median and middle half, in words."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:{form}} ({low:{form}}-{high:{form}})"
 
 
 def shown(row: Json, name: str, form: str = ".3f") -> str:

@@ -8,7 +8,8 @@ clipped, levels at the end. Theirs is `UNet2DModel` of the same layout in their 
 with the scheduler of the same method, 20 steps of it, and levels at the end. Weights are random:
 time does not depend on them.
 
-Variants are those of training: float32 (without TF32, both); bfloat16 (autocast, both); best
+Variants are of those of training: float32 (without TF32, both); channels_last; bfloat16 (autocast,
+both); best
 (bfloat16, compiled, channels-last; --mode sample itself does not compile). "diffusers, half" has
 weights and state in bfloat16, as their pipelines have it with torch_dtype; ours has no such mode.
 On a CPU only float32 is run unless others are named.
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import contenders, measure, overhead
-from benchmarks.contenders import VARIANTS
+from benchmarks.contenders import VARIANTS as TRAINED
 from benchmarks.measure import timed
 from configs import cifar10
 from samplers import sample
@@ -38,6 +39,7 @@ from scoreflow.model import arithmetic
 from sde import Noise
 
 SAMPLERS = ("unipc", "dpm", "ddim")
+VARIANTS = {name: TRAINED[name] for name in ("float32", "channels_last", "bfloat16", "best")}
 EVALUATIONS = 20
 EVENT = (3, 32, 32)
 OURS, THEIRS, HALF = "ours", "diffusers", "diffusers, half"
@@ -101,7 +103,7 @@ def theirs(device: torch.device, batch: int, variant: str, half: bool = False) -
     network = contenders.theirs(device, batch, variant)[2].eval().requires_grad_(False)
     network = network.to(torch.bfloat16) if half else network
     heard = Heard(torch.compile(network) if asked.get("compile") else network)
-    autocast = "precision" in asked and not half
+    autocast = asked.get("precision") == "bfloat16" and not half
     like = torch.empty(0, device=device, dtype=torch.bfloat16 if half else torch.float32)
 
     @torch.no_grad()
@@ -137,7 +139,7 @@ def made(
     for variant in variants:
         found[OURS, variant] = ours(device, batch, variant)
         found[THEIRS, variant] = theirs(device, batch, variant)
-        if "precision" in VARIANTS[variant]:
+        if VARIANTS[variant].get("precision") == "bfloat16":
             found[HALF, variant] = theirs(device, batch, variant, half=True)
     return found
 

@@ -13,7 +13,8 @@ bfloat16, best and graphs; a CPU float32, channels_last and, where it has it, bf
 Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
 are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
 same run: a product of large matrices, and a 3 x 3 convolution of the network's size. The share of
-them is the step's floating-point operations, as torch's counter has them, by time. Peak memory is
+them is the floating-point operations of the network as it is defined, as torch's counter has
+them, by time: what an implementation does without counts as done. Peak memory is
 that of a process of its own (on a GPU what torch has allocated). Needs the `bench` extra.
 """
 
@@ -28,7 +29,6 @@ import torch
 from benchmarks import measure
 from benchmarks.contenders import MAKERS, VARIANTS
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed, wait
-from scoreflow import build
 from scoreflow.environment import BFLOAT16, cpu_flags
 from scoreflow.files import Json
 
@@ -55,8 +55,8 @@ def measured(device: torch.device, batch: int, variants: list[str], rounds: int)
     )
     rows = []
     for who, variant in cases:
-        dtype = torch.bfloat16 if "precision" in VARIANTS[variant] else torch.float32
-        rows.append(row(who, variant, times, batch, flops, peaks(device, batch, dtype)))
+        peak = peaks(device, batch, VARIANTS[variant].get("precision", "float32"))
+        rows.append(row(who, variant, times, batch, flops, peak))
     return rows
 
 
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    device = build.build_device(asked.device)
+    device = measure.device_of(parser, asked)
     on_gpu = device.type == "cuda"
     batch = asked.batch or (128 if on_gpu else 16)
     if asked.memory_of:
@@ -139,8 +139,8 @@ def main(argv: list[str] | None = None) -> None:
     usual += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
     usual += ["best", "graphs"] if on_gpu else []
     variants = asked.variants.split(",") if asked.variants else usual
-    if asked.rounds < 2 or batch < 1 or set(variants) - set(VARIANTS):
-        parser.error(f"at least 2 rounds, a batch, and of variants {', '.join(VARIANTS)}")
+    if unknown := sorted(set(variants) - set(VARIANTS)):
+        parser.error(f"--variants must be of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
     rows = measured(device, batch, variants, asked.rounds)
     rows = [{**r, "memory_gb": memory(r["who"], r["variant"], device, batch)} for r in rows]
     command = f"python -m benchmarks.training --device {device} --batch {batch}"

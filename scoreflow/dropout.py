@@ -23,6 +23,8 @@ def dropout(
 ) -> Float[Tensor, "batch ..."]:
     """Zero each unit with this probability, and scale the others so that the mean stays.
 
+    As far as h's dtype has the scale: 1 / 0.9 in bfloat16 is 0.2 % short of it.
+
     Args:
         h: (B, ...), a float dtype.
         words: what names each image in this layer, in [0, 2^32), (B, 2) int64.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import divergence, likelihood, rates
+from configs import cifar10
 from scoreflow.model import ScoreModel
 from scoreflow.unet import UNet
 from sde import VPSDE
@@ -63,6 +64,15 @@ def test_either_is_the_trace_of_the_jacobian_by_unit_vectors():
     for way in (velocity_and_divergence, rates.by_jvp):
         products = way(model.sde, model, angle, x, unit_probes(x))[1]
         torch.testing.assert_close(products.sum(), exact, rtol=1e-10, atol=1e-10)
+
+
+def test_the_published_network_has_all_three_evaluations(monkeypatch):
+    """In its own config, but small: with channels last there would be no tangent."""
+    config = cifar10.get_config()
+    config.model.update(channels=32, multipliers=(1, 2), attention_sizes=(16,), blocks=1)
+    monkeypatch.setattr(cifar10, "get_config", lambda: config)
+    for run in divergence.evaluations(torch.device("cpu"), 1).values():
+        run(1)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -29,6 +29,10 @@ def build_training(config: ConfigDict) -> train.Settings:
     choose("training.decay", settings.decay, ("constant", "cosine"))
     choose("training.precision", settings.precision, TRAINED_IN)
     choose("training.compile_mode", settings.compile_mode, COMPILE_MODES)
+    if settings.compile_mode != "default" and not settings.compile:
+        raise RequestError(
+            f"training.compile_mode = {settings.compile_mode} needs training.compile = true"
+        )
     choose("training.dequantization", settings.dequantization, EMBEDDINGS)
     if settings.checkpoint_every % settings.log_every:
         raise RequestError(
@@ -96,6 +100,11 @@ def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
             "training.compile on a GPU needs the package triton and it was not found: "
             "install it or leave training.compile false"
         )
+    if not on_cpu and not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        raise RequestError(
+            "training.compile on a GPU needs a C compiler and none was found: "
+            "install gcc or leave training.compile false"
+        )
     return torch.compile(network, mode=settings.compile_mode)
 
 
@@ -103,6 +112,8 @@ def remark(settings: train.Settings, device: torch.device) -> str | None:
     """A line for who has asked for what this machine is slow at; None for nothing to remark."""
     if device.type != "cpu":
         return None
+    if settings.compile_mode == "reduce-overhead":
+        return "training.compile_mode = reduce-overhead: a GPU's graphs; on this CPU as default"
     flags = cpu_flags()
     if settings.precision == "bfloat16" and flags and not flags & BFLOAT16:
         return (

@@ -90,6 +90,13 @@ def test_two_processes_train_what_one_does(alone, together):
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_four_processes_train_what_one_does(alone, tmp_path):
+    done = torchrun(tmp_path / "run", 4, *TOY)
+    assert done.returncode == 0, done.stderr
+    close(weights(alone), weights(tmp_path / "run"))
+
+
 def test_two_processes_leave_one_runs_results(alone, together):
     """One process speaks and writes; the images of the likelihood are shared."""
     names = {path.name for path in (alone / "results").iterdir()}

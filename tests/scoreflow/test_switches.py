@@ -107,6 +107,8 @@ def settings(**changes):
 def test_a_mode_of_compiling_that_is_none_is_refused():
     with pytest.raises(RequestError, match=r"training\.compile_mode"):
         settings(compile_mode="fast")
+    with pytest.raises(RequestError, match=r"needs training\.compile = true"):
+        settings(compile_mode="reduce-overhead")
 
 
 def test_a_missing_compiler_is_a_line(monkeypatch):
@@ -117,6 +119,9 @@ def test_a_missing_compiler_is_a_line(monkeypatch):
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs the package triton"):
         build.compiled(network.to("meta"), settings(compile=True))
+    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    with pytest.raises(RequestError, match="needs a C compiler and none was found"):
+        build.compiled(network, settings(compile=True))
     assert build.compiled(network, settings()) is network
 
 
@@ -131,6 +136,8 @@ def test_a_cpu_that_emulates_bfloat16_is_remarked_on(monkeypatch, flags, remarke
     assert build.remark(settings(), CPU) is None
     assert build.remark(settings(precision="bfloat16"), torch.device("cuda")) is None
     assert "is float32" in build.remark(settings(precision="tf32"), CPU)
+    graphs = settings(compile=True, compile_mode="reduce-overhead")
+    assert "on this CPU as default" in build.remark(graphs, CPU)
 
 
 def test_the_cpu_is_named_where_it_can_be_asked(monkeypatch):

@@ -377,13 +377,8 @@ def test_recomputing_changes_no_gradient(monkeypatch):
     assert least < most / 2
 
 
-def test_no_convolution_is_computed_again(monkeypatch):
+def test_no_convolution_is_computed_again():
     """Recomputing stops when what the way back asks for is there."""
-    calls = []
-    convolve = nn.Conv2d.forward
-    monkeypatch.setattr(
-        nn.Conv2d, "forward", lambda self, x: (calls.append(x.shape), convolve(self, x))[1]
-    )
     block = ResidualBlock(8, 8, embedding=4, dropout=0.5, num_groups=4)
     returned = []
     second = block.conv_2.register_forward_hook(lambda *_: returned.append(1))
