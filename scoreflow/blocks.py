@@ -1,7 +1,8 @@
 """What the U-Net of DDPM is made of: residual blocks, attention, and the steps between sizes.
 
-In training a residual block keeps what goes into its norms, and computes what lies between norm
-and convolution again on the way back: that is cheap, and was the larger part of all it kept.
+In training a block of a wide network keeps what goes into its norms, and computes what lies
+between norm and convolution again on the way back: cheap beside wide convolutions, and it was the
+larger part of all that was kept.
 """
 
 from collections.abc import Callable

@@ -347,7 +347,7 @@ def gradients(monkeypatch, recompute, spare=True):
     )  # fmt: skip
     for module in network.modules():
         if isinstance(module, ResidualBlock):
-            module.sparing = module.sparing and spare
+            module.sparing = spare and not recompute
     again = blocks.again
 
     def counting(part, *given):
@@ -375,6 +375,13 @@ def test_recomputing_changes_no_gradient(monkeypatch):
     assert (never, halves, whole) == (0, 2 * 12, 12)
     assert less < 0.75 * most
     assert least < most / 2
+
+
+@pytest.mark.parametrize(("channels", "recompute", "spared"), [(32, 0, 0), (64, 0, 1), (64, 1, 0)])
+def test_wide_networks_compute_their_norms_again(channels, recompute, spared):
+    network = UNet(**TINY | {"channels": channels}, recompute=bool(recompute))
+    found = [m.sparing for m in network.modules() if isinstance(m, ResidualBlock)]
+    assert found == [bool(spared)] * 12
 
 
 def test_no_convolution_is_computed_again():
