@@ -4,7 +4,7 @@
                                 [--resolutions 32,64,128,256] [--batches 1,2,4,8,16,32]
                                 [--processes 1,2]
 
-Steps of the project's own `Trainer`, float32 on a CPU, bfloat16 and channels-last on a GPU; each
+Steps of the project's own `Trainer`, channels-last, float32 on a CPU and bfloat16 on a GPU; each
 case in a process of its own (`benchmarks/growth_case.py`). Resolution grows at a batch of 1 on a
 CPU and 16 on a GPU, with and without training.recompute; the batch at 32 x 32, its two largest
 also in four micro-batches; processes at a fixed batch of them all, one thread each on a CPU, one
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from benchmarks.growth_case import LAYOUTS, MARK, Case
+from benchmarks.growth_case import LAYOUTS, MARK, Case, precision_of
 from benchmarks.growth_rules import RULES, limited_by, too_large
 from scoreflow import build
 from scoreflow.files import Json
@@ -164,18 +164,24 @@ def cells(row: Json) -> list[str]:
 def notes(device: torch.device, limit: float, left_out: list[int]) -> str:
     """What a reader of the table needs."""
     layouts = "; ".join(f"{size}: {each['multipliers']}" for size, each in LAYOUTS.items())
-    kind = "bfloat16, channels-last" if device.type == "cuda" else "float32"
     text = f"""128 channels, attention at 16 x 16; multipliers {layouts}.
 Those of 32 and 256 are DDPM's (Appendix B), those of 64 and 128 lie between them and are ours.
-{kind}. Seconds: median and middle half. An image's GFLOP: three forward passes', with recompute
-four, at most. The peak is that of a 3 x 3 convolution of 256 channels, measured by each case's own
-processes after its steps. Peak GB: of a process; the weights' share: {BYTES_A_PARAMETER} bytes a
+{arithmetic_of(device)}. Seconds: median and middle half. An image's GFLOP: three forward
+passes', with recompute four, at most, of the network as it is defined, a doubling as repeat and
+3 x 3 convolution: what an implementation does without counts as done, here and in the share. The
+peak is that of a 3 x 3 convolution of 256 channels, measured by each case's own processes after
+its steps. Peak GB: of a process; the weights' share: {BYTES_A_PARAMETER} bytes a
 parameter (weight, gradient, two moments, average), computed; beyond: less that, and less what the
 process had before there was a network; it has a part that is the same for any batch.
 Limit: {limit:.1f} GB."""
     if left_out:
         text += f"\n\nNot measured, for want of GPUs: {', '.join(map(str, left_out))} processes."
     return f"{text}\n\n{RULES}"
+
+
+def arithmetic_of(device: torch.device) -> str:
+    """Of the steps, in words."""
+    return f"{precision_of(device.type == 'cuda')}, channels-last"
 
 
 def memory_gb(device: torch.device) -> float:
@@ -229,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = {"rounds": asked.rounds, "limit_gb": asked.limit}
     settings |= {
         "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic_of(device),
         "layouts": {str(k): v for k, v in LAYOUTS.items()},
     }
     result = {"unit": "seconds a training step", "command": command, "settings": settings}

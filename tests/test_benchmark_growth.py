@@ -135,6 +135,7 @@ def test_the_table_has_a_line_a_row_whatever_became_of_it():
     )
     assert growth_rules.RULES in growth.notes(CPU, 8.0, [4])
     assert "for want of GPUs: 4 processes" in growth.notes(CPU, 8.0, [4])
+    assert "float32, channels-last. Seconds" in growth.notes(CPU, 8.0, [])
 
 
 def test_cases_go_from_small_to_large():
@@ -150,7 +151,9 @@ def test_cases_go_from_small_to_large():
 @pytest.mark.parametrize("resolution", LAYOUTS)
 def test_every_layout_is_a_network_and_those_of_the_paper_have_its_size(resolution):
     config = growth_case.config_of(Case("resolution", resolution, 1), on_gpu=False)
-    build.build_training(config)
+    settings = build.build_training(config)
+    assert growth.arithmetic_of(CPU) == f"{settings.precision}, channels-last"
+    assert settings.channels_last
     layout = {key: config.model[key] for key in ("channels", "multipliers", "attention_sizes")}
     with torch.device("meta"):
         network = UNet(image_size=resolution, in_channels=3, out_channels=3, **layout)
