@@ -4,7 +4,8 @@
                              [--train-minutes 25] [--out DIR] [--work DIR] [--list]
 
 Stages: check (a GPU computes what a CPU does, and the certificate), training, sampling,
-likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood and comparison).
+likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an
+error, and comparison).
 `benchmarks/gpu_stages.py` has their commands.
 
 A call takes --minutes at most: what runs then is interrupted, and the same command goes on.
@@ -179,7 +180,7 @@ def go(runner: Runner, asked: dict[str, list[Part]]) -> int:
             outcome = runner.run(part)
             said.append(outcome)
             print(f"{stage}: {part.name}: {outcome}", flush=True)
-            if outcome != "done" and stage == "cifar10":
+            if outcome != "done" and stage == "cifar10" and part is parts[0]:
                 break  # what follows is about what is trained here
     if any(each.startswith("failed") for each in said):
         return 1

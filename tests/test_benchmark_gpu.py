@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_check, gpu_stages
+from benchmarks import divergence, gpu, gpu_check, gpu_stages
 from benchmarks.gpu_stages import Asked, Part
 from scoreflow import build, request
 from scoreflow.run_dir import RunDir
@@ -168,6 +168,10 @@ def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
     left = iter(["not yet: later"])
     monkeypatch.setattr(runner, "run", lambda _: next(left))
     assert gpu.go(runner, {"cifar10": [part, part]}) == 3
+    # but nothing is about what else was asked of it
+    left, other = iter(["done", "failed: status 1", "done"]), writes(tmp_path)
+    assert gpu.go(runner, {"cifar10": [part, other, other]}) == 1
+    assert not list(left)
 
 
 def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
@@ -222,6 +226,15 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
     names = [name for part in every for name in part.made]
     assert len(set(names)) == len(names)  # none overwrites another's
     assert all(next(iter(part.made)).endswith(".json") for part in every)
+
+
+def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
+    parts = gpu_stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
+    names = [part.name for part in parts]
+    part = parts[names.index("cifar10-divergence")]
+    assert names.index("cifar10-training") == 0
+    _, asked = divergence.parsed(list(part.command[2:]))
+    assert asked.workdir == parts[0].at
 
 
 def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
