@@ -247,10 +247,13 @@ def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
         assert not rows[0]["passed"]
         assert "NO" in gpu_check.table(rows)
     monkeypatch.setattr(gpu_check, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(gpu_check, "SWITCHES", (({"micro_batches": 5}, gpu_check.EXACT),))
     monkeypatch.setattr(gpu_check, "CHECKS", (gpu_check.noise, gpu_check.samples))
     assert gpu_check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
     kept = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [row["difference"] for row in kept] == [0.0, 0.0, 0.0]
+    assert [row["difference"] for row in kept[:-1]] == [0.0] * 4
+    assert "micro_batches=5, from cpu's plain training" in kept[-1]["name"]
+    assert kept[-1]["difference"] < kept[-1]["tolerance"] == gpu_check.EXACT
 
 
 def test_the_check_would_see_other_noise_likelihoods_and_gradients():
