@@ -55,12 +55,12 @@ class Runner:
         self.begun = False
 
     def done(self, part: Part) -> bool:
-        """Whether its result is there, from this commit, changed files or not."""
-        path = self.out / f"{part.name}.json"
-        if not path.exists():
+        """Whether its result is there, from this commit, changed files or not; never without."""
+        path, commit = self.out / f"{part.name}.json", _plain(self.where["commit"])
+        if commit is None or not path.exists():
             return False
         found = json.loads(path.read_bytes()).get("environment", {}).get("commit")
-        return _plain(found) == _plain(self.where["commit"])
+        return _plain(found) == commit
 
     def run(self, part: Part) -> str:
         """Bring a part on: "done", "not yet: why" or "failed: why"."""
@@ -232,6 +232,8 @@ def main(argv: list[str] | None = None) -> int:
     out, where = measure.folder(device, asked.out), environment(str(device))
     request = Asked(str(device), asked.work, asked.data, asked.train_minutes)
     every = stages(request)
+    if where["commit"] is None:
+        print("no git checkout: no result of an earlier call counts as done", file=sys.stderr)
     runner = Runner(out, where, asked.minutes)
     chosen = {name: every[name] for name in NAMES if name in asked.stage}
     if asked.list:

@@ -45,6 +45,10 @@ def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
     assert runner.run(part) == "done"
     for commit, done in (("abc", True), ("def", False), (None, False)):
         assert gpu.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
+    # two that have no commit are not therefore of the same one
+    outside = gpu.Runner(runner.out, {"commit": None}, 1.0)
+    (tmp_path / "out" / "some.json").write_text(json.dumps({"environment": {"commit": None}}))
+    assert not outside.done(part)
 
 
 def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
