@@ -85,7 +85,8 @@ class Runner:
         finally:
             spent += time.monotonic() - start
             self._write_spent(part, spent)
-        if status in STOPPED and part.minutes and spent >= 60 * part.minutes:
+        over = status in STOPPED and spent >= 60 * part.minutes
+        if part.minutes and (status == 0 or over):
             status = _training_result(part, spent)
         if status in STOPPED:
             why = "stopped at the call's end"
@@ -147,7 +148,7 @@ def _spent_path(part: Part) -> Path:
 
 
 def _training_result(part: Part, spent: float) -> int:
-    """Keep what a training stopped for good has come to; 0, or 1 where that is nothing."""
+    """Keep what a training that is over has come to; 0, or 1 where that is nothing."""
     run = RunDir.open(part.at) if (part.at / "config.json").exists() else None
     steps = run.checkpoint_steps() if run else []
     if run is None or not steps:

@@ -27,7 +27,8 @@ class Part:
         at: folder where the command leaves them.
         least: minutes of a call that it wants before it is begun, unless it is the first.
         goes_on: whether it goes on where it was stopped.
-        minutes: that it runs in all, over calls, until it is stopped for good; 0 for to its end.
+        minutes: of a training, that it runs in all, over calls, until it is stopped for good, if
+            it does not end before; 0 for what is no training.
     """
 
     command: tuple[str, ...]

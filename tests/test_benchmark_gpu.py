@@ -88,9 +88,9 @@ def test_a_part_is_not_begun_with_too_little_of_a_call_left(runner, tmp_path, mo
     assert runner.run(long).startswith("not yet: 1.0 minutes are left")
 
 
-def training_part(tmp_path, minutes):
-    """A real training of points in the plane that takes longer than it gets."""
-    keys = ("num_steps=1000000", "batch_size=4", "log_every=10", "checkpoint_every=10")
+def training_part(tmp_path, minutes, steps=1_000_000):
+    """A real training of points in the plane, as a rule one that takes longer than it gets."""
+    keys = (f"num_steps={steps}", "batch_size=4", "log_every=10", "checkpoint_every=10")
     keys = [f"--config.training.{key}" for key in keys]
     asked = Asked("cpu", tmp_path, None, minutes)
     command = gpu_stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
@@ -139,6 +139,16 @@ def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monk
     assert kept["images"] == 4 * kept["step"]
     assert kept["seconds"] > spent
     assert [row["step"] for row in kept["rows"]] == sorted({row["step"] for row in kept["rows"]})
+
+
+def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(request.ROOT)
+    part = training_part(tmp_path, 25.0, steps=20)
+    assert gpu.Runner(tmp_path / "out", WHERE, 10.0).run(part) == "done"
+    kept = json.loads((tmp_path / "out" / "trained.json").read_text())
+    assert kept["step"] == 20
+    assert [row["step"] for row in kept["rows"]] == [10, 20]
 
 
 def test_a_training_of_another_commit_is_not_gone_on_with(runner, tmp_path, monkeypatch):
