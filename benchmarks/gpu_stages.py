@@ -15,6 +15,15 @@ TRAINING = (
 """Beside configs/cifar10.py: a run of minutes, which loses at most a thousand steps at a stop."""
 LIKELIHOOD = ("--config.likelihood.ledger=true", "--config.likelihood.num_images=256")
 
+FEW = ("--variants=float32,best",)
+"""Of a training step at a large batch, so that it fits a call and the memory."""
+AXES = {
+    "resolution": ("batches", "processes"),
+    "batch": ("resolutions", "processes"),
+    "processes": ("resolutions", "batches"),
+}
+"""What grows, and what then does not."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -66,12 +75,15 @@ def stages(asked: Asked) -> dict[str, list[Part]]:
     return {
         "check": [bench("check", asked, "gpu_check"), equivalence(asked)],
         "training": [
-            bench(f"training-{batch}", asked, "training", f"--batch={batch}")
-            for batch in (128, 256, 512)
+            bench(f"training-{batch}", asked, "training", f"--batch={batch}", *variants)
+            for batch, variants in ((128, ()), (256, FEW), (512, FEW))
         ],
         "sampling": [bench("sampling", asked, "sampling")],
         "likelihood": [bench("divergence", asked, "divergence")],
-        "growth": [bench("growth", asked, "growth")],
+        "growth": [
+            bench(f"growth-{axis}", asked, "growth", *(f"--{other}=" for other in AXES[axis]))
+            for axis in AXES
+        ],
         "cifar10": cifar10(asked),
     }
 

@@ -11,8 +11,9 @@ also in four micro-batches; processes at a fixed batch of them all, one thread e
 GPU each otherwise, with the exchange of gradients and without. What limits a row is decided by the
 rules of `benchmarks/growth_rules.py`, which the table repeats.
 
-A case that would not fit `--limit` (the machine's memory, or the GPU's), by what the row before
-says of an image, is not tried; that, or a process that dies, is a row that says so.
+An empty list (--batches=) leaves that part of the table out. A case that would not fit `--limit`
+(the machine's memory, or the GPU's), by what the row before says of an image, is not tried; that,
+or a process that dies, is a row that says so.
 """
 
 import argparse
@@ -199,12 +200,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--limit", type=float, default=0.0, help="GB; 0 for what there is")
     parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
-    parser.add_argument("--batches", default="")
+    parser.add_argument("--batches", default=None)
     parser.add_argument("--processes", default="1,2")
     asked = parser.parse_args(argv)
     asked.device = build.build_device(asked.device)
     on_gpu = asked.device.type == "cuda"
-    asked.batches = asked.batches or ("16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32")
+    if asked.batches is None:
+        asked.batches = "16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32"
     try:
         for name in ("resolutions", "batches", "processes"):
             numbers = {int(each) for each in getattr(asked, name).split(",") if each}
@@ -231,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = measured(every, str(device), asked.rounds, asked.limit, run)
     command = f"python -m benchmarks.growth --device {device} --rounds {asked.rounds}"
     for name in ("resolutions", "batches", "processes"):
-        command += f" --{name} {','.join(map(str, getattr(asked, name)))}"
+        command += f" --{name}={','.join(map(str, getattr(asked, name)))}"
     settings = {"rounds": asked.rounds, "limit_gb": asked.limit}
     settings |= {
         "threads": torch.get_num_threads(),

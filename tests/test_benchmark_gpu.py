@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import divergence, gpu, gpu_check, gpu_stages
+from benchmarks import divergence, gpu, gpu_check, gpu_stages, growth
 from benchmarks.gpu_stages import Asked, Part
 from scoreflow import build, request
 from scoreflow.run_dir import RunDir
@@ -240,6 +240,19 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
     names = [name for part in every for name in part.made]
     assert len(set(names)) == len(names)  # none overwrites another's
     assert all(next(iter(part.made)).endswith(".json") for part in every)
+
+
+def test_each_part_of_growth_has_one_axis(tmp_path):
+    """And all of them together what the benchmark has by itself."""
+    parts = gpu_stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
+    found = []
+    for part in parts:
+        asked = growth.parse(list(part.command[2:]))
+        cases = growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+        assert {f"growth-{case.axis}" for case in cases} == {part.name}
+        found += cases
+    asked = growth.parse(["--device=cpu"])
+    assert found == growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
 
 
 def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
