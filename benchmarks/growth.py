@@ -39,6 +39,8 @@ BYTES_A_PARAMETER = 20
 MICRO_BATCHES = 4
 MINUTES = 10
 """That a case may take."""
+GRACE = 10.0
+"""Seconds that a launcher has to end its workers."""
 Run = Callable[[Case, str, int], Json]
 
 
@@ -79,15 +81,40 @@ def run(case: Case, device: str, rounds: int) -> Json:
     if case.threads:
         environment["OMP_NUM_THREADS"] = str(case.threads)
     try:
-        done = subprocess.run(
-            launch, env=environment, capture_output=True, text=True, timeout=60 * MINUTES
-        )
+        status, stdout, stderr = output(launch, environment, 60 * MINUTES)
     except subprocess.TimeoutExpired:
         return {"failed": f"took more than {MINUTES} minutes"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not lines:
-        return {"failed": reason(done.returncode, done.stderr)}
+    lines = [line for line in stdout.splitlines() if line.startswith(MARK)]
+    if status or not lines:
+        return {"failed": reason(status, stderr)}
     return dict(json.loads(lines[-1].removeprefix(MARK)))
+
+
+def output(command: list[str], env: dict[str, str], seconds: float) -> tuple[int, str, str]:
+    """Exit status of a command and what it printed; one that takes longer is ended, and raises.
+
+    A launcher's workers are in sessions of their own: it is asked to end, and ends them.
+    """
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+    with child:
+        try:
+            stdout, stderr = child.communicate(timeout=seconds)
+        finally:
+            if child.poll() is None:
+                end(child)
+    return child.returncode, stdout, stderr
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """Ask a process to end, and kill it if it has not within `GRACE` seconds."""
+    child.terminate()
+    try:
+        child.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        child.kill()
 
 
 def reason(status: int, stderr: str) -> str:
