@@ -216,7 +216,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="stages, and what is done")
     asked = parser.parse_args(argv)
     if asked.minutes <= 0 or asked.train_minutes <= 0:
-        parser.error("--minutes and --train-minutes must be above 0")
+        parser.error(
+            f"--minutes and --train-minutes must be above 0, got {asked.minutes:g} and "
+            f"{asked.train_minutes:g}"
+        )
     if asked.data and not any(asked.data.glob("*.parquet")):
         parser.error(f"--data must be a folder of Parquet files, got {asked.data}")
     return asked

@@ -183,8 +183,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="whether a device computes what a CPU does")
     parser.add_argument("--device", default="")
     parser.add_argument("--out", type=Path, default=None)
+    parser.set_defaults(batch=0, rounds=2)  # which `measure.device_of` looks at
     asked = parser.parse_args(argv)
-    device, cpu = build.build_device(asked.device), torch.device("cpu")
+    device, cpu = measure.device_of(parser, asked), torch.device("cpu")
     rows = [row for check in CHECKS for row in compared(check(device), check(cpu))]
     command = f"python -m benchmarks.gpu_check --device {device}"
     rows += switched(device)

@@ -18,6 +18,7 @@ or a process that dies, is a row that says so.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -31,7 +32,6 @@ import torch
 from benchmarks import measure
 from benchmarks.growth_case import LAYOUTS, MARK, Case, precision_of
 from benchmarks.growth_rules import RULES, limited_by, too_large
-from scoreflow import build
 from scoreflow.files import Json
 
 BYTES_A_PARAMETER = 20
@@ -229,8 +229,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
     parser.add_argument("--batches", default=None)
     parser.add_argument("--processes", default="1,2")
+    parser.set_defaults(batch=0)  # which `measure.device_of` looks at
     asked = parser.parse_args(argv)
-    asked.device = build.build_device(asked.device)
+    if asked.rounds < 2 or not 0 <= asked.limit < math.inf:
+        parser.error(
+            f"--rounds must be 2 or more and --limit a number of GB, 0 or more, got "
+            f"{asked.rounds} and {asked.limit:g}"
+        )
+    asked.device = measure.device_of(parser, asked)
     on_gpu = asked.device.type == "cuda"
     if asked.batches is None:
         asked.batches = "16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32"
@@ -242,8 +248,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--{name} must be whole numbers, as 1,2, got {getattr(asked, name)!r}")
     if unknown := set(asked.resolutions) - set(LAYOUTS):
         parser.error(f"--resolutions must be among {list(LAYOUTS)}, got {sorted(unknown)}")
-    if asked.rounds < 2 or asked.limit < 0 or min([*asked.batches, *asked.processes, 1]) < 1:
-        parser.error("at least 2 rounds, batches and processes of 1 or more, a limit above 0")
+    for name in ("batches", "processes"):
+        if min([*getattr(asked, name), 1]) < 1:
+            parser.error(f"--{name} must be 1 or more, got {getattr(asked, name)}")
+    if not (asked.resolutions or asked.batches or asked.processes):
+        parser.error("--resolutions, --batches and --processes must not all be empty")
     asked.limit = asked.limit or memory_gb(asked.device)
     return asked
 

@@ -211,6 +211,13 @@ def test_bad_arguments_are_refused(bad):
         gpu.main([bad, "--device=cpu"])
 
 
+def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
+    with pytest.raises(SystemExit) as error:
+        gpu_check.main(["--device=tpu"])
+    assert error.value.code == 2
+    assert "--device tpu cannot be used" in capsys.readouterr().err
+
+
 def test_every_command_of_run_is_one_that_it_takes(tmp_path):
     """Keys, their types and their choices; the evaluations' on the training's own config."""
     asked = Asked("cuda", tmp_path, tmp_path, 25.0)

@@ -240,8 +240,20 @@ def test_processes_are_as_slow_as_the_slowest(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bad", ["--rounds=1", "--resolutions=48", "--batches=0", "--processes=x", "--limit=-1"]
+    ("bad", "got"),
+    [
+        ("--rounds=1", "got 1 and 0"),
+        ("--limit=-1", "got 3 and -1"),
+        ("--limit=nan", "got 3 and nan"),
+        ("--resolutions=48", "got [48]"),
+        ("--batches=0", "got [0]"),
+        ("--processes=x", "got 'x'"),
+        ("--device=tpu", "--device tpu cannot be used"),
+        ("--resolutions= --batches= --processes=", "must not all be empty"),
+    ],
 )
-def test_bad_arguments_are_refused(bad):
-    with pytest.raises(SystemExit):
-        growth.main([bad, "--device=cpu"])
+def test_bad_arguments_are_refused_with_what_they_are(bad, got, capsys):
+    with pytest.raises(SystemExit) as error:
+        growth.main(["--device=cpu", *bad.split()])
+    assert error.value.code == 2
+    assert got in capsys.readouterr().err
