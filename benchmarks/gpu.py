@@ -4,7 +4,8 @@
                              [--train-minutes 25] [--out DIR] [--work DIR] [--list]
 
 Stages: check (a GPU computes what a CPU does, and the certificate), training, sampling,
-likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood and comparison).
+likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an
+error, and comparison).
 `benchmarks/gpu_stages.py` has their commands.
 
 A call takes --minutes at most: what runs then is interrupted, and the same command goes on.
@@ -54,12 +55,12 @@ class Runner:
         self.begun = False
 
     def done(self, part: Part) -> bool:
-        """Whether its result is there, from this commit, changed files or not."""
-        path = self.out / f"{part.name}.json"
-        if not path.exists():
+        """Whether its result is there, from this commit, changed files or not; never without."""
+        path, commit = self.out / f"{part.name}.json", _plain(self.where["commit"])
+        if commit is None or not path.exists():
             return False
         found = json.loads(path.read_bytes()).get("environment", {}).get("commit")
-        return _plain(found) == _plain(self.where["commit"])
+        return _plain(found) == commit
 
     def run(self, part: Part) -> str:
         """Bring a part on: "done", "not yet: why" or "failed: why"."""
@@ -84,7 +85,8 @@ class Runner:
         finally:
             spent += time.monotonic() - start
             self._write_spent(part, spent)
-        if status in STOPPED and part.minutes and spent >= 60 * part.minutes:
+        over = status in STOPPED and spent >= 60 * part.minutes
+        if part.minutes and (status == 0 or over):
             status = _training_result(part, spent)
         if status in STOPPED:
             why = "stopped at the call's end"
@@ -146,7 +148,7 @@ def _spent_path(part: Part) -> Path:
 
 
 def _training_result(part: Part, spent: float) -> int:
-    """Keep what a training stopped for good has come to; 0, or 1 where that is nothing."""
+    """Keep what a training that is over has come to; 0, or 1 where that is nothing."""
     run = RunDir.open(part.at) if (part.at / "config.json").exists() else None
     steps = run.checkpoint_steps() if run else []
     if run is None or not steps:
@@ -179,7 +181,7 @@ def go(runner: Runner, asked: dict[str, list[Part]]) -> int:
             outcome = runner.run(part)
             said.append(outcome)
             print(f"{stage}: {part.name}: {outcome}", flush=True)
-            if outcome != "done" and stage == "cifar10":
+            if outcome != "done" and stage == "cifar10" and part is parts[0]:
                 break  # what follows is about what is trained here
     if any(each.startswith("failed") for each in said):
         return 1
@@ -214,7 +216,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="stages, and what is done")
     asked = parser.parse_args(argv)
     if asked.minutes <= 0 or asked.train_minutes <= 0:
-        parser.error("--minutes and --train-minutes must be above 0")
+        parser.error(
+            f"--minutes and --train-minutes must be above 0, got {asked.minutes:g} and "
+            f"{asked.train_minutes:g}"
+        )
     if asked.data and not any(asked.data.glob("*.parquet")):
         parser.error(f"--data must be a folder of Parquet files, got {asked.data}")
     return asked
@@ -231,6 +236,8 @@ def main(argv: list[str] | None = None) -> int:
     out, where = measure.folder(device, asked.out), environment(str(device))
     request = Asked(str(device), asked.work, asked.data, asked.train_minutes)
     every = stages(request)
+    if where["commit"] is None:
+        print("no git checkout: no result of an earlier call counts as done", file=sys.stderr)
     runner = Runner(out, where, asked.minutes)
     chosen = {name: every[name] for name in NAMES if name in asked.stage}
     if asked.list:

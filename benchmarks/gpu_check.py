@@ -1,4 +1,4 @@
-"""Whether a device computes what a CPU does: noise, samples, likelihood, a training step.
+"""Whether a device computes what a CPU does: noise, samples, likelihood, training, its switches.
 
     python -m benchmarks.gpu_check [--device cuda] [--out DIR]
 
@@ -6,7 +6,11 @@ The digits' network, with weights of full size, in float32 (TensorFloat-32 off),
 from the same addressed noise. Tolerances are of rounding: bits are equal, normals agree to the
 last bits of each device's log, sin and cos, float32 products to 1e-6 or so, which a sampler's
 steps and a network's layers may raise a hundred times. bfloat16 has 8 bits: its
-loss agrees to 5 %.
+loss agrees to 5 %. Dropout is addressed, and either device drops the same units.
+
+Switches of a training (compiled ones on a GPU alone) are compared with the device's own plain
+path, float32 and none of them: losses and gradient norms of some steps, relative, with the
+tolerances of tests/scoreflow/test_switches.py.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from configs import digits
 from scoreflow import build
 from scoreflow.data import dequantize
 from scoreflow.draw import draw_samples
+from scoreflow.dropout import mixed
 from scoreflow.ema import EMA
 from scoreflow.equivalence import awake
 from scoreflow.files import Json
@@ -33,16 +38,30 @@ from scoreflow.train import Trainer
 from sde.noise import Noise, Stream
 
 IMAGES, STEPS = 8, 5
+RATE = 1e-4
+"""Of learning: Adam's first steps move each weight by it, were its gradient but rounding."""
 SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")
 EVENT = (1, 8, 8)
 Found = dict[str, tuple[Tensor, float]]
 """What is computed: by name, on the CPU, with the largest difference that it may have."""
+EXACT, ROUGH = 1e-4, 0.02
+"""Relative, of what a switch does: another order of sums, and bfloat16's 8 bits."""
+SWITCHES: tuple[tuple[Json, float], ...] = (
+    ({"channels_last": True}, EXACT),
+    ({"micro_batches": 5}, EXACT),
+    ({"recompute": True}, EXACT),
+    ({"precision": "bfloat16"}, ROUGH),
+)
+COMPILED: tuple[tuple[Json, float], ...] = (
+    ({"compile": True}, EXACT),
+    ({"compile": True, "compile_mode": "reduce-overhead"}, EXACT),
+)
 
 
-def config_of(precision: str = "float32") -> ConfigDict:
-    """The digits' config, in small."""
+def config_of(**switches: object) -> ConfigDict:
+    """The digits' config, in small; `switches` are keys of its training."""
     config = digits.get_config()
-    config.training.update(batch_size=16, precision=precision, warmup_steps=0)
+    config.training.update(batch_size=16, warmup_steps=0, **switches)
     config.sampling.update(steps=20, tolerance=1e-5)
     config.likelihood.update(tolerance=1e-5, tolerance_bits=1e-5)
     return config
@@ -55,11 +74,14 @@ def model_of(experiment: build.Experiment) -> ScoreModel:
 
 
 def noise(device: torch.device) -> Found:
-    """Words, as uniforms, and normals."""
+    """Words, as uniforms, normals, and what decides which units drop."""
     drawn = Noise.of(7, 0, IMAGES, device).at(3)
+    units = torch.arange(math.prod(EVENT), dtype=torch.int32, device=device).view(1, *EVENT)
+    fates = mixed(drawn.words(Stream.TRAIN_DROPOUT, (2,)), units)
     return {
         "addressed uniforms": (drawn.uniform(Stream.TRAIN_EPS, EVENT).cpu(), 0.0),
         "addressed normals": (drawn.normal(Stream.TRAIN_EPS, EVENT).cpu(), 1e-12),
+        "addressed dropout": (fates.cpu(), 0.0),
     }
 
 
@@ -88,9 +110,11 @@ def likelihood(device: torch.device) -> Found:
     return {"likelihood, bits/dim": (bits.cpu(), 1e-4)}
 
 
-def trained(device: torch.device, precision: str = "float32") -> tuple[Tensor, Tensor]:
-    """Losses and gradient norms of some steps, and the first step's gradient."""
-    experiment = build.experiment(config_of(precision), device)
+def trained(device: torch.device, **switches: object) -> tuple[Tensor, Tensor]:
+    """Losses and gradient norms of some steps with dropout, and the first step's gradient."""
+    config = config_of(**switches)
+    config.model.dropout, config.training.learning_rate = 0.2, RATE
+    experiment = build.experiment(config, device)
     network, settings = experiment.network, experiment.settings
     network.load_state_dict(awake(network.cpu()).state_dict())
     network.to(device)
@@ -111,13 +135,24 @@ def trained(device: torch.device, precision: str = "float32") -> tuple[Tensor, T
 def training(device: torch.device) -> Found:
     """Losses and gradient of float32 steps, and losses in bfloat16."""
     rows, gradient = trained(device)
-    half, _ = trained(device, "bfloat16") if device.type == "cuda" else (rows, gradient)
+    half, _ = trained(device, precision="bfloat16") if device.type == "cuda" else (rows, gradient)
     return {
         "training, first loss and gradient norm": (rows[0], 1e-4),
         f"training, losses of {STEPS} steps": (rows[:, 0], 1e-3),
         "training, clipped gradient": (gradient, 1e-5),
         "training, first loss in bfloat16": (half[:1, 0], 5e-2),
     }
+
+
+def switched(device: torch.device) -> list[Json]:
+    """A row a switch, beside the device's own training without any."""
+    plain, _ = trained(device, channels_last=False)
+    found: Found = {}
+    for switches, tolerance in SWITCHES + COMPILED * (device.type == "cuda"):
+        rows, _ = trained(device, **{"channels_last": False, **switches})
+        words = ", ".join(f"{key}={value}" for key, value in switches.items())
+        found[f"{words}, from {device}'s plain training, relative"] = (rows / plain, tolerance)
+    return compared(found, {name: (torch.ones_like(plain), 0.0) for name in found})
 
 
 CHECKS: tuple[Callable[[torch.device], Found], ...] = (noise, samples, likelihood, training)
@@ -140,7 +175,7 @@ def table(rows: list[Json]) -> str:
     for r in rows:
         apart = "not finite" if r["difference"] is None else f"{r['difference']:.2g}"
         cells.append([r["name"], apart, f"{r['tolerance']:g}", "yes" if r["passed"] else "NO"])
-    return measure.table(["", "largest difference from the CPU", "allowed", "agrees"], cells)
+    return measure.table(["", "largest difference", "allowed", "agrees"], cells)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,11 +183,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="whether a device computes what a CPU does")
     parser.add_argument("--device", default="")
     parser.add_argument("--out", type=Path, default=None)
+    parser.set_defaults(batch=0, rounds=2)  # which `measure.device_of` looks at
     asked = parser.parse_args(argv)
-    device, cpu = build.build_device(asked.device), torch.device("cpu")
+    device, cpu = measure.device_of(parser, asked), torch.device("cpu")
     rows = [row for check in CHECKS for row in compared(check(device), check(cpu))]
     command = f"python -m benchmarks.gpu_check --device {device}"
-    result = {"unit": "largest difference from the CPU", "command": command, "settings": {}}
+    rows += switched(device)
+    result = {"unit": "largest difference", "command": command, "settings": {}}
     result |= {"device": str(device), "rows": rows}
     out = measure.folder(device, asked.out)
     measure.keep(out, "check", f"What {device} computes beside a CPU", result, table(rows))

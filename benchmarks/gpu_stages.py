@@ -15,6 +15,15 @@ TRAINING = (
 """Beside configs/cifar10.py: a run of minutes, which loses at most a thousand steps at a stop."""
 LIKELIHOOD = ("--config.likelihood.ledger=true", "--config.likelihood.num_images=256")
 
+FEW = ("--variants=float32,best",)
+"""Of a training step at a large batch, so that it fits a call and the memory."""
+AXES = {
+    "resolution": ("batches", "processes"),
+    "batch": ("resolutions", "processes"),
+    "processes": ("resolutions", "batches"),
+}
+"""What grows, and what then does not."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -27,7 +36,8 @@ class Part:
         at: folder where the command leaves them.
         least: minutes of a call that it wants before it is begun, unless it is the first.
         goes_on: whether it goes on where it was stopped.
-        minutes: that it runs in all, over calls, until it is stopped for good; 0 for to its end.
+        minutes: of a training, that it runs in all, over calls, until it is stopped for good, if
+            it does not end before; 0 for what is no training.
     """
 
     command: tuple[str, ...]
@@ -65,21 +75,25 @@ def stages(asked: Asked) -> dict[str, list[Part]]:
     return {
         "check": [bench("check", asked, "gpu_check"), equivalence(asked)],
         "training": [
-            bench(f"training-{batch}", asked, "training", f"--batch={batch}")
-            for batch in (128, 256, 512)
+            bench(f"training-{batch}", asked, "training", f"--batch={batch}", *variants)
+            for batch, variants in ((128, ()), (256, FEW), (512, FEW))
         ],
         "sampling": [bench("sampling", asked, "sampling")],
         "likelihood": [bench("divergence", asked, "divergence")],
-        "growth": [bench("growth", asked, "growth")],
+        "growth": [
+            bench(f"growth-{axis}", asked, "growth", *(f"--{other}=" for other in AXES[axis]))
+            for axis in AXES
+        ],
         "cifar10": cifar10(asked),
     }
 
 
-def bench(name: str, asked: Asked, module: str, *more: str) -> Part:
+def bench(name: str, asked: Asked, module: str, *more: str, least: float = 3.0) -> Part:
     """A benchmark of this folder, whose results become NAME.json and NAME.md."""
     at, left = asked.work / "parts" / name, module.removeprefix("gpu_")
     command = ("-m", f"benchmarks.{module}", f"--device={asked.device}", f"--out={at}", *more)
-    return Part(command, {f"{name}{end}": f"{left}{end}" for end in (".json", ".md")}, at)
+    made = {f"{name}{end}": f"{left}{end}" for end in (".json", ".md")}
+    return Part(command, made, at, least)
 
 
 def equivalence(asked: Asked) -> Part:
@@ -113,7 +127,11 @@ def cifar10(asked: Asked) -> list[Part]:
     likelihood = Part(
         likelihood.command, {**likelihood.made, **ledger}, at, likelihood.least, goes_on=True
     )
-    return [train, *samples, likelihood, run("compare", asked, at, "compare", name="cifar10-")]
+    # images/s at an error, which the stage "likelihood" cannot have without a trained run
+    rates = (f"--workdir={at}", "--rounds=2")
+    divergence = bench("cifar10-divergence", asked, "divergence", *rates, least=6.0)
+    compare = run("compare", asked, at, "compare", name="cifar10-")
+    return [train, *samples, likelihood, divergence, compare]
 
 
 def run(

@@ -4,19 +4,21 @@
                                 [--resolutions 32,64,128,256] [--batches 1,2,4,8,16,32]
                                 [--processes 1,2]
 
-Steps of the project's own `Trainer`, float32 on a CPU, bfloat16 and channels-last on a GPU; each
+Steps of the project's own `Trainer`, channels-last, float32 on a CPU and bfloat16 on a GPU; each
 case in a process of its own (`benchmarks/growth_case.py`). Resolution grows at a batch of 1 on a
 CPU and 16 on a GPU, with and without training.recompute; the batch at 32 x 32, its two largest
 also in four micro-batches; processes at a fixed batch of them all, one thread each on a CPU, one
 GPU each otherwise, with the exchange of gradients and without. What limits a row is decided by the
 rules of `benchmarks/growth_rules.py`, which the table repeats.
 
-A case that would not fit `--limit` (the machine's memory, or the GPU's), by what the row before
-says of an image, is not tried; that, or a process that dies, is a row that says so.
+An empty list (--batches=) leaves that part of the table out. A case that would not fit `--limit`
+(the machine's memory, or the GPU's), by what the row before says of an image, is not tried; that,
+or a process that dies, is a row that says so.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -28,9 +30,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from benchmarks.growth_case import LAYOUTS, MARK, Case
+from benchmarks.growth_case import LAYOUTS, MARK, Case, precision_of
 from benchmarks.growth_rules import RULES, limited_by, too_large
-from scoreflow import build
 from scoreflow.files import Json
 
 BYTES_A_PARAMETER = 20
@@ -38,6 +39,8 @@ BYTES_A_PARAMETER = 20
 MICRO_BATCHES = 4
 MINUTES = 10
 """That a case may take."""
+GRACE = 10.0
+"""Seconds that a launcher has to end its workers."""
 Run = Callable[[Case, str, int], Json]
 
 
@@ -78,15 +81,40 @@ def run(case: Case, device: str, rounds: int) -> Json:
     if case.threads:
         environment["OMP_NUM_THREADS"] = str(case.threads)
     try:
-        done = subprocess.run(
-            launch, env=environment, capture_output=True, text=True, timeout=60 * MINUTES
-        )
+        status, stdout, stderr = output(launch, environment, 60 * MINUTES)
     except subprocess.TimeoutExpired:
         return {"failed": f"took more than {MINUTES} minutes"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not lines:
-        return {"failed": reason(done.returncode, done.stderr)}
+    lines = [line for line in stdout.splitlines() if line.startswith(MARK)]
+    if status or not lines:
+        return {"failed": reason(status, stderr)}
     return dict(json.loads(lines[-1].removeprefix(MARK)))
+
+
+def output(command: list[str], env: dict[str, str], seconds: float) -> tuple[int, str, str]:
+    """Exit status of a command and what it printed; one that takes longer is ended, and raises.
+
+    A launcher's workers are in sessions of their own: it is asked to end, and ends them.
+    """
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+    with child:
+        try:
+            stdout, stderr = child.communicate(timeout=seconds)
+        finally:
+            if child.poll() is None:
+                end(child)
+    return child.returncode, stdout, stderr
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """Ask a process to end, and kill it if it has not within `GRACE` seconds."""
+    child.terminate()
+    try:
+        child.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        child.kill()
 
 
 def reason(status: int, stderr: str) -> str:
@@ -164,18 +192,24 @@ def cells(row: Json) -> list[str]:
 def notes(device: torch.device, limit: float, left_out: list[int]) -> str:
     """What a reader of the table needs."""
     layouts = "; ".join(f"{size}: {each['multipliers']}" for size, each in LAYOUTS.items())
-    kind = "bfloat16, channels-last" if device.type == "cuda" else "float32"
     text = f"""128 channels, attention at 16 x 16; multipliers {layouts}.
 Those of 32 and 256 are DDPM's (Appendix B), those of 64 and 128 lie between them and are ours.
-{kind}. Seconds: median and middle half. An image's GFLOP: three forward passes', with recompute
-four, at most. The peak is that of a 3 x 3 convolution of 256 channels, measured by each case's own
-processes after its steps. Peak GB: of a process; the weights' share: {BYTES_A_PARAMETER} bytes a
+{arithmetic_of(device)}. Seconds: median and middle half. An image's GFLOP: three forward
+passes', with recompute four, at most, of the network as it is defined, a doubling as repeat and
+3 x 3 convolution: what an implementation does without counts as done, here and in the share. The
+peak is that of a 3 x 3 convolution of 256 channels, measured by each case's own processes after
+its steps. Peak GB: of a process; the weights' share: {BYTES_A_PARAMETER} bytes a
 parameter (weight, gradient, two moments, average), computed; beyond: less that, and less what the
 process had before there was a network; it has a part that is the same for any batch.
 Limit: {limit:.1f} GB."""
     if left_out:
         text += f"\n\nNot measured, for want of GPUs: {', '.join(map(str, left_out))} processes."
     return f"{text}\n\n{RULES}"
+
+
+def arithmetic_of(device: torch.device) -> str:
+    """Of the steps, in words."""
+    return f"{precision_of(device.type == 'cuda')}, channels-last"
 
 
 def memory_gb(device: torch.device) -> float:
@@ -193,12 +227,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--limit", type=float, default=0.0, help="GB; 0 for what there is")
     parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
-    parser.add_argument("--batches", default="")
+    parser.add_argument("--batches", default=None)
     parser.add_argument("--processes", default="1,2")
+    parser.set_defaults(batch=0)  # which `measure.device_of` looks at
     asked = parser.parse_args(argv)
-    asked.device = build.build_device(asked.device)
+    if asked.rounds < 2 or not 0 <= asked.limit < math.inf:
+        parser.error(
+            f"--rounds must be 2 or more and --limit a number of GB, 0 or more, got "
+            f"{asked.rounds} and {asked.limit:g}"
+        )
+    asked.device = measure.device_of(parser, asked)
     on_gpu = asked.device.type == "cuda"
-    asked.batches = asked.batches or ("16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32")
+    if asked.batches is None:
+        asked.batches = "16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32"
     try:
         for name in ("resolutions", "batches", "processes"):
             numbers = {int(each) for each in getattr(asked, name).split(",") if each}
@@ -207,8 +248,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--{name} must be whole numbers, as 1,2, got {getattr(asked, name)!r}")
     if unknown := set(asked.resolutions) - set(LAYOUTS):
         parser.error(f"--resolutions must be among {list(LAYOUTS)}, got {sorted(unknown)}")
-    if asked.rounds < 2 or asked.limit < 0 or min([*asked.batches, *asked.processes, 1]) < 1:
-        parser.error("at least 2 rounds, batches and processes of 1 or more, a limit above 0")
+    for name in ("batches", "processes"):
+        if min([*getattr(asked, name), 1]) < 1:
+            parser.error(f"--{name} must be 1 or more, got {getattr(asked, name)}")
+    if not (asked.resolutions or asked.batches or asked.processes):
+        parser.error("--resolutions, --batches and --processes must not all be empty")
     asked.limit = asked.limit or memory_gb(asked.device)
     return asked
 
@@ -225,10 +269,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = measured(every, str(device), asked.rounds, asked.limit, run)
     command = f"python -m benchmarks.growth --device {device} --rounds {asked.rounds}"
     for name in ("resolutions", "batches", "processes"):
-        command += f" --{name} {','.join(map(str, getattr(asked, name)))}"
+        command += f" --{name}={','.join(map(str, getattr(asked, name)))}"
     settings = {"rounds": asked.rounds, "limit_gb": asked.limit}
     settings |= {
         "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic_of(device),
         "layouts": {str(k): v for k, v in LAYOUTS.items()},
     }
     result = {"unit": "seconds a training step", "command": command, "settings": settings}

@@ -61,15 +61,19 @@ class Case:
 
 
 def config_of(case: Case, on_gpu: bool) -> ConfigDict:
-    """The config of a case: DDPM's, in bfloat16 and channels-last on a GPU."""
+    """The config of a case: DDPM's, channels-last, in bfloat16 on a GPU."""
     config = cifar10.get_config()
     config.model.update(LAYOUTS[case.resolution])
     config.training.batch_size = case.batch
     config.training.recompute = case.recompute
     config.training.micro_batches = case.micro_batches
-    if on_gpu:
-        config.training.update(precision="bfloat16", channels_last=True)
+    config.training.update(precision=precision_of(on_gpu), channels_last=True)
     return config
+
+
+def precision_of(on_gpu: bool) -> str:
+    """In which a step is measured."""
+    return "bfloat16" if on_gpu else "float32"
 
 
 def trainer_of(config: ConfigDict, resolution: int, device: torch.device, shard: Shard) -> Trainer:

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_check, gpu_stages
+from benchmarks import divergence, gpu, gpu_check, gpu_stages, growth
 from benchmarks.gpu_stages import Asked, Part
 from scoreflow import build, request
 from scoreflow.run_dir import RunDir
@@ -45,6 +45,10 @@ def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
     assert runner.run(part) == "done"
     for commit, done in (("abc", True), ("def", False), (None, False)):
         assert gpu.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
+    # two that have no commit are not therefore of the same one
+    outside = gpu.Runner(runner.out, {"commit": None}, 1.0)
+    (tmp_path / "out" / "some.json").write_text(json.dumps({"environment": {"commit": None}}))
+    assert not outside.done(part)
 
 
 def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
@@ -84,9 +88,9 @@ def test_a_part_is_not_begun_with_too_little_of_a_call_left(runner, tmp_path, mo
     assert runner.run(long).startswith("not yet: 1.0 minutes are left")
 
 
-def training_part(tmp_path, minutes):
-    """A real training of points in the plane that takes longer than it gets."""
-    keys = ("num_steps=1000000", "batch_size=4", "log_every=10", "checkpoint_every=10")
+def training_part(tmp_path, minutes, steps=1_000_000):
+    """A real training of points in the plane, as a rule one that takes longer than it gets."""
+    keys = (f"num_steps={steps}", "batch_size=4", "log_every=10", "checkpoint_every=10")
     keys = [f"--config.training.{key}" for key in keys]
     asked = Asked("cpu", tmp_path, None, minutes)
     command = gpu_stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
@@ -137,6 +141,16 @@ def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monk
     assert [row["step"] for row in kept["rows"]] == sorted({row["step"] for row in kept["rows"]})
 
 
+def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(request.ROOT)
+    part = training_part(tmp_path, 25.0, steps=20)
+    assert gpu.Runner(tmp_path / "out", WHERE, 10.0).run(part) == "done"
+    kept = json.loads((tmp_path / "out" / "trained.json").read_text())
+    assert kept["step"] == 20
+    assert [row["step"] for row in kept["rows"]] == [10, 20]
+
+
 def test_a_training_of_another_commit_is_not_gone_on_with(runner, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
     part = training_part(tmp_path, 1.0)
@@ -168,6 +182,10 @@ def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
     left = iter(["not yet: later"])
     monkeypatch.setattr(runner, "run", lambda _: next(left))
     assert gpu.go(runner, {"cifar10": [part, part]}) == 3
+    # but nothing is about what else was asked of it
+    left, other = iter(["done", "failed: status 1", "done"]), writes(tmp_path)
+    assert gpu.go(runner, {"cifar10": [part, other, other]}) == 1
+    assert not list(left)
 
 
 def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
@@ -191,6 +209,13 @@ def test_the_list_has_every_part(tmp_path, capsys):
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(SystemExit):
         gpu.main([bad, "--device=cpu"])
+
+
+def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
+    with pytest.raises(SystemExit) as error:
+        gpu_check.main(["--device=tpu"])
+    assert error.value.code == 2
+    assert "--device tpu cannot be used" in capsys.readouterr().err
 
 
 def test_every_command_of_run_is_one_that_it_takes(tmp_path):
@@ -224,6 +249,28 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
     assert all(next(iter(part.made)).endswith(".json") for part in every)
 
 
+def test_each_part_of_growth_has_one_axis(tmp_path):
+    """And all of them together what the benchmark has by itself."""
+    parts = gpu_stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
+    found = []
+    for part in parts:
+        asked = growth.parse(list(part.command[2:]))
+        cases = growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+        assert {f"growth-{case.axis}" for case in cases} == {part.name}
+        found += cases
+    asked = growth.parse(["--device=cpu"])
+    assert found == growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+
+
+def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
+    parts = gpu_stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
+    names = [part.name for part in parts]
+    part = parts[names.index("cifar10-divergence")]
+    assert names.index("cifar10-training") == 0
+    _, asked = divergence.parsed(list(part.command[2:]))
+    assert asked.workdir == parts[0].at
+
+
 def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
     found = {"a": (torch.tensor([1.0, 2.0]), 0.1)}
     rows = gpu_check.compared(found, {"a": (torch.tensor([1.0, 2.05]), 0.1)})
@@ -234,10 +281,13 @@ def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
         assert not rows[0]["passed"]
         assert "NO" in gpu_check.table(rows)
     monkeypatch.setattr(gpu_check, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(gpu_check, "SWITCHES", (({"micro_batches": 5}, gpu_check.EXACT),))
     monkeypatch.setattr(gpu_check, "CHECKS", (gpu_check.noise, gpu_check.samples))
     assert gpu_check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
     kept = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [row["difference"] for row in kept] == [0.0, 0.0, 0.0]
+    assert [row["difference"] for row in kept[:-1]] == [0.0] * 4
+    assert "micro_batches=5, from cpu's plain training" in kept[-1]["name"]
+    assert kept[-1]["difference"] < kept[-1]["tolerance"] == gpu_check.EXACT
 
 
 def test_the_check_would_see_other_noise_likelihoods_and_gradients():

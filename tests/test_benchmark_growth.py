@@ -1,7 +1,12 @@
 """The growth benchmark: what it says limits a step, and what becomes of cases that fail."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import threading
+import time
 from dataclasses import asdict
 
 import pytest
@@ -98,23 +103,73 @@ def test_a_case_that_would_not_fit_is_not_tried():
 
 
 def test_a_process_that_dies_becomes_a_row(monkeypatch):
-    class Killed:
-        returncode, stdout, stderr = -9, "", ""
-
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Killed)
+    monkeypatch.setattr(growth, "output", lambda *_: (-9, "", ""))
     case = Case("batch", 32, 1)
     row = growth.measured([case], "cpu", 2, 1.0, growth.run)[0]
     assert row["failed"] == "killed by signal 9, as a rule for its memory"
     assert row["limited_by"] == "failed"
 
-    def late(*_, **__):
+    def late(*_):
         raise subprocess.TimeoutExpired("", 600)
 
-    monkeypatch.setattr(subprocess, "run", late)
+    monkeypatch.setattr(growth, "output", late)
     assert growth.run(case, "cpu", 2) == {"failed": "took more than 10 minutes"}
     text = "Traceback\n  torch.OutOfMemoryError: CUDA out of memory\nsome more"
     assert growth.reason(1, text) == "died: torch.OutOfMemoryError: CUDA out of memory"
     assert growth.reason(3, "nothing") == "died: status 3"
+
+
+LAUNCHER = """
+import pathlib, signal, subprocess, sys, time
+code = "import time; time.sleep(60)"
+worker = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+def ended(*_):
+    worker.kill()
+    worker.wait()
+    pathlib.Path(sys.argv[1] + ".ended").touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, {answer})
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).write_text(str(worker.pid))
+time.sleep(60)
+"""
+"""Like torchrun's, its worker is in a session of its own."""
+
+
+def interrupt_after(path):
+    """What Ctrl-C does, once a file is there."""
+    while not path.exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("way", ["timeout", "interrupt"])
+def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
+    path = tmp_path / "worker"
+    command = [sys.executable, "-c", LAUNCHER.format(answer="ended"), str(path)]
+    if way == "timeout":
+        with pytest.raises(subprocess.TimeoutExpired):
+            growth.output(command, dict(os.environ), 3.0)
+    else:
+        thread = threading.Thread(target=interrupt_after, args=(path,))
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            growth.output(command, dict(os.environ), 60.0)
+        thread.join()
+    assert (tmp_path / "worker.ended").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(path.read_text()), 0)
+
+
+def test_a_launcher_that_does_not_hear_is_killed_after_a_grace(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "GRACE", 0.3)
+    path = tmp_path / "worker"
+    command = [sys.executable, "-c", LAUNCHER.format(answer="signal.SIG_IGN"), str(path)]
+    begun = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        growth.output(command, dict(os.environ), 3.0)
+    assert time.monotonic() - begun < 20
+    os.kill(int(path.read_text()), signal.SIGKILL)  # which nobody could have ended in its place
 
 
 def test_a_child_that_cannot_begin_is_a_row():
@@ -135,6 +190,7 @@ def test_the_table_has_a_line_a_row_whatever_became_of_it():
     )
     assert growth_rules.RULES in growth.notes(CPU, 8.0, [4])
     assert "for want of GPUs: 4 processes" in growth.notes(CPU, 8.0, [4])
+    assert "float32, channels-last. Seconds" in growth.notes(CPU, 8.0, [])
 
 
 def test_cases_go_from_small_to_large():
@@ -150,7 +206,9 @@ def test_cases_go_from_small_to_large():
 @pytest.mark.parametrize("resolution", LAYOUTS)
 def test_every_layout_is_a_network_and_those_of_the_paper_have_its_size(resolution):
     config = growth_case.config_of(Case("resolution", resolution, 1), on_gpu=False)
-    build.build_training(config)
+    settings = build.build_training(config)
+    assert growth.arithmetic_of(CPU) == f"{settings.precision}, channels-last"
+    assert settings.channels_last
     layout = {key: config.model[key] for key in ("channels", "multipliers", "attention_sizes")}
     with torch.device("meta"):
         network = UNet(image_size=resolution, in_channels=3, out_channels=3, **layout)
@@ -182,8 +240,20 @@ def test_processes_are_as_slow_as_the_slowest(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bad", ["--rounds=1", "--resolutions=48", "--batches=0", "--processes=x", "--limit=-1"]
+    ("bad", "got"),
+    [
+        ("--rounds=1", "got 1 and 0"),
+        ("--limit=-1", "got 3 and -1"),
+        ("--limit=nan", "got 3 and nan"),
+        ("--resolutions=48", "got [48]"),
+        ("--batches=0", "got [0]"),
+        ("--processes=x", "got 'x'"),
+        ("--device=tpu", "--device tpu cannot be used"),
+        ("--resolutions= --batches= --processes=", "must not all be empty"),
+    ],
 )
-def test_bad_arguments_are_refused(bad):
-    with pytest.raises(SystemExit):
-        growth.main([bad, "--device=cpu"])
+def test_bad_arguments_are_refused_with_what_they_are(bad, got, capsys):
+    with pytest.raises(SystemExit) as error:
+        growth.main(["--device=cpu", *bad.split()])
+    assert error.value.code == 2
+    assert got in capsys.readouterr().err
