@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
         embedding: int,
         dropout: float,
         num_groups: int,
-        sparing: bool = True,
+        sparing: bool = False,
     ) -> None:
         super().__init__()
         self.dropout, self.sparing = dropout, sparing
