@@ -141,6 +141,7 @@ def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monk
     assert [row["step"] for row in kept["rows"]] == sorted({row["step"] for row in kept["rows"]})
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(request.ROOT)

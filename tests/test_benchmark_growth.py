@@ -226,7 +226,7 @@ def test_a_case_is_measured(monkeypatch, capsys):
     growth_case.main([f"--case={case}", "--device=cpu", "--rounds=2"])
     printed = json.loads(capsys.readouterr().out.removeprefix(growth_case.MARK))
     assert len(printed["seconds"]) == 2
-    assert printed["peak_gb"] > printed["base_gb"] > 0
+    assert printed["peak_gb"] >= printed["base_gb"] > 0  # a suite's peak may be behind it
     assert growth.row(Case("batch", 32, 2), printed)["gflop_an_image"] > 0
 
 
