@@ -8,6 +8,7 @@ their training example: `DDPMScheduler.add_noise`, mean squared error, clipping,
 
 import torch
 import torch.nn.functional as F
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from benchmarks.measure import Steps
@@ -17,7 +18,8 @@ from scoreflow.data import Data
 from scoreflow.ema import EMA
 from scoreflow.files import Json
 from scoreflow.model import arithmetic
-from scoreflow.train import Trainer
+from scoreflow.parallel import Shard
+from scoreflow.train import ALONE, Trainer
 
 IMAGES = 512
 VARIANTS: dict[str, Json] = {
@@ -36,12 +38,21 @@ VARIANTS: dict[str, Json] = {
 }
 
 
-def images(device: torch.device) -> Data:
-    """Random images of CIFAR-10's size."""
+def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
+    """Random ones of three colours, which lie on the device."""
     generator = torch.Generator().manual_seed(0)
-    levels = torch.randint(0, 256, (IMAGES, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    levels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
     levels = levels.to(device)
     return Data("random", levels, levels[:16], 256, None, None)
+
+
+def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
+    """A training of this config on these data, from its start."""
+    network, settings = build.build_network(config, data), build.build_training(config)
+    called = build.compiled(network, settings)
+    model = build.build_model(config, called, build.build_sde(config))
+    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
+    return Trainer(model, network, ema, data, objective, settings, 0, shard)
 
 
 def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
@@ -49,22 +60,18 @@ def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, 
     config = cifar10.get_config()
     config.training.batch_size = batch
     config.training.update(VARIANTS[variant])
-    data = images(device)
-    network, sde = build.build_network(config, data), build.build_sde(config)
-    settings = build.build_training(config)
-    model = build.build_model(config, build.compiled(network, settings), sde)
-    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
-    trainer = Trainer(model, network, ema, data, objective, settings, 0)
+    trainer = trainer_of(config, images(device))
+    model = trainer.model
     x = torch.randn(batch, 3, 32, 32, device=device, dtype=torch.float64)
     t = torch.full((batch,), 500.0, device=device, dtype=torch.float64)
 
     def forward(count: int) -> None:
-        with torch.no_grad(), arithmetic(settings.precision):
+        with torch.no_grad(), arithmetic(config.training.precision):
             for _ in range(count):
                 _next()
                 model(x, t)
 
-    return trainer.advance, forward, network
+    return trainer.advance, forward, trainer.network
 
 
 def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:

@@ -15,14 +15,12 @@ from pathlib import Path
 import torch
 from ml_collections import ConfigDict
 
+from benchmarks.contenders import images, trainer_of
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed
 from configs import cifar10
 from scoreflow import build, parallel
-from scoreflow.data import Data
-from scoreflow.ema import EMA
 from scoreflow.files import Json
 from scoreflow.parallel import Shard
-from scoreflow.train import Trainer
 
 LAYOUTS: dict[int, Json] = {
     32: {"multipliers": (1, 2, 2, 2), "dropout": 0.1},
@@ -76,23 +74,11 @@ def precision_of(on_gpu: bool) -> str:
     return "bfloat16" if on_gpu else "float32"
 
 
-def trainer_of(config: ConfigDict, resolution: int, device: torch.device, shard: Shard) -> Trainer:
-    """A training on random images, which lie on the device."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (IMAGES, 3, resolution, resolution)
-    levels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(device)
-    data = Data("random", levels, levels[:1], 256, None, None)
-    network, settings = build.build_network(config, data), build.build_training(config)
-    model = build.build_model(config, network, build.build_sde(config))
-    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
-    return Trainer(model, network, ema, data, objective, settings, 0, shard)
-
-
 def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Json:
     """Seconds of steps, memory and operations, of this process."""
     on_gpu = device.type == "cuda"
     config, base = config_of(case, on_gpu), 0.0 if on_gpu else resident_gb()
-    trainer = trainer_of(config, case.resolution, device, shard)
+    trainer = trainer_of(config, images(device, case.resolution, IMAGES), shard)
     alone = nullcontext() if case.exchange else trainer.model.network.no_sync()
     count = 5 if on_gpu else 1
     with alone:

@@ -3,6 +3,7 @@
 import argparse
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -137,6 +138,16 @@ def device_of(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> tor
         parser.error(str(error))
 
 
+def variants_of(
+    parser: argparse.ArgumentParser, asked: str, known: Iterable[str], usual: Iterable[str]
+) -> list[str]:
+    """The variants named on a command line, the usual ones if none are; else argparse's error."""
+    variants, known = asked.split(",") if asked else list(usual), list(known)
+    if unknown := sorted(set(variants) - set(known)):
+        parser.error(f"--variants must be of {', '.join(known)}, got {', '.join(unknown)}")
+    return variants
+
+
 def folder(device: torch.device, out: Path | None) -> Path:
     """Where results of this device go: `out`, or results/ and its name; made if it is missing."""
     name = "cpu"
@@ -158,10 +169,8 @@ def keep(out: Path, name: str, title: str, result: Json, text: str) -> None:
         text: the table, and what else a reader needs.
     """
     where = environment(str(result["device"]))
-    if "diffusers" in text:
-        import diffusers
-
-        where = {**where, "diffusers": diffusers.__version__}
+    if "diffusers" in sys.modules:  # it ran beside
+        where = {**where, "diffusers": sys.modules["diffusers"].__version__}
     write_atomic(out / f"{name}.json", dumps({**result, "environment": where}, name, ValueError))
     written = f"# {title}\n\n    {result['command']}\n\n{text}\n"
     write_atomic(out / f"{name}.md", written.encode())

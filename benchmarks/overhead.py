@@ -15,7 +15,6 @@ noise against its DDPM, and each against its namesake. Needs the `test` extra.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import measure
 from samplers import (
     DDIM,
     DEIS,
@@ -39,8 +39,7 @@ from samplers import (
     grid,
     sample,
 )
-from scoreflow.environment import environment
-from scoreflow.files import Json, dumps, write_atomic
+from scoreflow.files import Json
 from scoreflow.model import ScoreModel
 from scoreflow.progress import Progress
 from sde import VPSDE, Noise
@@ -175,48 +174,33 @@ def rows(found: dict[str, list[float]], count: int) -> list[Json]:
     made = []
     for name, method in METHODS.items():
         floor = STOCHASTIC if method.stochastic else DETERMINISTIC
-        row: Json = {"images": count, "sampler": name, **summary("", found[name])}
+        row: Json = {"images": count, "sampler": name, **measure.middle("us", found[name])}
         row["against"] = floor
-        row |= summary("against_", found[floor])
-        row["ratio"] = ratio(found[name], found[floor])
+        row |= measure.middle("against_us", found[floor])
+        row["ratio"] = measure.ratio(found[name], found[floor])
         if method.namesake:
             row["namesake"] = title(*method.namesake)
-            row |= summary("namesake_", found[row["namesake"]])
-            row["namesake_ratio"] = ratio(found[name], found[row["namesake"]])
+            row |= measure.middle("namesake_us", found[row["namesake"]])
+            row["namesake_ratio"] = measure.ratio(found[name], found[row["namesake"]])
         made.append(row)
     return made
-
-
-def summary(prefix: str, values: list[float]) -> Json:
-    """Median and middle half."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {f"{prefix}us": middle, f"{prefix}us_low": low, f"{prefix}us_high": high}
-
-
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median of the rounds' ratios."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def table(made: list[Json]) -> str:
     """The rows in Markdown."""
     head = ["images", "sampler", "us a step", "measured against", "ratio", "namesake", "ratio"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for row in made:
-        cells = [str(row["images"]), row["sampler"], _spread(row, "")]
-        cells += [f"{row['against']} {_spread(row, 'against_')}", f"{row['ratio']:.2f}"]
+        line = [str(row["images"]), row["sampler"], measure.shown(row, "us", ".0f")]
+        against = measure.shown(row, "against_us", ".0f")
+        line += [f"{row['against']} {against}", f"{row['ratio']:.2f}"]
         if "namesake" in row:
-            cells += [f"{row['namesake']} {_spread(row, 'namesake_')}"]
-            cells += [f"{row['namesake_ratio']:.2f}"]
+            line += [f"{row['namesake']} {measure.shown(row, 'namesake_us', '.0f')}"]
+            line += [f"{row['namesake_ratio']:.2f}"]
         else:
-            cells += ["", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _spread(row: Json, prefix: str) -> str:
-    low, middle, high = (row[f"{prefix}us{end}"] for end in ("_low", "", "_high"))
-    return f"{middle:.0f} ({low:.0f}-{high:.0f})"
+            line += ["", ""]
+        lines.append(line)
+    return measure.table(head, lines)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -239,17 +223,13 @@ def main(argv: list[str] | None = None) -> None:
         ]
     finally:
         torch.set_num_threads(threads)
-    import diffusers
-
     settings: dict[str, Any] = {"rounds": asked.rounds, "steps": asked.steps, "threads": 1}
-    where = {**environment("cpu"), "diffusers": diffusers.__version__}
     command = f"python -m benchmarks.overhead --rounds {asked.rounds} --steps {asked.steps}"
     result = {"unit": "microseconds a step less the network's", "settings": settings}
-    result |= {"command": command, "environment": where, "rows": made}
-    write_atomic(asked.out / "overhead.json", dumps(result, "overhead", ValueError))
-    text = f"# What a sampling step costs beside its network\n\n    {command}\n\n"
-    text += "Microseconds, one thread: the median of the rounds, and their middle half.\n\n"
-    write_atomic(asked.out / "overhead.md", f"{text}{table(made)}\n".encode())
+    result |= {"command": command, "device": "cpu", "rows": made}
+    text = "Microseconds, one thread: the median of the rounds, and their middle half.\n\n"
+    name = "What a sampling step costs beside its network"
+    measure.keep(asked.out, "overhead", name, result, text + table(made))
     print(table(made))
 
 

@@ -8,11 +8,11 @@ clipped, levels at the end. Theirs is `UNet2DModel` of the same layout in their 
 with the scheduler of the same method, 20 steps of it, and levels at the end. Weights are random:
 time does not depend on them.
 
-Variants are of those of training: float32 (without TF32, both); channels_last; bfloat16 (autocast,
-both); best
-(bfloat16, compiled, channels-last; --mode sample itself does not compile). "diffusers, half" has
-weights and state in bfloat16, as their pipelines have it with torch_dtype; ours has no such mode.
-On a CPU only float32 is run unless others are named.
+Variants are of training's: float32 (without TF32, both), channels_last, bfloat16 (autocast, both)
+and best (bfloat16, compiled, channels-last; --mode sample itself does not compile). "diffusers,
+half" has weights and state in bfloat16, as their pipelines have it with torch_dtype; ours has no
+such mode. Unless others are named a GPU runs float32, bfloat16 and best, a CPU float32 and
+channels_last, which is our default.
 
 Rounds interleave all of them, a batch each after one that is not counted; figures are medians and
 middle halves over the rounds, a ratio the median of the rounds' own: above 1, faster than
@@ -197,9 +197,8 @@ def main(argv: list[str] | None = None) -> None:
     device = measure.device_of(parser, asked)
     on_gpu = device.type == "cuda"
     batch = asked.batch or (256 if on_gpu else 4)
-    variants = (asked.variants or ("float32,bfloat16,best" if on_gpu else "float32")).split(",")
-    if unknown := sorted(set(variants) - set(VARIANTS)):
-        parser.error(f"--variants must be of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
+    usual = ["float32", "bfloat16", "best"] if on_gpu else ["float32", "channels_last"]
+    variants = measure.variants_of(parser, asked.variants, VARIANTS, usual)
     rows = measured(device, batch, variants, asked.rounds)
     command = f"python -m benchmarks.sampling --device {device} --batch {batch}"
     command += f" --rounds {asked.rounds} --variants {','.join(variants)}"

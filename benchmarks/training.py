@@ -6,23 +6,22 @@
 `benchmarks/contenders.py` says what either does in a step.
 
 Variants: float32 and, beside it, one switch of channels_last, compiled, tf32 (a GPU's) and
-bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same
-under CUDA graphs). Unless others are named a GPU runs float32, channels_last,
-bfloat16, best and graphs; a CPU float32, channels_last and, where it has it, bfloat16.
+bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same under CUDA graphs).
+Unless others are named a GPU runs float32, channels_last, bfloat16, best and graphs; a CPU
+float32, channels_last and, where it has it, bfloat16.
 
 Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
 are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
 same run: a product of large matrices, and a 3 x 3 convolution of the network's size. The share of
 them is the floating-point operations of the network as it is defined, as torch's counter has
-them, by time: what an implementation does without counts as done. Peak memory is
-that of a process of its own (on a GPU what torch has allocated). Needs the `bench` extra.
+them, by time: what an implementation does without counts as done. Peak memory is that of a
+process of its own (on a GPU what torch has allocated). Needs the `bench` extra.
 """
 
 import argparse
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
@@ -70,19 +69,15 @@ def row(
 ) -> Json:
     """What one contender's times come to."""
     step, forward = times[who, variant]["step"], times[who, variant]["forward"]
-    low, middle, high = statistics.quantiles(step, n=4)
-    rate = batch / middle
+    seconds = measure.middle("seconds", step)
+    rate = batch / seconds["seconds"]
     return {
         "who": who,
         "variant": variant,
-        "seconds": middle,
-        "seconds_low": low,
-        "seconds_high": high,
+        **seconds,
         "images_per_second": rate,
         "forward_images_per_second": batch / statistics.median(forward),
-        "ratio": statistics.median(
-            b / a for a, b in zip(step, times["diffusers", variant]["step"], strict=True)
-        ),
+        "ratio": measure.ratio(times["diffusers", variant]["step"], step),
         "share_of_matrix_product": 3 * flops * rate / 1e9 / peak["matrix_product"],
         "share_of_convolution": 3 * flops * rate / 1e9 / peak["convolution"],
         "gflop_an_image_forward": flops / 1e9,
@@ -111,8 +106,8 @@ def table(rows: list[Json]) -> str:
     head += ["of matrix peak", "of convolution peak", "peak memory, GB"]
     cells = []
     for r in rows:
-        spread = f"{r['seconds']:.3f} ({r['seconds_low']:.3f}-{r['seconds_high']:.3f})"
-        line = [r["who"], r["variant"], spread, f"{r['images_per_second']:.2f}"]
+        line = [r["who"], r["variant"], measure.shown(r, "seconds")]
+        line += [f"{r['images_per_second']:.2f}"]
         line += [f"{r['ratio']:.2f}", f"{r['forward_images_per_second']:.2f}"]
         line += [f"{r['share_of_matrix_product']:.0%}", f"{r['share_of_convolution']:.0%}"]
         cells.append([*line, f"{r['memory_gb']:.2f}"])
@@ -121,12 +116,8 @@ def table(rows: list[Json]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, and keep."""
-    parser = argparse.ArgumentParser(description="a training step beside diffusers'")
-    parser.add_argument("--device", default="")
-    parser.add_argument("--batch", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variants", default="")
-    parser.add_argument("--out", type=Path, default=None)
+    parser = measure.parser_of("a training step beside diffusers'")
+    parser.add_argument("--variants", default="", help=f"of {','.join(VARIANTS)}")
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
     device = measure.device_of(parser, asked)
@@ -138,9 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     usual = ["float32", "channels_last"]
     usual += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
     usual += ["best", "graphs"] if on_gpu else []
-    variants = asked.variants.split(",") if asked.variants else usual
-    if unknown := sorted(set(variants) - set(VARIANTS)):
-        parser.error(f"--variants must be of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
+    variants = measure.variants_of(parser, asked.variants, VARIANTS, usual)
     rows = measured(device, batch, variants, asked.rounds)
     rows = [{**r, "memory_gb": memory(r["who"], r["variant"], device, batch)} for r in rows]
     command = f"python -m benchmarks.training --device {device} --batch {batch}"

@@ -35,14 +35,6 @@ ROUGH = 0.02  # bfloat16 has 8 bits
 COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(**switches):
     """Losses and gradient norms of some steps, (STEPS, 2), and the averaged weights."""
     flat = request.flatten(default.get_config().to_dict()) | TINY

@@ -43,14 +43,6 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def command(workdir, **overrides):
     flags = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
     start = ["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"]
