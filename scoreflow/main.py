@@ -57,7 +57,6 @@ def main(argv: list[str]) -> int:
         asked = request.parse(argv)
         mode = asked.mode
         _run(asked, argv)
-        _leave()
     except RequestError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -65,6 +64,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"stopped{STOPPED.get(mode, '')}", file=sys.stderr)
         return 130
+    finally:  # a process that ends inside its group is aborted, whatever status it returns
+        _leave()
     return 0
 
 

@@ -4,7 +4,9 @@ Inside a solve nothing is exchanged: images are hard or easy, and processes that
 wait for the hardest. They meet once, when all are done.
 """
 
+import atexit
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -84,12 +86,15 @@ def shard() -> Shard:
 
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        atexit.register(leave)  # gloo's threads abort a process that ends inside its group
     return Shard(dist.get_rank(), world)
 
 
 def leave() -> None:
-    """Part from the other processes, if there were some; torch warns of those that do not."""
+    """Part from the other processes, if they were joined; safe to call again."""
+    if "torch" not in sys.modules:
+        return
     import torch.distributed as dist
 
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

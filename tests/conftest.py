@@ -1,6 +1,8 @@
 """Shapes are checked in every test, and what the rooms' tests share."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,6 +98,26 @@ class Injected(Noise):
 def inject() -> Callable[[int, dict[tuple[Stream, int], Tensor]], Noise]:
     """(batch size, normals by (stream, draw)) -> Noise."""
     return lambda size, normals: Injected(0, torch.arange(size), 0, normals)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """(number of processes, script, *arguments) -> what torchrun printed and returned.
+
+    The launcher keeps the port that its processes meet at open from the beginning, so two tests
+    that run at a time cannot take it from each other.
+    """
+
+    def run(world: int, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
+        launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(script), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=400)
+
+    return run
 
 
 @pytest.fixture

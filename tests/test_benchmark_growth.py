@@ -149,7 +149,7 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
     command = [sys.executable, "-c", LAUNCHER.format(answer="ended"), str(path)]
     if way == "timeout":
         with pytest.raises(subprocess.TimeoutExpired):
-            growth.output(command, dict(os.environ), 3.0)
+            growth.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     else:
         thread = threading.Thread(target=interrupt_after, args=(path,))
         thread.start()
@@ -167,7 +167,7 @@ def test_a_launcher_that_does_not_hear_is_killed_after_a_grace(tmp_path, monkeyp
     command = [sys.executable, "-c", LAUNCHER.format(answer="signal.SIG_IGN"), str(path)]
     begun = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
-        growth.output(command, dict(os.environ), 3.0)
+        growth.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     assert time.monotonic() - begun < 20
     os.kill(int(path.read_text()), signal.SIGKILL)  # which nobody could have ended in its place
 

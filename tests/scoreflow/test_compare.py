@@ -1,10 +1,7 @@
 """--mode compare: the same noise for all, counted evaluations, rows that are kept."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -205,19 +202,14 @@ def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
     assert made[3:] == [0, 2]  # another judge
 
 
-def test_two_processes_compare_what_one_does_with_a_classifier_too(digits, tmp_path):
+def test_two_processes_compare_what_one_does_with_a_classifier_too(digits, torchrun, tmp_path):
     """A metric that waited for its mates, who draw the next case, would wait for ever."""
     alone = Path(shutil.copytree(digits, tmp_path / "alone"))
     assert main(["run.py", "--mode=classifier", f"--workdir={alone}", "--device=cpu"]) == 0
     together = Path(shutil.copytree(alone, tmp_path / "together"))
     assert ask(alone, "ddim,dpm", *GUIDED) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--standalone", str(ROOT / "run.py"), "--mode=compare", "--device=cpu"]
-    command += [f"--workdir={together}", "--samplers=ddim,dpm", "--config.compare.num_images=64"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *GUIDED], env=environment, capture_output=True, text=True, timeout=200
-    )
+    command = (ROOT / "run.py", "--mode=compare", f"--workdir={together}", "--device=cpu")
+    done = torchrun(2, *command, "--samplers=ddim,dpm", "--config.compare.num_images=64", *GUIDED)
     assert done.returncode == 0, done.stderr
     clock = ("seconds", "images_per_second", "processes", "threads")
     one, two = (

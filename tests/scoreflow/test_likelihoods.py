@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -192,16 +189,11 @@ def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_images_and_find_what_one_finds(world, run):
+def test_processes_share_the_images_and_find_what_one_finds(world, torchrun, run):
     alone = result(run)
     (run / "results" / "likelihood.jsonl").unlink()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}",
-        "--standalone", str(ROOT / "run.py"), "--mode=likelihood", f"--workdir={run}",
-        "--device=cpu",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command = (ROOT / "run.py", "--mode=likelihood", f"--workdir={run}", "--device=cpu")
+    done = torchrun(world, *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim") == 1
     together = result(run)

@@ -1,15 +1,16 @@
 """One training, however many processes and parts its batches are split into."""
 
 import json
-import os
+import re
 import shutil
-import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from scoreflow import parallel
+from scoreflow.errors import RequestError, RunError
 from scoreflow.main import main
 from scoreflow.parallel import Shard
 
@@ -31,18 +32,14 @@ TOY = (f"--config={ROOT / 'configs' / 'toy.py'}", "--config.model.width=16")
 
 
 def command(workdir, *more):
-    return ["run.py", "--mode=train", f"--workdir={workdir}", "--device=cpu", *more, *TRAINING]
-
-
-def torchrun(workdir, world, *more):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}"]
-    # a port of the system's choosing: two tests may run at a time
-    launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    script, *rest = command(workdir, *more)
-    return subprocess.run(
-        [*launch, str(ROOT / script), *rest], env=environment, capture_output=True, text=True
-    )
+    return [
+        str(ROOT / "run.py"),
+        "--mode=train",
+        f"--workdir={workdir}",
+        "--device=cpu",
+        *more,
+        *TRAINING,
+    ]
 
 
 def weights(workdir, step=6):
@@ -70,10 +67,10 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def together(tmp_path_factory, torchrun):
     """Two processes, with four and with three of each batch."""
     workdir = tmp_path_factory.mktemp("together") / "run"
-    done = torchrun(workdir, 2, *TOY)
+    done = torchrun(2, *command(workdir, *TOY))
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -91,8 +88,8 @@ def test_two_processes_train_what_one_does(alone, together):
 
 
 @pytest.mark.slow
-def test_four_processes_train_what_one_does(alone, tmp_path):
-    done = torchrun(tmp_path / "run", 4, *TOY)
+def test_four_processes_train_what_one_does(alone, torchrun, tmp_path):
+    done = torchrun(4, *command(tmp_path / "run", *TOY))
     assert done.returncode == 0, done.stderr
     close(weights(alone), weights(tmp_path / "run"))
 
@@ -121,11 +118,11 @@ def test_parts_of_a_batch_add_up_to_it(alone, tmp_path, parts):
     close(weights(workdir), weights(alone))
 
 
-def test_dropout_and_hidden_labels_are_those_of_one_process_and_part(tmp_path):
+def test_dropout_and_hidden_labels_are_those_of_one_process_and_part(torchrun, tmp_path):
     """They belong to an image's place in the batch."""
     runs = [tmp_path / name for name in ("alone", "together", "parts")]
     assert main(command(runs[0], *UNET)) == 0
-    done = torchrun(runs[1], 2, *UNET)
+    done = torchrun(2, *command(runs[1], *UNET))
     assert done.returncode == 0, done.stderr
     assert main(command(runs[2], *UNET, "--config.training.micro_batches=3")) == 0
     for other in runs[1:]:
@@ -140,10 +137,37 @@ def test_a_batch_must_have_something_for_each(tmp_path, capsys):
     assert error.count("\n") == 1 or "\r" in error  # besides what a progress bar leaves
 
 
-def test_a_process_that_fails_ends_the_run_with_its_reason(tmp_path):
-    done = torchrun(tmp_path / "run", 2, *TOY, "--config.training.micro_batches=4")
+@pytest.mark.parametrize(
+    ("wrong", "status", "reason"),
+    [
+        ("micro_batches=4", 2, "must be at least processes x training.micro_batches (2 x 4)"),
+        ("learning_rate=1e30", 1, "not finite"),
+    ],
+)
+def test_processes_that_fail_end_with_their_own_status(torchrun, tmp_path, wrong, status, reason):
+    """Not aborted (-6) by the group that they have joined: a refusal is 2, a failure 1."""
+    done = torchrun(2, *command(tmp_path / "run", *TOY, f"--config.training.{wrong}"))
     assert done.returncode != 0
-    assert "must be at least processes x training.micro_batches (2 x 4), got 7" in done.stderr
+    assert reason in done.stderr
+    assert "terminate called" not in done.stderr
+    first = re.search(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", done.stderr, re.DOTALL)
+    assert first is not None, done.stderr
+    assert int(first[1]) == status
+
+
+@pytest.mark.parametrize("error", [RequestError, RunError, KeyboardInterrupt, ZeroDivisionError])
+def test_the_group_is_left_however_a_command_ends(error, monkeypatch, capfd):
+    left = []
+
+    def fail(*_):
+        raise error("on purpose")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(parallel, "leave", lambda: left.append(error))
+    monkeypatch.setattr("scoreflow.main._run", fail)
+    with pytest.raises(error) if error is ZeroDivisionError else nullcontext():
+        assert main(["run.py", "--mode=train"]) in (1, 2, 130)
+    assert left == [error]
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 2), (8, 3), (3, 3), (2, 5)])
