@@ -7,7 +7,7 @@ import sys
 # own is so long that on cores shared with other work every small operation waits for its turn.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from scoreflow.main import main
+from scoreflow.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

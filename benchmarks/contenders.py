@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from benchmarks.measure import Steps
-from configs import cifar10
-from scoreflow import build
-from scoreflow.data import Data
-from scoreflow.ema import EMA
-from scoreflow.files import Json
-from scoreflow.model import arithmetic
-from scoreflow.parallel import Shard
-from scoreflow.train import ALONE, Trainer
+from scoreflow import factory
+from scoreflow.configs import cifar10
+from scoreflow.data.dataset import Data
+from scoreflow.models.score_model import arithmetic
+from scoreflow.runtime.distributed import Shard
+from scoreflow.storage.atomic_files import Json
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import ALONE, Trainer
 
 IMAGES = 512
 VARIANTS: dict[str, Json] = {
@@ -48,10 +48,10 @@ def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
 
 def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
     """A training of this config on these data, from its start."""
-    network, settings = build.build_network(config, data), build.build_training(config)
-    called = build.compiled(network, settings)
-    model = build.build_model(config, called, build.build_sde(config))
-    objective, ema = build.build_objective(config), EMA(network, settings.ema_decay)
+    network, settings = factory.build_network(config, data), factory.build_training(config)
+    called = factory.compiled(network, settings)
+    model = factory.build_model(config, called, factory.build_sde(config))
+    objective, ema = factory.build_objective(config), EMA(network, settings.ema_decay)
     return Trainer(model, network, ema, data, objective, settings, 0, shard)
 
 

@@ -15,7 +15,11 @@ import time
 import torch
 from torch import Tensor
 
-from samplers import (
+from scoreflow import factory
+from scoreflow.data.levels import dequantize, quantize
+from scoreflow.factory import Experiment
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import (
     DPS,
     MMPS,
     BlockMean,
@@ -27,14 +31,11 @@ from samplers import (
     sample,
     uniform_times,
 )
-from samplers.measurement import middle_square
-from scoreflow import build, request
-from scoreflow.build import Experiment
-from scoreflow.data import dequantize, quantize
-from scoreflow.model import ScoreModel
-from scoreflow.run_dir import RunDir
-from scoreflow.trained import trained_of
-from sde.noise import Noise
+from scoreflow.samplers.editing.linear_operators import middle_square
+from scoreflow.schema import request, resolve
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import trained_of
 
 METHODS = (
     ("replace", 0.0, 64),
@@ -58,8 +59,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     asked = parser.parse_args()
     run = RunDir.open(asked.workdir)
-    config = request.resolve(request.completed(request.flatten(run.config)), asked.workdir)
-    experiment = build.experiment(config, torch.device("cpu"), training=False)
+    config = resolve.resolve(resolve.completed(request.flatten(run.config)), asked.workdir)
+    experiment = factory.experiment(config, torch.device("cpu"), training=False)
     model, _ = trained_of(experiment, run, print)
     shape = tuple(experiment.data.test.shape[1:])
     print(
@@ -91,7 +92,7 @@ def measured(
     noise = 2 / data.num_levels / 12**0.5 * operator.gain**0.5
     given = Measurement(operator, operator.apply(x_0), noise)
     counted = Counted(model)
-    sampler = build.build_drawing(experiment.config, "ancestral", model, data).sampler
+    sampler = factory.build_drawing(experiment.config, "ancestral", model, data).sampler
     denoiser = MMPS(counted, given, int(value)) if method == "mmps" else counted
     if method == "dps":
         sampler = DPS(sampler, given, value)

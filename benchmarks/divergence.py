@@ -39,14 +39,14 @@ from benchmarks import contenders, measure, rates
 from benchmarks.likelihood import Asked, Bench, bench_of, say
 from benchmarks.measure import timed
 from benchmarks.rates import Field
-from configs import cifar10
-from scoreflow import build
+from scoreflow import factory
+from scoreflow.configs import cifar10
 from scoreflow.errors import RequestError
-from scoreflow.files import Json
-from scoreflow.model import arithmetic
-from sde import SDE, Denoiser
-from sde.flow import velocity, velocity_and_divergence
-from sde.types import Batch, Times
+from scoreflow.models.score_model import arithmetic
+from scoreflow.sde import SDE, Denoiser
+from scoreflow.sde.flow import velocity, velocity_and_divergence
+from scoreflow.sde.types import Batch, Times
+from scoreflow.storage.atomic_files import Json
 
 RUN = Path("runs/digits-vp")
 
@@ -70,9 +70,9 @@ def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     """So many evaluations of the field of the CIFAR-10 network, by name."""
     config = cifar10.get_config()
     config.training.channels_last = False  # in which torch's GroupNorm has no tangent
-    network = build.build_network(config, contenders.images(device)).eval().requires_grad_(False)
-    sde = build.build_sde(config)
-    model = build.build_model(config, network, sde)
+    network = factory.build_network(config, contenders.images(device)).eval().requires_grad_(False)
+    sde = factory.build_sde(config)
+    model = factory.build_model(config, network, sde)
     generator = torch.Generator().manual_seed(0)
     x, probe = torch.randn(2, batch, 3, 32, 32, generator=generator, dtype=torch.float64)
     x, probe = x.to(device), probe.sign().to(device)

@@ -40,22 +40,23 @@ import scipy.interpolate
 import torch
 from torch import Tensor
 
-from samplers import Counted
-from scoreflow import build, request
-from scoreflow.dequantization import Dequantizer
+from scoreflow import factory
+from scoreflow.cli.main import environment
 from scoreflow.errors import RequestError, RunError
-from scoreflow.files import Json, dumps, write_atomic
-from scoreflow.likelihood import Flow, Solver
-from scoreflow.main import environment
-from scoreflow.model import ScoreModel
-from scoreflow.run_dir import RunDir
-from scoreflow.trained import trained_of
-from sde.base import SDE, broadcast
-from sde.flow import sign_probes, sign_set_size
-from sde.noise import Noise, Stream
-from sde.ode import Status
-from sde.types import Times
-from sde.vp import VPSDE
+from scoreflow.likelihood.dequantization import Dequantizer
+from scoreflow.likelihood.flow_likelihood import Flow, Solver
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import Counted
+from scoreflow.schema import request, resolve
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.flow import sign_probes, sign_set_size
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.ode import Status
+from scoreflow.sde.types import Times
+from scoreflow.sde.vp import VPSDE
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import trained_of
 
 TRUTH = 1e-6
 USUAL = 1e-5
@@ -366,8 +367,8 @@ def bench_of(asked: Asked) -> Bench:
     run = RunDir.open(asked.workdir)
     if not run.checkpoint_steps():
         raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
-    config = request.resolve(request.flatten(run.config), str(run.path / "config.json"))
-    experiment = build.experiment(config, asked.device, training=False)
+    config = resolve.resolve(request.flatten(run.config), str(run.path / "config.json"))
+    experiment = factory.experiment(config, asked.device, training=False)
     data = experiment.data
     if data.num_levels is None:
         raise RequestError(f"{run.path} is a run on vectors; bits/dim are of images")
@@ -379,7 +380,7 @@ def bench_of(asked: Asked) -> Bench:
     model, step = trained_of(experiment, run, say)
     models = {"as trained": model.around(model.network, "float32")}
     if isinstance(model.sde, VPSDE) and model.t_min >= 1:
-        smooth = build.build_model(experiment.config, model.network, Smooth(model.sde))
+        smooth = factory.build_model(experiment.config, model.network, Smooth(model.sde))
         models["smooth"] = smooth.around(model.network, "float32")
     return Bench(models, data.test, data.num_levels, model.t_min, step)
 
@@ -860,7 +861,7 @@ def parse(argv: list[str]) -> Asked:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON; a table is written beside it")
     own = parser.parse_args(argv[1:])
-    device = build.build_device(own.device)
+    device = factory.build_device(own.device)
     out = own.out or request.ROOT / "results" / device.type / "likelihood-benchmark.json"
     if out.suffix != ".json":
         raise RequestError(f"--out must end in .json, got {out}")

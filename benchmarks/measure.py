@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoreflow import build
-from scoreflow.blocks import Doubling
-from scoreflow.environment import environment
+from scoreflow import factory
 from scoreflow.errors import RequestError
-from scoreflow.files import Json, dumps, write_atomic
-from scoreflow.model import arithmetic
+from scoreflow.models.score_model import arithmetic
+from scoreflow.models.unet_blocks import Doubling
+from scoreflow.runtime.environment import environment
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
 Steps = Callable[[int], object]
 """Does a number of steps."""
@@ -133,7 +133,7 @@ def device_of(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> tor
             f"{asked.rounds} and {asked.batch}"
         )
     try:
-        return build.build_device(asked.device)
+        return factory.build_device(asked.device)
     except RequestError as error:
         parser.error(str(error))
 

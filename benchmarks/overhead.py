@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from samplers import (
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     Ancestral,
@@ -39,10 +41,8 @@ from samplers import (
     grid,
     sample,
 )
-from scoreflow.files import Json
-from scoreflow.model import ScoreModel
-from scoreflow.progress import Progress
-from sde import VPSDE, Noise
+from scoreflow.sde import VPSDE, Noise
+from scoreflow.storage.atomic_files import Json
 
 COUNTS = (64, 1)
 DETERMINISTIC, STOCHASTIC = "DDIMScheduler", "DDPMScheduler"

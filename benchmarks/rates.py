@@ -16,14 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import measure
 from benchmarks.likelihood import TOLERANCES, TRUTH, Bench, Points, say, solver_of
 from benchmarks.measure import timed
-from scoreflow import likelihood as solving
 from scoreflow.errors import RunError
-from scoreflow.files import Json
-from scoreflow.likelihood import Solver
-from scoreflow.model import ScoreModel
-from sde import SDE, Denoiser
-from sde.flow import velocity, velocity_and_divergence
-from sde.types import Batch, Times
+from scoreflow.likelihood import flow_likelihood as solving
+from scoreflow.likelihood.flow_likelihood import Solver
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde import SDE, Denoiser
+from scoreflow.sde.flow import velocity, velocity_and_divergence
+from scoreflow.sde.types import Batch, Times
+from scoreflow.storage.atomic_files import Json
 
 GOOD_ENOUGH = 1e-3  # bits/dim, the mean over images of the error without its sign
 Field = Callable[[SDE, Denoiser, Times, Batch, Iterable[Tensor]], tuple[Batch, Tensor]]

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from benchmarks import contenders, measure, overhead
 from benchmarks.contenders import VARIANTS as TRAINED
 from benchmarks.measure import timed
-from configs import cifar10
-from samplers import sample
-from scoreflow import build
-from scoreflow.data import quantize
-from scoreflow.files import Json
-from scoreflow.model import arithmetic
-from sde import Noise
+from scoreflow import factory
+from scoreflow.configs import cifar10
+from scoreflow.data.levels import quantize
+from scoreflow.models.score_model import arithmetic
+from scoreflow.samplers import sample
+from scoreflow.sde import Noise
+from scoreflow.storage.atomic_files import Json
 
 SAMPLERS = ("unipc", "dpm", "ddim")
 VARIANTS = {name: TRAINED[name] for name in ("float32", "channels_last", "bfloat16", "best")}
@@ -84,12 +84,12 @@ def ours(device: torch.device, batch: int, variant: str) -> Contender:
     config.training.update(VARIANTS[variant])
     config.sampling.steps = EVALUATIONS
     data = contenders.images(device)
-    network = build.build_network(config, data).eval().requires_grad_(False)
-    heard = Heard(build.compiled(network, build.build_training(config)))
-    model = build.build_model(config, heard, build.build_sde(config))
+    network = factory.build_network(config, data).eval().requires_grad_(False)
+    heard = Heard(factory.compiled(network, factory.build_training(config)))
+    model = factory.build_model(config, heard, factory.build_sde(config))
 
     def draw(sampler: str) -> Tensor:
-        way = build.build_drawing(config, sampler, model, data)
+        way = factory.build_drawing(config, sampler, model, data)
         noise = Noise.of(0, 0, batch, device)
         args = way.sampler, way.denoiser, model.sde, way.times, noise, EVENT
         return quantize(sample(*args, final=way.final), 256).cpu()

@@ -29,21 +29,25 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoreflow import bound, build, request
-from scoreflow.data import dequantize
-from scoreflow.draw import draw_samples, sample_metrics
-from scoreflow.ema import EMA
+from scoreflow import factory
+from scoreflow.cli import command_line
+from scoreflow.cli.main import environment
+from scoreflow.data.levels import dequantize
 from scoreflow.errors import RequestError, RunError
-from scoreflow.evaluate import measure
-from scoreflow.files import Json, dumps, write_atomic
-from scoreflow.likelihood import to_bits_per_dim
-from scoreflow.main import environment
-from scoreflow.metrics import rate_error
-from scoreflow.model import ScoreModel
-from scoreflow.progress import Progress
-from scoreflow.rows import Rows
-from scoreflow.train import Trainer
-from sde.noise import Noise, Stream
+from scoreflow.evaluation.sample_summary import sample_metrics
+from scoreflow.generation.generate import draw_samples
+from scoreflow.likelihood.dataset_likelihood import measure
+from scoreflow.likelihood.flow_likelihood import to_bits_per_dim
+from scoreflow.losses import variational
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.schema import request, resolve
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
+from scoreflow.storage.result_rows import Rows
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import Trainer
+from scoreflow.uncertainty import rate_error
 
 STRATA = 63
 TRIED_FIRST = 32
@@ -129,7 +133,7 @@ class Asked:
 
     def cell_config(self, cell: Cell) -> ConfigDict:
         """The whole config of a cell, checked."""
-        return request.resolve({**self.config, **cell.overrides()}, "table2")
+        return resolve.resolve({**self.config, **cell.overrides()}, "table2")
 
     def settings(self) -> Json:
         """All that the rows of a table depend on, but the code."""
@@ -159,7 +163,7 @@ def parse(argv: list[str]) -> Asked:
     parser.add_argument("--out", type=Path, help="default: results/ and the kind of device")
     parser.epilog = "and, as of run.py, --device, --config and --config.SECTION.KEY=VALUE"
     own, others = parser.parse_known_args(argv[1:])
-    asked = request.parse([argv[0], "--mode=train", *others])
+    asked = command_line.parse([argv[0], "--mode=train", *others])
     if asked.mode != "train" or asked.workdir is not None:
         raise RequestError("a table has no --mode and no --workdir; its results go to --out")
     table = {
@@ -178,7 +182,7 @@ def parse(argv: list[str]) -> Asked:
             "Table 2 is about images and needs a config with model.name = unet, got "
             f"{asked.config['model.name']} in {asked.experiment}"
         )
-    device = build.build_device(asked.device)
+    device = factory.build_device(asked.device)
     out = own.out or request.ROOT / "results" / device.type
     config = {**asked.config, **DEFAULTS, **asked.overrides, **table}
     command = ["python", "-m", "benchmarks.table2", *argv[1:]]
@@ -190,7 +194,7 @@ def parse(argv: list[str]) -> Asked:
 def measured(cell: Cell, asked: Asked) -> Json:
     """Train a cell and measure it. A number that there is none of is None."""
     start = time.monotonic()
-    experiment = build.experiment(asked.cell_config(cell), asked.device)
+    experiment = factory.experiment(asked.cell_config(cell), asked.device)
     row: Json = {
         "prediction": cell.prediction,
         "objective": cell.objective,
@@ -209,7 +213,7 @@ def measured(cell: Cell, asked: Asked) -> Json:
     return {**row, "seconds": time.monotonic() - start}
 
 
-def _trained(experiment: build.Experiment, cell: Cell) -> ScoreModel:
+def _trained(experiment: factory.Experiment, cell: Cell) -> ScoreModel:
     e = experiment
     ema = EMA(e.network, e.settings.ema_decay)
     trainer = Trainer(e.model, e.network, ema, e.data, e.objective, e.settings, e.config.seed)
@@ -217,11 +221,11 @@ def _trained(experiment: build.Experiment, cell: Cell) -> ScoreModel:
         for interval in trainer.run():
             progress.advance(interval.step - progress.bar.n, loss=f"{interval.loss:.4f}")
     trainer.state()  # refuses weights that the last step made infinite
-    return build.build_model(e.config, ema.module, e.model.sde)
+    return factory.build_model(e.config, ema.module, e.model.sde)
 
 
 @torch.no_grad()
-def _bound(model: ScoreModel, experiment: build.Experiment, cell: Cell) -> Json:
+def _bound(model: ScoreModel, experiment: factory.Experiment, cell: Cell) -> Json:
     data, c = experiment.data, experiment.config.likelihood
     test, bits = data.test[: c.num_images], []
     for first in range(0, len(test), c.batch_size):
@@ -229,12 +233,12 @@ def _bound(model: ScoreModel, experiment: build.Experiment, cell: Cell) -> Json:
         noise = Noise.of(c.seed, first, first + len(levels), levels.device)
         u = noise.uniform(Stream.DEQUANTIZE, tuple(levels.shape[1:]))
         x_0 = dequantize(levels, u, _levels(experiment))
-        nats = bound.estimate(model, model.sde, x_0, noise, STRATA, cell.variance)
+        nats = variational.estimate(model, model.sde, x_0, noise, STRATA, cell.variance)
         bits.append(to_bits_per_dim(-nats, x_0[0].numel(), _levels(experiment)))
     return _summary("bound", torch.cat(bits))
 
 
-def _levels(experiment: build.Experiment) -> int:
+def _levels(experiment: factory.Experiment) -> int:
     levels = experiment.data.num_levels
     assert levels is not None, "parse() has refused vectors"
     return levels
@@ -255,7 +259,7 @@ def _nothing(name: str) -> Json:
     return {name: None, f"{name}_error": None, f"{name}_each": None}
 
 
-def _exact(model: ScoreModel, experiment: build.Experiment) -> Json:
+def _exact(model: ScoreModel, experiment: factory.Experiment) -> Json:
     """Exact likelihood, of a few images first: those that are there are not solved again."""
     with TemporaryDirectory() as folder:
         rows = Rows(Path(folder) / "rows.jsonl", {})
@@ -270,19 +274,19 @@ def _exact(model: ScoreModel, experiment: build.Experiment) -> Json:
     return {**_summary("exact", bits), "exact_evaluations": evaluations}
 
 
-def _solve(model: ScoreModel, experiment: build.Experiment, count: int, rows: Rows) -> None:
+def _solve(model: ScoreModel, experiment: factory.Experiment, count: int, rows: Rows) -> None:
     """Add to rows what they lack of the first `count` test images; a RunError if one is unsolved.
 
     The only place that knows how `evaluate` is called, and it fills in the rows.
     """
     config, data = experiment.config, experiment.data
-    question = replace(build.build_question(config, model, data), checked=0)
+    question = replace(factory.build_question(config, model, data), checked=0)
     measure(model, data, min(count, config.likelihood.num_images), question, rows=rows)
 
 
-def _samples(model: ScoreModel, experiment: build.Experiment) -> Json:
+def _samples(model: ScoreModel, experiment: factory.Experiment) -> Json:
     c, data = experiment.config.sampling, experiment.data
-    drawing = build.build_drawing(experiment.config, "ancestral", model, data)
+    drawing = factory.build_drawing(experiment.config, "ancestral", model, data)
     noise = Noise.of(c.seed, 0, c.num_images, data.train.device)
     event = tuple(data.train.shape[1:])
     x = draw_samples(drawing, model.sde, noise, event, c.batch_size, "ancestral")

@@ -28,8 +28,8 @@ import torch
 from benchmarks import measure
 from benchmarks.contenders import MAKERS, VARIANTS
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed, wait
-from scoreflow.environment import BFLOAT16, cpu_flags
-from scoreflow.files import Json
+from scoreflow.runtime.environment import BFLOAT16, cpu_flags
+from scoreflow.storage.atomic_files import Json
 
 
 def measured(device: torch.device, batch: int, variants: list[str], rounds: int) -> list[Json]:

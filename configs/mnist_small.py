@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import mnist
+from scoreflow.configs import mnist
 
 
 def get_config() -> ConfigDict:

@@ -4,32 +4,33 @@ A sampler knows an SDE and a Denoiser, never a network: what runs here on a trai
 the tests on exact denoisers, where the right answer is known.
 """
 
-from samplers.ancestral import Ancestral
-from samplers.ddim import DDIM
-from samplers.deis import DEIS
-from samplers.dpm_solver import DPMSolver
-from samplers.euler_maruyama import EulerMaruyama
-from samplers.grids import GRIDS, grid
-from samplers.guidance import (
-    ClassifierGuided,
-    Clipped,
-    Guided,
-    LogProb,
-    Reclocked,
-    Thresholded,
+from scoreflow.samplers.ancestral import Ancestral
+from scoreflow.samplers.ddim import DDIM
+from scoreflow.samplers.denoisers.change_of_process import Reclocked
+from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided, LogProb
+from scoreflow.samplers.denoisers.instrumentation import Counted, Recorded
+from scoreflow.samplers.denoisers.thresholding import Clipped, Thresholded
+from scoreflow.samplers.editing.ddim_inversion import invert
+from scoreflow.samplers.editing.inverse_problems import DPS, MMPS, Replaced
+from scoreflow.samplers.editing.linear_operators import (
+    BlockMean,
+    ChannelMean,
+    Masked,
+    Measurement,
+    Operator,
 )
-from samplers.heun import Heun
-from samplers.interpolation import slerp
-from samplers.inversion import invert
-from samplers.least_cost import grid_cost, least_cost, step_costs
-from samplers.listening import Counted, Recorded
-from samplers.measurement import BlockMean, ChannelMean, Masked, Measurement, Operator
-from samplers.posterior import DPS, MMPS, Replaced
-from samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
-from samplers.probability_flow import ProbabilityFlow
-from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.sampler import Multistep, Sampler, sample, times_from, uniform_times
-from samplers.unipc import UniPC
+from scoreflow.samplers.editing.slerp import slerp
+from scoreflow.samplers.euler_maruyama import EulerMaruyama
+from scoreflow.samplers.grids.optimal_time_grid import grid_cost, least_cost, step_costs
+from scoreflow.samplers.grids.time_grids import GRIDS, grid
+from scoreflow.samplers.heun import Heun
+from scoreflow.samplers.multistep.deis import DEIS
+from scoreflow.samplers.multistep.dpm_solver import DPMSolver
+from scoreflow.samplers.multistep.unipc import UniPC
+from scoreflow.samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
+from scoreflow.samplers.probability_flow import ProbabilityFlow
+from scoreflow.samplers.reverse_diffusion import ReverseDiffusion
+from scoreflow.samplers.sampler import Multistep, Sampler, sample, times_from, uniform_times
 
 __all__ = [
     "DDIM",

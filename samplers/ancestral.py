@@ -7,11 +7,11 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor
 
-from samplers.exponential import combined
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import combined
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 Variance = Literal["beta", "posterior", "optimal", "learned"]
 

@@ -10,10 +10,10 @@ which solves dx~/dphi = v exactly when the estimate does not change on the way.
 
 from dataclasses import dataclass
 
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.types import Batch, Times
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)

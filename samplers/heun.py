@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.exponential import combined, ratio
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import combined, ratio
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ never asked at s = 0, where there is no score, so that no step is a special one.
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from samplers.listening import AskedOnce
-from samplers.sampler import Multistep, Sampler
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.denoisers.instrumentation import AskedOnce
+from scoreflow.samplers.sampler import Multistep, Sampler
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 
 @runtime_checkable

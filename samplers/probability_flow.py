@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde.base import SDE, broadcast
-from sde.flow import velocity
-from sde.noise import Noise
-from sde.ode import Status, odeint
-from sde.prediction import Denoiser
-from sde.types import Batch, State, Times
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.flow import velocity
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.ode import Status, odeint
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, State, Times
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from samplers.exponential import combined
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import combined
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 
 @runtime_checkable

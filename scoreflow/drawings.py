@@ -7,16 +7,19 @@ a class: guidance is no model of the data, whose errors could be measured.
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, moments, parallel
-from scoreflow.build import Drawing, Experiment
+from scoreflow import factory
 from scoreflow.errors import RequestError
-from scoreflow.files import Json
-from scoreflow.likelihoods import fingerprint
-from scoreflow.model import ScoreModel
-from scoreflow.moments import Moments
-from scoreflow.progress import Progress
-from scoreflow.run_dir import RunDir
-from scoreflow.trained import classifier_for
+from scoreflow.factory import Experiment
+from scoreflow.generation import error_table
+from scoreflow.generation.error_table import Moments
+from scoreflow.generation.plan import Drawing
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime import distributed
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.fingerprint import fingerprint
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import classifier_for
 
 
 def drawing_of(
@@ -32,10 +35,10 @@ def drawing_of(
         model: the network.
     """
     data = experiment.data
-    classifier = classifier_for(build.build_guidance(config, model, data), run, model)
-    needed = build.needs_moments(config, name)
+    classifier = classifier_for(factory.build_guidance(config, model, data), run, model)
+    needed = factory.needs_moments(config, name)
     table = moments_of(experiment, config, run, model) if needed else None
-    return build.build_drawing(config, name, model, data, classifier, table)
+    return factory.build_drawing(config, name, model, data, classifier, table)
 
 
 def moments_of(
@@ -49,16 +52,16 @@ def moments_of(
         "clip": bool(c.clip),
         "dynamic_threshold": float(c.dynamic_threshold),
         "precision": model.precision,
-        "num_images": min(moments.IMAGES, len(of.train)),
+        "num_images": min(error_table.IMAGES, len(of.train)),
         "device": str(experiment.device),
     }
-    shard = parallel.shard()
+    shard = distributed.shard()
     try:
         kept = run.read_result("moments")
     except RequestError:  # there is none, or a damaged one, which is made again
         kept = {}
     there = shard.of_the_first(kept.get("settings") == settings)
-    if not there and parallel.leads():
+    if not there and distributed.leads():
         _measure(experiment, config, run, model, settings)
     shard.wait()
     return Moments.of_result(model.sde, run.read_result("moments"))
@@ -69,11 +72,11 @@ def _measure(
 ) -> None:
     """The table, into results/moments.json."""
     c, of = config.sampling, experiment.data
-    x_0 = moments.points(of, config.seed, config.training.dequantization == "centre")
-    calls = len(moments.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
+    x_0 = error_table.points(of, config.seed, config.training.dequantization == "centre")
+    calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
     with Progress("errors by time", calls, "call") as progress:
-        found = moments.measure(
-            build.limited(config, model, of),
+        found = error_table.measure(
+            factory.limited(config, model, of),
             model.sde,
             model.t_min,
             x_0,

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 
-from scoreflow import build
-from scoreflow.build import Experiment, Guidance
-from scoreflow.classifier import NoisyClassifier
-from scoreflow.classifying import load_classifier
-from scoreflow.ema import EMA
+import torch
+
+from scoreflow import factory
 from scoreflow.errors import RequestError
-from scoreflow.model import ScoreModel
-from scoreflow.parallel import Shard
-from scoreflow.run_dir import RunDir
-from scoreflow.train import ALONE, Trainer
+from scoreflow.factory import Experiment
+from scoreflow.generation.plan import Guidance
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.distributed import Shard
+from scoreflow.sde.base import SDE
+from scoreflow.storage.checkpoint_file import DamagedError, read_state
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.training.classifier_trainer import FILE, MAKE
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import ALONE, Trainer
 
 Say = Callable[[str], None]
 
@@ -49,7 +54,7 @@ def load(trainer: Trainer, experiment: Experiment, run: RunDir, say: Say) -> Non
 
 def averaged(experiment: Experiment, ema: EMA) -> ScoreModel:
     """The averaged network as a Denoiser."""
-    return build.build_model(experiment.config, ema.module, experiment.model.sde)
+    return factory.build_model(experiment.config, ema.module, experiment.model.sde)
 
 
 def trained_of(experiment: Experiment, run: RunDir, say: Say) -> tuple[ScoreModel, int]:
@@ -65,3 +70,31 @@ def classifier_for(guidance: Guidance, run: RunDir, model: ScoreModel) -> NoisyC
         return None
     device = next(model.network.parameters()).device
     return load_classifier(run, model.sde, model.t_min, device)
+
+
+def load_classifier(
+    run: RunDir, sde: SDE, t_min: float, device: torch.device | str = "cpu"
+) -> NoisyClassifier:
+    """The run's classifier, in eval mode and without gradients of its weights.
+
+    Args:
+        run: the run's folder.
+        sde: its process.
+        t_min: the least time of its training, in steps.
+        device: where to.
+
+    Raises:
+        RequestError: there is none, or it is damaged.
+    """
+    path = run.path / FILE
+    if not path.exists():
+        raise RequestError(f"{run.path} has no {FILE}: {MAKE} --workdir {run.path}")
+    try:
+        state = read_state(path, device)
+        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
+        network.load_state_dict(state["network"])
+    except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RequestError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): {MAKE} --workdir {run.path}"
+        ) from error
+    return NoisyClassifier(network.to(device).eval().requires_grad_(False), sde, t_min)

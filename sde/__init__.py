@@ -14,13 +14,13 @@ Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `
 `ode`, `noise`, `analytic`.
 """
 
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.ode import Solution, Status, odeint
-from sde.prediction import Denoiser, Kind, Prediction
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.ode import Solution, Status, odeint
+from scoreflow.sde.prediction import Denoiser, Kind, Prediction
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 __all__ = [
     "SDE",

@@ -16,10 +16,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction, predict
-from sde.types import Batch, PerSample, Times
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction, predict
+from scoreflow.sde.types import Batch, PerSample, Times
 
 
 class Distribution(ABC):

@@ -24,8 +24,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde.lookup import Lookup, at_times, between_times
-from sde.types import Batch, Times
+from scoreflow.sde.time_cache import Lookup, at_times, between_times
+from scoreflow.sde.types import Batch, Times
 
 
 def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.types import Batch, Times
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, Times
 
 
 def velocity(sde: SDE, denoiser: Denoiser, angle: Times, x: Batch) -> Batch:

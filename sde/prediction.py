@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from sde.base import SDE, broadcast
-from sde.types import Batch, Times
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.types import Batch, Times
 
 Kind = Literal["eps", "x_0", "v", "score"]
 KINDS: tuple[str, ...] = get_args(Kind)

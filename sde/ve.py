@@ -13,9 +13,9 @@ import math
 
 import torch
 
-from sde.base import SDE
-from sde.lookup import at_times
-from sde.types import Times
+from scoreflow.sde.base import SDE
+from scoreflow.sde.time_cache import at_times
+from scoreflow.sde.types import Times
 
 
 class VESDE(SDE):

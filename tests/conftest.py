@@ -12,23 +12,23 @@ import pytest
 from jaxtyping import install_import_hook
 
 # The hook rewrites modules as they are imported, so none may have been before.
-early = [name for name in ("sde", "samplers") if name in sys.modules]
+early = [name for name in ("scoreflow.sde", "scoreflow.samplers") if name in sys.modules]
 assert not early, f"{early} imported before the shape checks were installed"
-if importlib.util.find_spec("sde") is None:  # neither installed nor on the path
+if importlib.util.find_spec("scoreflow") is None:  # neither installed nor on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
-install_import_hook(["sde", "samplers"], "beartype.beartype")
+install_import_hook(["scoreflow.sde", "scoreflow.samplers"], "beartype.beartype")
 
 import scipy.special  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from sde.analytic import GaussianMixture  # noqa: E402
-from sde.base import SDE, broadcast  # noqa: E402
-from sde.noise import Noise, Stream  # noqa: E402
-from sde.prediction import Denoiser, Prediction, predict  # noqa: E402
-from sde.subvp import SubVPSDE  # noqa: E402
-from sde.ve import VESDE  # noqa: E402
-from sde.vp import VPSDE  # noqa: E402
+from scoreflow.sde.analytic import GaussianMixture  # noqa: E402
+from scoreflow.sde.base import SDE, broadcast  # noqa: E402
+from scoreflow.sde.noise import Noise, Stream  # noqa: E402
+from scoreflow.sde.prediction import Denoiser, Prediction, predict  # noqa: E402
+from scoreflow.sde.subvp import SubVPSDE  # noqa: E402
+from scoreflow.sde.ve import VESDE  # noqa: E402
+from scoreflow.sde.vp import VPSDE  # noqa: E402
 
 torch.set_num_threads(1)
 

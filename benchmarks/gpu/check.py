@@ -1,6 +1,6 @@
 """Whether a device computes what a CPU does: noise, samples, likelihood, training, its switches.
 
-    python -m benchmarks.gpu_check [--device cuda] [--out DIR]
+    python -m benchmarks.gpu.check [--device cuda] [--out DIR]
 
 The digits' network, with weights of full size, in float32 (TensorFloat-32 off), on either device
 from the same addressed noise. Tolerances are of rounding: bits are equal, normals agree to the
@@ -24,18 +24,18 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from benchmarks import measure
-from configs import digits
-from scoreflow import build
-from scoreflow.data import dequantize
-from scoreflow.draw import draw_samples
-from scoreflow.dropout import mixed
-from scoreflow.ema import EMA
-from scoreflow.equivalence import awake
-from scoreflow.files import Json
-from scoreflow.likelihood import log_likelihood, to_bits_per_dim
-from scoreflow.model import ScoreModel, arithmetic
-from scoreflow.train import Trainer
-from sde.noise import Noise, Stream
+from scoreflow import factory
+from scoreflow.certificate.certificate import awake
+from scoreflow.configs import digits
+from scoreflow.data.levels import dequantize
+from scoreflow.generation.generate import draw_samples
+from scoreflow.likelihood.flow_likelihood import log_likelihood, to_bits_per_dim
+from scoreflow.models.dropout import mixed
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.storage.atomic_files import Json
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import Trainer
 
 IMAGES, STEPS = 8, 5
 RATE = 1e-4
@@ -67,7 +67,7 @@ def config_of(**switches: object) -> ConfigDict:
     return config
 
 
-def model_of(experiment: build.Experiment) -> ScoreModel:
+def model_of(experiment: factory.Experiment) -> ScoreModel:
     """Its untrained network as a Denoiser, its answers not near 0."""
     network = awake(experiment.network.cpu()).to(experiment.device).eval()
     return experiment.model.around(network, "float32")
@@ -87,10 +87,10 @@ def noise(device: torch.device) -> Found:
 
 def samples(device: torch.device) -> Found:
     """Images of some samplers, in [-1, 1]."""
-    experiment = build.experiment(config_of(), device)
+    experiment = factory.experiment(config_of(), device)
     model, sde, found = model_of(experiment), experiment.model.sde, {}
     for name in SAMPLERS:
-        drawing = build.build_drawing(experiment.config, name, model, experiment.data)
+        drawing = factory.build_drawing(experiment.config, name, model, experiment.data)
         with arithmetic("float32"), torch.no_grad():
             drawn = Noise.of(0, 0, IMAGES, device)
             images = draw_samples(drawing, sde, drawn, EVENT, IMAGES, name)
@@ -100,10 +100,10 @@ def samples(device: torch.device) -> Found:
 
 def likelihood(device: torch.device) -> Found:
     """Of test images, bits/dim."""
-    experiment = build.experiment(config_of(), device)
+    experiment = factory.experiment(config_of(), device)
     model, data, drawn = model_of(experiment), experiment.data, Noise.of(0, 0, IMAGES, device)
     x = dequantize(data.test[:IMAGES], drawn.uniform(Stream.TRAIN_DEQUANTIZE, EVENT), 17)
-    solver = build.build_solver(experiment.config)
+    solver = factory.build_solver(experiment.config)
     with arithmetic("float32"):
         solved = log_likelihood(model, model.sde, x, model.t_min, drawn, solver)
     bits = to_bits_per_dim(solved.log_prob, x[0].numel(), 17)
@@ -114,7 +114,7 @@ def trained(device: torch.device, **switches: object) -> tuple[Tensor, Tensor]:
     """Losses and gradient norms of some steps with dropout, and the first step's gradient."""
     config = config_of(**switches)
     config.model.dropout, config.training.learning_rate = 0.2, RATE
-    experiment = build.experiment(config, device)
+    experiment = factory.experiment(config, device)
     network, settings = experiment.network, experiment.settings
     network.load_state_dict(awake(network.cpu()).state_dict())
     network.to(device)
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     device, cpu = measure.device_of(parser, asked), torch.device("cpu")
     rows = [row for check in CHECKS for row in compared(check(device), check(cpu))]
-    command = f"python -m benchmarks.gpu_check --device {device}"
+    command = f"python -m benchmarks.gpu.check --device {device}"
     rows += switched(device)
     result = {"unit": "largest difference", "command": command, "settings": {}}
     result |= {"device": str(device), "rows": rows}

@@ -27,12 +27,12 @@ import time
 from pathlib import Path
 
 from benchmarks import measure
-from benchmarks.gpu_stages import Asked, Part, stages
-from scoreflow import build
-from scoreflow.environment import environment
+from benchmarks.gpu.stages import Asked, Part, stages
+from scoreflow import factory
 from scoreflow.errors import RequestError
-from scoreflow.files import Json, dumps, load_json, write_atomic
-from scoreflow.run_dir import RunDir
+from scoreflow.runtime.environment import environment
+from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+from scoreflow.storage.run_folder import RunDir
 
 STOPPED = (130, -signal.SIGINT)
 GRACE = 20
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     """Go on with the stages; the exit status."""
     asked = parse(argv)
     try:
-        device = build.build_device(asked.device)
+        device = factory.build_device(asked.device)
     except RequestError as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2

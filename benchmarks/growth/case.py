@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.contenders import images, trainer_of
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed
-from configs import cifar10
-from scoreflow import build, parallel
-from scoreflow.files import Json
-from scoreflow.parallel import Shard
+from scoreflow import factory
+from scoreflow.configs import cifar10
+from scoreflow.runtime import distributed
+from scoreflow.runtime.distributed import Shard
+from scoreflow.storage.atomic_files import Json
 
 LAYOUTS: dict[int, Json] = {
     32: {"multipliers": (1, 2, 2, 2), "dropout": 0.1},
@@ -123,17 +124,17 @@ def main(argv: list[str] | None = None) -> None:
     case = Case(**json.loads(asked.case))
     if case.threads:
         torch.set_num_threads(case.threads)
-    shard = parallel.shard()
+    shard = distributed.shard()
     try:
-        device = build.build_device(asked.device)
+        device = factory.build_device(asked.device)
         found = together(measured(case, device, asked.rounds, shard), shard)
     except torch.OutOfMemoryError:
         if shard.world > 1:
             raise  # the other processes wait for this one until torchrun ends them
         found = {"failed": "does not fit: the GPU is out of memory"}
-    if parallel.leads():
+    if distributed.leads():
         print(MARK + json.dumps({"failed": "", **found}), flush=True)
-    parallel.leave()
+    distributed.leave()
 
 
 if __name__ == "__main__":

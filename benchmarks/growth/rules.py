@@ -3,7 +3,7 @@
 Time and memory are two limits: a row names that of its time, and says so if memory is the next.
 """
 
-from scoreflow.files import Json
+from scoreflow.storage.atomic_files import Json
 
 ENOUGH = 0.5
 """Share of the convolution peak from which a step is as fast as its arithmetic lets it be."""

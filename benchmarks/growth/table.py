@@ -30,9 +30,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from benchmarks.growth_case import LAYOUTS, MARK, Case, precision_of
-from benchmarks.growth_rules import RULES, limited_by, too_large
-from scoreflow.files import Json
+from benchmarks.growth.case import LAYOUTS, MARK, Case, precision_of
+from benchmarks.growth.rules import RULES, limited_by, too_large
+from scoreflow.storage.atomic_files import Json
 
 BYTES_A_PARAMETER = 20
 """Weight, gradient, two moments and average, float32."""
@@ -76,7 +76,7 @@ def run(case: Case, device: str, rounds: int) -> Json:
         launch += ["-m", "torch.distributed.run", f"--nproc_per_node={case.processes}"]
         launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
         device = "" if device.startswith("cuda") else device  # a GPU each
-    launch += ["-m", "benchmarks.growth_case", f"--case={json.dumps(asdict(case))}"]
+    launch += ["-m", "benchmarks.growth.case", f"--case={json.dumps(asdict(case))}"]
     launch += [f"--device={device}", f"--rounds={rounds}"]
     if case.threads:
         environment["OMP_NUM_THREADS"] = str(case.threads)

@@ -6,116 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sde.base import SDE, broadcast
-from sde.prediction import Denoiser, Prediction, predict
-from sde.types import Batch, PerSample, Times
+from scoreflow.samplers.denoisers.instrumentation import evaluations
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, PerSample, Times
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, ...), t () or (B,) in steps) -> log p(y | x_t) of the class that is wanted, (B,)."""
-
-
-def evaluations(denoiser: Denoiser) -> int:
-    """How many evaluations of a network one call of a denoiser is; 1 unless it says otherwise."""
-    return getattr(denoiser, "evaluations", 1)
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """x_0 clipped to the range of the data, as DDPM's sampler does; never for a likelihood.
-
-    Attributes:
-        denoiser: the Denoiser to clip.
-        low: least value of a datum.
-        high: greatest value of a datum.
-    """
-
-    denoiser: Denoiser
-    low: float = -1.0
-    high: float = 1.0
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        """The prediction, with x_0 inside the range and the other views to match."""
-        p = self.denoiser(x_t, t)
-        clipped = p.x_0.clamp(self.low, self.high)
-        return Prediction(p.x_t, p.alpha, p.sigma, "x_0", clipped, p.fraction)
-
-
-@dataclass(frozen=True)
-class Thresholded:
-    """x_0 clipped to [-q, q] and divided by q, each sample by its own q >= 1.
-
-    Dynamic thresholding (Imagen, Saharia et al. 2022, section 2.3): q = max(1, the `share`
-    quantile of |x_0| over a sample's elements), linear between order statistics. Where that
-    quantile lies within 1 it is `Clipped`; an image that guidance drives out is shrunk instead of
-    saturated. For data in [-1, 1].
-
-    Attributes:
-        denoiser: the Denoiser to threshold.
-        share: of the elements that q is not less than, in (0, 1].
-    """
-
-    denoiser: Denoiser
-    share: float = 0.995
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share}")
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        """The prediction, with x_0 inside [-1, 1] and the other views to match."""
-        prediction = self.denoiser(x_t, t)
-        q = broadcast(self._quantile(prediction.x_0).clamp(min=1), x_t)
-        inside = torch.minimum(torch.maximum(prediction.x_0, -q), q) / q
-        return replace(prediction, kind="x_0", value=inside)
-
-    def _quantile(self, x_0: Batch) -> Tensor:
-        """By sorting: torch.quantile refuses more than 2^24 elements."""
-        ordered = x_0.flatten(1).abs().sort(dim=1).values
-        place = self.share * (ordered.shape[1] - 1)
-        below = int(place)
-        low, high = ordered[:, below], ordered[:, min(below + 1, ordered.shape[1] - 1)]
-        return low + (place - below) * (high - low)
-
-
-@dataclass(frozen=True)
-class Reclocked:
-    """A denoiser of one process, asked about another: VP, sub-VP and VE share their networks.
-
-    Every process is the rotation x~ = cos(phi) x_0 + sin(phi) eps, run by its own clock phi(t) and
-    shown at its own scale r(t), and v belongs to the rotation. So x_t of the other process is
-    shown to the denoiser at the time of its own that has the same angle.
-
-    Attributes:
-        denoiser: of process `of`.
-        of: the process that the denoiser knows.
-        on: the process that it is asked about.
-    """
-
-    denoiser: Denoiser
-    of: SDE
-    on: SDE
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        """The prediction for x_t at time t of process `on`."""
-        own = self.of.time(self.on.angle(t))
-        scale = self.of.scale(own) / self.on.scale(t)
-        v = self.denoiser(broadcast(scale, x_t) * x_t, own).v
-        return predict(self.on, x_t, t, "v", v)
 
 
 @dataclass(frozen=True)

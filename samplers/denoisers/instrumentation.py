@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from samplers.guidance import evaluations
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 
 class Counted:
@@ -108,3 +107,8 @@ class AskedOnce:
             return self.denoiser(x_t, t)
         self.prediction = self.prediction or self.denoiser(x_t, t)
         return self.prediction
+
+
+def evaluations(denoiser: Denoiser) -> int:
+    """How many evaluations of a network one call of a denoiser is; 1 unless it says otherwise."""
+    return getattr(denoiser, "evaluations", 1)

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import torch
 
-from samplers.ddim import DDIM
-from sde.base import SDE, broadcast
-from sde.noise import Noise
-from sde.prediction import Denoiser
-from sde.types import Batch, Times
+from scoreflow.samplers.ddim import DDIM
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import Batch, Times
 
 
 def invert(denoiser: Denoiser, sde: SDE, times: Times, x_0: Batch) -> Batch:

@@ -14,20 +14,20 @@ Both steps around steps move the sample off the path of a sampler that remembers
 remembers with it, at one more evaluation a step.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from samplers.listening import AskedOnce
-from samplers.measurement import Measurement
-from samplers.sampler import Multistep, Sampler
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.denoisers.instrumentation import AskedOnce
+from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
+from scoreflow.samplers.editing.linear_operators import Measurement
+from scoreflow.samplers.sampler import Multistep, Sampler
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 
 class MMPS:
@@ -90,41 +90,6 @@ class MMPS:
         lost = (pull == 0).flatten(1).all(1).view(-1, *[1] * (x_t.ndim - 1))
         value = x_0.detach() + torch.where(lost, plain, spread(pull))
         return replace(_detached(prediction, x_t), kind="x_0", value=value)
-
-
-def conjugate_gradients(
-    matrix: Callable[[Batch], Batch], b: Batch, iterations: int, tolerance: float = 1e-13
-) -> Batch:
-    """matrix^-1 b, for each row of the batch on its own (Hestenes & Stiefel 1952).
-
-    A row rests where its residual has fallen to `tolerance` of b, and where it meets a direction
-    of no positive curvature, which only a matrix that is no covariance has: the Jacobian of a
-    network is one but approximately.
-
-    Args:
-        matrix: rows (B, ...) -> rows; symmetric and positive definite on each.
-        b: (B, ...).
-        iterations: at most; each multiplies by the matrix once.
-        tolerance: relative.
-    """
-    x, residual, direction = torch.zeros_like(b), b, b
-    square = _dot(b, b)
-    least = tolerance**2 * square
-    live = square > 0
-    for _ in range(iterations):
-        if not bool(live.any()):
-            break
-        image = matrix(direction)
-        curvature = _dot(direction, image)
-        live = live & (curvature > 0)
-        step = torch.where(live, square / torch.where(live, curvature, 1.0), 0.0)
-        x = x + broadcast(step, b) * direction
-        residual = residual - broadcast(step, b) * image
-        new = _dot(residual, residual)
-        ratio = torch.where(live, new / torch.where(live, square, 1.0), 0.0)
-        direction = residual + broadcast(ratio, b) * direction
-        square, live = new, live & (new > least)
-    return x
 
 
 class _AroundAStep(Multistep):
@@ -244,10 +209,6 @@ def _went_on(
         memory = sampler.moved(sde, left.memory, t, here(left.point, t), here(x_t, t))
     x_s, memory = sampler.advance(here, sde, x_t, t, s, noise, memory)
     return x_s, None if memory is None else _Left(memory, x_s)
-
-
-def _dot(a: Batch, b: Batch) -> Tensor:
-    return (a * b).flatten(1).sum(1)
 
 
 def _detached(prediction: Prediction, x_t: Batch) -> Prediction:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sde.types import Batch
+from scoreflow.sde.types import Batch
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sde.types import Batch, PerSample
+from scoreflow.sde.types import Batch, PerSample
 
 
 def slerp(a: Tensor, b: Tensor, share: PerSample) -> Batch:

@@ -17,9 +17,9 @@ import math
 import torch
 from torch import Tensor
 
-from samplers.ancestral import EpsError
-from sde.base import SDE
-from sde.types import Times
+from scoreflow.samplers.ancestral import EpsError
+from scoreflow.sde.base import SDE
+from scoreflow.sde.types import Times
 
 
 def step_costs(sde: SDE, eps_error: EpsError) -> Tensor:

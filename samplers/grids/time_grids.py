@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde.base import SDE
-from sde.types import Times
+from scoreflow.sde.base import SDE
+from scoreflow.sde.types import Times
 
 KARRAS_RHO = 7.0
 

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 
-from samplers.exponential import Estimate, combined, moved, quadrature, ratio
-from samplers.sampler import Multistep
-from sde.base import SDE
-from sde.noise import Noise
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import (
+    Estimate,
+    combined,
+    moved,
+    quadrature,
+    ratio,
+)
+from scoreflow.samplers.sampler import Multistep
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 Memory = tuple[Estimate, ...]
 

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from math import exp, expm1, sqrt
 
-from samplers.exponential import Estimate, combined, half_log_snr, moved
-from samplers.sampler import Multistep
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import (
+    Estimate,
+    combined,
+    half_log_snr,
+    moved,
+)
+from scoreflow.samplers.sampler import Multistep
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 Memory = tuple[Estimate, ...]
 

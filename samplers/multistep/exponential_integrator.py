@@ -13,8 +13,8 @@ Python's floats: arithmetic on a tensor of one number costs as much as on a smal
 from dataclasses import dataclass, replace
 from math import prod
 
-from sde.base import SDE
-from sde.types import Batch, Times
+from scoreflow.sde.base import SDE
+from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)

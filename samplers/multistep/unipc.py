@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from math import expm1
 
-from samplers.exponential import Estimate, combined, half_log_snr, moved, quadrature
-from samplers.sampler import Multistep
-from sde.base import SDE
-from sde.noise import Noise
-from sde.prediction import Denoiser, Prediction
-from sde.types import Batch, Times
+from scoreflow.samplers.multistep.exponential_integrator import (
+    Estimate,
+    combined,
+    half_log_snr,
+    moved,
+    quadrature,
+)
+from scoreflow.samplers.sampler import Multistep
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoreflow import losses, plot, toy
-from scoreflow.data import Data, dequantize
-from scoreflow.identities.chain import chain
-from scoreflow.identities.conversions import conversions
-from scoreflow.identities.flows import flows
-from scoreflow.identities.identity import Identity
-from scoreflow.identities.laws import Amount, laws
-from scoreflow.identities.learned import learned
-from scoreflow.identities.marginals import marginals
-from scoreflow.identities.objectives import objectives
-from scoreflow.identities.steps import steps
-from scoreflow.layers import ZERO_ISH
-from scoreflow.mlp import MLP
-from scoreflow.model import ScoreModel
-from sde.base import SDE
-from sde.noise import Noise, Stream
+from scoreflow.certificate.chain_is_sde import chain
+from scoreflow.certificate.exact_sampler_laws import marginals
+from scoreflow.certificate.fisher_divergence import learned
+from scoreflow.certificate.identity import Identity
+from scoreflow.certificate.noise_vs_score_loss import objectives
+from scoreflow.certificate.one_flow import flows
+from scoreflow.certificate.one_step_methods import steps
+from scoreflow.certificate.prediction_views import conversions
+from scoreflow.certificate.trained_sampler_laws import Amount, laws
+from scoreflow.data import toy
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.figures import line_plot
+from scoreflow.losses import denoising, times
+from scoreflow.models.layers import ZERO_ISH
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def section(rows: list[tuple[int, Identity]], about: dict[str, object]) -> str:
             f"<td class=small>{html.escape(each.basis)}</td></tr>"
             for each in own
         )
-        plots = "".join(plot.svg(shown) for each in own for shown in each.plots)
+        plots = "".join(line_plot.svg(shown) for each in own for shown in each.plots)
         plots += "".join(_figure(*each.picture) for each in own if each.picture)
         parts.append(
             f"<h3>{number}. {title}</h3><table class=wide><tr><th>identity</th><th>residual</th>"
@@ -230,10 +233,10 @@ def _small_toy_model(sde: SDE, device: torch.device) -> ScoreModel:
     for step in range(500):
         noise = Noise.of(5, 0, 256, device).at(step)
         x_0 = mixture.sample(noise)
-        t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), sde.num_steps)
+        t = times.integer_times(noise.uniform(Stream.TRAIN_TIME), sde.num_steps)
         eps = noise.normal(Stream.TRAIN_EPS, (2,))
         optimizer.zero_grad(set_to_none=True)
-        losses.simple(model, sde, x_0, t, eps).mean().backward()
+        denoising.simple(model, sde, x_0, t, eps).mean().backward()
         optimizer.step()
     return model
 

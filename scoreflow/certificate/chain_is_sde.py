@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from scoreflow import bound
-from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity, falls_as
-from scoreflow.plot import Plot, Series
-from sde.analytic import gaussian
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.losses import variational
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 ROUNDINGS = 16.0
 SPREAD = 0.6
@@ -173,7 +173,7 @@ def _terms(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
 
     truth, guess = mean(x_0), mean(prediction.x_0)
     kl = kl_divergence(Normal(truth, variance.sqrt()), Normal(guess, w.sqrt()))
-    found = bound.term(prediction, sde, x_0, i, s, "beta")
+    found = variational.term(prediction, sde, x_0, i, s, "beta")
     cancels = sde.variance(i) / w[:, 0]
     # two means of the data's size are rounded before their small difference is taken
     rounded = UNIT_ROUNDOFF[torch.float64] * (truth.abs() + guess.abs()) * (truth - guess).abs()
@@ -212,7 +212,7 @@ def _diffusion_part(sde: SDE, t: Tensor, s: Tensor) -> float:
         for z, w in zip(nodes, weights / weights.sum(), strict=True):
             x_0 = t.new_full((len(t), 1), SPREAD * z_0)
             x_t = sde.perturb(x_0, t, torch.full_like(x_0, z))
-            terms = bound.term(exact(x_t, t), sde, x_0, t, s, "posterior")
+            terms = variational.term(exact(x_t, t), sde, x_0, t, s, "posterior")
             total += w_0 * w * float(terms.sum())
     return total
 

@@ -19,7 +19,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from samplers import (
+from scoreflow.certificate.identity import CHANCE, Identity, falls_as
+from scoreflow.data import toy
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.samplers import (
     Ancestral,
     AnnealedLangevin,
     PredictorCorrector,
@@ -27,12 +30,9 @@ from samplers import (
     Sampler,
     sample,
 )
-from scoreflow import toy
-from scoreflow.identities.identity import CHANCE, Identity, falls_as
-from scoreflow.plot import Plot, Series
-from sde.analytic import GaussianMixture
-from sde.base import SDE
-from sde.noise import Noise, Stream
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
 
 COUNT, STEPS, SNR = 8192, 200, 0.2
 LEAST_ANGLE = 1e-3

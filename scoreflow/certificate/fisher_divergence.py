@@ -13,11 +13,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scoreflow.identities.identity import CHANCE, Identity, worst
-from scoreflow.model import ScoreModel
-from scoreflow.plot import Plot, Series
-from sde.analytic import Distribution
-from sde.noise import Noise, Stream
+from scoreflow.certificate.identity import CHANCE, Identity, worst
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.analytic import Distribution
+from scoreflow.sde.noise import Noise, Stream
 
 TIMES, POINTS = 20, 4096
 STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.plot import Plot
-from sde.noise import Noise, Stream
+from scoreflow.figures.line_plot import Plot
+from scoreflow.sde.noise import Noise, Stream
 
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from scoreflow import losses
-from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity, worst
-from scoreflow.mlp import MLP
-from scoreflow.model import ScoreModel
-from scoreflow.plot import Plot, Series
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, worst
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.losses import denoising, times
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
 
 SAFETY = 8.0
 """How far a rounding error may exceed the one tried: that one's signs are random."""
@@ -137,7 +137,7 @@ def _compare(
 ) -> list[tuple[float, float]]:
     """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers."""
     results = []
-    for loss in (losses.simple, losses.score_matching, told_roundings):
+    for loss in (denoising.simple, denoising.score_matching, told_roundings):
         value = loss(model, model.sde, x_0, t, eps).mean()
         grads = torch.autograd.grad(value, list(model.network.parameters()))
         flat = torch.cat([g.flatten() for g in grads]).double()
@@ -160,7 +160,7 @@ def _paths(
     """
     trainings = [
         _training(model, loss, x_0, train_steps, batch_size)
-        for loss in (losses.simple, losses.score_matching, told_roundings)
+        for loss in (denoising.simple, denoising.score_matching, told_roundings)
     ]
     pairs = []
     for mine, score, moved in zip(*trainings, strict=True):
@@ -193,7 +193,7 @@ def _training(
     for step in range(train_steps):
         noise = Noise.of(0, 0, batch_size, x_0.device).at(step)
         rows = (torch.arange(batch_size, device=x_0.device) + step * batch_size) % len(x_0)
-        t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), model.sde.num_steps)
+        t = times.integer_times(noise.uniform(Stream.TRAIN_TIME), model.sde.num_steps)
         eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
         optimizer.zero_grad(set_to_none=True)
         loss(twin, twin.sde, x_0[rows], t, eps).mean().backward()

@@ -8,7 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from samplers import (
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as, worst
+from scoreflow.data import toy
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.samplers import (
     DDIM,
     Ancestral,
     Langevin,
@@ -18,19 +22,15 @@ from samplers import (
     sample,
     uniform_times,
 )
-from scoreflow import toy
-from scoreflow.grid import image_grid
-from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity, falls_as, worst
-from scoreflow.plot import Plot, Series
-from sde.base import SDE, broadcast
-from sde.flow import velocity
-from sde.noise import Noise, Stream
-from sde.ode import Solution, Status, odeint
-from sde.prediction import Denoiser
-from sde.subvp import SubVPSDE
-from sde.types import State
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.flow import velocity
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.ode import Solution, Status, odeint
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.types import State
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 ROUNDINGS = 16.0
 Device = torch.device | str

@@ -8,12 +8,12 @@ are compared at noise 0; the variance is the square of what noise 1 adds to that
 import torch
 from torch import Tensor
 
-from samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler
-from scoreflow import toy
-from scoreflow.identities.identity import Fixed, Identity, falls_as
-from scoreflow.plot import Plot, Series
-from sde.noise import Noise, Stream
-from sde.vp import VPSDE
+from scoreflow.certificate.identity import Fixed, Identity, falls_as
+from scoreflow.data import toy
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.vp import VPSDE
 
 COUNTS = (125, 250, 500, 1000, 2000, 4000)
 POINTS = 64

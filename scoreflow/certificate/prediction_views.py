@@ -14,11 +14,11 @@ import itertools
 import torch
 from torch import Tensor
 
-from scoreflow.identities.identity import UNIT_ROUNDOFF, Identity
-from scoreflow.plot import Plot, Series
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import KINDS, Kind, Prediction
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import KINDS, Kind, Prediction
 
 ROUNDINGS = 16.0
 """Operations there and back: at most eight each way."""

@@ -25,14 +25,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers import Ancestral, AnnealedLangevin, PredictorCorrector, ProbabilityFlow, Sampler
-from scoreflow.build import Drawing
-from scoreflow.draw import draw_samples
-from scoreflow.identities.identity import CHANCE, Identity
-from scoreflow.model import ScoreModel
-from scoreflow.plot import Plot, Series
-from sde.base import SDE
-from sde.noise import Noise
+from scoreflow.certificate.identity import CHANCE, Identity
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.generation.generate import draw_samples
+from scoreflow.generation.plan import Drawing
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Sampler,
+)
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
 
 DEALS = round(1 / CHANCE)
 WIDTHS = (0.25, 0.5, 0.75)

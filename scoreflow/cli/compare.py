@@ -10,31 +10,33 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoreflow import (
-    build,
-    compare,
-    compare_page,
-    inception,
-    metrics,
-    orders,
-    parallel,
-    request,
-    sweep,
-    toy,
-)
-from scoreflow.build import Experiment
-from scoreflow.classifier import clean_features
-from scoreflow.classifying import FILE, load_classifier
-from scoreflow.compare import Case
-from scoreflow.data import Data
+from scoreflow import factory
+from scoreflow.cli import command_line
+from scoreflow.data import toy
+from scoreflow.data.dataset import Data
 from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
-from scoreflow.files import Json, write_atomic
-from scoreflow.judge import Judge
-from scoreflow.likelihoods import fingerprint
-from scoreflow.model import ScoreModel
-from scoreflow.rows import Rows
-from scoreflow.run_dir import RunDir
+from scoreflow.evaluation import (
+    columns,
+    comparison,
+    convergence_order,
+    fid,
+    guidance_sweep,
+    nearest_neighbours,
+)
+from scoreflow.evaluation.comparison import Case
+from scoreflow.evaluation.features import clean_features
+from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.factory import Experiment
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.report import comparison_section
+from scoreflow.runtime import distributed
+from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.fingerprint import fingerprint
+from scoreflow.storage.result_rows import Rows
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import load_classifier
+from scoreflow.training.classifier_trainer import FILE
 
 Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
@@ -64,7 +66,7 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
         "sampling": {
             key: value
             for key, value in experiment.config.sampling.items()
-            if f"sampling.{key}" not in request.IDLE["compare"]
+            if f"sampling.{key}" not in command_line.IDLE["compare"]
         },
         "judged_by": judged_by,
     }
@@ -82,16 +84,16 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     missing = [
         each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
     ]
-    for name, budget in parallel.shard().of_the_first(missing):
+    for name, budget in distributed.shard().of_the_first(missing):
         config = _with_budget(experiment.config, name, budget)
         made = Case(name, budget, drawing_of(experiment, config, name, folder, model))
         batch = experiment.config.sampling.batch_size
-        row, png, x = compare.measured(made, model.sde, data, c.seed, count, batch)
-        if parallel.leads():
+        row, png, x = comparison.measured(made, model.sde, data, c.seed, count, batch)
+        if distributed.leads():
             folder.write_image(paths[name, budget], png)
             rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
     swept = _swept(experiment, folder, model, step, judge, rows, count) if sweeps else []
-    if not parallel.leads():
+    if not distributed.leads():
         return ""
     found = [rows.done[_case(*each)] for each in wanted]
     test_data = _kept(rows, "held-out data", lambda: judge.of_test_data(count))
@@ -102,16 +104,16 @@ def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, sa
     result |= {"rows": found, "test_data": test_data, "floors": floors, "orders": of_orders}
     result["guidance"] = [row for row, _ in swept]
     folder.write_result("compare", result)
-    real = compare.beside(test_data, floors)
-    say(compare.table([*found, *real]))
+    real = columns.beside(test_data, floors)
+    say(columns.table([*found, *real]))
     if of_orders:
-        say(orders.table(of_orders))
+        say(convergence_order.table(of_orders))
     if swept:
-        say(sweep.table(result["guidance"]))
+        say(guidance_sweep.table(result["guidance"]))
     pictures = {each: path.read_bytes() for each, path in paths.items()}
-    page = compare_page.section(found, real, pictures, c.seed, of_orders)
+    page = comparison_section.section(found, real, pictures, c.seed, of_orders)
     if swept:
-        page += sweep.section(result["guidance"], [png for _, png in swept], _middle(c))
+        page += guidance_sweep.section(result["guidance"], [png for _, png in swept], _middle(c))
     write_atomic(folder.path / "results" / "compare.html", page.encode())
     return page
 
@@ -150,8 +152,8 @@ def judge_of(
     """What samples are held against, and what of it a row depends on."""
     asked = experiment.config.compare.inception
     by: Json = {"classifier": "", "inception": asked}
-    scores = inception.scores(asked, data.num_levels, data.train.device) if asked else None
-    if asked and asked != inception.DOWNLOAD:
+    scores = fid.scores(asked, data.num_levels, data.train.device) if asked else None
+    if asked and asked != fid.DOWNLOAD:
         by["inception"] = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
     truth = toy.distribution() if data.name == "toy" else None
     if data.train_labels is None or data.num_levels is None:
@@ -159,7 +161,9 @@ def judge_of(
     if not (folder.path / FILE).exists():
         say("no feature distance: make a classifier with --mode classifier")
         among = experiment.data  # all classes, also where samples of one are judged
-        nearest = partial(metrics.nearest_labels, real=among.train, labels=among.train_labels)
+        nearest = partial(
+            nearest_neighbours.nearest_labels, real=among.train, labels=among.train_labels
+        )
         return Judge(data, truth, nearest, inception=scores), by
     by["classifier"] = hashlib.sha256((folder.path / FILE).read_bytes()).hexdigest()
     least = experiment.objective.least_time
@@ -179,7 +183,9 @@ def _orders(experiment: Experiment, folder: RunDir, model: ScoreModel, rows: Row
         if name == "ode":  # adaptive: it has a tolerance, and no steps
             continue
         sampler = drawing_of(experiment, experiment.config, name, folder, model).sampler
-        make = partial(orders.measured_order, name, sampler, toy.distribution(), model.sde)
+        make = partial(
+            convergence_order.measured_order, name, sampler, toy.distribution(), model.sde
+        )
         found.append(_kept(rows, f"order-{name}", make))
     return found
 
@@ -197,12 +203,12 @@ def _sweeps(experiment: Experiment, folder: RunDir, model: ScoreModel, judge: Ju
 
 def _guided(
     experiment: Experiment, folder: RunDir, model: ScoreModel, weight: float, label: int
-) -> build.Drawing:
+) -> factory.Drawing:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
     config = ConfigDict(experiment.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, weight
-    config = _with_budget(config, sweep.SAMPLER, _middle(config.compare))
-    return drawing_of(experiment, config, sweep.SAMPLER, folder, model)
+    config = _with_budget(config, guidance_sweep.SAMPLER, _middle(config.compare))
+    return drawing_of(experiment, config, guidance_sweep.SAMPLER, folder, model)
 
 
 def _swept(
@@ -221,16 +227,18 @@ def _swept(
     cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
     missing = [w for w in weights if cases[w] not in rows.done or not paths[w].exists()]
 
-    def drawing(weight: float, label: int) -> build.Drawing:
+    def drawing(weight: float, label: int) -> factory.Drawing:
         return _guided(experiment, folder, model, weight, label)
 
-    asked = sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
-    for weight in parallel.shard().of_the_first(missing):
-        row, x, labels = sweep.measured(weight, asked, model.sde, data)
-        if parallel.leads():
-            folder.write_image(paths[weight], sweep.shown(x, data))
-            rows.append([{"case": cases[weight], **row, **sweep.judged(x, labels, judge)}])
-    if not parallel.leads():
+    asked = guidance_sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
+    for weight in distributed.shard().of_the_first(missing):
+        row, x, labels = guidance_sweep.measured(weight, asked, model.sde, data)
+        if distributed.leads():
+            folder.write_image(paths[weight], guidance_sweep.shown(x, data))
+            rows.append(
+                [{"case": cases[weight], **row, **guidance_sweep.judged(x, labels, judge)}]
+            )
+    if not distributed.leads():
         return []
     return [(rows.done[cases[w]], paths[w].read_bytes()) for w in weights]
 
@@ -244,13 +252,13 @@ def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
     c, whole = config.compare, config.sampling.grid == "least_cost"
     names = [
-        build.choose("--samplers", name, build.SAMPLERS) for name in dict.fromkeys(c.samplers)
+        factory.choose("--samplers", name, factory.SAMPLERS) for name in dict.fromkeys(c.samplers)
     ]
     return [
         (name, budget)
         for name in names
         for budget in sorted(set(c.nfe))
-        if (build.high_order(config, name) and not whole) or budget <= model.sde.num_steps
+        if (factory.high_order(config, name) and not whole) or budget <= model.sde.num_steps
     ]
 
 

@@ -14,23 +14,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoreflow import build, data, detection, ledger, ledger_page, parallel, request, toy
-from scoreflow.budget import standard_error
-from scoreflow.build import Experiment
-from scoreflow.data import Data, dequantize, quantize, to_uint8
-from scoreflow.dequantization import DEQUANTIZATIONS
+from scoreflow import factory
+from scoreflow.data import loading, toy
+from scoreflow.data.dataset import Data, overlap
+from scoreflow.data.levels import dequantize, quantize, to_uint8
 from scoreflow.errors import RequestError
-from scoreflow.evaluate import Measured, measure
-from scoreflow.files import Json, write_atomic
-from scoreflow.grid import image_grid
-from scoreflow.model import ScoreModel, arithmetic
-from scoreflow.progress import Progress
-from scoreflow.rate import reconstructions
-from scoreflow.run_dir import RunDir
-from scoreflow.train import Trainer
-from scoreflow.trained import averaged, trained_of
-from sde.analytic import Distribution
-from sde.noise import Noise
+from scoreflow.factory import Experiment
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.likelihood import bound_table, ood_detection
+from scoreflow.likelihood.dataset_likelihood import Measured, measure
+from scoreflow.likelihood.dequantization import DEQUANTIZATIONS
+from scoreflow.likelihood.rate_distortion import reconstructions
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.report import bounds_section
+from scoreflow.runtime import distributed
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.schema import request, resolve
+from scoreflow.sde.analytic import Distribution
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.fingerprint import fingerprint
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import averaged, trained_of
+from scoreflow.training.trainer import Trainer
+from scoreflow.uncertainty import standard_error
 
 Say = Callable[[str], None]
 NOT_OF_A_ROW = (
@@ -85,17 +92,6 @@ def measure_test_set(
     return measured
 
 
-def overlap(of: Data) -> int:
-    """How many data of the test part are equal to one of the training part."""
-    return len(_digests(of.test, set(_digests(of.train))))
-
-
-def _digests(batch: Tensor, among: set[bytes] | None = None) -> list[bytes]:
-    rows = batch.cpu().numpy()
-    found = [hashlib.sha256(row.tobytes()).digest() for row in rows]
-    return found if among is None else [digest for digest in found if digest in among]
-
-
 def _measured(
     experiment: Experiment,
     run: RunDir,
@@ -116,26 +112,17 @@ def _measured(
         "weights": fingerprint(model),
         "data": hashlib.sha256(of.test.cpu().numpy().tobytes()).hexdigest(),
     }
-    shard = parallel.shard()
+    shard = distributed.shard()
     if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
         heading |= {"batch": [c.num_images, c.batch_size, shard.world]}
     rows = run.rows(name, heading, shard.rank)
-    question = build.build_question(experiment.config, model, of, dequantization)
+    question = factory.build_question(experiment.config, model, of, dequantization)
     return measure(model, of, c.num_images, question, truth, rows, shard)
-
-
-def fingerprint(model: ScoreModel) -> str:
-    """A hash of the network's weights."""
-    digest = hashlib.sha256()
-    for name, value in model.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _write(experiment: Experiment, run: RunDir, name: str, result: Json, step: int) -> None:
     settings = experiment.config.likelihood.to_dict() | {"device": str(experiment.device)}
-    if parallel.leads():
+    if distributed.leads():
         run.write_result(name, {**result, "step": step, "settings": settings})
 
 
@@ -158,15 +145,15 @@ def _keep_ledger(
         found = _measured(experiment, run, model, of, name, step, dequantization=other)
         say(f"{other}: {found.line}")
         exact.append((f"exact flow, {other}", found))
-    if not parallel.leads():
+    if not distributed.leads():
         return
     kind = "exact" if of.num_levels is None else "bound"  # by Jensen, over the dequantization
-    entries = [ledger.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
+    entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(LEDGER_TRAIN_IMAGES, len(of.train))
     strata = min(c.terms, model.sde.num_steps - 1)
-    calls = ledger.num_calls(len(test), train, c.batch_size, strata)
+    calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
     with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():
-        bounds, rate = ledger.bounds(
+        bounds, rate = bound_table.bounds(
             model.around(model.network, "float32"),
             model.sde,
             model.t_min,
@@ -180,12 +167,12 @@ def _keep_ledger(
             lambda: progress.advance(1),
         )
         picture = _reconstructed(model.around(model.network, "float32"), of)
-    result = ledger_page.as_result([*entries, *bounds], rate)
+    result = bound_table.as_result([*entries, *bounds], rate)
     _write(experiment, run, "likelihood-ledger", result, step)
-    page = ledger_page.section(result, rate, picture)
+    page = bounds_section.section(result, rate, picture)
     page += f"<p class=small>Of the checkpoint of step {step}, {result['num_images']} images.</p>"
     write_atomic(run.path / "results" / "likelihood-ledger.html", page.encode())
-    say(ledger_page.table(result))
+    say(bound_table.table(result))
 
 
 def _other_dequantizations(experiment: Experiment) -> list[str]:
@@ -224,16 +211,16 @@ def _against(experiment: Experiment, trainer: Trainer, say: Say) -> Against:
     name = experiment.config.likelihood.against
     if name == "raw":
         raw = trainer.network.eval()
-        model = build.build_model(experiment.config, raw, experiment.model.sde)
+        model = factory.build_model(experiment.config, raw, experiment.model.sde)
         return "raw", experiment, model
     run = RunDir.open(name)
     if not run.checkpoint_steps():
         raise RequestError(f"likelihood.against: {run.path} has no checkpoint")
     own = request.flatten(experiment.config.to_dict())
     asked = {key: own[key] for key in own if key.startswith("likelihood.")}
-    config = {**request.completed(request.flatten(run.config)), **asked}
-    resolved = request.resolve(config, str(run.path / "config.json"))
-    other = build.experiment(resolved, experiment.device, training=False)
+    config = {**resolve.completed(request.flatten(run.config)), **asked}
+    resolved = resolve.resolve(config, str(run.path / "config.json"))
+    other = factory.experiment(resolved, experiment.device, training=False)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {run.path} has another test set, and images can't be compared "
@@ -283,7 +270,7 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         raise RequestError("likelihood.data is for images; this run's data are vectors")
     if wanted == "train":
         return "train", replace(own, name="train", test=own.train, test_labels=own.train_labels)
-    levels = data.load_pool(wanted)
+    levels = loading.load_pool(wanted)
     top = int(levels.max())
     if levels.shape[1:] != own.test.shape[1:]:
         raise RequestError(
@@ -317,7 +304,7 @@ def _tell_apart(
     file = f"likelihood-data-{name}"
     found = _measured(experiment, run, model, of, file, step)
     own = _scores(measured, experiment.data)
-    told = detection.detection(own, _scores(found, of))
+    told = ood_detection.detection(own, _scores(found, of))
     _write(experiment, run, file, {**found.result, "detection": told}, step)
     say(f"{name}: {found.line}")
     for score, row in told.items():
@@ -328,7 +315,7 @@ def _scores(measured: Measured, of: Data) -> dict[str, Tensor]:
     """Of each image, what a high value of would be anomalous."""
     assert of.num_levels is not None, "images have levels"
     bits = measured.values.mean(1)
-    png = detection.png_bits_per_dim(of.test[: len(bits)], of.num_levels)
+    png = ood_detection.png_bits_per_dim(of.test[: len(bits)], of.num_levels)
     return {
         "bits/dim": bits,
         "bits/dim over a PNG's": bits - png,

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scoreflow import request
+from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError
-from scoreflow.request import Request
+from scoreflow.schema import request, resolve
+from scoreflow.schema.request import Request
 
 HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likelihood.
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         return 0
     mode = ""
     try:
-        asked = request.parse(argv)
+        asked = command_line.parse(argv)
         mode = asked.mode
         _run(asked, argv)
     except RequestError as error:
@@ -77,9 +78,9 @@ def _fail(error: Exception, status: int) -> int:
 
 def _leave() -> None:
     if "WORLD_SIZE" in os.environ:
-        from scoreflow import parallel
+        from scoreflow.runtime import distributed
 
-        parallel.leave()
+        distributed.leave()
 
 
 def _run(asked: Request, argv: list[str]) -> None:
@@ -99,19 +100,21 @@ def _run(asked: Request, argv: list[str]) -> None:
 
 
 def _train(asked: Request, argv: list[str]) -> None:
-    config = request.training_config(asked)
+    config = resolve.training_config(asked)
     workdir = asked.workdir or Path(f"runs/{asked.experiment}-{config.sde.name}")
-    from scoreflow import build, modes, parallel
-    from scoreflow.run_dir import RunDir
+    from scoreflow import factory
+    from scoreflow.cli import modes
+    from scoreflow.runtime import distributed
+    from scoreflow.storage.run_folder import RunDir
 
-    shard = parallel.shard()
+    shard = distributed.shard()
     resumes = (workdir / "config.json").exists()
     shard.wait()  # the first process makes the folder that the others ask about
     if resumes:
         saved = request.flatten(RunDir.open(workdir).config)
-        config = request.resumed_config(asked, saved, workdir / "config.json")
-    experiment = build.experiment(config, build.build_device(asked.device))
-    if not parallel.leads():
+        config = resolve.resumed_config(asked, saved, workdir / "config.json")
+    experiment = factory.experiment(config, factory.build_device(asked.device))
+    if not distributed.leads():
         shard.wait()
         modes.train(experiment, RunDir.open(workdir))
         return
@@ -128,31 +131,33 @@ def _train(asked: Request, argv: list[str]) -> None:
 def _evaluate(asked: Request) -> None:
     if asked.workdir is None:
         raise RequestError(f"--mode {asked.mode} needs --workdir DIR, the folder of a trained run")
-    from scoreflow import build, modes
-    from scoreflow.run_dir import RunDir
+    from scoreflow import factory
+    from scoreflow.cli import modes
+    from scoreflow.storage.run_folder import RunDir
 
     run = RunDir.open(asked.workdir)
     saved = request.flatten(run.config)
-    config = request.evaluation_config(asked, saved, asked.workdir / "config.json")
+    config = resolve.evaluation_config(asked, saved, asked.workdir / "config.json")
     if not run.checkpoint_steps():
         raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
     training = asked.mode == "profile"
-    experiment = build.experiment(config, build.build_device(asked.device), training)
+    experiment = factory.experiment(config, factory.build_device(asked.device), training)
     modes.EVALUATIONS[asked.mode](experiment, run)
 
 
 def _evaluate_untrained(asked: Request, argv: list[str]) -> None:
-    config = request.training_config(asked)
+    config = resolve.training_config(asked)
     workdir = Path(f"runs/{asked.mode}-{asked.experiment}-{config.sde.name}")
-    from scoreflow import build, modes
-    from scoreflow.run_dir import RunDir
+    from scoreflow import factory
+    from scoreflow.cli import modes
+    from scoreflow.storage.run_folder import RunDir
 
     exists = (workdir / "config.json").exists()
     if exists:
         saved = request.flatten(RunDir.open(workdir).config)
-        request.untrained_config(asked, saved, workdir / "config.json")
+        resolve.untrained_config(asked, saved, workdir / "config.json")
     training = asked.mode == "profile"
-    experiment = build.experiment(config, build.build_device(asked.device), training)
+    experiment = factory.experiment(config, factory.build_device(asked.device), training)
     run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
     run.write_env(environment(argv, str(experiment.device)))
     with run:
@@ -161,6 +166,6 @@ def _evaluate_untrained(asked: Request, argv: list[str]) -> None:
 
 def environment(argv: list[str], device: str) -> dict[str, Any]:
     """Command, commit, versions and device of this process."""
-    from scoreflow import environment as where
+    from scoreflow.runtime import environment as where
 
     return {"command": shlex.join(argv), **where.environment(device)}

@@ -6,41 +6,47 @@ from dataclasses import asdict
 
 from ml_collections import ConfigDict
 
-from scoreflow import build, comparison, control, parallel, profiling, progressive, report
-from scoreflow import equivalence as certificate
-from scoreflow.build import Experiment
-from scoreflow.classifying import FILE, measure, save_classifier, train_classifier
-from scoreflow.draw import draw
+from scoreflow import factory
+from scoreflow.certificate import certificate
+from scoreflow.cli import compare as comparison
+from scoreflow.cli.classifier import save_classifier
+from scoreflow.cli.likelihood import assess, measure_test_set
 from scoreflow.drawings import drawing_of
-from scoreflow.environment import environment
 from scoreflow.errors import RunError
-from scoreflow.files import write_atomic
-from scoreflow.likelihoods import assess, measure_test_set
-from scoreflow.model import ScoreModel
-from scoreflow.progress import Progress
-from scoreflow.run_dir import RunDir
-from scoreflow.train import Interval, Trainer
-from scoreflow.trained import averaged, load, trained_of, trainer_of
-from sde.noise import Noise
+from scoreflow.factory import Experiment
+from scoreflow.generation import editing, trajectory
+from scoreflow.generation.generate import draw
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.report.page import write_report
+from scoreflow.runtime import distributed
+from scoreflow.runtime.environment import environment
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import write_atomic
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import averaged, load, trained_of, trainer_of
+from scoreflow.training import profiler
+from scoreflow.training.classifier_trainer import FILE, measure, train_classifier
+from scoreflow.training.trainer import Interval, Trainer
 
 
 def train(experiment: Experiment, run: RunDir) -> None:
     """Train, or go on training; then draw with every sampler and measure the likelihood."""
-    trainer = trainer_of(experiment, parallel.shard())
-    if remark := build.remark(experiment.settings, experiment.device):
+    trainer = trainer_of(experiment, distributed.shard())
+    if remark := factory.remark(experiment.settings, experiment.device):
         _say(remark)
     if run.checkpoint_steps():
         load(trainer, experiment, run, _say)
         _say(f"resuming {run.path} at step {trainer.step}")
     _train_to_the_end(trainer, run)
     model = averaged(experiment, trainer.ema)
-    for name in build.COMPARED:
+    for name in factory.COMPARED:
         _draw(experiment, name, run, model, trainer.step)
     measure_test_set(experiment, run, model, trainer.step, _say)
-    if not parallel.leads():
+    if not distributed.leads():
         return
     _say(
-        f"\nLook at   {report.write(run)}\n"
+        f"\nLook at   {write_report(run)}\n"
         f"curves    tensorboard --logdir {run.path / 'tensorboard'}\n"
         f"next      python run.py --mode sample --sampler ode --workdir {run.path}"
     )
@@ -51,27 +57,27 @@ def sample(experiment: Experiment, run: RunDir) -> None:
 
     Several processes share the images.
     """
-    task = build.build_control(experiment.config, experiment.data)
+    task = factory.build_control(experiment.config, experiment.data)
     model, step = trained_of(experiment, run, _say)
     if task is None:
         _draw(experiment, experiment.config.sampling.sampler, run, model, step)
     else:
         _control(experiment, task, run, model, step)
-    if parallel.leads():
-        report.write(run)
+    if distributed.leads():
+        write_report(run)
 
 
 def _control(
-    experiment: Experiment, task: build.Control, run: RunDir, model: ScoreModel, step: int
+    experiment: Experiment, task: factory.Control, run: RunDir, model: ScoreModel, step: int
 ) -> None:
-    done = control.do(task, experiment, run, model)
-    if not parallel.leads():
+    done = editing.do(task, experiment, run, model)
+    if not distributed.leads():
         return
     settings = _recorded(experiment.config.control, experiment)
     settings["sampling"] = experiment.config.sampling.to_dict()
     run.write_image(run.sample_path(step, task.task), done.picture)
     run.write_result(task.task, {**done.result, "step": step, "settings": settings})
-    page = control.section(task, done, step)
+    page = editing.section(task, done, step)
     write_atomic(run.path / "results" / f"{task.task}.html", page.encode())
     _say(f"{done.line}; {run.sample_path(step, task.task)}")
 
@@ -81,8 +87,8 @@ def likelihood(experiment: Experiment, run: RunDir) -> None:
     trainer = trainer_of(experiment)
     load(trainer, experiment, run, _say)
     assess(experiment, run, trainer, _say)
-    if parallel.leads():
-        report.write(run)
+    if distributed.leads():
+        write_report(run)
 
 
 def equivalence(experiment: Experiment, run: RunDir) -> None:
@@ -98,7 +104,7 @@ def equivalence(experiment: Experiment, run: RunDir) -> None:
         experiment.network.eval()
         model, step = experiment.model, 0
     start, c = time.monotonic(), experiment.config.equivalence
-    model = model.around(model.network, build.choose_precision(experiment.config))
+    model = model.around(model.network, factory.choose_precision(experiment.config))
     subject = certificate.Subject(model, experiment.data, trained)
     drawn = certificate.Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
     effort = certificate.Effort(drawn, c.batch_size, c.train_steps)
@@ -111,7 +117,7 @@ def equivalence(experiment: Experiment, run: RunDir) -> None:
         "equivalence", {**result, "step": step, "settings": settings, "environment": where}
     )
     failed = [identity.name for _, identity in rows if not identity.passed]
-    page = report.write(run, certificate.section(rows, {**about, "step": step, **where}))
+    page = write_report(run, certificate.section(rows, {**about, "step": step, **where}))
     _say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")
@@ -119,7 +125,7 @@ def equivalence(experiment: Experiment, run: RunDir) -> None:
 
 def classifier(experiment: Experiment, run: RunDir) -> None:
     """Train a classifier of x_t on the run's process, measure it and keep it in the folder."""
-    settings = build.build_classifying(experiment.config)
+    settings = factory.build_classifying(experiment.config)
     if (run.path / FILE).exists():
         _say(f"{run.path / FILE} is there already and will be replaced")
     start, sde = time.monotonic(), experiment.model.sde
@@ -142,19 +148,19 @@ def compare(experiment: Experiment, run: RunDir) -> None:
     """Every sampler at every budget, from the same noise."""
     model, step = trained_of(experiment, run, _say)
     comparison.run(experiment, run, model, step, _say)
-    if parallel.leads():
-        _say(f"look at {report.write(run)}")
+    if distributed.leads():
+        _say(f"look at {write_report(run)}")
 
 
 def profile(experiment: Experiment, run: RunDir) -> None:
     """Where a training step's time goes; the weights are fresh, and not kept."""
     c, trace = experiment.config.profile, run.path / "results" / "profile-trace.json.gz"
     trace.parent.mkdir(exist_ok=True)
-    result = profiling.measure(trainer_of(experiment), c.num_steps, c.warmup, trace)
+    result = profiler.measure(trainer_of(experiment), c.num_steps, c.warmup, trace)
     settings = {**experiment.config.training.to_dict(), **_recorded(c, experiment)}
     where = environment(str(experiment.device))
     run.write_result("profile", {**result, "settings": settings, "environment": where})
-    _say(f"{profiling.table(result)}\n\ntrace: {trace} (open it in https://ui.perfetto.dev)")
+    _say(f"{profiler.table(result)}\n\ntrace: {trace} (open it in https://ui.perfetto.dev)")
 
 
 EVALUATIONS: dict[str, Callable[[Experiment, RunDir], None]] = {
@@ -171,20 +177,20 @@ def _draw(experiment: Experiment, name: str, run: RunDir, model: ScoreModel, ste
     config, data = experiment.config, experiment.data
     drawing = drawing_of(experiment, config, name, run, model)
     settings = _recorded(config.sampling, experiment)
-    settings |= {"sampler": name, "guide": build.build_guidance(config, model, data).guide}
+    settings |= {"sampler": name, "guide": factory.build_guidance(config, model, data).guide}
     drawn = draw(drawing, name, model.sde, data, config.sampling)
-    if not parallel.leads():
+    if not distributed.leads():
         return
     run.write_image(run.sample_path(step, name), drawn.picture)
     kept = {**drawn.result, "step": step, "settings": settings}
     if config.sampling.progressive:
-        shown = progressive.SHOWN if data.num_levels is not None else len(drawn.samples)
+        shown = trajectory.SHOWN if data.num_levels is not None else len(drawn.samples)
         last = drawn.samples[:shown]
         noise = Noise.of(config.sampling.seed, 0, len(last), data.train.device)
-        seen = progressive.follow(drawing, model.sde, noise, data, last)
+        seen = trajectory.follow(drawing, model.sde, noise, data, last)
         strip = run.sample_path(step, f"{name}-progress")
-        run.write_image(strip, progressive.strip(seen, data))
-        run.write_image(strip.with_suffix(".gif"), progressive.animation(seen, data))
+        run.write_image(strip, trajectory.strip(seen, data))
+        run.write_image(strip.with_suffix(".gif"), trajectory.animation(seen, data))
         kept["progress"] = f"x_0 estimated at {len(seen.times)} times"
     run.write_result(f"samples-{name}", kept)
     _say(f"{drawn.line}; {run.sample_path(step, name)}")
@@ -195,7 +201,7 @@ def _recorded(section: ConfigDict, experiment: Experiment) -> dict[str, object]:
 
 
 def _train_to_the_end(trainer: Trainer, run: RunDir) -> None:
-    if not parallel.leads():
+    if not distributed.leads():
         for _ in trainer.run():
             pass
         return
@@ -225,5 +231,5 @@ def _scalars(interval: Interval) -> dict[str, float]:
 
 
 def _say(text: str) -> None:
-    if parallel.leads():
+    if distributed.leads():
         print(text, flush=True)

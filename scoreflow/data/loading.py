@@ -19,8 +19,6 @@ import math
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +27,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from scoreflow.errors import RequestError, RunError
-from scoreflow.loaders import Row, damaged, hub_rows, image_files, parquet_rows
+from scoreflow.data.dataset import Data
+from scoreflow.data.sources import Row, damaged, hub_rows, image_files, parquet_rows
+from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
@@ -40,67 +39,7 @@ Split = tuple[Tensor, Tensor | None]
 """Levels (n, C, H, W) uint8 and labels (n,) int64."""
 
 
-@dataclass(frozen=True)
-class Data:
-    """A data set with a held-out part.
-
-    Args:
-        name: what results and pictures call it.
-        train: (n, C, H, W) uint8 levels in 0..num_levels-1; (n, D) float32 when that is None.
-        test: the same for the held-out part.
-        num_levels: L, or None for real-valued data.
-        train_labels: (n,) int64, or None.
-        test_labels: (n,) int64, or None.
-    """
-
-    name: str
-    train: Tensor
-    test: Tensor
-    num_levels: int | None
-    train_labels: Tensor | None
-    test_labels: Tensor | None
-
-    @property
-    def num_classes(self) -> int:
-        """One more than the greatest label in training; 0 for data without labels."""
-        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
-
-
 # ---- the scale ----------------------------------------------------------------------------------
-
-
-def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
-    """The point 2 (levels + u) / L - 1, in the precision of u.
-
-    Args:
-        levels: integers in 0..L-1, any shape.
-        u: uniform in [0, 1), the same shape or one that broadcasts; 0.5 is the centre of the bin.
-        num_levels: L.
-
-    Returns:
-        Points in [-1, 1).
-    """
-    return 2 * (levels.to(u.dtype) + u) / num_levels - 1
-
-
-def quantize(x: Tensor, num_levels: int) -> Tensor:
-    """The level whose bin holds x: floor((x + 1) / 2 * L), clamped to 0..L-1.
-
-    A bin's lower edge, such as 2*3/17 - 1, is seldom a floating-point number. What lies below an
-    edge by no more than the rounding error of `dequantize` is on it, so u = 0 comes back exactly.
-    """
-    if not x.isfinite().all():
-        count = int((~x.isfinite()).sum())
-        raise RunError(f"cannot quantize: {count} of {x.numel()} values are not finite")
-    rounding = 2 * num_levels * torch.finfo(x.dtype).eps
-    levels = ((x + 1) / 2 * num_levels + rounding).floor()
-    return levels.clamp(0, num_levels - 1).to(torch.uint8)
-
-
-def to_uint8(levels: Tensor, num_levels: int) -> Tensor:
-    """Levels 0..L-1 spread over the 0..255 of a picture, to the nearest integer."""
-    top = num_levels - 1
-    return ((levels.to(torch.int64) * 510 + top) // (2 * top)).to(torch.uint8)
 
 
 # ---- loaders ------------------------------------------------------------------------------------
@@ -309,45 +248,3 @@ def describe(shape: tuple[int, ...]) -> str:
 
 
 # ---- the order of training ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Addressed data order: what step k sees is a pure function of (seed, k).
-
-    Item p = step * batch_size + j of the endless row of epochs, epoch e being a permutation that
-    depends on (seed, e) alone. No item is dropped, and a resumed run needs no cursor.
-
-    Args:
-        num_items: size of the data set.
-        batch_size: items a step; it need not divide num_items and may exceed it.
-        seed: 0 or more.
-    """
-
-    num_items: int
-    batch_size: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.num_items < 1 or self.batch_size < 1 or self.seed < 0:
-            raise RequestError(
-                "num_items and batch_size must be at least 1 and seed at least 0, got"
-                f" {self.num_items}, {self.batch_size} and {self.seed}"
-            )
-
-    def indices(self, step: int) -> Tensor:
-        """Which items step `step` (from 0) sees: (batch_size,) int64."""
-        start, parts = step * self.batch_size, []
-        stop = start + self.batch_size
-        while start < stop:
-            epoch, offset = divmod(start, self.num_items)
-            taken = _epoch_order(self.num_items, self.seed, epoch)[offset : offset + stop - start]
-            parts.append(taken)
-            start += len(taken)
-        return torch.cat(parts)
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    return torch.from_numpy(generator.permutation(num_items))

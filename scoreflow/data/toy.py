@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from scoreflow.data import Data
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from sde.analytic import GaussianMixture
-from sde.noise import Noise
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.noise import Noise
 
 POINTS = 20_000
 RADIUS, WIDTH = 0.8, 0.1

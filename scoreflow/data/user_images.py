@@ -5,17 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoreflow.data import Data, decode, describe
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import from_uint8
+from scoreflow.data.loading import decode, describe
 from scoreflow.errors import RequestError
 
 WHITE = 128
 """The least grey of a mask that counts as white."""
-
-
-def from_uint8(pixels: Tensor, num_levels: int) -> Tensor:
-    """Levels 0..L-1 of the 0..255 of a picture, to the nearest: `to_uint8` undone."""
-    top = num_levels - 1
-    return ((pixels.to(torch.int64) * 2 * top + 255) // 510).to(torch.uint8)
 
 
 def read_images(

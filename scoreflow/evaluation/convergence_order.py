@@ -14,13 +14,23 @@ import time
 import torch
 from torch import Tensor
 
-from samplers import DDIM, DEIS, DPMSolver, Heun, Multistep, ProbabilityFlow, Sampler, UniPC, grid
-from scoreflow import distances
-from scoreflow.files import Json
-from sde.analytic import GaussianMixture
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.types import Times
+from scoreflow import uncertainty
+from scoreflow.samplers import (
+    DDIM,
+    DEIS,
+    DPMSolver,
+    Heun,
+    Multistep,
+    ProbabilityFlow,
+    Sampler,
+    UniPC,
+    grid,
+)
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.types import Times
+from scoreflow.storage.atomic_files import Json
 
 STEPS = (64, 128, 256, 512)
 POINTS = 128
@@ -97,15 +107,15 @@ def _flow_errors(
         dim=1,
     )
 
-    def rms(k: int) -> distances.Statistic:
+    def rms(k: int) -> uncertainty.Statistic:
         return lambda one, _: math.sqrt(float(one[:, k].mean()))
 
     def order(one: Tensor, _: Tensor) -> float:
         return slope(torch.tensor(STEPS), one.mean(0).sqrt())
 
     errors = [rms(k)(squares, squares) for k in range(len(STEPS))]
-    scatter = [distances.jackknife(rms(k), squares, squares) for k in range(len(STEPS))]
-    found = order(squares, squares), distances.jackknife(order, squares, squares)
+    scatter = [uncertainty.jackknife(rms(k), squares, squares) for k in range(len(STEPS))]
+    found = order(squares, squares), uncertainty.jackknife(order, squares, squares)
     return errors, scatter, *found, list(STEPS)
 
 
@@ -120,7 +130,7 @@ def _weak_errors(
 
     def spread(points: Tensor) -> tuple[float, float]:
         apart = (points[:, None] - alpha * truth.means).square().sum(2).amin(1)
-        return distances.mean_and_error(apart)
+        return uncertainty.mean_and_error(apart)
 
     drawn = Noise.of(1, 0, TRUE_POINTS)
     real = truth.sample(drawn)

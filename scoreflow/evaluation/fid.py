@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreflow.data import to_uint8
+from scoreflow.data.levels import to_uint8
 from scoreflow.errors import RequestError
-from scoreflow.files import Json
+from scoreflow.storage.atomic_files import Json
 
 DOWNLOAD = "download"
 SUBSET = 1000

@@ -13,19 +13,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from samplers import Counted
-from scoreflow import metrics, parallel
-from scoreflow.build import Drawing
-from scoreflow.compare import PICTURED, Column
-from scoreflow.compare_page import cells
-from scoreflow.data import Data
-from scoreflow.draw import draw_samples, picture, values_of
-from scoreflow.files import Json
-from scoreflow.judge import Judge
-from scoreflow.plot import Plot, Series, svg
-from scoreflow.report import figure
-from sde.base import SDE
-from sde.noise import Noise
+from scoreflow import uncertainty
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import values_of
+from scoreflow.evaluation import nearest_neighbours
+from scoreflow.evaluation.columns import Column
+from scoreflow.evaluation.comparison import PICTURED
+from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.figures.line_plot import Plot, Series, svg
+from scoreflow.generation.generate import draw_samples
+from scoreflow.generation.pictures import picture
+from scoreflow.generation.plan import Drawing
+from scoreflow.report.comparison_section import cells
+from scoreflow.report.page import figure
+from scoreflow.runtime import distributed
+from scoreflow.samplers import Counted
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json
 
 SAMPLER = "dpm"
 """Deterministic, and good at the few evaluations of a sweep."""
@@ -66,7 +71,7 @@ def measured(weight: float, asked: Asked, sde: SDE, data: Data) -> tuple[Json, T
         shown = replace(drawing, denoiser=counted)
         title = f"guidance {weight:g}, class {label}"
         x[rows] = draw_samples(shown, sde, noise.rows(rows), event, asked.batch_size, title)
-        evaluations += parallel.shard().total(counted.rows)
+        evaluations += distributed.shard().total(counted.rows)
     row = {
         "weight": weight,
         "nfe": evaluations / asked.count,
@@ -85,9 +90,11 @@ def judged(x: Tensor, labels: Tensor, judge: Judge) -> Json:
     data = judge.data
     assert data.train_labels is not None, "classes come from labelled data"
     values, found = values_of(x, data), judge.of_samples(x)
-    nearest = metrics.nearest_labels(values, data.train, data.train_labels).cpu() == labels
+    nearest = (
+        nearest_neighbours.nearest_labels(values, data.train, data.train_labels).cpu() == labels
+    )
     found["accuracy"] = float(nearest.double().mean())
-    found["accuracy_error"] = metrics.rate_error(found["accuracy"], len(labels))
+    found["accuracy_error"] = uncertainty.rate_error(found["accuracy"], len(labels))
     found["accuracy_by_class"] = {
         str(label): float(nearest[labels == label].double().mean())
         for label in labels.unique().tolist()
@@ -95,7 +102,7 @@ def judged(x: Tensor, labels: Tensor, judge: Judge) -> Json:
     if judge.features is not None and judge.labels is not None:
         right = float((judge.labels(values).cpu() == labels).double().mean())
         found["by_classifier"] = right
-        found["by_classifier_error"] = metrics.rate_error(right, len(labels))
+        found["by_classifier_error"] = uncertainty.rate_error(right, len(labels))
     return found
 
 

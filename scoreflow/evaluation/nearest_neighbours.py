@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scoreflow.uncertainty import rate_error
+
 
 def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
     """Leave-one-out 1-nearest-neighbour two-sample test (Lopez-Paz & Oquab 2017).
@@ -37,15 +39,6 @@ def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
         "real_recognised": float(own[n:].double().mean()),
         "num_each": n,
     }
-
-
-def rate_error(rate: float, n: int) -> float:
-    """Standard error of a rate of n, with two successes and two failures more.
-
-    Agresti & Coull 1998: not 0 where all or none succeeded.
-    """
-    p = (rate * n + 2) / (n + 4)
-    return math.sqrt(p * (1 - p) / (n + 4))
 
 
 def histogram_bits_per_dim(train: Tensor, test: Tensor, num_levels: int) -> tuple[float, float]:

@@ -4,20 +4,9 @@ Every choice that a config can get wrong is refused here, before any work, with 
 have had. (Its keys, types and ranges were checked in `request`.)
 """
 
-from scoreflow.build.choices import choose
-from scoreflow.build.control import Control, build_control
-from scoreflow.build.device import build_device
-from scoreflow.build.drawing import (
-    COMPARED,
-    HIGH_ORDER,
-    SAMPLERS,
-    Drawing,
-    build_drawing,
-    high_order,
-    limited,
-    needs_moments,
-)
-from scoreflow.build.experiment import (
+from scoreflow.factory.choose import choose
+from scoreflow.factory.editing import build_control
+from scoreflow.factory.experiment import (
     Experiment,
     build_data,
     build_model,
@@ -25,9 +14,18 @@ from scoreflow.build.experiment import (
     build_sde,
     experiment,
 )
-from scoreflow.build.guiding import Guidance, build_guidance
-from scoreflow.build.question import build_question, build_solver, try_solver
-from scoreflow.build.training import (
+from scoreflow.factory.guidance import build_guidance
+from scoreflow.factory.likelihood import build_question, build_solver, try_solver
+from scoreflow.factory.sampling import (
+    COMPARED,
+    HIGH_ORDER,
+    SAMPLERS,
+    build_drawing,
+    high_order,
+    limited,
+    needs_moments,
+)
+from scoreflow.factory.training import (
     build_classifying,
     build_objective,
     build_training,
@@ -35,6 +33,9 @@ from scoreflow.build.training import (
     compiled,
     remark,
 )
+from scoreflow.generation.edit_plan import Control
+from scoreflow.generation.plan import Drawing, Guidance
+from scoreflow.runtime.device import build_device
 
 __all__ = [
     "COMPARED",

@@ -1,79 +1,23 @@
 """What is done with the user's image: the `control` section."""
 
-from dataclasses import dataclass, replace
-
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
 
-from samplers import (
-    DPS,
-    MMPS,
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.data.user_images import read_images, read_mask
+from scoreflow.errors import RequestError
+from scoreflow.factory.choose import choose
+from scoreflow.generation.edit_plan import Control
+from scoreflow.samplers import (
     BlockMean,
     ChannelMean,
-    Clipped,
-    Counted,
     Masked,
     Measurement,
     Operator,
-    Replaced,
-    Thresholded,
 )
-from samplers.measurement import middle_square
-from scoreflow.build.choices import choose
-from scoreflow.build.drawing import Drawing
-from scoreflow.data import Data, dequantize
-from scoreflow.errors import RequestError
-from scoreflow.given import read_images, read_mask
-from scoreflow.tasks import MEASURED, METHODS, TASKS
-
-
-@dataclass(frozen=True)
-class Control:
-    """A task, what it is given, and its settings; those of other tasks are None.
-
-    Attributes:
-        task: one of `TASKS`.
-        given: images, (n, C, H, W) levels; none, n = 0, where the measurement itself was given.
-        names: of the given.
-        count: images to make.
-        measurement: what the images made shall fit.
-        method: one of `METHODS`.
-        weight: of dps.
-        iterations: of mmps.
-        strength: of vary, as a share of N.
-    """
-
-    task: str
-    given: Tensor
-    names: list[str]
-    count: int
-    measurement: Measurement | None = None
-    method: str | None = None
-    weight: float | None = None
-    iterations: int | None = None
-    strength: float | None = None
-
-    def conditioned(self, drawing: Drawing, counted: Counted) -> tuple[Drawing, MMPS | None]:
-        """The drawing given the measurement, if there is one.
-
-        Args:
-            drawing: as without it, its denoiser perhaps limited to the range of images.
-            counted: the denoiser in it, not limited: what a method asks it for is counted.
-
-        Returns:
-            The drawing, and the Denoiser that counts vector-Jacobian products, if it is MMPS.
-        """
-        moments, inner, sampler = None, counted, drawing.sampler
-        if self.method == "mmps":
-            inner = moments = MMPS(counted, self.measurement, self.iterations)
-        elif self.method == "dps":
-            sampler = DPS(sampler, self.measurement, self.weight)
-        elif self.method == "replace":
-            sampler = Replaced(sampler, self.measurement)
-        limited = isinstance(drawing.denoiser, Clipped | Thresholded)
-        denoiser = replace(drawing.denoiser, denoiser=inner) if limited else inner
-        return replace(drawing, sampler=sampler, denoiser=denoiser), moments
+from scoreflow.samplers.editing.linear_operators import middle_square
+from scoreflow.schema.task_keys import MEASURED, METHODS, TASKS
 
 
 def build_control(config: ConfigDict, data: Data) -> Control | None:

@@ -7,22 +7,23 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow import data as data_sets
-from scoreflow import toy, train
-from scoreflow.build.choices import choose, refusing
-from scoreflow.build.drawing import COMPARED, SAMPLERS, build_drawing
-from scoreflow.build.guiding import build_guidance
-from scoreflow.build.question import build_question, build_solver
-from scoreflow.build.training import build_objective, build_training, choose_precision, compiled
-from scoreflow.classifier import Classifier, NoisyClassifier
-from scoreflow.data import Data
+from scoreflow.data import loading as data_sets
+from scoreflow.data import toy
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.mlp import MLP
-from scoreflow.model import OUTPUTS, ScoreModel
-from scoreflow.objective import Objective
-from scoreflow.tasks import TASKS
-from scoreflow.unet import UNet
-from sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.factory.choose import choose, refusing
+from scoreflow.factory.guidance import build_guidance
+from scoreflow.factory.likelihood import build_question, build_solver
+from scoreflow.factory.sampling import COMPARED, SAMPLERS, build_drawing
+from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.losses.objective import Objective
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import OUTPUTS, ScoreModel
+from scoreflow.models.unet import UNet
+from scoreflow.schema.task_keys import TASKS
+from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.training import trainer
 
 SCHEDULES: dict[str, Callable[[type[VPSDE], ConfigDict], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
@@ -56,7 +57,7 @@ class Experiment:
     network: nn.Module
     model: ScoreModel
     objective: Objective
-    settings: train.Settings
+    settings: trainer.Settings
 
 
 def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:

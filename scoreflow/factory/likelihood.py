@@ -3,15 +3,15 @@
 import torch
 from ml_collections import ConfigDict
 
-from scoreflow.build.choices import choose, refusing
-from scoreflow.data import Data
-from scoreflow.dequantization import DEQUANTIZATIONS, Dequantizer
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.evaluate import Question
-from scoreflow.likelihood import Solver
-from scoreflow.model import ScoreModel
-from sde.flow import sign_set_size
-from sde.ode import odeint
+from scoreflow.factory.choose import choose, refusing
+from scoreflow.likelihood.dataset_likelihood import Question
+from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
+from scoreflow.likelihood.flow_likelihood import Solver
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.flow import sign_set_size
+from scoreflow.sde.ode import odeint
 
 
 def build_solver(config: ConfigDict) -> Solver:

@@ -1,13 +1,20 @@
 """How samples are drawn: the `sampling` section."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
 
-from samplers import (
+from scoreflow.data.dataset import Data
+from scoreflow.errors import RequestError
+from scoreflow.factory.choose import choose, refusing
+from scoreflow.factory.guidance import build_guidance
+from scoreflow.factory.likelihood import try_solver
+from scoreflow.generation.plan import Drawing
+from scoreflow.models.classifier import NoisyClassifier
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     GRIDS,
@@ -28,16 +35,9 @@ from samplers import (
     least_cost,
     step_costs,
 )
-from samplers.ancestral import EpsError
-from samplers.sampler import FINALS, Final
-from scoreflow.build.choices import choose, refusing
-from scoreflow.build.guiding import build_guidance
-from scoreflow.build.question import try_solver
-from scoreflow.classifier import NoisyClassifier
-from scoreflow.data import Data
-from scoreflow.errors import RequestError
-from scoreflow.model import ScoreModel
-from sde import Denoiser
+from scoreflow.samplers.ancestral import EpsError
+from scoreflow.samplers.sampler import FINALS
+from scoreflow.sde import Denoiser
 
 CORRECTORS: dict[str, Any] = {"langevin": Langevin, "annealed": AnnealedLangevin}
 SAMPLERS = (
@@ -60,25 +60,6 @@ COMPARED = ("ancestral", "pc", "ode")
 """The samplers that a training ends with."""
 VARIANCES = ("beta", "posterior", "optimal", "learned")
 LEAST_COST = "least_cost"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn: a method, its times, and the Denoiser to hand it.
-
-    Attributes:
-        sampler: the method.
-        times: its grid.
-        denoiser: guided and clipped as the config says.
-        final: what the step to t = 0 does.
-        label: the class that is asked for, -1 for none.
-    """
-
-    sampler: Sampler
-    times: torch.Tensor
-    denoiser: Denoiser
-    final: Final = "mean"
-    label: int = -1
 
 
 def build_drawing(

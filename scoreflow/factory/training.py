@@ -8,12 +8,12 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow import classifying, train
-from scoreflow.build.choices import choose
-from scoreflow.dequantization import EMBEDDINGS
-from scoreflow.environment import BFLOAT16, cpu_flags
 from scoreflow.errors import RequestError
-from scoreflow.objective import NAMES, TIMES, Objective
+from scoreflow.factory.choose import choose
+from scoreflow.likelihood.dequantization import EMBEDDINGS
+from scoreflow.losses.objective import NAMES, TIMES, Objective
+from scoreflow.runtime.environment import BFLOAT16, cpu_flags
+from scoreflow.training import classifier_trainer, trainer
 
 TRAINED_IN = ("float32", "tf32", "bfloat16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -21,11 +21,11 @@ FIXED = ("beta", "posterior")
 """Variances of a reverse step that nothing teaches."""
 
 
-def build_training(config: ConfigDict) -> train.Settings:
+def build_training(config: ConfigDict) -> trainer.Settings:
     """How training goes, checked."""
     section = config.training.to_dict()
-    names = [field.name for field in fields(train.Settings)]
-    settings = train.Settings(**{name: section[name] for name in names})
+    names = [field.name for field in fields(trainer.Settings)]
+    settings = trainer.Settings(**{name: section[name] for name in names})
     choose("training.decay", settings.decay, ("constant", "cosine"))
     choose("training.precision", settings.precision, TRAINED_IN)
     choose("training.compile_mode", settings.compile_mode, COMPILE_MODES)
@@ -42,10 +42,10 @@ def build_training(config: ConfigDict) -> train.Settings:
     return settings
 
 
-def build_classifying(config: ConfigDict) -> classifying.Settings:
+def build_classifying(config: ConfigDict) -> classifier_trainer.Settings:
     """How a classifier of noisy images is trained: its section, on data shown as in training."""
     c, t = config.classifier, config.training
-    return classifying.Settings(
+    return classifier_trainer.Settings(
         c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, t.dequantization, config.seed
     )
 
@@ -85,7 +85,7 @@ def build_objective(config: ConfigDict) -> Objective:
     return objective
 
 
-def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
+def compiled(network: nn.Module, settings: trainer.Settings) -> nn.Module:
     """The network through torch.compile, if the settings ask for it and this machine can."""
     if not settings.compile:
         return network
@@ -108,7 +108,7 @@ def compiled(network: nn.Module, settings: train.Settings) -> nn.Module:
     return torch.compile(network, mode=settings.compile_mode)
 
 
-def remark(settings: train.Settings, device: torch.device) -> str | None:
+def remark(settings: trainer.Settings, device: torch.device) -> str | None:
     """A line for who has asked for what this machine is slow at; None for nothing to remark."""
     if device.type != "cpu":
         return None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scoreflow.ticks import label, ticks
+from scoreflow.figures.ticks import label, ticks
 
 COLOURS = ("#1f5fa8", "#c8471f", "#2f8a4a", "#7d4fa3", "#8a6d1f", "#444444")
 DASHES = ("", "5 3", "2 2")

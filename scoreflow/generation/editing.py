@@ -10,18 +10,21 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
-from scoreflow import parallel
-from scoreflow.build import Control, Experiment, try_solver
-from scoreflow.data import Data, dequantize, quantize, to_uint8
-from scoreflow.draw import GRID_PIXELS, draw_samples, out_of_evaluations
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize, quantize, to_uint8
 from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
-from scoreflow.grid import image_grid
-from scoreflow.model import ScoreModel
-from scoreflow.run_dir import RunDir
-from scoreflow.tasks import FLOWN, MEASURED
-from sde.noise import Noise, Stream
+from scoreflow.factory import Experiment, try_solver
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.generation.edit_plan import Control
+from scoreflow.generation.generate import draw_samples, out_of_evaluations
+from scoreflow.generation.pictures import GRID_PIXELS
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime import distributed
+from scoreflow.samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
+from scoreflow.schema.task_keys import FLOWN, MEASURED
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.storage.run_folder import RunDir
 
 MOST_COLUMNS = 10
 FALLS = (100.0, 10.0, 1.0)
@@ -88,7 +91,7 @@ def _drawn(control: Control, experiment: Experiment, run: RunDir, model: ScoreMo
     x = draw_samples(drawing, sde, noise, event, c.batch_size, control.task, start)
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-    shard = parallel.shard()  # every process has drawn its share of the images
+    shard = distributed.shard()  # every process has drawn its share of the images
     products = len(x) * (len(drawing.times) - 1)
     if moments:
         products = shard.total(moments.products)

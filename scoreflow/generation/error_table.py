@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.data import Data, dequantize
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
 
 KNOTS, IMAGES = 128, 256
 """Times in the table, and training images that it is measured on, at most."""

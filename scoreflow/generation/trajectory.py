@@ -8,14 +8,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from samplers import ProbabilityFlow, Recorded, grid, sample
-from scoreflow import report
-from scoreflow.build import Drawing
-from scoreflow.data import Data, to_uint8
-from scoreflow.draw import GRID_PIXELS, values_of
-from scoreflow.grid import image_grid
-from sde.base import SDE
-from sde.noise import Noise, Stream
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import to_uint8, values_of
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.figures.scatter import scatter
+from scoreflow.generation.pictures import GRID_PIXELS
+from scoreflow.generation.plan import Drawing
+from scoreflow.samplers import ProbabilityFlow, Recorded, grid, sample
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
 
 SHOWN = 8
 """Images that are followed."""
@@ -148,7 +149,7 @@ def _grid(values: Tensor, num_levels: int, columns: int) -> Image.Image:
 
 
 def _points(values: Tensor, side: int = POINTS_PIXELS) -> Image.Image:
-    return Image.open(io.BytesIO(report.scatter(values[:, :2], side)))
+    return Image.open(io.BytesIO(scatter(values[:, :2], side)))
 
 
 def _encoded(page: Image.Image) -> bytes:

@@ -18,23 +18,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from samplers import Counted
-from scoreflow.bound import decoder_term, prior_term, strata_of
-from scoreflow.budget import standard_error
-from scoreflow.continuous import (
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.likelihood.continuous_bound import (
     Sweep,
     continuous_bound,
     pointwise_immse,
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.data import Data, dequantize
-from scoreflow.dequantization import Embedding
-from scoreflow.rate import Rate, Unit, rate_distortion
-from scoreflow.walk import Reference, Walk, fixed_variance, optimal_variance, terms, walk
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.likelihood.dequantization import Embedding
+from scoreflow.likelihood.discrete_bound import Walk, fixed_variance, optimal_variance, terms, walk
+from scoreflow.likelihood.gaussian_reference import Reference
+from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
+from scoreflow.losses.variational import decoder_term, prior_term, strata_of
+from scoreflow.samplers import Counted
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.uncertainty import standard_error
 
 Values = dict[tuple[str, str], Tensor]
 """(account, part) -> of each image, in the unit of the ledger, (n,)."""
@@ -239,3 +241,51 @@ def _entry(account: str, values: Values) -> Entry:
         return Entry(account, "estimate", total, {})
     means = {part: float(value.mean()) for part, value in parts.items()}
     return Entry(account, "bound", total, means)
+
+
+def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
+    """The ledger for results/: a row an entry, its difference to the first paired by image."""
+    rows = []
+    for entry in entries:
+        difference = entry.values - entries[0].values
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "value": entry.value,
+                "standard_error": entry.standard_error,
+                "parts": entry.parts,
+                "minus_first": float(difference.mean()),
+                "minus_first_error": standard_error(difference),
+            }
+        )
+    return {
+        "value": entries[0].value,
+        "standard_error": entries[0].standard_error,
+        "unit": rate.unit.name,
+        "num_images": len(entries[0].values),
+        "rows": rows,
+        "rate_distortion": {
+            "times": rate.times,
+            "rate": rate.rate,
+            "distortion": rate.distortion,
+            "middles": rate.middles,
+            "terms": rate.terms,
+        },
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows of `as_result` for the terminal."""
+    lines = [f"{'the ledger, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"]
+    for row in result["rows"]:
+        name = row["name"] + {"exact": "", "bound": " >=", "estimate": " ~"}[row["kind"]]
+        lines.append(
+            f"{name:46s} {_number(row['value'], row['standard_error']):20s}"
+            f" {_number(row['minus_first'], row['minus_first_error'], sign='+')}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float, error: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.4f}" + ("" if error is None else f" +- {error:.4f}")

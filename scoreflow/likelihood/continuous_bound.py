@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.bound import prior_term
-from scoreflow.losses import importance_times
-from scoreflow.walk import Reference, errors_at
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.likelihood.gaussian_reference import Reference, errors_at
+from scoreflow.losses.times import importance_times
+from scoreflow.losses.variational import prior_term
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)

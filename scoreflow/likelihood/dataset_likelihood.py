@@ -10,21 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samplers import Counted
-from scoreflow.budget import Budget, budget_of, standard_error
-from scoreflow.data import Data
-from scoreflow.dequantization import Dequantizer
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, RunError
-from scoreflow.files import Json
-from scoreflow.likelihood import Flow, LogLikelihood, Solver
-from scoreflow.model import ScoreModel, arithmetic
-from scoreflow.parallel import Shard
-from scoreflow.progress import Progress
-from scoreflow.rows import Rows
-from sde.analytic import Distribution
-from sde.noise import Noise
-from sde.ode import Status
-from sde.prediction import Denoiser
+from scoreflow.likelihood.dequantization import Dequantizer
+from scoreflow.likelihood.error_budget import Budget, budget_of
+from scoreflow.likelihood.flow_likelihood import Flow, LogLikelihood, Solver
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.runtime.distributed import Shard
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.samplers import Counted
+from scoreflow.sde.analytic import Distribution
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.ode import Status
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.result_rows import Rows
+from scoreflow.uncertainty import standard_error
 
 
 @dataclass(frozen=True)

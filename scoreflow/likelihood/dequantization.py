@@ -27,12 +27,12 @@ from typing import Literal, assert_never, get_args
 import torch
 from torch import Tensor
 
-from scoreflow import bound
-from scoreflow.data import dequantize
-from sde.analytic import log_normal_mass
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.data.levels import dequantize
+from scoreflow.losses import variational
+from scoreflow.sde.analytic import log_normal_mass
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
 
 Dequantization = Literal["uniform", "truncated_normal", "last_step"]
 DEQUANTIZATIONS: tuple[str, ...] = get_args(Dequantization)
@@ -125,7 +125,7 @@ class Dequantizer:
         with torch.no_grad():
             prediction = denoiser(x_t, t)
         _, w = sde.transition(torch.zeros_like(t), t)
-        return -bound.decoder_term(prediction.x_0, levels, self.num_levels, w)
+        return -variational.decoder_term(prediction.x_0, levels, self.num_levels, w)
 
 
 LAST_STEP_DRAWS = 1 << 16

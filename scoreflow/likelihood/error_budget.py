@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.dequantization import Dequantizer, at_most_bits
-from sde.base import SDE
+from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
+from scoreflow.sde.base import SDE
+from scoreflow.uncertainty import standard_error
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,3 @@ def _by_solver(
         return math.hypot(float(moved.mean()), standard_error(moved) or 0.0)
     known = [error for error in local if error is not None]
     return sum(known) / len(known) * per_nat if known else None
-
-
-def standard_error(values: Tensor) -> float | None:
-    """Of the mean of independent values, (n,); None for one."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

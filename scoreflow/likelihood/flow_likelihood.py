@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sde.base import SDE
-from sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
-from sde.noise import Noise
-from sde.ode import Solution, odeint, odeint_queue
-from sde.prediction import Denoiser
+from scoreflow.sde.base import SDE
+from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.ode import Solution, odeint, odeint_queue
+from scoreflow.sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scoreflow.data import to_uint8
+from scoreflow.data.levels import to_uint8
 
 
 def auroc(ordinary: Tensor, other: Tensor) -> tuple[float, float]:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.likelihood import to_bits_per_dim
-from scoreflow.plot import Plot, Series
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
+from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.likelihood.flow_likelihood import to_bits_per_dim
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)

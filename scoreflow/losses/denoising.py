@@ -12,13 +12,12 @@ shown, not used (`equivalence`). Every function returns one value a sample, aver
 elements. The two bounds are in nats per dimension, up to a constant.
 """
 
-import torch
 from torch import Tensor
 
-from samplers.ancestral import Variance
-from scoreflow import bound
-from sde.base import SDE, broadcast
-from sde.prediction import Denoiser, Prediction
+from scoreflow.losses import variational as bound
+from scoreflow.samplers.ancestral import Variance
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.prediction import Denoiser, Prediction
 
 
 def simple(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -99,48 +98,6 @@ def mean_weight(sde: SDE, t: Tensor) -> Tensor:
     """|posterior mean error|^2 over a whole step: what DDPM's Table 2 calls the mu objective."""
     _, w = sde.transition(t - 1, t)
     return (sde.alpha(t - 1) * w / (sde.sigma(t) * sde.alpha(t))) ** 2
-
-
-def integer_times(u: Tensor, num_steps: int) -> Tensor:
-    """Times 1..N with equal probability, from u uniform on [0, 1)."""
-    return 1 + (u * num_steps).floor().clamp(max=num_steps - 1)
-
-
-def real_times(u: Tensor, num_steps: int, t_min: float) -> Tensor:
-    """Times uniform on [t_min, N), from u uniform on [0, 1)."""
-    return torch.lerp(u.new_full((), t_min), u.new_full((), float(num_steps)), u)
-
-
-def importance_times(u: Tensor, sde: SDE, t_min: float) -> tuple[Tensor, Tensor]:
-    """Times that make the likelihood weighting constant: uniform in log-SNR (Song et al. 2021).
-
-    Args:
-        u: (B,) uniform on [0, 1).
-        sde: the process.
-        t_min: least time, in steps.
-
-    Returns:
-        Times in [t_min, N] and their density relative to uniform times, both (B,).
-    """
-    # on the CPU: 0-d tensors go along with any device and cost no wait
-    top, bottom = sde.log_snr(torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64))
-    log_snr = top + (bottom - top) * u
-    t = sde.time((-0.5 * log_snr).exp().atan()).clamp(t_min, sde.num_steps)
-    slope = sde.diffusion(t) ** 2 / sde.variance(t)
-    return t, slope * (sde.num_steps - t_min) / (top - bottom)
-
-
-def low_discrepancy(first: Tensor, size: int) -> Tensor:
-    """Size points (u + i / size) mod 1: each uniform, together evenly spread (VDM, Kingma et al.
-
-    2021, appendix I).
-
-    Args:
-        first: u, (), uniform on [0, 1).
-        size: of the batch.
-    """
-    ranks = torch.arange(size, dtype=first.dtype, device=first.device)
-    return (first + ranks / size) % 1
 
 
 def _bound_term(

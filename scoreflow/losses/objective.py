@@ -10,12 +10,13 @@ from typing import Literal, assert_never, get_args
 import torch
 from torch import Tensor
 
-from samplers.ancestral import Variance
-from scoreflow import losses
 from scoreflow.errors import RequestError
-from scoreflow.model import ScoreModel
-from sde.base import SDE
-from sde.noise import Noise, Stream
+from scoreflow.losses import denoising
+from scoreflow.losses import times as at_times
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers.ancestral import Variance
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
 
 Name = Literal[
     "simple", "score_matching", "mean", "variational", "hybrid", "likelihood", "min_snr", "p2"
@@ -78,36 +79,36 @@ class Objective:
         u = noise.uniform(Stream.TRAIN_TIME)
         if self.low_discrepancy:
             first = Noise(noise.seed, torch.zeros_like(noise.index[:1]), noise.step)
-            spread = losses.low_discrepancy(first.uniform(Stream.TRAIN_TIME)[0], whole or len(u))
+            spread = at_times.low_discrepancy(first.uniform(Stream.TRAIN_TIME)[0], whole or len(u))
             u = spread if whole is None else spread[noise.index]
         match self.times:
             case "integer":
-                return losses.integer_times(u, sde.num_steps), torch.ones_like(u)
+                return at_times.integer_times(u, sde.num_steps), torch.ones_like(u)
             case "real":
-                return losses.real_times(u, sde.num_steps, self.t_min), torch.ones_like(u)
+                return at_times.real_times(u, sde.num_steps, self.t_min), torch.ones_like(u)
             case "importance":
-                return losses.importance_times(u, sde, self.t_min)
+                return at_times.importance_times(u, sde, self.t_min)
 
     def loss(self, model: ScoreModel, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """One value a sample, (B,)."""
         sde = model.sde
         match self.name:
             case "simple":
-                return losses.simple(model, sde, x_0, t, eps)
+                return denoising.simple(model, sde, x_0, t, eps)
             case "score_matching":
-                return losses.score_matching(model, sde, x_0, t, eps)
+                return denoising.score_matching(model, sde, x_0, t, eps)
             case "variational":
-                return losses.variational(model, sde, x_0, t, eps, self.variance)
+                return denoising.variational(model, sde, x_0, t, eps, self.variance)
             case "hybrid":
-                return losses.hybrid(model, sde, x_0, t, eps, self.hybrid_weight)
+                return denoising.hybrid(model, sde, x_0, t, eps, self.hybrid_weight)
             case "mean":
-                weight = losses.mean_weight(sde, t)
+                weight = denoising.mean_weight(sde, t)
             case "likelihood":
-                weight = losses.likelihood_weight(sde, t, sde.num_steps - self.least_time)
+                weight = denoising.likelihood_weight(sde, t, sde.num_steps - self.least_time)
             case "min_snr":
-                weight = losses.min_snr_weight(sde, t, self.min_snr_gamma)
+                weight = denoising.min_snr_weight(sde, t, self.min_snr_gamma)
             case "p2":
-                weight = losses.p2_weight(sde, t, self.p2_gamma, self.p2_k)
+                weight = denoising.p2_weight(sde, t, self.p2_gamma, self.p2_k)
             case _:
                 assert_never(self.name)
-        return weight * losses.simple(model, sde, x_0, t, eps)
+        return weight * denoising.simple(model, sde, x_0, t, eps)

@@ -21,11 +21,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from samplers.ancestral import EpsError, Variance, reverse_variance
-from sde.analytic import log_normal_mass
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser, Prediction
+from scoreflow.samplers.ancestral import EpsError, Variance, reverse_variance
+from scoreflow.sde.analytic import log_normal_mass
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser, Prediction
 
 
 def term(

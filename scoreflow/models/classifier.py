@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from samplers.guidance import LogProb
-from scoreflow.blocks import ResidualBlock
-from scoreflow.data import dequantize
-from scoreflow.layers import IndexEmbedding, convolution, dense
-from sde.base import SDE, broadcast
+from scoreflow.models.layers import IndexEmbedding, convolution, dense
+from scoreflow.models.unet_blocks import ResidualBlock
+from scoreflow.samplers.denoisers.guidance import LogProb
+from scoreflow.sde.base import SDE, broadcast
 
 SINUSOIDS = 64
 SMALLEST = 4
@@ -136,27 +135,3 @@ class NoisyClassifier:
     def _asked(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x = (x_t / broadcast(self.sde.scale(t), x_t)).float()
         return x, (t - 1).to(x.device, torch.float32).expand(len(x))
-
-
-@torch.no_grad()
-def clean_features(
-    classifier: NoisyClassifier, values: Tensor, num_levels: int, batch_size: int = 256
-) -> Tensor:
-    """Features of images without noise: the mean of x_t at the least time, bins at their centres.
-
-    Args:
-        classifier: where the images lie.
-        values: levels, (n, C, H, W) uint8.
-        num_levels: L.
-        batch_size: images at a time.
-
-    Returns:
-        (n, F) float64.
-    """
-    t = torch.tensor(classifier.t_min, dtype=torch.float64)
-    half = torch.full((), 0.5, dtype=torch.float64, device=values.device)
-    found = [
-        classifier.features(classifier.sde.alpha(t) * dequantize(part, half, num_levels), t)
-        for part in values.split(batch_size)
-    ]
-    return torch.cat(found).double()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scoreflow.layers import ZERO_ISH, IndexEmbedding, dense
+from scoreflow.models.layers import ZERO_ISH, IndexEmbedding, dense
 
 
 class MLP(nn.Module):

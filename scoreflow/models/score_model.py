@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
-from sde.base import SDE, broadcast
-from sde.prediction import Prediction, predict
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.prediction import Prediction, predict
 
 Output = Literal["eps", "x_0", "v", "score", "mean"]
 OUTPUTS: tuple[str, ...] = get_args(Output)

@@ -24,7 +24,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scoreflow.blocks import (
+from scoreflow.models.layers import ZERO_ISH, IndexEmbedding, convolution
+from scoreflow.models.unet_blocks import (
     Block,
     Doubling,
     Embedding,
@@ -35,7 +36,6 @@ from scoreflow.blocks import (
     again,
     halving,
 )
-from scoreflow.layers import ZERO_ISH, IndexEmbedding, convolution
 
 SPARED_FROM = 64
 """Channels of the stem from which residual blocks compute their norms again on the way back.

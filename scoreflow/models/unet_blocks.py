@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scoreflow.dropout import dropout
-from scoreflow.layers import ZERO_ISH, convolution, dense
+from scoreflow.models.dropout import dropout
+from scoreflow.models.layers import ZERO_ISH, convolution, dense
 
 Image = Float[Tensor, "batch channels height width"]
 Remapped = Float[Tensor, "batch outputs height width"]  # the same pixels, other channels

@@ -4,53 +4,9 @@ import base64
 import html
 from typing import Any
 
-from scoreflow.ledger import Entry, standard_error
-from scoreflow.plot import svg
-from scoreflow.rate import Rate, plots
-
-
-def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
-    """The ledger for results/: a row an entry, its difference to the first paired by image."""
-    rows = []
-    for entry in entries:
-        difference = entry.values - entries[0].values
-        rows.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "value": entry.value,
-                "standard_error": entry.standard_error,
-                "parts": entry.parts,
-                "minus_first": float(difference.mean()),
-                "minus_first_error": standard_error(difference),
-            }
-        )
-    return {
-        "value": entries[0].value,
-        "standard_error": entries[0].standard_error,
-        "unit": rate.unit.name,
-        "num_images": len(entries[0].values),
-        "rows": rows,
-        "rate_distortion": {
-            "times": rate.times,
-            "rate": rate.rate,
-            "distortion": rate.distortion,
-            "middles": rate.middles,
-            "terms": rate.terms,
-        },
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rows of `as_result` for the terminal."""
-    lines = [f"{'the ledger, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"]
-    for row in result["rows"]:
-        name = row["name"] + {"exact": "", "bound": " >=", "estimate": " ~"}[row["kind"]]
-        lines.append(
-            f"{name:46s} {_number(row['value'], row['standard_error']):20s}"
-            f" {_number(row['minus_first'], row['minus_first_error'], sign='+')}"
-        )
-    return "\n".join(lines)
+from scoreflow.figures.line_plot import svg
+from scoreflow.likelihood.bound_table import _number
+from scoreflow.likelihood.rate_distortion import Rate, plots
 
 
 def section(result: dict[str, Any], rate: Rate, picture: bytes | None) -> str:
@@ -81,10 +37,6 @@ def section(result: dict[str, Any], rate: Rate, picture: bytes | None) -> str:
         f"<th>minus the first</th><th>parts</th></tr>{rows}</table>"
         f"<div class=figures>{figures}</div>"
     )
-
-
-def _number(value: float, error: float | None, sign: str = "") -> str:
-    return f"{value:{sign}.4f}" + ("" if error is None else f" +- {error:.4f}")
 
 
 def _sum(parts: dict[str, float]) -> str:

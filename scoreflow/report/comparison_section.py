@@ -4,11 +4,11 @@ import base64
 import html
 from collections.abc import Sequence
 
-from scoreflow import orders
-from scoreflow.compare import Column, columns_of
-from scoreflow.files import Json
-from scoreflow.plot import Plot, Series, svg
-from scoreflow.report import figure
+from scoreflow.evaluation import convergence_order
+from scoreflow.evaluation.columns import Column, columns_of
+from scoreflow.figures.line_plot import Plot, Series, svg
+from scoreflow.report.page import figure
+from scoreflow.storage.atomic_files import Json
 
 MEASURES = (
     ("wasserstein", "Wasserstein-2 to the truth", True),
@@ -162,7 +162,7 @@ def orders_section(rows: list[Json]) -> str:
     if not rows:
         return ""
     body = "".join(
-        f"<tr><td>{html.escape(row['sampler'])}</td><td>{html.escape(orders.told(row))}</td>"
+        f"<tr><td>{html.escape(row['sampler'])}</td><td>{html.escape(convergence_order.told(row))}</td>"
         f"<td>{_errors(row)}</td></tr>"
         for row in rows
     )
@@ -176,7 +176,7 @@ def orders_section(rows: list[Json]) -> str:
     told = (
         "No network is in it. Steps are equal in log-SNR, from the prior to t = 1. Methods that "
         "follow the flow are held against a solution at a tolerance of "
-        f"{orders.TOLERANCE:g}, from the same noise; those that draw from the law, against the "
+        f"{convergence_order.TOLERANCE:g}, from the same noise; those that draw from the law, against the "
         "mean squared distance to the nearest component's centre. The error of an order is that "
         "of finitely many points; terms of higher order in the steps come on top."
     )

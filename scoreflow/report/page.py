@@ -2,19 +2,14 @@
 
 import base64
 import html
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
 from scoreflow.errors import RequestError
-from scoreflow.files import load_json, write_atomic
-from scoreflow.plot import Plot, Series, svg
-from scoreflow.run_dir import RunDir
+from scoreflow.figures.line_plot import Plot, Series, svg
+from scoreflow.storage.atomic_files import load_json, write_atomic
+from scoreflow.storage.run_folder import RunDir
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; }
@@ -37,7 +32,7 @@ DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
 """What a result that lacks something, or has it of another kind, raises where it is shown."""
 
 
-def write(run: RunDir, certificate: str = "") -> Path:
+def write_report(run: RunDir, certificate: str = "") -> Path:
     """Write the report of all results that the run has; returns its path.
 
     Args:
@@ -286,15 +281,3 @@ def _class_row(title: str, counts: list[int] | None) -> str:
         return ""
     cells = "".join(f"<td>{label}: {count}</td>" for label, count in enumerate(counts))
     return f"<tr><td>{title}</td>{cells}</tr>"
-
-
-def scatter(points: Tensor, size: int = 480, reach: float = 1.5) -> bytes:
-    """Points in the plane as a PNG: how often each pixel of [-reach, reach]^2 is hit."""
-    xy = points.cpu().numpy()
-    edges = np.linspace(-reach, reach, 121)
-    counts, _, _ = np.histogram2d(-xy[:, 1], xy[:, 0], bins=[edges, edges])
-    grey = 255 - 255 * np.sqrt(counts / max(counts.max(), 1))
-    picture = Image.fromarray(grey.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return stream.getvalue()

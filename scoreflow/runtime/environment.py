@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scoreflow.request import ROOT
+from scoreflow.schema.request import ROOT
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 """What a CPU has that computes in bfloat16; others emulate it."""

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from scoreflow import parallel
+from scoreflow.runtime import distributed
 
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 10.0
 
@@ -30,7 +30,7 @@ class Progress:
             mininterval=REFRESH_SECONDS,
             dynamic_ncols=True,
             smoothing=0.1,
-            disable=not parallel.leads(),
+            disable=not distributed.leads(),
         )
         self._calls = 0
         self._last = time.monotonic()

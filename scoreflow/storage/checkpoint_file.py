@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from scoreflow.files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json, write_atomic
 
 
 class DamagedError(Exception):

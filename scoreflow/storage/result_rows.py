@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scoreflow.errors import RunError
-from scoreflow.files import Json, dumps, write_atomic
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
 
 class Rows:

@@ -22,10 +22,17 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.files import Json, dumps, fsync_folder, load_json, take_lock, write_atomic
-from scoreflow.rows import Rows
-from scoreflow.states import DamagedError, read_state, sidecar, write_state
-from scoreflow.tasks import TASKS
+from scoreflow.schema.task_keys import TASKS
+from scoreflow.storage.atomic_files import (
+    Json,
+    dumps,
+    fsync_folder,
+    load_json,
+    take_lock,
+    write_atomic,
+)
+from scoreflow.storage.checkpoint_file import DamagedError, read_state, sidecar, write_state
+from scoreflow.storage.result_rows import Rows
 
 Scalar = int | float | np.generic | Tensor
 _LOGGER = logging.getLogger(__name__)

@@ -14,18 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scoreflow import train
-from scoreflow.classifier import Classifier, NoisyClassifier
-from scoreflow.data import Batches, Data, dequantize
+from scoreflow.data.dataset import Batches, Data
+from scoreflow.data.levels import dequantize
 from scoreflow.errors import RequestError, RunError
-from scoreflow.files import Json
-from scoreflow.metrics import rate_error
-from scoreflow.objective import Objective
-from scoreflow.progress import Progress
-from scoreflow.run_dir import RunDir
-from scoreflow.states import DamagedError, read_state, write_state
-from sde.base import SDE
-from sde.noise import Noise, Stream
+from scoreflow.losses.objective import Objective
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.storage.atomic_files import Json
+from scoreflow.training import trainer
+from scoreflow.uncertainty import rate_error
 
 FILE = "classifier.pt"
 MAKE = "train one with --mode classifier"
@@ -104,7 +103,7 @@ def train_classifier(
                 optimizer.param_groups[0]["lr"] = settings.learning_rate * share
                 noise = Noise(settings.seed, positions, step)
                 rows = batches.indices(step).to(device)
-                x_0 = train.shown(data, rows, noise, settings.flip, settings.dequantization)
+                x_0 = trainer.shown(data, rows, noise, settings.flip, settings.dequantization)
                 t, _ = objective.draw(noise, sde)
                 x_t = sde.perturb(x_0, t, noise.normal(Stream.TRAIN_EPS, event).float())
                 loss = F.nll_loss(model.log_probs(x_t, t), labels[rows])
@@ -174,43 +173,3 @@ def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> J
 
 
 # ---- the file -----------------------------------------------------------------------------------
-
-
-def save_classifier(run: RunDir, model: NoisyClassifier) -> None:
-    """Write DIR/classifier.pt and its hash, in the place of what was there."""
-    network = model.network
-    state = {
-        "shape": list(network.shape),
-        "num_classes": network.num_classes,
-        "width": network.width,
-        "network": network.state_dict(),
-    }
-    write_state(run.path / FILE, state)
-
-
-def load_classifier(
-    run: RunDir, sde: SDE, t_min: float, device: torch.device | str = "cpu"
-) -> NoisyClassifier:
-    """The run's classifier, in eval mode and without gradients of its weights.
-
-    Args:
-        run: the run's folder.
-        sde: its process.
-        t_min: the least time of its training, in steps.
-        device: where to.
-
-    Raises:
-        RequestError: there is none, or it is damaged.
-    """
-    path = run.path / FILE
-    if not path.exists():
-        raise RequestError(f"{run.path} has no {FILE}: {MAKE} --workdir {run.path}")
-    try:
-        state = read_state(path, device)
-        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
-        network.load_state_dict(state["network"])
-    except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): {MAKE} --workdir {run.path}"
-        ) from error
-    return NoisyClassifier(network.to(device).eval().requires_grad_(False), sde, t_min)

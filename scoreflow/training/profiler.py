@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from scoreflow.files import Json
-from scoreflow.train import PHASES, Trainer
+from scoreflow.storage.atomic_files import Json
+from scoreflow.training.trainer import PHASES, Trainer
 
 SHOWN = 15
 """Operations that the table has, the dearest first."""

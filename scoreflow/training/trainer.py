@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
-from scoreflow.data import Batches, Data, dequantize
-from scoreflow.ema import EMA
+from scoreflow.data.dataset import Batches, Data
+from scoreflow.data.levels import dequantize
 from scoreflow.errors import RequestError, RunError
-from scoreflow.model import ScoreModel, arithmetic
-from scoreflow.objective import Objective
-from scoreflow.parallel import Shard
-from sde.noise import Noise, Stream
+from scoreflow.losses.objective import Objective
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.runtime.distributed import Shard
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.training.ema import EMA
 
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")

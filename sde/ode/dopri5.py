@@ -27,8 +27,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from sde.ode_reference import Solution, Status, Tolerances
-from sde.types import Field, Rows, State
+from scoreflow.sde.ode.result import Solution, Status, Tolerances
+from scoreflow.sde.types import Field, Rows, State
 
 Source = Callable[[Rows], State]
 """free slots (k,) -> the first states of the next j <= k rows, (j, ...); j < k says: no more."""

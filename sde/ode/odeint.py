@@ -19,19 +19,15 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from sde.dopri5 import FEWEST, Dopri5, Source
-from sde.ode_reference import (
-    Solution,
-    Status,
-    Tolerance,
+from scoreflow.sde.ode.dopri5 import FEWEST, Dopri5, Source
+from scoreflow.sde.ode.libraries import (
     check_method,
-    check_state,
     check_step_size,
-    check_tolerances,
     one_outcome,
     solve_reference,
 )
-from sde.types import Field, Rows, State
+from scoreflow.sde.ode.result import Solution, Status, Tolerance, check_state, check_tolerances
+from scoreflow.sde.types import Field, Rows, State
 
 __all__ = ["Solution", "Status", "check_method", "odeint", "odeint_queue"]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks import divergence, likelihood, rates
-from configs import cifar10
-from scoreflow.model import ScoreModel
-from scoreflow.unet import UNet
-from sde import VPSDE
-from sde.flow import unit_probes, velocity_and_divergence
+from scoreflow.configs import cifar10
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.unet import UNet
+from scoreflow.sde import VPSDE
+from scoreflow.sde.flow import unit_probes, velocity_and_divergence
 
 F64 = torch.float64
 CPU = torch.device("cpu")

@@ -9,10 +9,14 @@ import time
 import pytest
 import torch
 
-from benchmarks import divergence, gpu, gpu_check, gpu_stages, growth
-from benchmarks.gpu_stages import Asked, Part
-from scoreflow import build, request
-from scoreflow.run_dir import RunDir
+from benchmarks import divergence
+from benchmarks.gpu import check, launcher, stages
+from benchmarks.gpu.stages import Asked, Part
+from benchmarks.growth import table
+from scoreflow import factory
+from scoreflow.cli import command_line
+from scoreflow.schema import request, resolve
+from scoreflow.storage.run_folder import RunDir
 
 CPU = torch.device("cpu")
 WHERE = {"commit": "abc-dirty"}
@@ -22,7 +26,7 @@ WRITE = "import json, pathlib; pathlib.Path({!r}).write_text(json.dumps({{'value
 @pytest.fixture
 def runner(tmp_path):
     (tmp_path / "out").mkdir()
-    return gpu.Runner(tmp_path / "out", WHERE, 1.0)
+    return launcher.Runner(tmp_path / "out", WHERE, 1.0)
 
 
 def part_of(tmp_path, code, **more):
@@ -41,12 +45,12 @@ def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
     assert kept["value"] == 1
     assert kept["environment"] == WHERE
     assert kept["command"].startswith("python -c ")
-    monkeypatch.setattr(gpu, "run_child", lambda *_: pytest.fail("it is done"))
+    monkeypatch.setattr(launcher, "run_child", lambda *_: pytest.fail("it is done"))
     assert runner.run(part) == "done"
     for commit, done in (("abc", True), ("def", False), (None, False)):
-        assert gpu.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
+        assert launcher.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
     # two that have no commit are not therefore of the same one
-    outside = gpu.Runner(runner.out, {"commit": None}, 1.0)
+    outside = launcher.Runner(runner.out, {"commit": None}, 1.0)
     (tmp_path / "out" / "some.json").write_text(json.dumps({"environment": {"commit": None}}))
     assert not outside.done(part)
 
@@ -59,30 +63,33 @@ def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
 
 def test_what_takes_longer_than_the_call_is_interrupted(tmp_path):
     begun = time.monotonic()
-    assert gpu.run_child([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) in gpu.STOPPED
-    assert gpu.run_child([sys.executable, "-c", "raise SystemExit(4)"], 30.0) == 4
+    assert (
+        launcher.run_child([sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
+        in launcher.STOPPED
+    )
+    assert launcher.run_child([sys.executable, "-c", "raise SystemExit(4)"], 30.0) == 4
     assert time.monotonic() - begun < 20
 
 
 def test_what_does_not_hear_an_interruption_is_ended(monkeypatch):
-    monkeypatch.setattr(gpu, "GRACE", 0.3)
+    monkeypatch.setattr(launcher, "GRACE", 0.3)
     deaf = (
         "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)"
     )
-    assert gpu.run_child([sys.executable, "-c", deaf], 1.0) in gpu.STOPPED
+    assert launcher.run_child([sys.executable, "-c", deaf], 1.0) in launcher.STOPPED
 
 
 def test_a_call_that_ends_says_whether_the_part_goes_on(runner, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    monkeypatch.setattr(launcher, "run_child", lambda *_: launcher.STOPPED[0])
     on = part_of(tmp_path, "", goes_on=True)
     assert runner.run(on) == "not yet: stopped at the call's end, and goes on from there"
     assert runner.run(part_of(tmp_path, "", least=0.0)) == "not yet: stopped at the call's end"
-    again = gpu.Runner(runner.out, WHERE, 1.0)
+    again = launcher.Runner(runner.out, WHERE, 1.0)
     assert "failed: it needs more than 1 minutes" in again.run(part_of(tmp_path, ""))
 
 
 def test_a_part_is_not_begun_with_too_little_of_a_call_left(runner, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "run_child", lambda *_: 1)
+    monkeypatch.setattr(launcher, "run_child", lambda *_: 1)
     long = part_of(tmp_path, "", least=5.0)
     assert runner.run(long) == "failed: status 1"  # the first one always is
     assert runner.run(long).startswith("not yet: 1.0 minutes are left")
@@ -93,7 +100,7 @@ def training_part(tmp_path, minutes, steps=1_000_000):
     keys = (f"num_steps={steps}", "batch_size=4", "log_every=10", "checkpoint_every=10")
     keys = [f"--config.training.{key}" for key in keys]
     asked = Asked("cpu", tmp_path, None, minutes)
-    command = gpu_stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
+    command = stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
     made = {"trained.json": "training.json"}
     return Part(
         (*command, "--config.model.width=8"),
@@ -126,14 +133,14 @@ def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monk
     out, folder = tmp_path / "out", tmp_path / "run"
     out.mkdir()
     monkeypatch.chdir(request.ROOT)
-    monkeypatch.setattr(gpu, "run_child", interrupted_after_a_checkpoint(folder))
-    outcome = gpu.Runner(out, WHERE, 10.0).run(training_part(tmp_path, 25.0))
+    monkeypatch.setattr(launcher, "run_child", interrupted_after_a_checkpoint(folder))
+    outcome = launcher.Runner(out, WHERE, 10.0).run(training_part(tmp_path, 25.0))
     assert outcome == "not yet: stopped at the call's end, and goes on from there"
     first = RunDir.open(folder).checkpoint_steps()[-1]
     spent = json.loads((tmp_path / "run-spent.json").read_text())["seconds"]
     # of as many minutes as it has had, and a moment: the second call brings it to its end
     part = training_part(tmp_path, (spent + 0.01) / 60)
-    assert gpu.Runner(out, WHERE, 10.0).run(part) == "done"
+    assert launcher.Runner(out, WHERE, 10.0).run(part) == "done"
     kept = json.loads((out / "trained.json").read_text())
     assert kept["step"] == RunDir.open(folder).checkpoint_steps()[-1] > first
     assert kept["images"] == 4 * kept["step"]
@@ -146,23 +153,23 @@ def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path,
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(request.ROOT)
     part = training_part(tmp_path, 25.0, steps=20)
-    assert gpu.Runner(tmp_path / "out", WHERE, 10.0).run(part) == "done"
+    assert launcher.Runner(tmp_path / "out", WHERE, 10.0).run(part) == "done"
     kept = json.loads((tmp_path / "out" / "trained.json").read_text())
     assert kept["step"] == 20
     assert [row["step"] for row in kept["rows"]] == [10, 20]
 
 
 def test_a_training_of_another_commit_is_not_gone_on_with(runner, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    monkeypatch.setattr(launcher, "run_child", lambda *_: launcher.STOPPED[0])
     part = training_part(tmp_path, 1.0)
     assert runner.run(part).startswith("not yet")
-    other = gpu.Runner(runner.out, {"commit": "def"}, 1.0)
+    other = launcher.Runner(runner.out, {"commit": "def"}, 1.0)
     assert "was made by commit abc; remove it" in other.run(part)
     assert runner.run(part).startswith("not yet")
 
 
 def test_a_training_that_never_kept_anything_has_failed(runner, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "run_child", lambda *_: gpu.STOPPED[0])
+    monkeypatch.setattr(launcher, "run_child", lambda *_: launcher.STOPPED[0])
     part = training_part(tmp_path, 1e-9)
     assert runner.run(part) == "failed: status 1"
     assert "has no checkpoint" in capsys.readouterr().err
@@ -176,45 +183,45 @@ def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
         (["failed: status 1", "not yet: later"], 1),
     ):
         left = iter(outcomes)
-        runner = gpu.Runner(tmp_path, WHERE, 1.0)
+        runner = launcher.Runner(tmp_path, WHERE, 1.0)
         monkeypatch.setattr(runner, "run", lambda _, left=left: next(left))
-        assert gpu.go(runner, {"check": [part, part]}) == status
+        assert launcher.go(runner, {"check": [part, part]}) == status
     # what follows the training is about its network
     left = iter(["not yet: later"])
     monkeypatch.setattr(runner, "run", lambda _: next(left))
-    assert gpu.go(runner, {"cifar10": [part, part]}) == 3
+    assert launcher.go(runner, {"cifar10": [part, part]}) == 3
     # but nothing is about what else was asked of it
     left, other = iter(["done", "failed: status 1", "done"]), writes(tmp_path)
-    assert gpu.go(runner, {"cifar10": [part, other, other]}) == 1
+    assert launcher.go(runner, {"cifar10": [part, other, other]}) == 1
     assert not list(left)
 
 
 def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert gpu.main([]) == 2
+    assert launcher.main([]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "no CUDA device was found" in error
 
 
 def test_the_list_has_every_part(tmp_path, capsys):
-    assert gpu.main(["--device=cpu", f"--out={tmp_path}", "--list"]) == 0
+    assert launcher.main(["--device=cpu", f"--out={tmp_path}", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    every = gpu_stages.stages(Asked("cpu", tmp_path, None, 25.0))
-    assert tuple(every) == gpu.NAMES
+    every = stages.stages(Asked("cpu", tmp_path, None, 25.0))
+    assert tuple(every) == launcher.NAMES
     assert len(lines) == 2 + sum(len(parts) for parts in every.values())
 
 
 @pytest.mark.parametrize("bad", ["--minutes=0", "--train-minutes=-1", "--stage=all", "--data=."])
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(SystemExit):
-        gpu.main([bad, "--device=cpu"])
+        launcher.main([bad, "--device=cpu"])
 
 
 def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
     with pytest.raises(SystemExit) as error:
-        gpu_check.main(["--device=tpu"])
+        check.main(["--device=tpu"])
     assert error.value.code == 2
     assert "--device tpu cannot be used" in capsys.readouterr().err
 
@@ -222,29 +229,29 @@ def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
 def test_every_command_of_run_is_one_that_it_takes(tmp_path):
     """Keys, their types and their choices; the evaluations' on the training's own config."""
     asked = Asked("cuda", tmp_path, tmp_path, 25.0)
-    every = [part for parts in gpu_stages.stages(asked).values() for part in parts]
+    every = [part for parts in stages.stages(asked).values() for part in parts]
     commands = [part.command for part in every if part.command[0] == "run.py"]
     saved = None
-    assert len(commands) == 2 + len(gpu_stages.SAMPLERS) + 2
+    assert len(commands) == 2 + len(stages.SAMPLERS) + 2
     for command in commands:
-        parsed = request.parse(list(command))
+        parsed = command_line.parse(list(command))
         if parsed.mode in ("train", "equivalence"):
-            config = request.training_config(parsed)
+            config = resolve.training_config(parsed)
         else:
-            config = request.evaluation_config(parsed, saved, tmp_path)
+            config = resolve.evaluation_config(parsed, saved, tmp_path)
         assert (parsed.workdir is None) == (parsed.mode == "equivalence")
         if parsed.mode == "train":
             saved = request.flatten(config.to_dict())
             assert saved["data.path"] == str(tmp_path)
             assert saved["model.channels"] == 128
-        build.build_training(config)
-        build.build_objective(config)
-        build.build_solver(config)
+        factory.build_training(config)
+        factory.build_objective(config)
+        factory.build_solver(config)
 
 
 def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
     asked = Asked("cuda", tmp_path, None, 25.0)
-    every = [part for parts in gpu_stages.stages(asked).values() for part in parts]
+    every = [part for parts in stages.stages(asked).values() for part in parts]
     names = [name for part in every for name in part.made]
     assert len(set(names)) == len(names)  # none overwrites another's
     assert all(next(iter(part.made)).endswith(".json") for part in every)
@@ -252,19 +259,19 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
 
 def test_each_part_of_growth_has_one_axis(tmp_path):
     """And all of them together what the benchmark has by itself."""
-    parts = gpu_stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
+    parts = stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
     found = []
     for part in parts:
-        asked = growth.parse(list(part.command[2:]))
-        cases = growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+        asked = table.parse(list(part.command[2:]))
+        cases = table.cases(CPU, asked.resolutions, asked.batches, asked.processes)
         assert {f"growth-{case.axis}" for case in cases} == {part.name}
         found += cases
-    asked = growth.parse(["--device=cpu"])
-    assert found == growth.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+    asked = table.parse(["--device=cpu"])
+    assert found == table.cases(CPU, asked.resolutions, asked.batches, asked.processes)
 
 
 def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
-    parts = gpu_stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
+    parts = stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
     names = [part.name for part in parts]
     part = parts[names.index("cifar10-divergence")]
     assert names.index("cifar10-training") == 0
@@ -274,24 +281,24 @@ def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
 
 def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
     found = {"a": (torch.tensor([1.0, 2.0]), 0.1)}
-    rows = gpu_check.compared(found, {"a": (torch.tensor([1.0, 2.05]), 0.1)})
+    rows = check.compared(found, {"a": (torch.tensor([1.0, 2.05]), 0.1)})
     assert rows[0]["passed"]
     assert rows[0]["difference"] == pytest.approx(0.05)
     for wrong in (2.2, float("nan")):
-        rows = gpu_check.compared(found, {"a": (torch.tensor([1.0, wrong]), 0.1)})
+        rows = check.compared(found, {"a": (torch.tensor([1.0, wrong]), 0.1)})
         assert not rows[0]["passed"]
-        assert "NO" in gpu_check.table(rows)
-    monkeypatch.setattr(gpu_check, "SAMPLERS", ("ddim",))
-    monkeypatch.setattr(gpu_check, "SWITCHES", (({"micro_batches": 5}, gpu_check.EXACT),))
-    monkeypatch.setattr(gpu_check, "CHECKS", (gpu_check.noise, gpu_check.samples))
-    assert gpu_check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
+        assert "NO" in check.table(rows)
+    monkeypatch.setattr(check, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(check, "SWITCHES", (({"micro_batches": 5}, check.EXACT),))
+    monkeypatch.setattr(check, "CHECKS", (check.noise, check.samples))
+    assert check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
     kept = json.loads((tmp_path / "check.json").read_text())["rows"]
     assert [row["difference"] for row in kept[:-1]] == [0.0] * 4
     assert "micro_batches=5, from cpu's plain training" in kept[-1]["name"]
-    assert kept[-1]["difference"] < kept[-1]["tolerance"] == gpu_check.EXACT
+    assert kept[-1]["difference"] < kept[-1]["tolerance"] == check.EXACT
 
 
 def test_the_check_would_see_other_noise_likelihoods_and_gradients():
     """Its networks do not answer zero, so that each figure depends on each weight's part."""
-    _, gradient = gpu_check.trained(CPU)
+    _, gradient = check.trained(CPU)
     assert (gradient != 0).double().mean() > 0.9

@@ -12,11 +12,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from benchmarks import growth, growth_case, growth_rules
-from benchmarks.growth_case import LAYOUTS, Case
-from scoreflow import build
-from scoreflow.parallel import Shard
-from scoreflow.unet import UNet
+from benchmarks.growth import case as growth_case
+from benchmarks.growth import rules, table
+from benchmarks.growth.case import LAYOUTS, Case
+from scoreflow import factory
+from scoreflow.models.unet import UNet
+from scoreflow.runtime.distributed import Shard
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def found(seconds=1.0, gb=3.0, peak=100.0):
 def rows_of(*pairs, limit=100.0):
     """Cases and what was found, as a table's rows."""
     results = dict(pairs)
-    return growth.measured(list(results), "cpu", 2, limit, lambda case, *_: results[case])
+    return table.measured(list(results), "cpu", 2, limit, lambda case, *_: results[case])
 
 
 def limits(*pairs, limit=100.0):
@@ -44,14 +45,14 @@ def limits(*pairs, limit=100.0):
 
 
 def test_a_row_has_medians_shares_and_what_images_take():
-    row = growth.row(Case("batch", 32, 4), found())
+    row = table.row(Case("batch", 32, 4), found())
     assert row["seconds"] == 1.0
     assert row["images_per_second"] == 4.0
     assert row["gflop_an_image"] == 30.0
     assert row["share_of_convolution"] == pytest.approx(30 * 4 / 100)
     assert row["weights_gb"] == pytest.approx(1.0)
     assert row["gb_an_image"] == pytest.approx((3.0 - 0.5 - 1.0) / 4)
-    row = growth.row(Case("processes", 32, 4, recompute=True, processes=2), found())
+    row = table.row(Case("processes", 32, 4, recompute=True, processes=2), found())
     assert row["gflop_an_image"] == 40.0
     assert row["gb_an_image"] == pytest.approx((3.0 - 0.5 - 1.0) / 2)
 
@@ -103,20 +104,20 @@ def test_a_case_that_would_not_fit_is_not_tried():
 
 
 def test_a_process_that_dies_becomes_a_row(monkeypatch):
-    monkeypatch.setattr(growth, "output", lambda *_: (-9, "", ""))
+    monkeypatch.setattr(table, "output", lambda *_: (-9, "", ""))
     case = Case("batch", 32, 1)
-    row = growth.measured([case], "cpu", 2, 1.0, growth.run)[0]
+    row = table.measured([case], "cpu", 2, 1.0, table.run)[0]
     assert row["failed"] == "killed by signal 9, as a rule for its memory"
     assert row["limited_by"] == "failed"
 
     def late(*_):
         raise subprocess.TimeoutExpired("", 600)
 
-    monkeypatch.setattr(growth, "output", late)
-    assert growth.run(case, "cpu", 2) == {"failed": "took more than 10 minutes"}
+    monkeypatch.setattr(table, "output", late)
+    assert table.run(case, "cpu", 2) == {"failed": "took more than 10 minutes"}
     text = "Traceback\n  torch.OutOfMemoryError: CUDA out of memory\nsome more"
-    assert growth.reason(1, text) == "died: torch.OutOfMemoryError: CUDA out of memory"
-    assert growth.reason(3, "nothing") == "died: status 3"
+    assert table.reason(1, text) == "died: torch.OutOfMemoryError: CUDA out of memory"
+    assert table.reason(3, "nothing") == "died: status 3"
 
 
 LAUNCHER = """
@@ -149,12 +150,12 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
     command = [sys.executable, "-c", LAUNCHER.format(answer="ended"), str(path)]
     if way == "timeout":
         with pytest.raises(subprocess.TimeoutExpired):
-            growth.output(command, dict(os.environ), 8.0)  # for two interpreters to start
+            table.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     else:
         thread = threading.Thread(target=interrupt_after, args=(path,))
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            growth.output(command, dict(os.environ), 60.0)
+            table.output(command, dict(os.environ), 60.0)
         thread.join()
     assert (tmp_path / "worker.ended").exists()
     with pytest.raises(ProcessLookupError):
@@ -162,52 +163,52 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
 
 
 def test_a_launcher_that_does_not_hear_is_killed_after_a_grace(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, "GRACE", 0.3)
+    monkeypatch.setattr(table, "GRACE", 0.3)
     path = tmp_path / "worker"
     command = [sys.executable, "-c", LAUNCHER.format(answer="signal.SIG_IGN"), str(path)]
     begun = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
-        growth.output(command, dict(os.environ), 8.0)  # for two interpreters to start
+        table.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     assert time.monotonic() - begun < 20
     os.kill(int(path.read_text()), signal.SIGKILL)  # which nobody could have ended in its place
 
 
 def test_a_child_that_cannot_begin_is_a_row():
     """A real process: it refuses its device in a second, and nothing is trained."""
-    row = growth.run(Case("batch", 32, 1), "tpu", 2)
+    row = table.run(Case("batch", 32, 1), "tpu", 2)
     assert "--device tpu cannot be used" in row["failed"]
 
 
 def test_the_table_has_a_line_a_row_whatever_became_of_it():
     case = Case("batch", 32, 4)
     rows = rows_of((case, found()), (Case("batch", 32, 8), {"failed": "killed by signal 9"}))
-    lines = growth.table(rows).splitlines()
+    lines = table.table(rows).splitlines()
     assert len(lines) == 4
     assert {line.count("|") for line in lines} == {11}
     assert "32 x 32, batch 8 | killed by signal 9" in lines[3]
-    assert growth.named(asdict(Case("processes", 32, 8, processes=2, exchange=False))).endswith(
+    assert table.named(asdict(Case("processes", 32, 8, processes=2, exchange=False))).endswith(
         "2 processes, without exchange"
     )
-    assert growth_rules.RULES in growth.notes(CPU, 8.0, [4])
-    assert "for want of GPUs: 4 processes" in growth.notes(CPU, 8.0, [4])
-    assert "float32, channels-last. Seconds" in growth.notes(CPU, 8.0, [])
+    assert rules.RULES in table.notes(CPU, 8.0, [4])
+    assert "for want of GPUs: 4 processes" in table.notes(CPU, 8.0, [4])
+    assert "float32, channels-last. Seconds" in table.notes(CPU, 8.0, [])
 
 
 def test_cases_go_from_small_to_large():
-    every = growth.cases(CPU, [32, 64], [1, 2, 8], [1, 2])
+    every = table.cases(CPU, [32, 64], [1, 2, 8], [1, 2])
     assert [case.resolution for case in every[:4]] == [32, 64, 32, 64]
     assert [case.batch for case in every[4:8]] == [1, 2, 8, 8]
     assert [(case.processes, case.exchange, case.threads) for case in every[8:]] == [
         (1, True, 1), (2, True, 1), (2, False, 1),
     ]  # fmt: skip
-    assert growth.cases(torch.device("cuda"), [], [], [2])[0].threads == 0
+    assert table.cases(torch.device("cuda"), [], [], [2])[0].threads == 0
 
 
 @pytest.mark.parametrize("resolution", LAYOUTS)
 def test_every_layout_is_a_network_and_those_of_the_paper_have_its_size(resolution):
     config = growth_case.config_of(Case("resolution", resolution, 1), on_gpu=False)
-    settings = build.build_training(config)
-    assert growth.arithmetic_of(CPU) == f"{settings.precision}, channels-last"
+    settings = factory.build_training(config)
+    assert table.arithmetic_of(CPU) == f"{settings.precision}, channels-last"
     assert settings.channels_last
     layout = {key: config.model[key] for key in ("channels", "multipliers", "attention_sizes")}
     with torch.device("meta"):
@@ -227,7 +228,7 @@ def test_a_case_is_measured(monkeypatch, capsys):
     printed = json.loads(capsys.readouterr().out.removeprefix(growth_case.MARK))
     assert len(printed["seconds"]) == 2
     assert printed["peak_gb"] >= printed["base_gb"] > 0  # a suite's peak may be behind it
-    assert growth.row(Case("batch", 32, 2), printed)["gflop_an_image"] > 0
+    assert table.row(Case("batch", 32, 2), printed)["gflop_an_image"] > 0
 
 
 def test_processes_are_as_slow_as_the_slowest(monkeypatch):
@@ -254,6 +255,6 @@ def test_processes_are_as_slow_as_the_slowest(monkeypatch):
 )
 def test_bad_arguments_are_refused_with_what_they_are(bad, got, capsys):
     with pytest.raises(SystemExit) as error:
-        growth.main(["--device=cpu", *bad.split()])
+        table.main(["--device=cpu", *bad.split()])
     assert error.value.code == 2
     assert got in capsys.readouterr().err

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from benchmarks import likelihood as bench
-from scoreflow.main import main as run_py
-from scoreflow.model import ScoreModel
-from sde.base import SDE
-from sde.noise import Noise
-from sde.vp import VPSDE
+from scoreflow.cli.main import main as run_py
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.vp import VPSDE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 F64 = torch.float64
 TABLE = VPSDE.log_linear(40, sigma_min=1e-2, alpha_min=1e-5)
 CLOCKS = {"as trained": TABLE, "smooth": bench.Smooth(TABLE)}

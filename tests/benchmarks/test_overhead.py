@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import overhead
-from samplers import DDIM
+from scoreflow.samplers import DDIM
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     Ancestral,
     AnnealedLangevin,
@@ -24,11 +24,11 @@ from samplers import (
     Sampler,
     uniform_times,
 )
-from sde.analytic import gaussian
-from sde.base import SDE
-from sde.noise import Noise, Stream
-from sde.prediction import Denoiser
-from sde.vp import VPSDE
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.vp import VPSDE
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from samplers import DDIM, Ancestral, Clipped, DPMSolver, UniPC, dpm_solver, grid, invert
-from samplers.sampler import Multistep
-from sde.noise import Noise, Stream
-from sde.prediction import predict
-from sde.vp import VPSDE
+from scoreflow.samplers import DDIM, Ancestral, Clipped, DPMSolver, UniPC, grid, invert
+from scoreflow.samplers.multistep import dpm_solver
+from scoreflow.samplers.sampler import Multistep
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
+from scoreflow.sde.vp import VPSDE
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     GRIDS,
@@ -22,12 +22,12 @@ from samplers import (
     step_costs,
     uniform_times,
 )
-from samplers.sampler import FINALS
-from sde.analytic import GaussianMixture
-from sde.noise import Noise
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers.sampler import FINALS
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 STEPS, MOST = 60, 50
 SDES = {

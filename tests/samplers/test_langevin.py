@@ -5,10 +5,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from samplers import AnnealedLangevin, Langevin
-from sde.noise import Noise, Stream
-from sde.prediction import predict
-from sde.vp import VPSDE
+from scoreflow.samplers import AnnealedLangevin, Langevin
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
+from scoreflow.sde.vp import VPSDE
 
 SDE = VPSDE.linear(200)
 T, S = torch.tensor([150.0, 149.0], dtype=torch.float64)

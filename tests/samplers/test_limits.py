@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from samplers import DDIM, Clipped, Heun, Recorded, Thresholded, UniPC, sample, uniform_times
-from sde.noise import Noise, Stream
-from sde.prediction import predict
-from sde.vp import VPSDE
+from scoreflow.samplers import (
+    DDIM,
+    Clipped,
+    Heun,
+    Recorded,
+    Thresholded,
+    UniPC,
+    sample,
+    uniform_times,
+)
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
+from scoreflow.sde.vp import VPSDE
 
 SDE = VPSDE.linear(100)
 T = torch.tensor(50.0, dtype=torch.float64)

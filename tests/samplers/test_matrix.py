@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from samplers import (
+from scoreflow import factory
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     Ancestral,
@@ -18,13 +19,12 @@ from samplers import (
     sample,
     uniform_times,
 )
-from scoreflow import build
-from sde.base import broadcast
-from sde.noise import Noise
-from sde.prediction import KINDS, predict
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import KINDS, predict
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 STEPS, SAMPLES = 100, 1000
 MEAN, STD = 0.3, 0.5
@@ -71,9 +71,9 @@ def of(name, sde):
 
 
 def test_every_sampler_of_the_command_line_is_here():
-    for name in build.SAMPLERS:
+    for name in factory.SAMPLERS:
         assert any(own.split("-")[0] == name for own in SAMPLERS), name
-    for name in set(build.SAMPLERS) - {"pc", "ode", "ancestral", "ddim", "euler_maruyama"}:
+    for name in set(factory.SAMPLERS) - {"pc", "ode", "ancestral", "ddim", "euler_maruyama"}:
         assert f"pc-{name}" in SAMPLERS
 
 

@@ -9,14 +9,14 @@ import scipy.integrate
 import scipy.stats
 import torch
 
-from samplers import GRIDS, Ancestral, grid, grid_cost, least_cost, sample, step_costs
-from samplers.ancestral import optimal_variance
-from scoreflow.bound import term
-from sde.analytic import GaussianMixture, gaussian
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.losses.variational import term
+from scoreflow.samplers import GRIDS, Ancestral, grid, grid_cost, least_cost, sample, step_costs
+from scoreflow.samplers.ancestral import optimal_variance
+from scoreflow.sde.analytic import GaussianMixture, gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 F64 = torch.float64
 SDES = {

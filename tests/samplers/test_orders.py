@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from samplers import DDIM, DEIS, GRIDS, DPMSolver, Heun, ProbabilityFlow, UniPC, grid
-from samplers.deis import adams_bashforth
-from samplers.sampler import Multistep, sample
-from sde.analytic import GaussianMixture
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers import DDIM, DEIS, GRIDS, DPMSolver, Heun, ProbabilityFlow, UniPC, grid
+from scoreflow.samplers.multistep.deis import adams_bashforth
+from scoreflow.samplers.sampler import Multistep, sample
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 PROCESSES = {
     "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),
@@ -104,7 +104,7 @@ def test_weights_integrate_polynomials():
 
 def test_churn_keeps_the_law():
     """Noise raised and taken off again, on Gaussian data: mean and variance stay the data's."""
-    from sde.analytic import gaussian
+    from scoreflow.sde.analytic import gaussian
 
     sde = PROCESSES["vp"]
     truth = gaussian(torch.tensor([0.4]).double(), torch.tensor([[0.25]]).double())

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     Ancestral,
@@ -24,12 +24,12 @@ from samplers import (
     sample,
     uniform_times,
 )
-from samplers.sampler import Multistep
-from sde.analytic import gaussian
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers.sampler import Multistep
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 PREDICTORS = {
     "ancestral": Ancestral("posterior"),

@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     Ancestral,
@@ -22,9 +22,9 @@ from samplers import (
     sample,
     uniform_times,
 )
-from sde.noise import Noise, Stream
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 SAMPLERS = {
     "ancestral": Ancestral("beta"),

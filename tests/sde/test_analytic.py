@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from sde.analytic import GaussianMixture, LevelGrid, gaussian
-from sde.noise import Noise, Stream
-from sde.vp import VPSDE
+from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.vp import VPSDE
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
 

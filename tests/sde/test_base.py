@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde.base import broadcast
+from scoreflow.sde.base import broadcast
 
 
 def scalar(value: float) -> Tensor:

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from samplers import Reclocked
-from sde.base import SDE, broadcast
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers import Reclocked
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 
 def test_ve_is_a_geometric_series_of_noise_scales():

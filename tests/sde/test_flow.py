@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde.analytic import LevelGrid, gaussian
-from sde.flow import sign_probes, sign_set_size, unit_probes, velocity, velocity_and_divergence
-from sde.noise import Noise, Stream
+from scoreflow.sde.analytic import LevelGrid, gaussian
+from scoreflow.sde.flow import (
+    sign_probes,
+    sign_set_size,
+    unit_probes,
+    velocity,
+    velocity_and_divergence,
+)
+from scoreflow.sde.noise import Noise, Stream
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor(

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from sde.noise import Noise, Stream, philox
+from scoreflow.sde.noise import Noise, Stream, philox
 
 DRAWS = 20_000
 

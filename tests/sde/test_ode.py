@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde import dopri5
-from sde.ode import Status, check_method, odeint, odeint_queue
-from sde.ode_reference import METHODS, check_step_size
+from scoreflow.sde.ode import Status, check_method, dopri5, odeint, odeint_queue
+from scoreflow.sde.ode.libraries import METHODS, check_step_size
 
 ADAPTIVE_REFERENCES = ["torchdiffeq:dopri5", "torchdiffeq:dopri8", "scipy:RK45", "scipy:DOP853"]
 

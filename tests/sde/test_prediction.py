@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde.base import SDE, broadcast
-from sde.prediction import KINDS, predict
+from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.prediction import KINDS, predict
 
 
 def truth(sde: SDE) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

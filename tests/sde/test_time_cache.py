@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sde import VESDE, VPSDE, SubVPSDE
+from scoreflow.sde import VESDE, VPSDE, SubVPSDE
 
 PROCESSES = {
     "vp": VPSDE.linear(100),

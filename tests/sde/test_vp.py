@@ -7,8 +7,8 @@ import mpmath
 import pytest
 import torch
 
-from sde.base import SDE
-from sde.vp import VPSDE
+from scoreflow.sde.base import SDE
+from scoreflow.sde.vp import VPSDE
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DPS,
     MMPS,
@@ -18,9 +18,9 @@ from samplers import (
     Reclocked,
     sample,
 )
-from sde import VPSDE, Noise, Stream
-from sde.analytic import GaussianMixture
-from sde.prediction import predict
+from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.prediction import predict
 
 CLASS = 1
 TIMES = torch.tensor([1.0, 40.0, 110.0, 200.0], dtype=torch.float64)

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from samplers import DDIM, grid, invert
-from sde.analytic import gaussian
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers import DDIM, grid, invert
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 PROCESSES = {
     "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),

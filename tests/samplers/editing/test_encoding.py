@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     Ancestral,
     DPMSolver,
     ProbabilityFlow,
@@ -12,9 +12,9 @@ from samplers import (
     times_from,
     uniform_times,
 )
-from sde.analytic import gaussian
-from sde.noise import Noise, Stream
-from sde.vp import VPSDE
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.vp import VPSDE
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 EYE = torch.eye(3, dtype=torch.float64)

@@ -7,7 +7,7 @@ exact denoiser is known.
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DPS,
     MMPS,
@@ -25,12 +25,12 @@ from samplers import (
     sample,
     uniform_times,
 )
-from samplers.posterior import conjugate_gradients
-from sde.analytic import GaussianMixture, gaussian
-from sde.noise import Noise, Stream
-from sde.prediction import predict
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
+from scoreflow.sde.analytic import GaussianMixture, gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 SHAPE = (1, 2, 4)
 D = 8
@@ -371,7 +371,7 @@ def test_a_sample_does_not_depend_on_its_batch(method, inner, elementwise):
 
 
 def test_a_step_of_dps_costs_no_further_evaluation(elementwise):
-    from samplers import Counted
+    from scoreflow.samplers import Counted
 
     sde, measurement = VESDE(100, 0.01, 10.0), elementwise_measurement()
     for inner, a_step in ((Ancestral(), 1), (Heun(), 2)):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.samplers import (
     DDIM,
     DEIS,
     DPS,
@@ -26,11 +26,11 @@ from samplers import (
     sample,
     uniform_times,
 )
-from sde.analytic import gaussian
-from sde.noise import Noise, Stream
-from sde.subvp import SubVPSDE
-from sde.ve import VESDE
-from sde.vp import VPSDE
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.ve import VESDE
+from scoreflow.sde.vp import VPSDE
 
 MULTISTEP = {
     "dpm": DPMSolver(2),

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from samplers import BlockMean, ChannelMean, Masked, Measurement
-from samplers.measurement import middle_square
-from sde.noise import Noise, Stream
+from scoreflow.samplers import BlockMean, ChannelMean, Masked, Measurement
+from scoreflow.samplers.editing.linear_operators import middle_square
+from scoreflow.sde.noise import Noise, Stream
 
 SHAPE = (3, 4, 6)
 OPERATORS = {

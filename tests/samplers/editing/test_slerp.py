@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from samplers import slerp
-from sde.noise import Noise, Stream
+from scoreflow.samplers import slerp
+from scoreflow.sde.noise import Noise, Stream
 
 SHARES = torch.linspace(0, 1, 9, dtype=torch.float64)
 

@@ -9,7 +9,37 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from samplers import (
+from scoreflow.certificate import (
+    certificate,
+    chain_is_sde,
+    exact_sampler_laws,
+    fisher_divergence,
+    noise_vs_score_loss,
+    one_flow,
+    one_step_methods,
+    prediction_views,
+    trained_sampler_laws,
+)
+from scoreflow.certificate.identity import (
+    CHANCE,
+    FALSE_ALARM,
+    RANDOM_ROWS,
+    Identity,
+    falls_as,
+    order,
+    worst,
+)
+from scoreflow.cli.main import main
+from scoreflow.data import toy
+from scoreflow.data.levels import dequantize
+from scoreflow.data.loading import load_digits
+from scoreflow.errors import RunError
+from scoreflow.losses import denoising, variational
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.unet import UNet
+from scoreflow.report.page import write_report
+from scoreflow.samplers import (
     DDIM,
     Ancestral,
     AnnealedLangevin,
@@ -22,36 +52,10 @@ from samplers import (
     predictor_corrector,
     sample,
 )
-from scoreflow import bound, equivalence, losses, modes, toy
-from scoreflow.data import dequantize, load_digits
-from scoreflow.errors import RunError
-from scoreflow.identities import (
-    chain,
-    conversions,
-    flows,
-    laws,
-    learned,
-    marginals,
-    objectives,
-    steps,
-)
-from scoreflow.identities.identity import (
-    CHANCE,
-    FALSE_ALARM,
-    RANDOM_ROWS,
-    Identity,
-    falls_as,
-    order,
-    worst,
-)
-from scoreflow.main import main
-from scoreflow.mlp import MLP
-from scoreflow.model import ScoreModel
-from scoreflow.unet import UNet
-from sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
-from sde.analytic import GaussianMixture, gaussian
-from sde.base import broadcast
-from sde.prediction import Prediction, predict
+from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
+from scoreflow.sde.analytic import GaussianMixture, gaussian
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.prediction import Prediction, predict
 
 PROCESSES: list[SDE] = [
     VPSDE.linear(1000),
@@ -72,11 +76,11 @@ def failed(rows):
 
 @pytest.mark.parametrize("sde", PROCESSES, **BY_NAME)
 def test_conversions_hold(sde):
-    assert failed(conversions.conversions(sde)) == []
+    assert failed(prediction_views.conversions(sde)) == []
 
 
 def test_conversions_hold_at_the_real_times_of_a_network_trained_there():
-    rows = conversions.conversions(VPSDE.linear(50), 1e-3)
+    rows = prediction_views.conversions(VPSDE.linear(50), 1e-3)
     assert failed(rows) == []
     assert "from 0.001 to 50" in rows[0].name
     t = torch.tensor(rows[0].plots[0].series[0].x)
@@ -105,7 +109,7 @@ def test_a_broken_conversion_is_caught(name, monkeypatch):
         return p.value if p.kind == view else broken(p, ORIGINAL[view](p))
 
     monkeypatch.setattr(Prediction, view, property(wrong))
-    rows = conversions.conversions(VPSDE.linear(100))
+    rows = prediction_views.conversions(VPSDE.linear(100))
     assert len(failed(rows)) >= 2, rows
 
 
@@ -140,32 +144,32 @@ def network_on(sde, output="v"):
 @pytest.mark.parametrize("output", ["eps", "x_0", "v", "score", "mean"])
 @pytest.mark.parametrize("sde", [PROCESSES[0], PROCESSES[4]], **BY_NAME)
 def test_objectives_are_one(sde, output, digits):
-    assert failed(objectives.objectives(network_on(sde, output), digits, 5, 4)) == []
+    assert failed(noise_vs_score_loss.objectives(network_on(sde, output), digits, 5, 4)) == []
 
 
 WRONG_LOSSES = {
     "weighted by sigma": lambda d, sde, x, t, e: (
-        losses.score_matching(d, sde, x, t, e) / sde.sigma(t)
+        denoising.score_matching(d, sde, x, t, e) / sde.sigma(t)
     ),
-    "half": lambda d, sde, x, t, e: 0.5 * losses.score_matching(d, sde, x, t, e),
-    "a step late": lambda d, sde, x, t, e: losses.score_matching(
+    "half": lambda d, sde, x, t, e: 0.5 * denoising.score_matching(d, sde, x, t, e),
+    "a step late": lambda d, sde, x, t, e: denoising.score_matching(
         d, sde, x, (t - 1).clamp(min=1), e
     ),
-    "a millionth": lambda d, sde, x, t, e: (1 + 1e-6) * losses.score_matching(d, sde, x, t, e),
+    "a millionth": lambda d, sde, x, t, e: (1 + 1e-6) * denoising.score_matching(d, sde, x, t, e),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_LOSSES)
 def test_a_broken_objective_is_caught(name, digits, monkeypatch):
-    right, wrong = losses.score_matching, WRONG_LOSSES[name]
+    right, wrong = denoising.score_matching, WRONG_LOSSES[name]
 
     def broken(*args):
         with monkeypatch.context() as patch:
-            patch.setattr(losses, "score_matching", right)
+            patch.setattr(denoising, "score_matching", right)
             return wrong(*args)
 
-    monkeypatch.setattr(losses, "score_matching", broken)
-    rows = objectives.objectives(network_on(PROCESSES[0]), digits, 5, 4)
+    monkeypatch.setattr(denoising, "score_matching", broken)
+    rows = noise_vs_score_loss.objectives(network_on(PROCESSES[0]), digits, 5, 4)
     assert any("gradient, over all t" in row for row in failed(rows))
     assert any("loss, over all t" in row for row in failed(rows))
     if name in ("weighted by sigma", "a step late"):  # Adam does not mind a factor
@@ -176,25 +180,25 @@ def test_a_broken_objective_is_caught(name, digits, monkeypatch):
 def test_objectives_are_one_in_the_precision_of_the_training(precision, digits, monkeypatch):
     model = network_on(PROCESSES[0])
     model = model.around(model.network, precision)
-    rows = {row.name: row for row in objectives.objectives(model, digits, 2, 4)}
+    rows = {row.name: row for row in noise_vs_score_loss.objectives(model, digits, 2, 4)}
     assert failed(rows.values()) == []
     gradient = rows[f"L_simple = sigma^2 DSM: parameter gradient, the network in {precision}"]
     assert gradient.tolerance < 0.05
-    right = losses.score_matching
+    right = denoising.score_matching
     with monkeypatch.context() as patch:
-        patch.setattr(losses, "score_matching", lambda *a: 0.5 * right(*a))
-        rows = objectives.objectives(model, digits, 2, 4)
+        patch.setattr(denoising, "score_matching", lambda *a: 0.5 * right(*a))
+        rows = noise_vs_score_loss.objectives(model, digits, 2, 4)
     assert sum(f"in {precision}" in name for name in failed(rows)) == 2
 
 
 def test_trainings_keep_no_path(digits):
-    model = objectives._copied(network_on(PROCESSES[0]).network).double()
+    model = noise_vs_score_loss._copied(network_on(PROCESSES[0]).network).double()
     model = network_on(PROCESSES[0]).around(model, "float64")
     before = [p.clone() for p in model.network.parameters()]
-    training = objectives._training(model, losses.simple, digits.double(), 3, 4)
+    training = noise_vs_score_loss._training(model, denoising.simple, digits.double(), 3, 4)
     first, second = next(training), next(training)
     assert first is second  # one network, moved on
-    assert objectives._distance(second, model.network) > 0
+    assert noise_vs_score_loss._distance(second, model.network) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
 
 
@@ -202,12 +206,12 @@ def test_the_distance_of_weights_is_euclidean():
     one, other = MLP(2, 4, 1), MLP(2, 4, 1)
     flat = [torch.cat([p.flatten() for p in n.parameters()]) for n in (one, other)]
     expected = float((flat[0] - flat[1]).norm().detach())
-    assert objectives._distance(one, other) == pytest.approx(expected, rel=1e-6)
+    assert noise_vs_score_loss._distance(one, other) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_large_network_is_not_trained_on_a_cpu(digits, monkeypatch):
-    monkeypatch.setattr(objectives, "LARGEST_TRAINED", 10)
-    rows = objectives.objectives(network_on(PROCESSES[0]), digits, 3, 4)
+    monkeypatch.setattr(noise_vs_score_loss, "LARGEST_TRAINED", 10)
+    rows = noise_vs_score_loss.objectives(network_on(PROCESSES[0]), digits, 3, 4)
     assert failed(rows) == []
     assert "small MLP" in rows[-1].name
 
@@ -220,7 +224,7 @@ FEW_STEPS = [VPSDE.linear(21), SubVPSDE.linear(21), VESDE(2, 0.01, 50.0), VPSDE.
 
 @pytest.mark.parametrize("sde", [*PROCESSES, *FEW_STEPS], **BY_NAME)
 def test_the_chain_is_the_sde(sde):
-    rows = chain.chain(sde)
+    rows = chain_is_sde.chain(sde)
     assert failed(rows) == []
     name = {VPSDE: "DDPM's chain", SubVPSDE: "sub-VP's betas", VESDE: "SMLD's chain"}[type(sde)]
     assert name in rows[0].name
@@ -228,7 +232,7 @@ def test_the_chain_is_the_sde(sde):
 
 def test_a_sub_vp_answers_for_its_own_betas():
     betas = torch.full((30,), 0.02, dtype=torch.float64)
-    i = chain.chain(SubVPSDE(betas))[0].plots[0].series[0].x
+    i = chain_is_sde.chain(SubVPSDE(betas))[0].plots[0].series[0].x
     assert i == list(range(1, 31))
 
 
@@ -264,18 +268,18 @@ class WrongTransition(VESDE):
 
 @pytest.mark.parametrize("kind", [WrongNoise, WrongTransition])
 def test_a_broken_chain_of_score_matching_is_caught(kind):
-    assert any("transitions" in name for name in failed(chain.chain(kind(100, 0.01, 50.0))))
+    assert any("transitions" in name for name in failed(chain_is_sde.chain(kind(100, 0.01, 50.0))))
 
 
 @pytest.mark.parametrize(("kind", "caught"), [(Late, "transitions"), (WrongPosterior, "Eq. 7")])
 def test_a_broken_chain_is_caught(kind, caught):
-    assert any(caught in name for name in failed(chain.chain(kind.linear(1000))))
+    assert any(caught in name for name in failed(chain_is_sde.chain(kind.linear(1000))))
 
 
 def test_a_lost_half_in_the_bound_is_caught(monkeypatch):
-    term = bound.term
-    monkeypatch.setattr(bound, "term", lambda *args: 2 * term(*args))
-    names = failed(chain.chain(VPSDE.linear(1000)))
+    term = variational.term
+    monkeypatch.setattr(variational, "term", lambda *args: 2 * term(*args))
+    names = failed(chain_is_sde.chain(VPSDE.linear(1000)))
     assert any("KLs" in name for name in names)
     assert any("O(1/N)" in name for name in names)
 
@@ -284,7 +288,7 @@ def test_a_lost_half_in_the_bound_is_caught(monkeypatch):
 
 
 def test_steps_agree_to_first_order():
-    assert failed(steps.steps()) == []
+    assert failed(one_step_methods.steps()) == []
 
 
 @dataclass(frozen=True)
@@ -322,8 +326,8 @@ class Euler(EulerMaruyama):
     ],
 )
 def test_a_broken_step_is_caught(name, broken, caught, monkeypatch):
-    monkeypatch.setattr(steps, name, lambda: broken)
-    assert any(caught in row for row in failed(steps.steps()))
+    monkeypatch.setattr(one_step_methods, name, lambda: broken)
+    assert any(caught in row for row in failed(one_step_methods.steps()))
 
 
 # ---- 5
@@ -331,7 +335,7 @@ def test_a_broken_step_is_caught(name, broken, caught, monkeypatch):
 
 def test_flows_agree(elementwise, rough):
     sde = VESDE(1000, 5e-4, 50.0)
-    rows = flows.flows(elementwise(sde), sde, 1.0, Noise.of(0, 0, 4), (3,))
+    rows = one_flow.flows(elementwise(sde), sde, 1.0, Noise.of(0, 0, 4), (3,))
     assert failed(rows) == []
 
 
@@ -341,17 +345,17 @@ class WrongDDIM(DDIM):
 
 
 def test_a_broken_ddim_is_caught(monkeypatch):
-    monkeypatch.setattr(flows, "DDIM", WrongDDIM)
+    monkeypatch.setattr(one_flow, "DDIM", WrongDDIM)
     sde = VPSDE.linear(1000)
-    assert not flows._exponential(sde, 1.0).passed
-    assert not flows._first_order(sde, 1.0).passed
+    assert not one_flow._exponential(sde, 1.0).passed
+    assert not one_flow._first_order(sde, 1.0).passed
 
 
 def test_a_corrector_that_works_unasked_is_caught(monkeypatch, elementwise):
-    langevin = flows.Langevin
-    monkeypatch.setattr(flows, "Langevin", lambda corrections: langevin(corrections=1))
+    langevin = one_flow.Langevin
+    monkeypatch.setattr(one_flow, "Langevin", lambda corrections: langevin(corrections=1))
     sde = VPSDE.linear(100)
-    row = flows._no_corrections(elementwise(sde), sde, Noise.of(0, 0, 4), (3,))
+    row = one_flow._no_corrections(elementwise(sde), sde, Noise.of(0, 0, 4), (3,))
     assert not row.passed
     assert max(row.plots[0].series[0].y) == row.residual
 
@@ -359,20 +363,20 @@ def test_a_corrector_that_works_unasked_is_caught(monkeypatch, elementwise):
 def test_a_g_that_is_wrong_is_caught_in_every_process(monkeypatch, rough):
     diffusion = SDE.diffusion
     monkeypatch.setattr(SDE, "diffusion", lambda self, t: 1.05 * diffusion(self, t))
-    assert len(failed(flows._clocks())) == 3
+    assert len(failed(one_flow._clocks())) == 3
 
 
 def one_network(sde):
     """A fresh one, its head awake."""
     model = network_on(sde)
-    return flows._same_images(model, sde, 1.0, Noise.of(0, 0, 1), (1, 8, 8))
+    return one_flow._same_images(model, sde, 1.0, Noise.of(0, 0, 1), (1, 8, 8))
 
 
 @pytest.fixture
 def rough(monkeypatch):
     """Solvers as rough as will do."""
-    monkeypatch.setattr(flows, "TOLERANCES", (1e-2, 2e-3))
-    monkeypatch.setattr(flows, "CLOCK_TOLERANCES", (1e-3, 1e-4))
+    monkeypatch.setattr(one_flow, "TOLERANCES", (1e-2, 2e-3))
+    monkeypatch.setattr(one_flow, "CLOCK_TOLERANCES", (1e-3, 1e-4))
 
 
 def test_one_network_draws_the_same_images_under_every_process(rough):
@@ -400,9 +404,9 @@ class Unscaled(Reclocked):
 
 
 def test_a_wrong_scale_between_processes_is_caught(monkeypatch, mixture, rough):
-    monkeypatch.setattr(flows, "Reclocked", Unscaled)
+    monkeypatch.setattr(one_flow, "Reclocked", Unscaled)
     sde = VPSDE.linear(1000)
-    row = flows._same_images(mixture.denoiser(sde), sde, 1.0, Noise.of(0, 0, 4), (2,))
+    row = one_flow._same_images(mixture.denoiser(sde), sde, 1.0, Noise.of(0, 0, 4), (2,))
     assert not row.passed
 
 
@@ -413,8 +417,8 @@ def test_a_wrong_scale_between_processes_is_caught(monkeypatch, mixture, rough):
     "sde", [VPSDE.linear(200), SubVPSDE.linear(200), VESDE(200, 0.01, 20.0)], **BY_NAME
 )
 def test_samplers_draw_the_mixture(sde, monkeypatch):
-    monkeypatch.setattr(marginals, "COUNT", 2048)  # all of them in the whole certificate
-    rows = marginals.marginals(sde)
+    monkeypatch.setattr(exact_sampler_laws, "COUNT", 2048)  # all of them in the whole certificate
+    rows = exact_sampler_laws.marginals(sde)
     assert failed(rows) == []
     assert sum("by chance" in row.basis for row in rows) == 6
 
@@ -440,7 +444,7 @@ class Tardy(Ancestral):
     """Asks about the time at which the step before began."""
 
     def step(self, denoiser, sde, x_t, t, s, noise):
-        grid = marginals.log_snr_times(sde, marginals.STEPS)
+        grid = exact_sampler_laws.log_snr_times(sde, exact_sampler_laws.STEPS)
         k = int((grid - t).abs().argmin())
         before = grid[max(k - 1, 0)]
         return super().step(lambda x, _: denoiser(x, before), sde, x_t, t, s, noise)
@@ -457,8 +461,13 @@ BROKEN_SAMPLERS = {
     "sqrt(h) for sqrt(2 h)": (*LANGEVIN, langevin(1, 1), "predictor-corrector"),
     "no score in the corrector": (*LANGEVIN, langevin(0, 2), "predictor-corrector"),
     "twice the score": (*LANGEVIN, langevin(2, 2), "predictor-corrector"),
-    "a step late": (marginals, "Ancestral", Tardy, "ancestral"),
-    "0.9 of the score in the flow": (marginals, "ProbabilityFlow", Asked, "probability flow"),
+    "a step late": (exact_sampler_laws, "Ancestral", Tardy, "ancestral"),
+    "0.9 of the score in the flow": (
+        exact_sampler_laws,
+        "ProbabilityFlow",
+        Asked,
+        "probability flow",
+    ),
     "twice the variance": (ancestral, "reverse_variance", spread(2.0), "ancestral"),
     "half the variance": (ancestral, "reverse_variance", spread(0.5), "ancestral"),
 }
@@ -468,13 +477,15 @@ BROKEN_SAMPLERS = {
 def test_a_broken_sampler_is_caught(name, monkeypatch):
     module, attribute, broken, caught = BROKEN_SAMPLERS[name]
     monkeypatch.setattr(module, attribute, broken)
-    names = failed(marginals.drawn_law(caught, VPSDE.linear(1000)))
+    names = failed(exact_sampler_laws.drawn_law(caught, VPSDE.linear(1000)))
     assert any("radius" in row for row in names), names
 
 
 def drawn_from(mixture, width=toy.WIDTH):
-    noise, truth = Noise.of(5, 0, marginals.COUNT), toy.distribution()
-    return marginals.law_of_the_mixture("it", mixture.sample(noise), truth, width**2, noise)
+    noise, truth = Noise.of(5, 0, exact_sampler_laws.COUNT), toy.distribution()
+    return exact_sampler_laws.law_of_the_mixture(
+        "it", mixture.sample(noise), truth, width**2, noise
+    )
 
 
 def test_wrong_mixtures_are_caught():
@@ -491,44 +502,48 @@ def test_wrong_mixtures_are_caught():
 
 def test_a_component_by_its_steps_is_what_ancestral_sampling_draws():
     sde = VPSDE.linear(300)
-    times = marginals.log_snr_times(sde, 25)  # so coarse that its bias is plain
+    times = exact_sampler_laws.log_snr_times(sde, 25)  # so coarse that its bias is plain
     one = gaussian(torch.zeros(2), toy.WIDTH**2 * torch.eye(2))
     for snr in (0.0, 0.3):
         sampler = PredictorCorrector(Ancestral(), AnnealedLangevin(snr, int(snr > 0)))
-        expected = marginals.component_variance(sde, times, snr)
+        expected = exact_sampler_laws.component_variance(sde, times, snr)
         x = sample(sampler, one.denoiser(sde), sde, times, Noise.of(0, 0, 100_000), (2,))
         assert float(x.var()) == pytest.approx(expected, rel=0.02)
         assert expected > 1.2 * toy.WIDTH**2
 
 
 def test_a_bias_that_stays_is_caught(monkeypatch):
-    right = marginals.component_variance
+    right = exact_sampler_laws.component_variance
     monkeypatch.setattr(
-        marginals, "component_variance", lambda *args: right(*args) + 0.01 * toy.WIDTH**2
+        exact_sampler_laws, "component_variance", lambda *args: right(*args) + 0.01 * toy.WIDTH**2
     )
-    assert not marginals._vanishing(VPSDE.linear(100), 0.0).passed
+    assert not exact_sampler_laws._vanishing(VPSDE.linear(100), 0.0).passed
 
 
 @pytest.fixture
 def few_deals(monkeypatch):
-    monkeypatch.setattr(laws, "DEALS", 1000)
-    monkeypatch.setattr(laws, "CHANCE", 1e-3)
+    monkeypatch.setattr(trained_sampler_laws, "DEALS", 1000)
+    monkeypatch.setattr(trained_sampler_laws, "CHANCE", 1e-3)
 
 
 def two_sets(x, y, steps=0.0):
-    kernel = laws.kernel_of(torch.cat([x, y]))
-    return laws.same_law("it", x, y, kernel, steps)
+    kernel = trained_sampler_laws.kernel_of(torch.cat([x, y]))
+    return trained_sampler_laws.same_law("it", x, y, kernel, steps)
 
 
 def test_the_discrepancy_is_that_of_its_definition():
     x = Noise.of(0, 0, 7).normal(Stream.DATA, (2,))
     y = Noise.of(1, 0, 5).normal(Stream.DATA, (2,))
-    kernel = laws.kernel_of(torch.cat([x, y]))
+    kernel = trained_sampler_laws.kernel_of(torch.cat([x, y]))
     k = kernel(torch.cat([x, y]))
     expected = k[:7, :7].mean() + k[7:, 7:].mean() - 2 * k[:7, 7:].mean()
-    assert laws.same_law("it", x, y, kernel).residual == pytest.approx(float(expected**0.5))
+    assert trained_sampler_laws.same_law("it", x, y, kernel).residual == pytest.approx(
+        float(expected**0.5)
+    )
     unbiased = k[:7, :7].triu(1).sum() / 21 + k[7:, 7:].triu(1).sum() / 10 - 2 * k[:7, 7:].mean()
-    assert laws.change(x, y, kernel) ** 2 == pytest.approx(max(0.0, float(unbiased)), abs=1e-12)
+    assert trained_sampler_laws.change(x, y, kernel) ** 2 == pytest.approx(
+        max(0.0, float(unbiased)), abs=1e-12
+    )
 
 
 def test_equal_laws_pass_and_near_ones_fail(few_deals):
@@ -554,8 +569,8 @@ def test_small_scales_of_the_data_count(few_deals):
 @pytest.mark.parametrize("t_min", [1.0, 0.01])
 def test_half_the_steps_of_a_grid_have_its_ends(t_min):
     for count in (2, 4, 5, 64):
-        fine = laws.chain_times(VPSDE.linear(1000), t_min, count)
-        coarse = laws.halved(fine)
+        fine = trained_sampler_laws.chain_times(VPSDE.linear(1000), t_min, count)
+        coarse = trained_sampler_laws.halved(fine)
         for times in (fine, coarse):
             assert times[0] == 1000
             assert times[-2:].tolist() == [t_min, 0]
@@ -580,11 +595,11 @@ class Wavering:
 
 
 def test_the_laws_of_a_true_score_are_one_and_of_a_wavering_one_are_not(few_deals):
-    sde, amount = VPSDE.log_linear(1000), laws.Amount(256, 256, 64)
-    rows = laws.laws(Wavering(sde, 0.0), (2,), amount)
+    sde, amount = VPSDE.log_linear(1000), trained_sampler_laws.Amount(256, 256, 64)
+    rows = trained_sampler_laws.laws(Wavering(sde, 0.0), (2,), amount)
     assert failed(rows) == []
     assert "A failure is the network's" in rows[0].basis
-    assert failed(laws.laws(Wavering(sde, 0.5), (2,), amount)) != []
+    assert failed(trained_sampler_laws.laws(Wavering(sde, 0.5), (2,), amount)) != []
 
 
 # ---- 7
@@ -597,7 +612,7 @@ def trained_toy(sde):
 
 @pytest.mark.parametrize("sde", PROCESSES, **BY_NAME)
 def test_excess_loss_is_the_error_of_the_score(sde):
-    assert failed(learned.learned(trained_toy(sde), toy.distribution(), "it")) == []
+    assert failed(fisher_divergence.learned(trained_toy(sde), toy.distribution(), "it")) == []
 
 
 def test_a_wrong_truth_is_caught():
@@ -614,7 +629,7 @@ def test_a_wrong_truth_is_caught():
             return denoise
 
     sde = VPSDE.linear(1000)
-    assert failed(learned.learned(trained_toy(sde), Doubled(), "it")) != []
+    assert failed(fisher_divergence.learned(trained_toy(sde), Doubled(), "it")) != []
 
 
 # ---- the rows
@@ -648,18 +663,18 @@ def test_a_difference_that_does_not_fall_has_no_order(power):
 def test_random_rows_fail_by_chance_as_often_as_is_said():
     assert pytest.approx(FALSE_ALARM) == RANDOM_ROWS * CHANCE
     # each of 20 times, both sides of a normal
-    tail = math.erfc(learned.STANDARD_ERRORS / math.sqrt(2))
-    assert tail * learned.TIMES == pytest.approx(CHANCE, rel=1e-6)
+    tail = math.erfc(fisher_divergence.STANDARD_ERRORS / math.sqrt(2))
+    assert tail * fisher_divergence.TIMES == pytest.approx(CHANCE, rel=1e-6)
 
 
 def test_the_radius_within_a_component_is_rejected_as_often_as_is_said(monkeypatch):
-    monkeypatch.setattr(marginals, "CHANCE", 0.05)
-    monkeypatch.setattr(marginals, "COUNT", 500)
+    monkeypatch.setattr(exact_sampler_laws, "CHANCE", 0.05)
+    monkeypatch.setattr(exact_sampler_laws, "COUNT", 500)
     truth, rejected = toy.distribution(), 0
     for seed in range(100):
         noise = Noise.of(1000 + seed, 0, 500)
         x = truth.sample(Noise.of(seed, 0, 500))
-        rows = marginals.law_of_the_mixture("it", x, truth, toy.WIDTH**2, noise)
+        rows = exact_sampler_laws.law_of_the_mixture("it", x, truth, toy.WIDTH**2, noise)
         rejected += len(failed(rows))
     assert 2 <= rejected <= 22  # of 200, 10 expected
 
@@ -681,10 +696,10 @@ TINY = [
 @pytest.fixture
 def quick(monkeypatch):
     """Without the groups that take seconds and that the tests above have run."""
-    monkeypatch.setattr(laws, "DEALS", 1000)
-    monkeypatch.setattr(laws, "CHANCE", 1e-3)
+    monkeypatch.setattr(trained_sampler_laws, "DEALS", 1000)
+    monkeypatch.setattr(trained_sampler_laws, "CHANCE", 1e-3)
     for name in ("flows", "marginals", "steps", "_learned"):
-        monkeypatch.setattr(f"scoreflow.equivalence.{name}", lambda *_: [])
+        monkeypatch.setattr(f"scoreflow.certificate.certificate.{name}", lambda *_: [])
 
 
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve"])
@@ -722,7 +737,8 @@ def test_with_a_run_and_with_a_broken_identity(quick, tmp_path, monkeypatch, cap
     rows = json.loads((workdir / "results" / "equivalence.json").read_text())["rows"]
     assert sum("from the trained network" in row["identity"] for row in rows) == 3
     monkeypatch.setattr(
-        "scoreflow.equivalence.conversions", lambda *_: [Identity("broken", 2.0, 1.0, "it")]
+        "scoreflow.certificate.certificate.conversions",
+        lambda *_: [Identity("broken", 2.0, 1.0, "it")],
     )
     capsys.readouterr()
     assert main(certify) == 1
@@ -737,10 +753,10 @@ def test_with_a_run_and_with_a_broken_identity(quick, tmp_path, monkeypatch, cap
 def test_the_report_keeps_the_certificate(quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["run.py", "--mode=equivalence", "--device=cpu", *TINY]) == 0
-    from scoreflow.run_dir import RunDir
+    from scoreflow.storage.run_folder import RunDir
 
     run = RunDir.open(tmp_path / "runs" / "equivalence-digits-vp")
-    page = modes.report.write(run).read_text()
+    page = write_report(run).read_text()
     assert "Equivalence certificate" in page
 
 
@@ -763,7 +779,7 @@ def test_what_cannot_be_computed_is_a_row_that_failed(error, quick, tmp_path, mo
         return [Identity("no number", error, 1.0, "it")]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(equivalence, "chain", part)
+    monkeypatch.setattr(certificate, "chain", part)
     assert main(["run.py", "--mode=equivalence", "--device=cpu", *TINY]) == 1
     assert "FAILED" in capsys.readouterr().out
     folder = tmp_path / "runs" / "equivalence-digits-vp"
@@ -782,7 +798,7 @@ def test_a_defect_keeps_its_traceback(quick, tmp_path, monkeypatch):
         raise KeyError("a name that is not there")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(equivalence, "chain", part)
+    monkeypatch.setattr(certificate, "chain", part)
     with pytest.raises(KeyError):
         main(["run.py", "--mode=equivalence", "--device=cpu", *TINY])
 
@@ -808,7 +824,7 @@ def test_a_fresh_network_is_certified_awake():
     x, index = torch.randn(2, 1, 8, 8), torch.zeros(2)
     with torch.no_grad():
         assert fresh(x, index).abs().max() < 1e-3
-        assert equivalence.awake(fresh)(x, index).std() > 0.1
+        assert certificate.awake(fresh)(x, index).std() > 0.1
         assert fresh(x, index).abs().max() < 1e-3  # itself it sleeps on
 
 
@@ -821,7 +837,7 @@ def test_the_whole_certificate_of_a_fresh_network_holds(tmp_path, monkeypatch):
     path = tmp_path / "runs" / "equivalence-digits-vp" / "results" / "equivalence.json"
     result = json.loads(path.read_text())
     assert result["passed"]
-    assert {row["group"] for row in result["rows"]} == set(equivalence.GROUPS)
+    assert {row["group"] for row in result["rows"]} == set(certificate.GROUPS)
     assert all(row["passed"] for row in result["rows"])
 
 
@@ -829,9 +845,9 @@ def test_the_whole_certificate_of_a_fresh_network_holds(tmp_path, monkeypatch):
 def test_the_rows_on_random_draws_are_as_many_as_share_the_false_alarms():
     """The most rows: a trained network on the data whose density is known."""
     sde = VPSDE.log_linear(100, 5e-3)
-    subject = equivalence.Subject(trained_toy(sde), toy.load(), True)
-    effort = equivalence.Effort(laws.Amount(64, 64, 8), 4, 3)
-    rows = [row for _, row in equivalence.certify(subject, effort)]
+    subject = certificate.Subject(trained_toy(sde), toy.load(), True)
+    effort = certificate.Effort(trained_sampler_laws.Amount(64, 64, 8), 4, 3)
+    rows = [row for _, row in certificate.certify(subject, effort)]
     assert sum("by chance" in row.basis for row in rows) == RANDOM_ROWS
     assert all(
         row.plots for row in rows if "over all t" not in row.name and "in float32" not in row.name

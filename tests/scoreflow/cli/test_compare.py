@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow import compare, orders, sweep
-from scoreflow.data import load_digits
-from scoreflow.main import main
-from scoreflow.metrics import precision_recall
-from scoreflow.toy import distribution
-from sde.noise import Noise
+from scoreflow.cli.main import main
+from scoreflow.data.loading import load_digits
+from scoreflow.data.toy import distribution
+from scoreflow.evaluation import comparison, convergence_order, guidance_sweep
+from scoreflow.evaluation.nearest_neighbours import precision_recall
+from scoreflow.sde.noise import Noise
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = [
     "--device=cpu",
     "--config.training.num_steps=4",
@@ -48,11 +48,11 @@ def run(toy, tmp_path):
 @pytest.fixture(autouse=True)
 def quick_orders(monkeypatch):
     """Orders are measured in test_orders; here they are only to be shown."""
-    monkeypatch.setattr(orders, "STEPS", (8, 16))
-    monkeypatch.setattr(orders, "WEAK_STEPS", (4, 8, 16))
-    monkeypatch.setattr(orders, "POINTS", 20)
-    monkeypatch.setattr(orders, "WEAK_POINTS", 64)
-    monkeypatch.setattr(orders, "TRUE_POINTS", 256)
+    monkeypatch.setattr(convergence_order, "STEPS", (8, 16))
+    monkeypatch.setattr(convergence_order, "WEAK_STEPS", (4, 8, 16))
+    monkeypatch.setattr(convergence_order, "POINTS", 20)
+    monkeypatch.setattr(convergence_order, "WEAK_POINTS", 64)
+    monkeypatch.setattr(convergence_order, "TRUE_POINTS", 256)
 
 
 def ask(run, samplers, *more):
@@ -95,9 +95,11 @@ def test_every_sampler_has_a_row_a_budget(run, capfd):
 
 def test_cases_that_are_there_are_kept(run, monkeypatch):
     made = []
-    measured = compare.measured
+    measured = comparison.measured
     monkeypatch.setattr(
-        compare, "measured", lambda case, *rest: made.append(case.sampler) or measured(case, *rest)
+        comparison,
+        "measured",
+        lambda case, *rest: made.append(case.sampler) or measured(case, *rest),
     )
     assert ask(run, "ddim", "--config.compare.nfe=4,8") == 0
     before = rows(run)
@@ -181,9 +183,11 @@ def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
     run = Path(shutil.copytree(digits, tmp_path / "run"))
     command = ["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu"]
     assert main(command) == 0
-    made, measured = [], sweep.measured
+    made, measured = [], guidance_sweep.measured
     monkeypatch.setattr(
-        sweep, "measured", lambda weight, *rest: made.append(weight) or measured(weight, *rest)
+        guidance_sweep,
+        "measured",
+        lambda weight, *rest: made.append(weight) or measured(weight, *rest),
     )
     assert ask(run, "ddim", *GUIDED) == 0
     found = json.loads((run / "results" / "compare.json").read_text())

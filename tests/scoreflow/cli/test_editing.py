@@ -7,18 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import default
-from samplers import Ancestral, Clipped, Counted, sample, uniform_times
-from scoreflow import build, request
-from scoreflow.data import Data, load_digits, to_uint8
+from scoreflow import factory
+from scoreflow.cli.main import main
+from scoreflow.configs import default
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import from_uint8, to_uint8
+from scoreflow.data.loading import load_digits
+from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.given import from_uint8, read_images, read_mask
-from scoreflow.main import main
-from scoreflow.run_dir import RunDir
-from scoreflow.tasks import METHODS, TASKS
-from sde.analytic import gaussian
-from sde.noise import Noise
-from sde.vp import VPSDE
+from scoreflow.samplers import Ancestral, Clipped, Counted, sample, uniform_times
+from scoreflow.schema import request, resolve
+from scoreflow.schema.task_keys import METHODS, TASKS
+from scoreflow.sde.analytic import gaussian
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.vp import VPSDE
+from scoreflow.storage.run_folder import RunDir
 
 TINY = [
     "--device=cpu",
@@ -208,7 +211,7 @@ def test_interpolate(digits, images):
     assert len(result["strides"]) == 3
 
 
-@pytest.mark.parametrize("sampler", build.SAMPLERS)
+@pytest.mark.parametrize("sampler", factory.SAMPLERS)
 def test_vary_by_every_sampler(sampler, digits, images):
     more = ["sampling.task=vary", "control.strength=0.3", "control.count=2"]
     assert main(ask(digits, *more, f"--sampler={sampler}", "sampling.order=2")) == 0
@@ -247,7 +250,7 @@ def coloured():
 def task_of(data, **changes):
     flat = request.flatten(default.get_config().to_dict())
     flat |= {key.replace("__", "."): value for key, value in changes.items()}
-    return build.build_control(request.resolve(flat, "it"), data)
+    return factory.build_control(resolve.resolve(flat, "it"), data)
 
 
 def test_what_is_measured_of_images_in_colour(tmp_path):
@@ -271,7 +274,9 @@ def test_colours_of_a_grey_image(method):
     together = 0.02 * torch.eye(48) + 0.1 * torch.eye(16).repeat(3, 3)
     exact = gaussian(torch.zeros(48), together).denoiser(sde)
     task = task_of(data, sampling__task="colorize", control__method=method, control__noise=0.02)
-    drawing = build.Drawing(Ancestral("posterior"), uniform_times(200, 200, True), Clipped(exact))
+    drawing = factory.Drawing(
+        Ancestral("posterior"), uniform_times(200, 200, True), Clipped(exact)
+    )
     counted = Counted(exact)
     drawing, _ = task.conditioned(drawing, counted)
     x = sample(drawing.sampler, drawing.denoiser, sde, drawing.times, Noise.of(0, 0, n), COLOURED)

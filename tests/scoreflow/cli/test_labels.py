@@ -7,17 +7,18 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from configs import default, digits
-from samplers import ClassifierGuided, Clipped, Guided
-from scoreflow import build, request
-from scoreflow.classifier import Classifier, NoisyClassifier
-from scoreflow.data import Data
-from scoreflow.draw import draw
+from scoreflow import factory
+from scoreflow.cli.main import main
+from scoreflow.configs import default, digits
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.main import main
-from scoreflow.model import ScoreModel
-from scoreflow.run_dir import RunDir
-from scoreflow.trained import averaged, trainer_of
+from scoreflow.generation.generate import draw
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import ClassifierGuided, Clipped, Guided
+from scoreflow.schema import request, resolve
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import averaged, trainer_of
 
 
 def guided_drawing(experiment, name, model, label, weight, steps=0):
@@ -25,7 +26,7 @@ def guided_drawing(experiment, name, model, label, weight, steps=0):
     config = ConfigDict(experiment.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, float(weight)
     config.sampling.steps = steps or config.sampling.steps
-    return build.build_drawing(config, name, model, experiment.data)
+    return factory.build_drawing(config, name, model, experiment.data)
 
 
 CPU = torch.device("cpu")
@@ -51,11 +52,11 @@ TINY = {
 
 def config_of(**changes):
     flat = request.flatten(default.get_config().to_dict()) | TINY
-    return request.resolve(flat | {k.replace("__", "."): v for k, v in changes.items()}, "test")
+    return resolve.resolve(flat | {k.replace("__", "."): v for k, v in changes.items()}, "test")
 
 
 def experiment(training=False, **changes):
-    return build.experiment(config_of(**changes), CPU, training)
+    return factory.experiment(config_of(**changes), CPU, training)
 
 
 # ---- refused, in one line
@@ -96,7 +97,7 @@ def drawn_by(**changes):
     """The Denoiser of ddim, out of its clipping, the model and a classifier."""
     made = experiment(**changes)
     classifier = NoisyClassifier(Classifier((1, 8, 8), 10, 8), made.model.sde, 1.0)
-    drawing = build.build_drawing(made.config, "ddim", made.model, made.data, classifier)
+    drawing = factory.build_drawing(made.config, "ddim", made.model, made.data, classifier)
     assert isinstance(drawing.denoiser, Clipped)
     return drawing.denoiser.denoiser, made.model, drawing
 
@@ -125,7 +126,7 @@ def test_one_that_does_not_needs_a_classifier():
     assert (denoiser.denoiser, denoiser.weight) == (model, 2.0)
     made = experiment(sampling__label=3)
     with pytest.raises(RequestError, match="train one with --mode classifier"):
-        build.build_drawing(made.config, "ddim", made.model, made.data)
+        factory.build_drawing(made.config, "ddim", made.model, made.data)
 
 
 def test_a_point_of_a_sweep_of_guidance():
@@ -158,7 +159,7 @@ def dark_and_bright(count=256):
 def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
     """And, asked for none, both."""
     data = dark_and_bright()
-    module = importlib.import_module("scoreflow.build.experiment")
+    module = importlib.import_module("scoreflow.factory.experiment")
     monkeypatch.setattr(module, "build_data", lambda *_: data)
     made = experiment(
         training=True,
@@ -239,7 +240,7 @@ def test_digits_of_a_modest_training_are_of_the_class():
         "training.num_steps": 400,
         "training.checkpoint_every": 400,
     }
-    made = build.experiment(request.resolve(flat, "digits"), CPU)
+    made = factory.experiment(resolve.resolve(flat, "digits"), CPU)
     trainer = trainer_of(made)
     list(trainer.run())
     model = averaged(made, trainer.ema)

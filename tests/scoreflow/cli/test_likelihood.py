@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import data, evaluate, likelihoods
-from scoreflow.data import Data, load_digits
-from scoreflow.main import main
+from scoreflow.cli.main import main
+from scoreflow.data import dataset, loading
+from scoreflow.data.dataset import Data
+from scoreflow.data.loading import load_digits
+from scoreflow.likelihood import dataset_likelihood
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = [
     "--device=cpu",
     "--config.training.num_steps=4",
@@ -98,9 +100,11 @@ def test_every_image_has_a_row_and_the_result_is_their_mean(digits):
 
 def test_asked_again_it_asks_the_network_only_to_check(run, monkeypatch):
     solved = []
-    solve = evaluate.Asker._solved
+    solve = dataset_likelihood.Asker._solved
     monkeypatch.setattr(
-        evaluate.Asker, "_solved", lambda *given: solved.append(given[1]) or solve(*given)
+        dataset_likelihood.Asker,
+        "_solved",
+        lambda *given: solved.append(given[1]) or solve(*given),
     )
     before = result(run)
     assert ask(run) == 0
@@ -328,14 +332,14 @@ def test_other_data_that_do_not_fit_are_refused(run, tmp_path, capfd):
 
 def test_test_images_in_the_training_set_are_counted():
     images = torch.arange(40, dtype=torch.uint8).view(10, 1, 2, 2)
-    assert likelihoods.overlap(Data("x", images[:6], images[6:], 256, None, None)) == 0
-    assert likelihoods.overlap(Data("x", images[:6], images[4:], 256, None, None)) == 2
+    assert dataset.overlap(Data("x", images[:6], images[6:], 256, None, None)) == 0
+    assert dataset.overlap(Data("x", images[:6], images[4:], 256, None, None)) == 2
 
 
 def test_an_overlap_is_said(run, capfd, monkeypatch):
     whole = load_digits()
     leaky = Data(whole.name, whole.train, whole.train[:20], 17, None, None)
-    monkeypatch.setattr(data, "load_digits", lambda *_: leaky)
+    monkeypatch.setattr(loading, "load_digits", lambda *_: leaky)
     assert ask(run, "num_images=2") == 0
     assert "20 of 20 test images are in the training set" in capfd.readouterr().out
     assert result(run)["in_training_set"] == 20

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import default
-from scoreflow import build, limits, modes, request
+from scoreflow import factory
+from scoreflow.cli import command_line, modes
+from scoreflow.cli.main import main
+from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
-from scoreflow.main import main
+from scoreflow.schema import ranges, request, resolve
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOY = str(ROOT / "configs" / "toy.py")
 TINY = [
     "--device=cpu",
@@ -125,14 +127,14 @@ def test_bad_flags(argv, expected, capfd):
 def test_devices_that_there_are_not(name, expected, capfd, recwarn):
     recwarn.clear()
     with pytest.raises(RequestError) as refusal:
-        build.build_device(name)
+        factory.build_device(name)
     assert len(str(refusal.value)) < 120
     assert not recwarn
     refused(capfd, ["--mode=train", f"--device={name}"], f"--device {name} cannot be", expected)
 
 
 def test_the_first_cpu_is_the_cpu():
-    assert build.build_device("cpu:0") == build.build_device("cpu") == torch.device("cpu")
+    assert factory.build_device("cpu:0") == factory.build_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -198,14 +200,14 @@ def numeric_keys():
 
 
 def test_every_number_of_a_config_has_limits():
-    assert limits.LIMITS.keys() == set(numeric_keys())
+    assert ranges.LIMITS.keys() == set(numeric_keys())
 
 
-@pytest.mark.parametrize("key", limits.LIMITS)
+@pytest.mark.parametrize("key", ranges.LIMITS)
 def test_every_number_is_refused_just_outside_its_limits(key):
     flat = request.flatten(default.get_config().to_dict())
-    request.resolve(flat, "it")
-    allowed = limits.LIMITS[key]
+    resolve.resolve(flat, "it")
+    allowed = ranges.LIMITS[key]
     outside = [allowed.low - 1]
     if allowed.ends[0] == "(":
         outside.append(allowed.low)
@@ -218,7 +220,7 @@ def test_every_number_is_refused_just_outside_its_limits(key):
         kind = type(flat[key][0] if listed else flat[key])
         bad = [kind(value)] if listed else kind(value)
         with pytest.raises(RequestError, match=rf"{key} must lie in .*, got"):
-            request.resolve({**flat, key: bad}, "it")
+            resolve.resolve({**flat, key: bad}, "it")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +351,7 @@ def test_help_is_short(flag, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     assert len(out.splitlines()) <= 25
-    for word in (*request.MODES, "--workdir", "--config", "--sampler", "--sde", "--device"):
+    for word in (*command_line.MODES, "--workdir", "--config", "--sampler", "--sde", "--device"):
         assert word in out
 
 
@@ -364,8 +366,8 @@ def test_flags_with_a_space_and_with_an_equals_sign():
         "config.training.num_steps": "7",
     }
     apart = [word for key, value in pairs.items() for word in (f"--{key}", value)]
-    spaced = request.parse(["run.py", *apart])
-    joined = request.parse(["run.py", *(f"--{key}={value}" for key, value in pairs.items())])
+    spaced = command_line.parse(["run.py", *apart])
+    joined = command_line.parse(["run.py", *(f"--{key}={value}" for key, value in pairs.items())])
     assert spaced == joined
     assert spaced.names_experiment
     assert spaced.config["data.name"] == "toy"
@@ -379,8 +381,8 @@ def test_flags_with_a_space_and_with_an_equals_sign():
 
 def test_tuples_and_whole_floats_can_be_set():
     argv = ["run.py", "--mode=train", "--config.model.multipliers=(1,2,2)"]
-    asked = request.parse([*argv, "--config.training.learning_rate=1"])
-    config = request.training_config(asked)
+    asked = command_line.parse([*argv, "--config.training.learning_rate=1"])
+    config = resolve.training_config(asked)
     assert config.model.multipliers == (1, 2, 2)
     assert config.training.learning_rate == 1.0
     assert config.data.name == "digits"  # the default experiment
@@ -498,7 +500,7 @@ def test_overrides_that_count():
         ("train", "likelihood.probes"),
         ("train", "equivalence.steps"),
     ]:
-        asked = request.parse(["run.py", f"--mode={mode}", f"--config.{key}=8"])
+        asked = command_line.parse(["run.py", f"--mode={mode}", f"--config.{key}=8"])
         assert asked.overrides == {key: 8}
 
 
@@ -509,7 +511,7 @@ def test_a_resume_with_all_different_names_five_keys(trained, capfd):
     err = capfd.readouterr().err
     assert err.count(" there, ") == 5
     saved = request.flatten(json.loads((trained / "config.json").read_text()))
-    other = request.parse(["run.py", "--mode=train"]).config
+    other = command_line.parse(["run.py", "--mode=train"]).config
     number = sum(saved[key] != other[key] for key in saved)
     assert f" and {number - 5} more; resume without these" in err
 
@@ -530,7 +532,7 @@ def test_training_again_resumes(trained, capfd):
 
 
 def test_two_trainings_of_one_run_at_a_time(trained, capfd):
-    from scoreflow.run_dir import RunDir
+    from scoreflow.storage.run_folder import RunDir
 
     with RunDir.open(trained, training=True):
         ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
@@ -606,7 +608,7 @@ def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tm
 def test_every_mode_with_every_process(sde, tmp_path):
     workdir = tmp_path / "run"
     assert train_toy(workdir, f"--sde={sde}") == 0
-    for sampler in build.SAMPLERS:
+    for sampler in factory.SAMPLERS:
         command = ["run.py", "--mode=sample", f"--workdir={workdir}", f"--sampler={sampler}"]
         assert main([*command, "--device=cpu"]) == 0
         result = json.loads((workdir / "results" / f"samples-{sampler}.json").read_text())

@@ -10,18 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import data
-from scoreflow.data import (
-    Batches,
-    dequantize,
-    load_digits,
-    load_folder,
-    load_hub,
-    load_images,
-    load_parquet,
-    quantize,
-    to_uint8,
-)
+from scoreflow.data import dataset, loading
+from scoreflow.data.dataset import Batches
+from scoreflow.data.levels import dequantize, quantize, to_uint8
+from scoreflow.data.loading import load_digits, load_folder, load_hub, load_images, load_parquet
 from scoreflow.errors import RequestError, RunError
 
 SHARED = Path(os.environ.get("SCOREFLOW_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -352,11 +344,13 @@ def test_folder_images_that_do_not_fit_are_named(tmp_path):
 def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
     whole = encoded(pictures(1, (9, 7, 3))[0], file_format, **options)
-    expected = data.decode(whole, "it")
+    expected = loading.decode(whole, "it")
     for cut in range(len(whole)):
         with contextlib.suppress(RequestError):
-            assert (data.decode(whole[:cut], "it") == expected).all()  # only padding was missing
-    refused("it: not a whole image", data.decode, whole[: len(whole) // 2], "it")
+            assert (
+                loading.decode(whole[:cut], "it") == expected
+            ).all()  # only padding was missing
+    refused("it: not a whole image", loading.decode, whole[: len(whole) // 2], "it")
 
 
 # ---- which one it is
@@ -367,14 +361,14 @@ def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
     ["./nothing", "~/no-such-thing", "/no/such", "a/b/c", "", "data/", "../..x", "my images"],
 )
 def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(data, "load_hub", lambda name: pytest.fail(f"looked up {name}"))
+    monkeypatch.setattr(loading, "load_hub", lambda name: pytest.fail(f"looked up {name}"))
     refused("no such dataset path: .*; pass a folder", load_images, name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "ylecun/mnist", "some-one/data_set.v2"])
 def test_other_names_go_to_the_hub(name, monkeypatch):
     digits, asked = load_digits(), []
-    monkeypatch.setattr(data, "load_hub", lambda name: asked.append(name) or digits)
+    monkeypatch.setattr(loading, "load_hub", lambda name: asked.append(name) or digits)
     assert load_images(name) is digits
     assert asked == [name]
 
@@ -481,7 +475,7 @@ def test_each_epoch_is_a_permutation_and_no_item_is_lost(num_items, batch_size):
 def test_a_step_depends_on_nothing_before_it(num_items, batch_size):
     forward = [Batches(num_items, batch_size, 5).indices(step) for step in range(40)]
     for step in reversed(range(40)):
-        data._epoch_order.cache_clear()
+        dataset._epoch_order.cache_clear()
         assert torch.equal(Batches(num_items, batch_size, 5).indices(step), forward[step])
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from samplers import DDIM, DEIS, Ancestral, DPMSolver, Heun, UniPC
-from scoreflow import orders
-from scoreflow.toy import distribution
-from sde.vp import VPSDE
+from scoreflow.data.toy import distribution
+from scoreflow.evaluation import convergence_order
+from scoreflow.samplers import DDIM, DEIS, Ancestral, DPMSolver, Heun, UniPC
+from scoreflow.sde.vp import VPSDE
 
 SDE = VPSDE.log_linear(1000, 5e-3, 5e-3)
 
@@ -16,36 +16,36 @@ SDE = VPSDE.log_linear(1000, 5e-3, 5e-3)
     [(DDIM(), 1), (Heun(), 2), (DPMSolver(2), 2), (DPMSolver(3), 3), (UniPC(2), 3)],
 )
 def test_the_order_of_a_flow_is_as_stated(sampler, stated, monkeypatch):
-    monkeypatch.setattr(orders, "STEPS", (128, 256, 512))
-    monkeypatch.setattr(orders, "POINTS", 40)
-    row = orders.measured_order("it", sampler, distribution(), SDE)
+    monkeypatch.setattr(convergence_order, "STEPS", (128, 256, 512))
+    monkeypatch.setattr(convergence_order, "POINTS", 40)
+    row = convergence_order.measured_order("it", sampler, distribution(), SDE)
     assert (row["kind"], row["stated"]) == ("flow", stated)
     assert row["order"] == pytest.approx(stated, abs=0.15)
     assert 0 < row["order_error"] < 0.1
-    assert f"stated {stated}: {row['order']:.2f}" in orders.told(row)
+    assert f"stated {stated}: {row['order']:.2f}" in convergence_order.told(row)
 
 
 def test_ancestral_sampling_tends_to_the_law_at_order_one(monkeypatch):
-    monkeypatch.setattr(orders, "WEAK_STEPS", (32, 64, 128))
-    row = orders.measured_order("ancestral", Ancestral("beta"), distribution(), SDE)
+    monkeypatch.setattr(convergence_order, "WEAK_STEPS", (32, 64, 128))
+    row = convergence_order.measured_order("ancestral", Ancestral("beta"), distribution(), SDE)
     assert (row["kind"], row["stated"]) == ("law", None)
     assert row["order"] == pytest.approx(1, abs=4 * row["order_error"] + 0.15)
 
 
 def test_an_error_that_chance_hides_has_no_order(monkeypatch):
-    monkeypatch.setattr(orders, "WEAK_POINTS", 50)
-    row = orders.measured_order("ancestral", Ancestral("beta"), distribution(), SDE)
+    monkeypatch.setattr(convergence_order, "WEAK_POINTS", 50)
+    row = convergence_order.measured_order("ancestral", Ancestral("beta"), distribution(), SDE)
     assert row["order"] is None
-    assert "not measured" in orders.told(row)
-    assert "ancestral" in orders.table([row])
+    assert "not measured" in convergence_order.told(row)
+    assert "ancestral" in convergence_order.table([row])
 
 
 def test_slope_of_a_power():
     steps = torch.tensor([10, 20, 80])
-    assert orders.slope(steps, 7.0 / steps.double() ** 2.5) == pytest.approx(2.5)
+    assert convergence_order.slope(steps, 7.0 / steps.double() ** 2.5) == pytest.approx(2.5)
 
 
 def test_what_is_stochastic_states_no_order_of_a_flow():
     chance = (DDIM(0.5), Heun(0.1), DPMSolver(2, stochastic=True), Ancestral("beta"))
-    assert [orders.stated_order(sampler) for sampler in chance] == [None] * 4
-    assert orders.stated_order(DEIS(3)) == 3
+    assert [convergence_order.stated_order(sampler) for sampler in chance] == [None] * 4
+    assert convergence_order.stated_order(DEIS(3)) == 3

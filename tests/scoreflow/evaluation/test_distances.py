@@ -7,18 +7,16 @@ import pytest
 import scipy.linalg
 import torch
 
-from scoreflow import distances
-from scoreflow.distances import (
+from scoreflow.evaluation import distances
+from scoreflow.evaluation.distances import (
     energy_distance,
     frechet_distance,
-    jackknife,
-    mean_and_error,
     nearest_distances,
-    ratio,
     total_variation,
     wasserstein,
 )
-from sde.noise import Noise, Stream
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.uncertainty import jackknife, mean_and_error, ratio
 
 
 def normal(n, seed, dim=3):

@@ -6,8 +6,8 @@ import types
 import pytest
 import torch
 
-from scoreflow import inception
 from scoreflow.errors import RequestError
+from scoreflow.evaluation import fid
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def weights(tmp_path):
 
 
 def test_what_is_asked_and_answered(fidelity, weights):
-    score = inception.scores(weights, 17, CPU)
+    score = fid.scores(weights, 17, CPU)
     levels = torch.arange(17, dtype=torch.uint8).repeat(40 * 4)[: 40 * 64].view(40, 1, 8, 8)
     found = score(levels, levels[:30])
     given = fidelity[-1]
@@ -76,7 +76,7 @@ def test_what_is_asked_and_answered(fidelity, weights):
 
 def test_colour_stays(fidelity, weights):
     levels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(inception.Images(levels, 256)[2], levels[2])
+    assert torch.equal(fid.Images(levels, 256)[2], levels[2])
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_colour_stays(fidelity, weights):
 )
 def test_what_cannot_be_is_refused(fidelity, asked, levels, says):
     with pytest.raises(RequestError, match=says) as refused:
-        inception.scores(asked, levels, CPU)
+        fid.scores(asked, levels, CPU)
     assert "\n" not in str(refused.value)
 
 
 def test_a_missing_package_is_refused_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(RequestError, match=r"torch-fidelity .*pip install -e \.\[fid\]"):
-        inception.scores("download", 17, CPU)
+        fid.scores("download", 17, CPU)

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from samplers import DDIM, uniform_times
-from scoreflow import sweep
-from scoreflow.build import Drawing
-from scoreflow.data import dequantize, load_digits
-from scoreflow.judge import Judge
-from scoreflow.metrics import nearest_labels
-from sde import VPSDE
-from sde.prediction import predict
+from scoreflow.data.levels import dequantize
+from scoreflow.data.loading import load_digits
+from scoreflow.evaluation import guidance_sweep
+from scoreflow.evaluation.nearest_neighbours import nearest_labels
+from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.generation.plan import Drawing
+from scoreflow.samplers import DDIM, uniform_times
+from scoreflow.sde import VPSDE
+from scoreflow.sde.prediction import predict
 
 SDE = VPSDE.cosine(20)
 DIGITS = load_digits()
@@ -39,9 +40,9 @@ def drawing(weight, label):
 
 
 def swept(weight, count=200):
-    asked = sweep.Asked(drawing, 0, count, 64)
-    row, x, of = sweep.measured(weight, asked, SDE, DIGITS)
-    return {**row, **sweep.judged(x, of, JUDGE)}, x, of
+    asked = guidance_sweep.Asked(drawing, 0, count, 64)
+    row, x, of = guidance_sweep.measured(weight, asked, SDE, DIGITS)
+    return {**row, **guidance_sweep.judged(x, of, JUDGE)}, x, of
 
 
 def test_every_class_is_asked_for_in_turn():
@@ -70,9 +71,9 @@ def test_the_page_and_the_table_show_every_weight():
     for weight in (0.0, 1.0, 4.0):
         row, x, _ = swept(weight, 20)
         rows.append(row)
-        pictures.append(sweep.shown(x, DIGITS))
-    assert len(sweep.table(rows).splitlines()) == 4
-    page = sweep.section(rows, pictures, 10)
+        pictures.append(guidance_sweep.shown(x, DIGITS))
+    assert len(guidance_sweep.table(rows).splitlines()) == 4
+    page = guidance_sweep.section(rows, pictures, 10)
     assert page.count("data:image/png") == 3
     assert page.count("<svg") == 2
     assert "&plusmn;" in page

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from scoreflow.metrics import (
+from scoreflow.evaluation.nearest_neighbours import (
     histogram_bits_per_dim,
     nearest_classes,
-    rate_error,
     two_sample_accuracy,
 )
+from scoreflow.uncertainty import rate_error
 
 
 def gaussian(n, seed, shift=0.0):

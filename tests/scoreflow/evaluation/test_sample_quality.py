@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from scoreflow.data import Data, dequantize, load_digits
-from scoreflow.judge import Judge
-from scoreflow.metrics import nearest_labels
-from scoreflow.toy import distribution, load
-from sde.noise import Noise
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.data.loading import load_digits
+from scoreflow.data.toy import distribution, load
+from scoreflow.evaluation.nearest_neighbours import nearest_labels
+from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.sde.noise import Noise
 
 DIGITS = load_digits()
 HALF = torch.tensor(0.5, dtype=torch.float64)

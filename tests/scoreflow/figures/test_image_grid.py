@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from scoreflow.errors import RequestError
-from scoreflow.grid import SEPARATOR, image_grid
+from scoreflow.figures.image_grid import SEPARATOR, image_grid
 
 
 def pixels(png):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from scoreflow.plot import Plot, Series, svg
-from scoreflow.ticks import MOST, label, ticks
+from scoreflow.figures.line_plot import Plot, Series, svg
+from scoreflow.figures.ticks import MOST, label, ticks
 
 
 @pytest.mark.parametrize(

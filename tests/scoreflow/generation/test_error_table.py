@@ -5,7 +5,11 @@ import json
 import pytest
 import torch
 
-from samplers import (
+from scoreflow import drawings, factory
+from scoreflow.data.dataset import Data
+from scoreflow.errors import RequestError
+from scoreflow.generation import error_table
+from scoreflow.samplers import (
     Ancestral,
     Clipped,
     DPMSolver,
@@ -14,12 +18,10 @@ from samplers import (
     least_cost,
     step_costs,
 )
-from scoreflow import build, drawings, moments, request
-from scoreflow.data import Data
-from scoreflow.errors import RequestError
-from scoreflow.run_dir import RunDir
-from sde import VESDE, VPSDE, Noise
-from sde.analytic import gaussian
+from scoreflow.schema import request, resolve
+from scoreflow.sde import VESDE, VPSDE, Noise
+from scoreflow.sde.analytic import gaussian
+from scoreflow.storage.run_folder import RunDir
 
 F64 = torch.float64
 MEAN = torch.tensor([0.2, -0.1], dtype=F64)
@@ -42,7 +44,7 @@ def test_the_table_of_a_gaussian_is_the_closed_form(sde):
     (The entries share their data, and at large t little else: their mean square scatters.)
     """
     x_0 = DATA.sample(Noise.of(5, 0, 3000))
-    found = moments.measure(DATA.denoiser(sde), sde, 0.5, x_0, 0, 700)
+    found = error_table.measure(DATA.denoiser(sde), sde, 0.5, x_0, 0, 700)
     assert found.times[0] == 0.5
     assert found.times[1] == 1
     assert found.times[-1] == sde.num_steps
@@ -56,30 +58,30 @@ def test_the_table_of_a_gaussian_is_the_closed_form(sde):
 def test_between_its_times_it_is_linear_in_log_snr():
     sde = SDES[0]
     times = torch.tensor([1.0, 100.0, 300.0], dtype=F64)
-    table = moments.Moments(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
+    table = error_table.Moments(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
     y = sde.log_snr(times)
     half = sde.time((-0.25 * (y[0] + y[1])).exp().atan())
     found = table(torch.stack([half, *times]))
     torch.testing.assert_close(found, torch.tensor([0.7, 0.9, 0.5, 0.1], dtype=F64))
     assert table(torch.tensor(0.25, dtype=F64)) == pytest.approx(0.9)
-    again = moments.Moments.of_result(sde, json.loads(json.dumps(table.as_result())))
+    again = error_table.Moments.of_result(sde, json.loads(json.dumps(table.as_result())))
     assert torch.equal(again(times), table(times))
 
 
 def test_the_table_does_not_depend_on_the_batches():
     sde, x_0 = SDES[1], DATA.sample(Noise.of(5, 0, 10))
-    tables = [moments.measure(DATA.denoiser(sde), sde, 1, x_0, 0, size) for size in (10, 3)]
+    tables = [error_table.measure(DATA.denoiser(sde), sde, 1, x_0, 0, size) for size in (10, 3)]
     torch.testing.assert_close(tables[0].eps_error, tables[1].eps_error, rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match="two data or more, got 1"):
-        moments.measure(DATA.denoiser(sde), sde, 1, x_0[:1], 0, 3)
+        error_table.measure(DATA.denoiser(sde), sde, 1, x_0[:1], 0, 3)
 
 
 def test_points_come_from_the_whole_set_and_lie_in_their_bins():
     levels = torch.arange(1000).view(-1, 1, 1, 1) % 17
     data = Data("x", levels.to(torch.uint8), levels[:1].to(torch.uint8), 17, None, None)
-    centres = moments.points(data, 0, centres=True).flatten()
-    spread = moments.points(data, 0, centres=False).flatten()
-    rows = torch.linspace(0, 999, moments.IMAGES).round().long()
+    centres = error_table.points(data, 0, centres=True).flatten()
+    spread = error_table.points(data, 0, centres=False).flatten()
+    rows = torch.linspace(0, 999, error_table.IMAGES).round().long()
     torch.testing.assert_close(centres, (2 * (rows % 17) + 1).double() / 17 - 1)
     assert ((spread - centres).abs() <= 1 / 17).all()
     assert (spread - centres).std() == pytest.approx(2 / 17 / 12**0.5, rel=0.15)
@@ -91,9 +93,11 @@ def test_points_come_from_the_whole_set_and_lie_in_their_bins():
 def config_of(name, **changes):
     import importlib
 
-    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    flat = request.flatten(
+        importlib.import_module(f"scoreflow.configs.{name}").get_config().to_dict()
+    )
     flat |= {key.replace("__", "."): value for key, value in changes.items()}
-    return request.resolve(flat, name)
+    return resolve.resolve(flat, name)
 
 
 TOY = {"model__width": 8, "sde__num_steps": 50}
@@ -105,14 +109,14 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
     config = config_of(
         "toy", sampling__variance="optimal", sampling__grid="least_cost", sampling__steps=6, **TOY
     )
-    made, calls = build.experiment(config, CPU), []
-    plain = moments.measure
+    made, calls = factory.experiment(config, CPU), []
+    plain = error_table.measure
 
     def counted(*arguments):
         calls.append(arguments)
         return plain(*arguments)
 
-    monkeypatch.setattr(drawings.moments, "measure", counted)
+    monkeypatch.setattr(error_table, "measure", counted)
     with RunDir.create(tmp_path / "run", config.to_dict(), {}) as run:
         made.network.eval()
         drawn = [
@@ -121,7 +125,7 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
         ]
         assert len(calls) == 1
         kept = run.read_result("moments")
-        table = moments.Moments.of_result(made.model.sde, kept)
+        table = error_table.Moments.of_result(made.model.sde, kept)
         assert kept["value"] > 0
         assert kept["standard_error"] > 0
         with torch.no_grad():
@@ -142,40 +146,40 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
 
 def test_what_needs_the_table():
     config = config_of("toy", sampling__variance="optimal", **SHORT)
-    assert [build.needs_moments(config, n) for n in ("ancestral", "pc", "ddim", "ode")] == [
+    assert [factory.needs_moments(config, n) for n in ("ancestral", "pc", "ddim", "ode")] == [
         True, True, False, False,
     ]  # fmt: skip
     config.sampling.predictor = "dpm"
-    assert not build.needs_moments(config, "pc")
+    assert not factory.needs_moments(config, "pc")
     config.sampling.grid = "least_cost"
-    assert [build.needs_moments(config, n) for n in ("pc", "ddim", "ode")] == [True, True, False]
+    assert [factory.needs_moments(config, n) for n in ("pc", "ddim", "ode")] == [True, True, False]
 
 
 def test_pc_takes_any_predictor_and_its_grid():
-    made = build.experiment(config_of("toy", **SHORT), CPU)
-    for name in build.SAMPLERS:
+    made = factory.experiment(config_of("toy", **SHORT), CPU)
+    for name in factory.SAMPLERS:
         made.config.sampling.predictor = name
         if name in ("pc", "ode"):
             with pytest.raises(
                 RequestError, match=r"sampling\.predictor must be one of ancestral"
             ):
-                build.build_drawing(made.config, "pc", made.model, made.data)
+                factory.build_drawing(made.config, "pc", made.model, made.data)
             continue
-        both = [build.build_drawing(made.config, n, made.model, made.data) for n in ("pc", name)]
+        both = [factory.build_drawing(made.config, n, made.model, made.data) for n in ("pc", name)]
         assert isinstance(both[0].sampler, PredictorCorrector)
         assert both[0].sampler.predictor == both[1].sampler
         assert torch.equal(both[0].times, both[1].times)
     made.config.sampling.predictor = "dpm"
     made.config.sampling.order = 3
-    pc = build.build_drawing(made.config, "pc", made.model, made.data).sampler
+    pc = factory.build_drawing(made.config, "pc", made.model, made.data).sampler
     assert pc.predictor == DPMSolver(3)
 
 
 def test_a_dynamic_threshold_takes_the_place_of_clipping_on_images_alone():
-    made = build.experiment(config_of("digits", **DIGITS), CPU)
+    made = factory.experiment(config_of("digits", **DIGITS), CPU)
 
     def denoiser():
-        return build.build_drawing(made.config, "ddim", made.model, made.data).denoiser
+        return factory.build_drawing(made.config, "ddim", made.model, made.data).denoiser
 
     assert isinstance(denoiser(), Clipped)
     made.config.sampling.dynamic_threshold = 0.9
@@ -185,26 +189,26 @@ def test_a_dynamic_threshold_takes_the_place_of_clipping_on_images_alone():
     made.config.sampling.dynamic_threshold = 0.0
     assert denoiser() is made.model
     with pytest.raises(RequestError, match=r"sampling\.dynamic_threshold is for images"):
-        build.experiment(config_of("toy", sampling__dynamic_threshold=0.9, **SHORT), CPU)
+        factory.experiment(config_of("toy", sampling__dynamic_threshold=0.9, **SHORT), CPU)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "score", "mean"])
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve"])
 def test_every_sampler_draws_from_every_network(process, prediction):
     """By the config's names: each sampler and each predictor of pc, on its grid, is finite."""
-    from samplers import sample
+    from scoreflow.samplers import sample
 
     config = config_of(
         "toy", sde__name=process, model__prediction=prediction, sampling__steps=4,
         sampling__tolerance=0.5, **TOY,
     )  # fmt: skip
-    made = build.experiment(config, CPU)
+    made = factory.experiment(config, CPU)
     made.network.eval()
-    cases = [(name, "ancestral") for name in build.SAMPLERS]
-    cases += [("pc", name) for name in build.SAMPLERS if name not in ("pc", "ode", "ancestral")]
+    cases = [(name, "ancestral") for name in factory.SAMPLERS]
+    cases += [("pc", name) for name in factory.SAMPLERS if name not in ("pc", "ode", "ancestral")]
     for name, predictor in cases:
         made.config.sampling.predictor = predictor
-        drawing = build.build_drawing(made.config, name, made.model, made.data)
+        drawing = factory.build_drawing(made.config, name, made.model, made.data)
         x = sample(
             drawing.sampler,
             drawing.denoiser,

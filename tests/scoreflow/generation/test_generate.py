@@ -8,12 +8,12 @@ import torch
 from ml_collections import ConfigDict
 from PIL import Image
 
-from samplers import Ancestral, Clipped, uniform_times
-from scoreflow.build import Drawing
-from scoreflow.data import load_digits
-from scoreflow.draw import draw
-from scoreflow.toy import distribution, load
-from sde import VPSDE
+from scoreflow.data.loading import load_digits
+from scoreflow.data.toy import distribution, load
+from scoreflow.generation.generate import draw
+from scoreflow.generation.plan import Drawing
+from scoreflow.samplers import Ancestral, Clipped, uniform_times
+from scoreflow.sde import VPSDE
 
 SDE = VPSDE.cosine(20)
 

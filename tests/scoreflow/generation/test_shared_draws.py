@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from samplers import Counted
-from samplers.ancestral import Ancestral
-from samplers.sampler import uniform_times
-from scoreflow.build import Drawing
-from scoreflow.draw import draw_samples
-from scoreflow.main import main
-from sde.noise import Noise
-from sde.vp import VPSDE
+from scoreflow.cli.main import main
+from scoreflow.generation.generate import draw_samples
+from scoreflow.generation.plan import Drawing
+from scoreflow.samplers import Counted
+from scoreflow.samplers.ancestral import Ancestral
+from scoreflow.samplers.sampler import uniform_times
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.vp import VPSDE
 
 SCRIPT = """
 import sys, torch
-from tests.scoreflow import test_shared_draws as test
+from tests.scoreflow.generation import test_shared_draws as test
 x, rows = test.drawn(5)
-from scoreflow import parallel
+from scoreflow.runtime import distributed as parallel
 total = parallel.shard().total(rows)
 if parallel.leads():
     torch.save((x, rows, total), sys.argv[1])
@@ -28,7 +28,7 @@ if parallel.leads():
 
 def drawn(count):
     """Samples of N(0.3, 0.25) pixels by arithmetic that no batch changes, and their calls."""
-    from sde.prediction import predict
+    from scoreflow.sde.prediction import predict
 
     sde = VPSDE.cosine(20)
 

@@ -7,14 +7,23 @@ import pytest
 import torch
 from PIL import Image
 
-from samplers import DDIM, Ancestral, Clipped, Heun, ProbabilityFlow, sample, uniform_times
-from scoreflow import progressive
-from scoreflow.build import Drawing
-from scoreflow.data import Data, dequantize, quantize
-from scoreflow.toy import distribution, load
-from sde import VPSDE
-from sde.noise import Noise
-from sde.prediction import predict
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize, quantize
+from scoreflow.data.toy import distribution, load
+from scoreflow.generation import trajectory
+from scoreflow.generation.plan import Drawing
+from scoreflow.samplers import (
+    DDIM,
+    Ancestral,
+    Clipped,
+    Heun,
+    ProbabilityFlow,
+    sample,
+    uniform_times,
+)
+from scoreflow.sde import VPSDE
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import predict
 
 SDE = VPSDE.cosine(60)
 LEVELS = 17
@@ -42,7 +51,7 @@ def followed(name):
     drawing = Drawing(sampler, times, Clipped(knowing) if name != "ode" else knowing)
     noise = Noise.of(3, 0, 5)
     last = sample(sampler, drawing.denoiser, SDE, times, noise, (1, 4, 4))
-    return progressive.follow(drawing, SDE, noise, IMAGES, last), last
+    return trajectory.follow(drawing, SDE, noise, IMAGES, last), last
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -66,11 +75,11 @@ def test_it_begins_with_the_mean_and_ends_with_the_samples(name):
 
 def test_the_gif_has_a_frame_a_time_and_ends_with_the_samples():
     progress, last = followed("ancestral")
-    gif = Image.open(io.BytesIO(progressive.animation(progress, IMAGES)))
+    gif = Image.open(io.BytesIO(trajectory.animation(progress, IMAGES)))
     assert gif.format == "GIF"
-    assert gif.n_frames == progressive.FRAMES
+    assert gif.n_frames == trajectory.FRAMES
     gif.seek(gif.n_frames - 1)
-    assert gif.info["duration"] == progressive.LAST_MS
+    assert gif.info["duration"] == trajectory.LAST_MS
     shown = np.asarray(gif.convert("L"))
     cell = 48  # 12 to a pixel of 4, and 6 between: the first pixel of the first image
     expected = int(quantize(last, LEVELS)[0, 0, 0, 0]) * 255 / (LEVELS - 1)
@@ -79,11 +88,11 @@ def test_the_gif_has_a_frame_a_time_and_ends_with_the_samples():
 
 def test_the_strip_has_a_row_an_image_and_a_column_a_time():
     progress, last = followed("ancestral")
-    page = np.asarray(Image.open(io.BytesIO(progressive.strip(progress, IMAGES))))
-    top, cell, gap = progressive.LABEL_HEIGHT, 48, 6
+    page = np.asarray(Image.open(io.BytesIO(trajectory.strip(progress, IMAGES))))
+    top, cell, gap = trajectory.LABEL_HEIGHT, 48, 6
     assert page.shape == (
         5 * (cell + gap) + gap + top,
-        progressive.COLUMNS * (cell + gap) + gap,
+        trajectory.COLUMNS * (cell + gap) + gap,
     )
     right = page[top:, -(cell + gap) : -gap]
     expected = quantize(last, LEVELS)[:, 0, 0, 0].double() * 255 / (LEVELS - 1)
@@ -94,7 +103,7 @@ def test_the_strip_has_a_row_an_image_and_a_column_a_time():
 
 def test_few_times_are_all_shown():
     progress, _ = followed("ddim")
-    gif = Image.open(io.BytesIO(progressive.animation(progress, IMAGES)))
+    gif = Image.open(io.BytesIO(trajectory.animation(progress, IMAGES)))
     assert gif.n_frames == len(progress.times) == 7
 
 
@@ -104,9 +113,9 @@ def test_points_are_followed_too():
     drawing = Drawing(sampler, times, truth.denoiser(SDE))
     noise = Noise.of(0, 0, 50)
     last = sample(sampler, drawing.denoiser, SDE, times, noise, (2,))
-    progress = progressive.follow(drawing, SDE, noise, data, last)
+    progress = trajectory.follow(drawing, SDE, noise, data, last)
     assert torch.equal(progress.values[-1], last)
-    size = Image.open(io.BytesIO(progressive.strip(progress, data))).size
-    side = progressive.POINTS_PIXELS
-    assert size == (7 * side, side + progressive.LABEL_HEIGHT)
-    assert Image.open(io.BytesIO(progressive.animation(progress, data))).n_frames == 7
+    size = Image.open(io.BytesIO(trajectory.strip(progress, data))).size
+    side = trajectory.POINTS_PIXELS
+    assert size == (7 * side, side + trajectory.LABEL_HEIGHT)
+    assert Image.open(io.BytesIO(trajectory.animation(progress, data))).n_frames == 7

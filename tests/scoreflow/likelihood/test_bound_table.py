@@ -7,13 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from scoreflow import ledger
-from scoreflow.data import Data, dequantize
-from scoreflow.ledger import Entry, bounds, num_calls
-from scoreflow.ledger_page import as_result, section, table
-from scoreflow.rate import Unit, rate_distortion, reconstructions
-from sde import VPSDE, Noise, Stream
-from sde.analytic import GaussianMixture, LevelGrid, gaussian
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize
+from scoreflow.likelihood import bound_table
+from scoreflow.likelihood.bound_table import Entry, as_result, bounds, num_calls, table
+from scoreflow.likelihood.rate_distortion import Unit, rate_distortion, reconstructions
+from scoreflow.report.bounds_section import section
+from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(200, sigma_min=1e-3, alpha_min=1e-3)
@@ -148,9 +149,9 @@ def test_the_points_are_those_of_the_exact_likelihood(monkeypatch):
     """u = Noise(seed, image).uniform(DEQUANTIZE), in the walk and over real times."""
     seen, data = [], grid_data(EVENT, test=7)
     for name in ("walk", "sweep"):
-        original = getattr(ledger, name)
+        original = getattr(bound_table, name)
         monkeypatch.setattr(
-            ledger, name, lambda *a, run=original: seen.append((a[2], a[3])) or run(*a)
+            bound_table, name, lambda *a, run=original: seen.append((a[2], a[3])) or run(*a)
         )
     denoiser = LevelGrid(P, math.prod(EVENT)).denoiser(SDE)
     bounds(denoiser, SDE, 1.0, data, data.test, 5, 3, 7, 4)

@@ -7,17 +7,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from scoreflow.bound import prior_term
-from scoreflow.continuous import (
+from scoreflow.likelihood.continuous_bound import (
     Sweep,
     continuous_bound,
     pointwise_immse,
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.walk import Reference, fixed_variance, terms, walk
-from sde import VESDE, VPSDE, Noise, SubVPSDE
-from sde.analytic import GaussianMixture, gaussian
+from scoreflow.likelihood.discrete_bound import fixed_variance, terms, walk
+from scoreflow.likelihood.gaussian_reference import Reference
+from scoreflow.losses.variational import prior_term
+from scoreflow.sde import VESDE, VPSDE, Noise, SubVPSDE
+from scoreflow.sde.analytic import GaussianMixture, gaussian
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(1000, sigma_min=1e-3, alpha_min=1e-4)  # next to no truncation

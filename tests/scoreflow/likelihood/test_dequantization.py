@@ -8,14 +8,14 @@ import scipy.stats
 import torch
 from torch import nn
 
-from scoreflow.data import Data
-from scoreflow.dequantization import Dequantizer, at_most_bits
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.evaluate import Asker, Question, measure
-from scoreflow.likelihood import Solver
-from scoreflow.model import ScoreModel
-from sde import VPSDE, Noise
-from sde.analytic import GaussianMixture, LevelGrid
+from scoreflow.likelihood.dataset_likelihood import Asker, Question, measure
+from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
+from scoreflow.likelihood.flow_likelihood import Solver
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde import VPSDE, Noise
+from scoreflow.sde.analytic import GaussianMixture, LevelGrid
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(1000, sigma_min=1e-3, alpha_min=1e-4)
@@ -216,7 +216,7 @@ def test_the_error_over_images_covers_the_entropy_at_its_rate(many):
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-4])
 def test_the_error_of_the_solver_covers_what_it_did(many, tolerance):
     """Stated from 16 images of each set solved at a tenth of the tolerance."""
-    from scoreflow.budget import _by_solver
+    from scoreflow.likelihood.error_budget import _by_solver
 
     loose, finer, exact = many[tolerance], many.get(tolerance / 10, many["exact"]), many["exact"]
     if tolerance == 1e-4:
@@ -246,10 +246,10 @@ def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(e
     """P1, measured: pixels of which four fifths are at one level, as MNIST's."""
     import importlib
 
-    from scoreflow import build
+    from scoreflow import factory
 
     config = importlib.import_module(f"configs.{experiment}").get_config()
-    sde = build.build_sde(config)
+    sde = factory.build_sde(config)
     p = torch.full((levels,), 0.19 / (levels - 1), dtype=F64)
     p[0] = 0.81
     truth = LevelGrid(p, 4)

@@ -6,18 +6,12 @@ import pytest
 import scipy.integrate
 import torch
 
-from scoreflow import bound
-from scoreflow.walk import (
-    Reference,
-    errors_at,
-    fixed_variance,
-    optimal_variance,
-    terms,
-    walk,
-)
-from sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
-from sde.analytic import GaussianMixture, gaussian
-from sde.base import broadcast
+from scoreflow.likelihood.discrete_bound import fixed_variance, optimal_variance, terms, walk
+from scoreflow.likelihood.gaussian_reference import Reference, errors_at
+from scoreflow.losses import variational
+from scoreflow.sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
+from scoreflow.sde.analytic import GaussianMixture, gaussian
+from scoreflow.sde.base import broadcast
 
 F64 = torch.float64
 SDES = [VPSDE.linear(40), VPSDE.cosine(40), SubVPSDE.linear(40), VESDE(40, 0.02, 8.0)]
@@ -121,7 +115,7 @@ def test_terms_are_those_of_the_bound(sde, variance, truth, inject):
     for k in range(40):
         t, eps = torch.tensor(float(k + 1), dtype=F64), noise.normals[Stream.TRAIN_EPS, 0]
         prediction = normal().denoiser(sde)(sde.perturb(rows, t, eps), t)
-        expected = bound.term(prediction, sde, rows, t, t - 1, variance)
+        expected = variational.term(prediction, sde, rows, t, t - 1, variance)
         torch.testing.assert_close(
             here[:, k].view(4, -1).mean(1), expected.view(4, -1).mean(1), rtol=1e-7, atol=1e-9
         )

@@ -8,17 +8,17 @@ import scipy.stats
 import torch
 from torch import nn
 
-from scoreflow.data import Data
-from scoreflow.dequantization import Dequantizer, truncation_bits
+from scoreflow.data.dataset import Data
+from scoreflow.data.toy import distribution as toy_distribution
 from scoreflow.errors import RunError
-from scoreflow.evaluate import Asker, Question, measure
-from scoreflow.likelihood import Solver, log_likelihood, to_bits_per_dim
-from scoreflow.model import ScoreModel
-from scoreflow.toy import distribution as toy_distribution
-from scoreflow.unet import UNet
-from sde import VPSDE, Noise, Status, Stream
-from sde.analytic import GaussianMixture, LevelGrid, gaussian
-from sde.prediction import predict
+from scoreflow.likelihood.dataset_likelihood import Asker, Question, measure
+from scoreflow.likelihood.dequantization import Dequantizer, truncation_bits
+from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood, to_bits_per_dim
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.unet import UNet
+from scoreflow.sde import VPSDE, Noise, Status, Stream
+from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
+from scoreflow.sde.prediction import predict
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(1000, sigma_min=1e-3, alpha_min=1e-4)  # no prior mismatch to speak of
@@ -72,7 +72,7 @@ def test_exact_divergence_gives_the_exact_density(name, t_min):
 
 def test_a_process_whose_scale_is_not_one():
     """log p_t(x) = log p~(x / r) - D log r, on alpha = 1: r = sqrt(1 + sigma^2)."""
-    from sde.base import SDE as Process
+    from scoreflow.sde.base import SDE as Process
 
     class Exploding(Process):
         num_steps = 100

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from scoreflow.detection import auroc, detection, png_bits_per_dim
+from scoreflow.likelihood.ood_detection import auroc, detection, png_bits_per_dim
 
 
 def draws(n, shift, seed, ties=False):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from scoreflow import bound, losses
-from sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
-from sde.prediction import predict
+from scoreflow.losses import denoising, times, variational
+from scoreflow.sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
+from scoreflow.sde.prediction import predict
 
 SDE = VPSDE.linear(1000)
 
@@ -31,7 +31,7 @@ def test_simple_by_hand():
     alpha = (1 - betas).cumprod(0)[[0, 399]].sqrt()
     x_t = alpha[:, None] * x_0 + (1 - alpha**2).sqrt()[:, None] * eps
     expected = ((x_t / 2 - eps) ** 2).mean(1)
-    torch.testing.assert_close(losses.simple(half, SDE, x_0, t, eps), expected)
+    torch.testing.assert_close(denoising.simple(half, SDE, x_0, t, eps), expected)
     torch.testing.assert_close(seen[0], x_t)
 
 
@@ -39,12 +39,13 @@ def test_simple_is_one_for_a_silent_model_and_zero_for_one_that_knows():
     noise = Noise.of(0, 0, 20_000)
     eps = noise.normal(Stream.TRAIN_EPS, (3,))
     x_0 = 5 * torch.ones_like(eps)
-    t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), 1000)
-    loss = losses.simple(silent, SDE, x_0, t, eps)
+    t = times.integer_times(noise.uniform(Stream.TRAIN_TIME), 1000)
+    loss = denoising.simple(silent, SDE, x_0, t, eps)
     assert loss.shape == (20_000,)
     assert abs(float(loss.mean()) - 1) < 4 * math.sqrt(2 / eps.numel())
     assert (
-        losses.simple(lambda x, t: predict(SDE, x, t, "x_0", x_0), SDE, x_0, t, eps).max() < 1e-6
+        denoising.simple(lambda x, t: predict(SDE, x, t, "x_0", x_0), SDE, x_0, t, eps).max()
+        < 1e-6
     )
 
 
@@ -52,14 +53,14 @@ def test_simple_over_times_equals_the_closed_form():
     """For N(0, s^2) data the least loss at t is alpha^2 s^2 / (alpha^2 s^2 + sigma^2)."""
     s, sde = 0.5, VPSDE.linear(50)
     noise = Noise.of(1, 0, 400_000)
-    t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), 50)
+    t = times.integer_times(noise.uniform(Stream.TRAIN_TIME), 50)
 
     def best(x_t, t):
         total = sde.alpha(t) ** 2 * s**2 + sde.variance(t)
         return predict(sde, x_t, t, "eps", (sde.sigma(t) / total)[:, None] * x_t)
 
     x_0 = s * noise.normal(Stream.DATA, (1,))
-    found = losses.simple(best, sde, x_0, t, noise.normal(Stream.TRAIN_EPS, (1,)))
+    found = denoising.simple(best, sde, x_0, t, noise.normal(Stream.TRAIN_EPS, (1,)))
     every = torch.arange(1, 51, dtype=torch.float64)
     signal = sde.alpha(every) ** 2 * s**2
     expected = float((signal / (signal + sde.variance(every))).mean())
@@ -76,7 +77,7 @@ def test_gradients_are_those_of_denoising_score_matching():
     def model(x_t, t):
         return predict(SDE, x_t, t, "eps", x_t @ weight)
 
-    (simple,) = torch.autograd.grad(losses.simple(model, SDE, x_0, t, eps).mean(), weight)
+    (simple,) = torch.autograd.grad(denoising.simple(model, SDE, x_0, t, eps).mean(), weight)
     sigma = SDE.sigma(t)[:, None]
     score = model(SDE.perturb(x_0, t, eps), t).score
     matching = (sigma**2 * (score + eps / sigma) ** 2).mean()
@@ -87,21 +88,21 @@ def test_gradients_are_those_of_denoising_score_matching():
 @pytest.mark.parametrize("n", [2, 7, 1000])
 def test_integer_times(n):
     u = torch.tensor([0.0, 0.5, 1 - 2**-32, 1 - 2**-53], dtype=torch.float64)
-    assert losses.integer_times(u, n).tolist() == [1, 1 + n // 2, n, n]
+    assert times.integer_times(u, n).tolist() == [1, 1 + n // 2, n, n]
     k = torch.arange(n, dtype=torch.float64)
-    assert losses.integer_times((k + 0.5) / n, n).tolist() == list(range(1, n + 1))
+    assert times.integer_times((k + 0.5) / n, n).tolist() == list(range(1, n + 1))
 
 
 def test_integer_times_are_equally_likely():
     u = Noise.of(0, 0, 100_000).uniform(Stream.TRAIN_TIME)
-    counts = torch.bincount(losses.integer_times(u, 10).long(), minlength=11)[1:].double()
+    counts = torch.bincount(times.integer_times(u, 10).long(), minlength=11)[1:].double()
     assert counts.sum() == 100_000
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 30  # chi-squared, 9 degrees: p = 4e-4
 
 
 def test_real_times():
     u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    t = losses.real_times(u, 1000, 0.05)
+    t = times.real_times(u, 1000, 0.05)
     assert t.dtype == torch.float64
     assert t[0] == 0.05
     assert float(t[1]) == pytest.approx(0.05 + 0.5 * 999.95)
@@ -128,7 +129,7 @@ def random_model(sde):
 
 def batch_of(sde, size=64):
     noise = Noise.of(3, 0, size)
-    t = losses.integer_times(noise.uniform(Stream.TRAIN_TIME), sde.num_steps)
+    t = times.integer_times(noise.uniform(Stream.TRAIN_TIME), sde.num_steps)
     return noise.normal(Stream.DATA, (3,)), t, noise.normal(Stream.TRAIN_EPS, (3,))
 
 
@@ -136,7 +137,7 @@ def batch_of(sde, size=64):
 def test_score_matching_is_noise_prediction_in_value_and_gradient(sde):
     x_0, t, eps = batch_of(sde)
     results = []
-    for loss in (losses.simple, losses.score_matching):
+    for loss in (denoising.simple, denoising.score_matching):
         model, theta = random_model(sde)
         value = loss(model, sde, x_0, t, eps)
         value.mean().backward()
@@ -153,7 +154,7 @@ def test_the_mean_weight_is_the_error_of_the_posterior_mean(sde):
     truth, _ = sde.posterior(x_t, x_0, t, t - 1)
     guess, _ = sde.posterior(x_t, model(x_t, t).x_0, t, t - 1)
     expected = (truth - guess).square().mean(1)
-    found = losses.mean_weight(sde, t) * losses.simple(model, sde, x_0, t, eps)
+    found = denoising.mean_weight(sde, t) * denoising.simple(model, sde, x_0, t, eps)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
 
 
@@ -161,8 +162,8 @@ def test_the_mean_weight_is_the_error_of_the_posterior_mean(sde):
 def test_the_variational_objective_is_the_bound(sde):
     x_0, t, eps = batch_of(sde)
     model, _ = random_model(sde)
-    terms = bound.term(model(sde.perturb(x_0, t, eps), t), sde, x_0, t, t - 1, "beta")
-    found = losses.variational(model, sde, x_0, t, eps, "beta")
+    terms = variational.term(model(sde.perturb(x_0, t, eps), t), sde, x_0, t, t - 1, "beta")
+    found = denoising.variational(model, sde, x_0, t, eps, "beta")
     torch.testing.assert_close(found, sde.num_steps * terms / 3)
 
 
@@ -172,7 +173,7 @@ def test_the_variational_objective_on_the_mean_is_ddpms_weight():
     t = t.clamp(min=2)
     values = []
     for shift in (0.0, 0.1):
-        found = losses.variational(
+        found = denoising.variational(
             lambda x, t, shift=shift: predict(SDE, x, t, "eps", eps + shift),
             SDE,
             x_0,
@@ -192,7 +193,7 @@ def test_the_variational_objective_on_the_mean_is_ddpms_weight():
 def test_hybrid_teaches_the_mean_by_the_simple_loss_alone():
     x_0, t, eps = batch_of(SDE)
     grads = []
-    for loss in (losses.simple, lambda *args: losses.hybrid(*args, weight=0.5)):
+    for loss in (denoising.simple, lambda *args: denoising.hybrid(*args, weight=0.5)):
         value = torch.zeros_like(x_0, requires_grad=True)
         fraction = torch.full_like(x_0, 0.3).requires_grad_()
 
@@ -211,7 +212,7 @@ def test_the_likelihood_weighting_integrates_the_log_snr(sde):
     """Half the fall of log-SNR, for a model that answers no noise and whose error is 1."""
     t = torch.linspace(0.5, sde.num_steps, 2_000_001, dtype=torch.float64)
     middle = (t[1:] + t[:-1]) / 2
-    found = losses.likelihood_weight(sde, middle, sde.num_steps - 0.5).mean()
+    found = denoising.likelihood_weight(sde, middle, sde.num_steps - 0.5).mean()
     fall = sde.log_snr(t[0]) - sde.log_snr(t[-1])
     torch.testing.assert_close(found, fall / 2, rtol=1e-5, atol=0)
 
@@ -219,10 +220,10 @@ def test_the_likelihood_weighting_integrates_the_log_snr(sde):
 @pytest.mark.parametrize("sde", PROCESSES)
 def test_importance_times_make_the_likelihood_weighting_constant(sde):
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    t, density = losses.importance_times(u, sde, 0.3)
+    t, density = times.importance_times(u, sde, 0.3)
     assert (t >= 0.3).all()
     assert (t <= sde.num_steps).all()
-    weighed = losses.likelihood_weight(sde, t, sde.num_steps - 0.3) / density
+    weighed = denoising.likelihood_weight(sde, t, sde.num_steps - 0.3) / density
     torch.testing.assert_close(weighed, weighed[:1].expand(1000), rtol=1e-9, atol=0)
     assert float((1 / density).mean()) == pytest.approx(1, rel=1e-2)  # a density, by midpoints
 
@@ -231,14 +232,14 @@ def test_published_weightings_by_hand():
     sde, t = VPSDE.linear(1000), torch.tensor([1.0, 300.0, 1000.0], dtype=torch.float64)
     snr = sde.alpha(t) ** 2 / (1 - sde.alpha(t) ** 2)
     torch.testing.assert_close(
-        losses.p2_weight(sde, t, 1.0, 1.0), 1 / (1 + snr), rtol=1e-9, atol=0
+        denoising.p2_weight(sde, t, 1.0, 1.0), 1 / (1 + snr), rtol=1e-9, atol=0
     )
-    weight = losses.min_snr_weight(sde, t, 5.0)
+    weight = denoising.min_snr_weight(sde, t, 5.0)
     torch.testing.assert_close(weight * snr, torch.minimum(snr, 0 * snr + 5))
     assert float(weight[2]) == 1
 
 
 def test_low_discrepancy_times_are_one_in_each_cell():
     for first in (0.0, 0.3, 0.999):
-        u = losses.low_discrepancy(torch.tensor(first, dtype=torch.float64), 16)
+        u = times.low_discrepancy(torch.tensor(first, dtype=torch.float64), 16)
         assert sorted((u * 16).floor().int().tolist()) == list(range(16))

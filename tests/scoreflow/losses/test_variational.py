@@ -9,12 +9,12 @@ import scipy.stats
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from samplers import Ancestral
-from samplers.ancestral import reverse_variance
-from scoreflow import bound
-from sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
-from sde.base import broadcast
-from sde.prediction import predict
+from scoreflow.losses import variational
+from scoreflow.samplers import Ancestral
+from scoreflow.samplers.ancestral import reverse_variance
+from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.prediction import predict
 
 SPREAD = 0.6  # the data are N(0, SPREAD^2)
 SDES: list[SDE] = [VPSDE.linear(40), VPSDE.cosine(40), SubVPSDE.linear(40), VESDE(40, 0.02, 8.0)]
@@ -42,7 +42,7 @@ def nodes(count=24):
 def expected_term(sde, t, s, variance):
     x_0, eps, weight = nodes()
     prediction = exact(sde)(sde.perturb(x_0, t, eps), t)
-    return float(weight @ bound.term(prediction, sde, x_0, t, s, variance))
+    return float(weight @ variational.term(prediction, sde, x_0, t, s, variance))
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -60,7 +60,7 @@ def test_terms_are_kl_divergences(sde, variance):
     w = sde.variance(t) - (sde.alpha(t) / sde.alpha(s)) ** 2 * sde.variance(s)
     p_std = w.sqrt() if variance == "beta" else q_std
     kl = kl_divergence(Normal(q_mean, q_std[:, None]), Normal(p_mean, p_std[:, None])).sum(1)
-    found = bound.term(prediction, sde, x_0, t, s, variance)
+    found = variational.term(prediction, sde, x_0, t, s, variance)
     torch.testing.assert_close(found, kl, rtol=1e-7, atol=1e-10)
 
 
@@ -74,7 +74,9 @@ def test_the_last_term_is_a_negative_log_density():
         ("posterior", sde.betas[1] * sde.betas[0] / (1 - (1 - sde.betas[0]) * (1 - sde.betas[1]))),
     ):
         expected = -Normal(x_0 + 0.01, v.sqrt()).log_prob(x_0).sum(1)
-        torch.testing.assert_close(bound.term(prediction, sde, x_0, t, s, variance), expected)
+        torch.testing.assert_close(
+            variational.term(prediction, sde, x_0, t, s, variance), expected
+        )
 
 
 def test_prior_term_is_a_kl_divergence():
@@ -83,7 +85,7 @@ def test_prior_term_is_a_kl_divergence():
         end = torch.tensor(40.0, dtype=torch.float64)
         q = Normal(sde.alpha(end) * x_0, sde.sigma(end))
         p = Normal(torch.zeros(2).double(), sde.prior_std())
-        torch.testing.assert_close(bound.prior_term(sde, x_0), kl_divergence(q, p).sum(1))
+        torch.testing.assert_close(variational.prior_term(sde, x_0), kl_divergence(q, p).sum(1))
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -94,7 +96,7 @@ def test_the_whole_bound_is_above_the_entropy_and_comes_down_to_it(sde):
     gaps = []
     for count in (10, 40, 160):
         times = torch.linspace(40, 0, count + 1, dtype=torch.float64)
-        total = float(weight @ bound.prior_term(sde, x_0))
+        total = float(weight @ variational.prior_term(sde, x_0))
         total += sum(expected_term(sde, t, s, "beta") for t, s in pairwise(times))
         gaps.append(total - entropy)
     assert gaps[0] > gaps[1] > gaps[2] > 0, gaps
@@ -121,7 +123,7 @@ def test_steps_with_the_optimal_variance_lose_nothing_on_a_gaussian():
         prediction = predict(
             sde, prediction.x_t, t, "x_0", prediction.x_0, torch.full_like(x_0, fraction)
         )
-        costs[name] = float(weight @ bound.term(prediction, sde, x_0, t, s, name))
+        costs[name] = float(weight @ variational.term(prediction, sde, x_0, t, s, name))
     assert costs["learned"] < min(costs["posterior"], costs["beta"])
 
 
@@ -151,8 +153,8 @@ def test_the_mean_is_held_and_the_variance_learns():
     x_t = sde.perturb(x_0, t, torch.ones_like(x_0))
     value = torch.zeros_like(x_0, requires_grad=True)
     fraction = torch.full_like(x_0, 0.5).requires_grad_()
-    held = bound.with_mean_held(predict(sde, x_t, t, "eps", value, fraction))
-    bound.term(held, sde, x_0, t, t - 1, "learned").sum().backward()
+    held = variational.with_mean_held(predict(sde, x_t, t, "eps", value, fraction))
+    variational.term(held, sde, x_0, t, t - 1, "learned").sum().backward()
     assert value.grad is None
     assert float(fraction.grad.abs()) > 0
 
@@ -168,10 +170,10 @@ def test_the_estimate_is_that_of_all_steps(strata):
         seen.update(t.tolist())
         return exact(sde)(x_t, t)
 
-    found = bound.estimate(denoiser, sde, x_0, noise, strata, "beta")
+    found = variational.estimate(denoiser, sde, x_0, noise, strata, "beta")
     nodes_x, _, weight = nodes()
     times = torch.arange(40, -1, -1, dtype=torch.float64)
-    total = float(weight @ bound.prior_term(sde, nodes_x))
+    total = float(weight @ variational.prior_term(sde, nodes_x))
     total += sum(expected_term(sde, t, s, "beta") for t, s in pairwise(times))
     assert abs(float(found.mean()) - total) < 4 * float(found.std()) / size**0.5
     assert seen == set(range(1, 41))
@@ -181,7 +183,7 @@ def test_the_estimate_is_that_of_all_steps(strata):
 def test_impossible_strata_are_refused(strata):
     x_0 = torch.zeros(1, 1, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"strata must lie in 1\.\.39"):
-        bound.estimate(exact(SDES[0]), SDES[0], x_0, Noise.of(0, 0, 1), strata, "beta")
+        variational.estimate(exact(SDES[0]), SDES[0], x_0, Noise.of(0, 0, 1), strata, "beta")
 
 
 # ---- the decoder of integers
@@ -195,7 +197,7 @@ def test_the_decoders_probabilities_sum_to_one(levels, std):
     for x in (-1.7, -0.3, 0.0, 0.997, 1.2):
         x_0 = torch.full((levels, 1), x, dtype=torch.float64)
         variance = torch.full((levels,), std**2, dtype=torch.float64)
-        p = (-bound.decoder_term(x_0, k, levels, variance)).exp()
+        p = (-variational.decoder_term(x_0, k, levels, variance)).exp()
         assert float(p.sum()) == pytest.approx(1, abs=1e-12)
         assert (p >= 0).all()
 
@@ -211,7 +213,7 @@ def test_the_decoder_is_a_difference_of_distribution_functions():
     expected = -math.log(below(1 / 17, 0.05) - below(-1 / 17, 0.05))
     expected -= math.log(below(-15 / 17, -0.9))
     expected -= math.log(below(15 / 17, 0.8) - below(13 / 17, 0.8))
-    found = bound.decoder_term(x_0, k, 17, torch.tensor(std**2, dtype=torch.float64))
+    found = variational.decoder_term(x_0, k, 17, torch.tensor(std**2, dtype=torch.float64))
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
@@ -220,7 +222,7 @@ def test_the_decoder_keeps_its_digits_in_the_tails():
     variance = torch.tensor(1e-6, dtype=torch.float64)
     x_0 = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
     k = torch.tensor([[200], [55]])
-    found = bound.decoder_term(x_0, k, 256, variance)
+    found = variational.decoder_term(x_0, k, 256, variance)
     edge = (2 * 200 / 256 - 1 + 0.5) / 1e-3
     expected = -float(scipy.stats.norm.logsf(edge))
     torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-10, atol=0)
@@ -228,7 +230,7 @@ def test_the_decoder_keeps_its_digits_in_the_tails():
 
 @pytest.mark.parametrize("strata", [1, 5, 7, 39])
 def test_strata_cut_all_later_times_into_equal_stretches(strata):
-    stretches = bound.strata_of(SDES[0], strata)
+    stretches = variational.strata_of(SDES[0], strata)
     assert [t for stretch in stretches for t in stretch] == list(range(2, 41))
     lengths = [len(stretch) for stretch in stretches]
     assert max(lengths) - min(lengths) <= 1

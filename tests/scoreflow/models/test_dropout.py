@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from scoreflow.dropout import dropout, mixed
-from sde.noise import Noise, Stream
+from scoreflow.models.dropout import dropout, mixed
+from scoreflow.sde.noise import Noise, Stream
 
 UNITS = 2**18
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoreflow.layers import IndexEmbedding, convolution, dense, sinusoidal_embedding
+from scoreflow.models.layers import IndexEmbedding, convolution, dense, sinusoidal_embedding
 
 
 @pytest.mark.parametrize("dim", [4, 32, 128])

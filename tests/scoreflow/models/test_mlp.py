@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoreflow.mlp import MLP
+from scoreflow.models.mlp import MLP
 
 
 def silu(x):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from samplers import Ancestral, Clipped, sample, uniform_times
 from scoreflow.errors import RequestError
-from scoreflow.model import ScoreModel, arithmetic
-from scoreflow.unet import UNet
-from sde import VPSDE, Noise, Stream
-from sde.base import broadcast
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.models.unet import UNet
+from scoreflow.samplers import Ancestral, Clipped, sample, uniform_times
+from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.sde.base import broadcast
 
 SDE = VPSDE.linear(1000)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from scoreflow import blocks
-from scoreflow.blocks import Attention, Doubling, ResidualBlock
-from scoreflow.unet import UNet
+from scoreflow.models import unet_blocks
+from scoreflow.models.unet import UNet
+from scoreflow.models.unet_blocks import Attention, Doubling, ResidualBlock
 
 CIFAR10 = {"image_size": 32, "in_channels": 3, "out_channels": 3}
 TINY = {
@@ -348,14 +348,14 @@ def gradients(monkeypatch, recompute, spare=True):
     for module in network.modules():
         if isinstance(module, ResidualBlock):
             module.sparing = spare and not recompute
-    again = blocks.again
+    again = unet_blocks.again
 
     def counting(part, *given):
         counted.append(part)
         return again(part, *given)
 
-    monkeypatch.setattr(blocks, "again", counting)
-    monkeypatch.setattr("scoreflow.unet.again", counting)
+    monkeypatch.setattr(unet_blocks, "again", counting)
+    monkeypatch.setattr("scoreflow.models.unet.again", counting)
     x, index = torch.randn(4, 1, 8, 8), torch.tensor([0.0, 3.0, 50.0, 999.0])
     torch.manual_seed(1)
     # checkpoints see what is saved inside them first; what they keep is seen here as their input
@@ -401,5 +401,5 @@ def test_nothing_is_recomputed_in_evaluation(monkeypatch):
         image_size=8, in_channels=1, out_channels=1, channels=8, multipliers=(1,),
         attention_sizes=(), num_groups=4, recompute=True,
     ).eval()  # fmt: skip
-    monkeypatch.setattr("scoreflow.blocks.checkpoint", None)  # would be called in vain
+    monkeypatch.setattr("scoreflow.models.unet_blocks.checkpoint", None)  # would be called in vain
     network(torch.zeros(1, 1, 8, 8, requires_grad=True), torch.zeros(1))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import report
-from scoreflow.grid import image_grid
-from scoreflow.run_dir import RunDir
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.figures.scatter import scatter
+from scoreflow.report.page import write_report
+from scoreflow.storage.run_folder import RunDir
 
 VOID = {"meta", "img", "br"}
 SAMPLES = {
@@ -112,7 +113,7 @@ def test_report_of_everything(run):
     for sampler in ("ancestral", "ode"):
         picture = keep(run, sampler)
     run.write_result("likelihood", LIKELIHOOD)
-    page, checker = parse(report.write(run))
+    page, checker = parse(write_report(run))
     assert page.startswith("<!doctype html>")
     assert len(checker.sources) == 2
     for source in checker.sources:
@@ -128,13 +129,13 @@ def test_report_of_everything(run):
 
 def test_report_of_a_run_that_has_nothing_yet(tmp_path):
     with RunDir.create(tmp_path / "run", {}, {}) as run:
-        page, _ = parse(report.write(run))
+        page, _ = parse(write_report(run))
     assert "<svg" not in page
 
 
 def test_a_picture_that_was_removed_is_left_out(run):
     run.write_result("samples-ode", drawn("ode"))
-    _, checker = parse(report.write(run))
+    _, checker = parse(write_report(run))
     assert checker.sources == []
 
 
@@ -152,7 +153,7 @@ def test_a_picture_that_was_removed_is_left_out(run):
 )
 def test_a_caption_tells_how_samples_were_drawn(sampler, expected, run):
     keep(run, sampler)
-    _, checker = parse(report.write(run))
+    _, checker = parse(write_report(run))
     text = " ".join(checker.text)
     assert expected in text
     assert "512 images from the checkpoint of step 8" in text
@@ -163,10 +164,10 @@ def test_no_clipping_is_told_and_all_steps_are_counted(run):
     settings = {**SETTINGS, "sampler": "ddim", "steps": 0}
     keep(run, "ddim")
     run.write_result("samples-ddim", {**drawn("ddim", clipped=False), "settings": settings})
-    assert "1000 steps, eta 0.25, x_0 not clipped" in parse(report.write(run))[0]
+    assert "1000 steps, eta 0.25, x_0 not clipped" in parse(write_report(run))[0]
     settings |= {"grid": "angle", "final": "none"}
     run.write_result("samples-ddim", {**drawn("ddim", steps=20), "settings": settings})
-    text = parse(report.write(run))[0]
+    text = parse(write_report(run))[0]
     assert "20 steps (angle grid), eta 0.25, last step none, x_0 clipped" in text
 
 
@@ -174,14 +175,14 @@ def test_each_sampler_has_its_own_baseline(run):
     for sampler, number in (("ancestral", 12), ("ode", 360)):
         real = {"accuracy": number / 1000, "standard_error": 0.1, "num_each": number}
         keep(run, sampler, two_sample_of_test_data=real)
-    text = " ".join(parse(report.write(run))[1].text)
+    text = " ".join(parse(write_report(run))[1].text)
     assert "12 held-out real data get 0.012" in text
     assert "360 held-out real data get 0.360" in text
 
 
 def test_too_few_images_have_no_accuracy(run):
     keep(run, "ode", value=None, standard_error=None, num_images=1)
-    text = " ".join(parse(report.write(run))[1].text)
+    text = " ".join(parse(write_report(run))[1].text)
     assert "too few images for a two-sample test" in text
     assert "held-out" not in text
 
@@ -192,7 +193,7 @@ def test_test_data_stand_beside_samples_once(run):
     keep(run, "ancestral", classes=[3, 4], data={**real, "num_shown": 2})
     keep(run, "ode", classes=[5, 6], data={**real, "num_shown": 64})
     run.write_result("likelihood", LIKELIHOOD)
-    page, checker = parse(report.write(run))
+    page, checker = parse(write_report(run))
     text = " ".join(checker.text)
     assert page.count("base64,QUJD") == 1
     assert "64 of 360 held-out test data" in text
@@ -203,10 +204,10 @@ def test_test_data_stand_beside_samples_once(run):
 
 def test_the_report_says_what_made_the_weights(run):
     run.write_env({"command": "run.py --mode train", "commit": "abc<123>", "device_name": ""})
-    text = "".join(parse(report.write(run))[1].text)
+    text = "".join(parse(write_report(run))[1].text)
     assert "run.py --mode train at commit abc<123>" in text
     (run.path / "env.json").write_text("{")
-    assert "env.json cannot be read" in parse(report.write(run))[0]
+    assert "env.json cannot be read" in parse(write_report(run))[0]
 
 
 @pytest.mark.parametrize("name", ["likelihood", "samples-ode"])
@@ -218,7 +219,7 @@ def test_a_result_that_lacks_a_key_is_a_line_and_the_others_stay(name, run):
     damages += [{}, {**whole, "value": "high"}, {**whole, "settings": 3, "error_budget": 3}]
     for damage in damages:
         (run.path / "results" / f"{name}.json").write_text(json.dumps(damage))
-        page, checker = parse(report.write(run))
+        page, checker = parse(write_report(run))
         lines = [text for text in checker.text if "is damaged" in text]
         assert len(lines) == 1
         assert lines[0].startswith(f"results/{name}.json is damaged (")
@@ -228,13 +229,13 @@ def test_a_result_that_lacks_a_key_is_a_line_and_the_others_stay(name, run):
 def test_one_row_of_metrics_is_a_curve(tmp_path):
     with RunDir.create(tmp_path / "run", {}, {}) as run:
         run.log(10, 0.1, loss=0.5)
-        page, _ = parse(report.write(run))
+        page, _ = parse(write_report(run))
     assert "nan" not in page
     assert "inf" not in page
 
 
 def test_scatter_puts_points_where_they_are():
-    png = report.scatter(torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
+    png = scatter(torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     assert pixels.shape == (480, 480)
     rows, columns = np.nonzero(pixels < 128)

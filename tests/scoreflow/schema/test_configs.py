@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import default
-from scoreflow import build, modes, request, tasks
+from scoreflow import factory
+from scoreflow.cli import modes
+from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
-from scoreflow.run_dir import RunDir
-from scoreflow.train import Settings
+from scoreflow.schema import request, resolve, task_keys
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.training.trainer import Settings
 
-EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[2] / "configs").glob("[a-z]*.py"))
+EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[3] / "configs").glob("[a-z]*.py"))
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "mnist_small": (28, 28), "default": (32, 32)}
 CPU = torch.device("cpu")
 
@@ -36,9 +38,11 @@ def write_parquet(folder, shape, count=4):
 
 
 def config_of(name, **changes):
-    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    flat = request.flatten(
+        importlib.import_module(f"scoreflow.configs.{name}").get_config().to_dict()
+    )
     flat |= {key.replace("__", "."): value for key, value in changes.items()}
-    return request.resolve(flat, name)
+    return resolve.resolve(flat, name)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,7 +51,7 @@ def test_every_experiment_builds(name, tmp_path):
     if name in SHAPES:
         write_parquet(tmp_path, SHAPES[name])
         changes = {"data__name": "images", "data__path": str(tmp_path)}
-    made = build.experiment(config_of(name, **changes), CPU)
+    made = factory.experiment(config_of(name, **changes), CPU)
     event = tuple(made.data.train.shape[1:])
     parameters = sum(p.numel() for p in made.network.parameters())
     if name == "cifar10":
@@ -63,13 +67,15 @@ def test_every_experiment_builds(name, tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_changes_keys_and_adds_none(name):
-    flat = request.flatten(importlib.import_module(f"configs.{name}").get_config().to_dict())
+    flat = request.flatten(
+        importlib.import_module(f"scoreflow.configs.{name}").get_config().to_dict()
+    )
     assert flat.keys() == request.flatten(default.get_config().to_dict()).keys()
 
 
 def test_the_same_seed_gives_the_same_network():
     networks = [
-        build.experiment(config_of("toy", seed=seed), CPU).network.state_dict()
+        factory.experiment(config_of("toy", seed=seed), CPU).network.state_dict()
         for seed in (0, 0, 1)
     ]
     assert all(torch.equal(networks[0][k], networks[1][k]) for k in networks[0])
@@ -135,9 +141,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
                 read.add(f"training.{name}")
             return super().__getattribute__(name)
 
-    monkeypatch.setattr("scoreflow.build.training.train.Settings", TrackedSettings)
+    monkeypatch.setattr("scoreflow.factory.training.trainer.Settings", TrackedSettings)
     # a minute of identities reads no key that is not read before them
-    monkeypatch.setattr("scoreflow.equivalence.certify", lambda *_: iter(()))
+    monkeypatch.setattr("scoreflow.certificate.certificate.certify", lambda *_: iter(()))
     unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
     configs = [
         config_of("toy", sde__schedule="linear", model__width=8, training__times="real", **SHORT),
@@ -148,24 +154,24 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
     for number, config in enumerate(configs):
         tracked = Tracked(config, read)
         with RunDir.create(tmp_path / str(number), config.to_dict(), {}) as run:
-            made = build.experiment(tracked, CPU)
+            made = factory.experiment(tracked, CPU)
             # splatting the section into Settings is no reading
             modes.train(made, run)
-        for name in build.SAMPLERS:
-            build.build_drawing(tracked, name, made.model, made.data)
+        for name in factory.SAMPLERS:
+            factory.build_drawing(tracked, name, made.model, made.data)
         for name, mode in modes.EVALUATIONS.items():
             # points in the plane have no classes
             refused = RequestError if name == "classifier" and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
-                mode(build.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
-    for task in set(tasks.TASKS) - {"colorize"}:  # which reads no key of its own
+                mode(factory.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
+    for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
-        build.build_control(Tracked(asked, read), made.data)
+        factory.build_control(Tracked(asked, read), made.data)
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
-    build.build_data(Tracked(images, read), CPU)
-    build.build_sde(Tracked(config_of("digits", sde__name="ve"), read))
+    factory.build_data(Tracked(images, read), CPU)
+    factory.build_sde(Tracked(config_of("digits", sde__name="ve"), read))
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 
@@ -173,7 +179,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
 def test_the_tracker_would_find_a_dead_key():
     read = set()
     tracked = Tracked(config_of("toy"), read)
-    build.build_training(tracked)
+    factory.build_training(tracked)
     assert read == set()
     tracked.sampling.to_dict()
     assert read == set()

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
+from scoreflow.data.toy import load
 from scoreflow.errors import RunError
-from scoreflow.evaluate import Question, measure
-from scoreflow.likelihood import Solver
-from scoreflow.mlp import MLP
-from scoreflow.model import ScoreModel
-from scoreflow.rows import Rows
-from scoreflow.toy import load
-from sde.vp import VPSDE
+from scoreflow.likelihood.dataset_likelihood import Question, measure
+from scoreflow.likelihood.flow_likelihood import Solver
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.sde.vp import VPSDE
+from scoreflow.storage.result_rows import Rows
 
 
 def test_rows_are_found_again_under_the_same_heading(tmp_path):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from scoreflow import run_dir
 from scoreflow.errors import RequestError, RunError
-from scoreflow.run_dir import RunDir, write_atomic
+from scoreflow.storage import run_folder
+from scoreflow.storage.run_folder import RunDir, write_atomic
 
 CONFIG = {"sde": {"name": "vp", "num_steps": 1000}, "betas": (1e-4, 0.02), "clip": None}
 PLAIN = {"sde": {"name": "vp", "num_steps": 1000}, "betas": [1e-4, 0.02], "clip": None}
@@ -195,7 +195,7 @@ def test_open_of_a_missing_folder_or_of_a_file(tmp_path):
 
 CHILD = """
 import sys, torch
-from scoreflow.run_dir import RunDir
+from scoreflow.storage.run_folder import RunDir
 run = RunDir.open(sys.argv[1], training=True)
 print("ready", flush=True)
 step = 0
@@ -450,7 +450,7 @@ def test_logged_rows_reach_the_disk_before_the_checkpoint(tmp_path, monkeypatch)
             synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
             fsync(descriptor)
 
-        monkeypatch.setattr(run_dir.os, "fsync", spy)
+        monkeypatch.setattr(run_folder.os, "fsync", spy)
         run.save_checkpoint(1, state(1))
         assert synced[0] == "metrics.jsonl"
         assert ".sha256." in synced[1]

@@ -7,20 +7,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scoreflow import classifying
-from scoreflow.classifier import Classifier, NoisyClassifier, clean_features
-from scoreflow.classifying import load_classifier, measure, save_classifier, train_classifier
-from scoreflow.data import Data, load_digits
+from scoreflow.cli.classifier import save_classifier
+from scoreflow.data.dataset import Data
+from scoreflow.data.loading import load_digits
+from scoreflow.data.toy import load as load_toy
 from scoreflow.errors import RequestError
-from scoreflow.objective import Objective
-from scoreflow.run_dir import RunDir
-from scoreflow.toy import load as load_toy
-from sde import VPSDE, Noise, Stream
-from sde.analytic import LevelGrid
+from scoreflow.evaluation.features import clean_features
+from scoreflow.losses.objective import Objective
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.sde.analytic import LevelGrid
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import load_classifier
+from scoreflow.training import classifier_trainer
+from scoreflow.training.classifier_trainer import measure, train_classifier
 
 SDE = VPSDE.log_linear(100, 0.05)
 OBJECTIVE = Objective("simple", "integer", 1.0, True, "beta", 1e-3, 5.0, 1.0, 1.0)
-SETTINGS = classifying.Settings(300, 64, 3e-3, 16, False, "uniform", 0)
+SETTINGS = classifier_trainer.Settings(300, 64, 3e-3, 16, False, "uniform", 0)
 DARK = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 CLASSES = (LevelGrid(DARK, 16), LevelGrid(DARK.flip(0), 16))
 """Two classes of 4x4 images whose noisy laws are closed forms: darker pixels, and brighter."""
@@ -136,9 +140,9 @@ def test_its_file_gives_it_back_bit_for_bit(trained, tmp_path):
 
 def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypatch):
     """Killed before any of its writes, either the old one or the new one loads."""
-    from scoreflow import states
+    from scoreflow.storage import checkpoint_file
 
-    path, writes, kept = tmp_path / "it.pt", [], states.write_atomic
+    path, writes, kept = tmp_path / "it.pt", [], checkpoint_file.write_atomic
 
     def killed(at):
         def write(*where):
@@ -149,16 +153,16 @@ def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypat
 
         return write
 
-    states.write_state(path, {"step": 0})
+    checkpoint_file.write_state(path, {"step": 0})
     for at, then in ((1, 0), (2, 0), (3, 1), (4, 2)):
         writes.clear()
-        monkeypatch.setattr(states, "write_atomic", killed(at))
+        monkeypatch.setattr(checkpoint_file, "write_atomic", killed(at))
         with contextlib.suppress(KeyboardInterrupt):
-            states.write_state(path, {"step": at - 2})
-        monkeypatch.setattr(states, "write_atomic", kept)
-        found = states.read_state(path, "cpu")
+            checkpoint_file.write_state(path, {"step": at - 2})
+        monkeypatch.setattr(checkpoint_file, "write_atomic", kept)
+        found = checkpoint_file.read_state(path, "cpu")
         assert found == {"step": then}
-        states.write_state(path, found)
+        checkpoint_file.write_state(path, found)
 
 
 def test_data_without_labels_are_refused():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scoreflow.ema import EMA
+from scoreflow.training.ema import EMA
 
 
 class Wrapper(nn.Module):

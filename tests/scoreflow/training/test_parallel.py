@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow import parallel
+from scoreflow.cli.main import main
 from scoreflow.errors import RequestError, RunError
-from scoreflow.main import main
-from scoreflow.parallel import Shard
+from scoreflow.runtime import distributed
+from scoreflow.runtime.distributed import Shard
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAINING = (
     "--config.training.num_steps=6",
     "--config.training.batch_size=7",
@@ -163,8 +163,8 @@ def test_the_group_is_left_however_a_command_ends(error, monkeypatch, capfd):
         raise error("on purpose")
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(parallel, "leave", lambda: left.append(error))
-    monkeypatch.setattr("scoreflow.main._run", fail)
+    monkeypatch.setattr(distributed, "leave", lambda: left.append(error))
+    monkeypatch.setattr("scoreflow.cli.main._run", fail)
     with pytest.raises(error) if error is ZeroDivisionError else nullcontext():
         assert main(["run.py", "--mode=train"]) in (1, 2, 130)
     assert left == [error]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from scoreflow.main import main
-from scoreflow.mlp import MLP
-from scoreflow.train import PHASES
+from scoreflow.cli.main import main
+from scoreflow.models.mlp import MLP
+from scoreflow.training.trainer import PHASES
 
-CONFIG = Path(__file__).parents[2] / "configs" / "toy.py"
+CONFIG = Path(__file__).parents[3] / "configs" / "toy.py"
 
 
 def profile(*more):

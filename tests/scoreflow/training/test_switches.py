@@ -9,12 +9,14 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from configs import default
-from scoreflow import build, environment, request
-from scoreflow.build import training
-from scoreflow.ema import EMA
+from scoreflow import factory
+from scoreflow.configs import default
 from scoreflow.errors import RequestError
-from scoreflow.train import Trainer
+from scoreflow.factory import training
+from scoreflow.runtime import environment
+from scoreflow.schema import request, resolve
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = {
@@ -39,8 +41,8 @@ def trained(**switches):
     """Losses and gradient norms of some steps, (STEPS, 2), and the averaged weights."""
     flat = request.flatten(default.get_config().to_dict()) | TINY
     changed = {f"training.{key}": value for key, value in switches.items()}
-    config = ConfigDict(request.resolve(flat | changed, "test").to_dict())
-    made = build.experiment(config, CPU)
+    config = ConfigDict(resolve.resolve(flat | changed, "test").to_dict())
+    made = factory.experiment(config, CPU)
     trainer = Trainer(
         made.model, made.network, EMA(made.network, 0.5), made.data, made.objective,
         made.settings, seed=3,
@@ -93,7 +95,7 @@ def test_the_plain_path_is_what_it_is_compared_with(plain):
 def settings(**changes):
     flat = request.flatten(default.get_config().to_dict())
     flat |= {f"training.{key}": value for key, value in changes.items()}
-    return build.build_training(request.resolve(flat, "test"))
+    return factory.build_training(resolve.resolve(flat, "test"))
 
 
 def test_a_mode_of_compiling_that_is_none_is_refused():
@@ -107,14 +109,14 @@ def test_a_missing_compiler_is_a_line(monkeypatch):
     network = torch.nn.Linear(1, 1)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match=r"needs a C\+\+ compiler and none was found"):
-        build.compiled(network, settings(compile=True))
+        factory.compiled(network, settings(compile=True))
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs the package triton"):
-        build.compiled(network.to("meta"), settings(compile=True))
+        factory.compiled(network.to("meta"), settings(compile=True))
     monkeypatch.setattr(training, "find_spec", lambda name: name)
     with pytest.raises(RequestError, match="needs a C compiler and none was found"):
-        build.compiled(network, settings(compile=True))
-    assert build.compiled(network, settings()) is network
+        factory.compiled(network, settings(compile=True))
+    assert factory.compiled(network, settings()) is network
 
 
 @pytest.mark.parametrize(
@@ -123,13 +125,13 @@ def test_a_missing_compiler_is_a_line(monkeypatch):
 )
 def test_a_cpu_that_emulates_bfloat16_is_remarked_on(monkeypatch, flags, remarked):
     monkeypatch.setattr(training, "cpu_flags", lambda: flags)
-    line = build.remark(settings(precision="bfloat16"), CPU)
+    line = factory.remark(settings(precision="bfloat16"), CPU)
     assert (line is not None) == remarked
-    assert build.remark(settings(), CPU) is None
-    assert build.remark(settings(precision="bfloat16"), torch.device("cuda")) is None
-    assert "is float32" in build.remark(settings(precision="tf32"), CPU)
+    assert factory.remark(settings(), CPU) is None
+    assert factory.remark(settings(precision="bfloat16"), torch.device("cuda")) is None
+    assert "is float32" in factory.remark(settings(precision="tf32"), CPU)
     graphs = settings(compile=True, compile_mode="reduce-overhead")
-    assert "on this CPU as default" in build.remark(graphs, CPU)
+    assert "on this CPU as default" in factory.remark(graphs, CPU)
 
 
 def test_the_cpu_is_named_where_it_can_be_asked(monkeypatch):

@@ -15,16 +15,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from configs import default
-from scoreflow import build, losses, objective, request
-from scoreflow.ema import EMA
+from scoreflow import factory
+from scoreflow.cli import command_line
+from scoreflow.cli.main import main
+from scoreflow.configs import default
 from scoreflow.errors import RunError
-from scoreflow.main import main
-from scoreflow.model import ScoreModel
-from scoreflow.run_dir import RunDir
-from scoreflow.train import Trainer
+from scoreflow.losses import denoising, objective
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.schema import resolve
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.training.ema import EMA
+from scoreflow.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {
     "model.channels": 8,
     "model.num_groups": 4,
@@ -176,10 +179,12 @@ def trainer_of(device="cpu", **overrides):
     flags = {**TINY, "training.num_steps": 8, "training.batch_size": 4, "training.log_every": 2}
     flags["training.checkpoint_every"] = 2
     flags |= {key.replace("__", "."): value for key, value in overrides.items()}
-    config = request.training_config(
-        request.parse(["run.py", "--mode=train", *(f"--config.{k}={v}" for k, v in flags.items())])
+    config = resolve.training_config(
+        command_line.parse(
+            ["run.py", "--mode=train", *(f"--config.{k}={v}" for k, v in flags.items())]
+        )
     )
-    made = build.experiment(config, torch.device(device))
+    made = factory.experiment(config, torch.device(device))
     ema = EMA(made.network, made.settings.ema_decay)
     return Trainer(
         made.model, made.network, ema, made.data, made.objective, made.settings, config.seed
@@ -326,7 +331,7 @@ def test_gradients_are_clipped_and_their_norm_is_what_it_was():
 
 
 def settings(**changes):
-    return replace(build.build_training(default.get_config()), **changes)
+    return replace(factory.build_training(default.get_config()), **changes)
 
 
 def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():
@@ -346,12 +351,12 @@ def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():
 def poison(monkeypatch, step):
     """The loss of this 0-based step is nan."""
     calls = iter(range(10**6))
-    simple = losses.simple
+    simple = denoising.simple
 
     def poisoned(*arguments):
         return simple(*arguments) * (float("nan") if next(calls) == step else 1.0)
 
-    monkeypatch.setattr(losses, "simple", poisoned)
+    monkeypatch.setattr(denoising, "simple", poisoned)
 
 
 def test_a_loss_that_is_not_finite_names_its_step():

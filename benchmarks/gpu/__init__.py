@@ -1,0 +1,1 @@
+"""All that is measured on a CUDA device, in calls of minutes."""

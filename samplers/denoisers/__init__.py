@@ -1,0 +1,1 @@
+"""Denoisers around Denoisers: guidance, clipping, counting."""

@@ -1,0 +1,1 @@
+"""What is done with an image: linear inverse problems, inversion, interpolation."""

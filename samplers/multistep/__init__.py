@@ -1,0 +1,1 @@
+"""Solvers that remember earlier estimates: DPM-Solver++, DEIS, UniPC."""

@@ -1,0 +1,90 @@
+"""A data set with a held-out part, and the order in which training sees it."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with a held-out part.
+
+    Args:
+        name: what results and pictures call it.
+        train: (n, C, H, W) uint8 levels in 0..num_levels-1; (n, D) float32 when that is None.
+        test: the same for the held-out part.
+        num_levels: L, or None for real-valued data.
+        train_labels: (n,) int64, or None.
+        test_labels: (n,) int64, or None.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    num_levels: int | None
+    train_labels: Tensor | None
+    test_labels: Tensor | None
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the greatest label in training; 0 for data without labels."""
+        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Addressed data order: what step k sees is a pure function of (seed, k).
+
+    Item p = step * batch_size + j of the endless row of epochs, epoch e being a permutation that
+    depends on (seed, e) alone. No item is dropped, and a resumed run needs no cursor.
+
+    Args:
+        num_items: size of the data set.
+        batch_size: items a step; it need not divide num_items and may exceed it.
+        seed: 0 or more.
+    """
+
+    num_items: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_items < 1 or self.batch_size < 1 or self.seed < 0:
+            raise RequestError(
+                "num_items and batch_size must be at least 1 and seed at least 0, got"
+                f" {self.num_items}, {self.batch_size} and {self.seed}"
+            )
+
+    def indices(self, step: int) -> Tensor:
+        """Which items step `step` (from 0) sees: (batch_size,) int64."""
+        start, parts = step * self.batch_size, []
+        stop = start + self.batch_size
+        while start < stop:
+            epoch, offset = divmod(start, self.num_items)
+            taken = _epoch_order(self.num_items, self.seed, epoch)[offset : offset + stop - start]
+            parts.append(taken)
+            start += len(taken)
+        return torch.cat(parts)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return torch.from_numpy(generator.permutation(num_items))
+
+
+def overlap(of: Data) -> int:
+    """How many data of the test part are equal to one of the training part."""
+    return len(_digests(of.test, set(_digests(of.train))))
+
+
+def _digests(batch: Tensor, among: set[bytes] | None = None) -> list[bytes]:
+    rows = batch.cpu().numpy()
+    found = [hashlib.sha256(row.tobytes()).digest() for row in rows]
+    return found if among is None else [digest for digest in found if digest in among]

@@ -1,0 +1,52 @@
+"""The scale of images: integer levels to points in [-1, 1) and back."""
+
+import torch
+from torch import Tensor
+
+from scoreflow.data.dataset import Data
+from scoreflow.errors import RunError
+
+
+def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
+    """The point 2 (levels + u) / L - 1, in the precision of u.
+
+    Args:
+        levels: integers in 0..L-1, any shape.
+        u: uniform in [0, 1), the same shape or one that broadcasts; 0.5 is the centre of the bin.
+        num_levels: L.
+
+    Returns:
+        Points in [-1, 1).
+    """
+    return 2 * (levels.to(u.dtype) + u) / num_levels - 1
+
+
+def quantize(x: Tensor, num_levels: int) -> Tensor:
+    """The level whose bin holds x: floor((x + 1) / 2 * L), clamped to 0..L-1.
+
+    A bin's lower edge, such as 2*3/17 - 1, is seldom a floating-point number. What lies below an
+    edge by no more than the rounding error of `dequantize` is on it, so u = 0 comes back exactly.
+    """
+    if not x.isfinite().all():
+        count = int((~x.isfinite()).sum())
+        raise RunError(f"cannot quantize: {count} of {x.numel()} values are not finite")
+    rounding = 2 * num_levels * torch.finfo(x.dtype).eps
+    levels = ((x + 1) / 2 * num_levels + rounding).floor()
+    return levels.clamp(0, num_levels - 1).to(torch.uint8)
+
+
+def to_uint8(levels: Tensor, num_levels: int) -> Tensor:
+    """Levels 0..L-1 spread over the 0..255 of a picture, to the nearest integer."""
+    top = num_levels - 1
+    return ((levels.to(torch.int64) * 510 + top) // (2 * top)).to(torch.uint8)
+
+
+def values_of(samples: Tensor, data: Data) -> Tensor:
+    """Samples as the data are: levels, or vectors."""
+    return samples if data.num_levels is None else quantize(samples, data.num_levels)
+
+
+def from_uint8(pixels: Tensor, num_levels: int) -> Tensor:
+    """Levels 0..L-1 of the 0..255 of a picture, to the nearest: `to_uint8` undone."""
+    top = num_levels - 1
+    return ((pixels.to(torch.int64) * 2 * top + 255) // 510).to(torch.uint8)

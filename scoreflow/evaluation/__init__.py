@@ -1,0 +1,1 @@
+"""Sample quality: distances to data, precision and recall, classes, convergence order."""

@@ -1,0 +1,81 @@
+"""What samples are worth at a glance: two-sample accuracy and classes, beside held-out data."""
+
+import base64
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoreflow import uncertainty
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import values_of
+from scoreflow.evaluation import nearest_neighbours
+from scoreflow.generation.pictures import GRID_IMAGES, picture
+
+TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
+"""Images that the two-sample test compares at most, and those below which it says nothing."""
+
+
+def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
+    """Two-sample accuracy against training data, with that of real test data as its measure.
+
+    The value is None where there are too few images to say anything. Samples of a class are held
+    against data of that class, and it is said how many have their nearest training image in it.
+    """
+    train, test = _of_class(data, label)
+    n = min(TWO_SAMPLE_IMAGES, len(samples), len(train))
+    m = min(n, len(test))
+    values = values_of(samples, data)
+    two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
+    enough = n >= LEAST_IMAGES and m > 0
+    found = {
+        "value": two_sample["accuracy"] if enough else None,
+        "standard_error": two_sample["standard_error"] if enough else None,
+        "unit": "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best",
+        "two_sample": two_sample,
+        "two_sample_of_test_data": nearest_neighbours.two_sample_accuracy(test[:m], train[:m])
+        if m
+        else None,
+    }
+    if data.train_labels is not None and data.num_levels is not None:
+        found["classes"] = nearest_neighbours.nearest_classes(
+            values, data.train, data.train_labels
+        )
+        if label >= 0:
+            found["of_class"] = _of_its_class(found["classes"], test, data, label)
+    return found
+
+
+def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> dict[str, Any]:
+    """How many samples, and how many test images of the class, are nearest to one of the class."""
+    assert data.train_labels is not None, "only labelled data are asked"
+    rate, n = classes[label] / sum(classes), sum(classes)
+    found = {"label": label, "rate": rate, "standard_error": uncertainty.rate_error(rate, n)}
+    if len(test):
+        real = nearest_neighbours.nearest_classes(test, data.train, data.train_labels)
+        found["rate_of_test_data"] = real[label] / len(test)
+    return found
+
+
+def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
+    """Training and test data of one class, or all of them for -1."""
+    if label < 0 or data.train_labels is None or data.test_labels is None:
+        return data.train, data.test
+    pairs = ((data.train, data.train_labels), (data.test, data.test_labels))
+    train, test = (each[(labels == label).to(each.device)] for each, labels in pairs)
+    return train, test
+
+
+def _of_data(data: Data, num_images: int) -> dict[str, Any]:
+    """What samples are to be seen beside: test data, and what is known of them without a model."""
+    encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
+    found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
+    found["num_shown"] = min(num_images, len(data.test))
+    if data.num_levels is not None:
+        found["num_shown"] = min(found["num_shown"], GRID_IMAGES)
+    if data.test_labels is not None:
+        found["classes"] = torch.bincount(data.test_labels).tolist()
+    if data.num_levels is not None:
+        bits = nearest_neighbours.histogram_bits_per_dim(data.train, data.test, data.num_levels)
+        found |= dict(zip(("histogram_bits_per_dim", "standard_error"), bits, strict=True))
+    return found

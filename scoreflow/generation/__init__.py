@@ -1,0 +1,1 @@
+"""Drawing samples from a network: the plan, the loop, pictures and image editing."""

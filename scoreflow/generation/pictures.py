@@ -1,0 +1,18 @@
+"""Samples as a PNG: a grid of images, or points in the plane."""
+
+from torch import Tensor
+
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import to_uint8
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.figures.scatter import scatter
+
+GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 48
+
+
+def picture(values: Tensor, data: Data) -> bytes:
+    """A PNG of values as the data are: a grid of the first images, or all points in the plane."""
+    if data.num_levels is None:
+        return scatter(values[:, :2])
+    shown = to_uint8(values[:GRID_IMAGES], data.num_levels)
+    return image_grid(shown, GRID_COLUMNS, max(1, GRID_PIXELS // shown.shape[-1]))

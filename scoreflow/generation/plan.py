@@ -1,0 +1,74 @@
+"""How samples are drawn: sampler, times, guided denoiser, last step."""
+
+from dataclasses import dataclass
+
+import torch
+
+from scoreflow.errors import RequestError
+from scoreflow.models.classifier import NoisyClassifier
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import (
+    ClassifierGuided,
+    Guided,
+    Sampler,
+)
+from scoreflow.samplers.sampler import Final
+from scoreflow.sde import Denoiser
+from scoreflow.training.classifier_trainer import MAKE
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn: a method, its times, and the Denoiser to hand it.
+
+    Attributes:
+        sampler: the method.
+        times: its grid.
+        denoiser: guided and clipped as the config says.
+        final: what the step to t = 0 does.
+        label: the class that is asked for, -1 for none.
+    """
+
+    sampler: Sampler
+    times: torch.Tensor
+    denoiser: Denoiser
+    final: Final = "mean"
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What of a class goes into a Denoiser.
+
+    Attributes:
+        label: the class, -1 for none.
+        weight: of the class: 0 ignores it, 1 is the conditional law that was learned.
+        guide: whence it comes: "network" (classifier-free) or "classifier"; "" without a class.
+    """
+
+    label: int
+    weight: float
+    guide: str
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether it cannot do without a classifier of noisy images."""
+        return self.guide == "classifier" and self.weight != 0
+
+    def denoiser(self, model: ScoreModel, classifier: NoisyClassifier | None) -> Denoiser:
+        """The guided Denoiser; a classifier guides the model that is told no class.
+
+        Raises:
+            RequestError: a classifier is needed, and there is none.
+        """
+        if not self.guide or self.weight == 0:
+            return model
+        if self.guide == "network":
+            conditional = model.labelled(self.label)
+            return conditional if self.weight == 1 else Guided(conditional, model, self.weight)
+        if classifier is None:
+            raise RequestError(
+                f"sampling.label = {self.label} needs a classifier of this run's noisy images to "
+                f"guide a network that is not told of classes: {MAKE}"
+            )
+        return ClassifierGuided(model, classifier.of(self.label), self.weight)

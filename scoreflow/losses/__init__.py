@@ -1,0 +1,1 @@
+"""Training objectives: weights on the denoising error, and the variational bound."""

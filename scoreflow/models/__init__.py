@@ -1,0 +1,1 @@
+"""The networks, and `ScoreModel`, which makes a Denoiser of one."""

@@ -1,0 +1,1 @@
+"""DIR/report.html from the results of a run."""

@@ -1,0 +1,1 @@
+"""The machine: processes, device, environment, progress bar."""

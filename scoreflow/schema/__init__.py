@@ -1,0 +1,1 @@
+"""What a config and a command line may hold; no torch."""

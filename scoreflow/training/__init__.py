@@ -1,0 +1,1 @@
+"""The training loop, the moving average of the weights, and the noisy classifier."""
