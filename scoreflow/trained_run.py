@@ -1,100 +1,352 @@
-"""A run's network, from its last whole checkpoint, and its classifier, where one guides."""
+"""A run that was trained: its config, averaged weights, samples, log-likelihoods and latents.
+
+run = load("runs/digits-vp")
+x = run.sample(64, sampler="dpm", steps=20, seed=0)
+found = run.log_likelihood(run.data.test[:32], probes=2)
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
+from ml_collections import ConfigDict
+from torch import Tensor, nn
 
 from scoreflow import factory
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import Experiment
-from scoreflow.generation.plan import Guidance
-from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.generation import error_table
+from scoreflow.generation.error_table import Moments
+from scoreflow.generation.generate import draw_samples, out_of_evaluations
+from scoreflow.generation.pictures import picture
+from scoreflow.generation.plan import Drawing
+from scoreflow.likelihood.dataset_likelihood import measure
+from scoreflow.likelihood.log_likelihoods import LogLikelihoods
+from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.runtime.distributed import Shard
-from scoreflow.sde.base import SDE
-from scoreflow.storage.checkpoint_file import DamagedError, read_state
+from scoreflow.runtime import distributed
+from scoreflow.runtime.device import build_device
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.samplers import ProbabilityFlow
+from scoreflow.schema.request import Request, flatten
+from scoreflow.schema.resolve import evaluation_config, resolve
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.training.classifier_trainer import FILE, MAKE
-from scoreflow.training.ema import EMA
-from scoreflow.training.trainer import ALONE, Trainer
+from scoreflow.training.classifier_file import load_classifier
 
 Say = Callable[[str], None]
 
 
-def trainer_of(experiment: Experiment, shard: Shard = ALONE) -> Trainer:
-    """The training of an experiment, at its beginning.
+def load(workdir: str | Path, device: str = "", **settings: Any) -> "TrainedRun":  # noqa: ANN401
+    """A run by its folder.
 
     Args:
-        experiment: what is trained.
-        shard: this process's share of every batch.
-    """
-    return Trainer(
-        experiment.model,
-        experiment.network,
-        EMA(experiment.network, experiment.settings.ema_decay),
-        experiment.data,
-        experiment.objective,
-        experiment.settings,
-        experiment.config.seed,
-        shard,
-    )
-
-
-def load(trainer: Trainer, experiment: Experiment, run: RunDir, say: Say) -> None:
-    """Take up the last whole checkpoint of a run; damaged ones are said."""
-    _, state = run.load_checkpoint(map_location=experiment.device, warn=say)
-    try:
-        trainer.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise RequestError(
-            f"the checkpoints of {run.path} are not of the network in its config.json "
-            f"({str(error).splitlines()[0]}): put back the config that it was trained with"
-        ) from error
-
-
-def averaged(experiment: Experiment, ema: EMA) -> ScoreModel:
-    """The averaged network as a Denoiser."""
-    return factory.build_model(experiment.config, ema.module, experiment.model.sde)
-
-
-def trained_of(experiment: Experiment, run: RunDir, say: Say) -> tuple[ScoreModel, int]:
-    """A run's averaged network as a Denoiser, and its step."""
-    trainer = trainer_of(experiment)
-    load(trainer, experiment, run, say)
-    return averaged(experiment, trainer.ema), trainer.step
-
-
-def classifier_for(guidance: Guidance, run: RunDir, model: ScoreModel) -> NoisyClassifier | None:
-    """The run's classifier, where the guidance needs one; a RequestError if it is not there."""
-    if not guidance.needs_classifier:
-        return None
-    device = next(model.network.parameters()).device
-    return load_classifier(run, model.sde, model.t_min, device)
-
-
-def load_classifier(
-    run: RunDir, sde: SDE, t_min: float, device: torch.device | str = "cpu"
-) -> NoisyClassifier:
-    """The run's classifier, in eval mode and without gradients of its weights.
-
-    Args:
-        run: the run's folder.
-        sde: its process.
-        t_min: the least time of its training, in steps.
-        device: where to.
+        workdir: the folder that training wrote.
+        device: "cpu", "cuda", "cuda:1"; "" for the best one found.
+        settings: other values of keys that no weight depends on, a dict a section:
+            `sampling={"batch_size": 16}`.
 
     Raises:
-        RequestError: there is none, or it is damaged.
+        RequestError: the folder holds no trained run, or a setting is wrong.
     """
-    path = run.path / FILE
-    if not path.exists():
-        raise RequestError(f"{run.path} has no {FILE}: {MAKE} --workdir {run.path}")
-    try:
-        state = read_state(path, device)
-        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
-        network.load_state_dict(state["network"])
-    except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RequestError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): {MAKE} --workdir {run.path}"
-        ) from error
-    return NoisyClassifier(network.to(device).eval().requires_grad_(False), sde, t_min)
+    overrides = flatten(settings)
+    request = Request("", Path(workdir).expanduser(), device, "", {}, overrides, False)
+    return open_run(request, print)
+
+
+def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun":
+    """The run that a request names, under the settings that it overrides.
+
+    Args:
+        request: with a workdir.
+        say: gets a line for a damaged checkpoint that is passed over.
+        training: whether its network will be trained; it is compiled for that alone.
+    """
+    assert request.workdir is not None, "checked by the caller"
+    folder = RunDir.open(request.workdir)
+    saved = flatten(folder.config)
+    config = evaluation_config(request, saved, request.workdir / "config.json")
+    if not folder.checkpoint_steps():
+        raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
+    experiment = factory.experiment(config, build_device(request.device), training)
+    return TrainedRun(folder, experiment, say)
+
+
+class TrainedRun:
+    """A trained network with its data, process and settings; weights are read when first used.
+
+    Args:
+        folder: the run's folder.
+        experiment: what its config describes.
+        say: gets a line for a damaged checkpoint that is passed over.
+        loaded: the averaged network and its step, where they are in memory already.
+
+    Attributes:
+        folder: the run's folder.
+        experiment: config, device, data, process.
+    """
+
+    def __init__(
+        self,
+        folder: RunDir,
+        experiment: Experiment,
+        say: Say = print,
+        loaded: tuple[ScoreModel, int] | None = None,
+    ) -> None:
+        self.folder, self.experiment, self._say = folder, experiment, say
+        self._given = loaded
+
+    @cached_property
+    def _loaded(self) -> tuple[ScoreModel, int]:
+        return self._given or self.weights("ema")
+
+    @property
+    def config(self) -> ConfigDict:
+        """The run's config with the settings it was opened under; locked."""
+        return self.experiment.config
+
+    @property
+    def data(self) -> Data:
+        """The data set, on the run's device."""
+        return self.experiment.data
+
+    @property
+    def model(self) -> ScoreModel:
+        """The averaged network as a Denoiser: `run.model(x_t, t).score`, or .eps, .x_0, .v."""
+        return self._loaded[0]
+
+    @property
+    def step(self) -> int:
+        """The training step of the weights."""
+        return self._loaded[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the averaged weights."""
+        return fingerprint(self.model.network)
+
+    def weights(self, name: str) -> tuple[ScoreModel, int]:
+        """A network of the last whole checkpoint as a Denoiser, and its step.
+
+        Args:
+            name: "ema" for the averaged weights, "model" for the raw ones.
+
+        Raises:
+            RequestError: there is no whole checkpoint, or it is of another network.
+        """
+        _, state = self.folder.load_checkpoint(warn=self._say)
+        network = self.experiment.network
+        if name != "ema":  # beside the averaged one, which is in it
+            network = factory.build_network(self.config, self.data)
+        try:
+            network.load_state_dict(state[name])
+            step = state["step"]
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise wrong_network(self.folder, error) from error
+        return self._denoiser(network), step
+
+    def _denoiser(self, network: nn.Module) -> ScoreModel:
+        network = network.eval().requires_grad_(False)
+        return factory.build_model(self.config, network, self.experiment.model.sde)
+
+    # ---- samples ----------------------------------------------------------------------------
+
+    def sample(
+        self,
+        num_images: int,
+        sampler: str | None = None,
+        levels: bool = True,
+        **settings: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """Draw samples; sample k of a seed is the same in every batch.
+
+        Args:
+            num_images: how many.
+            sampler: its name; None for the config's.
+            levels: whether images come as integer levels, not as points of [-1, 1).
+            settings: any key of the `sampling` section: steps, seed, label, guidance, ...
+
+        Returns:
+            (num_images, C, H, W) uint8 levels or float64 points; (num_images, D) for vectors.
+        """
+        settings["num_images"] = num_images
+        settings |= {} if sampler is None else {"sampler": sampler}
+        config = self._with("sampling", settings)
+        c = config.sampling
+        plan = self.plan(c.sampler, config)
+        noise = Noise.of(c.seed, 0, num_images, self.data.train.device)
+        event = tuple(self.data.train.shape[1:])
+        x = draw_samples(plan, self.model.sde, noise, event, c.batch_size, c.sampler)
+        return values_of(x, self.data) if levels else x
+
+    def plan(self, sampler: str, config: ConfigDict | None = None) -> Drawing:
+        """How a sampler draws from this network under a config.
+
+        Args:
+            sampler: its name.
+            config: the run's, or one with another `sampling` section.
+        """
+        config = self.config if config is None else config
+        guidance = factory.build_guidance(config, self.model, self.data)
+        classifier = self.classifier() if guidance.needs_classifier else None
+        table = self.error_table(config) if factory.needs_moments(config, sampler) else None
+        return factory.build_drawing(config, sampler, self.model, self.data, classifier, table)
+
+    def error_table(self, config: ConfigDict) -> Moments:
+        """The network's errors by timestep, which optimal variance and least-cost grid rest on.
+
+        Measured once and kept in results/moments.json, under a hash of the weights and settings.
+        It is that of the law without a class: guidance is no model of the data.
+        """
+        c = config.sampling
+        settings = {
+            "weights": self.fingerprint,
+            "seed": config.seed,
+            "clip": bool(c.clip),
+            "dynamic_threshold": float(c.dynamic_threshold),
+            "precision": self.model.precision,
+            "num_images": min(error_table.IMAGES, len(self.data.train)),
+            "device": str(self.experiment.device),
+        }
+        shard = distributed.shard()
+        try:
+            kept = self.folder.read_result("moments")
+        except RequestError:  # there is none, or a damaged one, which is made again
+            kept = {}
+        there = shard.of_the_first(kept.get("settings") == settings)
+        if not there and distributed.leads():
+            self._measure_errors(config, settings)
+        shard.wait()
+        return Moments.of_result(self.model.sde, self.folder.read_result("moments"))
+
+    def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
+        c, model = config.sampling, self.model
+        centres = config.training.dequantization == "centre"
+        x_0 = error_table.points(self.data, config.seed, centres)
+        calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
+        with Progress("errors by time", calls, "call") as progress:
+            found = error_table.measure(
+                factory.limited(config, model, self.data),
+                model.sde,
+                model.t_min,
+                x_0,
+                config.seed,
+                c.batch_size,
+                lambda: progress.advance(1),
+            )
+        self.folder.write_result("moments", {**found.as_result(), "settings": settings})
+
+    def classifier(self) -> NoisyClassifier:
+        """The run's classifier of noisy images; a RequestError if it has none."""
+        sde, t_min = self.model.sde, self.model.t_min
+        return load_classifier(self.folder.path, sde, t_min, self.data.train.device)
+
+    # ---- likelihood and latents -------------------------------------------------------------
+
+    def log_likelihood(self, data: Tensor, **settings: Any) -> LogLikelihoods:  # noqa: ANN401
+        """Exact log-likelihood of data by the probability-flow ODE.
+
+        Args:
+            data: images as integer levels (n, C, H, W), or vectors (n, D), like `run.data`.
+            settings: any key of the `likelihood` section: probes, tolerance, seed, ...
+
+        Raises:
+            RequestError: they are not like the run's data, or a setting is wrong.
+            RunError: the solver gave up on some of them.
+        """
+        config = self._with("likelihood", settings)
+        of = replace(self.data, test=self._like_the_data(data), test_labels=None)
+        question = factory.build_question(config, self.model, of)
+        return LogLikelihoods.of(measure(self.model, of, 0, question))
+
+    def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
+        """Latents of data: the probability flow from t_min to N, float64, shaped like the data.
+
+        Args:
+            data: as in `log_likelihood`; levels stand at the centres of their bins.
+            tolerance: of the ODE solver; None for sampling.tolerance.
+        """
+        x = self._like_the_data(data)
+        if self.data.num_levels is not None:
+            half = torch.tensor(0.5, dtype=torch.float64, device=x.device)
+            x = dequantize(x, half, self.data.num_levels)
+        return self._flowed("encode", x, tolerance)
+
+    def decode(
+        self, latents: Tensor, tolerance: float | None = None, levels: bool = True
+    ) -> Tensor:
+        """Data of latents: the inverse of `encode`, up to the solver's error.
+
+        Args:
+            latents: (n, ...) float64.
+            tolerance: of the ODE solver; None for sampling.tolerance.
+            levels: whether images come as integer levels, not as points of [-1, 1).
+        """
+        x = self._flowed("decode", latents, tolerance)
+        return values_of(x, self.data) if levels else x
+
+    def _flowed(self, way: str, x: Tensor, tolerance: float | None) -> Tensor:
+        c = self.config.sampling
+        tolerance = c.tolerance if tolerance is None else tolerance
+        flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
+        move, x = getattr(flow, way), x.to(self.data.train.device, torch.float64)
+        with out_of_evaluations():
+            parts = [move(self.model, self.model.sde, part) for part in x.split(c.batch_size)]
+        return torch.cat(parts)
+
+    # ---- files and settings -----------------------------------------------------------------
+
+    def save_grid(self, values: Tensor, path: str | Path) -> Path:
+        """Write samples or data as a PNG: a grid of the first 64 images, or points in the plane.
+
+        Args:
+            values: levels (n, C, H, W), or vectors (n, D), as `sample` returns them.
+            path: of the file.
+        """
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, picture(values, self.data))
+        return path
+
+    def _with(self, section: str, settings: Json) -> ConfigDict:
+        """The config with other values in a section, checked like a command line."""
+        if not settings:
+            return self.config
+        keys = {f"{section}.{key}": value for key, value in settings.items()}
+        return resolve({**flatten(self.config.to_dict()), **keys}, "the call")
+
+    def _like_the_data(self, data: Tensor) -> Tensor:
+        """The data on the run's device, refused unless they are like its own."""
+        own = self.data.train
+        wanted = tuple(own.shape[1:])
+        if data.ndim != own.ndim or tuple(data.shape[1:]) != wanted or len(data) == 0:
+            raise RequestError(f"data must be (n, *{wanted}), n >= 1, got {tuple(data.shape)}")
+        levels = self.data.num_levels
+        if levels is None:
+            return data.to(own.device, own.dtype)
+        if data.is_floating_point():
+            raise RequestError(
+                f"images must be integer levels in 0..{levels - 1}, got {data.dtype}: the "
+                "dequantization belongs to the likelihood"
+            )
+        if int(data.min()) < 0 or int(data.max()) >= levels:
+            raise RequestError(
+                f"images must be levels in 0..{levels - 1}, got {int(data.min())}.."
+                f"{int(data.max())}"
+            )
+        return data.to(own.device, own.dtype)
+
+
+def wrong_network(folder: RunDir, error: Exception) -> RequestError:
+    """What is wrong where a checkpoint does not fit the network of the run's config."""
+    return RequestError(
+        f"the checkpoints of {folder.path} are not of the network in its config.json "
+        f"({str(error).splitlines()[0]}): put back the config that it was trained with"
+    )

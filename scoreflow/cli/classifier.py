@@ -1,18 +1,38 @@
-"""--mode classifier: train a classifier of noisy images on the run's process."""
+"""--mode classifier: train a classifier of noisy images on the run's process, and measure it."""
 
-from scoreflow.models.classifier import NoisyClassifier
-from scoreflow.storage.checkpoint_file import write_state
-from scoreflow.storage.run_folder import RunDir
-from scoreflow.training.classifier_trainer import FILE
+import time
+
+from scoreflow import factory
+from scoreflow.cli.console import recorded, say
+from scoreflow.schema.request import Request
+from scoreflow.trained_run import TrainedRun, open_run
+from scoreflow.training.classifier_file import CLASSIFIER_FILE, save_classifier
+from scoreflow.training.classifier_trainer import measure, train_classifier
 
 
-def save_classifier(run: RunDir, model: NoisyClassifier) -> None:
-    """Write DIR/classifier.pt and its hash, in the place of what was there."""
-    network = model.network
-    state = {
-        "shape": list(network.shape),
-        "num_classes": network.num_classes,
-        "width": network.width,
-        "network": network.state_dict(),
-    }
-    write_state(run.path / FILE, state)
+def run(request: Request, _argv: list[str]) -> None:
+    """Train a classifier of x_t, measure it and keep it in the folder."""
+    train(open_run(request, say))
+
+
+def train(trained: TrainedRun) -> None:
+    """Train the classifier of a run."""
+    folder, experiment, data = trained.folder, trained.experiment, trained.data
+    settings = factory.build_classifying(experiment.config)
+    path = folder.path / CLASSIFIER_FILE
+    if path.exists():
+        say(f"{path} is there already and will be replaced")
+    start, sde = time.monotonic(), experiment.model.sde
+    model = train_classifier(data, sde, experiment.objective, settings)
+    seconds = time.monotonic() - start
+    found = measure(model, data, settings.seed)
+    save_classifier(folder.path, model)
+    kept = recorded(experiment.config.classifier, experiment.device)
+    folder.write_result("classifier", {**found, "seconds": seconds, "settings": kept})
+    half = found["times"][len(found["times"]) // 2]
+    say(
+        f"classifier of {found['num_classes']} classes, {settings.num_steps} steps in "
+        f"{seconds:.1f} s: right on {found['value']:.3f} +- {found['standard_error']:.3f} of "
+        f"{found['num_test']} test images, at t = {half['t']:g} on {half['accuracy']:.3f}; "
+        f"{path}"
+    )

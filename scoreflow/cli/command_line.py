@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from pathlib import Path
 
 from absl import flags, logging
@@ -10,7 +11,7 @@ from ml_collections import config_flags
 from scoreflow.configs import default
 from scoreflow.errors import RequestError
 from scoreflow.schema.request import ROOT, Flat, Request, flatten
-from scoreflow.schema.resolve import EVALUATION, _unknown, _wrong_kind
+from scoreflow.schema.resolve import EVALUATION, unknown, wrong_kind
 
 MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence", "profile")
 
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> Request:
     if values.mode is None:
         raise RequestError(f"--mode is missing: it is one of {', '.join(MODES)}")
     if values.mode not in MODES:
-        raise RequestError(_unknown("--mode", values.mode, MODES))
+        raise RequestError(unknown("--mode", values.mode, MODES))
     short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
     if values["samplers"].present:
         short["compare.samplers"] = values.samplers.split(",")
@@ -106,7 +107,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
     keys = flatten(default.get_config().to_dict())
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if wrong and wrong[1] in keys:
-        return _wrong_kind(wrong[1], keys[wrong[1]], wrong[2])
+        return wrong_kind(wrong[1], keys[wrong[1]], wrong[2])
     file = _config_file(argv)
     if file is not None and not Path(file.split(":")[0]).is_file():
         return _no_file(file)
@@ -117,7 +118,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
         if any(known.startswith(f"{key}.") for known in keys):
             return f"{key} is a section; set one of its keys, --config.{key}.KEY=VALUE"
         if assigned or isinstance(error, AttributeError | KeyError):
-            return _unknown("config key", key, keys)
+            return unknown("config key", key, keys)
     text = str(error)
     if isinstance(error, KeyError):  # whose text is the repr of its argument
         text = text.strip("'\"")
@@ -137,3 +138,8 @@ def _no_file(file: str) -> str:
     near = difflib.get_close_matches(Path(file).stem.lower(), stems, n=1)
     hint = f"did you mean configs/{near[0]}.py?" if near else "the experiments are configs/*.py"
     return f"no such config file: {file or repr(file)}; {hint}"
+
+
+def command_of(argv: list[str]) -> str:
+    """The command line as env.json keeps it."""
+    return shlex.join(argv)

@@ -1,135 +1,197 @@
-"""What --mode compare does: every sampler at every budget, kept row by row."""
+"""--mode compare: every sampler at every budget of evaluations, kept row by row."""
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from torch import Tensor
 
 from scoreflow import factory
 from scoreflow.cli import command_line
+from scoreflow.cli.console import recorded, say
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
-from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
-from scoreflow.evaluation import (
-    columns,
-    comparison,
-    convergence_order,
-    fid,
-    guidance_sweep,
-    nearest_neighbours,
-)
+from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
+from scoreflow.evaluation.cached_cases import CachedCases, kept
 from scoreflow.evaluation.comparison import Case
-from scoreflow.evaluation.features import clean_features
 from scoreflow.evaluation.sample_quality import Judge
-from scoreflow.factory import Experiment
+from scoreflow.generation.plan import Drawing
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report import comparison_section
+from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
+from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json, write_atomic
-from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.result_rows import Rows
-from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import load_classifier
-from scoreflow.training.classifier_trainer import FILE
+from scoreflow.trained_run import TrainedRun, open_run
+from scoreflow.training.classifier_file import CLASSIFIER_FILE
 
-Say = Callable[[str], None]
 REFERENCE = (1e-3, 56.0)
 """A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
 the fifth root."""
 LEAST = 8
 
 
-def run(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, say: Say) -> str:
-    """Measure what is not there yet; returns the section of the report.
+def run(request: Request, _argv: list[str]) -> None:
+    """Compare; processes share the images of each case, and the first one judges and writes."""
+    trained = open_run(request, say)
+    compare(trained)
+    if distributed.leads():
+        say(f"look at {write_report(trained.folder)}")
 
-    Several processes share the images of each case; the first of them judges and writes, and the
-    others return "".
+
+@dataclass(frozen=True)
+class Comparing:
+    """What the cases of a comparison have in common.
+
+    Attributes:
+        trained: the run.
+        data: what samples are to be like.
+        judge: the metrics.
+        rows: those that are there already, and room for more.
+        count: images a case.
     """
-    c, data = experiment.config.compare, _asked_for(experiment)
+
+    trained: TrainedRun
+    data: Data
+    judge: Judge
+    rows: Rows
+    count: int
+
+
+def compare(trained: TrainedRun) -> None:
+    """Measure what is not there yet; the result into results/compare.json."""
+    config, data = trained.config, _asked_for(trained)
+    c = config.compare
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
-    wanted = _wanted(experiment.config, model)
-    judge, judged_by = judge_of(experiment, data, folder, model, say)
-    heading = {
-        "seed": c.seed,
-        "num_images": count,
-        "step": step,
-        "device": experiment.device.type,
-        "weights": fingerprint(model),
-        "sampling": {
-            key: value
-            for key, value in experiment.config.sampling.items()
-            if f"sampling.{key}" not in command_line.IDLE["compare"]
-        },
-        "judged_by": judged_by,
-    }
-    rows = folder.rows("compare", heading, key="case")
+    wanted = _wanted(config, trained.model)
+    judge, judged_by = _judge_of(trained, data)
+    rows = trained.folder.rows("compare", _heading(trained, count, judged_by), key="case")
     if rows.stale:
         say(
             f"{rows.stale} kept rows are of other settings, weights or classifier: they are made "
             "again, and the old ones go"
         )
-    paths = {
-        (name, budget): folder.sample_path(step, f"compare-{name}-{budget}")
-        for name, budget in wanted
-    }
-    sweeps = _sweeps(experiment, folder, model, judge)
-    missing = [
-        each for each in wanted if _case(*each) not in rows.done or not paths[each].exists()
-    ]
-    for name, budget in distributed.shard().of_the_first(missing):
-        config = _with_budget(experiment.config, name, budget)
-        made = Case(name, budget, drawing_of(experiment, config, name, folder, model))
-        batch = experiment.config.sampling.batch_size
-        row, png, x = comparison.measured(made, model.sde, data, c.seed, count, batch)
-        if distributed.leads():
-            folder.write_image(paths[name, budget], png)
-            rows.append([{"case": _case(name, budget), **row, **judge.of_samples(x)}])
-    swept = _swept(experiment, folder, model, step, judge, rows, count) if sweeps else []
+    common = Comparing(trained, data, judge, rows, count)
+    sweeps = _sweeps(trained, judge)
+    cases = _draw(common, wanted)
+    sweep = _swept(common) if sweeps else None
     if not distributed.leads():
-        return ""
-    found = [rows.done[_case(*each)] for each in wanted]
-    test_data = _kept(rows, "held-out data", lambda: judge.of_test_data(count))
-    floors = _kept(rows, "floors", lambda: judge.floors(count))
-    of_orders = _orders(experiment, folder, model, rows) if data.name == "toy" else []
-    settings = {**c.to_dict(), "device": str(experiment.device), "judged_by": judged_by}
-    result = {"unit": "a row a sampler and budget", "step": step, "settings": settings}
-    result |= {"rows": found, "test_data": test_data, "floors": floors, "orders": of_orders}
-    result["guidance"] = [row for row, _ in swept]
-    folder.write_result("compare", result)
-    real = columns.beside(test_data, floors)
-    say(columns.table([*found, *real]))
-    if of_orders:
-        say(convergence_order.table(of_orders))
-    if swept:
+        return
+    result = _result(common, [rows.done[case] for case in cases.names.values()])
+    settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
+    result |= {"step": trained.step, "settings": settings}
+    result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
+    trained.folder.write_result("compare", result)
+    _print(result)
+    _write_page(trained, result, cases, sweep)
+
+
+def _judge_of(trained: TrainedRun, data: Data) -> tuple[Judge, Json]:
+    """The metrics of samples against data, and what of them a row depends on."""
+    inception = trained.config.compare.inception
+    by: Json = {"classifier": "", "inception": inception}
+    file, classifier = trained.folder.path / CLASSIFIER_FILE, None
+    if data.train_labels is not None and data.num_levels is not None:
+        if file.exists():
+            by["classifier"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            classifier = trained.classifier()
+        else:
+            say("no feature distance: make a classifier with --mode classifier")
+    judge = factory.build_judge(inception, data, trained.data, classifier)
+    if inception and inception != fid.DOWNLOAD:  # a file that is there: it has been read
+        by["inception"] = hashlib.sha256(Path(inception).read_bytes()).hexdigest()
+    return judge, by
+
+
+def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
+    """All that a row depends on but its case."""
+    config = trained.config
+    return {
+        "seed": config.compare.seed,
+        "num_images": count,
+        "step": trained.step,
+        "device": trained.experiment.device.type,
+        "weights": trained.fingerprint,
+        "sampling": {
+            key: value
+            for key, value in config.sampling.items()
+            if f"sampling.{key}" not in command_line.IDLE["compare"]
+        },
+        "judged_by": judged_by,
+    }
+
+
+def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple[str, int]]:
+    """Draw and judge the cases that are missing."""
+    trained, c = common.trained, common.trained.config
+    names = {(name, budget): f"{name}-{budget}" for name, budget in wanted}
+    paths = {
+        each: trained.folder.sample_path(trained.step, f"compare-{name}")
+        for each, name in names.items()
+    }
+    cases = CachedCases(common.rows, names, paths)
+    seed, batch_size = c.compare.seed, c.sampling.batch_size
+    for name, budget in cases.missing():
+        made = Case(name, budget, trained.plan(name, _with_budget(c, name, budget)))
+        row, png, x = comparison.measured(
+            made, trained.model.sde, common.data, seed, common.count, batch_size
+        )
+        if distributed.leads():
+            cases.keep((name, budget), {**row, **common.judge.of_samples(x)}, png)
+    return cases
+
+
+def _result(common: Comparing, found: list[Json]) -> Json:
+    """The rows of the cases, of held-out data, and what two sets of the truth get."""
+    judge, rows, count = common.judge, common.rows, common.count
+    test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
+    floors = kept(rows, "floors", lambda: judge.floors(count))
+    orders = _orders(common) if common.data.name == "toy" else []
+    return {
+        "unit": "a row a sampler and budget",
+        "rows": found,
+        "test_data": test_data,
+        "floors": floors,
+        "orders": orders,
+    }
+
+
+def _print(result: Json) -> None:
+    say(columns.table([*result["rows"], *columns.beside(result["test_data"], result["floors"])]))
+    if result["orders"]:
+        say(convergence_order.table(result["orders"]))
+    if result["guidance"]:
         say(guidance_sweep.table(result["guidance"]))
-    pictures = {each: path.read_bytes() for each, path in paths.items()}
-    page = comparison_section.section(found, real, pictures, c.seed, of_orders)
-    if swept:
-        page += guidance_sweep.section(result["guidance"], [png for _, png in swept], _middle(c))
-    write_atomic(folder.path / "results" / "compare.html", page.encode())
-    return page
 
 
-def _case(name: str, budget: int) -> str:
-    return f"{name}-{budget}"
+def _write_page(
+    trained: TrainedRun,
+    result: Json,
+    cases: CachedCases[tuple[str, int]],
+    sweep: CachedCases[float] | None,
+) -> None:
+    c, real = trained.config.compare, columns.beside(result["test_data"], result["floors"])
+    pictures = {each: path.read_bytes() for each, path in cases.paths.items()}
+    page = comparison_section.section(result["rows"], real, pictures, c.seed, result["orders"])
+    if sweep:
+        shown = [path.read_bytes() for path in sweep.paths.values()]
+        page += guidance_sweep.section(result["guidance"], shown, _middle(c))
+    write_atomic(trained.folder.path / "results" / "compare.html", page.encode())
 
 
-def _asked_for(experiment: Experiment) -> Data:
+def _asked_for(trained: TrainedRun) -> Data:
     """The data that samples are to be like: those of sampling.label, or all."""
-    data, label = experiment.data, experiment.config.sampling.label
+    data, label = trained.data, trained.config.sampling.label
     if label < 0 or data.train_labels is None or data.test_labels is None:
         return data
-    train, test = ((each == label).to(data.train.device) for each in (
-        data.train_labels, data.test_labels
-    ))  # fmt: skip
+    labels = (data.train_labels, data.test_labels)
+    train, test = ((each == label).to(data.train.device) for each in labels)
     return replace(
         data,
         train=data.train[train],
@@ -139,113 +201,63 @@ def _asked_for(experiment: Experiment) -> Data:
     )
 
 
-def _kept(rows: Rows, case: str, make: Callable[[], Json]) -> Json:
-    """What was found under this heading, or is now."""
-    if case not in rows.done:
-        rows.append([{"case": case, **make()}])
-    return {key: value for key, value in rows.done[case].items() if key != "case"}
-
-
-def judge_of(
-    experiment: Experiment, data: Data, folder: RunDir, model: ScoreModel, say: Say
-) -> tuple[Judge, Json]:
-    """What samples are held against, and what of it a row depends on."""
-    asked = experiment.config.compare.inception
-    by: Json = {"classifier": "", "inception": asked}
-    scores = fid.scores(asked, data.num_levels, data.train.device) if asked else None
-    if asked and asked != fid.DOWNLOAD:
-        by["inception"] = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
-    truth = toy.distribution() if data.name == "toy" else None
-    if data.train_labels is None or data.num_levels is None:
-        return Judge(data, truth, inception=scores), by
-    if not (folder.path / FILE).exists():
-        say("no feature distance: make a classifier with --mode classifier")
-        among = experiment.data  # all classes, also where samples of one are judged
-        nearest = partial(
-            nearest_neighbours.nearest_labels, real=among.train, labels=among.train_labels
-        )
-        return Judge(data, truth, nearest, inception=scores), by
-    by["classifier"] = hashlib.sha256((folder.path / FILE).read_bytes()).hexdigest()
-    least = experiment.objective.least_time
-    classifier = load_classifier(folder, model.sde, least, data.train.device)
-    features = partial(clean_features, classifier, num_levels=data.num_levels)
-
-    def labels(values: Tensor) -> Tensor:
-        return classifier.network.head(features(values).float()).argmax(1)
-
-    return Judge(data, truth, labels, features, scores), by
-
-
-def _orders(experiment: Experiment, folder: RunDir, model: ScoreModel, rows: Rows) -> list[Json]:
+def _orders(common: Comparing) -> list[Json]:
     """The order of each sampler that takes fixed steps, on the exact denoiser of the truth."""
-    found = []
-    for name in dict.fromkeys(experiment.config.compare.samplers):
+    trained, found = common.trained, []
+    for name in dict.fromkeys(trained.config.compare.samplers):
         if name == "ode":  # adaptive: it has a tolerance, and no steps
             continue
-        sampler = drawing_of(experiment, experiment.config, name, folder, model).sampler
-        make = partial(
-            convergence_order.measured_order, name, sampler, toy.distribution(), model.sde
-        )
-        found.append(_kept(rows, f"order-{name}", make))
+        sampler, sde = trained.plan(name).sampler, trained.model.sde
+        make = partial(convergence_order.measured_order, name, sampler, toy.distribution(), sde)
+        found.append(kept(common.rows, f"order-{name}", make))
     return found
 
 
-def _sweeps(experiment: Experiment, folder: RunDir, model: ScoreModel, judge: Judge) -> bool:
+# ---- guidance swept -----------------------------------------------------------------------------
+
+
+def _sweeps(trained: TrainedRun, judge: Judge) -> bool:
     """Whether there is something to guide by; what cannot be swept is refused before any work."""
-    exists = (folder.path / FILE).exists()
-    one_class = experiment.config.sampling.label >= 0
-    weights = experiment.config.compare.guidance
-    if one_class or not weights or judge.labels is None or not (model.num_classes or exists):
+    exists = (trained.folder.path / CLASSIFIER_FILE).exists()
+    one_class = trained.config.sampling.label >= 0
+    weights = trained.config.compare.guidance
+    guides = bool(trained.model.num_classes) or exists
+    if one_class or not weights or judge.labels is None or not guides:
         return False
-    _guided(experiment, folder, model, max(weights), 0)
+    _guided(trained, max(weights), 0)
     return True
 
 
-def _guided(
-    experiment: Experiment, folder: RunDir, model: ScoreModel, weight: float, label: int
-) -> factory.Drawing:
+def _guided(trained: TrainedRun, weight: float, label: int) -> Drawing:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
-    config = ConfigDict(experiment.config.to_dict())
+    config = ConfigDict(trained.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, weight
-    config = _with_budget(config, guidance_sweep.SAMPLER, _middle(config.compare))
-    return drawing_of(experiment, config, guidance_sweep.SAMPLER, folder, model)
+    name = guidance_sweep.SAMPLER
+    return trained.plan(name, _with_budget(config, name, _middle(config.compare)))
 
 
-def _swept(
-    experiment: Experiment,
-    folder: RunDir,
-    model: ScoreModel,
-    step: int,
-    judge: Judge,
-    rows: Rows,
-    count: int,
-) -> list[tuple[Json, bytes]]:
-    """A row and a picture of each weight, where there is something to guide by."""
-    c, data = experiment.config.compare, experiment.data
-    weights = sorted(set(c.guidance))
-    paths = {w: folder.sample_path(step, f"compare-guidance-{w:g}") for w in weights}
-    cases = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
-    missing = [w for w in weights if cases[w] not in rows.done or not paths[w].exists()]
-
-    def drawing(weight: float, label: int) -> factory.Drawing:
-        return _guided(experiment, folder, model, weight, label)
-
-    asked = guidance_sweep.Asked(drawing, c.seed, count, experiment.config.sampling.batch_size)
-    for weight in distributed.shard().of_the_first(missing):
-        row, x, labels = guidance_sweep.measured(weight, asked, model.sde, data)
+def _swept(common: Comparing) -> CachedCases[float]:
+    """A row and a picture of each weight."""
+    trained, data, c = common.trained, common.trained.data, common.trained.config.compare
+    weights, folder = sorted(set(c.guidance)), trained.folder
+    names = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
+    paths: dict[float, Path] = {
+        w: folder.sample_path(trained.step, f"compare-guidance-{w:g}") for w in weights
+    }
+    cases = CachedCases(common.rows, names, paths)
+    batch_size = trained.config.sampling.batch_size
+    asked = guidance_sweep.Asked(partial(_guided, trained), c.seed, common.count, batch_size)
+    for weight in cases.missing():
+        row, x, labels = guidance_sweep.measured(weight, asked, trained.model.sde, data)
         if distributed.leads():
-            folder.write_image(paths[weight], guidance_sweep.shown(x, data))
-            rows.append(
-                [{"case": cases[weight], **row, **guidance_sweep.judged(x, labels, judge)}]
-            )
-    if not distributed.leads():
-        return []
-    return [(rows.done[cases[w]], paths[w].read_bytes()) for w in weights]
+            judged = guidance_sweep.judged(x, labels, common.judge)
+            cases.keep(weight, {**row, **judged}, guidance_sweep.shown(x, data))
+    return cases
 
 
 def _middle(c: ConfigDict) -> int:
     """The budget of the sweep: the middle one of those compared."""
-    return sorted(set(c.nfe))[len(set(c.nfe)) // 2]
+    return int(sorted(set(c.nfe))[len(set(c.nfe)) // 2])
 
 
 def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""What --mode likelihood does: the test set, and what else a config asks about it.
+"""--mode likelihood: the test set's log-likelihood, and what else the config wants of it.
 
 likelihood.json, .jsonl           the test set, and a row an image
 likelihood-ledger.json            every bound and estimate on the same images
@@ -7,39 +7,33 @@ likelihood-data-NAME.json         other data, and how well they are told from th
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scoreflow import factory
+from scoreflow.cli.bounds import keep_bounds
+from scoreflow.cli.console import say
 from scoreflow.data import loading, toy
 from scoreflow.data.dataset import Data, overlap
-from scoreflow.data.levels import dequantize, quantize, to_uint8
 from scoreflow.errors import RequestError
 from scoreflow.factory import Experiment
-from scoreflow.figures.image_grid import image_grid
-from scoreflow.likelihood import bound_table, ood_detection
+from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, measure
-from scoreflow.likelihood.dequantization import DEQUANTIZATIONS
-from scoreflow.likelihood.rate_distortion import reconstructions
-from scoreflow.models.score_model import ScoreModel, arithmetic
-from scoreflow.report import bounds_section
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
-from scoreflow.runtime.progress_bar import Progress
-from scoreflow.schema import request, resolve
-from scoreflow.sde.analytic import Distribution
-from scoreflow.sde.noise import Noise
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.schema import request as requests
+from scoreflow.schema import resolve
+from scoreflow.schema.request import Request
+from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import averaged, trained_of
-from scoreflow.training.trainer import Trainer
+from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.uncertainty import standard_error
 
-Say = Callable[[str], None]
 NOT_OF_A_ROW = (
     "num_images",
     "batch_size",
@@ -52,194 +46,144 @@ NOT_OF_A_ROW = (
 )
 """Keys of the section that a row does not depend on."""
 
-LEDGER_TRAIN_IMAGES = 512
-"""Training images that fit the ledger's optimal variances."""
 
-RECONSTRUCTED = 8
-"""Test images shown as they are reconstructed."""
+@dataclass(frozen=True)
+class Weights:
+    """A network to score, and its experiment, whose likelihood settings are this run's.
+
+    Attributes:
+        name: in the names of its results.
+        experiment: its config and data.
+        model: the network.
+        step: of the checkpoint in whose results it stands.
+        digest: SHA-256 of the weights.
+    """
+
+    name: str
+    experiment: Experiment
+    model: ScoreModel
+    step: int
+    digest: str
 
 
-def assess(experiment: Experiment, run: RunDir, trainer: Trainer, say: Say) -> None:
-    """All that the `likelihood` section asks."""
-    c, step = experiment.config.likelihood, trainer.step
-    other = _other_data(experiment) if c.data else None
-    against = _against(experiment, trainer, say) if c.against else None
-    model = averaged(experiment, trainer.ema)
-    measured = measure_test_set(experiment, run, model, step, say)
+def run(request: Request, _argv: list[str]) -> None:
+    """All that the `likelihood` section wants; several processes share the images."""
+    trained = open_run(request, say)
+    assess(trained)
+    if distributed.leads():
+        write_report(trained.folder)
+
+
+def assess(trained: TrainedRun) -> None:
+    """Measure the test set, then bounds, paired differences and other data if there are any."""
+    c = trained.config.likelihood
+    other = _other_data(trained.experiment) if c.data else None
+    against = _against(trained) if c.against else None
+    measured = measure_test_set(trained)
     if c.ledger:
-        _keep_ledger(experiment, run, model, step, measured, say)
+        _keep_bounds(trained, measured)
     if against is not None:
-        _compare(experiment, run, against, step, measured, say)
+        _compare(trained, against, measured)
     if other is not None:
-        _tell_apart(experiment, run, model, step, other, measured, say)
+        _tell_apart(trained, *other, measured)
 
 
-def measure_test_set(
-    experiment: Experiment, run: RunDir, model: ScoreModel, step: int, say: Say
-) -> Measured:
+def measure_test_set(trained: TrainedRun) -> Measured:
     """The likelihood of the test set into results/likelihood.json and .jsonl."""
-    doubles = overlap(experiment.data)
+    data = trained.data
+    doubles = overlap(data)
     if doubles:
         say(
-            f"{doubles} of {len(experiment.data.test)} test images are in the training set too: "
+            f"{doubles} of {len(data.test)} test images are in the training set too: "
             "they count, and make the likelihood look better than it is"
         )
-    truth = toy.distribution() if experiment.data.name == "toy" else None
-    measured = _measured(experiment, run, model, experiment.data, "likelihood", step, truth)
-    result = {**measured.result, "in_training_set": doubles}
-    _write(experiment, run, "likelihood", result, step)
+    measured = _measured(trained.folder, _own(trained), data, "likelihood")
+    _write(trained, "likelihood", {**measured.result, "in_training_set": doubles})
     say(measured.line)
     return measured
 
 
+def _own(trained: TrainedRun) -> Weights:
+    """The run's averaged weights."""
+    digest = trained.fingerprint
+    return Weights("ema", trained.experiment, trained.model, trained.step, digest)
+
+
 def _measured(
-    experiment: Experiment,
-    run: RunDir,
-    model: ScoreModel,
-    of: Data,
-    name: str,
-    step: int,
-    truth: Distribution | None = None,
-    dequantization: str = "",
+    folder: RunDir, weights: Weights, of: Data, name: str, dequantization: str = ""
 ) -> Measured:
     """The likelihood of data, its rows in results/{name}.jsonl."""
+    experiment, model = weights.experiment, weights.model
     c = experiment.config.likelihood
     heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
     heading |= {
         "dequantization": dequantization or c.dequantization,
-        "step": step,
+        "step": weights.step,
         "device": experiment.device.type,
-        "weights": fingerprint(model),
+        "weights": weights.digest,
         "data": hashlib.sha256(of.test.cpu().numpy().tobytes()).hexdigest(),
     }
     shard = distributed.shard()
     if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
         heading |= {"batch": [c.num_images, c.batch_size, shard.world]}
-    rows = run.rows(name, heading, shard.rank)
+    rows = folder.rows(name, heading, shard.rank)
     question = factory.build_question(experiment.config, model, of, dequantization)
+    truth = toy.distribution() if name == "likelihood" and of.name == "toy" else None
     return measure(model, of, c.num_images, question, truth, rows, shard)
 
 
-def _write(experiment: Experiment, run: RunDir, name: str, result: Json, step: int) -> None:
-    settings = experiment.config.likelihood.to_dict() | {"device": str(experiment.device)}
+def _write(trained: TrainedRun, name: str, result: Json) -> None:
+    settings = trained.config.likelihood.to_dict() | {"device": str(trained.experiment.device)}
     if distributed.leads():
-        run.write_result(name, {**result, "step": step, "settings": settings})
+        kept = {**result, "step": trained.step, "settings": settings}
+        trained.folder.write_result(name, kept)
 
 
-# ---- the ledger ---------------------------------------------------------------------------------
+def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
+    """The exact flow by every dequantization, and the bounds on the same images."""
 
+    def measure_by(dequantization: str) -> Measured:
+        name = f"likelihood-{dequantization.replace('_', '-')}"
+        own = _own(trained)
+        return _measured(trained.folder, own, trained.data, name, dequantization)
 
-def _keep_ledger(
-    experiment: Experiment,
-    run: RunDir,
-    model: ScoreModel,
-    step: int,
-    measured: Measured,
-    say: Say,
-) -> None:
-    """Every account of the same images beside the exact flow, and the rate-distortion curve."""
-    c, of = experiment.config.likelihood, experiment.data
-    exact = [("exact flow, " + measured.result["dequantization"], measured)]
-    for other in _other_dequantizations(experiment):
-        name = f"likelihood-{other.replace('_', '-')}"
-        found = _measured(experiment, run, model, of, name, step, dequantization=other)
-        say(f"{other}: {found.line}")
-        exact.append((f"exact flow, {other}", found))
-    if not distributed.leads():
-        return
-    kind = "exact" if of.num_levels is None else "bound"  # by Jensen, over the dequantization
-    entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
-    test, train = of.test[: c.num_images or None], min(LEDGER_TRAIN_IMAGES, len(of.train))
-    strata = min(c.terms, model.sde.num_steps - 1)
-    calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
-    with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():
-        bounds, rate = bound_table.bounds(
-            model.around(model.network, "float32"),
-            model.sde,
-            model.t_min,
-            of,
-            test,
-            c.seed,
-            strata,
-            c.batch_size,
-            train,
-            experiment.config.training.dequantization,
-            lambda: progress.advance(1),
-        )
-        picture = _reconstructed(model.around(model.network, "float32"), of)
-    result = bound_table.as_result([*entries, *bounds], rate)
-    _write(experiment, run, "likelihood-ledger", result, step)
-    page = bounds_section.section(result, rate, picture)
-    page += f"<p class=small>Of the checkpoint of step {step}, {result['num_images']} images.</p>"
-    write_atomic(run.path / "results" / "likelihood-ledger.html", page.encode())
-    say(bound_table.table(result))
-
-
-def _other_dequantizations(experiment: Experiment) -> list[str]:
-    """Those that the ledger shows beside the one asked for."""
-    c = experiment.config
-    if experiment.data.num_levels is None or c.likelihood.samples > 1:
-        return []
-    of_centres = c.training.dequantization == "centre"
-    alien = "uniform" if of_centres else "truncated_normal"
-    return [n for n in DEQUANTIZATIONS if n not in (alien, c.likelihood.dequantization)]
-
-
-def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
-    """A few test images as the chain comes to know them: estimates of x_0 from x_N to x_1."""
-    if of.num_levels is None:
-        return None
-    few, n = of.test[:RECONSTRUCTED], model.sde.num_steps
-    times = sorted({max(1, round(n * k / 10)) for k in range(11)}, reverse=True)
-    x_0 = dequantize(few, torch.full(few.shape, 0.5, device=few.device), of.num_levels).double()
-    noise = Noise.of(0, 0, len(few), few.device)
-    estimates = reconstructions(model, model.sde, x_0, noise, times)
-    levels = torch.cat([quantize(estimates, of.num_levels), few[:, None]], 1).flatten(0, 1)
-    shown = to_uint8(levels, of.num_levels)
-    return image_grid(shown, len(times) + 1, max(1, 40 // shown.shape[-1]))
+    folder, model, data = trained.folder, trained.model, trained.data
+    result = keep_bounds(folder, model, data, trained.config, measured, measure_by)
+    if result is not None:
+        _write(trained, "likelihood-ledger", result)
 
 
 # ---- in pairs -----------------------------------------------------------------------------------
 
 
-Against = tuple[str, Experiment, ScoreModel]
-"""What to compare with: its name, its experiment with this run's questions, its model."""
-
-
-def _against(experiment: Experiment, trainer: Trainer, say: Say) -> Against:
+def _against(trained: TrainedRun) -> Weights:
     """The other weights: the raw ones of this run, or the averaged ones of another."""
-    name = experiment.config.likelihood.against
+    name, experiment = trained.config.likelihood.against, trained.experiment
     if name == "raw":
-        raw = trainer.network.eval()
-        model = factory.build_model(experiment.config, raw, experiment.model.sde)
-        return "raw", experiment, model
-    run = RunDir.open(name)
-    if not run.checkpoint_steps():
-        raise RequestError(f"likelihood.against: {run.path} has no checkpoint")
-    own = request.flatten(experiment.config.to_dict())
+        model, _ = trained.weights("model")
+        return Weights("raw", experiment, model, trained.step, fingerprint(model.network))
+    folder = RunDir.open(name)
+    if not folder.checkpoint_steps():
+        raise RequestError(f"likelihood.against: {folder.path} has no checkpoint")
+    own = requests.flatten(experiment.config.to_dict())
     asked = {key: own[key] for key in own if key.startswith("likelihood.")}
-    config = {**resolve.completed(request.flatten(run.config)), **asked}
-    resolved = resolve.resolve(config, str(run.path / "config.json"))
+    config = {**resolve.completed(requests.flatten(folder.config)), **asked}
+    resolved = resolve.resolve(config, str(folder.path / "config.json"))
     other = factory.experiment(resolved, experiment.device, training=False)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
-            f"likelihood.against: {run.path} has another test set, and images can't be compared "
-            "in pairs"
+            f"likelihood.against: {folder.path} has another test set, and images can't be "
+            "compared in pairs"
         )
-    return run.path.resolve().name, other, trained_of(other, run, say)[0]
+    theirs = TrainedRun(folder, other, say)
+    name = folder.path.resolve().name
+    return Weights(name, other, theirs.model, trained.step, theirs.fingerprint)
 
 
-def _compare(
-    experiment: Experiment,
-    run: RunDir,
-    against: Against,
-    step: int,
-    measured: Measured,
-    say: Say,
-) -> None:
+def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
     """The difference on the same images, dequantization and probes, with its own error."""
-    name, theirs, model = against
-    other = _measured(theirs, run, model, experiment.data, f"likelihood-against-{name}", step)
+    name = f"likelihood-against-{against.name}"
+    other = _measured(trained.folder, against, trained.data, name)
     apart = measured.values.mean(1) - other.values.mean(1)
     error, alone = standard_error(apart), measured.result["standard_error"]
     result = {
@@ -252,11 +196,12 @@ def _compare(
         "num_images": len(apart),
         "solver": [r.result["error_budget"]["solver"] for r in (measured, other)],
     }
-    _write(experiment, run, f"likelihood-against-{name}", result, step)
+    _write(trained, name, result)
     shown = "" if error is None else f" +- {error:.4f}"
     say(
-        f"this - {name}: {result['value']:+.4f}{shown} {result['unit']} on the same {len(apart)} "
-        f"images, dequantization and probes ({result['this']:.4f} and {result['other']:.4f})"
+        f"this - {against.name}: {result['value']:+.4f}{shown} {result['unit']} on the same "
+        f"{len(apart)} images, dequantization and probes ({result['this']:.4f} and "
+        f"{result['other']:.4f})"
     )
 
 
@@ -290,24 +235,15 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
     return name, replace(own, name=name, test=levels.to(own.test.device), test_labels=None)
 
 
-def _tell_apart(
-    experiment: Experiment,
-    run: RunDir,
-    model: ScoreModel,
-    step: int,
-    other: tuple[str, Data],
-    measured: Measured,
-    say: Say,
-) -> None:
-    """Score other data, and say how well each score tells them from the test set."""
-    name, of = other
+def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
+    """Score other data, and how well each score detects them among the test set."""
     file = f"likelihood-data-{name}"
-    found = _measured(experiment, run, model, of, file, step)
-    own = _scores(measured, experiment.data)
-    told = ood_detection.detection(own, _scores(found, of))
-    _write(experiment, run, file, {**found.result, "detection": told}, step)
+    found = _measured(trained.folder, _own(trained), of, file)
+    own = _scores(measured, trained.data)
+    rows = ood_detection.detection(own, _scores(found, of))
+    _write(trained, file, {**found.result, "detection": rows})
     say(f"{name}: {found.line}")
-    for score, row in told.items():
+    for score, row in rows.items():
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
 
 

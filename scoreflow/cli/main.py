@@ -1,14 +1,12 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
+import importlib
 import os
-import shlex
 import sys
-from pathlib import Path
-from typing import Any
 
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError
-from scoreflow.schema import request, resolve
+from scoreflow.schema import resolve
 from scoreflow.schema.request import Request
 
 HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likelihood.
@@ -44,6 +42,9 @@ STOPPED = {
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
 
+UNTRAINED = ("train", "equivalence", "profile")
+"""Modes that do not need a trained run."""
+
 
 def main(argv: list[str]) -> int:
     """Run a command; returns the exit status: 0 done, 1 the run failed, 2 the request was wrong.
@@ -55,9 +56,9 @@ def main(argv: list[str]) -> int:
         return 0
     mode = ""
     try:
-        asked = command_line.parse(argv)
-        mode = asked.mode
-        _run(asked, argv)
+        request = command_line.parse(argv)
+        mode = request.mode
+        _run(request, argv)
     except RequestError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -83,89 +84,16 @@ def _leave() -> None:
         distributed.leave()
 
 
-def _run(asked: Request, argv: list[str]) -> None:
-    if asked.mode not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+def _run(request: Request, argv: list[str]) -> None:
+    if request.mode not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(
-            f"--mode {asked.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
+            f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
         )
-    if asked.mode == "train":
-        _train(asked, argv)
-    elif asked.mode in ("equivalence", "profile") and asked.workdir is None:
-        _evaluate_untrained(asked, argv)
-    else:
-        _evaluate(asked)
-
-
-# torch and all that needs it come late: what the flags have wrong is answered at once
-
-
-def _train(asked: Request, argv: list[str]) -> None:
-    config = resolve.training_config(asked)
-    workdir = asked.workdir or Path(f"runs/{asked.experiment}-{config.sde.name}")
-    from scoreflow import factory
-    from scoreflow.cli import modes
-    from scoreflow.runtime import distributed
-    from scoreflow.storage.run_folder import RunDir
-
-    shard = distributed.shard()
-    resumes = (workdir / "config.json").exists()
-    shard.wait()  # the first process makes the folder that the others ask about
-    if resumes:
-        saved = request.flatten(RunDir.open(workdir).config)
-        config = resolve.resumed_config(asked, saved, workdir / "config.json")
-    experiment = factory.experiment(config, factory.build_device(asked.device))
-    if not distributed.leads():
-        shard.wait()
-        modes.train(experiment, RunDir.open(workdir))
-        return
-    with (
-        RunDir.open(workdir, training=True)
-        if resumes
-        else RunDir.create(workdir, config.to_dict(), {}) as run
-    ):
-        run.write_env(environment(argv, str(experiment.device)))
-        shard.wait()
-        modes.train(experiment, run)
-
-
-def _evaluate(asked: Request) -> None:
-    if asked.workdir is None:
-        raise RequestError(f"--mode {asked.mode} needs --workdir DIR, the folder of a trained run")
-    from scoreflow import factory
-    from scoreflow.cli import modes
-    from scoreflow.storage.run_folder import RunDir
-
-    run = RunDir.open(asked.workdir)
-    saved = request.flatten(run.config)
-    config = resolve.evaluation_config(asked, saved, asked.workdir / "config.json")
-    if not run.checkpoint_steps():
-        raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
-    training = asked.mode == "profile"
-    experiment = factory.experiment(config, factory.build_device(asked.device), training)
-    modes.EVALUATIONS[asked.mode](experiment, run)
-
-
-def _evaluate_untrained(asked: Request, argv: list[str]) -> None:
-    config = resolve.training_config(asked)
-    workdir = Path(f"runs/{asked.mode}-{asked.experiment}-{config.sde.name}")
-    from scoreflow import factory
-    from scoreflow.cli import modes
-    from scoreflow.storage.run_folder import RunDir
-
-    exists = (workdir / "config.json").exists()
-    if exists:
-        saved = request.flatten(RunDir.open(workdir).config)
-        resolve.untrained_config(asked, saved, workdir / "config.json")
-    training = asked.mode == "profile"
-    experiment = factory.experiment(config, factory.build_device(asked.device), training)
-    run = RunDir.open(workdir) if exists else RunDir.create(workdir, config.to_dict(), {})
-    run.write_env(environment(argv, str(experiment.device)))
-    with run:
-        modes.EVALUATIONS[asked.mode](experiment, run)
-
-
-def environment(argv: list[str], device: str) -> dict[str, Any]:
-    """Command, commit, versions and device of this process."""
-    from scoreflow.runtime import environment as where
-
-    return {"command": shlex.join(argv), **where.environment(device)}
+    if request.workdir is None and request.mode not in UNTRAINED:
+        raise RequestError(
+            f"--mode {request.mode} needs --workdir DIR, the folder of a trained run"
+        )
+    if request.workdir is None or request.mode == "train":
+        resolve.training_config(request)
+    # torch and all that needs it come late: what the flags have wrong is answered at once
+    importlib.import_module(f"scoreflow.cli.{request.mode}").run(request, argv)

@@ -1,6 +1,8 @@
 """What samples are worth at a glance: two-sample accuracy and classes, beside held-out data."""
 
 import base64
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +12,13 @@ from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
+from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import GRID_IMAGES, picture
+from scoreflow.generation.plan import Drawing
+from scoreflow.runtime import distributed
+from scoreflow.samplers import Clipped, Counted
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
 
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 """Images that the two-sample test compares at most, and those below which it says nothing."""
@@ -79,3 +87,65 @@ def _of_data(data: Data, num_images: int) -> dict[str, Any]:
         bits = nearest_neighbours.histogram_bits_per_dim(data.train, data.test, data.num_levels)
         found |= dict(zip(("histogram_bits_per_dim", "standard_error"), bits, strict=True))
     return found
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples as a result for results/, a PNG, and a line for the terminal."""
+
+    samples: Tensor
+    result: dict[str, Any]
+    picture: bytes
+    line: str
+
+
+def draw(
+    drawing: Drawing, name: str, sde: SDE, data: Data, seed: int, num_images: int, batch_size: int
+) -> Drawn:
+    """Draw samples of a seed and summarise them; image k of a seed is always the same."""
+    start = time.monotonic()
+    noise = Noise.of(seed, 0, num_images, data.train.device)
+    counted = Counted(drawing.denoiser)
+    event = tuple(data.train.shape[1:])
+    samples = draw_samples(replace(drawing, denoiser=counted), sde, noise, event, batch_size, name)
+    if samples.is_cuda:
+        torch.cuda.synchronize(samples.device)
+    seconds = time.monotonic() - start
+    result = {
+        "nfe": distributed.shard().total(counted.rows) / len(samples),
+        "seconds": seconds,
+        "images_per_second": len(samples) / seconds,
+        "num_images": len(samples),
+        "steps": len(drawing.times) - 1,
+        "clipped": isinstance(drawing.denoiser, Clipped),
+        **sample_metrics(samples, data, drawing.label),
+        "data": _of_data(data, len(samples)),
+    }
+    line = (
+        f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
+        f"two-sample accuracy {_told(result)}{_class_told(result)}"
+    )
+    return Drawn(samples, result, picture(values_of(samples, data), data), line)
+
+
+def _told(result: dict[str, Any]) -> str:
+    if result["value"] is None:
+        return f"needs {LEAST_IMAGES} images"
+    sides = result["two_sample"]
+    return (
+        f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "
+        f"{sides['samples_recognised']:.2f} and data recognised {sides['real_recognised']:.2f} "
+        "(0.5 is best for each; misses can cancel)"
+    )
+
+
+def _class_told(result: dict[str, Any]) -> str:
+    if "of_class" not in result:
+        return ""
+    asked = result["of_class"]
+    rate = asked.get("rate_of_test_data")
+    real = "" if rate is None else f" (test images {rate:.3f})"
+    return (
+        f", against data of class {asked['label']}; {asked['rate']:.3f} +- "
+        f"{asked['standard_error']:.3f} of them{real} are nearest to a training image of it"
+    )

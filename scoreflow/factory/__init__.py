@@ -6,6 +6,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 
 from scoreflow.factory.choose import choose
 from scoreflow.factory.editing import build_control
+from scoreflow.factory.evaluation import build_judge
 from scoreflow.factory.experiment import (
     Experiment,
     build_data,
@@ -51,6 +52,7 @@ __all__ = [
     "build_device",
     "build_drawing",
     "build_guidance",
+    "build_judge",
     "build_model",
     "build_network",
     "build_objective",

@@ -12,19 +12,17 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize, quantize, to_uint8
-from scoreflow.drawings import drawing_of
 from scoreflow.errors import RequestError
-from scoreflow.factory import Experiment, try_solver
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.generation.edit_plan import Control
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
 from scoreflow.generation.pictures import GRID_PIXELS
+from scoreflow.generation.plan import Drawing
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import distributed
 from scoreflow.samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
 from scoreflow.schema.task_keys import FLOWN, MEASURED
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.storage.run_folder import RunDir
 
 MOST_COLUMNS = 10
 FALLS = (100.0, 10.0, 1.0)
@@ -43,12 +41,22 @@ class Done:
     caption: str
 
 
-def do(control: Control, experiment: Experiment, run: RunDir, model: ScoreModel) -> Done:
-    """Do a task with the network of a run."""
+def do(
+    control: Control, plan: Drawing, model: ScoreModel, data: Data, settings: ConfigDict
+) -> Done:
+    """Do a task with a network.
+
+    Args:
+        control: the task.
+        plan: how samples are drawn; of no use to a task along the probability flow.
+        model: the network.
+        data: that it was trained on.
+        settings: the `sampling` section.
+    """
     if control.task in FLOWN:
         around = _reconstructed if control.task == "reconstruct" else _interpolated
-        return around(control, experiment.config.sampling, model, experiment.data)
-    return _drawn(control, experiment, run, model)
+        return around(control, settings, model, data)
+    return _drawn(control, plan, model, data, settings)
 
 
 def section(control: Control, done: Done, step: int) -> str:
@@ -66,11 +74,11 @@ def section(control: Control, done: Done, step: int) -> str:
 # ---- inpaint, colorize, superresolve, vary
 
 
-def _drawn(control: Control, experiment: Experiment, run: RunDir, model: ScoreModel) -> Done:
+def _drawn(
+    control: Control, drawing: Drawing, model: ScoreModel, data: Data, c: ConfigDict
+) -> Done:
     """Images that fit a measurement, or that an image becomes when it is noised and drawn."""
-    config, data, begun = experiment.config, experiment.data, time.monotonic()
-    c, sde = config.sampling, model.sde
-    drawing = drawing_of(experiment, config, c.sampler, run, model)
+    begun, sde = time.monotonic(), model.sde
     limited = isinstance(drawing.denoiser, Clipped | Thresholded)
     counted = Counted(drawing.denoiser.denoiser if limited else drawing.denoiser)
     drawing, moments = control.conditioned(drawing, counted)
@@ -168,7 +176,6 @@ def _told(control: Control, result: dict[str, Any], c: ConfigDict) -> str:
 
 
 def _flow(c: ConfigDict, model: ScoreModel, tolerance: float) -> ProbabilityFlow:
-    try_solver("sampling", c.method, (tolerance,))
     return ProbabilityFlow(model.t_min, tolerance, c.method, c.max_evaluations)
 
 

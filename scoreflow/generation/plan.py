@@ -14,7 +14,8 @@ from scoreflow.samplers import (
 )
 from scoreflow.samplers.sampler import Final
 from scoreflow.sde import Denoiser
-from scoreflow.training.classifier_trainer import MAKE
+
+MAKE_CLASSIFIER = "train one with --mode classifier"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,6 @@ class Guidance:
         if classifier is None:
             raise RequestError(
                 f"sampling.label = {self.label} needs a classifier of this run's noisy images to "
-                f"guide a network that is not told of classes: {MAKE}"
+                f"guide a network that is not told of classes: {MAKE_CLASSIFIER}"
             )
         return ClassifierGuided(model, classifier.of(self.label), self.weight)

@@ -46,6 +46,10 @@ REAL_TIMES, TRAINING = 1 << 24, 2 << 24
 """First noise steps of the real times and of the training images; the chain's begin at 0."""
 
 
+Kind = Literal["exact", "bound", "estimate"]
+"""What an account of the log-likelihood is."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A line of the ledger.
@@ -58,7 +62,7 @@ class Entry:
     """
 
     name: str
-    kind: Literal["exact", "bound", "estimate"]
+    kind: Kind
     values: Tensor
     parts: dict[str, float]
 

@@ -120,7 +120,7 @@ def resolve(flat: Flat, where: str) -> ConfigDict:
     known = flatten(config.to_dict())
     for key in flat:
         if key not in known:
-            raise RequestError(f"{where}: {_unknown('config key', key, known)}")
+            raise RequestError(f"{where}: {unknown('config key', key, known)}")
     if missing := sorted(known.keys() - flat.keys()):
         raise RequestError(f"{where} lacks the config keys {', '.join(missing)}")
     for key, value in flat.items():
@@ -128,7 +128,7 @@ def resolve(flat: Flat, where: str) -> ConfigDict:
             given = _listed(value, known[key]) if isinstance(known[key], list) else value
             config.update_from_flattened_dict({key: given})
         except (TypeError, ValueError) as error:
-            raise RequestError(f"{where}: {_wrong_kind(key, known[key], value)}") from error
+            raise RequestError(f"{where}: {wrong_kind(key, known[key], value)}") from error
     ranges.check(flatten(config.to_dict()))
     return config.lock()
 
@@ -144,7 +144,8 @@ def _listed(value: object, standard: list[Any]) -> tuple[Any, ...]:
     return tuple(things)
 
 
-def _wrong_kind(key: str, standard: object, got: object) -> str:
+def wrong_kind(key: str, standard: object, got: object) -> str:
+    """What is wrong with a value of another type than its key's default."""
     kind = KINDS[type(standard)]
     if isinstance(standard, list) and isinstance(standard[0], str):
         kind = "names, as ('ddim','ode')"
@@ -153,7 +154,8 @@ def _wrong_kind(key: str, standard: object, got: object) -> str:
     return f"{key} must be {kind}, got {got!r}"
 
 
-def _unknown(what: str, got: str, options: Iterable[str]) -> str:
+def unknown(what: str, got: str, options: Iterable[str]) -> str:
+    """What is wrong with a name that is none of the options; the nearest, or all of them."""
     options = list(options)
     near = difflib.get_close_matches(got.lower(), options, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(options)}"

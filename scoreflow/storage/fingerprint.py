@@ -2,13 +2,13 @@
 
 import hashlib
 
-from scoreflow.models.score_model import ScoreModel
+from torch import nn
 
 
-def fingerprint(model: ScoreModel) -> str:
-    """A hash of the network's weights."""
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers, with their names."""
     digest = hashlib.sha256()
-    for name, value in model.network.state_dict().items():
+    for name, value in network.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -26,8 +26,6 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.training import trainer
 from scoreflow.uncertainty import rate_error
 
-FILE = "classifier.pt"
-MAKE = "train one with --mode classifier"
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
 """Times at which it is measured beside the least one, as shares of N."""
 INTERVAL = 20
@@ -170,6 +168,3 @@ def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> J
         "cross_entropy": float(nats.mean()),
         "cross_entropy_error": float(nats.std() / math.sqrt(len(nats))),
     }
-
-
-# ---- the file -----------------------------------------------------------------------------------

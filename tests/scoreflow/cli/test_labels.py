@@ -12,13 +12,17 @@ from scoreflow.cli.main import main
 from scoreflow.configs import default, digits
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.generation.generate import draw
+from scoreflow.evaluation.sample_summary import draw
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import ClassifierGuided, Clipped, Guided
 from scoreflow.schema import request, resolve
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import averaged, trainer_of
+from scoreflow.training_run import trainer_of
+
+
+def built(made, trainer):
+    return factory.build_model(made.config, trainer.ema.module, made.model.sde)
 
 
 def guided_drawing(experiment, name, model, label, weight, steps=0):
@@ -177,11 +181,11 @@ def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
     )
     trainer = trainer_of(made)
     list(trainer.run())
-    model = averaged(made, trainer.ema)
+    model, c = built(made, trainer), made.config.sampling
 
     def share_of_bright(label, weight):
         drawing = guided_drawing(made, "ddim", model, label, weight)
-        found = draw(drawing, "ddim", model.sde, data, made.config.sampling)
+        found = draw(drawing, "ddim", model.sde, data, c.seed, c.num_images, c.batch_size)
         assert found.result["nfe"] == 10 * (1 if weight == 1 else 2)
         dark, bright = found.result["classes"]
         if label >= 0:
@@ -243,8 +247,8 @@ def test_digits_of_a_modest_training_are_of_the_class():
     made = factory.experiment(resolve.resolve(flat, "digits"), CPU)
     trainer = trainer_of(made)
     list(trainer.run())
-    model = averaged(made, trainer.ema)
+    model, c = built(made, trainer), made.config.sampling
     for label in (0, 3, 7):
         drawing = guided_drawing(made, "dpm", model, label, 2.0, steps=15)
-        drawn = draw(drawing, "dpm", model.sde, made.data, made.config.sampling)
+        drawn = draw(drawing, "dpm", model.sde, made.data, c.seed, c.num_images, c.batch_size)
         assert drawn.result["of_class"]["rate"] > 0.7

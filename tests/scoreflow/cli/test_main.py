@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from scoreflow import factory
-from scoreflow.cli import command_line, modes
+from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
@@ -551,7 +551,7 @@ def test_a_run_that_fails_ends_in_one_line_and_a_defect_in_a_traceback(
         def mode(*_):
             raise error
 
-        monkeypatch.setitem(modes.EVALUATIONS, "sample", mode)
+        monkeypatch.setattr("scoreflow.cli.sample.run", mode)
 
     fail(RunError("the loss\n is not finite"))
     assert main(argv) == 1
@@ -575,8 +575,7 @@ def test_an_interrupt_says_what_is_left(mode, expected, trained, monkeypatch, ca
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(modes, "train", interrupted)
-    monkeypatch.setitem(modes.EVALUATIONS, "likelihood", interrupted)
+    monkeypatch.setattr(f"scoreflow.cli.{mode}.run", interrupted)
     capfd.readouterr()
     assert main(["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]) == 130
     err = capfd.readouterr().err

@@ -1,11 +1,11 @@
-"""The table of errors on data whose errors are known, and the drawings that rest on it."""
+"""The table of errors on data whose errors are known, and the plans that rest on it."""
 
 import json
 
 import pytest
 import torch
 
-from scoreflow import drawings, factory
+from scoreflow import factory
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.generation import error_table
@@ -22,6 +22,7 @@ from scoreflow.schema import request, resolve
 from scoreflow.sde import VESDE, VPSDE, Noise
 from scoreflow.sde.analytic import gaussian
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import TrainedRun
 
 F64 = torch.float64
 MEAN = torch.tensor([0.2, -0.1], dtype=F64)
@@ -87,7 +88,7 @@ def test_points_come_from_the_whole_set_and_lie_in_their_bins():
     assert (spread - centres).std() == pytest.approx(2 / 17 / 12**0.5, rel=0.15)
 
 
-# ---- drawings
+# ---- plans
 
 
 def config_of(name, **changes):
@@ -120,7 +121,7 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
     with RunDir.create(tmp_path / "run", config.to_dict(), {}) as run:
         made.network.eval()
         drawn = [
-            drawings.drawing_of(made, config, name, run, made.model)
+            TrainedRun(run, made, loaded=(made.model, 0)).plan(name)
             for name in ("ancestral", "ancestral", "dpm", "ode")
         ]
         assert len(calls) == 1
@@ -130,10 +131,10 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
         assert kept["standard_error"] > 0
         with torch.no_grad():
             next(made.network.parameters()).add_(0.1)
-        drawings.drawing_of(made, config, "ancestral", run, made.model)
+        TrainedRun(run, made, loaded=(made.model, 0)).plan("ancestral")
         assert len(calls) == 2
         (run.path / "results" / "moments.json").write_text("torn")
-        drawings.drawing_of(made, config, "ancestral", run, made.model)
+        TrainedRun(run, made, loaded=(made.model, 0)).plan("ancestral")
         assert len(calls) == 3
     sampler = drawn[0].sampler
     assert isinstance(sampler, Ancestral)

@@ -5,12 +5,11 @@ import io
 
 import pytest
 import torch
-from ml_collections import ConfigDict
 from PIL import Image
 
 from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import distribution, load
-from scoreflow.generation.generate import draw
+from scoreflow.evaluation.sample_summary import draw
 from scoreflow.generation.plan import Drawing
 from scoreflow.samplers import Ancestral, Clipped, uniform_times
 from scoreflow.sde import VPSDE
@@ -19,11 +18,10 @@ SDE = VPSDE.cosine(20)
 
 
 def drawn(num_images):
-    settings = ConfigDict({"seed": 0, "num_images": num_images, "batch_size": 64})
     drawing = Drawing(
         Ancestral("beta"), uniform_times(20, 4, integer=True), distribution().denoiser(SDE)
     )
-    return draw(drawing, "ancestral", SDE, load(), settings)
+    return draw(drawing, "ancestral", SDE, load(), 0, num_images, 64)
 
 
 def test_few_images_make_no_claim():
@@ -64,8 +62,7 @@ def test_test_data_are_kept_beside_images():
             return torch.zeros_like(x_t)
 
     drawing = Drawing(Grey(), uniform_times(20, 1, integer=True), Clipped(grey))
-    settings = ConfigDict({"seed": 0, "num_images": 70, "batch_size": 64})
-    found = draw(drawing, "grey", SDE, data, settings)
+    found = draw(drawing, "grey", SDE, data, 0, 70, 64)
     assert found.result["clipped"]
     assert found.result["two_sample"]["samples_recognised"] == 1
     real = found.result["data"]

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from scoreflow import factory
-from scoreflow.cli import modes
+from scoreflow.cli import classifier, compare, equivalence, likelihood, profile, sample, train
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.schema import request, resolve, task_keys
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import TrainedRun
 from scoreflow.training.trainer import Settings
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[3] / "configs").glob("[a-z]*.py"))
@@ -132,6 +133,16 @@ SHORT = {
 }
 
 
+MODES = {
+    "sample": sample.sample,
+    "likelihood": likelihood.assess,
+    "classifier": classifier.train,
+    "compare": compare.compare,
+    "equivalence": lambda run: equivalence.certify(run.experiment, run.folder, run.model, 2),
+    "profile": lambda run: profile.profile(run.experiment, run.folder),
+}
+
+
 def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
     read = set()
 
@@ -156,15 +167,19 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
         with RunDir.create(tmp_path / str(number), config.to_dict(), {}) as run:
             made = factory.experiment(tracked, CPU)
             # splatting the section into Settings is no reading
-            modes.train(made, run)
+            train.train(made, run)
         for name in factory.SAMPLERS:
             factory.build_drawing(tracked, name, made.model, made.data)
-        for name, mode in modes.EVALUATIONS.items():
+        for name, mode in MODES.items():
             # points in the plane have no classes
             refused = RequestError if name == "classifier" and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
-                mode(factory.experiment(tracked, CPU), RunDir.open(tmp_path / str(number)))
+                mode(
+                    TrainedRun(
+                        RunDir.open(tmp_path / str(number)), factory.experiment(tracked, CPU)
+                    )
+                )
     for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
         factory.build_control(Tracked(asked, read), made.data)

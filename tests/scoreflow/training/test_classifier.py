@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scoreflow.cli.classifier import save_classifier
 from scoreflow.data.dataset import Data
 from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import load as load_toy
@@ -18,8 +17,8 @@ from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import LevelGrid
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import load_classifier
 from scoreflow.training import classifier_trainer
+from scoreflow.training.classifier_file import load_classifier, save_classifier
 from scoreflow.training.classifier_trainer import measure, train_classifier
 
 SDE = VPSDE.log_linear(100, 0.05)
@@ -127,15 +126,15 @@ def test_its_file_gives_it_back_bit_for_bit(trained, tmp_path):
     x, t = Noise.of(0, 0, 6).normal(Stream.DATA, (1, 4, 4)), torch.tensor(5.0, dtype=torch.float64)
     with RunDir.create(tmp_path, {}, {}) as run:
         with pytest.raises(RequestError, match=r"no classifier\.pt: train one with --mode class"):
-            load_classifier(run, SDE, 1.0)
-        save_classifier(run, NoisyClassifier(Classifier((1, 4, 4), 2, 8), SDE, 1.0))
-        save_classifier(run, trained)  # in its place
-        back = load_classifier(run, SDE, 1.0)
+            load_classifier(run.path, SDE, 1.0)
+        save_classifier(run.path, NoisyClassifier(Classifier((1, 4, 4), 2, 8), SDE, 1.0))
+        save_classifier(run.path, trained)  # in its place
+        back = load_classifier(run.path, SDE, 1.0)
         assert torch.equal(back.log_probs(x, t), trained.log_probs(x, t))
         path = tmp_path / "classifier.pt"
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(RequestError, match=r"is damaged .*does not fit its hash"):
-            load_classifier(run, SDE, 1.0)
+            load_classifier(run.path, SDE, 1.0)
 
 
 def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypatch):

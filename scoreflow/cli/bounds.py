@@ -1,0 +1,110 @@
+"""Likelihood bounds beside the exact flow, on the same images: --config.likelihood.ledger=true."""
+
+from collections.abc import Callable
+
+import torch
+from ml_collections import ConfigDict
+
+from scoreflow.cli.console import say
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import dequantize, quantize, to_uint8
+from scoreflow.figures.image_grid import image_grid
+from scoreflow.likelihood import bound_table
+from scoreflow.likelihood.dataset_likelihood import Measured
+from scoreflow.likelihood.dequantization import DEQUANTIZATIONS
+from scoreflow.likelihood.rate_distortion import reconstructions
+from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.report import bounds_section
+from scoreflow.runtime import distributed
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.run_folder import RunDir
+
+TRAIN_IMAGES = 512
+"""Training images that fit the optimal variances."""
+
+RECONSTRUCTED = 8
+"""Test images shown as they are reconstructed."""
+
+
+def keep_bounds(
+    folder: RunDir,
+    model: ScoreModel,
+    of: Data,
+    config: ConfigDict,
+    measured: Measured,
+    measure_by: Callable[[str], Measured],
+) -> Json | None:
+    """Every bound and estimate of the same images, and the rate-distortion curve.
+
+    Args:
+        folder: of the run.
+        model: its averaged network.
+        of: its data.
+        config: its config.
+        measured: the exact flow by the config's dequantization.
+        measure_by: the exact flow by another one.
+
+    Returns:
+        The result, in the first process; None in the others.
+    """
+    c = config.likelihood
+    exact = [("exact flow, " + measured.result["dequantization"], measured)]
+    for other in _other_dequantizations(config, of):
+        found = measure_by(other)
+        say(f"{other}: {found.line}")
+        exact.append((f"exact flow, {other}", found))
+    if not distributed.leads():
+        return None
+    kind: bound_table.Kind = (
+        "exact" if of.num_levels is None else "bound"
+    )  # by Jensen, over the dequantization
+    entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
+    test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
+    model = model.around(model.network, "float32")
+    strata = min(c.terms, model.sde.num_steps - 1)
+    calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
+    with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():
+        bounds, rate = bound_table.bounds(
+            model,
+            model.sde,
+            model.t_min,
+            of,
+            test,
+            c.seed,
+            strata,
+            c.batch_size,
+            train,
+            config.training.dequantization,
+            lambda: progress.advance(1),
+        )
+        picture = _reconstructed(model, of)
+    result = bound_table.as_result([*entries, *bounds], rate)
+    page = bounds_section.section(result, rate, picture)
+    write_atomic(folder.path / "results" / "likelihood-ledger.html", page.encode())
+    say(bound_table.table(result))
+    return result
+
+
+def _other_dequantizations(c: ConfigDict, of: Data) -> list[str]:
+    """Those shown with the one of the config."""
+    if of.num_levels is None or c.likelihood.samples > 1:
+        return []
+    of_centres = c.training.dequantization == "centre"
+    alien = "uniform" if of_centres else "truncated_normal"
+    return [n for n in DEQUANTIZATIONS if n not in (alien, c.likelihood.dequantization)]
+
+
+def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
+    """A few test images as the chain comes to know them: estimates of x_0 from x_N to x_1."""
+    if of.num_levels is None:
+        return None
+    few, n = of.test[:RECONSTRUCTED], model.sde.num_steps
+    times = sorted({max(1, round(n * k / 10)) for k in range(11)}, reverse=True)
+    x_0 = dequantize(few, torch.full(few.shape, 0.5, device=few.device), of.num_levels).double()
+    noise = Noise.of(0, 0, len(few), few.device)
+    estimates = reconstructions(model, model.sde, x_0, noise, times)
+    levels = torch.cat([quantize(estimates, of.num_levels), few[:, None]], 1).flatten(0, 1)
+    shown = to_uint8(levels, of.num_levels)
+    return image_grid(shown, len(times) + 1, max(1, 40 // shown.shape[-1]))

@@ -1,0 +1,18 @@
+"""What every mode prints and records."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scoreflow.runtime import distributed
+
+
+def say(text: str) -> None:
+    """Print a line, from the first process alone."""
+    if distributed.leads():
+        print(text, flush=True)
+
+
+def recorded(section: ConfigDict, device: object) -> dict[str, Any]:
+    """A section of the config as a result keeps it, with the device."""
+    return {**section.to_dict(), "device": str(device)}

@@ -1,0 +1,56 @@
+"""--mode equivalence: the certificate that noise prediction, score matching and SDEs are one."""
+
+import time
+
+from scoreflow import factory
+from scoreflow.certificate import certificate
+from scoreflow.certificate.trained_sampler_laws import Amount
+from scoreflow.cli.command_line import command_of
+from scoreflow.cli.console import recorded, say
+from scoreflow.errors import RunError
+from scoreflow.factory import Experiment
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.report.page import write_report
+from scoreflow.runtime.environment import environment
+from scoreflow.schema.request import Request
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import open_run
+from scoreflow.training_run import fresh_run
+
+
+def run(request: Request, argv: list[str]) -> None:
+    """The certificate, on the run's network, or on a fresh one where there is none."""
+    if request.workdir is None:
+        with fresh_run(request, command_of(argv)) as (experiment, folder):
+            experiment.network.eval()
+            certify(experiment, folder, experiment.model, 0)
+        return
+    trained = open_run(request, say)
+    certify(trained.experiment, trained.folder, trained.model, trained.step)
+
+
+def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int) -> None:
+    """Check every identity on a network; step 0 is an untrained one.
+
+    Raises:
+        RunError: an identity failed; the results have been written.
+    """
+    start, c = time.monotonic(), experiment.config.equivalence
+    model = model.around(model.network, factory.choose_precision(experiment.config))
+    subject = certificate.Subject(model, experiment.data, trained=step > 0)
+    drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
+    effort = certificate.Effort(drawn, c.batch_size, c.train_steps)
+    rows = certificate.run(subject, effort, say)
+    result = certificate.as_result(rows, time.monotonic() - start)
+    where = environment(str(experiment.device))
+    sde = experiment.config.sde.name
+    about = {"sde": sde, "precision": model.precision, "trained": step > 0}
+    settings = {**recorded(c, experiment.device), **about}
+    folder.write_result(
+        "equivalence", {**result, "step": step, "settings": settings, "environment": where}
+    )
+    failed = [identity.name for _, identity in rows if not identity.passed]
+    page = write_report(folder, certificate.section(rows, {**about, "step": step, **where}))
+    say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")

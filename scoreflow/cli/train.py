@@ -1,0 +1,63 @@
+"""--mode train: train a network, then draw with three samplers and measure the likelihood."""
+
+import time
+from pathlib import Path
+
+from scoreflow import factory
+from scoreflow.cli.command_line import command_of
+from scoreflow.cli.console import say
+from scoreflow.cli.likelihood import measure_test_set
+from scoreflow.cli.sample import draw_into
+from scoreflow.factory import Experiment
+from scoreflow.report.page import write_report
+from scoreflow.runtime import distributed
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.schema.request import Request
+from scoreflow.schema.resolve import training_config
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import TrainedRun
+from scoreflow.training.trainer import Trainer
+from scoreflow.training_run import intervals, opened, resume, trainer_of
+
+
+def run(request: Request, argv: list[str]) -> None:
+    """Train a new run, or go on with the one in the folder."""
+    config = training_config(request)
+    path = request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
+    with opened(request, path, command_of(argv)) as (experiment, folder):
+        train(experiment, folder)
+
+
+def train(experiment: Experiment, folder: RunDir) -> None:
+    """Train to the last step, then show what has come of it."""
+    trainer = trainer_of(experiment, distributed.shard())
+    if remark := factory.remark(experiment.settings, experiment.device):
+        say(remark)
+    if folder.checkpoint_steps():
+        resume(trainer, experiment, folder, say)
+        say(f"resuming {folder.path} at step {trainer.step}")
+    _to_the_end(trainer, folder)
+    model = factory.build_model(experiment.config, trainer.ema.module, experiment.model.sde)
+    trained = TrainedRun(folder, experiment, say, (model, trainer.step))
+    for name in factory.COMPARED:
+        draw_into(trained, name)
+    measure_test_set(trained)
+    if not distributed.leads():
+        return
+    say(
+        f"\nLook at   {write_report(folder)}\n"
+        f"curves    tensorboard --logdir {folder.path / 'tensorboard'}\n"
+        f"next      python run.py --mode sample --sampler ode --workdir {folder.path}"
+    )
+
+
+def _to_the_end(trainer: Trainer, folder: RunDir) -> None:
+    settings, first, start = trainer.settings, trainer.step, time.monotonic()
+    with Progress("train", settings.num_steps, "step", first) as progress:
+        for interval in intervals(trainer, folder):
+            images = settings.batch_size * (interval.step - first)
+            progress.advance(
+                interval.step - progress.bar.n,
+                loss=f"{interval.loss:.4f}",
+                images_per_s=f"{images / (time.monotonic() - start):.0f}",
+            )

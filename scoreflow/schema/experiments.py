@@ -1,0 +1,50 @@
+"""Experiments: a config file by its path, or one that comes with ScoreFlow by its name."""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from scoreflow.errors import RequestError
+from scoreflow.schema.resolve import unknown
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+"""Those that come with ScoreFlow, wherever it is installed."""
+
+
+def names() -> dict[str, Path]:
+    """The experiments that come with ScoreFlow, by name."""
+    return {path.stem: path for path in sorted(CONFIGS.glob("[!_]*.py"))}
+
+
+def find(config: str | Path) -> Path | None:
+    """The file of a config: a path, or NAME, NAME.py or configs/NAME.py of one that comes with us.
+
+    None if there is no such file. A ":" and what follows it belongs to the config's own argument.
+    """
+    path = Path(str(config)).expanduser()
+    if path.is_file():
+        return path
+    shipped = names().get(path.stem)
+    return shipped if str(path.parent) in (".", "configs") else None
+
+
+def load_experiment(config: str | Path | ConfigDict) -> tuple[str, ConfigDict]:
+    """The name and the config of an experiment.
+
+    Raises:
+        RequestError: there is no such file, or it has no get_config().
+    """
+    if isinstance(config, ConfigDict):
+        return "config", config
+    path = find(config)
+    if path is None:
+        raise RequestError(unknown("experiment", str(config), names()))
+    spec = importlib.util.spec_from_file_location(f"scoreflow_experiment_{path.stem}", path)
+    assert spec is not None, "a Python file has a spec"
+    assert spec.loader is not None, "and a loader"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise RequestError(f"{path} has no get_config() that returns a config")
+    return path.stem, module.get_config()

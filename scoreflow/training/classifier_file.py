@@ -1,0 +1,53 @@
+"""DIR/classifier.pt: the classifier of noisy images in a run's folder."""
+
+from pathlib import Path
+
+import torch
+
+from scoreflow.errors import RequestError
+from scoreflow.generation.plan import MAKE_CLASSIFIER
+from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.sde.base import SDE
+from scoreflow.storage.checkpoint_file import DamagedError, read_state, write_state
+
+CLASSIFIER_FILE = "classifier.pt"
+
+
+def save_classifier(folder: Path, model: NoisyClassifier) -> None:
+    """Write DIR/classifier.pt and its hash, in the place of what was there."""
+    network = model.network
+    state = {
+        "shape": list(network.shape),
+        "num_classes": network.num_classes,
+        "width": network.width,
+        "network": network.state_dict(),
+    }
+    write_state(folder / CLASSIFIER_FILE, state)
+
+
+def load_classifier(
+    folder: Path, sde: SDE, t_min: float, device: torch.device | str = "cpu"
+) -> NoisyClassifier:
+    """The run's classifier, in eval mode and without gradients of its weights.
+
+    Args:
+        folder: the run's folder.
+        sde: its process.
+        t_min: the least time of its training, in steps.
+        device: where to.
+
+    Raises:
+        RequestError: there is none, or it is damaged.
+    """
+    path, make = folder / CLASSIFIER_FILE, f"{MAKE_CLASSIFIER} --workdir {folder}"
+    if not path.exists():
+        raise RequestError(f"{folder} has no {CLASSIFIER_FILE}: {make}")
+    try:
+        state = read_state(path, device)
+        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
+        network.load_state_dict(state["network"])
+    except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"{path} is damaged ({reason}): {make}") from error
+    network = network.to(device).eval().requires_grad_(False)
+    return NoisyClassifier(network, sde, t_min)
