@@ -1,1 +1,98 @@
-"""Score-based and diffusion models as one discrete VP-SDE: train, sample, exact likelihood."""
+"""ScoreFlow: score-based and diffusion models as one discrete VP-SDE.
+
+    import scoreflow as sf
+
+    run = sf.load("runs/digits-vp")                                # a trained run
+    x = run.sample(64, sampler="dpm", steps=20, seed=0)            # (64, 1, 8, 8) levels
+    found = run.log_likelihood(run.data.test[:32], probes=2)       # exact, with an error budget
+    own = sf.ScoreModel(my_network, sf.VPSDE.linear(1000), "eps")  # any nn.Module (x, index)
+
+Importing this costs nothing: a name brings its module, and torch, when it is first used.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if not (Path(__file__).parent / "sde").is_dir():  # a checkout without symbolic links (Windows)
+    __path__.append(str(Path(__file__).resolve().parents[1]))
+
+if TYPE_CHECKING:
+    from scoreflow.any_model import bits_per_dim, sample
+    from scoreflow.errors import RequestError, RunError
+    from scoreflow.likelihood.error_budget import Budget
+    from scoreflow.likelihood.flow_likelihood import LogLikelihood, Solver, log_likelihood
+    from scoreflow.likelihood.log_likelihoods import LogLikelihoods
+    from scoreflow.models.score_model import ScoreModel
+    from scoreflow.sde.base import SDE
+    from scoreflow.sde.noise import Noise
+    from scoreflow.sde.prediction import Denoiser, Prediction
+    from scoreflow.sde.subvp import SubVPSDE
+    from scoreflow.sde.ve import VESDE
+    from scoreflow.sde.vp import VPSDE
+    from scoreflow.trained_run import TrainedRun, load
+    from scoreflow.training.trainer import Interval
+    from scoreflow.training_run import train
+
+_MODULES = {
+    "any_model": ("bits_per_dim", "sample"),
+    "errors": ("RequestError", "RunError"),
+    "likelihood.error_budget": ("Budget",),
+    "likelihood.flow_likelihood": ("LogLikelihood", "Solver", "log_likelihood"),
+    "likelihood.log_likelihoods": ("LogLikelihoods",),
+    "models.score_model": ("ScoreModel",),
+    "sde.base": ("SDE",),
+    "sde.noise": ("Noise",),
+    "sde.prediction": ("Denoiser", "Prediction"),
+    "sde.subvp": ("SubVPSDE",),
+    "sde.ve": ("VESDE",),
+    "sde.vp": ("VPSDE",),
+    "trained_run": ("TrainedRun", "load"),
+    "training.trainer": ("Interval",),
+    "training_run": ("train",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_ROOMS = ("samplers", "sde")
+
+__all__ = [
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "Budget",
+    "Denoiser",
+    "Interval",
+    "LogLikelihood",
+    "LogLikelihoods",
+    "Noise",
+    "Prediction",
+    "RequestError",
+    "RunError",
+    "ScoreModel",
+    "Solver",
+    "SubVPSDE",
+    "TrainedRun",
+    "__version__",
+    "bits_per_dim",
+    "load",
+    "log_likelihood",
+    "sample",
+    "samplers",
+    "sde",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name in _ROOMS:
+        return importlib.import_module(f"scoreflow.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'scoreflow' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"scoreflow.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,9 @@ from ml_collections import config_flags
 
 from scoreflow.configs import default
 from scoreflow.errors import RequestError
-from scoreflow.schema.request import ROOT, Flat, Request, flatten
+from scoreflow.schema import experiments
+from scoreflow.schema.experiments import CONFIGS
+from scoreflow.schema.request import Flat, Request, flatten
 from scoreflow.schema.resolve import EVALUATION, unknown, wrong_kind
 
 MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence", "profile")
@@ -50,13 +52,14 @@ INSTEAD = {("compare", "sampling.sampler"): "name samplers by --samplers ddim,dp
 
 def parse(argv: list[str]) -> Request:
     """The request of a command line, or a RequestError that says what is wrong with it."""
+    argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
     for name in ("mode", "workdir", "device", "samplers", *SHORT):
         flags.DEFINE_string(name, None, "", flag_values=values)
     try:
         holder = config_flags.DEFINE_config_file(
-            "config", str(ROOT / "configs" / "digits.py"), flag_values=values, sys_argv=argv
+            "config", str(CONFIGS / "digits.py"), flag_values=values, sys_argv=argv
         )
         rest = values(argv)
         config = flatten(holder.value.to_dict())
@@ -134,7 +137,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 def _no_file(file: str) -> str:
     """A --config that is no file: the nearest experiment, or what there is."""
-    stems = {path.stem: path for path in (ROOT / "configs").glob("[!_]*.py")}
+    stems = experiments.names()
     near = difflib.get_close_matches(Path(file).stem.lower(), stems, n=1)
     hint = f"did you mean configs/{near[0]}.py?" if near else "the experiments are configs/*.py"
     return f"no such config file: {file or repr(file)}; {hint}"

@@ -3,7 +3,10 @@
 import importlib
 import os
 import sys
+from pathlib import Path
+from typing import NoReturn
 
+from scoreflow import __version__
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError
 from scoreflow.schema import resolve
@@ -26,6 +29,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --sde       vp, subvp or ve          (short for --config.sde.name)
   --sampler   ancestral, pc, ode, ddim, reverse_diffusion, euler_maruyama, heun, dpm,
               dpm_sde, deis or unipc   (short for --config.sampling.sampler)
+  --version   print it
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
                                        the sections that belong to their modes
@@ -54,15 +58,18 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
         print(HELP, end="")
         return 0
+    if "--version" in argv[1:]:
+        print(f"scoreflow {__version__}")
+        return 0
     mode = ""
     try:
         request = command_line.parse(argv)
         mode = request.mode
         _run(request, argv)
     except RequestError as error:
-        return _fail(error, 2)
+        return _fail(argv, error, 2)
     except RunError as error:
-        return _fail(error, 1)
+        return _fail(argv, error, 1)
     except KeyboardInterrupt:
         print(f"stopped{STOPPED.get(mode, '')}", file=sys.stderr)
         return 130
@@ -71,9 +78,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _fail(error: Exception, status: int) -> int:
+def script() -> NoReturn:
+    """The command line of this process: `run.py`, `scoreflow` and `python -m scoreflow`."""
+    # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
+    # GNU's own is so long that on shared cores every small operation waits for its turn.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    sys.exit(main(sys.argv))
+
+
+def _fail(argv: list[str], error: Exception, status: int) -> int:
+    name = Path(argv[0]).name
     who = f"process {rank}: " if (rank := int(os.environ.get("RANK", "0"))) else ""
-    print(f"run.py: {who}{' '.join(str(error).split())}", file=sys.stderr)
+    print(
+        f"{'scoreflow' if name == '__main__.py' else name}: {who}{' '.join(str(error).split())}",
+        file=sys.stderr,
+    )
     return status
 
 

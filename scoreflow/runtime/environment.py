@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from scoreflow.schema.request import ROOT
+from scoreflow import __version__
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The folder of the repository, where ScoreFlow is not installed from a wheel."""
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 """What a CPU has that computes in bfloat16; others emulate it."""
@@ -24,7 +27,10 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in names},
+        "versions": {
+            "scoreflow": __version__,
+            **{name: metadata.version(name) for name in names},
+        },
     }
 
 
@@ -51,7 +57,9 @@ def _cpuinfo() -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of the code, marked if files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    if not (CHECKOUT / ".git").exists():  # installed, perhaps below somebody else's repository
+        return None
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from scoreflow.configs import default
 from scoreflow.errors import RequestError
 from scoreflow.schema.resolve import unknown
 
@@ -20,13 +21,32 @@ def names() -> dict[str, Path]:
 def find(config: str | Path) -> Path | None:
     """The file of a config: a path, or NAME, NAME.py or configs/NAME.py of one that comes with us.
 
-    None if there is no such file. A ":" and what follows it belongs to the config's own argument.
+    None if there is no such file.
     """
     path = Path(str(config)).expanduser()
     if path.is_file():
         return path
     shipped = names().get(path.stem)
     return shipped if str(path.parent) in (".", "configs") else None
+
+
+def located(argv: list[str]) -> list[str]:
+    """A command line whose --config names a file, also where it named an experiment of ours."""
+    found = list(argv)
+    for k, argument in enumerate(argv[1:], start=1):
+        flag, assigned, value = argument.partition("=")
+        if flag not in ("-config", "--config"):
+            continue
+        if assigned and (path := find(value)):
+            found[k] = f"{flag}={path}"
+        elif not assigned and k + 1 < len(argv) and (path := find(argv[k + 1])):
+            found[k + 1] = str(path)
+    return found
+
+
+def default_config() -> ConfigDict:
+    """Every key at its default."""
+    return default.get_config()
 
 
 def load_experiment(config: str | Path | ConfigDict) -> tuple[str, ConfigDict]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-
 Flat = dict[str, Any]
 """A config by dotted keys; tuples as lists, as in JSON."""
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.schema.task_keys import TASKS
 from scoreflow.storage.atomic_files import (
     Json,
     dumps,
@@ -223,14 +222,15 @@ class RunDir:
         write_atomic(path, data)
         return path
 
-    def read_result(self, name: str) -> Json:
-        """What results/{name}.json holds."""
+    def read_result(self, name: str, remedy: str = "make it again, or remove the file") -> Json:
+        """What results/{name}.json holds.
+
+        Args:
+            name: of the result.
+            remedy: what to do where it is missing or damaged, for the message.
+        """
         path = self.path / "results" / f"{name}.json"
-        mode, _, sampler = name.partition("-")
-        mode = f"sample --sampler {sampler}" if mode == "samples" else mode
-        mode = f"sample --config.sampling.task={mode}" if mode in TASKS else mode
-        make = f"make it with --mode {mode} --workdir {self.path}, or remove the file"
-        return load_json(path, missing=f"{self.path} has no result {name!r}: {make}", remedy=make)
+        return load_json(path, f"{self.path} has no result {name!r}: {remedy}", remedy)
 
     def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
         """results/{name}.jsonl: the rows made under this heading, and room for more.

@@ -496,11 +496,11 @@ def test_a_number_that_is_none_is_refused_and_the_old_result_stays(tmp_path, res
 
 def test_a_missing_or_damaged_result_names_the_command(tmp_path):
     with make(tmp_path) as run:
-        with pytest.raises(RequestError, match="no result 'compare': make it with --mode compare"):
+        with pytest.raises(RequestError, match="no result 'compare': make it again"):
             run.read_result("compare")
         path = run.write_result("compare", {"value": 1})
         path.write_text('{"value"')
-        with pytest.raises(RequestError, match=r"cannot be read .*: make it with --mode compare"):
+        with pytest.raises(RequestError, match=r"cannot be read .*: make it again"):
             run.read_result("compare")
 
 

@@ -1,0 +1,128 @@
+"""Samples and log-likelihoods of any score model, without a run's folder.
+
+own = ScoreModel(my_network, VPSDE.linear(1000), "eps")
+x = sample(own, (3, 32, 32), 16, sampler="dpm", steps=20)
+found = bits_per_dim(own, images)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor, nn
+
+from scoreflow import factory
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import values_of
+from scoreflow.errors import RequestError
+from scoreflow.generation.generate import draw_samples
+from scoreflow.likelihood.dataset_likelihood import measure
+from scoreflow.likelihood.log_likelihoods import LogLikelihoods
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.schema.experiments import default_config
+from scoreflow.schema.request import flatten
+from scoreflow.schema.resolve import resolve
+from scoreflow.sde.noise import Noise
+
+
+def sample(
+    model: ScoreModel,
+    shape: tuple[int, ...],
+    num_samples: int,
+    sampler: str = "dpm",
+    num_levels: int | None = 256,
+    **settings: Any,  # noqa: ANN401
+) -> Tensor:
+    """Draw samples of a score model; sample k of a seed is the same in every batch.
+
+    Args:
+        model: around any network; it is put into evaluation mode while it draws.
+        shape: of one sample: (C, H, W), or (D,) for vectors.
+        num_samples: how many.
+        sampler: its name, as in `--sampler`.
+        num_levels: of images, whose x_0 is kept in [-1, 1] by `clip`; None for vectors.
+        settings: any key of the `sampling` section: steps, order, seed, grid, eta, ...
+
+    Returns:
+        uint8 levels (num_samples, C, H, W); float64 (num_samples, D) where num_levels is None.
+
+    Raises:
+        RequestError: a setting is wrong, or needs a trained run with its data.
+    """
+    config = configured({f"sampling.{key}": value for key, value in settings.items()})
+    c, device = config.sampling, device_of(model)
+    nothing = torch.empty(0, *shape, dtype=torch.float32 if num_levels is None else torch.uint8)
+    data = Data("given", nothing.to(device), nothing.to(device), num_levels, None, None)
+    if factory.needs_moments(config, sampler):
+        raise RequestError(
+            "sampling.variance = optimal and sampling.grid = least_cost need training data: use "
+            "the sample method of a trained run"
+        )
+    plan = factory.build_drawing(config, sampler, model, data)
+    noise = Noise.of(c.seed, 0, num_samples, device)
+    with evaluating(model.network):
+        x = draw_samples(plan, model.sde, noise, shape, c.batch_size, sampler)
+    return values_of(x, data)
+
+
+def bits_per_dim(
+    model: ScoreModel,
+    images: Tensor,
+    num_levels: int = 256,
+    trained_on: str = "uniform",
+    **settings: Any,  # noqa: ANN401
+) -> LogLikelihoods:
+    """Exact log-likelihood of images under a score model, with its error budget.
+
+    Args:
+        model: around any network; it is put into evaluation mode while it is measured.
+        images: integer levels (n, C, H, W) in 0..num_levels-1.
+        num_levels: 256 for 8 bits.
+        trained_on: x_0 of a level in the network's training: "uniform" on its bin, or the
+            bin's "centre".
+        settings: any key of the `likelihood` section: probes, tolerance, dequantization, ...
+
+    Raises:
+        RequestError: the images are no such levels, or a setting is wrong.
+        RunError: the solver gave up on some of them.
+    """
+    if images.ndim != 4 or images.is_floating_point() or len(images) == 0:
+        raise RequestError(
+            f"images must be integer levels (n, C, H, W), n >= 1, got {tuple(images.shape)} "
+            f"{images.dtype}: the dequantization belongs to the likelihood"
+        )
+    low, high = int(images.min()), int(images.max())
+    if low < 0 or high >= num_levels:
+        raise RequestError(f"images must be levels in 0..{num_levels - 1}, got {low}..{high}")
+    keys = {f"likelihood.{key}": value for key, value in settings.items()}
+    config = configured({**keys, "training.dequantization": trained_on})
+    levels = images.to(device_of(model), torch.uint8)
+    data = Data("given", levels, levels, num_levels, None, None)
+    question = factory.build_question(config, model, data)
+    with evaluating(model.network):
+        return LogLikelihoods.of(measure(model, data, 0, question))
+
+
+def configured(overrides: dict[str, Any]) -> ConfigDict:
+    """The default config with other values by dotted keys, checked."""
+    return resolve({**flatten(default_config().to_dict()), **overrides}, "the call")
+
+
+def device_of(model: ScoreModel) -> torch.device:
+    """Where the network's parameters lie; the CPU for a network without any."""
+    first = next(iter(model.network.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode, and back in the mode that it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
