@@ -62,7 +62,7 @@ def keep_bounds(
     )  # by Jensen, over the dequantization
     entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
-    model = model.around(model.network, "float32")
+    model = model.in_precision("float32")
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
     with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():

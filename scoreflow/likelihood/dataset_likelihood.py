@@ -103,7 +103,7 @@ def measure(
     """
     start, test = time.monotonic(), data.test[: num_images or None]
     shard = shard or Shard()
-    asker = Asker(model.around(model.network, "float32"), test, question)
+    asker = Asker(model.in_precision("float32"), test, question)
     found = asker.rows(range(len(test)), rows, shard, "likelihood")
     _refuse_unfinished(found, question.solver)
     values = torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -asker.per_nat

@@ -91,18 +91,16 @@ class ScoreModel:
         )  # of a wrapper that shares gradients
         return getattr(inside, "num_classes", 0)
 
-    def around(self, network: nn.Module, precision: str) -> "ScoreModel":
-        """Another network in this one's place, in another precision."""
-        other = ScoreModel(
-            network,
-            self.sde,
-            self.output,
-            self.t_min,
-            precision,
-            self.channels_last,
-            self.learned_variance,
-        )
-        other.label, other.words = self.label, self.words
+    def with_network(self, network: nn.Module) -> "ScoreModel":
+        """The same Denoiser with another network in this one's place."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    def in_precision(self, precision: str) -> "ScoreModel":
+        """The same network in another precision, one of `PRECISIONS`."""
+        other = copy.copy(self)
+        other.precision = precision
         return other
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":

@@ -127,7 +127,7 @@ class Trainer:
             )
         self.shard = shard
         if shard.world > 1:  # the gradients' mean over the processes, while they are computed
-            model = model.around(DistributedDataParallel(model.network), model.precision)
+            model = model.with_network(DistributedDataParallel(model.network))
         self.model, self.network, self.ema, self.data = model, network, ema, data
         self.objective, self.settings, self.seed = objective, settings, seed
         self.step = 0

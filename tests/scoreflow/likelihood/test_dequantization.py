@@ -33,9 +33,6 @@ class Exact(ScoreModel):
         super().__init__(nn.Identity(), SDE, "score", t_min)
         self.truth = truth
 
-    def around(self, network, precision):
-        return self
-
     def __call__(self, x_t, t):
         return self.truth.denoiser(self.sde)(x_t, t)
 

@@ -256,10 +256,6 @@ class Exact(ScoreModel):
         super().__init__(nn.Identity(), sde, "score", t_min)
         self.truth = truth
 
-    def around(self, network, precision):
-        """The truth has no network and one precision, float64."""
-        return self
-
     def __call__(self, x_t, t):
         return self.truth.denoiser(self.sde)(x_t, t)
 

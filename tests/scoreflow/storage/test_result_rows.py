@@ -71,9 +71,6 @@ def test_a_likelihood_goes_on_where_it_was_killed(tmp_path):
             asked.append(len(x_t))
             return super().__call__(x_t, t)
 
-        def around(self, network, precision):
-            return self
-
     resumed = Counting(model.network, model.sde, "v")
     found = measure(resumed, data, 20, question, rows=rows).result
     assert max(asked) == 5
