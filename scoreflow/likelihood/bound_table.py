@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, centres, points
 from scoreflow.likelihood.continuous_bound import (
     Sweep,
     continuous_bound,
@@ -27,7 +27,6 @@ from scoreflow.likelihood.continuous_bound import (
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.likelihood.dequantization import Embedding
 from scoreflow.likelihood.discrete_bound import Walk, fixed_variance, optimal_variance, terms, walk
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
@@ -153,10 +152,8 @@ class _Probe:
 
     def points(self, batch: Tensor, noise: Noise, stream: Stream) -> Tensor:
         """Float64 points: the network's x_0."""
-        if self.unit.num_levels is None:
-            return batch.double()
-        u = noise.uniform(stream, tuple(batch.shape[1:]))
-        return dequantize(batch, u if self.spread else u * 0 + 0.5, self.unit.num_levels)
+        embedding: Embedding = "uniform" if self.spread else "centre"
+        return points(batch, self.unit.num_levels, noise, stream, embedding)
 
     def variances(self, train: Tensor, batch_size: int) -> dict[str, Tensor]:
         """The reverse variances by name, (N,) each; the optimal one of training images."""
@@ -228,9 +225,8 @@ def _reference(data: Data, spread: bool) -> Reference:
     """
     if data.num_levels is None:
         return Reference.fit(data.train, 0.0)
-    centres = dequantize(data.train, torch.tensor(0.5, dtype=torch.float64), data.num_levels)
     width = 2 / data.num_levels
-    fitted = Reference.fit(centres, width**2 / 12)
+    fitted = Reference.fit(centres(data.train, data.num_levels), width**2 / 12)
     return fitted if spread else replace(fitted, until=(0.2 * width) ** -2)
 
 

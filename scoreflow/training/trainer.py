@@ -20,7 +20,7 @@ from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
 from scoreflow.data.dataset import Batches, Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, points
 from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
@@ -71,7 +71,7 @@ class Settings:
     channels_last: bool
     micro_batches: int
     flip: bool
-    dequantization: str
+    dequantization: Embedding
     label_dropout: float
     log_every: int
     checkpoint_every: int
@@ -266,7 +266,7 @@ def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
     return data.train_labels.to(data.train.device)
 
 
-def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: str) -> Tensor:
+def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: Embedding) -> Tensor:
     """Training data as x_0, float32: mirrored at random if `flip`, levels as points of their bins.
 
     Args:
@@ -280,9 +280,4 @@ def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: st
     if flip:
         mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
         x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
-    if data.num_levels is not None:
-        u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
-        if dequantization == "centre":
-            u = torch.full_like(u, 0.5)
-        x_0 = dequantize(x_0, u, data.num_levels).float()
-    return x_0
+    return points(x_0, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, dequantization).float()
