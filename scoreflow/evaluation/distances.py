@@ -14,6 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from scoreflow.uncertainty import mean_and_error
+
 ASSIGNED = 512
 """Points that an assignment takes at most: its cost grows with their cube."""
 CHUNK = 4096
@@ -36,7 +38,7 @@ def energy_distance(x: Tensor, y: Tensor, blocks: int = 8) -> tuple[float, float
         for a, b in zip(x.tensor_split(blocks), y.tensor_split(blocks), strict=True)
     ]
     each = torch.tensor(values, dtype=torch.float64)
-    return float(each.mean()), float(each.std() / len(each) ** 0.5)
+    return mean_and_error(each)
 
 
 def _energy(x: Tensor, y: Tensor) -> float:

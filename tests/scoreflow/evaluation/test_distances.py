@@ -16,7 +16,7 @@ from scoreflow.evaluation.distances import (
     wasserstein,
 )
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.uncertainty import jackknife, mean_and_error, ratio
+from scoreflow.uncertainty import jackknife, mean_and_error, ratio, standard_error
 
 
 def normal(n, seed, dim=3):
@@ -181,6 +181,8 @@ def test_ratio_and_its_error():
     mean, of_mean = mean_and_error(a.flatten())
     assert mean == pytest.approx(2, abs=4 * of_mean)
     assert of_mean == pytest.approx(0.02 / 20_000**0.5, rel=0.02)
+    assert standard_error(a.flatten()) == of_mean
+    assert standard_error(a[0]) is None
 
 
 def test_total_variation():
