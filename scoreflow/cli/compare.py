@@ -18,7 +18,7 @@ from scoreflow.evaluation import columns, comparison, convergence_order, fid, gu
 from scoreflow.evaluation.cached_cases import CachedCases, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import Judge
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report import comparison_section
 from scoreflow.report.page import write_report
@@ -228,7 +228,7 @@ def _sweeps(trained: TrainedRun, judge: Judge) -> bool:
     return True
 
 
-def _guided(trained: TrainedRun, weight: float, label: int) -> Drawing:
+def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
     config = ConfigDict(trained.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, weight

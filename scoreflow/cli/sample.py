@@ -3,11 +3,12 @@
 from scoreflow import factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.evaluation.sample_summary import draw
-from scoreflow.generation import editing, trajectory
-from scoreflow.generation.edit_plan import Control
+from scoreflow.generation import edit_summary, editing, trajectory
+from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
+from scoreflow.schema.task_keys import FLOWN
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.trained_run import TrainedRun, open_run
@@ -54,18 +55,21 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     say(f"{drawn.line}; {path}")
 
 
-def _edit(trained: TrainedRun, task: Control) -> None:
-    folder, config = trained.folder, trained.config
-    plan = trained.plan(config.sampling.sampler)
-    done = editing.do(task, plan, trained.model, trained.data, config.sampling)
+def _edit(trained: TrainedRun, task: EditPlan) -> None:
+    folder, config, model = trained.folder, trained.config, trained.model
+    flown = task.task in FLOWN
+    plan = (
+        factory.build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
+    )
+    edited = editing.edit(task, plan, model.sde)
     if not distributed.leads():
         return
     settings = recorded(config.control, trained.experiment.device)
     settings["sampling"] = config.sampling.to_dict()
     path = folder.sample_path(trained.step, task.task)
-    folder.write_image(path, done.picture)
-    result = {**done.result, "step": trained.step, "settings": settings}
+    folder.write_image(path, edit_summary.picture(edited))
+    result = {**edited.result, "step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
-    page = editing.section(task, done, trained.step)
+    page = edit_summary.section(edited, trained.step)
     write_atomic(folder.path / "results" / f"{task.task}.html", page.encode())
-    say(f"{done.line}; {path}")
+    say(f"{edit_summary.describe(edited)}; {path}")

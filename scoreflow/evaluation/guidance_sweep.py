@@ -23,7 +23,7 @@ from scoreflow.evaluation.sample_quality import Judge
 from scoreflow.figures.line_plot import Plot, Series, svg
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.comparison_section import cells
 from scoreflow.report.page import figure
 from scoreflow.runtime import distributed
@@ -47,7 +47,7 @@ class Asked:
         batch_size: images at a time.
     """
 
-    drawing: Callable[[float, int], Drawing]
+    drawing: Callable[[float, int], SamplingPlan]
     seed: int
     count: int
     batch_size: int

@@ -1,7 +1,6 @@
 """What samples are worth at a glance: two-sample accuracy and classes, beside held-out data."""
 
 import base64
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,9 @@ from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import GRID_IMAGES, picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
+from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import Clipped, Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
@@ -100,17 +100,21 @@ class Drawn:
 
 
 def draw(
-    drawing: Drawing, name: str, sde: SDE, data: Data, seed: int, num_images: int, batch_size: int
+    drawing: SamplingPlan,
+    name: str,
+    sde: SDE,
+    data: Data,
+    seed: int,
+    num_images: int,
+    batch_size: int,
 ) -> Drawn:
     """Draw samples of a seed and summarise them; image k of a seed is always the same."""
-    start = time.monotonic()
+    watch = Stopwatch(data.train.device)
     noise = Noise.of(seed, 0, num_images, data.train.device)
     counted = Counted(drawing.denoiser)
     event = tuple(data.train.shape[1:])
     samples = draw_samples(replace(drawing, denoiser=counted), sde, noise, event, batch_size, name)
-    if samples.is_cuda:
-        torch.cuda.synchronize(samples.device)
-    seconds = time.monotonic() - start
+    seconds = watch.seconds
     result = {
         "nfe": distributed.shard().total(counted.rows) / len(samples),
         "seconds": seconds,

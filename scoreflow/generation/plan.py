@@ -19,7 +19,7 @@ MAKE_CLASSIFIER = "train one with --mode classifier"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingPlan:
     """How samples are drawn: a method, its times, and the Denoiser to hand it.
 
     Attributes:
