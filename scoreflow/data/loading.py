@@ -158,7 +158,7 @@ def _folder(path: str | Path) -> Path:
 
 def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
-    rows = ((str(path), path, number.get(name)) for path, name in files)
+    rows = ((str(path), path, None if name is None else number.get(name)) for path, name in files)
     return _collect(rows, len(files), "image files")
 
 
@@ -198,7 +198,7 @@ def decode(source: bytes | Path | None, where: str) -> np.ndarray:
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _labels(labels: list, where: str) -> Tensor | None:
+def _labels(labels: list[int | None], where: str) -> Tensor | None:
     if all(label is None for label in labels):
         return None
     for index, label in enumerate(labels):

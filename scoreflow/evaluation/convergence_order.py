@@ -97,8 +97,9 @@ def _flow_errors(
     """RMS distance to the flow's own answer over points; errors of all by leaving points out."""
     noise = Noise.of(0, 0, POINTS)
     x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
-    ends = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
-    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, *ends, noise)
+    first, last = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
+    flow = ProbabilityFlow(1.0, TOLERANCE)
+    exact = flow.step(truth.denoiser(sde), sde, x, first, last, noise)
     squares = torch.stack(
         [
             (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)

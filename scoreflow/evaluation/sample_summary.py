@@ -46,11 +46,10 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
         else None,
     }
     if data.train_labels is not None and data.num_levels is not None:
-        found["classes"] = nearest_neighbours.nearest_classes(
-            values, data.train, data.train_labels
-        )
+        classes = nearest_neighbours.nearest_classes(values, data.train, data.train_labels)
+        found["classes"] = classes
         if label >= 0:
-            found["of_class"] = _of_its_class(found["classes"], test, data, label)
+            found["of_class"] = _of_its_class(classes, test, data, label)
     return found
 
 

@@ -141,7 +141,11 @@ class Asker:
     def rows(self, wanted: range, kept: Rows | None, shard: Shard, title: str) -> list[Json]:
         """A row for every wanted datum, in order; this process solves its share of them."""
         there = {} if kept is None else kept.done
-        done = {k: r for k, r in there.items() if r.get("status") == "done" and r.get("nats")}
+        done = {
+            k: r
+            for k, r in there.items()
+            if isinstance(k, int) and r.get("status") == "done" and r.get("nats")
+        }
         left = [k for k in wanted if k not in done and shard.has(k)]
         ours = sum(shard.has(k) for k in wanted)
         with Progress(title, ours, "img", ours - len(left)) as progress, arithmetic("float32"):

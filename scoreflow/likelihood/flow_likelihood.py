@@ -148,21 +148,36 @@ class Flow:
             v, products = velocity_and_divergence(self.sde, self.denoiser, angle, state[0], probes)
             return v, products if solver.probes else products.sum(1, keepdim=True)
 
-        settings = {
-            "rtol": (solver.tolerance, 0.0),
-            "atol": (solver.tolerance, solver.tolerance_bits * dims * math.log(2)),
-            "max_evaluations": solver.max_evaluations,
-        }
+        rtol = (solver.tolerance, 0.0)
+        atol = (solver.tolerance, solver.tolerance_bits * dims * math.log(2))
+        most = solver.max_evaluations
         span = float(self.sde.angle(self.t)), float(self.sde.angle(self.end))
         if solver.method == "dopri5":
             like = self._start(self.like)
-            solved = odeint_queue(field, source, like, *span, capacity=capacity, **settings)
+            solved = odeint_queue(
+                field,
+                source,
+                like,
+                *span,
+                capacity=capacity,
+                rtol=rtol,
+                atol=atol,
+                max_evaluations=most,
+            )
             for slots, solution in solved:
                 yield self._found(held[slots], solution)
             return
         free = torch.arange(capacity, device=held.device)
         while len((state := source(free))[0]):
-            solution = odeint(field, state, *span, method=solver.method, **settings)
+            solution = odeint(
+                field,
+                state,
+                *span,
+                method=solver.method,
+                rtol=rtol,
+                atol=atol,
+                max_evaluations=most,
+            )
             yield self._found(held[: len(state[0])], solution)
 
     def _start(self, x: Tensor) -> tuple[Tensor, ...]:

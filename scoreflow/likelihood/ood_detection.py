@@ -7,6 +7,7 @@ A density alone prefers simple images, whatever they show (Nalisnick et al. 2019
 import io
 import math
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -55,7 +56,7 @@ def png_bits_per_dim(levels: Tensor, num_levels: int) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float64) * 8 / dims
 
 
-def _png_bytes(picture) -> int:  # noqa: ANN001
+def _png_bytes(picture: np.ndarray) -> int:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", optimize=True)
     return len(stream.getvalue()) - FIXED_BYTES

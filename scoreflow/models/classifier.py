@@ -65,7 +65,8 @@ class Classifier(nn.Module):
         self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of the classes, (B, C, H, W) and (B,) -> (B, K)."""
-        return self.head(self.features(x, index))
+        logits: Tensor = self.head(self.features(x, index))
+        return logits
 
     def features(
         self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
@@ -121,7 +122,7 @@ class NoisyClassifier:
             x_t: images, (B, C, H, W).
             t: in steps, () or (B,).
         """
-        logits = self.network(*self._asked(x_t, t))
+        logits: Tensor = self.network(*self._asked(x_t, t))
         return logits.to(x_t.dtype).log_softmax(1)
 
     def of(self, label: int) -> LogProb:

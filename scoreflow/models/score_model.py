@@ -30,15 +30,13 @@ CLOCK_ROUNDING = 1e-9
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
     """A GPU's float32 products as this precision has them: TF32 under "tf32" and never else."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
     try:
-        for backend in backends:
-            backend.allow_tf32 = precision == "tf32"
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class ScoreModel:
@@ -167,7 +165,8 @@ class ScoreModel:
             told["label"] = index.new_full((), self.label).long().expand(len(x))
         if self.words is not None:
             told["words"] = self.words
-        return self.network(x, index, **told)
+        value: Tensor = self.network(x, index, **told)
+        return value
 
     def _predict(
         self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None

@@ -135,6 +135,7 @@ class UNet(nn.Module):
         embedding = self.embedding(index, label)
         skips = [self.stem(x)]
         for level in self.down:
+            assert isinstance(level, Level), "made above"
             for block in level.blocks:
                 skips.append(self._through(block, skips[-1], embedding, next(places)))
             if level.resize is not None:
@@ -143,12 +144,14 @@ class UNet(nn.Module):
         for block in self.middle:
             h = self._through(block, h, embedding, next(places))
         for level in self.up:
+            assert isinstance(level, Level), "made above"
             for block in level.blocks:
                 h = torch.cat((h, skips.pop()), dim=1)
                 h = self._through(block, h, embedding, next(places))
             if level.resize is not None:
                 h = level.resize(h)
-        return self.head(h)
+        estimate: Tensor = self.head(h)
+        return estimate
 
     def _places(
         self, words: Tensor | None, batch: int, device: torch.device
@@ -169,7 +172,8 @@ class UNet(nn.Module):
         """block(h, embedding, words), its activations kept for the way back or not."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return again(block, h, embedding, words)
-        return block(h, embedding, words)
+        found: Tensor = block(h, embedding, words)
+        return found
 
 
 def _way_down(

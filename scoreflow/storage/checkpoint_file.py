@@ -49,6 +49,7 @@ def read_state(path: Path, map_location: str | torch.device) -> Json:
     if hashlib.sha256(data).hexdigest().encode() not in recorded.split():
         raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
     try:
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        state: Json = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedError(f"{path} holds more than tensors and plain values") from error
+    return state

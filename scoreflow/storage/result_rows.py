@@ -103,7 +103,7 @@ class Rows:
 
 
 def _is_done(row: Json) -> bool:
-    return row.get("status", "done") == "done"
+    return bool(row.get("status", "done") == "done")
 
 
 def _whole_lines(path: Path) -> list[bytes]:
