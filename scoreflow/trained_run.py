@@ -220,8 +220,8 @@ class TrainedRun:
             kept = self.folder.read_result("moments")
         except RequestError:  # there is none, or a damaged one, which is made again
             kept = {}
-        there = shard.of_the_first(kept.get("settings") == settings)
-        if not there and distributed.leads():
+        there = shard.broadcast_from_rank_0(kept.get("settings") == settings)
+        if not there and distributed.is_main_process():
             self._measure_errors(config, settings)
         shard.wait()
         return ErrorTable.of_result(self.model.sde, self.folder.read_result("moments"))

@@ -55,7 +55,7 @@ def keep_bounds(
         found = measure_by(other)
         say(f"{other}: {found.line}")
         exact.append((f"exact flow, {other}", found))
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return None
     kind: bound_table.Kind = (
         "exact" if of.num_levels is None else "bound"

@@ -26,7 +26,7 @@ def sample(trained: TrainedRun) -> None:
         draw_into(trained, trained.config.sampling.sampler)
     else:
         _edit(trained, task)
-    if distributed.leads():
+    if distributed.is_main_process():
         write_report(trained.folder)
 
 
@@ -37,7 +37,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     guide = factory.build_guidance(config, model, data).guide
     settings = {**recorded(c, trained.experiment.device), "sampler": name, "guide": guide}
     drawn = draw(plan, name, model.sde, data, c.seed, c.num_images, c.batch_size)
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     path = folder.sample_path(trained.step, name)
     folder.write_image(path, drawn.picture)
@@ -62,7 +62,7 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
         factory.build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
     )
     edited = editing.edit(task, plan, model.sde)
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     settings = recorded(config.control, trained.experiment.device)
     settings["sampling"] = config.sampling.to_dict()

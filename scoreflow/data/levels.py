@@ -1,4 +1,4 @@
-"""The scale of images: integer levels to points in [-1, 1) and back."""
+"""Quantization: integer levels of images to points in [-1, 1) and back."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Where images come from: rows of parquet files, of the Hub, and image files, not yet decoded."""
+"""Sources of encoded images: rows of Parquet files or of the Hub, and image files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Samplers compared on one network, from the same noise: quality against evaluations and seconds.
+"""Comparison of samplers on one network, from the same noise: quality against NFE and seconds.
 
 A case is a sampler with a budget of evaluations. Every case starts from the same x_N, so that
 image k of one and image k of another are what two methods make of one noise.

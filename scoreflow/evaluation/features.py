@@ -1,4 +1,4 @@
-"""Features of a classifier of noisy images, at its least time."""
+"""Features of clean images by the classifier of noisy images, at its least time."""
 
 import torch
 from torch import Tensor

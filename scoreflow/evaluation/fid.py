@@ -37,12 +37,12 @@ class Images(torch.utils.data.Dataset[Tensor]):
 
 
 def scores(
-    asked: str, num_levels: int | None, device: torch.device
+    weights: str, num_levels: int | None, device: torch.device
 ) -> Callable[[Tensor, Tensor], Json]:
     """The function (values, reference values) -> scores, after trying all that it needs.
 
     Args:
-        asked: a file of weights, or "download".
+        weights: a file, or "download".
         num_levels: of the images; None is refused, for there are none.
         device: where the network runs.
 
@@ -57,9 +57,9 @@ def scores(
     """
     if num_levels is None:
         raise RequestError("compare.inception needs images; these data are vectors")
-    if asked != DOWNLOAD and not Path(asked).is_file():
+    if weights != DOWNLOAD and not Path(weights).is_file():
         raise RequestError(
-            f'compare.inception: no such file {asked}; it is a file of weights or "{DOWNLOAD}"'
+            f'compare.inception: no such file {weights}; it is a file of weights or "{DOWNLOAD}"'
         )
     try:
         import torch_fidelity
@@ -68,13 +68,13 @@ def scores(
         raise RequestError(
             f"compare.inception needs the package torch-fidelity ({error}): pip install -e .[fid]"
         ) from error
-    weights = None if asked == DOWNLOAD else asked
+    path = None if weights == DOWNLOAD else weights
     try:
-        if weights is not None:  # the package would run whatever a pickle says
-            torch.load(weights, map_location="cpu", weights_only=True)
-        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
+        if path is not None:  # the package would run whatever a pickle says
+            torch.load(path, map_location="cpu", weights_only=True)
+        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], path)
     except Exception as error:  # whatever a download or an unpickler raises
-        done = "the download of the weights failed" if weights is None else f"{asked} does not fit"
+        done = "the download of the weights failed" if path is None else f"{path} does not fit"
         raise RequestError(f"compare.inception: {done} ({_first_line(error)})") from error
 
     def score(values: Tensor, reference: Tensor) -> Json:
@@ -88,7 +88,7 @@ def scores(
             isc=True,
             kid_subset_size=subset,
             isc_splits=splits,
-            feature_extractor_weights_path=weights,
+            feature_extractor_weights_path=path,
             cuda=device.type == "cuda",
             save_cpu_ram=True,  # and no processes of its own: the images are in memory
             verbose=False,

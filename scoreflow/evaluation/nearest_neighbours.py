@@ -1,4 +1,4 @@
-"""How samples compare with data, without a downloaded network."""
+"""Nearest-neighbour metrics: two-sample test, precision and recall, classes; a pixel baseline."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from scoreflow.uncertainty import rate_error, standard_error
 def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
     """Leave-one-out 1-nearest-neighbour two-sample test (Lopez-Paz & Oquab 2017).
 
-    0.5: no telling samples from data; 1: each knows its own; below 0.5: samples sit on top of the
-    data.
+    0.5: samples and data are indistinguishable; 1: each knows its own; below 0.5: samples sit on
+    top of the data.
 
     Args:
         samples: (n, ...) values.

@@ -1,4 +1,4 @@
-"""What samples are worth at a glance: two-sample accuracy and classes, beside held-out data."""
+"""Summary of samples: cost, two-sample accuracy and classes, with held-out data for comparison."""
 
 import base64
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
 
 def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> dict[str, Any]:
     """How many samples, and how many test images of the class, are nearest to one of the class."""
-    assert data.train_labels is not None, "only labelled data are asked"
+    assert data.train_labels is not None, "only labelled data come here"
     rate, n = classes[label] / sum(classes), sum(classes)
     found = {"label": label, "rate": rate, "standard_error": uncertainty.rate_error(rate, n)}
     if len(test):
@@ -74,7 +74,7 @@ def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_data(data: Data, num_images: int) -> dict[str, Any]:
-    """What samples are to be seen beside: test data, and what is known of them without a model."""
+    """Test images and model-free baselines, for comparison."""
     encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
     found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
     found["num_shown"] = min(num_images, len(data.test))
@@ -126,12 +126,12 @@ def draw(
     }
     line = (
         f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
-        f"two-sample accuracy {_told(result)}{_class_told(result)}"
+        f"two-sample accuracy {_two_sample_text(result)}{_class_text(result)}"
     )
     return Drawn(samples, result, picture(values_of(samples, data), data), line)
 
 
-def _told(result: dict[str, Any]) -> str:
+def _two_sample_text(result: dict[str, Any]) -> str:
     if result["value"] is None:
         return f"needs {LEAST_IMAGES} images"
     sides = result["two_sample"]
@@ -142,13 +142,13 @@ def _told(result: dict[str, Any]) -> str:
     )
 
 
-def _class_told(result: dict[str, Any]) -> str:
+def _class_text(result: dict[str, Any]) -> str:
     if "of_class" not in result:
         return ""
-    asked = result["of_class"]
-    rate = asked.get("rate_of_test_data")
+    found = result["of_class"]
+    rate = found.get("rate_of_test_data")
     real = "" if rate is None else f" (test images {rate:.3f})"
     return (
-        f", against data of class {asked['label']}; {asked['rate']:.3f} +- "
-        f"{asked['standard_error']:.3f} of them{real} are nearest to a training image of it"
+        f", against data of class {found['label']}; {found['rate']:.3f} +- "
+        f"{found['standard_error']:.3f} of them{real} are nearest to a training image of it"
     )

@@ -1,4 +1,4 @@
-"""How much of the noise a denoiser gets wrong, time by time: one table, and what rests on it.
+"""Table of a denoiser's mean squared noise error by timestep.
 
     e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
 
@@ -97,9 +97,9 @@ def measure(
     """The table, of data: one draw of the noise for each datum and time.
 
     Args:
-        denoiser: asked at `knots`, once a batch and time.
+        denoiser: evaluated at `knots`, once a batch and time.
         sde: the process.
-        t_min: least time that it may be asked about, in steps.
+        t_min: least time that it may be evaluated at, in steps.
         x_0: (n, ...) float64, at least 2; datum k meets the noise of sample index k.
         seed: of the noise.
         batch_size: data at a time.
@@ -109,7 +109,7 @@ def measure(
         ValueError: there are fewer than two data.
     """
     if len(x_0) < 2:
-        raise ValueError(f"a mean and its error need two data or more, got {len(x_0)}")
+        raise ValueError(f"the error table needs at least 2 training images, got {len(x_0)}")
     times, rows = knots(sde, t_min), []
     for index in torch.arange(len(x_0), device=x_0.device).split(batch_size):
         batch, errors = x_0[index], []

@@ -1,4 +1,4 @@
-"""Generation as it goes on: the estimate of x_0 at ever smaller t, as a strip and as a GIF."""
+"""Sampling trajectories: estimates of x_0 at decreasing t, as a strip of images and a GIF."""
 
 import io
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ POINTS_PIXELS = 120
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What was estimated on the way.
+    """Estimates of x_0 along the sampling trajectory.
 
     Attributes:
         times: in steps, decreasing to 0.
@@ -44,8 +44,8 @@ class Trajectory:
 def follow(plan: SamplingPlan, sde: SDE, noise: Noise, data: Data, last: Tensor) -> Trajectory:
     """The estimates of x_0 along the way to some samples, which are the last of them.
 
-    The samples are drawn once more, as a batch of their own: what each estimate is told by is the
-    same noise. A method that asks twice about a time is heard the second time. The adaptive flow,
+    The samples are drawn once more from the same noise, as a batch of their own. Of a method that
+    evaluates twice at a time, the second estimate counts. The adaptive flow,
     which has a clock for each sample, is solved from time to time of a common grid instead.
 
     Args:
@@ -100,7 +100,7 @@ def strip(trajectory: Trajectory, data: Data) -> bytes:
     page.paste(body, (0, LABEL_HEIGHT))
     draw, width = ImageDraw.Draw(page), body.width / len(times)
     for k, t in enumerate(times):
-        draw.text(((k + 0.5) * width, 1), _told(t), fill="black", anchor="ma")
+        draw.text(((k + 0.5) * width, 1), _formatted(t), fill="black", anchor="ma")
     return _encoded(page)
 
 
@@ -116,8 +116,8 @@ def animation(trajectory: Trajectory, data: Data) -> bytes:
             body = _grid(values, data.num_levels, SHOWN // 2)
         frame = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
         frame.paste(body, (0, 0))
-        said = f"t = {_told(trajectory.times[k])}"
-        ImageDraw.Draw(frame).text((3, body.height + 1), said, fill="black")
+        text = f"t = {_formatted(trajectory.times[k])}"
+        ImageDraw.Draw(frame).text((3, body.height + 1), text, fill="black")
         frames.append(frame)
     stream = io.BytesIO()
     frames[0].save(
@@ -131,7 +131,7 @@ def animation(trajectory: Trajectory, data: Data) -> bytes:
     return stream.getvalue()
 
 
-def _told(t: float) -> str:
+def _formatted(t: float) -> str:
     """A time in few characters."""
     return f"{t:.0f}" if t >= 10 else f"{t:.2g}"
 

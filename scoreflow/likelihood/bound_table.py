@@ -1,4 +1,4 @@
-"""The ledger: one network and the same images, by every account of their likelihood.
+"""Table of likelihood bounds and estimates of one network on the same images.
 
     discrete bound      DDPM's chain, term by term, with beta, posterior or optimal variances
     continuous bound    the same with infinitely short steps
@@ -27,7 +27,13 @@ from scoreflow.likelihood.continuous_bound import (
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.likelihood.discrete_bound import Walk, fixed_variance, optimal_variance, terms, walk
+from scoreflow.likelihood.discrete_bound import (
+    DenoisingErrors,
+    denoising_errors,
+    fixed_variance,
+    optimal_variance,
+    terms,
+)
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
 from scoreflow.losses.variational import decoder_term, prior_term, strata_of
@@ -38,7 +44,7 @@ from scoreflow.sde.prediction import Denoiser
 from scoreflow.uncertainty import standard_error
 
 Values = dict[tuple[str, str], Tensor]
-"""(account, part) -> of each image, in the unit of the ledger, (n,)."""
+"""(account, part) -> of each image, in the unit of the table, (n,)."""
 
 OPTIMAL = "optimal"
 REAL_TIMES, TRAINING = 1 << 24, 2 << 24
@@ -51,7 +57,7 @@ Kind = Literal["exact", "bound", "estimate"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger.
+    """A row of the table.
 
     Attributes:
         name: the account.
@@ -98,7 +104,7 @@ def bounds(
     """Every entry but the exact likelihood, and the rate-distortion curve.
 
     Args:
-        denoiser: asked at the integers 1..N and at real times in [t_min, N].
+        denoiser: evaluated at the integers 1..N and at real times in [t_min, N].
         sde: the process.
         t_min: least real time, in steps.
         data: its training part gives the optimal variance and the Gaussian reference.
@@ -130,7 +136,7 @@ class _Found:
 
     Attributes:
         values: of each image.
-        curve: the walk's "squares", "L_T" and, of each variance, its terms by stretch, in nats.
+        curve: the errors' "squares", "L_T" and, of each variance, its terms by stretch, in nats.
     """
 
     values: Values
@@ -161,7 +167,9 @@ class _Probe:
         for index in torch.arange(len(train), device=train.device).split(batch_size):
             noise = Noise(self.seed, index, TRAINING)
             x_0 = self.points(train[index], noise, Stream.TRAIN_DEQUANTIZE)
-            found = walk(self.denoiser, self.sde, x_0, noise, self.strata, self.reference)
+            found = denoising_errors(
+                self.denoiser, self.sde, x_0, noise, self.strata, self.reference
+            )
             times.append(found.times)
             squares.append(found.squares)
         dims = train[0].numel()
@@ -175,16 +183,16 @@ class _Probe:
         """Test images by every account."""
         noise, sde = Noise(self.seed, index), self.sde
         x_0 = self.points(batch, noise, Stream.DEQUANTIZE)
-        walked = walk(self.denoiser, sde, x_0, noise, self.strata, self.reference)
+        errors = denoising_errors(self.denoiser, sde, x_0, noise, self.strata, self.reference)
         prior = prior_term(sde, x_0)
-        curve = {k: terms(walked, sde, v, self.reference) for k, v in variances.items()}
+        curve = {k: terms(errors, sde, v, self.reference) for k, v in variances.items()}
         values: Values = {}
         for name, sums in curve.items():
             parts = {"L_0": sums[:, 0], "L_1..T-1": sums[:, 1:].sum(1), "L_T": prior}
             here = variances[name][0]
-            values |= self._bounds(f"discrete bound, {name} variance", parts, walked, batch, here)
+            values |= self._bounds(f"discrete bound, {name} variance", parts, errors, batch, here)
         values |= self._continuous(x_0, batch, noise.at(REAL_TIMES))
-        return _Found(values, curve | {"squares": walked.squares, "L_T": prior})
+        return _Found(values, curve | {"squares": errors.squares, "L_T": prior})
 
     def _continuous(self, x_0: Tensor, batch: Tensor, noise: Noise) -> Values:
         found = sweep(self.denoiser, self.sde, x_0, noise, self.t_min, self.strata, self.reference)
@@ -201,7 +209,7 @@ class _Probe:
         self,
         account: str,
         nats: dict[str, Tensor],
-        found: Walk | Sweep,
+        found: DenoisingErrors | Sweep,
         levels: Tensor,
         variance: Tensor,
     ) -> Values:
@@ -222,7 +230,7 @@ def _reference(data: Data, spread: bool) -> Reference:
     """The Gaussian of the mean and covariance of the training points, spread over their bins.
 
     It imitates bins' centres too, until sigma / alpha falls to 0.2 of a bin: about there a level
-    is told from the next, and (measured on independent pixels) the scatter is least.
+    is distinguished from the next, and (measured on independent pixels) the scatter is least.
     """
     if data.num_levels is None:
         return Reference.fit(data.train, 0.0)

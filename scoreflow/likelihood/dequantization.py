@@ -1,4 +1,4 @@
-"""From integers to points on the path, and what that costs: the bridge from densities to bits.
+"""Dequantization: integers to points on the path, and densities to bits/dim.
 
 A model is a density p_t of real vectors; data are integers k in 0..L-1, one a pixel. For any law q
 of a point x_t given k, whose points no other integers share, Jensen's inequality gives
@@ -60,7 +60,7 @@ class Dequantizer:
         """Points of some integers.
 
         Args:
-            denoiser: asked once at t, by "last_step" alone.
+            denoiser: evaluated once at t, by "last_step" alone.
             sde: the process.
             levels: (B, ...) integers in 0..L-1.
             noise: addresses the points.

@@ -1,4 +1,4 @@
-"""Exact log-likelihood by the probability flow.
+"""Exact log-likelihood by the probability-flow ODE (instantaneous change of variables).
 
 The change of variables along dx~/dphi = v from phi(t) to phi(N):
 
@@ -70,7 +70,7 @@ class Solver:
 
 
 Arrivals = Callable[[int], tuple[Tensor, Noise]]
-"""How many at the most -> the next points (k, ...) and their noise; fewer than asked: no more."""
+"""The most points to give -> the next points (k, ...) and their noise; fewer: no more come."""
 
 
 def log_likelihood(
@@ -79,7 +79,7 @@ def log_likelihood(
     """Log density p_t of x under the probability flow of a denoiser, row by row in order.
 
     Args:
-        denoiser: differentiable in x_t; asked at times in [t, N].
+        denoiser: differentiable in x_t; evaluated at times in [t, N].
         sde: the process.
         x: (B, ...), points on the path at time t.
         t: where the flow starts, in steps.

@@ -1,4 +1,4 @@
-"""Telling other data from the test set by what a likelihood says of each image.
+"""Out-of-distribution detection by likelihood: AUROC of scores, input complexity by PNG.
 
 A density alone prefers simple images, whatever they show (Nalisnick et al. 2019); input complexity
 (Serra et al. 2020) takes off what a general-purpose code needs for the image, here PNG's.
@@ -69,7 +69,7 @@ FIXED_BYTES = 8 + 25 + 12 + 12
 def detection(
     ordinary: dict[str, Tensor], other: dict[str, Tensor]
 ) -> dict[str, dict[str, float]]:
-    """AUROC by every score that both sides have."""
+    """AUROC of each score: test set against other data."""
     found = {}
     for name in ordinary:
         value, error = auroc(ordinary[name], other[name])

@@ -20,7 +20,7 @@ PRECISIONS = {
     "bfloat16": torch.float32,
     "float64": torch.float64,
 }
-"""What a network is shown, by the precision of its arithmetic."""
+"""Dtype of a network's input, by the precision of its arithmetic."""
 
 NOTHING = nullcontext()
 CLOCK_ROUNDING = 1e-9
@@ -47,14 +47,14 @@ class ScoreModel:
 
     Args:
         network: (x (B, C, ...), index (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
-            variance. One with `num_classes` above 0 takes labels (B,) as well; asked without, it
+            variance. One with `num_classes` above 0 takes labels (B,) as well; without, it
             answers for no class, so that this Denoiser is the unconditional one.
         sde: the process.
         output: what the network's output estimates: a view of `Prediction`; "score" is an output
             of unit scale that is divided by sigma, and "mean" DDPM's posterior mean over a whole
             step.
-        t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer
-            times.
+        t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
+            integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
             mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
         channels_last: memory format of the images handed to the network.
@@ -83,7 +83,7 @@ class ScoreModel:
 
     @property
     def num_classes(self) -> int:
-        """Classes that the network can be told of; 0 for none."""
+        """Classes that the network is conditioned on; 0 for none."""
         inside = getattr(
             self.network, "module", self.network
         )  # of a wrapper that shares gradients
@@ -102,7 +102,7 @@ class ScoreModel:
         return other
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":
-        """The same network, told a class: the conditional Denoiser.
+        """The same network with a class: the conditional Denoiser.
 
         Args:
             label: one class for all rows, in 0..num_classes-1; or one a row, (B,) int64, -1 for no
@@ -157,15 +157,15 @@ class ScoreModel:
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
     def _value(self, x: Tensor, index: Tensor) -> Tensor:
-        """The network's answer, told the class if there is one."""
-        told: dict[str, Tensor] = {}
+        """The network's output, given the class if there is one."""
+        given: dict[str, Tensor] = {}
         if isinstance(self.label, Tensor):
-            told["label"] = self.label
+            given["label"] = self.label
         elif self.label is not None:
-            told["label"] = index.new_full((), self.label).long().expand(len(x))
+            given["label"] = index.new_full((), self.label).long().expand(len(x))
         if self.words is not None:
-            told["words"] = self.words
-        value: Tensor = self.network(x, index, **told)
+            given["words"] = self.words
+        value: Tensor = self.network(x, index, **given)
         return value
 
     def _predict(

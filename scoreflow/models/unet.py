@@ -8,8 +8,8 @@
 
 Every output of the stem, of a block and of a halving on the way down is a skip connection; the
 way up takes them back in reverse, one a block. Attention follows each residual block at the sizes
-named in `attention_sizes`. The index reaches every residual block, and with it the class, if the
-network is told of classes. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
+named in `attention_sizes`. The index reaches every residual block, and with it the class of a
+conditional network. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
 out_channels=3)`: 35.7 million parameters.
 
 No layer changes the memory format, so the network runs channels-last if its weights and input are;
@@ -57,7 +57,7 @@ class UNet(nn.Module):
         attention_sizes: sizes of the levels with attention; the middle always has it.
         dropout: probability inside each residual block, in [0, 1], in training only.
         num_groups: groups of each GroupNorm.
-        num_classes: K, classes that it can be told of; 0 for none.
+        num_classes: K, classes that it is conditioned on; 0 for none.
         recompute: in training, keep of each block only what goes in, and compute it again on the
             way back: a third more arithmetic, and memory for the largest block alone.
     """

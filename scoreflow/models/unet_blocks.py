@@ -1,7 +1,7 @@
-"""What the U-Net of DDPM is made of: residual blocks, attention, and the steps between sizes.
+"""Blocks of DDPM's U-Net: residual blocks, self-attention, down- and upsampling.
 
 In training a block of a wide network keeps what goes into its norms, and computes what lies
-between norm and convolution again on the way back: cheap beside wide convolutions, and it was the
+between norm and convolution again on the way back: cheap next to wide convolutions, and it was the
 larger part of all that was kept.
 """
 
@@ -164,7 +164,7 @@ class Doubling(nn.Sequential):
 class Level(nn.Module):
     """The blocks of one size, and the step to the next size (None at the last level).
 
-    `UNet.forward` walks through it: what goes between the blocks is the skip connections' matter.
+    It has no `forward`: `UNet.forward` calls its blocks and places the skip connections.
     """
 
     def __init__(self, blocks: list[Block], resize: nn.Module | None) -> None:

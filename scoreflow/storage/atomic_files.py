@@ -1,4 +1,4 @@
-"""Files that appear whole, a lock that ends with its process, and JSON without surprises."""
+"""Atomic file writes, a folder lock that ends with its process, and strict JSON."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 def take_lock(path: Path) -> FileLock:
     """Hold the folder `path` until the lock is released or the process ends, however it ends.
 
-    The number of the process is in a file beside the lock's, which Windows lets nobody read.
+    The process id is in a file of its own: on Windows nobody else can read a locked one.
 
     Raises:
         RequestError: another process holds the folder, or it cannot be locked.
@@ -56,7 +56,7 @@ def take_lock(path: Path) -> FileLock:
 
 
 def _holder(path: Path) -> str:
-    """The number of the process that holds a folder; runs of 0.1 have it in the lock itself."""
+    """Id of the process that holds a folder; 0.1 wrote it into the lock itself."""
     for name in ("lock.pid", "lock"):
         try:
             if number := (path / name).read_text().strip():

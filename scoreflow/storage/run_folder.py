@@ -4,7 +4,7 @@
 
 Files appear whole: written under a temporary name, fsynced, renamed, and the folder fsynced. The
 one file that grows, metrics.jsonl, gets a line at a time; a line without its newline was cut off
-by a kill and does not count. A checkpoint is believed only if it fits the SHA-256 beside it, and
+by a kill and does not count. A checkpoint is believed only if it fits its SHA-256 sidecar, and
 that is written first, so there is never a checkpoint without one.
 """
 
@@ -191,7 +191,7 @@ class RunDir:
         Args:
             map_location: device for the tensors.
             step: exactly this one; None for the newest whose hash fits.
-            warn: told about every damaged one that is passed over.
+            warn: called with a line for every damaged one that is passed over.
 
         Returns:
             Its step and the state that was saved.

@@ -1,4 +1,4 @@
-"""A run's classifier of noisy images: training, measuring, DIR/classifier.pt.
+"""Training and evaluation of the classifier of noisy images.
 
 It is trained on what the score network is trained on: the same data order, dequantization, law of
 times and noise, addressed by (seed, step). Its learning rate falls to zero along a cosine, which
@@ -27,7 +27,7 @@ from scoreflow.training import trainer
 from scoreflow.uncertainty import rate_error, standard_error
 
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
-"""Times at which it is measured beside the least one, as shares of N."""
+"""Times at which it is measured besides the least one, as shares of N."""
 INTERVAL = 20
 """Steps between two looks at the loss."""
 
@@ -56,7 +56,7 @@ class Settings:
 
 
 def check_labels(data: Data, what: str) -> None:
-    """Refuse data that no classifier can be trained or tested on."""
+    """Refuse data that a classifier cannot be trained or tested on."""
     if data.num_classes == 0 or data.num_levels is None:
         raise RequestError(f"{what} needs images with labels, and {data.name} has none")
     assert data.test_labels is not None, "data have labels in both splits or in none"

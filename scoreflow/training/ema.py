@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, kept as a second network.
+"""Exponential moving average of a network's weights, kept as a second network.
 
     average <- d average + (1 - d) weight,   d = min(decay, (1 + step) / (10 + step)).
 

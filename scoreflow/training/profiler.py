@@ -1,4 +1,4 @@
-"""Where a training step's time goes: its phases, its operations, and a trace of every one of them.
+"""Profile of a training step: time by phase and by operation, and a trace.
 
 Recorded by torch.profiler, on the run's own step: `Trainer` names its phases.
 """
@@ -20,7 +20,7 @@ SHOWN = 15
 
 @dataclass(frozen=True)
 class Spent:
-    """What of a step a phase or an operation takes.
+    """Time of a step taken by a phase or an operation.
 
     Attributes:
         name: of the phase or operation.

@@ -1,4 +1,4 @@
-"""Training: a loop that the caller iterates; its every number is a function of (config, step).
+"""The training loop, an iterator; each number in it is a function of (config, step).
 
 The order of the data, the dequantization, the times, the noise, which units drop and which labels
 are hidden (so that one network learns the law with the class and without it: Ho & Salimans 2022,
@@ -30,7 +30,7 @@ from scoreflow.training.ema import EMA
 
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
-"""Of a step, as a profiler hears of them."""
+"""Names of a step's phases in a profile."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Trainer:
     """Network, average, optimiser and data of a run, and where it stands.
 
     Args:
-        model: the Denoiser to train; the network inside may be compiled. If it knows classes, it
-            is told those of the data.
+        model: the Denoiser to train; the network inside may be compiled. If it is conditional, it
+            gets the labels of the data.
         network: the same network, not compiled: what is saved.
         ema: its moving average.
         data: levels or vectors.
@@ -258,7 +258,7 @@ class Trainer:
 
 
 def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
-    """Labels of the training data where they lie, if the network is to be told of them."""
+    """Labels of the training data where they lie, if the network is conditional."""
     if model.num_classes == 0:
         return None
     if data.train_labels is None:

@@ -7,7 +7,7 @@ from scoreflow.data.levels import dequantize
 from scoreflow.data.loading import load_digits
 from scoreflow.evaluation import guidance_sweep
 from scoreflow.evaluation.nearest_neighbours import nearest_labels
-from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import DDIM, uniform_times
 from scoreflow.sde import VPSDE
@@ -22,7 +22,9 @@ def labels(values):
     return nearest_labels(values, DIGITS.train, DIGITS.train_labels)
 
 
-JUDGE = Judge(DIGITS, labels=labels, features=lambda values: values.double().flatten(1)[:, 18:22])
+JUDGE = SampleQuality(
+    DIGITS, labels=labels, features=lambda values: values.double().flatten(1)[:, 18:22]
+)
 
 
 def drawing(weight, label):
@@ -40,7 +42,7 @@ def drawing(weight, label):
 
 
 def swept(weight, count=200):
-    asked = guidance_sweep.Asked(drawing, 0, count, 64)
+    asked = guidance_sweep.SweepSettings(drawing, 0, count, 64)
     row, x, of = guidance_sweep.measured(weight, asked, SDE, DIGITS)
     return {**row, **guidance_sweep.judged(x, of, JUDGE)}, x, of
 

@@ -73,7 +73,7 @@ def test_the_table_does_not_depend_on_the_batches():
     sde, x_0 = SDES[1], DATA.sample(Noise.of(5, 0, 10))
     tables = [error_table.measure(DATA.denoiser(sde), sde, 1, x_0, 0, size) for size in (10, 3)]
     torch.testing.assert_close(tables[0].eps_error, tables[1].eps_error, rtol=1e-12, atol=0)
-    with pytest.raises(ValueError, match="two data or more, got 1"):
+    with pytest.raises(ValueError, match="at least 2 training images, got 1"):
         error_table.measure(DATA.denoiser(sde), sde, 1, x_0[:1], 0, 3)
 
 

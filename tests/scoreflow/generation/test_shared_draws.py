@@ -20,7 +20,7 @@ from tests.scoreflow.generation import test_shared_draws as test
 x, rows = test.drawn(5)
 from scoreflow.runtime import distributed as parallel
 total = parallel.shard().total(rows)
-if parallel.leads():
+if parallel.is_main_process():
     torch.save((x, rows, total), sys.argv[1])
 """
 """It does not leave its processes' group itself, as a script of a user's might not."""
