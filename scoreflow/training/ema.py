@@ -7,6 +7,9 @@ network and back, so an evaluation that fails half-way cannot leave the average 
 weights. The warm-up of d (TensorFlow's `ExponentialMovingAverage(num_updates=step)`) lets the
 first, random weights fade: without it, at decay 0.9999, they would still be 37 % of the average
 after 10000 steps.
+
+By hand, because torch's `AveragedModel` copies the weights at its first update, counts its updates
+in a tensor of its own and names the weights `module.*`: other averages, and other checkpoints.
 """
 
 import copy
