@@ -378,10 +378,10 @@ def bench_of(asked: Asked) -> Bench:
             f"{run.path}, got {asked.images} and {asked.crowd}"
         )
     model, step = trained_of(experiment, run, say)
-    models = {"as trained": model.around(model.network, "float32")}
+    models = {"as trained": model.in_precision("float32")}
     if isinstance(model.sde, VPSDE) and model.t_min >= 1:
         smooth = factory.build_model(experiment.config, model.network, Smooth(model.sde))
-        models["smooth"] = smooth.around(model.network, "float32")
+        models["smooth"] = smooth.in_precision("float32")
     return Bench(models, data.test, data.num_levels, model.t_min, step)
 
 

@@ -58,7 +58,7 @@ def ways(bench: Bench) -> dict[str, Way]:
 def contiguous(model: ScoreModel) -> ScoreModel:
     """The same model, with its channels not last in memory."""
     network = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
-    other = model.around(network, model.precision)
+    other = model.with_network(network)
     other.channels_last = False
     return other
 

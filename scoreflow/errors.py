@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail; `run.py` makes a line and an exit status of them."""
+"""Exceptions of a wrong request and of a failed run, each with its exit status."""
 
 
 class RequestError(ValueError):

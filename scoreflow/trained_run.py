@@ -21,10 +21,10 @@ from scoreflow.data.levels import dequantize, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import Experiment
 from scoreflow.generation import error_table
-from scoreflow.generation.error_table import Moments
+from scoreflow.generation.error_table import ErrorTable
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
 from scoreflow.generation.pictures import picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -186,7 +186,7 @@ class TrainedRun:
         x = draw_samples(plan, self.model.sde, noise, event, c.batch_size, c.sampler)
         return values_of(x, self.data) if levels else x
 
-    def plan(self, sampler: str, config: ConfigDict | None = None) -> Drawing:
+    def plan(self, sampler: str, config: ConfigDict | None = None) -> SamplingPlan:
         """How a sampler draws from this network under a config.
 
         Args:
@@ -199,7 +199,7 @@ class TrainedRun:
         table = self.error_table(config) if factory.needs_moments(config, sampler) else None
         return factory.build_drawing(config, sampler, self.model, self.data, classifier, table)
 
-    def error_table(self, config: ConfigDict) -> Moments:
+    def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
 
         Measured once and kept in results/moments.json, under a hash of the weights and settings.
@@ -220,11 +220,11 @@ class TrainedRun:
             kept = self.folder.read_result("moments")
         except RequestError:  # there is none, or a damaged one, which is made again
             kept = {}
-        there = shard.of_the_first(kept.get("settings") == settings)
-        if not there and distributed.leads():
+        there = shard.broadcast_from_rank_0(kept.get("settings") == settings)
+        if not there and distributed.is_main_process():
             self._measure_errors(config, settings)
         shard.wait()
-        return Moments.of_result(self.model.sde, self.folder.read_result("moments"))
+        return ErrorTable.of_result(self.model.sde, self.folder.read_result("moments"))
 
     def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
         c, model = config.sampling, self.model

@@ -77,7 +77,7 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
         saved = flatten(RunDir.open(path).config)
         config = resumed_config(request, saved, path / "config.json")
     experiment = factory.experiment(config, build_device(request.device))
-    if not distributed.leads():
+    if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
         return
@@ -147,7 +147,7 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
 
 def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
     """Train to the last step; the first process keeps metrics, curves and checkpoints."""
-    if not distributed.leads():
+    if not distributed.is_main_process():
         yield from trainer.run()
         return
     from torch.utils.tensorboard import SummaryWriter  # seconds that sampling should not pay for

@@ -42,10 +42,16 @@ def _dealt(count: int, blocks: int) -> Tensor:
     return order % blocks
 
 
+def standard_error(values: Tensor) -> float | None:
+    """Standard error of the mean of (n,) independent values, sd / sqrt(n); None for one value."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+
+
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean of (n,) independent values, n >= 2, and its standard error sd / sqrt(n)."""
+    """Mean of (n,) independent values and its standard error; nan for one value."""
     values = values.double()
-    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+    error = standard_error(values)
+    return float(values.mean()), math.nan if error is None else error
 
 
 def ratio(value: tuple[float, float], to: tuple[float, float]) -> tuple[float, float] | None:
@@ -66,8 +72,3 @@ def rate_error(rate: float, n: int) -> float:
     """
     p = (rate * n + 2) / (n + 4)
     return math.sqrt(p * (1 - p) / (n + 4))
-
-
-def standard_error(values: Tensor) -> float | None:
-    """Of the mean of independent values, (n,); None for one."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

@@ -24,7 +24,7 @@ from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.types import Batch, Times
 
 Kind = Literal["eps", "x_0", "v", "score"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def config_of(**switches: object) -> ConfigDict:
 def model_of(experiment: factory.Experiment) -> ScoreModel:
     """Its untrained network as a Denoiser, its answers not near 0."""
     network = awake(experiment.network.cpu()).to(experiment.device).eval()
-    return experiment.model.around(network, "float32")
+    return experiment.model.with_network(network).in_precision("float32")
 
 
 def noise(device: torch.device) -> Found:

@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         if shard.world > 1:
             raise  # the other processes wait for this one until torchrun ends them
         found = {"failed": "does not fit: the GPU is out of memory"}
-    if distributed.leads():
+    if distributed.is_main_process():
         print(MARK + json.dumps({"failed": "", **found}), flush=True)
     distributed.leave()
 

@@ -90,7 +90,7 @@ def certify(subject: Subject, effort: Effort) -> Iterator[tuple[int, Identity]]:
     """Each identity with the number of its group, 1..7, as it is found."""
     model, data = subject.model, subject.data
     if not subject.trained:
-        model = model.around(awake(model.network), model.precision)
+        model = model.with_network(awake(model.network))
     sde, device, event = model.sde, data.train.device, tuple(data.train.shape[1:])
     x_0 = _points(data, max(effort.batch_size, 64))
     noise = Noise.of(0, 0, effort.batch_size, device)

@@ -18,6 +18,7 @@ from scoreflow.figures.line_plot import Plot, Series
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.analytic import Distribution
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.uncertainty import mean_and_error
 
 TIMES, POINTS = 20, 4096
 STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))
@@ -66,5 +67,5 @@ def _at(
     best = truth.denoiser(model.sde)(x_t, t).eps
     excess = ((guess - eps) ** 2 - (best - eps) ** 2).mean(1)
     error = ((guess - best) ** 2).mean(1)
-    spread = (excess - error).std() / POINTS**0.5
-    return float(excess.mean()), float(error.mean()), float(spread)
+    _, spread = mean_and_error(excess - error)
+    return float(excess.mean()), float(error.mean()), spread

@@ -60,7 +60,7 @@ def objectives(
         train_steps: of the trainings.
         batch_size: images a gradient.
     """
-    exact = model.around(_copied(model.network).double(), "float64")
+    exact = model.with_network(_copied(model.network).double()).in_precision("float64")
     x_0 = x_0.double()
     batch = x_0[:batch_size]
     found = [*_gradients(exact, batch), *_as_trained(model, batch.float())]
@@ -112,7 +112,7 @@ def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
 
 def _as_trained(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     """Over the ten times, as in a step of training: float32 data, the network's precision."""
-    own = model.around(_copied(model.network), model.precision)
+    own = model.with_network(_copied(model.network))
     at = _times(own, x_0)
     t, eps = at[torch.arange(len(x_0)) % len(at)], _noise(x_0).float()
     unit = UNIT_ROUNDOFF[ARITHMETIC[model.precision]]
@@ -188,7 +188,7 @@ def _training(
 ) -> Iterator[nn.Module]:
     """The network after each step, always the same one; the model's own is left as it was."""
     network = copy.deepcopy(model.network)
-    twin = model.around(network, "float64")
+    twin = model.with_network(network).in_precision("float64")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for step in range(train_steps):
         noise = Noise.of(0, 0, batch_size, x_0.device).at(step)

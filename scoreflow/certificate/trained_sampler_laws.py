@@ -28,7 +28,7 @@ from torch import Tensor
 from scoreflow.certificate.identity import CHANCE, Identity
 from scoreflow.figures.line_plot import Plot, Series
 from scoreflow.generation.generate import draw_samples
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
     Ancestral,
@@ -82,7 +82,7 @@ def laws(model: ScoreModel, event: tuple[int, ...], amount: Amount) -> list[Iden
     drawn = []
     for seed, (name, sampler, times) in enumerate(ways, start=1000):
         noise = Noise.of(seed, 0, amount.count, device)
-        how = Drawing(sampler, times, model)
+        how = SamplingPlan(sampler, times, model)
         drawn.append(draw_samples(how, model.sde, noise, event, amount.batch_size, name))
     ancestral, ancestral_half, pc, pc_half, ode = drawn
     kernel = kernel_of(_pool(*drawn))

@@ -55,14 +55,14 @@ def keep_bounds(
         found = measure_by(other)
         say(f"{other}: {found.line}")
         exact.append((f"exact flow, {other}", found))
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return None
     kind: bound_table.Kind = (
         "exact" if of.num_levels is None else "bound"
     )  # by Jensen, over the dequantization
     entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
-    model = model.around(model.network, "float32")
+    model = model.in_precision("float32")
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
     with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():

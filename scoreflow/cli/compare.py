@@ -17,8 +17,8 @@ from scoreflow.errors import RequestError
 from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
 from scoreflow.evaluation.cached_cases import CachedCases, kept
 from scoreflow.evaluation.comparison import Case
-from scoreflow.evaluation.sample_quality import Judge
-from scoreflow.generation.plan import Drawing
+from scoreflow.evaluation.sample_quality import SampleQuality
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report import comparison_section
 from scoreflow.report.page import write_report
@@ -39,7 +39,7 @@ def run(request: Request, _argv: list[str]) -> None:
     """Compare; processes share the images of each case, and the first one judges and writes."""
     trained = open_run(request, say)
     compare(trained)
-    if distributed.leads():
+    if distributed.is_main_process():
         say(f"look at {write_report(trained.folder)}")
 
 
@@ -57,7 +57,7 @@ class Comparing:
 
     trained: TrainedRun
     data: Data
-    judge: Judge
+    judge: SampleQuality
     rows: Rows
     count: int
 
@@ -81,7 +81,7 @@ def compare(trained: TrainedRun) -> None:
     sweeps = _sweeps(trained, judge)
     cases = _draw(common, wanted)
     sweep = _swept(common) if sweeps else None
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     result = _result(common, [rows.done[case] for case in cases.names.values()])
     settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
@@ -92,7 +92,7 @@ def compare(trained: TrainedRun) -> None:
     _write_page(trained, result, cases, sweep)
 
 
-def _judge_of(trained: TrainedRun, data: Data) -> tuple[Judge, Json]:
+def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
     """The metrics of samples against data, and what of them a row depends on."""
     inception = trained.config.compare.inception
     by: Json = {"classifier": "", "inception": inception}
@@ -142,7 +142,7 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
         row, png, x = comparison.measured(
             made, trained.model.sde, common.data, seed, common.count, batch_size
         )
-        if distributed.leads():
+        if distributed.is_main_process():
             cases.keep((name, budget), {**row, **common.judge.of_samples(x)}, png)
     return cases
 
@@ -163,7 +163,11 @@ def _result(common: Comparing, found: list[Json]) -> Json:
 
 
 def _print(result: Json) -> None:
-    say(columns.table([*result["rows"], *columns.beside(result["test_data"], result["floors"])]))
+    say(
+        columns.table(
+            [*result["rows"], *columns.reference_rows(result["test_data"], result["floors"])]
+        )
+    )
     if result["orders"]:
         say(convergence_order.table(result["orders"]))
     if result["guidance"]:
@@ -176,7 +180,7 @@ def _write_page(
     cases: CachedCases[tuple[str, int]],
     sweep: CachedCases[float] | None,
 ) -> None:
-    c, real = trained.config.compare, columns.beside(result["test_data"], result["floors"])
+    c, real = trained.config.compare, columns.reference_rows(result["test_data"], result["floors"])
     pictures = {each: path.read_bytes() for each, path in cases.paths.items()}
     page = comparison_section.section(result["rows"], real, pictures, c.seed, result["orders"])
     if sweep:
@@ -216,7 +220,7 @@ def _orders(common: Comparing) -> list[Json]:
 # ---- guidance swept -----------------------------------------------------------------------------
 
 
-def _sweeps(trained: TrainedRun, judge: Judge) -> bool:
+def _sweeps(trained: TrainedRun, judge: SampleQuality) -> bool:
     """Whether there is something to guide by; what cannot be swept is refused before any work."""
     exists = (trained.folder.path / CLASSIFIER_FILE).exists()
     one_class = trained.config.sampling.label >= 0
@@ -228,7 +232,7 @@ def _sweeps(trained: TrainedRun, judge: Judge) -> bool:
     return True
 
 
-def _guided(trained: TrainedRun, weight: float, label: int) -> Drawing:
+def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
     config = ConfigDict(trained.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, weight
@@ -246,10 +250,12 @@ def _swept(common: Comparing) -> CachedCases[float]:
     }
     cases = CachedCases(common.rows, names, paths)
     batch_size = trained.config.sampling.batch_size
-    asked = guidance_sweep.Asked(partial(_guided, trained), c.seed, common.count, batch_size)
+    asked = guidance_sweep.SweepSettings(
+        partial(_guided, trained), c.seed, common.count, batch_size
+    )
     for weight in cases.missing():
         row, x, labels = guidance_sweep.measured(weight, asked, trained.model.sde, data)
-        if distributed.leads():
+        if distributed.is_main_process():
             judged = guidance_sweep.judged(x, labels, common.judge)
             cases.keep(weight, {**row, **judged}, guidance_sweep.shown(x, data))
     return cases

@@ -9,7 +9,7 @@ from scoreflow.runtime import distributed
 
 def say(text: str) -> None:
     """Print a line, from the first process alone."""
-    if distributed.leads():
+    if distributed.is_main_process():
         print(text, flush=True)
 
 

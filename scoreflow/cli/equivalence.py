@@ -36,7 +36,7 @@ def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int
         RunError: an identity failed; the results have been written.
     """
     start, c = time.monotonic(), experiment.config.equivalence
-    model = model.around(model.network, factory.choose_precision(experiment.config))
+    model = model.in_precision(factory.choose_precision(experiment.config))
     subject = certificate.Subject(model, experiment.data, trained=step > 0)
     drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
     effort = certificate.Effort(drawn, c.batch_size, c.train_steps)

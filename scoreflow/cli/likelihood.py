@@ -70,7 +70,7 @@ def run(request: Request, _argv: list[str]) -> None:
     """All that the `likelihood` section wants; several processes share the images."""
     trained = open_run(request, say)
     assess(trained)
-    if distributed.leads():
+    if distributed.is_main_process():
         write_report(trained.folder)
 
 
@@ -134,7 +134,7 @@ def _measured(
 
 def _write(trained: TrainedRun, name: str, result: Json) -> None:
     settings = trained.config.likelihood.to_dict() | {"device": str(trained.experiment.device)}
-    if distributed.leads():
+    if distributed.is_main_process():
         kept = {**result, "step": trained.step, "settings": settings}
         trained.folder.write_result(name, kept)
 

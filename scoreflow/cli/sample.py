@@ -3,11 +3,12 @@
 from scoreflow import factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.evaluation.sample_summary import draw
-from scoreflow.generation import editing, trajectory
-from scoreflow.generation.edit_plan import Control
+from scoreflow.generation import edit_summary, editing, trajectory
+from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
+from scoreflow.schema.task_keys import FLOWN
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.trained_run import TrainedRun, open_run
@@ -25,7 +26,7 @@ def sample(trained: TrainedRun) -> None:
         draw_into(trained, trained.config.sampling.sampler)
     else:
         _edit(trained, task)
-    if distributed.leads():
+    if distributed.is_main_process():
         write_report(trained.folder)
 
 
@@ -36,7 +37,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     guide = factory.build_guidance(config, model, data).guide
     settings = {**recorded(c, trained.experiment.device), "sampler": name, "guide": guide}
     drawn = draw(plan, name, model.sde, data, c.seed, c.num_images, c.batch_size)
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     path = folder.sample_path(trained.step, name)
     folder.write_image(path, drawn.picture)
@@ -54,18 +55,21 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     say(f"{drawn.line}; {path}")
 
 
-def _edit(trained: TrainedRun, task: Control) -> None:
-    folder, config = trained.folder, trained.config
-    plan = trained.plan(config.sampling.sampler)
-    done = editing.do(task, plan, trained.model, trained.data, config.sampling)
-    if not distributed.leads():
+def _edit(trained: TrainedRun, task: EditPlan) -> None:
+    folder, config, model = trained.folder, trained.config, trained.model
+    flown = task.task in FLOWN
+    plan = (
+        factory.build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
+    )
+    edited = editing.edit(task, plan, model.sde)
+    if not distributed.is_main_process():
         return
     settings = recorded(config.control, trained.experiment.device)
     settings["sampling"] = config.sampling.to_dict()
     path = folder.sample_path(trained.step, task.task)
-    folder.write_image(path, done.picture)
-    result = {**done.result, "step": trained.step, "settings": settings}
+    folder.write_image(path, edit_summary.picture(edited))
+    result = {**edited.result, "step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
-    page = editing.section(task, done, trained.step)
+    page = edit_summary.section(edited, trained.step)
     write_atomic(folder.path / "results" / f"{task.task}.html", page.encode())
-    say(f"{done.line}; {path}")
+    say(f"{edit_summary.describe(edited)}; {path}")

@@ -42,7 +42,7 @@ def train(experiment: Experiment, folder: RunDir) -> None:
     for name in factory.COMPARED:
         draw_into(trained, name)
     measure_test_set(trained)
-    if not distributed.leads():
+    if not distributed.is_main_process():
         return
     say(
         f"\nLook at   {write_report(folder)}\n"

@@ -1,10 +1,17 @@
-"""The scale of images: integer levels to points in [-1, 1) and back."""
+"""Quantization: integer levels of images to points in [-1, 1) and back."""
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RunError
+from scoreflow.sde.noise import Noise, Stream
+
+Embedding = Literal["uniform", "centre"]
+"""The point of a level's bin that a network is trained on: a random one, or the centre."""
+EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 
 
 def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
@@ -19,6 +26,37 @@ def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
         Points in [-1, 1).
     """
     return 2 * (levels.to(u.dtype) + u) / num_levels - 1
+
+
+def centres(levels: Tensor, num_levels: int) -> Tensor:
+    """Centres of the levels' bins: points in (-1, 1), float64, shaped like the levels."""
+    return dequantize(levels, torch.tensor(0.5, dtype=torch.float64), num_levels)
+
+
+def points(
+    values: Tensor,
+    num_levels: int | None,
+    noise: Noise,
+    stream: Stream,
+    embedding: Embedding = "uniform",
+) -> Tensor:
+    """Data as the real-valued x_0 of a process, float64.
+
+    Args:
+        values: levels in 0..L-1, (B, ...); or vectors, which stay what they are.
+        num_levels: L; None for vectors.
+        noise: addresses the places within the bins, a sample index a datum.
+        stream: of the noise.
+        embedding: a random place of a level's bin, or its centre.
+
+    Returns:
+        Points shaped like the values.
+    """
+    if num_levels is None:
+        return values.double()
+    if embedding == "centre":
+        return centres(values, num_levels)
+    return dequantize(values, noise.uniform(stream, tuple(values.shape[1:])), num_levels)
 
 
 def quantize(x: Tensor, num_levels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Data: images as integer levels, their continuous scale, and the order training sees them in.
+"""Loading data sets: digits, folders of images or Parquet files, the Hugging Face Hub.
 
 An image is stored as levels k in {0, ..., L-1} and trained on as the point
 
@@ -37,9 +37,6 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.Decompre
 
 Split = tuple[Tensor, Tensor | None]
 """Levels (n, C, H, W) uint8 and labels (n,) int64."""
-
-
-# ---- the scale ----------------------------------------------------------------------------------
 
 
 # ---- loaders ------------------------------------------------------------------------------------
@@ -146,7 +143,7 @@ def load_folder(path: str | Path, test_fraction: float = 0.2, split_seed: int = 
     return _cut(folder.resolve().name, splits[0], 256, test_fraction, split_seed)
 
 
-# ---- their parts --------------------------------------------------------------------------------
+# ---- helpers of the loaders ---------------------------------------------------------------------
 
 
 def _folder(path: str | Path) -> Path:
@@ -158,7 +155,7 @@ def _folder(path: str | Path) -> Path:
 
 def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
-    rows = ((str(path), path, number.get(name)) for path, name in files)
+    rows = ((str(path), path, None if name is None else number.get(name)) for path, name in files)
     return _collect(rows, len(files), "image files")
 
 
@@ -198,7 +195,7 @@ def decode(source: bytes | Path | None, where: str) -> np.ndarray:
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _labels(labels: list, where: str) -> Tensor | None:
+def _labels(labels: list[int | None], where: str) -> Tensor | None:
     if all(label is None for label in labels):
         return None
     for index, label in enumerate(labels):
@@ -245,6 +242,3 @@ def describe(shape: tuple[int, ...]) -> str:
     """An image of this shape, (C, H, W), in words."""
     channels, height, width = shape
     return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
-
-
-# ---- the order of training ----------------------------------------------------------------------

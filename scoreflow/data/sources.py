@@ -1,8 +1,9 @@
-"""Where images come from: rows of parquet files, of the Hub, and image files, not yet decoded."""
+"""Sources of encoded images: rows of Parquet files or of the Hub, and image files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from scoreflow.errors import RequestError
 
@@ -83,7 +84,9 @@ def hub_rows(datasets: ModuleType, name: str, split: str) -> Rows:
     return _cells(rows, where, image, labelled), len(rows), where
 
 
-def _cells(rows: Iterable[dict], where: str, image: str, labelled: bool) -> Iterator[Row]:
+def _cells(
+    rows: Iterable[dict[str, Any]], where: str, image: str, labelled: bool
+) -> Iterator[Row]:
     for index, row in enumerate(rows):
         cell = row[image] or {"bytes": None, "path": None}
         source = cell["bytes"] or (cell["path"] and Path(cell["path"]))

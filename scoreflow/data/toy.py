@@ -1,4 +1,4 @@
-"""Data in the plane whose true density is known."""
+"""Toy data set: a mixture of Gaussians in the plane, whose density is known."""
 
 import math
 

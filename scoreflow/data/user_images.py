@@ -1,4 +1,4 @@
-"""Images and masks that a user gives: as the run's data are, or refused."""
+"""Reading a user's images and masks: in the format of the run's data, or refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cases of a comparison that are kept: a row and a picture each, made once."""
+"""Resumable cases of a comparison: a row and a picture each, made once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class CachedCases(Generic[K]):
             for key, name in self.names.items()
             if name not in self.rows.done or not self.paths[key].exists()
         ]
-        found: list[K] = distributed.shard().of_the_first(own)
+        found: list[K] = distributed.shard().broadcast_from_rank_0(own)
         return found
 
     def keep(self, key: K, row: Json, png: bytes) -> None:

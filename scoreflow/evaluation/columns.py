@@ -1,4 +1,4 @@
-"""The columns of a comparison: what each number is called and how it is written."""
+"""Columns of the comparison table: keys, titles and number formats."""
 
 import math
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Column:
     form: str = ".3f"
     part: int = 0
 
-    def told(self, row: Json, sign: str = "+-") -> str:
-        """The number and its error; nothing where the row has none."""
+    def text(self, row: Json, sign: str = "+-") -> str:
+        """The number and its error, formatted; "" where the row has none."""
         value = row.get(self.key)
         if value is None:
             return ""
@@ -64,8 +64,8 @@ def columns_of(rows: list[Json]) -> list[Column]:
     return [column for column in COLUMNS if any(column.key in row for row in rows)]
 
 
-def beside(test_data: Json, floors: Json) -> list[Json]:
-    """The rows under those of the samplers: what real data get."""
+def reference_rows(test_data: Json, floors: Json) -> list[Json]:
+    """The same metrics on held-out data, and on two sets of the true law where it is known."""
     rows = [{"sampler": "held-out data", **test_data}]
     return [*rows, {"sampler": "two sets of the truth", **floors}] if floors else rows
 
@@ -74,7 +74,7 @@ def table(rows: list[Json]) -> str:
     """The rows for the terminal."""
     columns = [column for column in columns_of(rows) if column.short]
     cells = [["", *(column.short for column in columns)]]
-    cells += [[row["sampler"], *(column.told(row) for column in columns)] for row in rows]
+    cells += [[row["sampler"], *(column.text(row) for column in columns)] for row in rows]
     widths = [max(len(line[k]) for line in cells) for k in range(len(columns) + 1)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])

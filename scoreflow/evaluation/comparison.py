@@ -1,10 +1,9 @@
-"""Samplers compared on one network, from the same noise: quality against evaluations and seconds.
+"""Comparison of samplers on one network, from the same noise: quality against NFE and seconds.
 
 A case is a sampler with a budget of evaluations. Every case starts from the same x_N, so that
 image k of one and image k of another are what two methods make of one noise.
 """
 
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +13,9 @@ from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
+from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -37,7 +37,7 @@ class Case:
 
     sampler: str
     budget: int
-    drawing: Drawing
+    drawing: SamplingPlan
 
 
 def measured(
@@ -50,19 +50,12 @@ def measured(
     counted = Counted(case.drawing.denoiser)
     drawing = replace(case.drawing, denoiser=counted)
     noise = Noise.of(seed, 0, count, data.train.device)
-    # what is only done once is not the first case's to pay for
-    event = tuple(data.train.shape[1:])
-    with torch.no_grad():
-        case.drawing.denoiser(noise.rows(noise.index[:batch_size]).normal(Stream.PRIOR, event),
-                              case.drawing.times[0])  # fmt: skip
-    if noise.index.is_cuda:
-        torch.cuda.synchronize(noise.index.device)
-    start = time.monotonic()
-    title = f"{case.sampler} {case.budget}"
-    x = draw_samples(drawing, sde, noise, tuple(data.train.shape[1:]), batch_size, title)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    seconds = time.monotonic() - start
+    event, first = tuple(data.train.shape[1:]), noise.rows(noise.index[:batch_size])
+    with torch.no_grad():  # what is only done once is not the first case's to pay for
+        case.drawing.denoiser(first.normal(Stream.PRIOR, event), case.drawing.times[0])
+    watch, title = Stopwatch(noise.index.device), f"{case.sampler} {case.budget}"
+    x = draw_samples(drawing, sde, noise, event, batch_size, title)
+    seconds = watch.seconds
     row = {
         "sampler": case.sampler,
         "budget": case.budget,

@@ -1,4 +1,4 @@
-"""The order at which a sampler tends to its limit, measured where the denoiser is exact.
+"""Empirical order of convergence of samplers, on an exact denoiser.
 
 Each is run on one exact denoiser down to t = 1 in ever more steps, equal in log-SNR. One that
 follows the flow is held against the adaptive solver, point by point from the same noise, at a
@@ -97,8 +97,9 @@ def _flow_errors(
     """RMS distance to the flow's own answer over points; errors of all by leaving points out."""
     noise = Noise.of(0, 0, POINTS)
     x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
-    ends = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
-    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, *ends, noise)
+    first, last = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
+    flow = ProbabilityFlow(1.0, TOLERANCE)
+    exact = flow.step(truth.denoiser(sde), sde, x, first, last, noise)
     squares = torch.stack(
         [
             (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)
@@ -178,12 +179,12 @@ def table(rows: list[Json]) -> str:
     """The rows for the terminal."""
     lines = ["order of convergence on the exact denoiser, by steps equal in log-SNR"]
     for row in rows:
-        lines.append(f"{row['sampler']:18s} {told(row)}")
+        lines.append(f"{row['sampler']:18s} {text(row)}")
     return "\n".join(lines)
 
 
-def told(row: Json) -> str:
-    """What is known of an order, in words."""
+def text(row: Json) -> str:
+    """A measured order in words."""
     stated = "" if row["stated"] is None else f", stated {row['stated']}"
     what = "follows the flow" if row["kind"] == "flow" else "draws from the law"
     if row["order"] is None:

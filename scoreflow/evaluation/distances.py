@@ -12,7 +12,9 @@ import math
 
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
+
+from scoreflow.uncertainty import mean_and_error
 
 ASSIGNED = 512
 """Points that an assignment takes at most: its cost grows with their cube."""
@@ -36,7 +38,7 @@ def energy_distance(x: Tensor, y: Tensor, blocks: int = 8) -> tuple[float, float
         for a, b in zip(x.tensor_split(blocks), y.tensor_split(blocks), strict=True)
     ]
     each = torch.tensor(values, dtype=torch.float64)
-    return float(each.mean()), float(each.std() / len(each) ** 0.5)
+    return mean_and_error(each)
 
 
 def _energy(x: Tensor, y: Tensor) -> float:
@@ -65,18 +67,6 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
     return math.sqrt(float(cost[rows, columns].mean()))
 
 
-class _Given(nn.Module):
-    """The features as they come: torchmetrics asks for a network, and they are computed once."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The features (n, F), unchanged."""
-        return features
-
-
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Squared Fréchet distance of two sets' Gaussians, the formula of FID (Heusel et al. 2017).
 
@@ -88,14 +78,23 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         x: (n, F) features, n >= 2.
         y: (m, F) features, m >= 2.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # a second to import
+    (mean_x, root_x), (mean_y, root_y) = _moments(x), _moments(y)
+    traces = root_x.square().sum() + root_y.square().sum()
+    # with C = R^T R and C' = R'^T R', tr (C C')^(1/2) is the sum of R R'^T's singular values
+    cross = torch.linalg.svdvals(root_x @ root_y.T).sum()
+    # equal sets: 0 to rounding, on either side
+    return max(float((mean_x - mean_y).square().sum() + traces - 2 * cross), 0.0)
 
-    # its precision is that of the features; on the CPU, where the eigenvalues have all of it
-    # and of this process alone: its mates may be at other work, and would wait for it in vain
-    measure = FrechetInceptionDistance(_Given(x.shape[1]), sync_on_compute=False)
-    measure.update(y.double().cpu(), real=True)
-    measure.update(x.double().cpu(), real=False)
-    return max(float(measure.compute()), 0.0)  # equal sets: 0 to rounding, on either side
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of (n, F) data and an R with covariance R^T R, (min(n, F), F), float64 on the CPU.
+
+    R comes from the data, not from the covariance: where n < F the zero eigenvalues of that would
+    count with the square roots of their rounding errors.
+    """
+    x = x.double().cpu()
+    mean = x.mean(0)
+    return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r").R
 
 
 def nearest_distances(samples: Tensor, reference: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Features of a classifier of noisy images, at its least time."""
+"""Features of clean images by the classifier of noisy images, at its least time."""
 
 import torch
 from torch import Tensor
 
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import centres
 from scoreflow.models.classifier import NoisyClassifier
 
 
@@ -23,9 +23,8 @@ def clean_features(
         (n, F) float64.
     """
     t = torch.tensor(classifier.t_min, dtype=torch.float64)
-    half = torch.full((), 0.5, dtype=torch.float64, device=values.device)
     found = [
-        classifier.features(classifier.sde.alpha(t) * dequantize(part, half, num_levels), t)
+        classifier.features(classifier.sde.alpha(t) * centres(part, num_levels), t)
         for part in values.split(batch_size)
     ]
     return torch.cat(found).double()

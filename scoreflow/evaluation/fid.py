@@ -37,12 +37,12 @@ class Images(torch.utils.data.Dataset[Tensor]):
 
 
 def scores(
-    asked: str, num_levels: int | None, device: torch.device
+    weights: str, num_levels: int | None, device: torch.device
 ) -> Callable[[Tensor, Tensor], Json]:
     """The function (values, reference values) -> scores, after trying all that it needs.
 
     Args:
-        asked: a file of weights, or "download".
+        weights: a file, or "download".
         num_levels: of the images; None is refused, for there are none.
         device: where the network runs.
 
@@ -57,51 +57,62 @@ def scores(
     """
     if num_levels is None:
         raise RequestError("compare.inception needs images; these data are vectors")
-    if asked != DOWNLOAD and not Path(asked).is_file():
+    if weights != DOWNLOAD and not Path(weights).is_file():
         raise RequestError(
-            f'compare.inception: no such file {asked}; it is a file of weights or "{DOWNLOAD}"'
+            f'compare.inception: no such file {weights}; it is a file of weights or "{DOWNLOAD}"'
         )
+    path = None if weights == DOWNLOAD else weights
+    _try_network(path)
+
+    def score(values: Tensor, reference: Tensor) -> Json:
+        pair = Images(values, num_levels), Images(reference, num_levels)
+        return _scores(*pair, path, device)
+
+    return score
+
+
+def _try_network(path: str | None) -> None:
+    """Refuse weights that do not fit, or that cannot be downloaded."""
     try:
-        import torch_fidelity
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise RequestError(
             f"compare.inception needs the package torch-fidelity ({error}): pip install -e .[fid]"
         ) from error
-    weights = None if asked == DOWNLOAD else asked
     try:
-        if weights is not None:  # the package would run whatever a pickle says
-            torch.load(weights, map_location="cpu", weights_only=True)
-        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights)
+        if path is not None:  # the package would run whatever a pickle says
+            torch.load(path, map_location="cpu", weights_only=True)
+        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], path)
     except Exception as error:  # whatever a download or an unpickler raises
-        done = "the download of the weights failed" if weights is None else f"{asked} does not fit"
+        done = "the download of the weights failed" if path is None else f"{path} does not fit"
         raise RequestError(f"compare.inception: {done} ({_first_line(error)})") from error
 
-    def score(values: Tensor, reference: Tensor) -> Json:
-        n = min(len(values), len(reference))
-        subset, splits = min(SUBSET, n // 2), min(10, len(values))
-        found: dict[str, Any] = torch_fidelity.calculate_metrics(
-            input1=Images(values, num_levels),
-            input2=Images(reference, num_levels),
-            fid=True,
-            kid=True,
-            isc=True,
-            kid_subset_size=subset,
-            isc_splits=splits,
-            feature_extractor_weights_path=weights,
-            cuda=device.type == "cuda",
-            save_cpu_ram=True,  # and no processes of its own: the images are in memory
-            verbose=False,
-        )
-        return {
-            "fid": found["frechet_inception_distance"],
-            "kid": found["kernel_inception_distance_mean"],
-            "kid_error": found["kernel_inception_distance_std"] * (subset / (n - subset)) ** 0.5,
-            "inception_score": found["inception_score_mean"],
-            "inception_score_error": found["inception_score_std"] / (splits - 1) ** 0.5,
-        }
 
-    return score
+def _scores(samples: Images, reference: Images, path: str | None, device: torch.device) -> Json:
+    import torch_fidelity
+
+    n = min(len(samples), len(reference))
+    subset, splits = min(SUBSET, n // 2), min(10, len(samples))
+    found: dict[str, Any] = torch_fidelity.calculate_metrics(
+        input1=samples,
+        input2=reference,
+        fid=True,
+        kid=True,
+        isc=True,
+        kid_subset_size=subset,
+        isc_splits=splits,
+        feature_extractor_weights_path=path,
+        cuda=device.type == "cuda",
+        save_cpu_ram=True,  # and no processes of its own: the images are in memory
+        verbose=False,
+    )
+    return {
+        "fid": found["frechet_inception_distance"],
+        "kid": found["kernel_inception_distance_mean"],
+        "kid_error": found["kernel_inception_distance_std"] * (subset / (n - subset)) ** 0.5,
+        "inception_score": found["inception_score_mean"],
+        "inception_score_error": found["inception_score_std"] / (splits - 1) ** 0.5,
+    }
 
 
 def _first_line(error: Exception) -> str:

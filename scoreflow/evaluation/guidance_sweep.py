@@ -1,7 +1,8 @@
-"""Guidance swept: how true to the class that was asked for, against how much of the data is left.
+"""Guidance sweep: fidelity to the class against diversity, over guidance weights.
 
-A row a weight. Image i is asked for class i mod K and starts from the same noise at every weight,
-so that the rows differ by the weight alone. Several processes share the images of each class.
+A row a weight. Image i is conditioned on class i mod K and starts from the same noise at every
+weight, so that the rows differ by the weight alone. Several processes share the images of each
+class.
 """
 
 import base64
@@ -19,11 +20,11 @@ from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
 from scoreflow.evaluation.columns import Column
 from scoreflow.evaluation.comparison import PICTURED
-from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.figures.line_plot import Plot, Series, svg
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.comparison_section import cells
 from scoreflow.report.page import figure
 from scoreflow.runtime import distributed
@@ -37,8 +38,8 @@ SAMPLER = "dpm"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a sweep draws.
+class SweepSettings:
+    """Settings of a guidance sweep.
 
     Attributes:
         drawing: (weight, class) -> the guided drawing.
@@ -47,42 +48,44 @@ class Asked:
         batch_size: images at a time.
     """
 
-    drawing: Callable[[float, int], Drawing]
+    drawing: Callable[[float, int], SamplingPlan]
     seed: int
     count: int
     batch_size: int
 
 
-def measured(weight: float, asked: Asked, sde: SDE, data: Data) -> tuple[Json, Tensor, Tensor]:
-    """Draw at a weight: the row without metrics, the samples, and the class each was asked for."""
+def measured(
+    weight: float, settings: SweepSettings, sde: SDE, data: Data
+) -> tuple[Json, Tensor, Tensor]:
+    """Sample at a weight: the row without metrics, the samples, and the class of each."""
     assert data.train_labels is not None, "classes come from labelled data"
     classes = data.train_labels.unique().tolist()
-    noise = Noise.of(asked.seed, 0, asked.count, data.train.device)
+    noise = Noise.of(settings.seed, 0, settings.count, data.train.device)
     event, start, evaluations = tuple(data.train.shape[1:]), time.monotonic(), 0
-    index = torch.arange(asked.count, device=data.train.device)
-    x = torch.empty(asked.count, *event, dtype=torch.float64, device=data.train.device)
-    labels = torch.tensor(classes).repeat(-(-asked.count // len(classes)))[: asked.count]
+    index = torch.arange(settings.count, device=data.train.device)
+    x = torch.empty(settings.count, *event, dtype=torch.float64, device=data.train.device)
+    labels = torch.tensor(classes).repeat(-(-settings.count // len(classes)))[: settings.count]
     for label in classes:
         rows = index[(labels == label).to(index.device)]
         if len(rows) == 0:
             continue
-        drawing = asked.drawing(weight, label)
+        drawing = settings.drawing(weight, label)
         counted = Counted(drawing.denoiser)
         shown = replace(drawing, denoiser=counted)
         title = f"guidance {weight:g}, class {label}"
-        x[rows] = draw_samples(shown, sde, noise.rows(rows), event, asked.batch_size, title)
+        x[rows] = draw_samples(shown, sde, noise.rows(rows), event, settings.batch_size, title)
         evaluations += distributed.shard().total(counted.rows)
     row = {
         "weight": weight,
-        "nfe": evaluations / asked.count,
+        "nfe": evaluations / settings.count,
         "seconds": time.monotonic() - start,
-        "num_images": asked.count,
+        "num_images": settings.count,
     }
     return row, x, labels
 
 
-def judged(x: Tensor, labels: Tensor, judge: Judge) -> Json:
-    """The metrics of guided samples, and how often they are of the class that was asked for.
+def judged(x: Tensor, labels: Tensor, judge: SampleQuality) -> Json:
+    """The metrics of guided samples, and how often they are of the class they were guided to.
 
     `accuracy` is by the nearest training image, which no guidance looks at; by_classifier is the
     classifier's own opinion, and flattering where it is the guide.
@@ -125,10 +128,10 @@ COLUMNS = (
 def table(rows: list[Json]) -> str:
     """The rows for the terminal."""
     columns = [column for column in COLUMNS if column.key in rows[0]]
-    told = [["guidance", *(column.short for column in columns)]]
-    told += [[f"{row['weight']:g}", *(column.told(row) for column in columns)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in told)
+    lines = [["guidance", *(column.short for column in columns)]]
+    lines += [[f"{row['weight']:g}", *(column.text(row) for column in columns)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
 
 def section(rows: list[Json], pictures: list[bytes], budget: int) -> str:

@@ -1,4 +1,4 @@
-"""How samples compare with data, without a downloaded network."""
+"""Nearest-neighbour metrics: two-sample test, precision and recall, classes; a pixel baseline."""
 
 import math
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreflow.uncertainty import rate_error
+from scoreflow.uncertainty import rate_error, standard_error
 
 
 def two_sample_accuracy(samples: Tensor, real: Tensor) -> dict[str, Any]:
     """Leave-one-out 1-nearest-neighbour two-sample test (Lopez-Paz & Oquab 2017).
 
-    0.5: no telling samples from data; 1: each knows its own; below 0.5: samples sit on top of the
-    data.
+    0.5: samples and data are indistinguishable; 1: each knows its own; below 0.5: samples sit on
+    top of the data.
 
     Args:
         samples: (n, ...) values.
@@ -58,7 +58,7 @@ def histogram_bits_per_dim(train: Tensor, test: Tensor, num_levels: int) -> tupl
         counts += torch.bincount((batch + offset).flatten(), minlength=len(counts))
     bits = -((counts + 1).double() / (len(train) + num_levels)).log2()
     each = torch.cat([bits[batch + offset].mean(1) for batch in test.flatten(1).split(1024)])
-    return float(each.mean()), float(each.std(correction=0)) / math.sqrt(max(len(each) - 1, 1))
+    return float(each.mean()), standard_error(each) or 0.0
 
 
 def nearest_labels(samples: Tensor, real: Tensor, labels: Tensor) -> Tensor:

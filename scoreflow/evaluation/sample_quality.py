@@ -1,7 +1,7 @@
-"""What samples are held against: training data, held-out data as the yardstick, and the truth.
+"""Sample-quality metrics against training, held-out and true data.
 
 Every number has its standard error under the same name with `_error` behind it. Held-out data are
-judged as samples are, so that each number stands beside what real data of that count get.
+measured as samples are, so that each number can be read against that of as many real data.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ REFERENCE = 10_000
 FLOOR_PAIRS = 8
 
 
-class Judge:
-    """Samples against the data, and the truth where there is one.
+class SampleQuality:
+    """Metrics of samples against the data, and the true law where it is known.
 
     Args:
         data: to compare with.
         truth: the law of the data, where it is known.
         labels: values (n, ...) -> the class of each, (n,); None for data without classes.
         features: values (n, ...) -> features (n, F), None where there is no classifier.
-        inception: values, reference values -> FID and its like, None where it is not asked for.
+        inception: values, reference values -> FID and its like, None to leave them out.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Judge:
         }
 
     def _true(self, count: int, k: int) -> Tensor:
-        assert self.truth is not None, "asked for only where there is one"
+        assert self.truth is not None, "called only where there is one"
         return self.truth.sample(Noise.of(REFERENCE_SEED + k, 0, count))
 
     @cached_property
@@ -135,7 +135,7 @@ class Judge:
 
     @cached_property
     def _reference_features(self) -> Tensor:
-        assert self.features is not None, "asked for only where there are some"
+        assert self.features is not None, "called only where there are some"
         return self.features(self.data.train[:REFERENCE])
 
     @cached_property

@@ -1,7 +1,6 @@
-"""What samples are worth at a glance: two-sample accuracy and classes, beside held-out data."""
+"""Summary of samples: cost, two-sample accuracy and classes, with held-out data for comparison."""
 
 import base64
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,9 @@ from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import GRID_IMAGES, picture
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
+from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import Clipped, Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
@@ -46,17 +46,16 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
         else None,
     }
     if data.train_labels is not None and data.num_levels is not None:
-        found["classes"] = nearest_neighbours.nearest_classes(
-            values, data.train, data.train_labels
-        )
+        classes = nearest_neighbours.nearest_classes(values, data.train, data.train_labels)
+        found["classes"] = classes
         if label >= 0:
-            found["of_class"] = _of_its_class(found["classes"], test, data, label)
+            found["of_class"] = _of_its_class(classes, test, data, label)
     return found
 
 
 def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> dict[str, Any]:
     """How many samples, and how many test images of the class, are nearest to one of the class."""
-    assert data.train_labels is not None, "only labelled data are asked"
+    assert data.train_labels is not None, "only labelled data come here"
     rate, n = classes[label] / sum(classes), sum(classes)
     found = {"label": label, "rate": rate, "standard_error": uncertainty.rate_error(rate, n)}
     if len(test):
@@ -75,7 +74,7 @@ def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_data(data: Data, num_images: int) -> dict[str, Any]:
-    """What samples are to be seen beside: test data, and what is known of them without a model."""
+    """Test images and model-free baselines, for comparison."""
     encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
     found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
     found["num_shown"] = min(num_images, len(data.test))
@@ -100,17 +99,21 @@ class Drawn:
 
 
 def draw(
-    drawing: Drawing, name: str, sde: SDE, data: Data, seed: int, num_images: int, batch_size: int
+    drawing: SamplingPlan,
+    name: str,
+    sde: SDE,
+    data: Data,
+    seed: int,
+    num_images: int,
+    batch_size: int,
 ) -> Drawn:
     """Draw samples of a seed and summarise them; image k of a seed is always the same."""
-    start = time.monotonic()
+    watch = Stopwatch(data.train.device)
     noise = Noise.of(seed, 0, num_images, data.train.device)
     counted = Counted(drawing.denoiser)
     event = tuple(data.train.shape[1:])
     samples = draw_samples(replace(drawing, denoiser=counted), sde, noise, event, batch_size, name)
-    if samples.is_cuda:
-        torch.cuda.synchronize(samples.device)
-    seconds = time.monotonic() - start
+    seconds = watch.seconds
     result = {
         "nfe": distributed.shard().total(counted.rows) / len(samples),
         "seconds": seconds,
@@ -123,12 +126,12 @@ def draw(
     }
     line = (
         f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
-        f"two-sample accuracy {_told(result)}{_class_told(result)}"
+        f"two-sample accuracy {_two_sample_text(result)}{_class_text(result)}"
     )
     return Drawn(samples, result, picture(values_of(samples, data), data), line)
 
 
-def _told(result: dict[str, Any]) -> str:
+def _two_sample_text(result: dict[str, Any]) -> str:
     if result["value"] is None:
         return f"needs {LEAST_IMAGES} images"
     sides = result["two_sample"]
@@ -139,13 +142,13 @@ def _told(result: dict[str, Any]) -> str:
     )
 
 
-def _class_told(result: dict[str, Any]) -> str:
+def _class_text(result: dict[str, Any]) -> str:
     if "of_class" not in result:
         return ""
-    asked = result["of_class"]
-    rate = asked.get("rate_of_test_data")
+    found = result["of_class"]
+    rate = found.get("rate_of_test_data")
     real = "" if rate is None else f" (test images {rate:.3f})"
     return (
-        f", against data of class {asked['label']}; {asked['rate']:.3f} +- "
-        f"{asked['standard_error']:.3f} of them{real} are nearest to a training image of it"
+        f", against data of class {found['label']}; {found['rate']:.3f} +- "
+        f"{found['standard_error']:.3f} of them{real} are nearest to a training image of it"
     )

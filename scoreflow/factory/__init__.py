@@ -5,7 +5,7 @@ have had. (Its keys, types and ranges were checked in `request`.)
 """
 
 from scoreflow.factory.choose import choose
-from scoreflow.factory.editing import build_control
+from scoreflow.factory.editing import build_control, build_flow_plan
 from scoreflow.factory.evaluation import build_judge
 from scoreflow.factory.experiment import (
     Experiment,
@@ -34,23 +34,24 @@ from scoreflow.factory.training import (
     compiled,
     remark,
 )
-from scoreflow.generation.edit_plan import Control
-from scoreflow.generation.plan import Drawing, Guidance
+from scoreflow.generation.edit_plan import EditPlan
+from scoreflow.generation.plan import Guidance, SamplingPlan
 from scoreflow.runtime.device import build_device
 
 __all__ = [
     "COMPARED",
     "HIGH_ORDER",
     "SAMPLERS",
-    "Control",
-    "Drawing",
+    "EditPlan",
     "Experiment",
     "Guidance",
+    "SamplingPlan",
     "build_classifying",
     "build_control",
     "build_data",
     "build_device",
     "build_drawing",
+    "build_flow_plan",
     "build_guidance",
     "build_judge",
     "build_model",

@@ -1,26 +1,33 @@
 """What is done with the user's image: the `control` section."""
 
+from dataclasses import replace
+
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import centres
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose
-from scoreflow.generation.edit_plan import Control
+from scoreflow.factory.likelihood import try_solver
+from scoreflow.generation.edit_plan import EditPlan
+from scoreflow.generation.plan import SamplingPlan
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
     BlockMean,
     ChannelMean,
     Masked,
     Measurement,
     Operator,
+    ProbabilityFlow,
 )
 from scoreflow.samplers.editing.linear_operators import middle_square
 from scoreflow.schema.task_keys import MEASURED, METHODS, TASKS
 
 
-def build_control(config: ConfigDict, data: Data) -> Control | None:
+def build_control(config: ConfigDict, data: Data) -> EditPlan | None:
     """The task of the config; None where it has none."""
     c, task = config.control, choose("sampling.task", config.sampling.task, ("none", *TASKS))
     if task == "none":
@@ -30,18 +37,41 @@ def build_control(config: ConfigDict, data: Data) -> Control | None:
             f"sampling.task = {task} is about images, and the data of this run are vectors"
         )
     if task in MEASURED:
-        return _measured(config, data)
+        return _measured(config, data, data.num_levels)
     if task == "interpolate":
         if c.count < 2:
             raise RequestError(f"interpolate needs control.count of 2 or more, got {c.count}")
         (a, first), (b, second) = (read_images(each, data) for each in (c.image, c.other))
-        return Control(task, torch.cat((a, b)), first + second, c.count)
+        return _plan(config, data.num_levels, torch.cat((a, b)), first + second)
     given, names = read_images(c.image, data, c.count if task == "reconstruct" else 1)
-    return Control(task, given, names, c.count, strength=c.strength if task == "vary" else None)
+    plan = _plan(config, data.num_levels, given, names)
+    return replace(plan, strength=c.strength) if task == "vary" else plan
 
 
-def _measured(config: ConfigDict, data: Data) -> Control:
-    c, task, sampler = config.control, config.sampling.task, config.sampling.sampler
+def _plan(config: ConfigDict, num_levels: int, given: Tensor, names: list[str]) -> EditPlan:
+    c = config.sampling
+    return EditPlan(
+        c.task,
+        given,
+        names,
+        config.control.count,
+        num_levels,
+        sampler=c.sampler,
+        seed=c.seed,
+        batch_size=c.batch_size,
+    )
+
+
+def build_flow_plan(config: ConfigDict, model: ScoreModel) -> SamplingPlan:
+    """The probability flow of the `sampling` section, of the network without guidance."""
+    c = config.sampling
+    try_solver("sampling", c.method, (c.tolerance,))
+    flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
+    return SamplingPlan(flow, flow.times(model.sde.num_steps), model)
+
+
+def _measured(config: ConfigDict, data: Data, num_levels: int) -> EditPlan:
+    c, sampler = config.control, config.sampling.sampler
     shape = tuple(data.test.shape[1:])
     method = choose("control.method", c.method, tuple(METHODS))
     if sampler == "pc":
@@ -62,21 +92,18 @@ def _measured(config: ConfigDict, data: Data) -> Control:
         )
     operator, coarse = _operator(config, shape)
     given, names = read_images(c.image, data, also=(coarse,) if coarse else ())
-    centres = dequantize(given, torch.tensor(0.5, dtype=torch.float64), data.num_levels)
+    value = centres(given, num_levels)
     itself = tuple(given.shape[1:]) != shape  # the file is coarse, or grey, already
-    value = centres if itself else operator.apply(centres)
+    value = value if itself else operator.apply(value)
     # a level stands for a bin, and a mean over n of them for the mean of n uniform laws
-    bins = 2 / data.num_levels / 12**0.5
+    bins = 2 / num_levels / 12**0.5
     noise = c.noise or (bins if itself else bins * operator.gain**0.5)
-    return Control(
-        task,
-        data.test[:0] if itself else given,
-        names,
-        c.count,
-        Measurement(operator, value, noise),
-        method,
-        c.weight,
-        c.iterations,
+    return replace(
+        _plan(config, num_levels, data.test[:0] if itself else given, names),
+        measurement=Measurement(operator, value, noise),
+        method=method,
+        weight=c.weight,
+        iterations=c.iterations,
     )
 
 

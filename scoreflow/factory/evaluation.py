@@ -8,13 +8,13 @@ from scoreflow.data import toy
 from scoreflow.data.dataset import Data
 from scoreflow.evaluation import fid, nearest_neighbours
 from scoreflow.evaluation.features import clean_features
-from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.models.classifier import NoisyClassifier
 
 
 def build_judge(
     inception: str, data: Data, everything: Data, classifier: NoisyClassifier | None
-) -> Judge:
+) -> SampleQuality:
     """The metrics of samples against data.
 
     Args:
@@ -26,7 +26,7 @@ def build_judge(
     scores = fid.scores(inception, data.num_levels, data.train.device) if inception else None
     truth = toy.distribution() if data.name == "toy" else None
     if data.train_labels is None or data.num_levels is None:
-        return Judge(data, truth, inception=scores)
+        return SampleQuality(data, truth, inception=scores)
     if classifier is None:
         assert everything.train_labels is not None, "a part of it is labelled"
         nearest = partial(
@@ -34,7 +34,7 @@ def build_judge(
             real=everything.train,
             labels=everything.train_labels,
         )
-        return Judge(data, truth, nearest, inception=scores)
+        return SampleQuality(data, truth, nearest, inception=scores)
     features = partial(clean_features, classifier, num_levels=data.num_levels)
     head = classifier.network.head
 
@@ -42,4 +42,4 @@ def build_judge(
         found: Tensor = head(features(values).float()).argmax(1)
         return found
 
-    return Judge(data, truth, labels, features, scores)
+    return SampleQuality(data, truth, labels, features, scores)

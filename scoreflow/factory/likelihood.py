@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose, refusing
-from scoreflow.likelihood.dataset_likelihood import Question
+from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
 from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.score_model import ScoreModel
@@ -23,7 +23,7 @@ def build_solver(config: ConfigDict) -> Solver:
 
 def build_question(
     config: ConfigDict, model: ScoreModel, data: Data, dequantization: str = ""
-) -> Question:
+) -> LikelihoodSettings:
     """What the `likelihood` section asks of each datum, or the same by another dequantization."""
     c, embedding = config.likelihood, config.training.dequantization
     name = dequantization or c.dequantization
@@ -49,7 +49,9 @@ def build_question(
                 "their centres"
             )
         dequantizer = Dequantizer(name, data.num_levels, t, embedding)
-    return Question(build_solver(config), c.seed, dequantizer, c.samples, c.batch_size, c.checked)
+    return LikelihoodSettings(
+        build_solver(config), c.seed, dequantizer, c.samples, c.batch_size, c.checked
+    )
 
 
 def try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:

@@ -11,7 +11,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose, refusing
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.likelihood import try_solver
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
@@ -69,7 +69,7 @@ def build_drawing(
     data: Data,
     classifier: NoisyClassifier | None = None,
     eps_error: EpsError | None = None,
-) -> Drawing:
+) -> SamplingPlan:
     """A sampler by name, on the grid of the `sampling` section, guided as that says.
 
     Args:
@@ -87,7 +87,7 @@ def build_drawing(
     if name == "ode":
         try_solver("sampling", c.method, (c.tolerance,))
         flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
-        return Drawing(flow, flow.times(model.sde.num_steps), guided, label=label)
+        return SamplingPlan(flow, flow.times(model.sde.num_steps), guided, label=label)
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
     sampler = _sampler(c, name, model, eps_error)
     final = choose("sampling.final", c.final, FINALS)
@@ -97,7 +97,7 @@ def build_drawing(
             "sampling.final = none leaves out the last step, and needs sampling.steps of 2 or "
             "more, got 1: take more steps, or another sampling.final"
         )
-    return Drawing(sampler, times, limited(config, guided, data), final, label)
+    return SamplingPlan(sampler, times, limited(config, guided, data), final, label)
 
 
 def needs_moments(config: ConfigDict, name: str) -> bool:

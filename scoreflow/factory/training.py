@@ -8,9 +8,9 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
+from scoreflow.data.levels import EMBEDDINGS
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose
-from scoreflow.likelihood.dequantization import EMBEDDINGS
 from scoreflow.losses.objective import NAMES, TIMES, Objective
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.training import classifier_trainer, trainer

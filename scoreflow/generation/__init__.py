@@ -1,1 +1,1 @@
-"""Drawing samples from a network: the plan, the loop, pictures and image editing."""
+"""Sampling with a network: plan, loop, error table, trajectories, image editing, pictures."""

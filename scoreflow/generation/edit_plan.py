@@ -1,10 +1,10 @@
-"""What is done with an image: the task, its measurement and its method."""
+"""An image-editing task: its input images, its measurement, its method and its settings."""
 
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import (
     DPS,
     MMPS,
@@ -14,51 +14,78 @@ from scoreflow.samplers import (
     Replaced,
     Thresholded,
 )
+from scoreflow.sde.prediction import Denoiser
 
 
 @dataclass(frozen=True)
-class Control:
-    """A task, what it is given, and its settings; those of other tasks are None.
+class EditPlan:
+    """A task, its input and its settings; those of other tasks are None.
 
     Attributes:
         task: one of `TASKS`.
-        given: images, (n, C, H, W) levels; none, n = 0, where the measurement itself was given.
-        names: of the given.
+        given: input images, (n, C, H, W) levels; none, n = 0, where the measurement itself is the
+            input.
+        names: of the input images.
         count: images to make.
+        num_levels: L, of input and output.
         measurement: what the images made shall fit.
         method: one of `METHODS`.
         weight: of dps.
         iterations: of mmps.
         strength: of vary, as a share of N.
+        sampler: name of the sampler, for the summary.
+        seed: of the noise.
+        batch_size: images at a time.
     """
 
     task: str
     given: Tensor
     names: list[str]
     count: int
+    num_levels: int
     measurement: Measurement | None = None
     method: str | None = None
     weight: float | None = None
     iterations: int | None = None
     strength: float | None = None
+    sampler: str = "ode"
+    seed: int = 0
+    batch_size: int = 256
 
-    def conditioned(self, drawing: Drawing, counted: Counted) -> tuple[Drawing, MMPS | None]:
-        """The drawing given the measurement, if there is one.
+    def conditioned(
+        self, sampling: SamplingPlan, counted: Counted
+    ) -> tuple[SamplingPlan, MMPS | None]:
+        """The sampling plan given the measurement, if there is one.
 
         Args:
-            drawing: as without it, its denoiser perhaps limited to the range of images.
-            counted: the denoiser in it, not limited: what a method asks it for is counted.
+            sampling: as without it, its denoiser perhaps limited to the range of images.
+            counted: the denoiser in it, not limited: a method's own evaluations are counted.
 
         Returns:
-            The drawing, and the Denoiser that counts vector-Jacobian products, if it is MMPS.
+            The plan, and the Denoiser that counts vector-Jacobian products, if it is MMPS.
         """
-        moments, inner, sampler = None, counted, drawing.sampler
-        if self.method == "mmps":
-            inner = moments = MMPS(counted, self.measurement, self.iterations)
-        elif self.method == "dps":
-            sampler = DPS(sampler, self.measurement, self.weight)
-        elif self.method == "replace":
-            sampler = Replaced(sampler, self.measurement)
-        limited = isinstance(drawing.denoiser, Clipped | Thresholded)
-        denoiser = replace(drawing.denoiser, denoiser=inner) if limited else inner
-        return replace(drawing, sampler=sampler, denoiser=denoiser), moments
+        mmps, sampler = None, sampling.sampler
+        if self.measurement is not None:
+            match self.method:
+                case "mmps":
+                    assert self.iterations is not None, "mmps needs a number of iterations"
+                    mmps = MMPS(counted, self.measurement, self.iterations)
+                case "dps":
+                    assert self.weight is not None, "dps needs a weight"
+                    sampler = DPS(sampler, self.measurement, self.weight)
+                case "replace":
+                    sampler = Replaced(sampler, self.measurement)
+        denoiser = _relimited(sampling.denoiser, mmps or counted)
+        return replace(sampling, sampler=sampler, denoiser=denoiser), mmps
+
+
+def unlimited(denoiser: Denoiser) -> Denoiser:
+    """A denoiser without the limit on its x_0, if it has one."""
+    return denoiser.denoiser if isinstance(denoiser, Clipped | Thresholded) else denoiser
+
+
+def _relimited(denoiser: Denoiser, inner: Denoiser) -> Denoiser:
+    """Another denoiser under the limit of this one, if it has one."""
+    if isinstance(denoiser, Clipped | Thresholded):
+        return replace(denoiser, denoiser=inner)
+    return inner

@@ -1,30 +1,32 @@
-"""What a trained network does with the user's image, without being trained for it."""
+"""Image editing with a trained network: inverse problems, variations and latent-space tasks.
 
-import base64
-import html
-import time
+    inpaint, colorize, superresolve   images that fit a measurement, by posterior sampling
+    vary                              an image noised part of the way and sampled from there
+    reconstruct, interpolate          along the probability flow, to latents and back
+
+None needs a network that was trained for it. A task is an `EditPlan`, and `edit` does it with a
+`SamplingPlan`; `edit_summary` puts what comes of it into words and pictures.
+"""
+
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize, quantize, to_uint8
+from scoreflow.data.levels import centres, quantize
 from scoreflow.errors import RequestError
-from scoreflow.figures.image_grid import image_grid
-from scoreflow.generation.edit_plan import Control
+from scoreflow.generation.edit_plan import EditPlan, unlimited
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
-from scoreflow.generation.pictures import GRID_PIXELS
-from scoreflow.generation.plan import Drawing
-from scoreflow.models.score_model import ScoreModel
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
-from scoreflow.samplers import Clipped, Counted, ProbabilityFlow, Thresholded, slerp, times_from
-from scoreflow.schema.task_keys import FLOWN, MEASURED
+from scoreflow.runtime.stopwatch import Stopwatch
+from scoreflow.samplers import MMPS, Counted, ProbabilityFlow, slerp, times_from
+from scoreflow.schema.task_keys import FLOWN
+from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.uncertainty import standard_error
 
-MOST_COLUMNS = 10
 FALLS = (100.0, 10.0, 1.0)
 """Multiples of the tolerance at which an image is encoded and decoded."""
 LATENT_REACH = 3.0
@@ -32,244 +34,231 @@ LATENT_REACH = 3.0
 
 
 @dataclass(frozen=True)
-class Done:
-    """A task's result for results/, its PNG, and a line for the terminal and the report."""
+class Edited:
+    """What a task has made.
 
+    Attributes:
+        plan: the task.
+        result: for results/.
+        levels: the images made, (n, C, H, W) uint8.
+        shown: images to show with them: the measured part, or the latents, (m, C, H, W) uint8.
+        tolerance: of the solver, for tasks along the probability flow.
+    """
+
+    plan: EditPlan
     result: dict[str, Any]
-    picture: bytes
-    line: str
-    caption: str
+    levels: Tensor
+    shown: Tensor | None = None
+    tolerance: float | None = None
 
 
-def do(
-    control: Control, plan: Drawing, model: ScoreModel, data: Data, settings: ConfigDict
-) -> Done:
-    """Do a task with a network.
+def edit(plan: EditPlan, sampling: SamplingPlan, sde: SDE) -> Edited:
+    """Do a task.
 
     Args:
-        control: the task.
-        plan: how samples are drawn; of no use to a task along the probability flow.
-        model: the network.
-        data: that it was trained on.
-        settings: the `sampling` section.
+        plan: the task.
+        sampling: how samples are drawn; of the tasks along the probability flow, that flow and
+            the denoiser that it follows.
+        sde: the process.
+
+    Raises:
+        RequestError: `strength` leaves no step to sample by.
+        RunError: a solver ran out of evaluations.
     """
-    if control.task in FLOWN:
-        around = _reconstructed if control.task == "reconstruct" else _interpolated
-        return around(control, settings, model, data)
-    return _drawn(control, plan, model, data, settings)
-
-
-def section(control: Control, done: Done, step: int) -> str:
-    """The task in a report."""
-    picture = base64.b64encode(done.picture).decode()
-    return (
-        f"<h2>{control.task.capitalize()}: {html.escape(', '.join(control.names))}</h2>"
-        f'<div class=scroll><img style="image-rendering: pixelated" alt="{control.task}" '
-        f'src="data:image/png;base64,{picture}"></div>'
-        f"<p class=small>{html.escape(done.caption)}. {html.escape(done.line)}, checkpoint of "
-        f"step {step}</p>"
-    )
+    if plan.task not in FLOWN:
+        return _sample(plan, sampling, sde)
+    assert isinstance(sampling.sampler, ProbabilityFlow), f"{plan.task} follows a flow"
+    flow = _Flow(sampling.sampler, Counted(sampling.denoiser), sde, plan.batch_size)
+    return _reconstruct(plan, flow) if plan.task == "reconstruct" else _interpolate(plan, flow)
 
 
 # ---- inpaint, colorize, superresolve, vary
 
 
-def _drawn(
-    control: Control, drawing: Drawing, model: ScoreModel, data: Data, c: ConfigDict
-) -> Done:
-    """Images that fit a measurement, or that an image becomes when it is noised and drawn."""
-    begun, sde = time.monotonic(), model.sde
-    limited = isinstance(drawing.denoiser, Clipped | Thresholded)
-    counted = Counted(drawing.denoiser.denoiser if limited else drawing.denoiser)
-    drawing, moments = control.conditioned(drawing, counted)
-    noise = Noise.of(c.seed, 0, control.count, data.test.device)
-    event, start = tuple(data.test.shape[1:]), None
-    if control.strength is not None:
-        # a whole step, which every network knows
-        t = torch.tensor(max(1.0, round(control.strength * sde.num_steps)), dtype=torch.float64)
-        x_0 = _centres(control.given, data).expand(control.count, *event)
-        start = sde.perturb(x_0, t, noise.normal(Stream.PRIOR, event))
-        drawing = replace(drawing, times=times_from(drawing.times, float(t)))
-        if drawing.final == "none" and len(drawing.times) == 2:
-            raise RequestError(
-                f"sampling.final = none leaves out the last step, and below control.strength = "
-                f"{control.strength:g}, t = {float(t):g}, there is no other: raise either "
-                "control.strength or sampling.steps"
-            )
-    x = draw_samples(drawing, sde, noise, event, c.batch_size, control.task, start)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _sample(plan: EditPlan, sampling: SamplingPlan, sde: SDE) -> Edited:
+    """Samples that fit a measurement, or that start from a noised image."""
+    device, event = plan.given.device, tuple(plan.given.shape[1:])
+    watch, counted = Stopwatch(device), Counted(unlimited(sampling.denoiser))
+    sampling, mmps = plan.conditioned(sampling, counted)
+    noise, start = Noise.of(plan.seed, 0, plan.count, device), None
+    if plan.strength is not None:
+        sampling, start = _started(plan, sampling, sde, noise)
+    x = draw_samples(sampling, sde, noise, event, plan.batch_size, plan.task, start)
+    seconds = watch.seconds
     shard = distributed.shard()  # every process has drawn its share of the images
-    products = len(x) * (len(drawing.times) - 1)
-    if moments:
-        products = shard.total(moments.products)
+    steps = len(sampling.times) - 1
     result = {
         "num_images": len(x),
         "nfe": shard.total(counted.rows) / len(x),
-        "jacobian_products": products / len(x) if control.method in ("mmps", "dps") else 0,
-        "seconds": time.monotonic() - begun,
-        "steps": len(drawing.times) - 1,
-        "given": control.names,
-        **_measures(control, x, data),
+        "jacobian_products": _products(plan, mmps, len(x), steps),
+        "seconds": seconds,
+        "steps": steps,
+        "given": plan.names,
+        **_measures(plan, x),
     }
-    if control.strength is not None:
-        result["t_start"] = float(drawing.times[0])
-    levels = quantize(x, data.num_levels)
-    first = [control.given]
-    if control.measurement is not None:
-        fitted = control.measurement.projected(torch.zeros_like(x[:1]), control.measurement.value)
-        first.append(quantize(fitted, data.num_levels))
-    caption = "Given, measured and drawn" if len(first) == 2 else "Given and drawn"
-    if not len(control.given):
-        caption = "Measured and drawn"
-    tiles = torch.cat((*first, levels))
-    columns = min(len(tiles), MOST_COLUMNS)
-    return Done(result, _picture(tiles, columns, data), _told(control, result, c), caption)
+    if plan.strength is not None:
+        result["t_start"] = float(sampling.times[0])
+    return Edited(plan, result, quantize(x, plan.num_levels), _measured(plan, x))
 
 
-def _measures(control: Control, x: Tensor, data: Data) -> dict[str, Any]:
-    """How well samples fit, how far they are from what was given, and how they differ."""
-    root_mean_square = {"unit": "root mean square of a pixel, in units of [-1, 1]"}
-    found: dict[str, Any] = dict(root_mean_square)
-    if control.measurement is not None:
-        levels = _centres(quantize(x, data.num_levels), data)
-        misfit = control.measurement.misfit(x)
+def _started(
+    plan: EditPlan, sampling: SamplingPlan, sde: SDE, noise: Noise
+) -> tuple[SamplingPlan, Tensor]:
+    """The rest of the times from a share of N on, and the image at the first of them."""
+    assert plan.strength is not None, "vary has a strength"
+    # a whole step, which every network knows
+    t = torch.tensor(max(1.0, round(plan.strength * sde.num_steps)), dtype=torch.float64)
+    event = tuple(plan.given.shape[1:])
+    x_0 = centres(plan.given, plan.num_levels).expand(plan.count, *event)
+    start = sde.perturb(x_0, t, noise.normal(Stream.PRIOR, event))
+    sampling = replace(sampling, times=times_from(sampling.times, float(t)))
+    if sampling.final == "none" and len(sampling.times) == 2:
+        raise RequestError(
+            f"sampling.final = none leaves out the last step, and below control.strength = "
+            f"{plan.strength:g}, t = {float(t):g}, there is no other: raise either "
+            "control.strength or sampling.steps"
+        )
+    return sampling, start
+
+
+def _products(plan: EditPlan, mmps: MMPS | None, images: int, steps: int) -> float:
+    """Vector-Jacobian products an image: those counted, or one a step of dps."""
+    if mmps is not None:
+        return distributed.shard().total(mmps.products) / images
+    return float(steps) if plan.method == "dps" else 0
+
+
+def _measured(plan: EditPlan, x: Tensor) -> Tensor | None:
+    """The known part of the image, as levels, where a task has a measurement."""
+    if plan.measurement is None:
+        return None
+    fitted = plan.measurement.projected(torch.zeros_like(x[:1]), plan.measurement.value)
+    return quantize(fitted, plan.num_levels)
+
+
+def _measures(plan: EditPlan, x: Tensor) -> dict[str, Any]:
+    """Misfit of samples, their distance from the input, and their spread."""
+    found: dict[str, Any] = {"unit": "root mean square of a pixel, in units of [-1, 1]"}
+    if plan.measurement is not None:
+        levels = centres(quantize(x, plan.num_levels), plan.num_levels)
+        misfit = plan.measurement.misfit(x)
         found |= _mean_of("", misfit)
         found |= {
             "unit": "misfit: root mean square of y - A x over the elements of y, in units of "
             "[-1, 1]; mean over images",
             "misfits": misfit,
-            "noise": control.measurement.std,
-            "misfit_of_levels": float(control.measurement.misfit(levels).mean()),
+            "noise": plan.measurement.std,
+            "misfit_of_levels": float(plan.measurement.misfit(levels).mean()),
         }
-    if len(control.given):
-        gap = (x - _centres(control.given, data)).flatten(1).square().mean(1).sqrt()
-        found |= _mean_of("to_given_" if control.measurement is not None else "", gap)
+    if len(plan.given):
+        gap = _rms(x - centres(plan.given, plan.num_levels))
+        found |= _mean_of("to_given_" if plan.measurement is not None else "", gap)
     if len(x) > 1:
         found["spread"] = float(x.var(0).mean().sqrt())
     return found
 
 
-def _mean_of(name: str, of_each: Tensor) -> dict[str, float | None]:
-    n = len(of_each)
-    error = float(of_each.std() / n**0.5) if n > 1 else None
-    return {f"{name}value": float(of_each.mean()), f"{name}standard_error": error}
-
-
-def _told(control: Control, result: dict[str, Any], c: ConfigDict) -> str:
-    way = f" by {control.method}" if control.method else f" from t = {result['t_start']:g}"
-    told = [f"{control.task}{way} and {c.sampler}: {result['num_images']} images"]
-    if control.task in MEASURED:
-        told.append(
-            f"misfit {result['value']:.4f} (noise {result['noise']:.4f}, of the levels drawn "
-            f"{result['misfit_of_levels']:.4f})"
-        )
-    else:
-        told.append(f"{result['value']:.3f} from the given one")
-    cost = f"{result['nfe']:.0f} evaluations"
-    if result["jacobian_products"]:
-        cost += f" and {result['jacobian_products']:.0f} vector-Jacobian products"
-    return ", ".join((*told, f"{cost} each", f"{result['seconds']:.1f} s"))
-
-
 # ---- reconstruct, interpolate
 
 
-def _flow(c: ConfigDict, model: ScoreModel, tolerance: float) -> ProbabilityFlow:
-    return ProbabilityFlow(model.t_min, tolerance, c.method, c.max_evaluations)
+@dataclass(frozen=True)
+class _Flow:
+    """A probability flow, and what it follows."""
 
+    method: ProbabilityFlow
+    counted: Counted
+    sde: SDE
+    batch_size: int
 
-def _reconstructed(control: Control, c: ConfigDict, model: ScoreModel, data: Data) -> Done:
-    """Images to latents and back, at three tolerances."""
-    begun, x, rows = time.monotonic(), _centres(control.given, data), []
-    for multiple in FALLS:
-        flow, counted = _flow(c, model, multiple * c.tolerance), Counted(model)
+    def encode(self, x: Tensor) -> Tensor:
         with out_of_evaluations():
-            codes = [flow.encode(counted, model.sde, part) for part in x.split(c.batch_size)]
-            back = torch.cat([flow.decode(counted, model.sde, code) for code in codes])
-        error = (back - x).flatten(1)
-        latent, levels = torch.cat(codes), quantize(back, data.num_levels)
-        row = {"tolerance": flow.tolerance, **_mean_of("", error.square().mean(1).sqrt())}
-        row["most"] = float(error.abs().max())
-        row["levels_changed"] = float((levels != control.given).double().mean())
-        rows.append({**row, "nfe": counted.rows / len(x)})
-    of_each = [
+            parts = x.split(self.batch_size)
+            return torch.cat([self.method.encode(self.counted, self.sde, p) for p in parts])
+
+    def decode(self, latent: Tensor) -> Tensor:
+        with out_of_evaluations():
+            parts = latent.split(self.batch_size)
+            return torch.cat([self.method.decode(self.counted, self.sde, p) for p in parts])
+
+
+def _reconstruct(plan: EditPlan, flow: _Flow) -> Edited:
+    """Images to latents and back, at three tolerances."""
+    watch, x = Stopwatch(plan.given.device), centres(plan.given, plan.num_levels)
+    trips = []
+    for multiple in FALLS:
+        method = replace(flow.method, tolerance=multiple * flow.method.tolerance)
+        trips.append(_round_trip(plan, replace(flow, method=method), x))
+    latent, back, _ = trips[-1]
+    rows = [row for _, _, row in trips]
+    result = {
+        **rows[-1],
+        "unit": "root mean square of a pixel there and back, in units of [-1, 1]; mean over "
+        "images",
+        "seconds": watch.seconds,
+        "num_images": len(x),
+        "t_min": flow.method.t_min,
+        "tolerances": rows,
+        "images": _of_each(plan.names, back - x, latent),
+    }
+    # a latent as a picture: black and white at so many standard deviations
+    shown = quantize(latent / LATENT_REACH, plan.num_levels)
+    levels = quantize(back, plan.num_levels)
+    return Edited(plan, result, levels, shown, flow.method.tolerance)
+
+
+def _round_trip(plan: EditPlan, flow: _Flow, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Latents, what they decode to, and the row of results of one tolerance."""
+    flow = replace(flow, counted=Counted(flow.counted.denoiser))
+    latent = flow.encode(x)
+    back = flow.decode(latent)
+    changed = quantize(back, plan.num_levels) != plan.given
+    row: dict[str, Any] = {"tolerance": flow.method.tolerance, **_mean_of("", _rms(back - x))}
+    row["most"] = float((back - x).abs().max())
+    row["levels_changed"] = float(changed.double().mean())
+    return latent, back, {**row, "nfe": flow.counted.rows / len(x)}
+
+
+def _of_each(names: list[str], error: Tensor, latent: Tensor) -> list[dict[str, Any]]:
+    """The rows of results of each image."""
+    return [
         {
             "image": name,
             "value": float(e.square().mean().sqrt()),
             "most": float(e.abs().max()),
             "latent_mean_square": float(z.square().mean()),
         }
-        for name, e, z in zip(control.names, error, latent, strict=True)
+        for name, e, z in zip(names, error.flatten(1), latent, strict=True)
     ]
-    result = {
-        **rows[-1],
-        "unit": "root mean square of a pixel there and back, in units of [-1, 1]; mean over "
-        "images",
-        "seconds": time.monotonic() - begun,
-        "num_images": len(x),
-        "t_min": model.t_min,
-        "tolerances": rows,
-        "images": of_each,
-    }
-    shown = torch.stack((control.given, _shown(latent, data), levels))
-    shown = shown[:, :MOST_COLUMNS]
-    line = (
-        f"reconstruct: {len(x)} images, off by {result['value']:.2e} at tolerance "
-        f"{c.tolerance:g} (at most {result['most']:.2e}), "
-        f"{100 * result['levels_changed']:.2g} % of pixels at another level, "
-        f"{result['nfe']:.0f} evaluations each, {result['seconds']:.1f} s"
-    )
-    picture = _picture(shown.flatten(0, 1), shown.shape[1], data)
-    return Done(result, picture, line, "Rows: given, latent, decoded")
 
 
-def _interpolated(control: Control, c: ConfigDict, model: ScoreModel, data: Data) -> Done:
+def _interpolate(plan: EditPlan, flow: _Flow) -> Edited:
     """From one image to another, along an arc between their latents."""
-    begun, x = time.monotonic(), _centres(control.given, data)
-    flow, counted = _flow(c, model, c.tolerance), Counted(model)
-    share = torch.linspace(0, 1, control.count, dtype=torch.float64, device=x.device)
-    with out_of_evaluations():
-        codes = flow.encode(counted, model.sde, x)
-        arc = slerp(codes[:1], codes[1:], share)
-        path = torch.cat(
-            [flow.decode(counted, model.sde, part) for part in arc.split(c.batch_size)]
-        )
-    ends = (path[[0, -1]] - x).flatten(1).square().mean(1).sqrt()
-    strides = path.diff(dim=0).flatten(1).square().mean(1).sqrt()
+    watch, x = Stopwatch(plan.given.device), centres(plan.given, plan.num_levels)
+    share = torch.linspace(0, 1, plan.count, dtype=torch.float64, device=x.device)
+    codes = flow.encode(x)
+    path = flow.decode(slerp(codes[:1], codes[1:], share))
     result = {
-        "value": float(ends.max()),
+        "value": float(_rms(path[[0, -1]] - x).max()),
         "standard_error": None,
         "unit": "root mean square of a pixel at the worse end, in units of [-1, 1]",
         "num_images": len(path),
-        "nfe": counted.rows / (len(path) + 2),
-        "seconds": time.monotonic() - begun,
-        "given": control.names,
-        "strides": strides,
+        "nfe": flow.counted.rows / (len(path) + 2),
+        "seconds": watch.seconds,
+        "given": plan.names,
+        "strides": _rms(path.diff(dim=0)),
         "latent_mean_square": codes.flatten(1).square().mean(1),
     }
-    line = (
-        f"interpolate: {len(path)} points, off by {result['value']:.2e} at the ends at tolerance "
-        f"{c.tolerance:g}, {result['nfe']:.0f} evaluations each, {result['seconds']:.1f} s"
-    )
-    levels = quantize(path, data.num_levels)
-    tiles = torch.cat((control.given[:1], levels, control.given[1:]))
-    caption = "The one given, what lies between, the other given"
-    return Done(result, _picture(tiles, min(len(tiles), MOST_COLUMNS), data), line, caption)
+    levels = quantize(path, plan.num_levels)
+    return Edited(plan, result, levels, tolerance=flow.method.tolerance)
 
 
-# ---- pictures
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square over the elements of each, (n, ...) -> (n,)."""
+    return x.flatten(1).square().mean(1).sqrt()
 
 
-def _centres(levels: Tensor, data: Data) -> Tensor:
-    return dequantize(levels, torch.tensor(0.5, dtype=torch.float64), data.num_levels)
-
-
-def _shown(latent: Tensor, data: Data) -> Tensor:
-    """A latent as a picture: black and white at so many standard deviations."""
-    return quantize(latent / LATENT_REACH, data.num_levels)
-
-
-def _picture(levels: Tensor, columns: int, data: Data) -> bytes:
-    shown = to_uint8(levels, data.num_levels)
-    return image_grid(shown, columns, max(1, GRID_PIXELS // shown.shape[-1]))
+def _mean_of(name: str, of_each: Tensor) -> dict[str, float | None]:
+    return {
+        f"{name}value": float(of_each.mean()),
+        f"{name}standard_error": standard_error(of_each),
+    }

@@ -1,4 +1,4 @@
-"""How much of the noise a denoiser gets wrong, time by time: one table, and what rests on it.
+"""Table of a denoiser's mean squared noise error by timestep.
 
     e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoreflow.data import levels
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
@@ -28,7 +28,7 @@ MOMENTS = 3 << 24
 
 
 @dataclass(frozen=True)
-class Moments:
+class ErrorTable:
     """E|eps error|^2 / D of a denoiser: called with times, it is samplers' EpsError.
 
     Attributes:
@@ -64,7 +64,7 @@ class Moments:
         }
 
     @classmethod
-    def of_result(cls, sde: SDE, result: dict[str, Any]) -> "Moments":
+    def of_result(cls, sde: SDE, result: dict[str, Any]) -> "ErrorTable":
         """From what `as_result` wrote."""
         columns = (result[key] for key in ("times", "eps_error", "standard_errors"))
         return cls(sde, *(torch.tensor(column, dtype=torch.float64) for column in columns))
@@ -93,13 +93,13 @@ def measure(
     seed: int,
     batch_size: int,
     on_call: Callable[[], None] = lambda: None,
-) -> Moments:
+) -> ErrorTable:
     """The table, of data: one draw of the noise for each datum and time.
 
     Args:
-        denoiser: asked at `knots`, once a batch and time.
+        denoiser: evaluated at `knots`, once a batch and time.
         sde: the process.
-        t_min: least time that it may be asked about, in steps.
+        t_min: least time that it may be evaluated at, in steps.
         x_0: (n, ...) float64, at least 2; datum k meets the noise of sample index k.
         seed: of the noise.
         batch_size: data at a time.
@@ -109,7 +109,7 @@ def measure(
         ValueError: there are fewer than two data.
     """
     if len(x_0) < 2:
-        raise ValueError(f"a mean and its error need two data or more, got {len(x_0)}")
+        raise ValueError(f"the error table needs at least 2 training images, got {len(x_0)}")
     times, rows = knots(sde, t_min), []
     for index in torch.arange(len(x_0), device=x_0.device).split(batch_size):
         batch, errors = x_0[index], []
@@ -120,7 +120,7 @@ def measure(
             on_call()
         rows.append(torch.stack(errors, 1).double().cpu())
     found = torch.cat(rows)
-    return Moments(sde, times, found.mean(0), found.std(0) / len(found) ** 0.5)
+    return ErrorTable(sde, times, found.mean(0), found.std(0) / len(found) ** 0.5)
 
 
 def points(data: Data, seed: int, centres: bool) -> Tensor:
@@ -133,8 +133,8 @@ def points(data: Data, seed: int, centres: bool) -> Tensor:
     """
     count = min(IMAGES, len(data.train))
     rows = torch.linspace(0, len(data.train) - 1, count).round().long().to(data.train.device)
-    if data.num_levels is None:
-        return data.train[rows].double()
     noise = Noise(seed, rows, MOMENTS)
-    u = noise.uniform(Stream.TRAIN_DEQUANTIZE, tuple(data.train.shape[1:]))
-    return dequantize(data.train[rows], torch.full_like(u, 0.5) if centres else u, data.num_levels)
+    embedding: levels.Embedding = "centre" if centres else "uniform"
+    return levels.points(
+        data.train[rows], data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, embedding
+    )

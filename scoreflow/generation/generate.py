@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RunError
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import Counted, sample
@@ -16,7 +16,7 @@ from scoreflow.sde.noise import Noise
 
 
 def draw_samples(
-    drawing: Drawing,
+    plan: SamplingPlan,
     sde: SDE,
     noise: Noise,
     event: tuple[int, ...],
@@ -26,26 +26,26 @@ def draw_samples(
 ) -> Tensor:
     """One sample for every index of the noise, (n, *event), with a progress bar.
 
-    From the prior at N, or from a start (n, *event) at the first of the drawing's times. Several
+    From the prior at N, or from a start (n, *event) at the first of the plan's times. Several
     processes take the samples by index; every one of them must call this, and has all.
     """
     shard, count, device = distributed.shard(), len(noise.index), noise.index.device
     own = torch.arange(count, device=device)[shard.rank :: shard.world]
     batches = []
     with Progress(f"draw {name}", len(own), "img") as progress:
-        shown = Counted(drawing.denoiser, progress.evaluated)
+        shown = Counted(plan.denoiser, progress.evaluated)
         for index in own.split(batch_size) if len(own) else ():
             rows = None if start is None else start[index]
             with out_of_evaluations():
                 batches.append(
                     sample(
-                        drawing.sampler,
+                        plan.sampler,
                         shown,
                         sde,
-                        drawing.times,
+                        plan.times,
                         noise.rows(index),
                         event,
-                        final=drawing.final,
+                        final=plan.final,
                         start=rows,
                     )
                 )

@@ -1,4 +1,4 @@
-"""How samples are drawn: sampler, times, guided denoiser, last step."""
+"""A sampling plan: sampler, time grid, guided denoiser, last step."""
 
 from dataclasses import dataclass
 
@@ -19,15 +19,15 @@ MAKE_CLASSIFIER = "train one with --mode classifier"
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn: a method, its times, and the Denoiser to hand it.
+class SamplingPlan:
+    """A sampler, its time grid, and the denoiser to sample from.
 
     Attributes:
         sampler: the method.
         times: its grid.
         denoiser: guided and clipped as the config says.
         final: what the step to t = 0 does.
-        label: the class that is asked for, -1 for none.
+        label: the class to sample, -1 for none.
     """
 
     sampler: Sampler
@@ -39,12 +39,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What of a class goes into a Denoiser.
+    """Guidance towards a class: which, how strongly, and by which model.
 
     Attributes:
         label: the class, -1 for none.
         weight: of the class: 0 ignores it, 1 is the conditional law that was learned.
-        guide: whence it comes: "network" (classifier-free) or "classifier"; "" without a class.
+        guide: its source: "network" (classifier-free) or "classifier"; "" without a class.
     """
 
     label: int
@@ -57,7 +57,7 @@ class Guidance:
         return self.guide == "classifier" and self.weight != 0
 
     def denoiser(self, model: ScoreModel, classifier: NoisyClassifier | None) -> Denoiser:
-        """The guided Denoiser; a classifier guides the model that is told no class.
+        """The guided Denoiser; a classifier guides the unconditional model.
 
         Raises:
             RequestError: a classifier is needed, and there is none.

@@ -1,4 +1,4 @@
-"""Generation as it goes on: the estimate of x_0 at ever smaller t, as a strip and as a GIF."""
+"""Sampling trajectories: estimates of x_0 at decreasing t, as a strip of images and a GIF."""
 
 import io
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from scoreflow.data.levels import to_uint8, values_of
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.scatter import scatter
 from scoreflow.generation.pictures import GRID_PIXELS
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import ProbabilityFlow, Recorded, grid, sample
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -29,8 +29,8 @@ POINTS_PIXELS = 120
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What was estimated on the way.
+class Trajectory:
+    """Estimates of x_0 along the sampling trajectory.
 
     Attributes:
         times: in steps, decreasing to 0.
@@ -41,35 +41,35 @@ class Progress:
     values: list[Tensor]
 
 
-def follow(drawing: Drawing, sde: SDE, noise: Noise, data: Data, last: Tensor) -> Progress:
+def follow(plan: SamplingPlan, sde: SDE, noise: Noise, data: Data, last: Tensor) -> Trajectory:
     """The estimates of x_0 along the way to some samples, which are the last of them.
 
-    The samples are drawn once more, as a batch of their own: what each estimate is told by is the
-    same noise. A method that asks twice about a time is heard the second time. The adaptive flow,
+    The samples are drawn once more from the same noise, as a batch of their own. Of a method that
+    evaluates twice at a time, the second estimate counts. The adaptive flow,
     which has a clock for each sample, is solved from time to time of a common grid instead.
 
     Args:
-        drawing: how they were drawn.
+        plan: how they were drawn.
         sde: the process.
         noise: of these samples.
         data: what samples are like.
         last: the samples, (n, ...) as drawn.
     """
     event = tuple(last.shape[1:])
-    if isinstance(drawing.sampler, ProbabilityFlow):
-        seen = _along_the_flow(drawing, drawing.sampler, sde, noise, event)
+    if isinstance(plan.sampler, ProbabilityFlow):
+        seen = _along_the_flow(plan, plan.sampler, sde, noise, event)
     else:
-        recorded = Recorded(drawing.denoiser)
-        heard = replace(drawing, denoiser=recorded)
+        recorded = Recorded(plan.denoiser)
+        heard = replace(plan, denoiser=recorded)
         sample(heard.sampler, heard.denoiser, sde, heard.times, noise, event, final=heard.final)
         seen = dict(recorded.seen)
     seen |= {0.0: last}
     times = sorted(seen, reverse=True)
-    return Progress(times, [values_of(seen[t].cpu().double(), data) for t in times])
+    return Trajectory(times, [values_of(seen[t].cpu().double(), data) for t in times])
 
 
 def _along_the_flow(
-    drawing: Drawing, flow: ProbabilityFlow, sde: SDE, noise: Noise, event: tuple[int, ...]
+    plan: SamplingPlan, flow: ProbabilityFlow, sde: SDE, noise: Noise, event: tuple[int, ...]
 ) -> dict[float, Tensor]:
     """The estimates at times equal in log-SNR, each image carried from one to the next."""
     seen = {}
@@ -77,17 +77,17 @@ def _along_the_flow(
         x = sde.prior_std() * noise.normal(Stream.PRIOR, event)
         times = grid("log_snr", sde, FRAMES, flow.t_min)[:-1]
         for k, (t, s) in enumerate(pairwise(times)):
-            seen[float(t)] = drawing.denoiser(x, t).x_0
-            x = flow.step(drawing.denoiser, sde, x, t, s, noise.at(k))
-        seen[float(times[-1])] = drawing.denoiser(x, times[-1]).x_0
+            seen[float(t)] = plan.denoiser(x, t).x_0
+            x = flow.step(plan.denoiser, sde, x, t, s, noise.at(k))
+        seen[float(times[-1])] = plan.denoiser(x, times[-1]).x_0
     return seen
 
 
-def strip(progress: Progress, data: Data) -> bytes:
+def strip(trajectory: Trajectory, data: Data) -> bytes:
     """A PNG: a row an image, a column a time, its t above; of points, a picture a time."""
-    kept = _spread(len(progress.times), COLUMNS)
-    times = [progress.times[k] for k in kept]
-    values = [progress.values[k] for k in kept]
+    kept = _spread(len(trajectory.times), COLUMNS)
+    times = [trajectory.times[k] for k in kept]
+    values = [trajectory.values[k] for k in kept]
     if data.num_levels is None:
         pictures = [_points(each) for each in values]
         body = Image.new("L", (POINTS_PIXELS * len(pictures), POINTS_PIXELS), 255)
@@ -100,24 +100,24 @@ def strip(progress: Progress, data: Data) -> bytes:
     page.paste(body, (0, LABEL_HEIGHT))
     draw, width = ImageDraw.Draw(page), body.width / len(times)
     for k, t in enumerate(times):
-        draw.text(((k + 0.5) * width, 1), _told(t), fill="black", anchor="ma")
+        draw.text(((k + 0.5) * width, 1), _formatted(t), fill="black", anchor="ma")
     return _encoded(page)
 
 
-def animation(progress: Progress, data: Data) -> bytes:
+def animation(trajectory: Trajectory, data: Data) -> bytes:
     """A GIF of the images, or points, with t below; it stands at the end and begins again."""
-    kept = _spread(len(progress.times), FRAMES)
+    kept = _spread(len(trajectory.times), FRAMES)
     frames = []
     for k in kept:
-        values = progress.values[k]
+        values = trajectory.values[k]
         if data.num_levels is None:
             body = _points(values, 2 * POINTS_PIXELS)
         else:
             body = _grid(values, data.num_levels, SHOWN // 2)
         frame = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
         frame.paste(body, (0, 0))
-        said = f"t = {_told(progress.times[k])}"
-        ImageDraw.Draw(frame).text((3, body.height + 1), said, fill="black")
+        text = f"t = {_formatted(trajectory.times[k])}"
+        ImageDraw.Draw(frame).text((3, body.height + 1), text, fill="black")
         frames.append(frame)
     stream = io.BytesIO()
     frames[0].save(
@@ -131,7 +131,7 @@ def animation(progress: Progress, data: Data) -> bytes:
     return stream.getvalue()
 
 
-def _told(t: float) -> str:
+def _formatted(t: float) -> str:
     """A time in few characters."""
     return f"{t:.0f}" if t >= 10 else f"{t:.2g}"
 

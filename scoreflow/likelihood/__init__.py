@@ -1,1 +1,1 @@
-"""Exact log-likelihood by the probability-flow ODE, its error budget, and the bounds beside it."""
+"""Exact log-likelihood by the probability-flow ODE, its error budget, and variational bounds."""

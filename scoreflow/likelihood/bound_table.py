@@ -1,4 +1,4 @@
-"""The ledger: one network and the same images, by every account of their likelihood.
+"""Table of likelihood bounds and estimates of one network on the same images.
 
     discrete bound      DDPM's chain, term by term, with beta, posterior or optimal variances
     continuous bound    the same with infinitely short steps
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, centres, points
 from scoreflow.likelihood.continuous_bound import (
     Sweep,
     continuous_bound,
@@ -27,8 +27,13 @@ from scoreflow.likelihood.continuous_bound import (
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.likelihood.dequantization import Embedding
-from scoreflow.likelihood.discrete_bound import Walk, fixed_variance, optimal_variance, terms, walk
+from scoreflow.likelihood.discrete_bound import (
+    DenoisingErrors,
+    denoising_errors,
+    fixed_variance,
+    optimal_variance,
+    terms,
+)
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
 from scoreflow.losses.variational import decoder_term, prior_term, strata_of
@@ -39,7 +44,7 @@ from scoreflow.sde.prediction import Denoiser
 from scoreflow.uncertainty import standard_error
 
 Values = dict[tuple[str, str], Tensor]
-"""(account, part) -> of each image, in the unit of the ledger, (n,)."""
+"""(account, part) -> of each image, in the unit of the table, (n,)."""
 
 OPTIMAL = "optimal"
 REAL_TIMES, TRAINING = 1 << 24, 2 << 24
@@ -52,7 +57,7 @@ Kind = Literal["exact", "bound", "estimate"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger.
+    """A row of the table.
 
     Attributes:
         name: the account.
@@ -99,7 +104,7 @@ def bounds(
     """Every entry but the exact likelihood, and the rate-distortion curve.
 
     Args:
-        denoiser: asked at the integers 1..N and at real times in [t_min, N].
+        denoiser: evaluated at the integers 1..N and at real times in [t_min, N].
         sde: the process.
         t_min: least real time, in steps.
         data: its training part gives the optimal variance and the Gaussian reference.
@@ -131,7 +136,7 @@ class _Found:
 
     Attributes:
         values: of each image.
-        curve: the walk's "squares", "L_T" and, of each variance, its terms by stretch, in nats.
+        curve: the errors' "squares", "L_T" and, of each variance, its terms by stretch, in nats.
     """
 
     values: Values
@@ -153,10 +158,8 @@ class _Probe:
 
     def points(self, batch: Tensor, noise: Noise, stream: Stream) -> Tensor:
         """Float64 points: the network's x_0."""
-        if self.unit.num_levels is None:
-            return batch.double()
-        u = noise.uniform(stream, tuple(batch.shape[1:]))
-        return dequantize(batch, u if self.spread else u * 0 + 0.5, self.unit.num_levels)
+        embedding: Embedding = "uniform" if self.spread else "centre"
+        return points(batch, self.unit.num_levels, noise, stream, embedding)
 
     def variances(self, train: Tensor, batch_size: int) -> dict[str, Tensor]:
         """The reverse variances by name, (N,) each; the optimal one of training images."""
@@ -164,7 +167,9 @@ class _Probe:
         for index in torch.arange(len(train), device=train.device).split(batch_size):
             noise = Noise(self.seed, index, TRAINING)
             x_0 = self.points(train[index], noise, Stream.TRAIN_DEQUANTIZE)
-            found = walk(self.denoiser, self.sde, x_0, noise, self.strata, self.reference)
+            found = denoising_errors(
+                self.denoiser, self.sde, x_0, noise, self.strata, self.reference
+            )
             times.append(found.times)
             squares.append(found.squares)
         dims = train[0].numel()
@@ -178,16 +183,16 @@ class _Probe:
         """Test images by every account."""
         noise, sde = Noise(self.seed, index), self.sde
         x_0 = self.points(batch, noise, Stream.DEQUANTIZE)
-        walked = walk(self.denoiser, sde, x_0, noise, self.strata, self.reference)
+        errors = denoising_errors(self.denoiser, sde, x_0, noise, self.strata, self.reference)
         prior = prior_term(sde, x_0)
-        curve = {k: terms(walked, sde, v, self.reference) for k, v in variances.items()}
+        curve = {k: terms(errors, sde, v, self.reference) for k, v in variances.items()}
         values: Values = {}
         for name, sums in curve.items():
             parts = {"L_0": sums[:, 0], "L_1..T-1": sums[:, 1:].sum(1), "L_T": prior}
             here = variances[name][0]
-            values |= self._bounds(f"discrete bound, {name} variance", parts, walked, batch, here)
+            values |= self._bounds(f"discrete bound, {name} variance", parts, errors, batch, here)
         values |= self._continuous(x_0, batch, noise.at(REAL_TIMES))
-        return _Found(values, curve | {"squares": walked.squares, "L_T": prior})
+        return _Found(values, curve | {"squares": errors.squares, "L_T": prior})
 
     def _continuous(self, x_0: Tensor, batch: Tensor, noise: Noise) -> Values:
         found = sweep(self.denoiser, self.sde, x_0, noise, self.t_min, self.strata, self.reference)
@@ -204,12 +209,13 @@ class _Probe:
         self,
         account: str,
         nats: dict[str, Tensor],
-        found: Walk | Sweep,
+        found: DenoisingErrors | Sweep,
         levels: Tensor,
         variance: Tensor,
     ) -> Values:
         """A bound with a density as L_0 (the one in nats), with the decoder, or with either."""
-        parts, values = {part: self.unit.of(value) for part, value in nats.items()}, {}
+        parts = {part: self.unit.of(value) for part, value in nats.items()}
+        values: Values = {}
         if self.spread:
             density = parts | {"L_0": self.unit.of_density(nats["L_0"])}
             values |= {(account, part): value for part, value in density.items()}
@@ -224,13 +230,12 @@ def _reference(data: Data, spread: bool) -> Reference:
     """The Gaussian of the mean and covariance of the training points, spread over their bins.
 
     It imitates bins' centres too, until sigma / alpha falls to 0.2 of a bin: about there a level
-    is told from the next, and (measured on independent pixels) the scatter is least.
+    is distinguished from the next, and (measured on independent pixels) the scatter is least.
     """
     if data.num_levels is None:
         return Reference.fit(data.train, 0.0)
-    centres = dequantize(data.train, torch.tensor(0.5, dtype=torch.float64), data.num_levels)
     width = 2 / data.num_levels
-    fitted = Reference.fit(centres, width**2 / 12)
+    fitted = Reference.fit(centres(data.train, data.num_levels), width**2 / 12)
     return fitted if spread else replace(fitted, until=(0.2 * width) ** -2)
 
 

@@ -1,4 +1,4 @@
-"""The limit of ever more steps: the continuous bound, and the likelihood by I-MMSE.
+"""The continuous-time variational bound, and the I-MMSE estimate of the likelihood.
 
 Both come from one integral over the network's errors, with snr = alpha^2 / sigma^2,
 
@@ -64,16 +64,16 @@ def sweep(
 ) -> Sweep:
     """J, from `count` times a sample, one at random in each equal stretch of log-SNR.
 
-    As in `walk`, only the difference to the reference's errors is sampled.
+    As in `denoising_errors`, only the difference to the reference's errors is sampled.
 
     Args:
-        denoiser: asked at t_min and at `count` real times in [t_min, N].
+        denoiser: evaluated at t_min and at `count` real times in [t_min, N].
         sde: the process.
         x_0: (n, ...) float64, real-valued.
         noise: addresses times and noise, from its own step on.
         t_min: least time, in steps.
         count: of the stretches.
-        reference: beside the denoiser.
+        reference: the control variate.
     """
     ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
     top, bottom = sde.log_snr(ends)
@@ -111,7 +111,7 @@ def pointwise_immse_of_levels(found: Sweep, sde: SDE, reference: Reference) -> T
     """The same of -log P(x_0) where x_0 stands for an integer, its bin's centre: nats, (n,).
 
     A discrete x_0 has -log P = 1/2 integral of E|x_0 error|^2 dsnr, from 0 to infinity. Above
-    snr(t_min) the levels are taken to be told apart without error.
+    snr(t_min) the levels are taken to be distinguished without error.
     """
     low = sde.log_snr(torch.full_like(found.t_min, sde.num_steps)).exp()
     return reference.integral(found.x_0, torch.zeros_like(low), low) + found.integral

@@ -1,9 +1,9 @@
-"""The log-likelihood of data, each datum once, row by row as the solver finds them."""
+"""Exact log-likelihood of a data set: one row an image, resumable, shared by processes."""
 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -29,8 +29,8 @@ from scoreflow.uncertainty import standard_error
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of each datum.
+class LikelihoodSettings:
+    """Settings of a likelihood measurement.
 
     Attributes:
         solver: how the flow is solved.
@@ -82,7 +82,7 @@ def measure(
     model: ScoreModel,
     data: Data,
     num_images: int,
-    question: Question,
+    settings: LikelihoodSettings,
     truth: Distribution | None = None,
     rows: Rows | None = None,
     shard: Shard | None = None,
@@ -90,10 +90,10 @@ def measure(
     """Exact log-likelihood of the test set: bits/dim of integers, nats of vectors.
 
     Args:
-        model: asked in float32, whatever precision it was trained in.
+        model: evaluated in float32, whatever precision it was trained in.
         data: its test part is measured.
         num_images: the first so many; 0 for all.
-        question: how.
+        settings: of the measurement.
         truth: the density of vectors, where it is known, to compare with.
         rows: where data that were measured before are found, and new ones are kept.
         shard: this process's share, where there are several.
@@ -103,12 +103,14 @@ def measure(
     """
     start, test = time.monotonic(), data.test[: num_images or None]
     shard = shard or Shard()
-    asker = Asker(model.around(model.network, "float32"), test, question)
-    found = asker.rows(range(len(test)), rows, shard, "likelihood")
-    _refuse_unfinished(found, question.solver)
-    values = torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -asker.per_nat
-    finer = asker.finer().rows(range(min(question.checked, len(test))), None, shard, "check")
-    result = _result(model, data, asker, found, values, finer)
+    likelihood = DatasetLikelihood(model.in_precision("float32"), test, settings)
+    found = likelihood.rows(range(len(test)), rows, shard, "likelihood")
+    _refuse_unfinished(found, settings.solver)
+    values = (
+        torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -likelihood.per_nat
+    )
+    finer = likelihood.finer().rows(range(min(settings.checked, len(test))), None, shard, "check")
+    result = _result(model, data, likelihood, found, values, finer)
     if truth is not None:
         result |= _against(truth, test, values.mean(1))
     result["seconds"] = time.monotonic() - start
@@ -116,32 +118,35 @@ def measure(
     return Measured(result, line(result), values, evaluations)
 
 
-class Asker:
-    """A question to a model about some data.
+class DatasetLikelihood:
+    """Log-likelihood of a data set, image by image, resumable.
 
     Args:
         model: in float32.
         test: levels or vectors.
-        question: what is asked.
+        settings: of the measurement.
     """
 
-    def __init__(self, model: ScoreModel, test: Tensor, question: Question) -> None:
-        self.model, self.test, self.question = model, test, question
-        deq = question.dequantizer
+    def __init__(self, model: ScoreModel, test: Tensor, settings: LikelihoodSettings) -> None:
+        self.model, self.test, self.settings = model, test, settings
+        deq = settings.dequantizer
         self.t = model.t_min if deq is None else deq.t
         self.per_nat = 1.0 if deq is None else 1 / (test[0].numel() * math.log(2))
-        self.flow = Flow(model, model.sde, test, self.t, question.solver)
+        self.flow = Flow(model, model.sde, test, self.t, settings.solver)
 
-    def finer(self) -> "Asker":
+    def finer(self) -> "DatasetLikelihood":
         """The same at tolerances that are a tenth."""
-        solver = self.question.solver.finer(CHECK_FACTOR)
-        asked = {**vars(self.question), "solver": solver}
-        return Asker(self.model, self.test, Question(**asked))
+        finer = replace(self.settings, solver=self.settings.solver.finer(CHECK_FACTOR))
+        return DatasetLikelihood(self.model, self.test, finer)
 
     def rows(self, wanted: range, kept: Rows | None, shard: Shard, title: str) -> list[Json]:
         """A row for every wanted datum, in order; this process solves its share of them."""
         there = {} if kept is None else kept.done
-        done = {k: r for k, r in there.items() if r.get("status") == "done" and r.get("nats")}
+        done = {
+            k: r
+            for k, r in there.items()
+            if isinstance(k, int) and r.get("status") == "done" and r.get("nats")
+        }
         left = [k for k in wanted if k not in done and shard.has(k)]
         ours = sum(shard.has(k) for k in wanted)
         with Progress(title, ours, "img", ours - len(left)) as progress, arithmetic("float32"):
@@ -158,7 +163,7 @@ class Asker:
 
     def _solved(self, left: list[int], denoiser: Denoiser) -> Iterator[list[Json]]:
         """Rows as they are found: one when all K points of its datum are."""
-        k_points, device = self.question.samples, self.test.device
+        k_points, device = self.settings.samples, self.test.device
         index = torch.tensor(left, dtype=torch.int64, device=device).repeat_interleave(k_points)
         offsets = torch.zeros(len(index), dtype=torch.float64, device=device)
         self.flow.denoiser = denoiser
@@ -167,13 +172,13 @@ class Asker:
         def arrivals(most: int) -> tuple[Tensor, Noise]:
             nonlocal arrived
             now = slice(arrived, arrived + min(most, len(index) - arrived))
-            noise = Noise(self.question.seed, index[now])
+            noise = Noise(self.settings.seed, index[now])
             x, offsets[now] = self._placed(noise, now.start)
             arrived = now.stop
             return x, noise
 
         parts: dict[int, list[Json]] = {}
-        for found in self.flow.solve(arrivals, self.question.batch_size):
+        for found in self.flow.solve(arrivals, self.settings.batch_size):
             for point in _points(found, index, offsets):
                 parts.setdefault(point["image"], []).append(point)
             whole = [image for image, points in parts.items() if len(points) == k_points]
@@ -183,7 +188,7 @@ class Asker:
     def _placed(self, noise: Noise, first: int) -> tuple[Tensor, Tensor]:
         """The points of some data at time t, and their offsets in nats."""
         batch, denoiser = self.test[noise.index], self.flow.denoiser
-        deq, k_points = self.question.dequantizer, self.question.samples
+        deq, k_points = self.settings.dequantizer, self.settings.samples
         if deq is None:
             return batch.double(), batch.new_zeros(len(batch), dtype=torch.float64)
         if k_points == 1:
@@ -204,7 +209,7 @@ class Asker:
             nats = (nats.logsumexp(0) - math.log(len(points)))[None]
         status = max((p["status"] for p in points), key=lambda s: s != "done")
         value = float(nats.mean()) * -self.per_nat
-        unit = "nats_per_datum" if self.question.dequantizer is None else "bits_per_dim"
+        unit = "nats_per_datum" if self.settings.dequantizer is None else "bits_per_dim"
         solver_error = sum(p["solver_error"] for p in points) / len(points)
         return {
             "image": points[0]["image"],
@@ -240,20 +245,20 @@ def _points(found: LogLikelihood, index: Tensor, offsets: Tensor) -> Iterator[Js
 def _result(
     model: ScoreModel,
     data: Data,
-    asker: Asker,
+    likelihood: DatasetLikelihood,
     found: list[Json],
     values: Tensor,
     finer: list[Json],
 ) -> dict[str, Any]:
-    deq, solver = asker.question.dequantizer, asker.question.solver
+    deq, solver = likelihood.settings.dequantizer, likelihood.settings.solver
     checked = [row for row in finer if row["status"] == "done"]
     budget = budget_of(
         values,
         probes=solver.probes,
-        sign_set=asker.flow.sign_set,
+        sign_set=likelihood.flow.sign_set,
         local=[row["solver_error"] for row in found],
-        finer={row["image"]: mean(row["nats"]) * -asker.per_nat for row in checked},
-        per_nat=asker.per_nat,
+        finer={row["image"]: mean(row["nats"]) * -likelihood.per_nat for row in checked},
+        per_nat=likelihood.per_nat,
         dequantizer=deq,
         sde=model.sde,
     )
@@ -263,9 +268,9 @@ def _result(
         "unit": "nats" if deq is None else "bits/dim",
         "num_images": len(values),
         "dequantization": "none" if deq is None else deq.name,
-        "samples": asker.question.samples,
+        "samples": likelihood.settings.samples,
         "num_levels": data.num_levels,
-        "t_min": asker.t,
+        "t_min": likelihood.t,
         "error_budget": asdict(budget),
         "nfe": sum(row["evaluations"] for row in found) / len(found),
     }

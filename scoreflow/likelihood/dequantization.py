@@ -1,4 +1,4 @@
-"""From integers to points on the path, and what that costs: the bridge from densities to bits.
+"""Dequantization: integers to points on the path, and densities to bits/dim.
 
 A model is a density p_t of real vectors; data are integers k in 0..L-1, one a pixel. For any law q
 of a point x_t given k, whose points no other integers share, Jensen's inequality gives
@@ -27,7 +27,7 @@ from typing import Literal, assert_never, get_args
 import torch
 from torch import Tensor
 
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, centres, dequantize
 from scoreflow.losses import variational
 from scoreflow.sde.analytic import log_normal_mass
 from scoreflow.sde.base import SDE
@@ -36,8 +36,6 @@ from scoreflow.sde.prediction import Denoiser
 
 Dequantization = Literal["uniform", "truncated_normal", "last_step"]
 DEQUANTIZATIONS: tuple[str, ...] = get_args(Dequantization)
-Embedding = Literal["uniform", "centre"]
-EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Dequantizer:
         """Points of some integers.
 
         Args:
-            denoiser: asked once at t, by "last_step" alone.
+            denoiser: evaluated once at t, by "last_step" alone.
             sde: the process.
             levels: (B, ...) integers in 0..L-1.
             noise: addresses the points.
@@ -91,9 +89,9 @@ class Dequantizer:
 
     def embed(self, levels: Tensor, u: Tensor) -> Tensor:
         """x_0 as in training, from u uniform on [0, 1)."""
-        return dequantize(
-            levels, u if self.embedding == "uniform" else u * 0 + 0.5, self.num_levels
-        )
+        if self.embedding == "centre":
+            return centres(levels, self.num_levels)
+        return dequantize(levels, u, self.num_levels)
 
     def _truncated_normal(
         self, levels: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor
@@ -101,15 +99,14 @@ class Dequantizer:
         reach = alpha / (self.num_levels * sigma)
         mass = 2 * torch.special.ndtr(reach) - 1
         z = torch.special.ndtri((1 - mass) / 2 + u * mass).clamp(-reach, reach)
-        centre = dequantize(levels, torch.full_like(u, 0.5), self.num_levels)
+        centre = centres(levels, self.num_levels)
         constant = torch.log(sigma * mass) + 0.5 * math.log(2 * math.pi)
         return alpha * centre + sigma * z, (0.5 * z**2 + constant).flatten(1).sum(1)
 
     def _log_density(self, x_t: Tensor, levels: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Log q(x_t | k), nats, (B,)."""
         if self.embedding == "centre":
-            centre = dequantize(levels, torch.full_like(x_t, 0.5), self.num_levels)
-            z = (x_t - alpha * centre) / sigma
+            z = (x_t - alpha * centres(levels, self.num_levels)) / sigma
             each = -0.5 * z**2 - torch.log(sigma) - 0.5 * math.log(2 * math.pi)
         else:
             low = dequantize(levels, torch.zeros_like(x_t), self.num_levels)

@@ -1,4 +1,4 @@
-"""One walk of a network over the chain's times: all that the discrete bound needs.
+"""Denoising errors at sampled timesteps, from which the discrete ELBO follows.
 
 Under a reverse variance p_t that is the same for every element, a term of the bound (`bound`)
 knows the network by one number only, the squared error of its x_0 estimate: with s = t - 1, q_t
@@ -36,14 +36,9 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import Denoiser, predict
 
-# ---- the Gaussian beside the network ------------------------------------------------------------
-
-
-# ---- the walk -----------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
-class Walk:
+class DenoisingErrors:
     """Errors at t = 1 and at one time of each of K stretches of 2..N.
 
     Attributes:
@@ -63,18 +58,18 @@ class Walk:
     first: Tensor
 
 
-def walk(
+def denoising_errors(
     denoiser: Denoiser, sde: SDE, x_0: Tensor, noise: Noise, strata: int, reference: Reference
-) -> Walk:
-    """Visit the chain's times: 1, and one of each of `strata` equal stretches of the rest.
+) -> DenoisingErrors:
+    """Sample the errors at t = 1 and at one time of each of `strata` equal stretches of 2..N.
 
     Args:
-        denoiser: asked at integer times, strata + 1 times a sample.
+        denoiser: evaluated at integer times, strata + 1 times a sample.
         sde: the process.
         x_0: (n, ...) float64, real-valued.
         noise: addresses times and noise, from its own step on.
         strata: 1..N-1; with N - 1 every time is visited.
-        reference: beside the denoiser.
+        reference: the control variate.
     """
     stretches = [range(1, 2), *strata_of(sde, strata)]
     times, errors = [], []
@@ -82,7 +77,7 @@ def walk(
         here = noise.at(noise.step + k)
         times.append(time_within(stretch, here))
         errors.append(errors_at(denoiser, sde, x_0, times[-1], here, reference))
-    return Walk(
+    return DenoisingErrors(
         x_0,
         stretches,
         torch.stack(times, 1),
@@ -95,14 +90,14 @@ def walk(
 # ---- what follows from it -----------------------------------------------------------------------
 
 
-def terms(found: Walk, sde: SDE, variance: Tensor, reference: Reference) -> Tensor:
+def terms(found: DenoisingErrors, sde: SDE, variance: Tensor, reference: Reference) -> Tensor:
     """L_0 (the density's) and the sums of L_t over each stretch, unbiased: nats, (n, 1 + K).
 
     Args:
-        found: a walk.
+        found: the errors.
         sde: the process.
         variance: p_t of the steps t = 1..N, (N,), the same for every element.
-        reference: the walk's.
+        reference: that of the errors.
     """
     dims, t = found.x_0[0].numel(), _all_times(sde, found.times.device)
     posterior, slope = _posterior(sde, t)
@@ -131,8 +126,8 @@ def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Ten
     varies slowly, and between stretches by linear interpolation in t.
 
     Args:
-        times: of a walk, (n, 1 + K).
-        squares: of that walk, (n, 1 + K). Of training data: fitted to its own test it is no
+        times: of the errors, (n, 1 + K).
+        squares: of these errors, (n, 1 + K). Of training data: fitted to its own test it is no
             bound.
         sde: the process.
         dims: D.

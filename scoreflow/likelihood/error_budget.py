@@ -1,4 +1,4 @@
-"""What the mean of a log-likelihood is unsure of, each part measured on its own."""
+"""Error budget of a mean log-likelihood: images, probes, solver tolerance, truncation."""
 
 import math
 from dataclasses import dataclass

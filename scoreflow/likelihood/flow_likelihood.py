@@ -1,4 +1,4 @@
-"""Exact log-likelihood by the probability flow.
+"""Exact log-likelihood by the probability-flow ODE (instantaneous change of variables).
 
 The change of variables along dx~/dphi = v from phi(t) to phi(N):
 
@@ -12,6 +12,7 @@ datum delays only itself. How integers become points at t, and what that costs, 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import Solution, odeint, odeint_queue
 from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.types import State
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Solver:
     method: str = "dopri5"
     max_evaluations: int = 10_000
 
+    def tolerances(self, dims: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Relative and absolute tolerances of x and of the log-density of D = dims, nats."""
+        nats = self.tolerance_bits * dims * math.log(2)
+        return (self.tolerance, 0.0), (self.tolerance, nats)
+
     def finer(self, factor: float) -> "Solver":
         """The same with tolerances so many times smaller."""
         tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
@@ -70,7 +77,7 @@ class Solver:
 
 
 Arrivals = Callable[[int], tuple[Tensor, Noise]]
-"""How many at the most -> the next points (k, ...) and their noise; fewer than asked: no more."""
+"""The most points to give -> the next points (k, ...) and their noise; fewer: no more come."""
 
 
 def log_likelihood(
@@ -79,7 +86,7 @@ def log_likelihood(
     """Log density p_t of x under the probability flow of a denoiser, row by row in order.
 
     Args:
-        denoiser: differentiable in x_t; asked at times in [t, N].
+        denoiser: differentiable in x_t; evaluated at times in [t, N].
         sde: the process.
         x: (B, ...), points on the path at time t.
         t: where the flow starts, in steps.
@@ -128,44 +135,23 @@ class Flow:
 
     def solve(self, arrivals: Arrivals, capacity: int) -> Iterator[LogLikelihood]:
         """Log densities as they are found, at most `capacity` rows at a time."""
-        solver, dims = self.solver, self.shape.numel()
-        signs = self.like.new_zeros(capacity, solver.probes, *self.shape)
-        held = torch.zeros(capacity, dtype=torch.int64, device=self.like.device)
-        arrived = 0
-
-        def source(free: Tensor) -> tuple[Tensor, ...]:
-            nonlocal arrived
-            x, noise = arrivals(len(free))
-            slots = free[: len(x)]
-            if solver.probes and len(x):
-                signs[slots] = sign_probes(noise, tuple(self.shape), solver.probes)
-            held[slots] = torch.arange(arrived, arrived + len(x), device=held.device)
-            arrived += len(x)
-            return self._start(x)
-
-        def field(angle: Tensor, state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-            probes = signs[rows].unbind(1) if solver.probes else unit_probes(state[0])
-            v, products = velocity_and_divergence(self.sde, self.denoiser, angle, state[0], probes)
-            return v, products if solver.probes else products.sum(1, keepdim=True)
-
-        settings = {
-            "rtol": (solver.tolerance, 0.0),
-            "atol": (solver.tolerance, solver.tolerance_bits * dims * math.log(2)),
-            "max_evaluations": solver.max_evaluations,
-        }
+        queue, solver = _Queue(self, arrivals, capacity), self.solver
         span = float(self.sde.angle(self.t)), float(self.sde.angle(self.end))
+        rtol, atol = solver.tolerances(self.shape.numel())
+        limits: _Limits = {"rtol": rtol, "atol": atol, "max_evaluations": solver.max_evaluations}
         if solver.method == "dopri5":
-            like = self._start(self.like)
-            solved = odeint_queue(field, source, like, *span, capacity=capacity, **settings)
-            for slots, solution in solved:
-                yield self._found(held[slots], solution)
+            like = self.start(self.like)
+            for slots, solution in odeint_queue(
+                queue.field, queue.source, like, *span, capacity=capacity, **limits
+            ):
+                yield self._found(queue.held[slots], solution)
             return
-        free = torch.arange(capacity, device=held.device)
-        while len((state := source(free))[0]):
-            solution = odeint(field, state, *span, method=solver.method, **settings)
-            yield self._found(held[: len(state[0])], solution)
+        free = torch.arange(capacity, device=self.like.device)
+        while len((state := queue.source(free))[0]):
+            solution = odeint(queue.field, state, *span, method=solver.method, **limits)
+            yield self._found(queue.held[: len(state[0])], solution)
 
-    def _start(self, x: Tensor) -> tuple[Tensor, ...]:
+    def start(self, x: Tensor) -> tuple[Tensor, ...]:
         """The state of points: on the unit scale, and no change of volume yet."""
         unit = x.double() / self.sde.scale(self.t)
         return unit, unit.new_zeros(len(x), max(self.solver.probes, 1))
@@ -184,6 +170,52 @@ class Flow:
             status=solution.status,
             solver_error=solution.error[1],
         )
+
+
+class _Limits(TypedDict):
+    """Where a solver's steps and evaluations end."""
+
+    rtol: tuple[float, float]
+    atol: tuple[float, float]
+    max_evaluations: int
+
+
+class _Queue:
+    """Points in a solver's slots: their probes, and the velocity and divergence there.
+
+    Args:
+        flow: that is solved.
+        arrivals: the points.
+        capacity: slots.
+
+    Attributes:
+        held: the number in the order of arrival of the point in each slot, (capacity,).
+    """
+
+    def __init__(self, flow: Flow, arrivals: Arrivals, capacity: int) -> None:
+        self.flow, self.arrivals, self.arrived = flow, arrivals, 0
+        self.signs = flow.like.new_zeros(capacity, flow.solver.probes, *flow.shape)
+        self.held = torch.zeros(capacity, dtype=torch.int64, device=flow.like.device)
+
+    def source(self, free: Tensor) -> State:
+        """The states of the next points, at most one a free slot."""
+        probes = self.flow.solver.probes
+        x, noise = self.arrivals(len(free))
+        slots = free[: len(x)]
+        if probes and len(x):
+            self.signs[slots] = sign_probes(noise, tuple(self.flow.shape), probes)
+        number = torch.arange(self.arrived, self.arrived + len(x), device=self.held.device)
+        self.held[slots] = number
+        self.arrived += len(x)
+        return self.flow.start(x)
+
+    def field(self, angle: Tensor, state: State, rows: Tensor) -> State:
+        """Velocity and divergence in the angle; rows are the slots of the state."""
+        sde, denoiser, x = self.flow.sde, self.flow.denoiser, state[0]
+        random = self.flow.solver.probes > 0
+        probes = self.signs[rows].unbind(1) if random else unit_probes(x)
+        v, products = velocity_and_divergence(sde, denoiser, angle, x, probes)
+        return v, products if random else products.sum(1, keepdim=True)
 
 
 def to_bits_per_dim(log_prob: Tensor, dims: int, num_levels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The error of a Gaussian at the same x_t, a closed form that the bounds are compared with."""
+"""Denoising error of a Gaussian in closed form: the control variate of the sampled bounds."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Reference:
         mean: (D,) float64.
         axes: (D, D), orthonormal columns.
         variances: (D,), along the axes.
-        until: the snr above which it makes no error, as if told the datum: a discrete datum is
+        until: the snr above which it makes no error, as if it knew the datum: a discrete datum is
             known there, which no Gaussian can imitate.
     """
 
@@ -103,7 +103,7 @@ class Errors:
 def errors_at(
     denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, noise: Noise, reference: Reference
 ) -> Errors:
-    """What is got wrong at times t (n,), one draw of x_t each."""
+    """Denoising errors at times t (n,), one draw of x_t each."""
     eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
     estimate = denoiser(sde.perturb(x_0, t, eps), t).x_0
     square = (x_0 - estimate).square().flatten(1).sum(1)

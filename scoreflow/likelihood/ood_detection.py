@@ -1,4 +1,4 @@
-"""Telling other data from the test set by what a likelihood says of each image.
+"""Out-of-distribution detection by likelihood: AUROC of scores, input complexity by PNG.
 
 A density alone prefers simple images, whatever they show (Nalisnick et al. 2019); input complexity
 (Serra et al. 2020) takes off what a general-purpose code needs for the image, here PNG's.
@@ -7,6 +7,7 @@ A density alone prefers simple images, whatever they show (Nalisnick et al. 2019
 import io
 import math
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -55,7 +56,7 @@ def png_bits_per_dim(levels: Tensor, num_levels: int) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float64) * 8 / dims
 
 
-def _png_bytes(picture) -> int:  # noqa: ANN001
+def _png_bytes(picture: np.ndarray) -> int:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", optimize=True)
     return len(stream.getvalue()) - FIXED_BYTES
@@ -68,7 +69,7 @@ FIXED_BYTES = 8 + 25 + 12 + 12
 def detection(
     ordinary: dict[str, Tensor], other: dict[str, Tensor]
 ) -> dict[str, dict[str, float]]:
-    """AUROC by every score that both sides have."""
+    """AUROC of each score: test set against other data."""
     found = {}
     for name in ordinary:
         value, error = auroc(ordinary[name], other[name])

@@ -1,4 +1,4 @@
-"""The bound read as a progressive code (DDPM, Ho et al. 2020, section 4.3).
+"""Rate-distortion curve of the bound as a progressive code (Ho et al. 2020, section 4.3).
 
 The sender transmits x_N, then x_{N-1} given it, and so on: whoever knows x_t has received
 
@@ -69,7 +69,7 @@ class Rate:
         times: t, ascending from 1 to N.
         rate: received by whoever knows x_t.
         distortion: of the x_0 estimate at x_t, see `Unit.distortion`.
-        middles: t in the middle of each stretch of the walk, ascending, without t = 1.
+        middles: t in the middle of each stretch of times, ascending, without t = 1.
         terms: of each variance, L_t of one step at `middles`.
     """
 
@@ -89,11 +89,11 @@ def rate_distortion(
     terms: dict[str, Tensor],
     coded: str,
 ) -> Rate:
-    """The curve at the ends of the stretches of a walk.
+    """The curve at the ends of the stretches of times.
 
     Args:
         unit: of the rate.
-        stretches: 1, then those of 2..N (`walk.Walk`).
+        stretches: 1, then those of 2..N (`discrete_bound.DenoisingErrors`).
         squares: |x_0 error|^2, (n, 1 + K); between the stretches' middles its logarithm is
             interpolated.
         prior: L_T in nats, (n,).

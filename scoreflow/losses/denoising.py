@@ -1,4 +1,4 @@
-"""Training objectives as pure functions; times and noise come in as arguments.
+"""Denoising losses as pure functions of model, data, times and noise.
 
 Whatever a network predicts and however its objective is written, it is a weighted error of the
 noise, w(t) |eps - eps(x_t, t)|^2, for every other error is that one times a function of t:

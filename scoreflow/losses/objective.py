@@ -1,4 +1,4 @@
-"""What a training minimises, by the names that a config uses: the times drawn, and the loss there.
+"""Training objectives by name: the law of the times, and the loss at a time.
 
 The loss of a sample at time t is divided by the density of t relative to uniform times, so how
 times are drawn changes the noise of a gradient and never what it estimates.

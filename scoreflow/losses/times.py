@@ -1,4 +1,4 @@
-"""Training times: how t is drawn, and the density that a loss is divided by."""
+"""Sampling of training times, and the density by which a loss is importance-weighted."""
 
 import torch
 from torch import Tensor

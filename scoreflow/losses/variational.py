@@ -70,7 +70,7 @@ def estimate(
     2..N, a different one for every sample.
 
     Args:
-        denoiser: asked at integer times, `strata` + 1 times a sample.
+        denoiser: evaluated at integer times, `strata` + 1 times a sample.
         sde: the process.
         x_0: (B, ...), real-valued.
         noise: addresses times and noise, by its step too.

@@ -1,1 +1,1 @@
-"""The networks, and `ScoreModel`, which makes a Denoiser of one."""
+"""Score networks, the noisy-image classifier, and `ScoreModel`: a network as a Denoiser."""

@@ -5,7 +5,7 @@
     features  mean over the pixels of SiLU(norm(h))
     head      dense
 
-It is the way down of the U-Net, made of its blocks, and is told the index as that is. Sizes are
+It is the way down of the U-Net, made of its blocks, and takes the index as that does. Sizes are
 halved while they are even and above 4: 8 to 4, 28 to 7, 32 to 4.
 """
 
@@ -65,12 +65,13 @@ class Classifier(nn.Module):
         self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of the classes, (B, C, H, W) and (B,) -> (B, K)."""
-        return self.head(self.features(x, index))
+        logits: Tensor = self.head(self.features(x, index))
+        return logits
 
     def features(
         self, x: Float[Tensor, "batch channels height width"], index: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch features"]:
-        """What the last layer sees.
+        """Input of the last layer.
 
         Args:
             x: images, x_t / r_t, (B, C, H, W).
@@ -102,7 +103,7 @@ def _groups(channels: int) -> int:
 
 @dataclass(frozen=True)
 class NoisyClassifier:
-    """A classifier on a process: it is shown x_t / r_t and the index t - 1, both float32.
+    """A classifier on a process: its inputs are x_t / r_t and the index t - 1, both float32.
 
     Attributes:
         network: the classifier, in eval mode.
@@ -121,17 +122,17 @@ class NoisyClassifier:
             x_t: images, (B, C, H, W).
             t: in steps, () or (B,).
         """
-        logits = self.network(*self._asked(x_t, t))
+        logits: Tensor = self.network(*self._inputs(x_t, t))
         return logits.to(x_t.dtype).log_softmax(1)
 
     def of(self, label: int) -> LogProb:
-        """(x_t, t) -> log p(label | x_t), (B,): what guides towards that class."""
+        """(x_t, t) -> log p(label | x_t), (B,), for classifier guidance."""
         return lambda x_t, t: self.log_probs(x_t, t)[:, label]
 
     def features(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What the last layer sees of x_t at t, (B, F) float32."""
-        return self.network.features(*self._asked(x_t, t))
+        """Input of the last layer at x_t and t, (B, F) float32."""
+        return self.network.features(*self._inputs(x_t, t))
 
-    def _asked(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x = (x_t / broadcast(self.sde.scale(t), x_t)).float()
         return x, (t - 1).to(x.device, torch.float32).expand(len(x))

@@ -1,4 +1,4 @@
-"""Dropout as addressed noise: a unit's fate is a function of (seed, step, image, layer, unit).
+"""Counter-based dropout: each unit's mask is a function of (seed, step, image, layer, unit).
 
 torch's own draws come from a generator, so that which units drop depends on which images share a
 process. Here two words of Philox name an image in a layer, and every unit mixes its number with

@@ -1,4 +1,4 @@
-"""What both score networks are made of: initialised layers and the embedding of the index.
+"""Layers of the score networks: DDPM's initialisation and the timestep embedding.
 
 Every dense and convolutional layer starts as in DDPM (Ho et al. 2020, its TensorFlow code):
 weights uniform with variance scale / fan_avg, fan_avg = (fan_in + fan_out) / 2, biases zero. Where
@@ -65,7 +65,7 @@ def sinusoidal_embedding(index: Float[Tensor, " batch"], dim: int) -> Float[Tens
 
 
 class IndexEmbedding(nn.Module):
-    """SiLU(Dense(SiLU(Dense(sinusoids))) + class): what each block is told of index and class.
+    """SiLU(Dense(SiLU(Dense(sinusoids))) + class): the embedding of index and class.
 
     DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once. The
     class is a learned vector, added as in Nichol & Dhariwal 2021 and ADM (Dhariwal & Nichol 2021);
@@ -74,7 +74,7 @@ class IndexEmbedding(nn.Module):
     Args:
         dim: number of sinusoids; even and at least 4.
         width: size of the embedding that the blocks see.
-        num_classes: K; 0 for a network that is told of none.
+        num_classes: K; 0 for an unconditional network.
     """
 
     def __init__(self, dim: int, width: int, num_classes: int = 0) -> None:

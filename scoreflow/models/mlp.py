@@ -56,7 +56,8 @@ class MLP(nn.Module):
         h = self.stem(x)
         for layer in self.layers:
             h = layer(h, embedding)
-        return self.head(F.silu(h))
+        estimate: Tensor = self.head(F.silu(h))
+        return estimate
 
 
 class ResidualLayer(nn.Module):
@@ -72,4 +73,5 @@ class ResidualLayer(nn.Module):
         self, h: Float[Tensor, "batch width"], embedding: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch width"]:
         """Apply the layer, (B, width) -> (B, width)."""
-        return h + self.outer(F.silu(self.inner(h) + self.index(embedding)))
+        branch: Tensor = self.outer(F.silu(self.inner(h) + self.index(embedding)))
+        return h + branch

@@ -20,7 +20,7 @@ PRECISIONS = {
     "bfloat16": torch.float32,
     "float64": torch.float64,
 }
-"""What a network is shown, by the precision of its arithmetic."""
+"""Dtype of a network's input, by the precision of its arithmetic."""
 
 NOTHING = nullcontext()
 CLOCK_ROUNDING = 1e-9
@@ -30,15 +30,13 @@ CLOCK_ROUNDING = 1e-9
 @contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
     """A GPU's float32 products as this precision has them: TF32 under "tf32" and never else."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
     try:
-        for backend in backends:
-            backend.allow_tf32 = precision == "tf32"
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class ScoreModel:
@@ -49,14 +47,14 @@ class ScoreModel:
 
     Args:
         network: (x (B, C, ...), index (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
-            variance. One with `num_classes` above 0 takes labels (B,) as well; asked without, it
+            variance. One with `num_classes` above 0 takes labels (B,) as well; without, it
             answers for no class, so that this Denoiser is the unconditional one.
         sde: the process.
         output: what the network's output estimates: a view of `Prediction`; "score" is an output
             of unit scale that is divided by sigma, and "mean" DDPM's posterior mean over a whole
             step.
-        t_min: the least time it was trained at, in steps; it is never asked below. 1 for integer
-            times.
+        t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
+            integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
             mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
         channels_last: memory format of the images handed to the network.
@@ -85,28 +83,26 @@ class ScoreModel:
 
     @property
     def num_classes(self) -> int:
-        """Classes that the network can be told of; 0 for none."""
+        """Classes that the network is conditioned on; 0 for none."""
         inside = getattr(
             self.network, "module", self.network
         )  # of a wrapper that shares gradients
         return getattr(inside, "num_classes", 0)
 
-    def around(self, network: nn.Module, precision: str) -> "ScoreModel":
-        """Another network in this one's place, in another precision."""
-        other = ScoreModel(
-            network,
-            self.sde,
-            self.output,
-            self.t_min,
-            precision,
-            self.channels_last,
-            self.learned_variance,
-        )
-        other.label, other.words = self.label, self.words
+    def with_network(self, network: nn.Module) -> "ScoreModel":
+        """The same Denoiser with another network in this one's place."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    def in_precision(self, precision: str) -> "ScoreModel":
+        """The same network in another precision, one of `PRECISIONS`."""
+        other = copy.copy(self)
+        other.precision = precision
         return other
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":
-        """The same network, told a class: the conditional Denoiser.
+        """The same network with a class: the conditional Denoiser.
 
         Args:
             label: one class for all rows, in 0..num_classes-1; or one a row, (B,) int64, -1 for no
@@ -161,15 +157,16 @@ class ScoreModel:
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
     def _value(self, x: Tensor, index: Tensor) -> Tensor:
-        """The network's answer, told the class if there is one."""
-        told: dict[str, Tensor] = {}
+        """The network's output, given the class if there is one."""
+        given: dict[str, Tensor] = {}
         if isinstance(self.label, Tensor):
-            told["label"] = self.label
+            given["label"] = self.label
         elif self.label is not None:
-            told["label"] = index.new_full((), self.label).long().expand(len(x))
+            given["label"] = index.new_full((), self.label).long().expand(len(x))
         if self.words is not None:
-            told["words"] = self.words
-        return self.network(x, index, **told)
+            given["words"] = self.words
+        value: Tensor = self.network(x, index, **given)
+        return value
 
     def _predict(
         self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None

@@ -8,8 +8,8 @@
 
 Every output of the stem, of a block and of a halving on the way down is a skip connection; the
 way up takes them back in reverse, one a block. Attention follows each residual block at the sizes
-named in `attention_sizes`. The index reaches every residual block, and with it the class, if the
-network is told of classes. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
+named in `attention_sizes`. The index reaches every residual block, and with it the class of a
+conditional network. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
 out_channels=3)`: 35.7 million parameters.
 
 No layer changes the memory format, so the network runs channels-last if its weights and input are;
@@ -57,7 +57,7 @@ class UNet(nn.Module):
         attention_sizes: sizes of the levels with attention; the middle always has it.
         dropout: probability inside each residual block, in [0, 1], in training only.
         num_groups: groups of each GroupNorm.
-        num_classes: K, classes that it can be told of; 0 for none.
+        num_classes: K, classes that it is conditioned on; 0 for none.
         recompute: in training, keep of each block only what goes in, and compute it again on the
             way back: a third more arithmetic, and memory for the largest block alone.
     """
@@ -135,6 +135,7 @@ class UNet(nn.Module):
         embedding = self.embedding(index, label)
         skips = [self.stem(x)]
         for level in self.down:
+            assert isinstance(level, Level), "made above"
             for block in level.blocks:
                 skips.append(self._through(block, skips[-1], embedding, next(places)))
             if level.resize is not None:
@@ -143,12 +144,14 @@ class UNet(nn.Module):
         for block in self.middle:
             h = self._through(block, h, embedding, next(places))
         for level in self.up:
+            assert isinstance(level, Level), "made above"
             for block in level.blocks:
                 h = torch.cat((h, skips.pop()), dim=1)
                 h = self._through(block, h, embedding, next(places))
             if level.resize is not None:
                 h = level.resize(h)
-        return self.head(h)
+        estimate: Tensor = self.head(h)
+        return estimate
 
     def _places(
         self, words: Tensor | None, batch: int, device: torch.device
@@ -169,7 +172,8 @@ class UNet(nn.Module):
         """block(h, embedding, words), its activations kept for the way back or not."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return again(block, h, embedding, words)
-        return block(h, embedding, words)
+        found: Tensor = block(h, embedding, words)
+        return found
 
 
 def _way_down(

@@ -1,7 +1,7 @@
-"""What the U-Net of DDPM is made of: residual blocks, attention, and the steps between sizes.
+"""Blocks of DDPM's U-Net: residual blocks, self-attention, down- and upsampling.
 
 In training a block of a wide network keeps what goes into its norms, and computes what lies
-between norm and convolution again on the way back: cheap beside wide convolutions, and it was the
+between norm and convolution again on the way back: cheap next to wide convolutions, and it was the
 larger part of all that was kept.
 """
 
@@ -49,7 +49,8 @@ class Block(nn.Module):
 
     def forward(self, h: Image, embedding: Embedding, words: Words | None = None) -> Remapped:
         """Apply both, (B, inputs, H, W) -> (B, outputs, H, W)."""
-        return self.attention(self.residual(h, embedding, words))
+        found: Tensor = self.attention(self.residual(h, embedding, words))
+        return found
 
 
 class ResidualBlock(nn.Module):
@@ -87,14 +88,17 @@ class ResidualBlock(nn.Module):
         branch = self._spared(self._first, h)
         branch = branch + self.dense(embedding)[:, :, None, None]
         branch = self._spared(self._second, branch, words)
-        return self.shortcut(h) + branch
+        carried: Tensor = self.shortcut(h)
+        return carried + branch
 
     def _first(self, h: Image) -> Remapped:
-        return self.conv_1(F.silu(self.norm_1(h)))
+        found: Tensor = self.conv_1(F.silu(self.norm_1(h)))
+        return found
 
     def _second(self, h: Image, words: Words | None) -> Image:
         h = F.silu(self.norm_2(h))
-        return self.conv_2(h if words is None else dropout(h, words, self.dropout))
+        found: Tensor = self.conv_2(h if words is None else dropout(h, words, self.dropout))
+        return found
 
     def _spared(self, half: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
         """half(*given), keeping for the way back what is given alone."""
@@ -126,7 +130,8 @@ class Attention(nn.Module):
         tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)[:, None]
         q, k, v = tokens.chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is C^-0.5
-        return h + self.proj(mixed[:, 0].transpose(1, 2).unflatten(2, h.shape[2:]))
+        branch: Tensor = self.proj(mixed[:, 0].transpose(1, 2).unflatten(2, h.shape[2:]))
+        return h + branch
 
 
 class Doubling(nn.Sequential):
@@ -148,6 +153,7 @@ class Doubling(nn.Sequential):
     def forward(self, h: Image) -> Remapped:
         """Apply it; `nn.Sequential.forward(self, h)` is the definition."""
         _, layer = self
+        assert isinstance(layer, nn.Conv2d), "made above"
         # transposed: inputs first, and turned around
         sums = F.pad(layer.weight.transpose(0, 1).flip(-2, -1), (1, 1, 1, 1))
         sums = sums[..., :-1, :] + sums[..., 1:, :]
@@ -158,7 +164,7 @@ class Doubling(nn.Sequential):
 class Level(nn.Module):
     """The blocks of one size, and the step to the next size (None at the last level).
 
-    `UNet.forward` walks through it: what goes between the blocks is the skip connections' matter.
+    It has no `forward`: `UNet.forward` calls its blocks and places the skip connections.
     """
 
     def __init__(self, blocks: list[Block], resize: nn.Module | None) -> None:
@@ -182,6 +188,7 @@ def again(part: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
     As far as needed: a convolution that comes last is not, for its way back asks for what went in.
     Nothing in a part draws from a generator, whose state need therefore not be kept.
     """
-    return checkpoint(
+    found: Tensor = checkpoint(
         part, *given, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
     )
+    return found

@@ -33,7 +33,7 @@ def section(
 
     Args:
         rows: of the cases.
-        real: what real data get, from `compare.beside`.
+        real: what real data get, from `columns.reference_rows`.
         pictures: a PNG a sampler and budget.
         seed: of the noise.
         of_orders: the rows of `orders`, if any were measured.
@@ -102,7 +102,7 @@ def _row(row: Json, columns: list[Column]) -> str:
 
 def cells(row: Json, columns: Sequence[Column]) -> str:
     """The cells of a row's numbers and errors."""
-    return "".join(f"<td>{column.told(row, '&plusmn;')}</td>" for column in columns)
+    return "".join(f"<td>{column.text(row, '&plusmn;')}</td>" for column in columns)
 
 
 def _notes(rows: list[Json]) -> str:
@@ -162,7 +162,7 @@ def orders_section(rows: list[Json]) -> str:
     if not rows:
         return ""
     body = "".join(
-        f"<tr><td>{html.escape(row['sampler'])}</td><td>{html.escape(convergence_order.told(row))}</td>"
+        f"<tr><td>{html.escape(row['sampler'])}</td><td>{html.escape(convergence_order.text(row))}</td>"
         f"<td>{_errors(row)}</td></tr>"
         for row in rows
     )

@@ -1,1 +1,1 @@
-"""The machine: processes, device, environment, progress bar."""
+"""The machine: processes, device, environment, progress bar, stopwatch."""

@@ -1,4 +1,4 @@
-"""The device that a run is on."""
+"""Choice of the torch device by name."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""Several processes, one run: `torchrun` starts them, and each takes its share by index.
+"""Data-parallel processes of `torchrun`: rank, share of the indices, collectives.
 
 Inside a solve nothing is exchanged: images are hard or easy, and processes that had to meet would
 wait for the hardest. They meet once, when all are done.
@@ -9,10 +9,12 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # a bar or a refusal need not pay for it
     from torch import Tensor
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
 """How long a process that is done waits for the others; torchrun ends it if one dies."""
@@ -64,13 +66,14 @@ class Shard:
         """The sum over all processes; every one of them must call this."""
         return sum(self.gathered({self.rank: own}).values())
 
-    def of_the_first(self, own: Any) -> Any:  # noqa: ANN401
-        """What the first process has; every one of them must call this."""
-        return self.gathered({self.rank: own})[0]
+    def broadcast_from_rank_0(self, own: T) -> T:
+        """The value that rank 0 has; every process must call this."""
+        value: T = self.gathered({self.rank: own})[0]
+        return value
 
 
-def leads() -> bool:
-    """Whether this process is the one that speaks and writes."""
+def is_main_process() -> bool:
+    """Whether this process is rank 0, the one that prints and writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -1,4 +1,4 @@
-"""Where a number was made: the code, the device, the versions."""
+"""Provenance of a result: commit, device, versions."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder of the repository, where ScoreFlow is not installed from a wheel."""
 
 BFLOAT16 = {"avx512_bf16", "amx_bf16"}
-"""What a CPU has that computes in bfloat16; others emulate it."""
+"""Flags of CPUs that compute in bfloat16; others emulate it."""
 VECTORS = {"avx2", "avx512f"} | BFLOAT16
 
 
@@ -35,7 +35,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def cpu_flags() -> set[str]:
-    """What this CPU says of its vectors, of `VECTORS`; nothing where it cannot be asked."""
+    """Flags of this CPU that are in `VECTORS`; none where the system does not list them."""
     return set(_cpuinfo().get("flags", "").split()) & VECTORS
 
 

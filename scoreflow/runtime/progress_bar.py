@@ -1,4 +1,4 @@
-"""A bar that moves while one call runs long: it also counts evaluations."""
+"""Progress bar that also counts evaluations, so that it moves inside a long solve."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 10.0
 
 
 class Progress:
-    """A tqdm bar over `total` units, with notes beside it.
+    """A tqdm bar over `total` units, with notes.
 
     Args:
         title: what is being done.
@@ -30,7 +30,7 @@ class Progress:
             mininterval=REFRESH_SECONDS,
             dynamic_ncols=True,
             smoothing=0.1,
-            disable=not distributed.leads(),
+            disable=not distributed.is_main_process(),
         )
         self._calls = 0
         self._last = time.monotonic()

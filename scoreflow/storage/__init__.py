@@ -1,1 +1,1 @@
-"""A run on the disk: its folder, checkpoints, result rows, and files that appear whole."""
+"""A run on the disk: its folder, checkpoints, result rows, atomic files."""

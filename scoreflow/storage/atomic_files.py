@@ -1,13 +1,13 @@
-"""Files that appear whole, a lock that ends with its process, and JSON without surprises."""
+"""Atomic file writes, a folder lock that ends with its process, and strict JSON."""
 
-import fcntl
 import json
 import math
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
@@ -31,29 +31,49 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     fsync_folder(path.parent)
 
 
-def take_lock(path: Path) -> IO[str]:
-    """Hold the folder `path` until the file is closed; a RequestError if another process does."""
+def take_lock(path: Path) -> FileLock:
+    """Hold the folder `path` until the lock is released or the process ends, however it ends.
+
+    The process id is in a file of its own: on Windows nobody else can read a locked one.
+
+    Raises:
+        RequestError: another process holds the folder, or it cannot be locked.
+    """
+    lock, holder = FileLock(path / "lock", timeout=0, thread_local=False), path / "lock.pid"
     try:
-        lock = open(path / "lock", "a+")  # noqa: SIM115  (held until RunDir.close)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = (path / "lock").read_text().strip() or "unknown"
+        lock.acquire()
+        holder.write_text(f"{os.getpid()}\n")
+    except Timeout as error:
         raise RequestError(
-            f"{path} is being trained by process {holder}: wait for it, or choose another folder"
+            f"{path} is being trained by process {_holder(path)}: wait for it, or choose another "
+            "folder"
         ) from error
     except OSError as error:
         raise RequestError(
             f"cannot lock {path} for training ({error.strerror}): choose another --workdir"
         ) from error
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
     return lock
 
 
+def _holder(path: Path) -> str:
+    """Id of the process that holds a folder; 0.1 wrote it into the lock itself."""
+    for name in ("lock.pid", "lock"):
+        try:
+            if number := (path / name).read_text().strip():
+                return number
+        except OSError:  # not there, or held by a process on Windows
+            continue
+    return "unknown"
+
+
 def fsync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Have the names in a folder reach the disk, where the system can be asked to."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        if os.name == "nt":  # a folder cannot be opened there, nor need it be
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""Weights on the disk: a file that appears whole, and beside it the SHA-256 that it must fit.
+"""Checkpoint files, written atomically, with a SHA-256 sidecar that they must match.
 
 The hash is written first, so there is never a state without one; while a state replaces another,
 the hashes of both are there. They load as tensors and plain values alone.
@@ -15,7 +15,7 @@ from scoreflow.storage.atomic_files import Json, write_atomic
 
 
 class DamagedError(Exception):
-    """A state that is not what was saved."""
+    """A checkpoint that is missing, truncated or fails its SHA-256."""
 
 
 def sidecar(path: Path) -> Path:
@@ -27,17 +27,17 @@ def write_state(path: Path, state: Json) -> None:
     """Write a state and its hash."""
     stream = io.BytesIO()
     torch.save(state, stream)
-    data, beside = stream.getbuffer(), sidecar(path)
+    data, hashes = stream.getbuffer(), sidecar(path)
     line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
-    replaced = beside.read_bytes() if path.exists() and beside.exists() else b""
-    write_atomic(beside, line + replaced)
+    replaced = hashes.read_bytes() if path.exists() and hashes.exists() else b""
+    write_atomic(hashes, line + replaced)
     write_atomic(path, data)
     if replaced:
-        write_atomic(beside, line)
+        write_atomic(hashes, line)
 
 
 def read_state(path: Path, map_location: str | torch.device) -> Json:
-    """What was saved.
+    """Load a state, checked against its hash.
 
     Raises:
         DamagedError: it is not there, does not fit its hash, or holds more than plain values.
@@ -49,6 +49,7 @@ def read_state(path: Path, map_location: str | torch.device) -> Json:
     if hashlib.sha256(data).hexdigest().encode() not in recorded.split():
         raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
     try:
-        return torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        state: Json = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedError(f"{path} holds more than tensors and plain values") from error
+    return state

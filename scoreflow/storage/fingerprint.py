@@ -1,4 +1,4 @@
-"""A hash of a network's weights."""
+"""SHA-256 of a network's weights."""
 
 import hashlib
 

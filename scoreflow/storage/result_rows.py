@@ -1,4 +1,4 @@
-"""A result that grows row by row and survives a kill: JSON lines under a heading.
+"""Resumable result rows: JSON lines under a heading, which survive a kill.
 
 The heading says what the rows were made with. A file under another heading is begun anew; rows
 under the same one are taken as done. A line without its newline was cut off by a kill. Several
@@ -21,7 +21,7 @@ class Rows:
         path: of the file.
         heading: all that a row depends on but its number.
         key: the field that holds a row's number.
-        others: the files of other processes, whose rows count too; asked for when they are wanted.
+        others: the files of other processes, whose rows count too; called when they are needed.
 
     Attributes:
         done: the rows that are there; of two under one number the later, unless it alone is not
@@ -103,7 +103,7 @@ class Rows:
 
 
 def _is_done(row: Json) -> bool:
-    return row.get("status", "done") == "done"
+    return bool(row.get("status", "done") == "done")
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -4,7 +4,7 @@
 
 Files appear whole: written under a temporary name, fsynced, renamed, and the folder fsynced. The
 one file that grows, metrics.jsonl, gets a line at a time; a line without its newline was cut off
-by a kill and does not count. A checkpoint is believed only if it fits the SHA-256 beside it, and
+by a kill and does not count. A checkpoint is believed only if it fits its SHA-256 sidecar, and
 that is written first, so there is never a checkpoint without one.
 """
 
@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
@@ -44,7 +45,7 @@ class RunDir:
     the process ends, however it ends. Results and pictures can be written without the lock.
     """
 
-    def __init__(self, path: Path, config: Json, lock: IO[str] | None) -> None:
+    def __init__(self, path: Path, config: Json, lock: FileLock | None) -> None:
         self.path = path
         self.config = config
         self._lock = lock
@@ -72,7 +73,7 @@ class RunDir:
         lock = take_lock(path)
         for name in ("config.json", "metrics.jsonl", "checkpoints"):
             if (path / name).exists():
-                lock.close()
+                lock.release()
                 raise RequestError(
                     f"{path} holds a run already (it has {name}): resume it, or choose another"
                 )
@@ -93,9 +94,10 @@ class RunDir:
 
     def close(self) -> None:
         """Close the metrics and let go of the lock."""
-        for file in (self._metrics, self._lock):
-            if file is not None:
-                file.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._lock is not None:
+            self._lock.release()
         self._metrics = self._lock = None
 
     def __enter__(self) -> "RunDir":
@@ -189,7 +191,7 @@ class RunDir:
         Args:
             map_location: device for the tensors.
             step: exactly this one; None for the newest whose hash fits.
-            warn: told about every damaged one that is passed over.
+            warn: called with a line for every damaged one that is passed over.
 
         Returns:
             Its step and the state that was saved.

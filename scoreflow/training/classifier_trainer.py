@@ -1,4 +1,4 @@
-"""A run's classifier of noisy images: training, measuring, DIR/classifier.pt.
+"""Training and evaluation of the classifier of noisy images.
 
 It is trained on what the score network is trained on: the same data order, dequantization, law of
 times and noise, addressed by (seed, step). Its learning rate falls to zero along a cosine, which
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scoreflow.data.dataset import Batches, Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, points
 from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.classifier import Classifier, NoisyClassifier
@@ -24,10 +24,10 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training import trainer
-from scoreflow.uncertainty import rate_error
+from scoreflow.uncertainty import rate_error, standard_error
 
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
-"""Times at which it is measured beside the least one, as shares of N."""
+"""Times at which it is measured besides the least one, as shares of N."""
 INTERVAL = 20
 """Steps between two looks at the loss."""
 
@@ -51,12 +51,12 @@ class Settings:
     learning_rate: float
     width: int
     flip: bool
-    dequantization: str
+    dequantization: Embedding
     seed: int
 
 
 def check_labels(data: Data, what: str) -> None:
-    """Refuse data that no classifier can be trained or tested on."""
+    """Refuse data that a classifier cannot be trained or tested on."""
     if data.num_classes == 0 or data.num_levels is None:
         raise RequestError(f"{what} needs images with labels, and {data.name} has none")
     assert data.test_labels is not None, "data have labels in both splits or in none"
@@ -153,8 +153,7 @@ def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> J
     found = []
     for rows in torch.arange(len(data.test), device=device).split(256):
         drawn = noise.rows(rows)
-        u = drawn.uniform(Stream.DEQUANTIZE, event)
-        x_0 = dequantize(data.test[rows], u, data.num_levels)
+        x_0 = points(data.test[rows], data.num_levels, drawn, Stream.DEQUANTIZE)
         x_t = model.sde.perturb(x_0, time, drawn.normal(Stream.DATA, event))
         found.append(model.log_probs(x_t, time))
     log_probs, labels = torch.cat(found), data.test_labels.to(device)
@@ -166,5 +165,5 @@ def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> J
         "accuracy": right,
         "standard_error": rate_error(right, len(labels)),
         "cross_entropy": float(nats.mean()),
-        "cross_entropy_error": float(nats.std() / math.sqrt(len(nats))),
+        "cross_entropy_error": standard_error(nats),
     }

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, kept as a second network.
+"""Exponential moving average of a network's weights, kept as a second network.
 
     average <- d average + (1 - d) weight,   d = min(decay, (1 + step) / (10 + step)).
 
@@ -7,13 +7,16 @@ network and back, so an evaluation that fails half-way cannot leave the average 
 weights. The warm-up of d (TensorFlow's `ExponentialMovingAverage(num_updates=step)`) lets the
 first, random weights fade: without it, at decay 0.9999, they would still be 37 % of the average
 after 10000 steps.
+
+By hand, because torch's `AveragedModel` copies the weights at its first update, counts its updates
+in a tensor of its own and names the weights `module.*`: other averages, and other checkpoints.
 """
 
 import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -42,7 +45,8 @@ class EMA:
         """
         model = _uncompiled(model)
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.module.parameters()), list(model.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for kept, new in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(new)

@@ -1,16 +1,16 @@
-"""Where a training step's time goes: its phases, its operations, and a trace of every one of them.
+"""Profile of a training step: time by phase and by operation, and a trace.
 
 Recorded by torch.profiler, on the run's own step: `Trainer` names its phases.
 """
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training.trainer import PHASES, Trainer
 
@@ -20,7 +20,7 @@ SHOWN = 15
 
 @dataclass(frozen=True)
 class Spent:
-    """What of a step a phase or an operation takes.
+    """Time of a step taken by a phase or an operation.
 
     Attributes:
         name: of the phase or operation.
@@ -54,16 +54,16 @@ def measure(trainer: Trainer, num_steps: int, warmup: int, trace: Path) -> Json:
     device = trainer.data.train.device
     on_gpu = device.type == "cuda"
     trainer.advance(warmup)
-    begun = _now(device)
+    watch = Stopwatch(device)
     trainer.advance(num_steps)
-    seconds = (_now(device) - begun) / num_steps
+    seconds = watch.seconds / num_steps
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as profiler:
         trainer.advance(num_steps)
-        _now(device)
-    unfinished = trace.with_name(
-        f".{trace.name}"
-    )  # it appears whole; the ending says it is packed
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    # it appears whole; the ending says it is packed
+    unfinished = trace.with_name(f".{trace.name}")
     profiler.export_chrome_trace(str(unfinished))
     os.replace(unfinished, trace)
     events = profiler.key_averages()
@@ -87,13 +87,6 @@ def _rows(found: list[tuple[str, float, int]], num_steps: int) -> list[Spent]:
         Spent(name, microseconds / num_steps / 1e3, microseconds / whole, count / num_steps)
         for name, microseconds, count in found
     ]
-
-
-def _now(device: torch.device) -> float:
-    """Seconds of a clock, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def table(result: Json) -> str:

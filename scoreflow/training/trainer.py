@@ -1,4 +1,4 @@
-"""Training: a loop that the caller iterates; its every number is a function of (config, step).
+"""The training loop, an iterator; each number in it is a function of (config, step).
 
 The order of the data, the dequantization, the times, the noise, which units drop and which labels
 are hidden (so that one network learns the law with the class and without it: Ho & Salimans 2022,
@@ -20,7 +20,7 @@ from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 
 from scoreflow.data.dataset import Batches, Data
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import Embedding, points
 from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
@@ -30,7 +30,7 @@ from scoreflow.training.ema import EMA
 
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
-"""Of a step, as a profiler hears of them."""
+"""Names of a step's phases in a profile."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Settings:
     channels_last: bool
     micro_batches: int
     flip: bool
-    dequantization: str
+    dequantization: Embedding
     label_dropout: float
     log_every: int
     checkpoint_every: int
@@ -97,8 +97,8 @@ class Trainer:
     """Network, average, optimiser and data of a run, and where it stands.
 
     Args:
-        model: the Denoiser to train; the network inside may be compiled. If it knows classes, it
-            is told those of the data.
+        model: the Denoiser to train; the network inside may be compiled. If it is conditional, it
+            gets the labels of the data.
         network: the same network, not compiled: what is saved.
         ema: its moving average.
         data: levels or vectors.
@@ -127,7 +127,7 @@ class Trainer:
             )
         self.shard = shard
         if shard.world > 1:  # the gradients' mean over the processes, while they are computed
-            model = model.around(DistributedDataParallel(model.network), model.precision)
+            model = model.with_network(DistributedDataParallel(model.network))
         self.model, self.network, self.ema, self.data = model, network, ema, data
         self.objective, self.settings, self.seed = objective, settings, seed
         self.step = 0
@@ -258,7 +258,7 @@ class Trainer:
 
 
 def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
-    """Labels of the training data where they lie, if the network is to be told of them."""
+    """Labels of the training data where they lie, if the network is conditional."""
     if model.num_classes == 0:
         return None
     if data.train_labels is None:
@@ -266,7 +266,7 @@ def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
     return data.train_labels.to(data.train.device)
 
 
-def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: str) -> Tensor:
+def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: Embedding) -> Tensor:
     """Training data as x_0, float32: mirrored at random if `flip`, levels as points of their bins.
 
     Args:
@@ -280,9 +280,4 @@ def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: st
     if flip:
         mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
         x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
-    if data.num_levels is not None:
-        u = noise.uniform(Stream.TRAIN_DEQUANTIZE, event)
-        if dequantization == "centre":
-            u = torch.full_like(u, 0.5)
-        x_0 = dequantize(x_0, u, data.num_levels).float()
-    return x_0
+    return points(x_0, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, dequantization).float()

@@ -179,7 +179,7 @@ def test_a_broken_objective_is_caught(name, digits, monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_objectives_are_one_in_the_precision_of_the_training(precision, digits, monkeypatch):
     model = network_on(PROCESSES[0])
-    model = model.around(model.network, precision)
+    model = model.in_precision(precision)
     rows = {row.name: row for row in noise_vs_score_loss.objectives(model, digits, 2, 4)}
     assert failed(rows.values()) == []
     gradient = rows[f"L_simple = sigma^2 DSM: parameter gradient, the network in {precision}"]
@@ -193,7 +193,7 @@ def test_objectives_are_one_in_the_precision_of_the_training(precision, digits, 
 
 def test_trainings_keep_no_path(digits):
     model = noise_vs_score_loss._copied(network_on(PROCESSES[0]).network).double()
-    model = network_on(PROCESSES[0]).around(model, "float64")
+    model = network_on(PROCESSES[0]).with_network(model).in_precision("float64")
     before = [p.clone() for p in model.network.parameters()]
     training = noise_vs_score_loss._training(model, denoising.simple, digits.double(), 3, 4)
     first, second = next(training), next(training)

@@ -274,7 +274,7 @@ def test_colours_of_a_grey_image(method):
     together = 0.02 * torch.eye(48) + 0.1 * torch.eye(16).repeat(3, 3)
     exact = gaussian(torch.zeros(48), together).denoiser(sde)
     task = task_of(data, sampling__task="colorize", control__method=method, control__noise=0.02)
-    drawing = factory.Drawing(
+    drawing = factory.SamplingPlan(
         Ancestral("posterior"), uniform_times(200, 200, True), Clipped(exact)
     )
     counted = Counted(exact)

@@ -100,9 +100,9 @@ def test_every_image_has_a_row_and_the_result_is_their_mean(digits):
 
 def test_asked_again_it_asks_the_network_only_to_check(run, monkeypatch):
     solved = []
-    solve = dataset_likelihood.Asker._solved
+    solve = dataset_likelihood.DatasetLikelihood._solved
     monkeypatch.setattr(
-        dataset_likelihood.Asker,
+        dataset_likelihood.DatasetLikelihood,
         "_solved",
         lambda *given: solved.append(given[1]) or solve(*given),
     )

@@ -16,7 +16,7 @@ from scoreflow.evaluation.distances import (
     wasserstein,
 )
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.uncertainty import jackknife, mean_and_error, ratio
+from scoreflow.uncertainty import jackknife, mean_and_error, ratio, standard_error
 
 
 def normal(n, seed, dim=3):
@@ -116,12 +116,49 @@ def test_frechet_distance_is_that_of_the_gaussians():
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
 
 
+def with_moments(n, seed, mean, covariance):
+    """Data that have this mean and covariance exactly."""
+    x = normal(n, seed, len(mean))
+    whitened = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(x.T.cov()), (x - x.mean(0)).T, upper=False
+    )
+    return mean + (torch.linalg.cholesky(covariance) @ whitened).T
+
+
+def test_frechet_distance_of_gaussians_whose_covariances_do_not_commute():
+    """In the plane tr (C C')^(1/2) = (tr(C C') + 2 sqrt(det C det C'))^(1/2), Cayley-Hamilton."""
+    one = torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+    other = torch.tensor([[0.5, -0.4], [-0.4, 3.0]], dtype=torch.float64)
+    assert not torch.allclose(one @ other, other @ one)
+    means = torch.tensor([[0.0, 1.0], [3.0, -1.0]], dtype=torch.float64)
+    x, y = with_moments(40, 0, means[0], one), with_moments(60, 1, means[1], other)
+    root = ((one @ other).trace() + 2 * (one.det() * other.det()).sqrt()).sqrt()
+    expected = float(9 + 4 + one.trace() + other.trace() - 2 * root)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_frechet_distance_of_fewer_data_than_features():
+    """Covariances of rank 1 and 2: one axis against a plane, by hand; scipy's root has 1e-8."""
+    x = torch.zeros(2, 6, dtype=torch.float64)
+    x[:, 0] = torch.tensor([-1.0, 1.0])  # covariance 2 e_0 e_0^T
+    y = torch.zeros(3, 6, dtype=torch.float64)
+    y[:, 0] = torch.tensor([2.0, -1.0, -1.0])  # covariance diag(3, 1, 0, ...)
+    y[:, 1] = torch.tensor([0.0, 1.0, -1.0])
+    assert frechet_distance(x, y) == pytest.approx(2 + 3 + 1 - 2 * math.sqrt(6), rel=1e-12)
+    few, many = normal(4, 0, 9), normal(7, 1, 9)
+    a, b = np.cov(few.numpy().T), np.cov(many.numpy().T)
+    apart = few.numpy().mean(0) - many.numpy().mean(0)
+    root = np.sqrt(np.clip(np.linalg.eigvals(a @ b).real, 0, None)).sum()
+    expected = apart @ apart + np.trace(a + b) - 2 * root
+    assert frechet_distance(few, many) == pytest.approx(expected, rel=1e-6)
+
+
 def test_frechet_distance_of_equal_sets_is_zero_and_of_a_shift_its_square():
     x = normal(100, 0, 4)
     assert frechet_distance(x, x.flip(0)) == pytest.approx(0, abs=1e-10)
     assert frechet_distance(x, x + 2) == pytest.approx(16, rel=1e-9)
     few = normal(3, 0, 8)  # fewer data than features: singular covariances
-    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
 
 
 def test_nearest_distances_find_copies_in_any_chunk(monkeypatch):
@@ -144,6 +181,8 @@ def test_ratio_and_its_error():
     mean, of_mean = mean_and_error(a.flatten())
     assert mean == pytest.approx(2, abs=4 * of_mean)
     assert of_mean == pytest.approx(0.02 / 20_000**0.5, rel=0.02)
+    assert standard_error(a.flatten()) == of_mean
+    assert standard_error(a[0]) is None
 
 
 def test_total_variation():

@@ -7,8 +7,8 @@ from scoreflow.data.levels import dequantize
 from scoreflow.data.loading import load_digits
 from scoreflow.evaluation import guidance_sweep
 from scoreflow.evaluation.nearest_neighbours import nearest_labels
-from scoreflow.evaluation.sample_quality import Judge
-from scoreflow.generation.plan import Drawing
+from scoreflow.evaluation.sample_quality import SampleQuality
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import DDIM, uniform_times
 from scoreflow.sde import VPSDE
 from scoreflow.sde.prediction import predict
@@ -22,7 +22,9 @@ def labels(values):
     return nearest_labels(values, DIGITS.train, DIGITS.train_labels)
 
 
-JUDGE = Judge(DIGITS, labels=labels, features=lambda values: values.double().flatten(1)[:, 18:22])
+JUDGE = SampleQuality(
+    DIGITS, labels=labels, features=lambda values: values.double().flatten(1)[:, 18:22]
+)
 
 
 def drawing(weight, label):
@@ -36,11 +38,11 @@ def drawing(weight, label):
         x_0 = dequantize(pool[drawn], HALF, 17)
         return predict(SDE, x_t, t, "x_0", x_0)
 
-    return Drawing(DDIM(), uniform_times(20, 4, integer=True), denoise)
+    return SamplingPlan(DDIM(), uniform_times(20, 4, integer=True), denoise)
 
 
 def swept(weight, count=200):
-    asked = guidance_sweep.Asked(drawing, 0, count, 64)
+    asked = guidance_sweep.SweepSettings(drawing, 0, count, 64)
     row, x, of = guidance_sweep.measured(weight, asked, SDE, DIGITS)
     return {**row, **guidance_sweep.judged(x, of, JUDGE)}, x, of
 

@@ -8,7 +8,7 @@ from scoreflow.data.levels import dequantize
 from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import distribution, load
 from scoreflow.evaluation.nearest_neighbours import nearest_labels
-from scoreflow.evaluation.sample_quality import Judge
+from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.sde.noise import Noise
 
 DIGITS = load_digits()
@@ -27,7 +27,7 @@ def digits_judge():
     def features(values):
         return values.double().flatten(1)[:, 10:14]
 
-    return Judge(DIGITS, labels=labels, features=features)
+    return SampleQuality(DIGITS, labels=labels, features=features)
 
 
 def test_held_out_data_get_the_same_as_samples_or_by_the_other_door():
@@ -60,13 +60,13 @@ def test_features_of_the_training_data_are_at_no_distance():
 
 
 def test_without_a_classifier_there_is_no_feature_distance():
-    found = Judge(DIGITS).of_samples(drawn(DIGITS.test[:50]))
+    found = SampleQuality(DIGITS).of_samples(drawn(DIGITS.test[:50]))
     assert not {"feature_distance", "classes", "fid"} & found.keys()
 
 
 def test_inception_is_asked_with_the_values():
     seen = []
-    judge = Judge(DIGITS, inception=lambda *given: seen.append(given) or {"fid": 1.0})
+    judge = SampleQuality(DIGITS, inception=lambda *given: seen.append(given) or {"fid": 1.0})
     assert judge.of_samples(drawn(DIGITS.test[:20]))["fid"] == 1
     assert torch.equal(seen[0][0], DIGITS.test[:20])
     assert torch.equal(seen[0][1], DIGITS.train)
@@ -74,7 +74,7 @@ def test_inception_is_asked_with_the_values():
 
 def test_the_truth_is_at_its_floor_and_a_wrong_law_is_above_it():
     truth = distribution()
-    judge = Judge(load(), truth)
+    judge = SampleQuality(load(), truth)
     floor = judge.floors(400)
     right = judge.of_samples(truth.sample(Noise.of(5, 0, 400)))
     allowed = 4 * (right["wasserstein_error"] ** 2 + floor["wasserstein_error"] ** 2) ** 0.5
@@ -82,9 +82,9 @@ def test_the_truth_is_at_its_floor_and_a_wrong_law_is_above_it():
     assert abs(right["energy_distance"]) < 4 * right["energy_distance_error"]
     wrong = judge.of_samples(1.3 * truth.sample(Noise.of(5, 0, 400)))
     assert wrong["wasserstein"] > floor["wasserstein"] + 4 * wrong["wasserstein_error"]
-    assert Judge(load()).floors(400) == {}
+    assert SampleQuality(load()).floors(400) == {}
 
 
 def test_duplicates_among_the_held_out_leave_no_ratio():
     same = Data("same", DIGITS.train, DIGITS.train[:50], 17, None, None)
-    assert "nearest_ratio" not in Judge(same).of_samples(drawn(DIGITS.test[:50]))
+    assert "nearest_ratio" not in SampleQuality(same).of_samples(drawn(DIGITS.test[:50]))

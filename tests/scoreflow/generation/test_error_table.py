@@ -59,13 +59,13 @@ def test_the_table_of_a_gaussian_is_the_closed_form(sde):
 def test_between_its_times_it_is_linear_in_log_snr():
     sde = SDES[0]
     times = torch.tensor([1.0, 100.0, 300.0], dtype=F64)
-    table = error_table.Moments(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
+    table = error_table.ErrorTable(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
     y = sde.log_snr(times)
     half = sde.time((-0.25 * (y[0] + y[1])).exp().atan())
     found = table(torch.stack([half, *times]))
     torch.testing.assert_close(found, torch.tensor([0.7, 0.9, 0.5, 0.1], dtype=F64))
     assert table(torch.tensor(0.25, dtype=F64)) == pytest.approx(0.9)
-    again = error_table.Moments.of_result(sde, json.loads(json.dumps(table.as_result())))
+    again = error_table.ErrorTable.of_result(sde, json.loads(json.dumps(table.as_result())))
     assert torch.equal(again(times), table(times))
 
 
@@ -73,7 +73,7 @@ def test_the_table_does_not_depend_on_the_batches():
     sde, x_0 = SDES[1], DATA.sample(Noise.of(5, 0, 10))
     tables = [error_table.measure(DATA.denoiser(sde), sde, 1, x_0, 0, size) for size in (10, 3)]
     torch.testing.assert_close(tables[0].eps_error, tables[1].eps_error, rtol=1e-12, atol=0)
-    with pytest.raises(ValueError, match="two data or more, got 1"):
+    with pytest.raises(ValueError, match="at least 2 training images, got 1"):
         error_table.measure(DATA.denoiser(sde), sde, 1, x_0[:1], 0, 3)
 
 
@@ -126,7 +126,7 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
         ]
         assert len(calls) == 1
         kept = run.read_result("moments")
-        table = error_table.Moments.of_result(made.model.sde, kept)
+        table = error_table.ErrorTable.of_result(made.model.sde, kept)
         assert kept["value"] > 0
         assert kept["standard_error"] > 0
         with torch.no_grad():

@@ -10,7 +10,7 @@ from PIL import Image
 from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import distribution, load
 from scoreflow.evaluation.sample_summary import draw
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import Ancestral, Clipped, uniform_times
 from scoreflow.sde import VPSDE
 
@@ -18,7 +18,7 @@ SDE = VPSDE.cosine(20)
 
 
 def drawn(num_images):
-    drawing = Drawing(
+    drawing = SamplingPlan(
         Ancestral("beta"), uniform_times(20, 4, integer=True), distribution().denoiser(SDE)
     )
     return draw(drawing, "ancestral", SDE, load(), 0, num_images, 64)
@@ -61,7 +61,7 @@ def test_test_data_are_kept_beside_images():
         def step(self, denoiser, sde, x_t, t, s, noise):
             return torch.zeros_like(x_t)
 
-    drawing = Drawing(Grey(), uniform_times(20, 1, integer=True), Clipped(grey))
+    drawing = SamplingPlan(Grey(), uniform_times(20, 1, integer=True), Clipped(grey))
     found = draw(drawing, "grey", SDE, data, 0, 70, 64)
     assert found.result["clipped"]
     assert found.result["two_sample"]["samples_recognised"] == 1

@@ -7,7 +7,7 @@ import torch
 
 from scoreflow.cli.main import main
 from scoreflow.generation.generate import draw_samples
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import Counted
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.samplers.sampler import uniform_times
@@ -20,7 +20,7 @@ from tests.scoreflow.generation import test_shared_draws as test
 x, rows = test.drawn(5)
 from scoreflow.runtime import distributed as parallel
 total = parallel.shard().total(rows)
-if parallel.leads():
+if parallel.is_main_process():
     torch.save((x, rows, total), sys.argv[1])
 """
 """It does not leave its processes' group itself, as a script of a user's might not."""
@@ -38,7 +38,7 @@ def drawn(count):
         return predict(sde, x_t, t, "x_0", 0.3 + gain * (x_t - alpha * 0.3))
 
     counted = Counted(denoise)
-    drawing = Drawing(Ancestral("beta"), uniform_times(20, 5, integer=True), counted)
+    drawing = SamplingPlan(Ancestral("beta"), uniform_times(20, 5, integer=True), counted)
     return draw_samples(drawing, sde, Noise.of(0, 0, count), (1, 2, 2), 2, "it"), counted.rows
 
 

@@ -11,7 +11,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize, quantize
 from scoreflow.data.toy import distribution, load
 from scoreflow.generation import trajectory
-from scoreflow.generation.plan import Drawing
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import (
     DDIM,
     Ancestral,
@@ -48,7 +48,7 @@ def knowing(x_t, t):
 
 def followed(name):
     sampler, times = METHODS[name]
-    drawing = Drawing(sampler, times, Clipped(knowing) if name != "ode" else knowing)
+    drawing = SamplingPlan(sampler, times, Clipped(knowing) if name != "ode" else knowing)
     noise = Noise.of(3, 0, 5)
     last = sample(sampler, drawing.denoiser, SDE, times, noise, (1, 4, 4))
     return trajectory.follow(drawing, SDE, noise, IMAGES, last), last
@@ -110,7 +110,7 @@ def test_few_times_are_all_shown():
 def test_points_are_followed_too():
     data, truth = load(), distribution()
     sampler, times = METHODS["ddim"]
-    drawing = Drawing(sampler, times, truth.denoiser(SDE))
+    drawing = SamplingPlan(sampler, times, truth.denoiser(SDE))
     noise = Noise.of(0, 0, 50)
     last = sample(sampler, drawing.denoiser, SDE, times, noise, (2,))
     progress = trajectory.follow(drawing, SDE, noise, data, last)

@@ -148,7 +148,7 @@ def test_images_do_not_know_of_their_batch_and_calls_are_counted(found):
 def test_the_points_are_those_of_the_exact_likelihood(monkeypatch):
     """u = Noise(seed, image).uniform(DEQUANTIZE), in the walk and over real times."""
     seen, data = [], grid_data(EVENT, test=7)
-    for name in ("walk", "sweep"):
+    for name in ("denoising_errors", "sweep"):
         original = getattr(bound_table, name)
         monkeypatch.setattr(
             bound_table, name, lambda *a, run=original: seen.append((a[2], a[3])) or run(*a)

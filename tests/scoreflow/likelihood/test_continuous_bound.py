@@ -14,7 +14,7 @@ from scoreflow.likelihood.continuous_bound import (
     pointwise_immse_of_levels,
     sweep,
 )
-from scoreflow.likelihood.discrete_bound import fixed_variance, terms, walk
+from scoreflow.likelihood.discrete_bound import denoising_errors, fixed_variance, terms
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.losses.variational import prior_term
 from scoreflow.sde import VESDE, VPSDE, Noise, SubVPSDE
@@ -137,7 +137,7 @@ def test_the_discrete_bound_comes_down_to_it_as_the_stride():
     x_0 = MEAN + math.sqrt(3) * torch.cat([ROOT.T, -ROOT.T])
     for steps in (65, 129, 257, 513):
         sde, noise = VPSDE.log_linear(steps, 0.02, 0.02), Noise.of(0, 0, 6)
-        found = walk(truth.denoiser(sde), sde, x_0, noise, steps - 1, of(truth))
+        found = denoising_errors(truth.denoiser(sde), sde, x_0, noise, steps - 1, of(truth))
         by_steps = terms(found, sde, fixed_variance(sde, "posterior"), of(truth))[:, 1:].sum(1)
         limit = sweep(truth.denoiser(sde), sde, x_0, noise, 1.0, 1, of(truth)).integral
         gaps.append(float((by_steps - limit).mean()))

@@ -10,7 +10,7 @@ from torch import nn
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.likelihood.dataset_likelihood import Asker, Question, measure
+from scoreflow.likelihood.dataset_likelihood import DatasetLikelihood, LikelihoodSettings, measure
 from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.score_model import ScoreModel
@@ -32,9 +32,6 @@ class Exact(ScoreModel):
     def __init__(self, truth, t_min=1.0):
         super().__init__(nn.Identity(), SDE, "score", t_min)
         self.truth = truth
-
-    def around(self, network, precision):
-        return self
 
     def __call__(self, x_t, t):
         return self.truth.denoiser(self.sde)(x_t, t)
@@ -66,7 +63,7 @@ def expected_bits(truth, name, t, embedding, draws, **more):
     """E over the data of the bits/dim: every image, weighted by its probability."""
     images = EVERY.repeat_interleave(draws, 0)
     deq = Dequantizer(name, LEVELS, t, embedding)
-    question = Question(SOLVER, 0, deq, batch_size=5000, checked=0, **more)
+    question = LikelihoodSettings(SOLVER, 0, deq, batch_size=5000, checked=0, **more)
     values = measure(Exact(truth), image_data(images), 0, question).values.mean(1)
     each = values.view(len(EVERY), draws)
     weights = P[EVERY].prod(1)
@@ -158,7 +155,9 @@ def test_the_same_point_many_times_is_one_point(monkeypatch):
     deq = Dequantizer("uniform", LEVELS, 1.0)
     images = image_data(EVERY)
     values = [
-        measure(Exact(on_bins()), images, 0, Question(SOLVER, 0, deq, samples=k, checked=0)).values
+        measure(
+            Exact(on_bins()), images, 0, LikelihoodSettings(SOLVER, 0, deq, samples=k, checked=0)
+        ).values
         for k in (1, 20)
     ]
     torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-12)
@@ -169,7 +168,7 @@ def test_points_do_not_depend_on_how_they_are_batched():
     images = image_data(EVERY)
 
     def values(batch_size):
-        question = Question(SOLVER, 0, deq, samples=3, batch_size=batch_size, checked=0)
+        question = LikelihoodSettings(SOLVER, 0, deq, samples=3, batch_size=batch_size, checked=0)
         return measure(Exact(on_bins()), images, 0, question).values
 
     torch.testing.assert_close(values(4), values(1000), rtol=0, atol=1e-9)
@@ -177,7 +176,7 @@ def test_points_do_not_depend_on_how_they_are_batched():
 
 def test_noisy_logarithms_are_not_averaged_as_probabilities():
     with pytest.raises(RequestError, match=r"probes = 0.*samples 2, probes 3"):
-        Question(Solver(3), samples=2)
+        LikelihoodSettings(Solver(3), samples=2)
 
 
 # ---- the stated errors hold at their rates
@@ -196,7 +195,9 @@ def many():
     deq = Dequantizer("uniform", LEVELS, 1.0)
 
     def values(probes, tolerance):
-        question = Question(Solver(probes, tolerance, tolerance), 0, deq, 1, 1200, checked=0)
+        question = LikelihoodSettings(
+            Solver(probes, tolerance, tolerance), 0, deq, 1, 1200, checked=0
+        )
         return measure(Exact(truth), data, 0, question).values
 
     return {
@@ -233,9 +234,13 @@ def test_the_error_of_the_solver_covers_what_it_did(many, tolerance):
 def test_an_asker_knows_its_unit():
     images = image_data(EVERY)
     model = Exact(on_bins())
-    bits = Asker(model, images.test, Question(SOLVER, 0, Dequantizer("uniform", LEVELS, 1.0)))
+    bits = DatasetLikelihood(
+        model, images.test, LikelihoodSettings(SOLVER, 0, Dequantizer("uniform", LEVELS, 1.0))
+    )
     assert bits.per_nat == pytest.approx(1 / (DIMS * math.log(2)))
-    assert Asker(model, images.test.double(), Question(SOLVER)).per_nat == 1.0
+    assert (
+        DatasetLikelihood(model, images.test.double(), LikelihoodSettings(SOLVER)).per_nat == 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +266,7 @@ def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(e
 
     images = truth.levels(Noise.of(2, 0, 1500)).to(torch.uint8)
     data = Data("grid", images, images, levels, None, None)
-    question = Question(
+    question = LikelihoodSettings(
         Solver(0, 1e-5, 1e-5), 0, Dequantizer("uniform", levels, 1.0), batch_size=1500, checked=0
     )
     found = measure(Perfect(), data, 0, question)

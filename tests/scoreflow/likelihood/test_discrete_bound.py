@@ -6,7 +6,12 @@ import pytest
 import scipy.integrate
 import torch
 
-from scoreflow.likelihood.discrete_bound import fixed_variance, optimal_variance, terms, walk
+from scoreflow.likelihood.discrete_bound import (
+    denoising_errors,
+    fixed_variance,
+    optimal_variance,
+    terms,
+)
 from scoreflow.likelihood.gaussian_reference import Reference, errors_at
 from scoreflow.losses import variational
 from scoreflow.sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
@@ -109,7 +114,7 @@ def test_terms_are_those_of_the_bound(sde, variance, truth, inject):
     """Whatever the reference: with all times visited and eps averaged over, t by t."""
     x_0 = truth().sample(Noise.of(0, 0, 4))
     rows, noise = every_draw(x_0, inject)
-    found = walk(normal().denoiser(sde), sde, rows, noise, 39, reference_of(truth()))
+    found = denoising_errors(normal().denoiser(sde), sde, rows, noise, 39, reference_of(truth()))
     assert found.times[0].tolist() == list(range(1, 41))
     here = terms(found, sde, fixed_variance(sde, variance), reference_of(truth()))
     for k in range(40):
@@ -130,7 +135,9 @@ def mixture():
 def scattered(strata, reference, size=2000, seed=0):
     """Of mixture data: the bound but for L_T, and the times that were visited."""
     sde, noise = SDES[0], Noise.of(seed, 0, size)
-    found = walk(mixture().denoiser(sde), sde, mixture().sample(noise), noise, strata, reference)
+    found = denoising_errors(
+        mixture().denoiser(sde), sde, mixture().sample(noise), noise, strata, reference
+    )
     return terms(found, sde, fixed_variance(sde, "beta"), reference).sum(1), found
 
 
@@ -161,8 +168,8 @@ def test_the_reference_changes_the_scatter_and_not_the_mean():
 def test_rows_do_not_know_of_each_other(sde, elementwise):
     reference, noise = reference_of(normal()), Noise.of(3, 0, 10)
     x_0 = normal().sample(noise)
-    together = walk(elementwise(sde), sde, x_0, noise, 6, reference)
-    alone = walk(elementwise(sde), sde, x_0[4:5], Noise.of(3, 4, 5), 6, reference)
+    together = denoising_errors(elementwise(sde), sde, x_0, noise, 6, reference)
+    alone = denoising_errors(elementwise(sde), sde, x_0[4:5], Noise.of(3, 4, 5), 6, reference)
     assert torch.equal(alone.times, together.times[4:5])
     assert torch.equal(alone.squares, together.squares[4:5])
     torch.testing.assert_close(alone.of_reference, together.of_reference[4:5])
@@ -172,7 +179,8 @@ def test_walks_from_other_steps_have_other_noise(elementwise):
     sde, reference, noise = SDES[0], reference_of(normal()), Noise.of(3, 0, 10)
     x_0 = normal().sample(noise)
     one, other = (
-        walk(elementwise(sde), sde, x_0, noise.at(step), 6, reference) for step in (0, 50)
+        denoising_errors(elementwise(sde), sde, x_0, noise.at(step), 6, reference)
+        for step in (0, 50)
     )
     assert not (one.squares == other.squares).any()
     assert not torch.equal(one.times, other.times)
@@ -184,7 +192,7 @@ def test_walks_from_other_steps_have_other_noise(elementwise):
 def exhaustive(sde, inject):
     """A walk that has the expectations over normal data and eps exactly."""
     rows, noise = every_draw(data(), inject)
-    return walk(normal().denoiser(sde), sde, rows, noise, 39, reference_of(normal()))
+    return denoising_errors(normal().denoiser(sde), sde, rows, noise, 39, reference_of(normal()))
 
 
 @each_sde
@@ -192,7 +200,7 @@ def test_the_optimal_variance_of_one_dimension_is_the_reverse_transitions(sde, i
     """For Gaussian data p(x_s | x_t) is Gaussian, by Bayes' rule."""
     truth = gaussian(torch.zeros(1), torch.full((1, 1), 0.36))
     rows, noise = every_draw(0.6 * signs(1), inject)
-    found = walk(truth.denoiser(sde), sde, rows, noise, 39, reference_of(truth))
+    found = denoising_errors(truth.denoiser(sde), sde, rows, noise, 39, reference_of(truth))
     t = torch.arange(1, 41, dtype=F64)
     a, w = sde.transition(t - 1, t)
     marginal = sde.alpha(t - 1) ** 2 * 0.36 + sde.variance(t - 1)
@@ -224,7 +232,7 @@ def test_with_an_exact_network_it_is_that_of_analytic_dpm():
     noise = Noise.of(0, 0, size)
     x_0 = truth.sample(noise)
     reference = Reference.fit(x_0, 0.0)
-    found = walk(truth.denoiser(sde), sde, x_0, noise, 39, reference)
+    found = denoising_errors(truth.denoiser(sde), sde, x_0, noise, 39, reference)
     ours = optimal_variance(found.times, found.squares, sde, 2)
     alpha_bar = torch.cumprod(1 - sde.betas, 0)
     for n in (2, 10, 20, 35, 40):

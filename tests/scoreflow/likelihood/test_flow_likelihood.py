@@ -11,7 +11,7 @@ from torch import nn
 from scoreflow.data.dataset import Data
 from scoreflow.data.toy import distribution as toy_distribution
 from scoreflow.errors import RunError
-from scoreflow.likelihood.dataset_likelihood import Asker, Question, measure
+from scoreflow.likelihood.dataset_likelihood import DatasetLikelihood, LikelihoodSettings, measure
 from scoreflow.likelihood.dequantization import Dequantizer, truncation_bits
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood, to_bits_per_dim
 from scoreflow.models.score_model import ScoreModel
@@ -256,10 +256,6 @@ class Exact(ScoreModel):
         super().__init__(nn.Identity(), sde, "score", t_min)
         self.truth = truth
 
-    def around(self, network, precision):
-        """The truth has no network and one precision, float64."""
-        return self
-
     def __call__(self, x_t, t):
         return self.truth.denoiser(self.sde)(x_t, t)
 
@@ -269,7 +265,7 @@ class Exact(ScoreModel):
 def test_bits_per_dim_lie_between_entropy_and_the_truncation_bound(levels, t_min):
     """P1: the exact model's excess over the entropy of the very levels drawn is what it may be."""
     truth, data = grid(levels), grid_data(grid(levels), levels, 100)
-    question = Question(
+    question = LikelihoodSettings(
         Solver(0, 1e-5, 1e-5), dequantizer=Dequantizer("uniform", levels, t_min), checked=4
     )
     result = measure(Exact(truth, SDE, t_min), data, 0, question).result
@@ -318,25 +314,33 @@ def toy_data(count):
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 12, 13, 14, 50])
 def test_every_image_counts_once_for_any_batch_size(batch_size, monkeypatch):
     seen = []
-    placed = Asker._placed
+    placed = DatasetLikelihood._placed
     monkeypatch.setattr(
-        Asker, "_placed", lambda self, noise, k: seen.append(noise.index) or placed(self, noise, k)
+        DatasetLikelihood,
+        "_placed",
+        lambda self, noise, k: seen.append(noise.index) or placed(self, noise, k),
     )
     truth, data = toy_distribution(), toy_data(13)
     model = Exact(truth, SDE, 1.0)
     solver = Solver(0, 1e-3, 1e-3)
-    result = measure(model, data, 0, Question(solver, batch_size=batch_size, checked=0), truth)
+    result = measure(
+        model, data, 0, LikelihoodSettings(solver, batch_size=batch_size, checked=0), truth
+    )
     result = result.result
     assert result["num_images"] == 13
     assert torch.cat(seen).tolist() == list(range(13))
-    everything = measure(model, data, 0, Question(solver, batch_size=13, checked=0), truth).result
+    everything = measure(
+        model, data, 0, LikelihoodSettings(solver, batch_size=13, checked=0), truth
+    ).result
     assert result["value"] == pytest.approx(everything["value"], abs=1e-9)
     assert result["nfe"] == pytest.approx(everything["nfe"])
 
 
 def test_only_the_first_so_many():
     data, truth = toy_data(13), toy_distribution()
-    few = measure(Exact(truth, SDE, 1.0), data, 5, Question(TIGHT, batch_size=3), truth).result
+    few = measure(
+        Exact(truth, SDE, 1.0), data, 5, LikelihoodSettings(TIGHT, batch_size=3), truth
+    ).result
     assert few["num_images"] == 5
     nats = -truth.log_prob(data.test[:5].double(), at(1), at(0))
     assert few["true_nats"] == pytest.approx(float(nats.mean()), abs=1e-12)
@@ -351,13 +355,13 @@ def test_the_budget_separates_images_from_probes():
     points = truth.sample(Noise.of(0, 0, 40))
     data = Data("normal", points, points, None, None, None)
     model = Exact(truth, SDE, 1.0)
-    exactly = measure(model, data, 0, Question(TIGHT)).result
+    exactly = measure(model, data, 0, LikelihoodSettings(TIGHT)).result
     assert exactly["error_budget"]["probes"] == 0.0
-    roughly = measure(model, data, 0, Question(Solver(2, 1e-5, 1e-5))).result
+    roughly = measure(model, data, 0, LikelihoodSettings(Solver(2, 1e-5, 1e-5))).result
     probes = roughly["error_budget"]["probes"]
     assert 0 < probes < roughly["error_budget"]["images"]
     assert abs(roughly["value"] - exactly["value"]) < 3 * probes
-    one = measure(model, data, 0, Question(Solver(1, 1e-3, 1e-3))).result
+    one = measure(model, data, 0, LikelihoodSettings(Solver(1, 1e-3, 1e-3))).result
     assert one["error_budget"]["probes"] is None  # one probe does not know its error
 
 
@@ -367,7 +371,7 @@ def test_images_that_were_not_solved_end_the_measurement():
     with pytest.raises(
         RunError, match=r"4 of 4 images .* test image 0 \(max evaluations\): raise"
     ):
-        measure(Exact(truth, SDE, 1.0), toy_data(4), 0, Question(solver, batch_size=3))
+        measure(Exact(truth, SDE, 1.0), toy_data(4), 0, LikelihoodSettings(solver, batch_size=3))
 
 
 def test_tf32_is_off_inside_and_as_before_outside():
@@ -381,7 +385,7 @@ def test_tf32_is_off_inside_and_as_before_outside():
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = True
-        measure(Spy(truth, SDE, 1.0), toy_data(2), 0, Question(Solver(0, 1e-2, 1e-2)))
+        measure(Spy(truth, SDE, 1.0), toy_data(2), 0, LikelihoodSettings(Solver(0, 1e-2, 1e-2)))
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

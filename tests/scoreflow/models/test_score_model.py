@@ -193,7 +193,7 @@ def test_a_class_reaches_the_network_and_without_it_there_is_none():
     assert of_class(x, t).eps[:, 0].tolist() == [2, 2]
     assert of_class(x[:1], t).eps[:, 0].tolist() == [2]  # a solver dropped a row
     assert model.labelled(torch.tensor([1, -1]))(x, t).eps[:, 0].tolist() == [1, -1]
-    assert of_class.around(Told(), "float64")(x, t).eps[:, 0].tolist() == [2, 2]
+    assert of_class.with_network(Told()).in_precision("float64")(x, t).eps[:, 0].tolist() == [2, 2]
     assert of_class.labelled(None)(x, t).eps[:, 0].tolist() == [-5, -5]
     assert model(x, t).eps[:, 0].tolist() == [-5, -5]  # it stays what it was
 

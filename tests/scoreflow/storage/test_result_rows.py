@@ -7,7 +7,7 @@ import torch
 
 from scoreflow.data.toy import load
 from scoreflow.errors import RunError
-from scoreflow.likelihood.dataset_likelihood import Question, measure
+from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings, measure
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
@@ -47,7 +47,7 @@ def test_a_likelihood_goes_on_where_it_was_killed(tmp_path):
     """The same to the bit, and no image measured twice."""
     torch.manual_seed(0)
     model = ScoreModel(MLP(2, 8, 1).eval(), VPSDE.linear(100), "v")
-    data, question = load(), Question(Solver(1, 1e-3, 1e-3), batch_size=5, checked=0)
+    data, question = load(), LikelihoodSettings(Solver(1, 1e-3, 1e-3), batch_size=5, checked=0)
     whole = measure(model, data, 20, question).result
 
     class KilledError(Exception):
@@ -70,9 +70,6 @@ def test_a_likelihood_goes_on_where_it_was_killed(tmp_path):
         def __call__(self, x_t, t):
             asked.append(len(x_t))
             return super().__call__(x_t, t)
-
-        def around(self, network, precision):
-            return self
 
     resumed = Counting(model.network, model.sde, "v")
     found = measure(resumed, data, 20, question, rows=rows).result

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage import run_folder
+from scoreflow.storage import atomic_files, run_folder
 from scoreflow.storage.run_folder import RunDir, write_atomic
 
 CONFIG = {"sde": {"name": "vp", "num_steps": 1000}, "betas": (1e-4, 0.02), "clip": None}
@@ -240,6 +240,47 @@ def test_the_lock_is_let_go_on_close_and_a_reader_takes_none(tmp_path):
     reader = RunDir.open(run.path)
     with RunDir.open(run.path, training=True):
         assert reader.read_metrics() == []
+
+
+OF_0_1 = """
+import fcntl, os, sys
+lock = open(sys.argv[1] + "/lock", "a+")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+lock.truncate(0)
+lock.write(f"{os.getpid()}\\n")
+lock.flush()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="0.1 could not lock there")
+def test_a_training_by_0_1_is_respected_and_its_folder_opens_afterwards(tmp_path):
+    make(tmp_path).close()
+    path = tmp_path / "run"
+    (path / "lock.pid").unlink()
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(OF_0_1), path],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout.readline() == b"ready\n"
+        with pytest.raises(RequestError, match=f"being trained by process {child.pid}: wait"):
+            RunDir.open(path, training=True)
+        child.kill()
+    RunDir.open(path, training=True).close()
+
+
+def test_where_a_folder_cannot_be_opened_its_names_are_left_to_the_system(tmp_path, monkeypatch):
+    def refused(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(atomic_files.os, "open", refused)
+    with pytest.raises(PermissionError):
+        atomic_files.fsync_folder(tmp_path)
+    monkeypatch.setattr(atomic_files.os, "name", "nt")
+    atomic_files.fsync_folder(tmp_path)
 
 
 # ---- metrics
