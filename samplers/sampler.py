@@ -138,7 +138,7 @@ def sample(
     multistep = sampler if isinstance(sampler, Multistep) else None
     x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
     noise = noise.reading_ahead(last + 1)
-    with torch.no_grad(), sde.at_hand(times):
+    with torch.no_grad(), sde.cached_at(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
             if k == last and final == "none":
                 break

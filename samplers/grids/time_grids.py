@@ -86,18 +86,12 @@ def _even_in(
     return build
 
 
-def _angle_of_log_snr(y: Tensor) -> Tensor:
-    return (-0.5 * y).exp().atan()
-
-
 GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     "uniform": _uniform,
     "trailing": _uniform,
     "quadratic": _quadratic,
     "leading": _leading,
-    "log_snr": _even_in(
-        lambda sde, t: sde.log_snr(t), lambda sde, y: sde.time(_angle_of_log_snr(y))
-    ),
+    "log_snr": _even_in(lambda sde, t: sde.log_snr(t), lambda sde, y: sde.time_of_log_snr(y)),
     "karras": _even_in(
         lambda sde, t: (-0.5 * sde.log_snr(t)).exp() ** (1 / KARRAS_RHO),
         lambda sde, y: sde.time((y**KARRAS_RHO).atan()),

@@ -78,7 +78,7 @@ def knots(sde: SDE, t_min: float) -> Tensor:
         ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
         high, low = sde.log_snr(ends)
         even = torch.linspace(float(high), float(low), KNOTS, dtype=torch.float64)
-        whole = sde.time((-0.5 * even).exp().atan()).round().clamp(1, sde.num_steps)
+        whole = sde.time_of_log_snr(even).round().clamp(1, sde.num_steps)
         whole = torch.cat((whole, ends)).unique()
     below = whole.new_tensor([t_min] if t_min < 1 else [])
     return torch.cat((below, whole))
