@@ -9,7 +9,7 @@ never asked at s = 0, where there is no score, so that no step is a special one.
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from scoreflow.samplers.denoisers.instrumentation import AskedOnce
+from scoreflow.samplers.denoisers.instrumentation import Cached, FirstKept
 from scoreflow.samplers.sampler import Multistep, Sampler
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
@@ -117,16 +117,16 @@ class PredictorCorrector(Multistep):
         memory: Any,  # noqa: ANN401
     ) -> tuple[Batch, Any]:
         """Draw x_s given x_t and the predictor's memory; as many evaluations as without one."""
-        heard = _First(denoiser)
-        x_t = self.corrector.correct(heard, sde, x_t, t, s, noise)
+        first = FirstKept(denoiser)
+        x_t = self.corrector.correct(first, sde, x_t, t, s, noise)
         if not isinstance(self.predictor, Multistep):
             return self.predictor.step(denoiser, sde, x_t, t, s, noise), None
-        if heard.prediction is None:  # no correction
+        if first.prediction is None:  # no correction
             return self.predictor.advance(denoiser, sde, x_t, t, s, noise, memory)
         after = denoiser(x_t, t)
         if memory is not None:
-            memory = self.predictor.moved(sde, memory, t, heard.prediction, after)
-        once = AskedOnce(denoiser, x_t, t, after)
+            memory = self.predictor.moved(sde, memory, t, first.prediction, after)
+        once = Cached(denoiser, x_t, t, after)
         return self.predictor.advance(once, sde, x_t, t, s, noise, memory)
 
     def moved(
@@ -141,16 +141,3 @@ class PredictorCorrector(Multistep):
         if memory is None or not isinstance(self.predictor, Multistep):
             return None
         return self.predictor.moved(sde, memory, t, before, after)
-
-
-class _First:
-    """A Denoiser that keeps its first prediction: the one before any correction."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
-        self.prediction: Prediction | None = None
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        prediction = self.denoiser(x_t, t)
-        self.prediction = self.prediction or prediction
-        return prediction

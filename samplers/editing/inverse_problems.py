@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.denoisers.instrumentation import AskedOnce
+from scoreflow.samplers.denoisers.instrumentation import Cached
+from scoreflow.samplers.denoisers.wrapper import Wrapper
 from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
 from scoreflow.samplers.editing.linear_operators import Measurement
 from scoreflow.samplers.sampler import Multistep, Sampler
@@ -30,7 +31,7 @@ from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
 
-class MMPS:
+class MMPS(Wrapper):
     """x_0(x_t, y) = x_0 + C A^T (s^2 I + A C A^T)^-1 (y - A x_0), with C = sigma^2 / alpha J.
 
     Moment matching posterior sampling (Rozet et al. 2024, "Learning diffusion priors from
@@ -143,7 +144,7 @@ class DPS(_AroundAStep):
             prediction = denoiser(x, t)
             square = self.measurement.residual(prediction.x_0).flatten(1).square().sum(1)
             (gradient,) = torch.autograd.grad(square.sum(), x)
-        here = AskedOnce(denoiser, x_t, t, _detached(prediction, x_t))
+        here = Cached(denoiser, x_t, t, _detached(prediction, x_t))
         x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         length = square.detach().sqrt().clamp(min=torch.finfo(x_t.dtype).tiny)
         return x_s - self.weight * gradient / broadcast(length, x_t), memory
@@ -180,7 +181,7 @@ class Replaced(_AroundAStep):
         noisy = broadcast(sde.alpha(t), y) * y
         noisy = noisy + broadcast(sde.sigma(t), z) * self.measurement.operator.apply(z)
         x_t = self.measurement.projected(x_t, noisy)
-        here = AskedOnce(denoiser, x_t, t)
+        here = Cached(denoiser, x_t, t)
         x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
         return (self.measurement.projected(x_s, y) if s == 0 else x_s), memory
 
@@ -194,7 +195,7 @@ class _Left:
 
 
 def _went_on(
-    sampler: Sampler, here: AskedOnce, sde: SDE, s: Times, noise: Noise, left: _Left | None
+    sampler: Sampler, here: Cached, sde: SDE, s: Times, noise: Noise, left: _Left | None
 ) -> tuple[Batch, _Left | None]:
     """A step from a point that the last one did not come to, and the memory for the next.
 

@@ -62,7 +62,7 @@ def follow(drawing: Drawing, sde: SDE, noise: Noise, data: Data, last: Tensor) -
         recorded = Recorded(drawing.denoiser)
         heard = replace(drawing, denoiser=recorded)
         sample(heard.sampler, heard.denoiser, sde, heard.times, noise, event, final=heard.final)
-        seen = dict(recorded.seen)
+        seen = dict(recorded.records)
     seen |= {0.0: last}
     times = sorted(seen, reverse=True)
     return Progress(times, [values_of(seen[t].cpu().double(), data) for t in times])

@@ -100,20 +100,20 @@ def test_a_recorder_keeps_each_call_and_changes_nothing(elementwise):
         DDIM(), recorded, SDE, times, noise, (3,), lambda _k, x: states.append(x.clone())
     )
     assert torch.equal(heard, plain)
-    assert [t for t, _ in recorded.seen] == times[:-1].tolist()
-    for (t, kept), x_t in zip(recorded.seen, states[:-1], strict=True):
+    assert [t for t, _ in recorded.records] == times[:-1].tolist()
+    for (t, kept), x_t in zip(recorded.records, states[:-1], strict=True):
         expected = elementwise(SDE)(x_t, torch.tensor(t, dtype=torch.float64)).x_0[rows]
         assert kept.dtype == torch.float32
         assert torch.equal(kept, expected.float())
-    assert torch.equal(recorded.seen[-1][1], plain[rows].float())  # the last step returns x_0
+    assert torch.equal(recorded.records[-1][1], plain[rows].float())  # the last step returns x_0
 
 
 def test_a_recorder_hears_every_evaluation(elementwise):
     """Heun asks at both ends of a step, and at its start alone in the last; a slice of rows."""
     recorded = Recorded(elementwise(SDE), slice(2))
     sample(Heun(), recorded, SDE, uniform_times(100, 4, True), Noise.of(0, 0, 3), (2,))
-    assert [t for t, _ in recorded.seen] == [100, 75, 75, 50, 50, 25, 25]
-    assert all(x_0.shape == (2, 2) for _, x_0 in recorded.seen)
+    assert [t for t, _ in recorded.records] == [100, 75, 75, 50, 50, 25, 25]
+    assert all(x_0.shape == (2, 2) for _, x_0 in recorded.records)
 
 
 def test_a_recorder_of_clocks_apart_is_refused(elementwise):

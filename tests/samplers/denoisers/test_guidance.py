@@ -18,6 +18,7 @@ from scoreflow.samplers import (
     Reclocked,
     sample,
 )
+from scoreflow.samplers.denoisers.wrapper import evaluations
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.prediction import predict
@@ -146,6 +147,23 @@ def test_what_is_counted_outside_is_what_happens_inside(weight, cost, mixture):
         outside(points(other, t)[:size], t)
     assert outside.rows == sum(each.rows for each in inside) == 8 * cost
     assert outside.calls == 2
+
+
+@pytest.mark.parametrize(("weight", "cost"), [(1.0, 1), (3.0, 2)])
+def test_a_posterior_costs_what_is_inside_it(weight, cost, mixture):
+    """MMPS evaluates its denoiser once a call; its vector-Jacobian products are counted apart."""
+    sde = VPSDE.linear(200)
+    inside = [Counted(denoiser) for denoiser in denoisers(mixture, sde)]
+    measurement = Measurement(
+        Masked(torch.tensor([True, False])), torch.tensor([[0.9]], dtype=torch.float64), 0.1
+    )
+    moments = MMPS(Guided(*inside, weight), measurement, 2)
+    outside = Counted(Clipped(moments))
+    assert evaluations(moments) == evaluations(outside) == cost
+    t = torch.tensor(30.0, dtype=torch.float64)
+    outside(points(sde, t)[:5], t)
+    assert outside.rows == sum(each.rows for each in inside) == 5 * cost
+    assert moments.products > 0
 
 
 def test_a_classifier_costs_no_evaluation_of_the_network(mixture):
