@@ -30,7 +30,7 @@ from scoreflow.samplers.multistep.unipc import UniPC
 from scoreflow.samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from scoreflow.samplers.probability_flow import ProbabilityFlow
 from scoreflow.samplers.reverse_diffusion import ReverseDiffusion
-from scoreflow.samplers.sampler import Multistep, Sampler, sample, times_from, uniform_times
+from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step, sample, times_from
 
 __all__ = [
     "DDIM",
@@ -53,6 +53,7 @@ __all__ = [
     "LogProb",
     "Masked",
     "Measurement",
+    "Memory",
     "Multistep",
     "Operator",
     "PredictorCorrector",
@@ -62,6 +63,7 @@ __all__ = [
     "Replaced",
     "ReverseDiffusion",
     "Sampler",
+    "Step",
     "Thresholded",
     "UniPC",
     "grid",
@@ -72,5 +74,4 @@ __all__ = [
     "slerp",
     "step_costs",
     "times_from",
-    "uniform_times",
 ]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
+from scoreflow.samplers.sampler import Step
 from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.prediction import Prediction
 from scoreflow.sde.types import Batch, Times
 
 Variance = Literal["beta", "posterior", "optimal", "learned"]
@@ -41,14 +41,13 @@ class Ancestral:
                 f"{self.variance!r} {'without' if self.eps_error is None else 'with'} it"
             )
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
-        prediction = denoiser(x_t, t)
+        sde, t, s = step.sde, step.t, step.s
+        prediction = step.predict(x_t)
         of_x_t, of_x_0, _ = sde.posterior_weights(s, t)
         variance = reverse_variance(prediction, sde, t, s, self.variance, self.eps_error)
-        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        z = step.normal(x_t)
         mean = combined(x_t, of_x_t.item(), (of_x_0.item(), prediction.x_0))
         if variance.ndim:  # learned: an element's own
             return mean + variance.sqrt() * s.sign() * z

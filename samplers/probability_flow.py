@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoreflow.samplers.sampler import Step
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import velocity
-from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import Status, odeint
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.sde.types import Batch, State, Times
@@ -38,27 +38,24 @@ class ProbabilityFlow:
         """The grid: N, t_min, 0. The solver chooses its own steps inside the first interval."""
         return torch.tensor([num_steps, self.t_min, 0], dtype=torch.float64)
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Carry x_t to time s; deterministic, the noise is not used.
 
         Raises:
             ValueError: t is below t_min.
             RuntimeError: some samples did not reach s within their evaluations.
         """
+        t, s = step.t, step.s
         if t < self.t_min:
             raise ValueError(f"a step must start at t >= t_min = {self.t_min}, got {float(t)}")
         stop = s.clamp(min=self.t_min)
         if stop < t:
-            x_t = self._follow(denoiser, sde, x_t, t, stop)
+            x_t = self._follow(step.denoiser, step.sde, x_t, t, stop)
         if s == stop:
             return x_t
-        prediction = denoiser(x_t, stop)
-        return (
-            broadcast(sde.alpha(s), x_t) * prediction.x_0
-            + broadcast(sde.sigma(s), x_t) * prediction.eps
-        )
+        prediction = step.denoiser(x_t, stop)
+        alpha, sigma = step.sde.alpha(s), step.sde.sigma(s)
+        return broadcast(alpha, x_t) * prediction.x_0 + broadcast(sigma, x_t) * prediction.eps
 
     def encode(self, denoiser: Denoiser, sde: SDE, x: Batch) -> Batch:
         """The latent x_N that the flow carries data to, on the unit scale.

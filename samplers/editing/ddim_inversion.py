@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 
 from scoreflow.samplers.ddim import DDIM
+from scoreflow.samplers.sampler import Step
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import Denoiser
@@ -45,5 +46,5 @@ def invert(denoiser: Denoiser, sde: SDE, times: Times, x_0: Batch) -> Batch:
     with torch.no_grad():
         x = broadcast(sde.alpha(times[0]), x_0) * x_0
         for t, s in pairwise(times):
-            x = DDIM().step(denoiser, sde, x, t, s, unused)
+            x = DDIM().step(x, Step(denoiser, sde, t, s, unused))
     return x

@@ -7,7 +7,6 @@ to the nearest component's centre, which tells a width that is wrong. The order 
 log error against log steps, by least squares over the steps named.
 """
 
-import itertools
 import math
 import time
 
@@ -20,11 +19,12 @@ from scoreflow.samplers import (
     DEIS,
     DPMSolver,
     Heun,
-    Multistep,
     ProbabilityFlow,
     Sampler,
+    Step,
     UniPC,
     grid,
+    sample,
 )
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import SDE
@@ -98,7 +98,7 @@ def _flow_errors(
     noise = Noise.of(0, 0, POINTS)
     x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
     ends = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
-    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, *ends, noise)
+    exact = ProbabilityFlow(1.0, TOLERANCE).step(x, Step(truth.denoiser(sde), sde, *ends, noise))
     squares = torch.stack(
         [
             (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)
@@ -164,14 +164,9 @@ def _follow(
     sampler: Sampler, truth: GaussianMixture, sde: SDE, count: int, x: Tensor, noise: Noise
 ) -> Tensor:
     """From x at t = N in `count` steps, the last of which, to t = 0, is left out."""
-    denoiser, memory = truth.denoiser(sde), None
-    times: Times = grid("log_snr", sde, count)[:-1]
-    for k, (t, s) in enumerate(itertools.pairwise(times)):
-        if isinstance(sampler, Multistep):
-            x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
-        else:
-            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
-    return x
+    times: Times = grid("log_snr", sde, count)
+    event, denoiser = tuple(x.shape[1:]), truth.denoiser(sde)
+    return sample(sampler, denoiser, sde, times, noise, event, final="none", start=x)
 
 
 def table(rows: list[Json]) -> str:

@@ -14,7 +14,7 @@ from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.scatter import scatter
 from scoreflow.generation.pictures import GRID_PIXELS
 from scoreflow.generation.plan import Drawing
-from scoreflow.samplers import ProbabilityFlow, Recorded, grid, sample
+from scoreflow.samplers import ProbabilityFlow, Recorded, Step, grid, sample
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
@@ -78,7 +78,7 @@ def _along_the_flow(
         times = grid("log_snr", sde, FRAMES, flow.t_min)[:-1]
         for k, (t, s) in enumerate(pairwise(times)):
             seen[float(t)] = drawing.denoiser(x, t).x_0
-            x = flow.step(drawing.denoiser, sde, x, t, s, noise.at(k))
+            x = flow.step(x, Step(drawing.denoiser, sde, t, s, noise.at(k)))
         seen[float(times[-1])] = drawing.denoiser(x, times[-1]).x_0
     return seen
 

@@ -6,7 +6,17 @@ import math
 import pytest
 import torch
 
-from scoreflow.samplers import DDIM, DEIS, GRIDS, DPMSolver, Heun, ProbabilityFlow, UniPC, grid
+from scoreflow.samplers import (
+    DDIM,
+    DEIS,
+    GRIDS,
+    DPMSolver,
+    Heun,
+    ProbabilityFlow,
+    Step,
+    UniPC,
+    grid,
+)
 from scoreflow.samplers.multistep.deis import adams_bashforth
 from scoreflow.samplers.sampler import Multistep, sample
 from scoreflow.sde.analytic import GaussianMixture
@@ -50,9 +60,9 @@ def follow(sampler, sde, times, x):
     denoiser, memory = mixture().denoiser(sde), None
     for t, s in itertools.pairwise(times):
         if isinstance(sampler, Multistep):
-            x, memory = sampler.advance(denoiser, sde, x, t, s, NOISE, memory)
+            x, memory = sampler.advance(x, Step(denoiser, sde, t, s, NOISE), memory)
         else:
-            x = sampler.step(denoiser, sde, x, t, s, NOISE)
+            x = sampler.step(x, Step(denoiser, sde, t, s, NOISE))
     return x
 
 
@@ -64,7 +74,7 @@ def truths():
         x = sde.prior_std() * NOISE.normal(Stream.PRIOR, (2,))
         ends = torch.tensor([1000.0, 1.0], dtype=torch.float64)
         exactly = ProbabilityFlow(1.0, 1e-11)
-        found[name] = x, exactly.step(mixture().denoiser(sde), sde, x, *ends, NOISE)
+        found[name] = x, exactly.step(x, Step(mixture().denoiser(sde), sde, *ends, NOISE))
     return found
 
 
@@ -87,9 +97,9 @@ def test_a_multistep_without_memory_is_ddim():
     x = NOISE.normal(Stream.PRIOR, (2,))
     t, s = torch.tensor([700.0, 650.0], dtype=torch.float64)
     denoiser = mixture().denoiser(sde)
-    expected = DDIM().step(denoiser, sde, x, t, s, NOISE)
+    expected = DDIM().step(x, Step(denoiser, sde, t, s, NOISE))
     for sampler in (DPMSolver(3), DEIS(4), UniPC(3)):
-        found = sampler.step(denoiser, sde, x, t, s, NOISE)
+        found = sampler.step(x, Step(denoiser, sde, t, s, NOISE))
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -16,6 +16,7 @@ from scoreflow.samplers import (
     Measurement,
     ProbabilityFlow,
     Reclocked,
+    Step,
     sample,
 )
 from scoreflow.samplers.denoisers.wrapper import evaluations
@@ -195,7 +196,7 @@ def test_who_differentiates_a_guided_estimate_meets_the_classifiers_hessian(t):
     ours, exact = (MMPS(each, measurement, 2)(x, t).x_0 for each in (guided, conditional))
     torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
     dps = DPS(DDIM(), measurement)
-    ours, exact = (dps.step(each, sde, x, t, s, noise) for each in (guided, conditional))
+    ours, exact = (dps.step(x, Step(each, sde, t, s, noise)) for each in (guided, conditional))
     torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
 
 
