@@ -4,6 +4,9 @@ A sampler knows an SDE and a Denoiser, never a network: what runs here on a trai
 the tests on exact denoisers, where the right answer is known.
 """
 
+if __name__ == "samplers":  # in a checkout; it would load every module a second time
+    raise ImportError("samplers is a part of scoreflow: import scoreflow.samplers instead")
+
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.samplers.ddim import DDIM
 from scoreflow.samplers.denoisers.change_of_process import Reclocked

@@ -14,6 +14,9 @@ Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `
 `ode`, `noise`, `analytic`.
 """
 
+if __name__ == "sde":  # in a checkout; it would load every module a second time
+    raise ImportError("sde is a part of scoreflow: import scoreflow.sde instead")
+
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, Status, odeint

@@ -1,7 +1,7 @@
 """The K steps that cost the variational bound least, by dynamic programming.
 
 Learning to efficiently sample from diffusion probabilistic models (Watson et al. 2021). A grid's
-bound is a sum over its steps, and with the optimal variance (`ancestral.optimal_variance`) a step
+bound is a sum over its steps, and with the optimal variance (`samplers.reverse_variance`) a step
 knows the denoiser by one number, e_t = E|eps error|^2 / D:
 
     L(t -> s) / D = 1/2 log(1 + (snr_s / snr_t - 1) e_t)             s > 0
@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.ancestral import EpsError
+from scoreflow.samplers.reverse_variance import EpsError
 from scoreflow.sde.base import SDE
 from scoreflow.sde.types import Times
 

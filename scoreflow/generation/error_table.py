@@ -2,7 +2,7 @@
 
     e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
 
-gives the optimal variance of every reverse step (`samplers.ancestral.optimal_variance`) and what
+gives the optimal variance of every reverse step (`samplers.reverse_variance`) and what
 any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, between
 which it is taken as linear, in one pass over a few training images.
 """

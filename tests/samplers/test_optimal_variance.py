@@ -20,7 +20,7 @@ from scoreflow.samplers import (
     sample,
     step_costs,
 )
-from scoreflow.samplers.ancestral import optimal_variance
+from scoreflow.samplers.reverse_variance import optimal_variance
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.subvp import SubVPSDE

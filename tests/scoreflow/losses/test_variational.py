@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from scoreflow.losses import variational
 from scoreflow.samplers import Ancestral, Step
-from scoreflow.samplers.ancestral import reverse_variance
+from scoreflow.samplers.reverse_variance import reverse_variance
 from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.prediction import predict
