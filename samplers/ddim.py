@@ -28,6 +28,11 @@ class DDIM:
 
     eta: float = 0.0
 
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None with noise of its own."""
+        return 1 if self.eta == 0 else None
+
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
         sde, t, s = step.sde, step.t, step.s

@@ -32,6 +32,11 @@ class Heun:
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"churn must lie in [0, sqrt(2) - 1], got {self.churn}")
 
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None with churn."""
+        return 2 if self.churn == 0 else None
+
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
         if self.churn:

@@ -50,7 +50,11 @@ class Step:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A method that carries a sample from time t to an earlier time s."""
+    """A method that carries a sample from time t to an earlier time s.
+
+    One that follows the probability flow also states `flow_order`, the order at which its error
+    falls with the stride; `scoreflow.evaluation.convergence_order` measures it.
+    """
 
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t.

@@ -33,6 +33,11 @@ class DEIS(Multistep):
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"order must lie in 1..4, got {self.order}")
 
+    @property
+    def flow_order(self) -> int:
+        """Order of convergence to the probability flow."""
+        return self.order
+
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the estimates before, latest first."""
         sde, t, s = step.sde, step.t, step.s

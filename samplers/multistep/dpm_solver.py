@@ -44,6 +44,11 @@ class DPMSolver(Multistep):
             most = 2 if self.stochastic else 3
             raise ValueError(f"order must lie in 1..{most}, got {self.order}")
 
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None for the SDE."""
+        return None if self.stochastic else self.order
+
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the estimates before, latest first."""
         sde, t, s = step.sde, step.t, step.s

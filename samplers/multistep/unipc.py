@@ -45,6 +45,11 @@ class UniPC(Multistep):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must lie in 1..3, got {self.order}")
 
+    @property
+    def flow_order(self) -> int:
+        """Order of convergence to the probability flow: one more with the corrector."""
+        return self.order + self.correct
+
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t, the state before and the estimates before."""
         sde, t, s = step.sde, step.t, step.s

@@ -14,18 +14,7 @@ import torch
 from torch import Tensor
 
 from scoreflow import uncertainty
-from scoreflow.samplers import (
-    DDIM,
-    DEIS,
-    DPMSolver,
-    Heun,
-    ProbabilityFlow,
-    Sampler,
-    Step,
-    UniPC,
-    grid,
-    sample,
-)
+from scoreflow.samplers import ProbabilityFlow, Sampler, Step, grid, sample
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -43,19 +32,8 @@ SEEN = 4.0
 
 
 def stated_order(sampler: Sampler) -> int | None:
-    """The order that the method's paper states of its flow; None for one that is stochastic."""
-    match sampler:
-        case DDIM(eta=0.0):
-            return 1
-        case Heun(churn=0.0):
-            return 2
-        case DPMSolver(stochastic=False):
-            return sampler.order
-        case DEIS():
-            return sampler.order
-        case UniPC():
-            return sampler.order + bool(sampler.correct)
-    return None
+    """The order that the method states of its flow (`flow_order`); None for a stochastic one."""
+    return getattr(sampler, "flow_order", None)
 
 
 def measured_order(name: str, sampler: Sampler, truth: GaussianMixture, sde: SDE) -> Json:
