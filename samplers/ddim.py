@@ -1,4 +1,4 @@
-"""DDIM: the estimate is kept, and the datum set down again with less noise (Song et al. 2020).
+"""DDIM: x_0 and eps are estimated, and combined again with less noise (Song et al. 2021).
 
 With no noise of its own this is the first-order exponential integrator of the probability flow: on
 the unit scale the rotation with x_0 and eps held fixed,

@@ -61,7 +61,7 @@ class Langevin:
 class AnnealedLangevin:
     """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr sigma_t)^2: one step size a time.
 
-    What `Langevin` takes when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale
+    The step of `Langevin` when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale
     their steps by sigma_t^2 likewise.
 
     Attributes:

@@ -1,8 +1,8 @@
 """The probability-flow ODE, solved adaptively in the angle and finished in closed form.
 
-The flow is followed from the prior down to t_min, the least time at which the denoiser may be
-asked, each sample with its own step sizes. From there to clean data the estimate is held fixed,
-and the rotation x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
+The flow is followed from the prior down to t_min, the least time at which the denoiser is
+evaluated, each sample with its own step sizes. From there to clean data the estimate is held
+fixed, and the rotation x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class ProbabilityFlow:
     """dx~/dphi = v, from t to s; below t_min with the estimate at t_min.
 
     Attributes:
-        t_min: the denoiser is not asked below this time, in steps.
+        t_min: the denoiser is not evaluated below this time, in steps.
         tolerance: of the local error of a step, relative and absolute, on the unit scale.
         method: "dopri5" (per sample), "torchdiffeq:METHOD" or "scipy:METHOD".
         max_evaluations: cap for each sample.

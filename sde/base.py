@@ -12,7 +12,7 @@ A process states log alpha(t) and sigma(t)^2 on t in [0, N]; this module derives
                                                             g^2 = d sigma^2 / dt - 2 f sigma^2
 
 The posterior is DDPM's Eq. 7 (Ho et al. 2020) when s = t - 1; at s = 0 its standard deviation is
-zero by the formula, so no sampler asks whether it is at the last step.
+zero by the formula, so no sampler needs a special case for the last step.
 
 Seen in the angle, x_t / r_t = cos(phi) x_0 + sin(phi) eps: all processes are one rotation, run
 with different clocks phi(t) and displayed at different scales r(t).

@@ -171,7 +171,7 @@ class DPS(_SamplerWrapper):
 class Replaced(_SamplerWrapper):
     """step(x_t + A^+ (y_t - A x_t)) with y_t = alpha_t y + sigma_t A z, z ~ N(0, I).
 
-    What is known is set down anew, as noisy as x_t, before each step (Song et al. 2021, "Score-
+    What is known of x_t is replaced, as noisy as x_t, before each step (Song et al. 2021, "Score-
     based generative modeling through SDEs", imputation; with A the mean over the channels, their
     colourising). The step to s = 0 ends with y itself.
 

@@ -20,8 +20,8 @@ Memory = tuple[Estimate, ...]
 class DEIS(Multistep):
     """x_s / alpha_s = x_t / alpha_t + integral of eps drho, eps a polynomial in rho.
 
-    rho = sigma / alpha; order 1 is DDIM. The first steps remember less and are of lower order; the
-    step to s = 0, rho = 0, is like any other.
+    rho = sigma / alpha; order 1 is DDIM. The first steps have fewer estimates and are of
+    lower order; the step to s = 0, rho = 0, is like any other.
 
     Attributes:
         order: how many estimates the polynomial goes through, 1..4.

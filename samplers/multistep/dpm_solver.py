@@ -28,7 +28,7 @@ class DPMSolver(Multistep):
         SDE        x_s = sigma_s / sigma_t e^-h x_t + alpha_s (1 - e^-2h) D
                          + sigma_s sqrt(1 - e^-2h) z                           (SDE-2M)
 
-    The first steps, which remember less, are of lower order, and so is the step to s = 0, where h
+    The first steps, with fewer estimates, are of lower order, and so is the step to s = 0, where h
     is infinite: it returns x_0.
 
     Attributes:

@@ -29,9 +29,9 @@ class Memory:
 class UniPC(Multistep):
     """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, by UniPC-p, B = e^h - 1.
 
-    What is evaluated at t serves twice: it corrects the state at t, which was predicted without
+    The evaluation at t serves twice: it corrects the state at t, which was predicted without
     it, and it predicts the next. Steps of order p have a corrected error of order p + 1. The first
-    steps remember less and are of lower order; the step to s = 0 returns x_0.
+    steps have fewer estimates and are of lower order; the step to s = 0 returns x_0.
 
     Attributes:
         order: p of the predictor, 1..3.
