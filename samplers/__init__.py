@@ -1,8 +1,38 @@
-"""From noise to data: one method a file, each a `step` from t to s, and one loop that they share.
+"""Samplers, from noise to data: one method a file, each a `step` from t to s, and one shared loop.
 
 A sampler knows an SDE and a Denoiser, never a network: what runs here on a trained U-Net runs in
-the tests on exact denoisers, where the right answer is known.
+the tests on exact denoisers, where the right answer is known. Read `sampler` (the protocols and
+the loop), `ancestral` and `ddim` (the simplest methods), then any other; `denoisers/` holds
+Denoisers around Denoisers (guidance, thresholding), `grids/` the times to step through, and
+`editing/` inverse problems, inversion and interpolation.
+
+To add a sampler, write a class with `step`. This is all of Euler's method on the probability
+flow, dx/dphi = v for x = x_t / r_t:
+
+    from dataclasses import dataclass
+
+    from scoreflow.samplers.sampler import Step
+    from scoreflow.sde.base import broadcast
+    from scoreflow.sde.types import Batch
+
+    @dataclass(frozen=True)
+    class Euler:
+        flow_order = 1
+
+        def step(self, x_t: Batch, step: Step) -> Batch:
+            sde, t, s = step.sde, step.t, step.s
+            x = x_t / broadcast(sde.scale(t), x_t)
+            x = x + broadcast(sde.angle(s) - sde.angle(t), x) * step.predict(x_t).v
+            return broadcast(sde.scale(s), x) * x
+
+`sample(Euler(), denoiser, sde, grid("log_snr", sde, 50), noise, shape)` runs it. To keep it, put
+it in a file here and import it below; one line in `tests/samplers/test_orders.py` measures its
+order of convergence. `multistep/deis.py` is the file to copy for a method that uses earlier
+estimates. `scoreflow/factory/sampling.py` gives samplers their names on the command line.
 """
+
+if __name__ == "samplers":  # in a checkout; it would load every module a second time
+    raise ImportError("samplers is a part of scoreflow: import scoreflow.samplers instead")
 
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.samplers.ddim import DDIM
@@ -30,7 +60,7 @@ from scoreflow.samplers.multistep.unipc import UniPC
 from scoreflow.samplers.predictor_corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from scoreflow.samplers.probability_flow import ProbabilityFlow
 from scoreflow.samplers.reverse_diffusion import ReverseDiffusion
-from scoreflow.samplers.sampler import Multistep, Sampler, sample, times_from, uniform_times
+from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step, sample, times_from
 
 __all__ = [
     "DDIM",
@@ -53,6 +83,7 @@ __all__ = [
     "LogProb",
     "Masked",
     "Measurement",
+    "Memory",
     "Multistep",
     "Operator",
     "PredictorCorrector",
@@ -62,6 +93,7 @@ __all__ = [
     "Replaced",
     "ReverseDiffusion",
     "Sampler",
+    "Step",
     "Thresholded",
     "UniPC",
     "grid",
@@ -72,5 +104,4 @@ __all__ = [
     "slerp",
     "step_costs",
     "times_from",
-    "uniform_times",
 ]

@@ -1,4 +1,4 @@
-"""DDIM: the estimate is kept, and the datum set down again with less noise (Song et al. 2020).
+"""DDIM: x_0 and eps are estimated, and combined again with less noise (Song et al. 2021).
 
 With no noise of its own this is the first-order exponential integrator of the probability flow: on
 the unit scale the rotation with x_0 and eps held fixed,
@@ -10,10 +10,9 @@ which solves dx~/dphi = v exactly when the estimate does not change on the way.
 
 from dataclasses import dataclass
 
-from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Step
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.types import Batch
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,20 @@ class DDIM:
 
     eta: float = 0.0
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None with noise of its own."""
+        return 1 if self.eta == 0 else None
+
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
-        prediction = denoiser(x_t, t)
+        sde, t, s = step.sde, step.t, step.s
+        prediction = step.predict(x_t)
         kept = broadcast(sde.alpha(s), x_t) * prediction.x_0
         if self.eta == 0:
             return kept + broadcast(sde.sigma(s), x_t) * prediction.eps
         _, w = sde.transition(s, t)
         variance = self.eta**2 * sde.variance(s) * w / sde.variance(t)
         old = (sde.variance(s) - variance).sqrt()
-        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+        z = step.normal(x_t)
         return kept + broadcast(old, x_t) * prediction.eps + broadcast(variance.sqrt(), x_t) * z

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
-from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Step
+from scoreflow.sde.types import Batch
 
 
 @dataclass(frozen=True)
@@ -16,11 +14,10 @@ class EulerMaruyama:
     Weak order 1. The step to s = 0 adds no noise.
     """
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
+        sde, t, s = step.sde, step.t, step.s
         dt, f, g = (t - s).item(), sde.drift(t).item(), sde.diffusion(t).item()
         of_eps = -(g**2) * dt / sde.sigma(t).item()  # a score is -eps / sigma
-        std, z = g * dt**0.5 * (s > 0).item(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        return combined(x_t, 1 - f * dt, (of_eps, denoiser(x_t, t).eps), (std, z))
+        std, z = g * dt**0.5 * (s > 0).item(), step.normal(x_t)
+        return combined(x_t, 1 - f * dt, (of_eps, step.predict(x_t).eps), (std, z))

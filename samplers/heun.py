@@ -1,16 +1,13 @@
 """Heun's method with churn (EDM, Karras et al. 2022, Algorithm 2), for any process."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from scoreflow.samplers.multistep.exponential_integrator import combined, ratio
-from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Step
+from scoreflow.sde.types import Batch
 
 
 @dataclass(frozen=True)
@@ -35,27 +32,33 @@ class Heun:
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"churn must lie in [0, sqrt(2) - 1], got {self.churn}")
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None with churn."""
+        return 2 if self.churn == 0 else None
+
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
         if self.churn:
-            x_t, t = self._raised(sde, x_t, t, noise)
-        prediction = denoiser(x_t, t)
+            x_t, step = self._raised(x_t, step)
+        sde, t, s = step.sde, step.t, step.s
+        prediction = step.predict(x_t)
         rho_t, rho_s = ratio(sde, t), ratio(sde, s)
         scale, stride = (sde.alpha(s) / sde.alpha(t)).item(), sde.alpha(s).item() * (rho_s - rho_t)
         x_s = combined(x_t, scale, (stride, prediction.eps))
         if s == 0:
             return x_s
-        slopes = prediction.eps + denoiser(x_s, s).eps
+        slopes = prediction.eps + step.denoiser(x_s, s).eps
         return combined(x_t, scale, (0.5 * stride, slopes))
 
-    def _raised(self, sde: SDE, x_t: Batch, t: Times, noise: Noise) -> tuple[Batch, Tensor]:
+    def _raised(self, x_t: Batch, step: Step) -> tuple[Batch, Step]:
+        """x^, and the step from its time to s."""
+        sde, t = step.sde, step.t
         end = torch.full_like(t, sde.num_steps)
         rho = ratio(sde, t)
         raised = min((1 + self.churn) * rho, ratio(sde, end))
         later = sde.time(torch.full_like(t, math.atan(raised))).clamp(max=sde.num_steps)
         alpha = sde.alpha(later).item()
         std = alpha * math.sqrt(max(ratio(sde, later) ** 2 - rho**2, 0.0))
-        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        return combined(x_t, alpha / sde.alpha(t).item(), (std, z)), later
+        x_later = combined(x_t, alpha / sde.alpha(t).item(), (std, step.normal(x_t)))
+        return x_later, replace(step, t=later)

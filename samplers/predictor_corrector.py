@@ -3,17 +3,17 @@
 At each time t of the grid, a few steps of Langevin dynamics on the marginal p_t correct the
 sample, then a predictor carries it to s. The paper's Algorithm 1 corrects after predicting; the
 order here is that of its code, and visits the same sequence but for its two ends: the corrector is
-never asked at s = 0, where there is no score, so that no step is a special one.
+never called at s = 0, where there is no score, so that no step is a special one.
 """
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
-from scoreflow.samplers.denoisers.instrumentation import AskedOnce
-from scoreflow.samplers.sampler import Multistep, Sampler
-from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.samplers.denoisers.instrumentation import Cached, FirstKept
+from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.noise import Stream
+from scoreflow.sde.prediction import Prediction
 from scoreflow.sde.types import Batch, Times
 
 
@@ -21,10 +21,8 @@ from scoreflow.sde.types import Batch, Times
 class Corrector(Protocol):
     """A method that moves samples along p_t without changing their law."""
 
-    def correct(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Move x_t along p_t; s < t is the time that the step about to be made goes to."""
+    def correct(self, x_t: Batch, step: Step) -> Batch:
+        """Move x_t along p_t, t being the time at which the step to come starts."""
         ...
 
 
@@ -48,14 +46,12 @@ class Langevin:
     snr: float = 0.1
     corrections: int = 1
 
-    def correct(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def correct(self, x_t: Batch, step: Step) -> Batch:
         """Move x_t along p_t."""
-        a, _ = sde.transition(s, t)
+        a, _ = step.sde.transition(step.s, step.t)
         for draw in range(self.corrections):
-            score = denoiser(x_t, t).score
-            z = noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
+            score = step.predict(x_t).score
+            z = step.noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
             mean_square = score.flatten(1).square().mean(dim=1)  # |score|^2 / D
             x_t = _langevin_step(x_t, score, z, 2 * (a * self.snr) ** 2 / mean_square)
         return x_t
@@ -65,7 +61,7 @@ class Langevin:
 class AnnealedLangevin:
     """x <- x + h score + sqrt(2 h) z, with h = 2 (a snr sigma_t)^2: one step size a time.
 
-    What `Langevin` takes when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale
+    The step of `Langevin` when |score| is its typical sqrt(D) / sigma_t; Song & Ermon 2019 scale
     their steps by sigma_t^2 likewise.
 
     Attributes:
@@ -76,15 +72,13 @@ class AnnealedLangevin:
     snr: float = 0.1
     corrections: int = 1
 
-    def correct(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def correct(self, x_t: Batch, step: Step) -> Batch:
         """Move x_t along p_t."""
-        a, _ = sde.transition(s, t)
-        h = 2 * (a * self.snr * sde.sigma(t)) ** 2
+        a, _ = step.sde.transition(step.s, step.t)
+        h = 2 * (a * self.snr * step.sde.sigma(step.t)) ** 2
         for draw in range(self.corrections):
-            z = noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
-            x_t = _langevin_step(x_t, denoiser(x_t, t).score, z, h)
+            z = step.noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
+            x_t = _langevin_step(x_t, step.predict(x_t).score, z, h)
         return x_t
 
 
@@ -97,60 +91,35 @@ def _langevin_step(x: Batch, score: Batch, z: Batch, h: Times) -> Batch:
 class PredictorCorrector(Multistep):
     """Correct at t, then predict from t to s.
 
-    A predictor that remembers goes on remembering: its estimates of earlier times were made on the
-    trajectory that a correction has left, and it is asked to move them to the new one
-    (`Multistep.moved`). Left where they were, what the correction did to the estimate would be
-    taken for its slope along the path.
+    A multistep predictor keeps its memory: its estimates of earlier times were made on the
+    trajectory that a correction has left, so they are moved to the new one (`Multistep.moved`).
+    Left where they were, what the correction did to the estimate would be taken for its slope
+    along the path.
+
+    Attributes:
+        predictor: the sampler that goes from t to s.
+        corrector: applied at t, before.
     """
 
     predictor: Sampler
     corrector: Corrector
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Any,  # noqa: ANN401
-    ) -> tuple[Batch, Any]:
+    def advance(self, x_t: Batch, step: Step, memory: Memory) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the predictor's memory; as many evaluations as without one."""
-        heard = _First(denoiser)
-        x_t = self.corrector.correct(heard, sde, x_t, t, s, noise)
+        first = FirstKept(step.denoiser)
+        x_t = self.corrector.correct(x_t, replace(step, denoiser=first))
         if not isinstance(self.predictor, Multistep):
-            return self.predictor.step(denoiser, sde, x_t, t, s, noise), None
-        if heard.prediction is None:  # no correction
-            return self.predictor.advance(denoiser, sde, x_t, t, s, noise, memory)
-        after = denoiser(x_t, t)
+            return self.predictor.step(x_t, step), None
+        if first.prediction is None:  # no correction
+            return self.predictor.advance(x_t, step, memory)
+        after = step.predict(x_t)
         if memory is not None:
-            memory = self.predictor.moved(sde, memory, t, heard.prediction, after)
-        once = AskedOnce(denoiser, x_t, t, after)
-        return self.predictor.advance(once, sde, x_t, t, s, noise, memory)
+            memory = self.predictor.moved(memory, step, first.prediction, after)
+        cached = Cached(step.denoiser, x_t, step.t, after)
+        return self.predictor.advance(x_t, replace(step, denoiser=cached), memory)
 
-    def moved(
-        self,
-        sde: SDE,
-        memory: Any,  # noqa: ANN401
-        t: Times,
-        before: Prediction,
-        after: Prediction,
-    ) -> Any:  # noqa: ANN401
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
         """The predictor's memory, moved; None of one that has none."""
         if memory is None or not isinstance(self.predictor, Multistep):
             return None
-        return self.predictor.moved(sde, memory, t, before, after)
-
-
-class _First:
-    """A Denoiser that keeps its first prediction: the one before any correction."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
-        self.prediction: Prediction | None = None
-
-    def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        prediction = self.denoiser(x_t, t)
-        self.prediction = self.prediction or prediction
-        return prediction
+        return self.predictor.moved(memory, step, before, after)

@@ -1,8 +1,8 @@
 """The probability-flow ODE, solved adaptively in the angle and finished in closed form.
 
-The flow is followed from the prior down to t_min, the least time at which the denoiser may be
-asked, each sample with its own step sizes. From there to clean data the estimate is held fixed,
-and the rotation x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
+The flow is followed from the prior down to t_min, the least time at which the denoiser is
+evaluated, each sample with its own step sizes. From there to clean data the estimate is held
+fixed, and the rotation x~_s = cos(phi_s) x_0 + sin(phi_s) eps is exact: at s = 0 it returns x_0.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scoreflow.samplers.sampler import Step
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import velocity
-from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import Status, odeint
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.sde.types import Batch, State, Times
@@ -23,7 +23,7 @@ class ProbabilityFlow:
     """dx~/dphi = v, from t to s; below t_min with the estimate at t_min.
 
     Attributes:
-        t_min: the denoiser is not asked below this time, in steps.
+        t_min: the denoiser is not evaluated below this time, in steps.
         tolerance: of the local error of a step, relative and absolute, on the unit scale.
         method: "dopri5" (per sample), "torchdiffeq:METHOD" or "scipy:METHOD".
         max_evaluations: cap for each sample.
@@ -38,27 +38,24 @@ class ProbabilityFlow:
         """The grid: N, t_min, 0. The solver chooses its own steps inside the first interval."""
         return torch.tensor([num_steps, self.t_min, 0], dtype=torch.float64)
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Carry x_t to time s; deterministic, the noise is not used.
 
         Raises:
             ValueError: t is below t_min.
             RuntimeError: some samples did not reach s within their evaluations.
         """
+        t, s = step.t, step.s
         if t < self.t_min:
             raise ValueError(f"a step must start at t >= t_min = {self.t_min}, got {float(t)}")
         stop = s.clamp(min=self.t_min)
         if stop < t:
-            x_t = self._follow(denoiser, sde, x_t, t, stop)
+            x_t = self._follow(step.denoiser, step.sde, x_t, t, stop)
         if s == stop:
             return x_t
-        prediction = denoiser(x_t, stop)
-        return (
-            broadcast(sde.alpha(s), x_t) * prediction.x_0
-            + broadcast(sde.sigma(s), x_t) * prediction.eps
-        )
+        prediction = step.denoiser(x_t, stop)
+        alpha, sigma = step.sde.alpha(s), step.sde.sigma(s)
+        return broadcast(alpha, x_t) * prediction.x_0 + broadcast(sigma, x_t) * prediction.eps
 
     def encode(self, denoiser: Denoiser, sde: SDE, x: Batch) -> Batch:
         """The latent x_N that the flow carries data to, on the unit scale.

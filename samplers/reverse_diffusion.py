@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
-from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Step
+from scoreflow.sde.types import Batch
 
 
 @dataclass(frozen=True)
@@ -17,11 +15,10 @@ class ReverseDiffusion:
     s = 0 adds no noise.
     """
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
+        sde, t, s = step.sde, step.t, step.s
         a, w = sde.transition(s, t)
         of_eps = -(w / sde.sigma(t)).item()  # a score is -eps / sigma
-        std, z = w.sqrt() * s.sign(), noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        return combined(x_t, 2 - a.item(), (of_eps, denoiser(x_t, t).eps), (std.item(), z))
+        std, z = w.sqrt() * s.sign(), step.normal(x_t)
+        return combined(x_t, 2 - a.item(), (of_eps, step.predict(x_t).eps), (std.item(), z))

@@ -1,6 +1,11 @@
-"""What a sampler is, the loop around it, and the times that the loop visits."""
+"""The sampler protocols, a step's arguments, and the sampling loop.
+
+A one-step sampler has `step(x_t, step) -> x_s`; a multistep one, `advance(x_t, step, memory)`,
+which also returns the memory for the next step. `sample` runs either over a grid of times.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -12,23 +17,51 @@ from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
+Memory = Any
+"""The state of a multistep sampler between steps, of a type of its own; None in the first step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step from t to s: everything it depends on but the state x_t.
+
+    Attributes:
+        denoiser: (x_t, t) -> Prediction.
+        sde: the process.
+        t: (), in steps; where the step starts.
+        s: (), in steps, s < t; where it ends. 0 is clean data.
+        noise: the randomness of this step and batch.
+    """
+
+    denoiser: Denoiser
+    sde: SDE
+    t: Times
+    s: Times
+    noise: Noise
+
+    def predict(self, x_t: Batch) -> Prediction:
+        """The denoiser's prediction at x_t, (B, ...), and t."""
+        return self.denoiser(x_t, self.t)
+
+    def normal(self, x_t: Batch) -> Batch:
+        """The step's own noise z ~ N(0, I), shaped like x_t; the same in every call."""
+        return self.noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
+
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A method that carries a sample from time t to an earlier time s."""
+    """A method that carries a sample from time t to an earlier time s.
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
+    One that follows the probability flow also states `flow_order`, the order at which its error
+    falls with the stride; `scoreflow.evaluation.convergence_order` measures it.
+    """
+
+    def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t.
 
         Args:
-            denoiser: (x_t, t) -> Prediction.
-            sde: the process.
             x_t: (B, ...) float64.
-            t: (), in steps.
-            s: (), in steps, s < t; 0 asks for the clean datum.
-            noise: the randomness of this step and batch.
+            step: the denoiser, the process, t, s and the noise.
 
         Returns:
             x_s, shaped like x_t. No row of it may depend on another row.
@@ -42,57 +75,37 @@ FINALS: tuple[str, ...] = get_args(Final)
 
 @runtime_checkable
 class Multistep(Protocol):
-    """A sampler that remembers: interval and memory in, x_s and memory out. To be inherited."""
+    """A sampler that uses estimates of earlier steps, its memory. To be inherited from."""
 
-    def step(
-        self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
-    ) -> Batch:
-        """Draw x_s given x_t, without memory: of the order that needs none."""
-        x_s: Batch = self.advance(denoiser, sde, x_t, t, s, noise, None)[0]
+    def step(self, x_t: Batch, step: Step) -> Batch:
+        """Draw x_s given x_t without memory, as in a first step."""
+        x_s: Batch = self.advance(x_t, step, None)[0]
         return x_s
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Any,  # noqa: ANN401
-    ) -> tuple[Batch, Any]:
+    def advance(self, x_t: Batch, step: Step, memory: Memory) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the memory of the steps before.
 
         Args:
-            denoiser: as in `Sampler.step`, and so on.
-            sde: the process.
             x_t: (B, ...) float64.
-            t: (), in steps.
-            s: (), in steps.
-            noise: the randomness of this step and batch.
-            memory: what the last step returned; None in the first.
+            step: as in `Sampler.step`.
+            memory: as returned by the step before; None in the first.
+
+        Returns:
+            x_s, and the memory for the next step.
         """
         ...
 
-    def moved(
-        self,
-        sde: SDE,
-        memory: Any,  # noqa: ANN401
-        t: Times,
-        before: Prediction,
-        after: Prediction,
-    ) -> Any:  # noqa: ANN401
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
         """The memory as if the trajectory had come to another point at t.
 
         Estimates of earlier times are moved by what the estimate at t is: their differences, the
         path's own, stay.
 
         Args:
-            sde: the process.
-            memory: as the last step, which came to t, returned it.
-            t: (), in steps.
-            before: at the point that the last step came to.
-            after: at the point that the next one sets out from.
+            memory: as returned by the last step, which came to t.
+            step: the next step, which starts at t.
+            before: the prediction at the point that the last step came to.
+            after: the prediction at the point that the next step starts from.
         """
         ...
 
@@ -134,40 +147,23 @@ def sample(
         )
     times = times.cpu()  # 0-d CPU times multiply tensors of any device without a synchronisation
     last, memory = len(times) - 2, None
-    # asked once: it takes longer than a small step
+    # isinstance of a protocol takes longer than a small step: once
     multistep = sampler if isinstance(sampler, Multistep) else None
     x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
     noise = noise.reading_ahead(last + 1)
-    with torch.no_grad(), sde.at_hand(times):
+    with torch.no_grad(), sde.cached_at(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
+            step = Step(denoiser, sde, t, s, noise.at(k))
             if k == last and final == "none":
                 break
             if k == last and final == "x_0":
-                x = denoiser(x, t).x_0
+                x = step.predict(x).x_0
             elif multistep is not None:
-                x, memory = multistep.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+                x, memory = multistep.advance(x, step, memory)
             else:
-                x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
+                x = sampler.step(x, step)
             after_step(k + 1, x)
     return x
-
-
-def uniform_times(num_steps: int, count: int, integer: bool) -> Times:
-    """K + 1 times from N to 0 in equal strides; all N steps of the chain when count = N.
-
-    Args:
-        num_steps: N.
-        count: K, in 1..N if `integer`.
-        integer: round to the integer times that a discretely trained network knows.
-
-    Raises:
-        ValueError: more integer steps than there are, or none.
-    """
-    if count < 1 or (integer and count > num_steps):
-        limit = f"1..{num_steps}" if integer else "1 or more"
-        raise ValueError(f"the number of sampling steps must lie in {limit}, got {count}")
-    times = torch.linspace(num_steps, 0, count + 1, dtype=torch.float64)
-    return times.round() if integer else times
 
 
 def times_from(times: Times, start: int | float) -> Times:

@@ -12,7 +12,7 @@ A process states log alpha(t) and sigma(t)^2 on t in [0, N]; this module derives
                                                             g^2 = d sigma^2 / dt - 2 f sigma^2
 
 The posterior is DDPM's Eq. 7 (Ho et al. 2020) when s = t - 1; at s = 0 its standard deviation is
-zero by the formula, so no sampler asks whether it is at the last step.
+zero by the formula, so no sampler needs a special case for the last step.
 
 Seen in the angle, x_t / r_t = cos(phi) x_0 + sin(phi) eps: all processes are one rotation, run
 with different clocks phi(t) and displayed at different scales r(t).
@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scoreflow.sde.time_cache import Lookup, at_times, between_times
+from scoreflow.sde.time_cache import TimeCache, at_times, between_times
 from scoreflow.sde.types import Batch, Times
 
 
@@ -51,7 +51,7 @@ def broadcast(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-class SDE(Lookup, ABC):
+class SDE(TimeCache, ABC):
     """A Gaussian path x_t = alpha_t x_0 + sigma_t eps on t in [0, num_steps].
 
     Times are float64, () or (B,), in steps; every method returns float64 of the same shape unless
@@ -73,6 +73,10 @@ class SDE(Lookup, ABC):
     @abstractmethod
     def time(self, angle: Times) -> Times:
         """The time at which the path has this angle, in radians within [0, angle(N)]."""
+
+    def time_of_log_snr(self, log_snr: Times) -> Times:
+        """The time at which the path has this log(alpha^2 / sigma^2): the inverse of `log_snr`."""
+        return self.time((-0.5 * log_snr).exp().atan())
 
     @at_times
     def alpha(self, t: Times) -> Times:

@@ -12,8 +12,8 @@ Eq. 13), which has a kink at every integer step where this field has none.
 The divergence is a sum of probe^T J probe over probes, each one vector-Jacobian product through
 the evaluation that gave v: the unit vectors give it exactly, random signs give Hutchinson's
 unbiased estimate (Hutchinson 1989), with a variance free of the Jacobian's diagonal. The signs
-are drawn without replacement from a set whose mean is the exact trace, so that many of them know
-it better than as many independent ones, and all of them know it.
+are drawn without replacement from a set whose mean is the exact trace, so that many of them
+estimate it better than as many independent ones, and all of them give it exactly.
 """
 
 from collections.abc import Iterable, Iterator

@@ -27,7 +27,7 @@ _ROUNDS = 10
 
 
 class Stream(IntEnum):
-    """What a draw is for; two streams of one seed are independent."""
+    """The purpose of a draw; two streams of one seed are independent."""
 
     PRIOR = 0
     PREDICTOR = 1
@@ -140,7 +140,7 @@ _READ_AHEAD = 2**16
 
 
 class _Ahead:
-    """Draws of the steps to come, kept until they are asked for.
+    """Draws of the steps to come, kept until they are used.
 
     Args:
         stop: the step after the last.
@@ -151,7 +151,7 @@ class _Ahead:
         self._kept: dict[tuple[Stream, tuple[int, ...], int], tuple[int, Tensor]] = {}
 
     def normal(self, noise: Noise, stream: Stream, shape: tuple[int, ...], draw: int) -> Tensor:
-        """What `noise.normal` is, (B, *shape)."""
+        """As `noise.normal`, (B, *shape)."""
         key = (stream, shape, draw)
         first, kept = self._kept.get(key, (0, None))
         if kept is None or not first <= noise.step < first + len(kept):

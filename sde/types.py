@@ -22,7 +22,7 @@ Rows = Int64[Tensor, "batch"]
 """Positions within a batch, or global sample indices."""
 
 State = tuple[Tensor, ...]
-"""What an ODE moves: tensors of shape (B, ...) that share their first axis."""
+"""The state of an ODE: tensors of shape (B, ...) that share their first axis."""
 
 Field = Callable[[Tensor, State, Tensor], State]
 """dstate/dclock = field(clock (b,), state of b rows, which rows of the batch these are (b,))."""

@@ -1,1 +1,1 @@
-"""Denoisers around Denoisers: guidance, clipping, counting."""
+"""Denoisers around Denoisers: guidance, thresholding, change of process, counting."""

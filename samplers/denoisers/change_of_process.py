@@ -1,35 +1,30 @@
-"""A denoiser of one process asked about another's states."""
+"""Evaluate a denoiser that was trained on one process (VP, sub-VP or VE) on another one."""
 
 from dataclasses import dataclass
 
-from scoreflow.samplers.denoisers.instrumentation import evaluations
+from scoreflow.samplers.denoisers.wrapper import Wrapper
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.prediction import Denoiser, Prediction, predict
 from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)
-class Reclocked:
-    """A denoiser of one process, asked about another: VP, sub-VP and VE share their networks.
+class Reclocked(Wrapper):
+    """A denoiser of process `of` as a denoiser of process `on`, by change of time and scale.
 
     Every process is the rotation x~ = cos(phi) x_0 + sin(phi) eps, run by its own clock phi(t) and
-    shown at its own scale r(t), and v belongs to the rotation. So x_t of the other process is
-    shown to the denoiser at the time of its own that has the same angle.
+    shown at its own scale r(t), and v belongs to the rotation. So x_t of `on`, rescaled, is given
+    to the denoiser at the time of `of` that has the same angle.
 
     Attributes:
         denoiser: of process `of`.
-        of: the process that the denoiser knows.
-        on: the process that it is asked about.
+        of: the process that the denoiser was trained on.
+        on: the process whose x_t and t are passed in.
     """
 
     denoiser: Denoiser
     of: SDE
     on: SDE
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction for x_t at time t of process `on`."""

@@ -1,4 +1,4 @@
-"""Denoisers around denoisers: what changes an estimate is composed, not flagged."""
+"""Classifier-free and classifier guidance, as Denoisers around Denoisers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.denoisers.instrumentation import evaluations
+from scoreflow.samplers.denoisers.wrapper import Wrapper, evaluations
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, PerSample, Times
 
@@ -24,8 +24,8 @@ class Guided:
     in every view, and no digit is lost to a conversion.
 
     Attributes:
-        conditional: told the class.
-        unconditional: told none.
+        conditional: the estimate given the class.
+        unconditional: the estimate without a class.
         weight: of the class; 1 is the conditional law itself, 0 the unconditional one.
     """
 
@@ -35,11 +35,11 @@ class Guided:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return sum(evaluations(denoiser) for denoiser in self._asked)
+        """Network evaluations of one call: of both Denoisers, or of the one that is called."""
+        return sum(evaluations(denoiser) for denoiser in self._called)
 
     @property
-    def _asked(self) -> tuple[Denoiser, ...]:
+    def _called(self) -> tuple[Denoiser, ...]:
         if self.weight == 1:
             return (self.conditional,)
         if self.weight == 0:
@@ -48,7 +48,7 @@ class Guided:
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The guided prediction; a learned variance is that of the conditional estimate."""
-        first, *others = (denoiser(x_t, t) for denoiser in self._asked)
+        first, *others = (denoiser(x_t, t) for denoiser in self._called)
         if not others:
             return first
         base: Tensor = getattr(others[0], first.kind)
@@ -56,10 +56,11 @@ class Guided:
 
 
 @dataclass(frozen=True)
-class ClassifierGuided:
+class ClassifierGuided(Wrapper):
     """Classifier guidance (Song et al. 2021, section 5; Dhariwal & Nichol 2021, section 4).
 
-    score + weight grad log p(y | x_t), that is eps - weight sigma_t grad log p(y | x_t).
+    score + weight grad log p(y | x_t), that is eps - weight sigma_t grad log p(y | x_t). A call's
+    `evaluations` are the score network's; the classifier's are not among them.
 
     Attributes:
         denoiser: of the law without a class.
@@ -71,11 +72,6 @@ class ClassifierGuided:
     denoiser: Denoiser
     log_prob: LogProb
     weight: float
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the score network a call; the classifier's are not among them."""
-        return evaluations(self.denoiser)
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The guided prediction."""

@@ -1,4 +1,4 @@
-"""Denoisers that change no estimate: they count, keep, or answer a second time what they said."""
+"""Denoisers that leave predictions unchanged: they count calls, record or cache predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,21 +6,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scoreflow.samplers.denoisers.wrapper import Wrapper
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
 
-class Counted:
-    """Counts evaluations where they happen, so that a reported number is never an estimate.
+class Counted(Wrapper):
+    """Counts network evaluations where they happen, so that a reported number is no estimate.
 
     Args:
         denoiser: the Denoiser to count.
         after_call: called after each evaluation.
 
     Attributes:
-        calls: how often the denoiser was called.
-        rows: on how many samples a network was evaluated, summed over calls: a denoiser that is
-            made of two networks counts twice.
+        calls: number of calls of the denoiser.
+        rows: network evaluations, summed over samples: a call of a denoiser that is made of two
+            networks counts twice.
     """
 
     def __init__(self, denoiser: Denoiser, after_call: Callable[[], None] = lambda: None) -> None:
@@ -29,42 +30,32 @@ class Counted:
         self.calls = 0
         self.rows = 0
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction, counted."""
         self.calls += 1
-        self.rows += len(x_t) * evaluations(self.denoiser)
+        self.rows += len(x_t) * self.evaluations
         prediction = self.denoiser(x_t, t)
         self.after_call()
         return prediction
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Keeps what is estimated on the way, for pictures of it; the estimates are unchanged.
+class Recorded(Wrapper):
+    """Records the estimates of x_0 along a trajectory, for pictures of it.
 
     Attributes:
-        denoiser: the Denoiser to listen to.
-        rows: of the batch, whose estimates are kept.
-        seen: (t, x_0 of the rows) of each call, in order, on the CPU in float32. A sampler that
-            asks twice about a time is heard twice.
+        denoiser: the Denoiser to record.
+        rows: of the batch, whose estimates are recorded.
+        records: (t, x_0 of the rows) of each call, in order, on the CPU in float32. A sampler that
+            evaluates twice at one time has two records of it.
     """
 
     denoiser: Denoiser
     rows: slice | Tensor = field(default_factory=lambda: slice(None))
-    seen: list[tuple[float, Tensor]] = field(default_factory=list)
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
+    records: list[tuple[float, Tensor]] = field(default_factory=list)
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        """The prediction, noted down.
+        """The prediction, recorded.
 
         Raises:
             ValueError: t is not one time for the batch. The adaptive flow has a clock, and a place
@@ -77,18 +68,18 @@ class Recorded:
             )
         prediction = self.denoiser(x_t, t)
         kept = prediction.x_0[self.rows].detach().to("cpu", torch.float32, copy=True)
-        self.seen.append((float(t), kept))
+        self.records.append((float(t), kept))
         return prediction
 
 
-class AskedOnce:
-    """A Denoiser that is asked but once about one point and time; about others, as often as asked.
+class Cached(Wrapper):
+    """Caches the prediction at one (x_t, t), given or computed there; elsewhere it computes anew.
 
     Args:
-        denoiser: the Denoiser to ask.
-        x_t: the point.
+        denoiser: the Denoiser to cache.
+        x_t: the point; recognised by identity, as is the time.
         t: its time.
-        prediction: what is known there already.
+        prediction: the prediction there, if it is known already.
     """
 
     def __init__(
@@ -96,19 +87,30 @@ class AskedOnce:
     ) -> None:
         self.denoiser, self.x_t, self.t, self.prediction = denoiser, x_t, t, prediction
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
-        """The prediction; the same object each time at the point."""
+        """The prediction; at the point, the same object in each call."""
         if x_t is not self.x_t or t is not self.t:
             return self.denoiser(x_t, t)
         self.prediction = self.prediction or self.denoiser(x_t, t)
         return self.prediction
 
 
-def evaluations(denoiser: Denoiser) -> int:
-    """How many evaluations of a network one call of a denoiser is; 1 unless it says otherwise."""
-    return getattr(denoiser, "evaluations", 1)
+class FirstKept(Wrapper):
+    """Keeps the prediction of its first call.
+
+    Args:
+        denoiser: the Denoiser whose prediction is kept.
+
+    Attributes:
+        prediction: of the first call; None before it.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self.prediction: Prediction | None = None
+
+    def __call__(self, x_t: Batch, t: Times) -> Prediction:
+        """The prediction."""
+        prediction = self.denoiser(x_t, t)
+        self.prediction = self.prediction or prediction
+        return prediction

@@ -1,18 +1,18 @@
-"""Denoisers whose estimate of x_0 is kept in the range of images."""
+"""Static and dynamic thresholding: Denoisers that limit x_0 to the range of the data."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.denoisers.instrumentation import evaluations
+from scoreflow.samplers.denoisers.wrapper import Wrapper
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Wrapper):
     """x_0 clipped to the range of the data, as DDPM's sampler does; never for a likelihood.
 
     Attributes:
@@ -25,11 +25,6 @@ class Clipped:
     low: float = -1.0
     high: float = 1.0
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
-
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction, with x_0 inside the range and the other views to match."""
         p = self.denoiser(x_t, t)
@@ -38,7 +33,7 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class Thresholded:
+class Thresholded(Wrapper):
     """x_0 clipped to [-q, q] and divided by q, each sample by its own q >= 1.
 
     Dynamic thresholding (Imagen, Saharia et al. 2022, section 2.3): q = max(1, the `share`
@@ -57,11 +52,6 @@ class Thresholded:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must lie in (0, 1], got {self.share}")
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of a network a call."""
-        return evaluations(self.denoiser)
 
     def __call__(self, x_t: Batch, t: Times) -> Prediction:
         """The prediction, with x_0 inside [-1, 1] and the other views to match."""

@@ -1,1 +1,1 @@
-"""What is done with an image: linear inverse problems, inversion, interpolation."""
+"""Editing images: linear inverse problems, DDIM inversion, interpolation of latents."""

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 
 from scoreflow.samplers.ddim import DDIM
+from scoreflow.samplers.sampler import Step
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import Denoiser
@@ -18,14 +19,14 @@ def invert(denoiser: Denoiser, sde: SDE, times: Times, x_0: Batch) -> Batch:
 
     The estimates of a step forwards are those at its start, the ones of the step back at its other
     end; so there and back again is x_0 up to the first power of the strides. At the first time the
-    noise, of which nothing is known, is left out; below it no denoiser is asked, and x_0 is what
-    `DDIM`'s step to 0 gives back there.
+    noise, of which nothing is known, is left out; below it no denoiser is evaluated, and x_0 is
+    what `DDIM`'s step to 0 gives back there.
 
     Args:
         denoiser: (x_t, t) -> Prediction.
         sde: the process.
         times: (K + 1,) float64 in steps, strictly increasing within (0, N]; the first is the least
-            that the denoiser may be asked about.
+            at which the denoiser is evaluated.
         x_0: (B, ...) float64.
 
     Returns:
@@ -45,5 +46,5 @@ def invert(denoiser: Denoiser, sde: SDE, times: Times, x_0: Batch) -> Batch:
     with torch.no_grad():
         x = broadcast(sde.alpha(times[0]), x_0) * x_0
         for t, s in pairwise(times):
-            x = DDIM().step(denoiser, sde, x, t, s, unused)
+            x = DDIM().step(x, Step(denoiser, sde, t, s, unused))
     return x

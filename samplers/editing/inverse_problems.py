@@ -1,36 +1,39 @@
-"""Samples of the posterior, given a measurement, from a denoiser that was trained without it.
+"""Posterior sampling for linear inverse problems by MMPS, DPS and replacement.
 
-All rest on grad log p(x_t | y) = grad log p(x_t) + grad log p(y | x_t), whose last term asks for
-the law of x_0 given x_t:
+All take a denoiser trained without the measurement y (`linear_operators`), and approximate
 
-    MMPS      a Gaussian of its true mean and covariance: a Denoiser around a Denoiser
-    DPS       a point, at its mean: a step around a step
-    Replaced  none: what is known of x_t is set down anew, a step around a step
+    grad log p(x_t | y) = grad log p(x_t) + grad log p(y | x_t),
+
+whose last term depends on the law of x_0 given x_t:
+
+    MMPS      approximates it by a Gaussian of its true mean and covariance; a Denoiser wrapper
+    DPS       approximates it by a point, its mean; a sampler wrapper
+    Replaced  does without it: replaces what is known of x_t before each step; a sampler wrapper
 
 The first is exact for Gaussian data. Replacing is what Song et al. 2021 do; it is not the
-posterior, since what is set down at t does not depend on the rest of x_t.
+posterior, since what is put in at t does not depend on the rest of x_t.
 
-Both steps around steps move the sample off the path of a sampler that remembers, and what it
-remembers with it, at one more evaluation a step.
+Both sampler wrappers move the state off the path of a multistep sampler, and its memory with it,
+at one more evaluation a step.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.denoisers.instrumentation import AskedOnce
+from scoreflow.samplers.denoisers.instrumentation import Cached
+from scoreflow.samplers.denoisers.wrapper import Wrapper
 from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
 from scoreflow.samplers.editing.linear_operators import Measurement
-from scoreflow.samplers.sampler import Multistep, Sampler
-from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.noise import Noise, Stream
+from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step
+from scoreflow.sde.base import broadcast
+from scoreflow.sde.noise import Stream
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
 
-class MMPS:
+class MMPS(Wrapper):
     """x_0(x_t, y) = x_0 + C A^T (s^2 I + A C A^T)^-1 (y - A x_0), with C = sigma^2 / alpha J.
 
     Moment matching posterior sampling (Rozet et al. 2024, "Learning diffusion priors from
@@ -92,23 +95,47 @@ class MMPS:
         return replace(_detached(prediction, x_t), kind="x_0", value=value)
 
 
-class _AroundAStep(Multistep):
-    """A step around a step, whose memory it keeps with the point that the step came to."""
+@dataclass(frozen=True)
+class _MemoryAt:
+    """A multistep sampler's memory, and the point it belongs to: the last step's end."""
 
-    def moved(
-        self,
-        sde: SDE,
-        memory: Any,  # noqa: ANN401
-        t: Times,
-        before: Prediction,
-        after: Prediction,
-    ) -> Any:  # noqa: ANN401
-        """The same memory: the next step moves it to wherever it sets out from."""
+    memory: Memory
+    point: Batch
+
+
+class _SamplerWrapper(Multistep):
+    """A sampler that wraps another one, and moves the state off the inner one's trajectory.
+
+    Its memory is that of the inner sampler, if it is a multistep one, with the point it belongs
+    to: the next step moves it from there to the point it starts at.
+    """
+
+    sampler: Sampler
+
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
+        """The same memory: the next step moves it to wherever it starts."""
         return memory
+
+    def _inner(
+        self, x_t: Batch, step: Step, left: _MemoryAt | None
+    ) -> tuple[Batch, _MemoryAt | None]:
+        """The inner sampler's step from x_t, and the memory for the next.
+
+        A memory is moved by what the estimate is (`Multistep.moved`). That takes an evaluation at
+        the point that it belongs to, which no step makes; the first step has nothing to move.
+        """
+        if not isinstance(self.sampler, Multistep):
+            return self.sampler.step(x_t, step), None
+        memory = None
+        if left is not None:
+            before, after = step.predict(left.point), step.predict(x_t)
+            memory = self.sampler.moved(left.memory, step, before, after)
+        x_s, memory = self.sampler.advance(x_t, step, memory)
+        return x_s, None if memory is None else _MemoryAt(memory, x_s)
 
 
 @dataclass(frozen=True)
-class DPS(_AroundAStep):
+class DPS(_SamplerWrapper):
     """x_s = step(x_t) - weight grad |y - A x_0(x_t)|^2 / |y - A x_0(x_t)|, for each sample.
 
     Diffusion posterior sampling (Chung et al. 2023, Algorithm 1 with its step size
@@ -127,33 +154,24 @@ class DPS(_AroundAStep):
     measurement: Measurement
     weight: float = 1.0
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Any,  # noqa: ANN401
-    ) -> tuple[Batch, Any]:
+    def advance(self, x_t: Batch, step: Step, memory: Memory) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and y, and the memory of the sampler's steps before."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            prediction = denoiser(x, t)
+            prediction = step.predict(x)
             square = self.measurement.residual(prediction.x_0).flatten(1).square().sum(1)
             (gradient,) = torch.autograd.grad(square.sum(), x)
-        here = AskedOnce(denoiser, x_t, t, _detached(prediction, x_t))
-        x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
+        cached = Cached(step.denoiser, x_t, step.t, _detached(prediction, x_t))
+        x_s, memory = self._inner(x_t, replace(step, denoiser=cached), memory)
         length = square.detach().sqrt().clamp(min=torch.finfo(x_t.dtype).tiny)
         return x_s - self.weight * gradient / broadcast(length, x_t), memory
 
 
 @dataclass(frozen=True)
-class Replaced(_AroundAStep):
+class Replaced(_SamplerWrapper):
     """step(x_t + A^+ (y_t - A x_t)) with y_t = alpha_t y + sigma_t A z, z ~ N(0, I).
 
-    What is known is set down anew, as noisy as x_t, before each step (Song et al. 2021, "Score-
+    What is known of x_t is replaced, as noisy as x_t, before each step (Song et al. 2021, "Score-
     based generative modeling through SDEs", imputation; with A the mean over the channels, their
     colourising). The step to s = 0 ends with y itself.
 
@@ -165,50 +183,15 @@ class Replaced(_AroundAStep):
     sampler: Sampler
     measurement: Measurement
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Any,  # noqa: ANN401
-    ) -> tuple[Batch, Any]:
+    def advance(self, x_t: Batch, step: Step, memory: Memory) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and y, and the memory of the sampler's steps before."""
-        y, z = self.measurement.value, noise.normal(Stream.MEASUREMENT, tuple(x_t.shape[1:]))
-        noisy = broadcast(sde.alpha(t), y) * y
-        noisy = noisy + broadcast(sde.sigma(t), z) * self.measurement.operator.apply(z)
+        y, alpha, sigma = self.measurement.value, step.sde.alpha(step.t), step.sde.sigma(step.t)
+        z = step.noise.normal(Stream.MEASUREMENT, tuple(x_t.shape[1:]))
+        noisy = broadcast(alpha, y) * y + broadcast(sigma, z) * self.measurement.operator.apply(z)
         x_t = self.measurement.projected(x_t, noisy)
-        here = AskedOnce(denoiser, x_t, t)
-        x_s, memory = _went_on(self.sampler, here, sde, s, noise, memory)
-        return (self.measurement.projected(x_s, y) if s == 0 else x_s), memory
-
-
-@dataclass(frozen=True)
-class _Left:
-    """What a sampler remembers, and the point that it came to and that has been left since."""
-
-    memory: Any
-    point: Batch
-
-
-def _went_on(
-    sampler: Sampler, here: AskedOnce, sde: SDE, s: Times, noise: Noise, left: _Left | None
-) -> tuple[Batch, _Left | None]:
-    """A step from a point that the last one did not come to, and the memory for the next.
-
-    What is remembered is moved by what the estimate is (`Multistep.moved`). That takes an
-    evaluation at the point left behind, which no step makes; the first has nothing to move.
-    """
-    x_t, t = here.x_t, here.t
-    if not isinstance(sampler, Multistep):
-        return sampler.step(here, sde, x_t, t, s, noise), None
-    memory = None
-    if left is not None:
-        memory = sampler.moved(sde, left.memory, t, here(left.point, t), here(x_t, t))
-    x_s, memory = sampler.advance(here, sde, x_t, t, s, noise, memory)
-    return x_s, None if memory is None else _Left(memory, x_s)
+        cached = Cached(step.denoiser, x_t, step.t)
+        x_s, memory = self._inner(x_t, replace(step, denoiser=cached), memory)
+        return (self.measurement.projected(x_s, y) if step.s == 0 else x_s), memory
 
 
 def _detached(prediction: Prediction, x_t: Batch) -> Prediction:

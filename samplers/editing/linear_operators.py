@@ -1,4 +1,4 @@
-"""What is known of an image: y = A x_0 + s n, n ~ N(0, I), with A linear.
+"""Linear measurements of an image: y = A x_0 + s n, n ~ N(0, I).
 
     Masked       the pixels that are given                      inpainting
     ChannelMean  the mean over the channels: an image's grey    colourising

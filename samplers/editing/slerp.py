@@ -1,4 +1,4 @@
-"""Between two latents: spherical interpolation (Shoemake 1985)."""
+"""Spherical interpolation between two latents (Shoemake 1985)."""
 
 import torch
 from torch import Tensor

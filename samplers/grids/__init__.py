@@ -1,1 +1,1 @@
-"""The times that a sampler steps through."""
+"""Time grids: the times that a sampler steps through."""

@@ -1,14 +1,14 @@
-"""The K steps that cost the variational bound least, by dynamic programming.
+"""The time grid of K steps with the least variational bound, by dynamic programming.
 
 Learning to efficiently sample from diffusion probabilistic models (Watson et al. 2021). A grid's
-bound is a sum over its steps, and with the optimal variance (`ancestral.optimal_variance`) a step
-knows the denoiser by one number, e_t = E|eps error|^2 / D:
+bound is a sum over its steps, and with the optimal variance (`samplers.reverse_variance`) a step
+depends on the denoiser by one number, e_t = E|eps error|^2 / D:
 
     L(t -> s) / D = 1/2 log(1 + (snr_s / snr_t - 1) e_t)             s > 0
     L(t -> 0) / D = 1/2 (1 + log(2 pi e_t / snr_t))                  the density's
 
 in nats. So the best grid of K steps from N to s goes on from the best of K - 1 steps to some t.
-What is least for the bound need not look best: of few steps it spends many at small t, which no
+The least bound need not look best: of few steps it spends many at small t, which no
 eye sees.
 """
 
@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.ancestral import EpsError
+from scoreflow.samplers.reverse_variance import EpsError
 from scoreflow.sde.base import SDE
 from scoreflow.sde.types import Times
 
@@ -27,7 +27,7 @@ def step_costs(sde: SDE, eps_error: EpsError) -> Tensor:
 
     Args:
         sde: the process.
-        eps_error: of the denoiser; asked at 1..N.
+        eps_error: of the denoiser; called at 1..N.
     """
     t = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
     log_snr, error = sde.log_snr(t), eps_error(t)
@@ -68,6 +68,6 @@ def least_cost(costs: Tensor, count: int) -> Times:
 
 
 def grid_cost(costs: Tensor, times: Times) -> Tensor:
-    """What the steps of a grid of whole times cost together: nats per dimension, ()."""
+    """The total cost of the steps of a grid of whole times: nats per dimension, ()."""
     whole = times.long()
     return costs[whole[:-1], whole[1:]].sum()

@@ -1,7 +1,7 @@
-"""Times to sample at: K + 1 of them, from N down to 0.
+"""Time grids by name: K + 1 sampling times from N down to 0.
 
 A grid is a list; no step recomputes its neighbour. All but the last interval is cut evenly in some
-clock; the last goes from t_min, below which a denoiser is not asked, to 0. With K = 1 there is
+clock; the last goes from t_min, below which a denoiser is not evaluated, to 0. With K = 1 there is
 only the step from N to 0.
 
     uniform     the time itself, N, N - N/K, ..., rounded
@@ -32,7 +32,7 @@ def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
         name: one of `GRIDS`.
         sde: the process.
         count: K, at least 1; at most N for those of whole steps.
-        t_min: the least time that a denoiser is asked about, in steps.
+        t_min: the least time at which a denoiser is evaluated, in steps.
 
     Raises:
         ValueError: no such grid, or too many or no steps.
@@ -86,18 +86,12 @@ def _even_in(
     return build
 
 
-def _angle_of_log_snr(y: Tensor) -> Tensor:
-    return (-0.5 * y).exp().atan()
-
-
 GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     "uniform": _uniform,
     "trailing": _uniform,
     "quadratic": _quadratic,
     "leading": _leading,
-    "log_snr": _even_in(
-        lambda sde, t: sde.log_snr(t), lambda sde, y: sde.time(_angle_of_log_snr(y))
-    ),
+    "log_snr": _even_in(lambda sde, t: sde.log_snr(t), lambda sde, y: sde.time_of_log_snr(y)),
     "karras": _even_in(
         lambda sde, t: (-0.5 * sde.log_snr(t)).exp() ** (1 / KARRAS_RHO),
         lambda sde, y: sde.time((y**KARRAS_RHO).atan()),

@@ -1,1 +1,1 @@
-"""Solvers that remember earlier estimates: DPM-Solver++, DEIS, UniPC."""
+"""Multistep solvers, which use earlier estimates: DPM-Solver++, DEIS, UniPC."""

@@ -9,11 +9,9 @@ from scoreflow.samplers.multistep.exponential_integrator import (
     quadrature,
     ratio,
 )
-from scoreflow.samplers.sampler import Multistep
-from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise
-from scoreflow.sde.prediction import Denoiser, Prediction
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Multistep, Step
+from scoreflow.sde.prediction import Prediction
+from scoreflow.sde.types import Batch
 
 Memory = tuple[Estimate, ...]
 
@@ -22,8 +20,8 @@ Memory = tuple[Estimate, ...]
 class DEIS(Multistep):
     """x_s / alpha_s = x_t / alpha_t + integral of eps drho, eps a polynomial in rho.
 
-    rho = sigma / alpha; order 1 is DDIM. The first steps remember less and are of lower order; the
-    step to s = 0, rho = 0, is like any other.
+    rho = sigma / alpha; order 1 is DDIM. The first steps have fewer estimates and are of
+    lower order; the step to s = 0, rho = 0, is like any other.
 
     Attributes:
         order: how many estimates the polynomial goes through, 1..4.
@@ -35,26 +33,21 @@ class DEIS(Multistep):
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"order must lie in 1..4, got {self.order}")
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Memory | None,
-    ) -> tuple[Batch, Memory]:
+    @property
+    def flow_order(self) -> int:
+        """Order of convergence to the probability flow."""
+        return self.order
+
+    def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the estimates before, latest first."""
-        kept = (Estimate(ratio(sde, t), denoiser(x_t, t).eps), *(memory or ()))[: self.order]
+        sde, t, s = step.sde, step.t, step.s
+        kept = (Estimate(ratio(sde, t), step.predict(x_t).eps), *(memory or ()))[: self.order]
         weights = adams_bashforth([each.at for each in kept], ratio(sde, s))
         alpha = sde.alpha(s).item()
         terms = [(alpha * w, each.value) for w, each in zip(weights, kept, strict=True)]
         return combined(x_t, alpha / sde.alpha(t).item(), *terms), kept
 
-    def moved(
-        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
-    ) -> Memory:
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
         """The estimates as if the trajectory had come to another point at t."""
         return moved(memory, after.eps - before.eps)
 

@@ -9,11 +9,9 @@ from scoreflow.samplers.multistep.exponential_integrator import (
     half_log_snr,
     moved,
 )
-from scoreflow.samplers.sampler import Multistep
-from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser, Prediction
-from scoreflow.sde.types import Batch, Times
+from scoreflow.samplers.sampler import Multistep, Step
+from scoreflow.sde.prediction import Prediction
+from scoreflow.sde.types import Batch
 
 Memory = tuple[Estimate, ...]
 
@@ -30,7 +28,7 @@ class DPMSolver(Multistep):
         SDE        x_s = sigma_s / sigma_t e^-h x_t + alpha_s (1 - e^-2h) D
                          + sigma_s sqrt(1 - e^-2h) z                           (SDE-2M)
 
-    The first steps, which remember less, are of lower order, and so is the step to s = 0, where h
+    The first steps, with fewer estimates, are of lower order, and so is the step to s = 0, where h
     is infinite: it returns x_0.
 
     Attributes:
@@ -46,18 +44,15 @@ class DPMSolver(Multistep):
             most = 2 if self.stochastic else 3
             raise ValueError(f"order must lie in 1..{most}, got {self.order}")
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Memory | None,
-    ) -> tuple[Batch, Memory]:
+    @property
+    def flow_order(self) -> int | None:
+        """Order of convergence to the probability flow; None for the SDE."""
+        return None if self.stochastic else self.order
+
+    def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the estimates before, latest first."""
-        x_0, at = denoiser(x_t, t).x_0, half_log_snr(sde, t)
+        sde, t, s = step.sde, step.t, step.s
+        x_0, at = step.predict(x_t).x_0, half_log_snr(sde, t)
         kept = (Estimate(at, x_0), *(memory or ()))[: self.order]
         if s == 0:
             return x_0, kept
@@ -66,8 +61,8 @@ class DPMSolver(Multistep):
         shrink = sigma / sde.sigma(t).item()
         if self.stochastic:
             decay = -expm1(-2 * h)
-            z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-            terms = (alpha * decay, _extrapolated(kept, h)), (sigma * sqrt(decay), z)
+            noise = sigma * sqrt(decay), step.normal(x_t)
+            terms = (alpha * decay, _extrapolated(kept, h)), noise
             return combined(x_t, shrink * exp(-h), *terms), kept
         decay = -expm1(-h)
         if len(kept) < 3:
@@ -78,9 +73,7 @@ class DPMSolver(Multistep):
         x_s = combined(x_t, shrink, (alpha * decay, x_0), (slope, first), (curve, 2 * second))
         return x_s, kept
 
-    def moved(
-        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
-    ) -> Memory:
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
         """The estimates as if the trajectory had come to another point at t."""
         return moved(memory, after.x_0 - before.x_0)
 

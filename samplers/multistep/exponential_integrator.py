@@ -1,4 +1,4 @@
-"""What exponential integrators share: the linear part of the flow solved exactly.
+"""Helpers of the exponential integrators, which solve the linear part of the flow exactly.
 
 In the coordinates x_t / alpha_t and rho = sigma / alpha, or x_t / sigma_t and
 lambda = log(alpha / sigma), the probability flow of every process is

@@ -10,16 +10,15 @@ from scoreflow.samplers.multistep.exponential_integrator import (
     moved,
     quadrature,
 )
-from scoreflow.samplers.sampler import Multistep
+from scoreflow.samplers.sampler import Multistep, Step
 from scoreflow.sde.base import SDE
-from scoreflow.sde.noise import Noise
-from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.prediction import Prediction
 from scoreflow.sde.types import Batch, Times
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The state that the last step set out from, corrected, and the estimates, latest first."""
+    """The corrected state at which the last step started, and the estimates, latest first."""
 
     x: Batch
     t: Times
@@ -30,9 +29,9 @@ class Memory:
 class UniPC(Multistep):
     """x_s / sigma_s = x_t / sigma_t + integral of e^lambda x_0 dlambda, by UniPC-p, B = e^h - 1.
 
-    What is evaluated at t serves twice: it corrects the state at t, which was predicted without
+    The evaluation at t serves twice: it corrects the state at t, which was predicted without
     it, and it predicts the next. Steps of order p have a corrected error of order p + 1. The first
-    steps remember less and are of lower order; the step to s = 0 returns x_0.
+    steps have fewer estimates and are of lower order; the step to s = 0 returns x_0.
 
     Attributes:
         order: p of the predictor, 1..3.
@@ -46,18 +45,15 @@ class UniPC(Multistep):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must lie in 1..3, got {self.order}")
 
-    def advance(
-        self,
-        denoiser: Denoiser,
-        sde: SDE,
-        x_t: Batch,
-        t: Times,
-        s: Times,
-        noise: Noise,
-        memory: Memory | None,
-    ) -> tuple[Batch, Memory]:
-        """Draw x_s given x_t and what was before."""
-        here = Estimate(half_log_snr(sde, t), denoiser(x_t, t).x_0)
+    @property
+    def flow_order(self) -> int:
+        """Order of convergence to the probability flow: one more with the corrector."""
+        return self.order + self.correct
+
+    def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
+        """Draw x_s given x_t, the state before and the estimates before."""
+        sde, t, s = step.sde, step.t, step.s
+        here = Estimate(half_log_snr(sde, t), step.predict(x_t).x_0)
         past = memory.estimates if memory is not None else ()
         if memory is not None and self.correct:
             x_t = _moved(sde, memory.x, memory.t, t, past, here)
@@ -65,15 +61,13 @@ class UniPC(Multistep):
         x_s = here.value if s == 0 else _moved(sde, x_t, t, s, kept, None)
         return x_s, Memory(x_t, t, kept)
 
-    def moved(
-        self, sde: SDE, memory: Memory, t: Times, before: Prediction, after: Prediction
-    ) -> Memory:
+    def moved(self, memory: Memory, step: Step, before: Prediction, after: Prediction) -> Memory:
         """The memory as if the trajectory had come to another point at t.
 
         The state of the last step, too, is moved: with the estimates that much changed, it leads
         to the new point, and what is corrected there is the same as before.
         """
-        by = after.x_0 - before.x_0
+        sde, t, by = step.sde, step.t, after.x_0 - before.x_0
         h = half_log_snr(sde, t) - memory.estimates[0].at
         back, decay = sde.sigma(memory.t).item() / sde.sigma(t).item(), -expm1(-h)
         shift = combined(after.x_t - before.x_t, back, (-back * sde.alpha(t).item() * decay, by))

@@ -195,7 +195,7 @@ def _bound(sde: SDE, device: torch.device | str) -> Identity:
     for count in counts:
         # equal strides in log-SNR: every step of the same share
         log_snr = torch.linspace(math.log(top), math.log(bottom), count + 1, dtype=torch.float64)
-        times = sde.time((-0.5 * log_snr).exp().atan().to(device))
+        times = sde.time_of_log_snr(log_snr).to(device)
         gaps.append(_diffusion_part(sde, times[1:], times[:-1]) - limit)
     line = Series("bound - limit, nats", counts, gaps)
     plot = Plot("The discrete bound tends to the continuous one", "steps", (line,), log_x=True)

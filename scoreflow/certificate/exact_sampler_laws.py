@@ -75,7 +75,7 @@ def log_snr_times(sde: SDE, count: int) -> Tensor:
     """
     end = sde.log_snr(torch.tensor(float(sde.num_steps), dtype=torch.float64))
     log_snr = torch.linspace(float(end), -2 * math.log(LEAST_ANGLE), count, dtype=torch.float64)
-    inner = sde.time((-0.5 * log_snr[1:]).exp().atan())
+    inner = sde.time_of_log_snr(log_snr[1:])
     return torch.cat([end.new_tensor([sde.num_steps]), inner, end.new_zeros(1)])
 
 

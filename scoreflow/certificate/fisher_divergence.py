@@ -30,7 +30,7 @@ def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity
     sde = model.sde
     low, high = sde.log_snr(torch.tensor([model.t_min, float(sde.num_steps)]).double())
     log_snr = torch.linspace(float(low), float(high), TIMES, dtype=torch.float64)
-    at = sde.time((-0.5 * log_snr).exp().atan()).clamp(model.t_min, sde.num_steps)
+    at = sde.time_of_log_snr(log_snr).clamp(model.t_min, sde.num_steps)
     rows = [_at(model, truth, t, k) for k, t in enumerate(at)]
     pairs = [(abs(excess - error), STANDARD_ERRORS * noise) for excess, error, noise in rows]
     angles = sde.angle(at).tolist()

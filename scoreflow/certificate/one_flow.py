@@ -19,8 +19,9 @@ from scoreflow.samplers import (
     PredictorCorrector,
     Reclocked,
     Sampler,
+    Step,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import velocity
@@ -75,19 +76,19 @@ def _exponential(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
     """
     size, mixture = 64, toy.distribution(device)
     exact, noise, pairs = mixture.denoiser(sde), Noise.of(0, 0, size, device), []
-    grid = torch.linspace(sde.num_steps, t_min, 40, dtype=torch.float64)
-    for t, s in itertools.pairwise(grid):
+    times = torch.linspace(sde.num_steps, t_min, 40, dtype=torch.float64)
+    for t, s in itertools.pairwise(times):
         x_t = sde.perturb(mixture.sample(noise), t, noise.normal(Stream.TRAIN_EPS, (2,)))
         eps = exact(x_t, t).eps
         h = 0.5 * (sde.log_snr(s) - sde.log_snr(t))
         kept, added = sde.alpha(s) / sde.alpha(t) * x_t, sde.sigma(s) * torch.expm1(h) * eps
-        found = DDIM().step(exact, sde, x_t, t, s, noise)
+        found = DDIM().step(x_t, Step(exact, sde, t, s, noise))
         # h is the difference of two logarithms, each rounded
         logs = 1 + sde.log_snr(s).abs() + sde.log_snr(t).abs()
         eps_size = (sde.alpha(s) / sde.alpha(t) * sde.sigma(t) + sde.sigma(s)) * eps.abs()
         unit = UNIT_ROUNDOFF[torch.float64] * logs * (kept.abs() + added.abs() + eps_size)
         pairs.append((float(((found - kept + added).abs() / unit).max()), ROUNDINGS))
-    line = Series("worst of 64 points", grid[:-1].tolist(), [pair[0] for pair in pairs])
+    line = Series("worst of 64 points", times[:-1].tolist(), [pair[0] for pair in pairs])
     plot = Plot(
         "DDIM against the integrator: error in roundings", "t, steps", (line,), log_y=False
     )
@@ -111,7 +112,7 @@ def _first_order(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
     for count in counts:
         times, x = sde.time(torch.linspace(high, low, count + 1, dtype=torch.float64)), x_t
         for t, s in itertools.pairwise(times):
-            x = DDIM().step(exact, sde, x, t, s, noise)
+            x = DDIM().step(x, Step(exact, sde, t, s, noise))
         errors.append(float((x - truth).square().mean().sqrt()))
     plot = Plot(
         "DDIM against the solved flow", "steps", (Series("RMS error", counts, errors),), log_x=True
@@ -124,7 +125,7 @@ def _first_order(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
 def _no_corrections(
     denoiser: Denoiser, sde: SDE, noise: Noise, event: tuple[int, ...]
 ) -> Identity:
-    times = uniform_times(sde.num_steps, min(4, sde.num_steps), integer=True)
+    times = grid("uniform", sde, min(4, sde.num_steps))
     samplers: tuple[Sampler, Sampler] = (
         Ancestral(),
         PredictorCorrector(Ancestral(), Langevin(corrections=0)),

@@ -11,7 +11,7 @@ from torch import Tensor
 from scoreflow.certificate.identity import Fixed, Identity, falls_as
 from scoreflow.data import toy
 from scoreflow.figures.line_plot import Plot, Series
-from scoreflow.samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler
+from scoreflow.samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler, Step
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.vp import VPSDE
 
@@ -47,9 +47,10 @@ def _moments(sampler: Sampler, sde: VPSDE, t: Tensor, noise: Noise) -> tuple[Ten
     """Mean and variance of x_s given x_t, s = t - 1, at points of the marginal."""
     device = noise.index.device
     mixture = toy.distribution(device)
+    exact = mixture.denoiser(sde)
     x_t = sde.perturb(mixture.sample(noise), t, noise.normal(Stream.TRAIN_EPS, (2,)))
     mean, moved = (
-        sampler.step(mixture.denoiser(sde), sde, x_t, t, t - 1, Fixed.at_value(z, POINTS, device))
+        sampler.step(x_t, Step(exact, sde, t, t - 1, Fixed.at_value(z, POINTS, device)))
         for z in (0.0, 1.0)
     )
     return mean, (moved - mean) ** 2

@@ -107,7 +107,7 @@ def chain_times(sde: SDE, t_min: float, count: int) -> Tensor:
     ends = torch.tensor([float(sde.num_steps), t_min], dtype=torch.float64)
     low, high = sde.log_snr(ends).tolist()
     log_snr = torch.linspace(low, high, count, dtype=torch.float64)
-    t = sde.time((-0.5 * log_snr).exp().atan())
+    t = sde.time_of_log_snr(log_snr)
     t[0], t[-1] = ends
     if t_min >= 1:
         t = t.round().unique().flip(0)

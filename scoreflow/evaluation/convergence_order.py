@@ -7,7 +7,6 @@ to the nearest component's centre, which tells a width that is wrong. The order 
 log error against log steps, by least squares over the steps named.
 """
 
-import itertools
 import math
 import time
 
@@ -15,17 +14,7 @@ import torch
 from torch import Tensor
 
 from scoreflow import uncertainty
-from scoreflow.samplers import (
-    DDIM,
-    DEIS,
-    DPMSolver,
-    Heun,
-    Multistep,
-    ProbabilityFlow,
-    Sampler,
-    UniPC,
-    grid,
-)
+from scoreflow.samplers import ProbabilityFlow, Sampler, Step, grid, sample
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -43,19 +32,8 @@ SEEN = 4.0
 
 
 def stated_order(sampler: Sampler) -> int | None:
-    """The order that the method's paper states of its flow; None for one that is stochastic."""
-    match sampler:
-        case DDIM(eta=0.0):
-            return 1
-        case Heun(churn=0.0):
-            return 2
-        case DPMSolver(stochastic=False):
-            return sampler.order
-        case DEIS():
-            return sampler.order
-        case UniPC():
-            return sampler.order + bool(sampler.correct)
-    return None
+    """The order that the method states of its flow (`flow_order`); None for a stochastic one."""
+    return getattr(sampler, "flow_order", None)
 
 
 def measured_order(name: str, sampler: Sampler, truth: GaussianMixture, sde: SDE) -> Json:
@@ -98,8 +76,8 @@ def _flow_errors(
     noise = Noise.of(0, 0, POINTS)
     x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
     first, last = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
-    flow = ProbabilityFlow(1.0, TOLERANCE)
-    exact = flow.step(truth.denoiser(sde), sde, x, first, last, noise)
+    step = Step(truth.denoiser(sde), sde, first, last, noise)
+    exact = ProbabilityFlow(1.0, TOLERANCE).step(x, step)
     squares = torch.stack(
         [
             (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)
@@ -165,14 +143,9 @@ def _follow(
     sampler: Sampler, truth: GaussianMixture, sde: SDE, count: int, x: Tensor, noise: Noise
 ) -> Tensor:
     """From x at t = N in `count` steps, the last of which, to t = 0, is left out."""
-    denoiser, memory = truth.denoiser(sde), None
-    times: Times = grid("log_snr", sde, count)[:-1]
-    for k, (t, s) in enumerate(itertools.pairwise(times)):
-        if isinstance(sampler, Multistep):
-            x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
-        else:
-            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
-    return x
+    times: Times = grid("log_snr", sde, count)
+    event, denoiser = tuple(x.shape[1:]), truth.denoiser(sde)
+    return sample(sampler, denoiser, sde, times, noise, event, final="none", start=x)
 
 
 def table(rows: list[Json]) -> str:

@@ -35,7 +35,7 @@ from scoreflow.samplers import (
     least_cost,
     step_costs,
 )
-from scoreflow.samplers.ancestral import EpsError
+from scoreflow.samplers.reverse_variance import EpsError
 from scoreflow.samplers.sampler import FINALS
 from scoreflow.sde import Denoiser
 

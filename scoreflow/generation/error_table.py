@@ -2,7 +2,7 @@
 
     e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
 
-gives the optimal variance of every reverse step (`samplers.ancestral.optimal_variance`) and what
+gives the optimal variance of every reverse step (`samplers.reverse_variance`) and what
 any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, between
 which it is taken as linear, in one pass over a few training images.
 """
@@ -78,7 +78,7 @@ def knots(sde: SDE, t_min: float) -> Tensor:
         ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
         high, low = sde.log_snr(ends)
         even = torch.linspace(float(high), float(low), KNOTS, dtype=torch.float64)
-        whole = sde.time((-0.5 * even).exp().atan()).round().clamp(1, sde.num_steps)
+        whole = sde.time_of_log_snr(even).round().clamp(1, sde.num_steps)
         whole = torch.cat((whole, ends)).unique()
     below = whole.new_tensor([t_min] if t_min < 1 else [])
     return torch.cat((below, whole))

@@ -14,7 +14,7 @@ from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.scatter import scatter
 from scoreflow.generation.pictures import GRID_PIXELS
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.samplers import ProbabilityFlow, Recorded, grid, sample
+from scoreflow.samplers import ProbabilityFlow, Recorded, Step, grid, sample
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
@@ -62,7 +62,7 @@ def follow(plan: SamplingPlan, sde: SDE, noise: Noise, data: Data, last: Tensor)
         recorded = Recorded(plan.denoiser)
         heard = replace(plan, denoiser=recorded)
         sample(heard.sampler, heard.denoiser, sde, heard.times, noise, event, final=heard.final)
-        seen = dict(recorded.seen)
+        seen = dict(recorded.records)
     seen |= {0.0: last}
     times = sorted(seen, reverse=True)
     return Trajectory(times, [values_of(seen[t].cpu().double(), data) for t in times])
@@ -78,7 +78,7 @@ def _along_the_flow(
         times = grid("log_snr", sde, FRAMES, flow.t_min)[:-1]
         for k, (t, s) in enumerate(pairwise(times)):
             seen[float(t)] = plan.denoiser(x, t).x_0
-            x = flow.step(plan.denoiser, sde, x, t, s, noise.at(k))
+            x = flow.step(x, Step(plan.denoiser, sde, t, s, noise.at(k)))
         seen[float(times[-1])] = plan.denoiser(x, times[-1]).x_0
     return seen
 

@@ -12,7 +12,7 @@ it least is
 
     p_t = q_t + c_t^2 E|x_0 error|^2 / D,
 
-the optimal variance (`samplers.ancestral.optimal_variance`) at the network's own mean square
+the optimal variance (`samplers.reverse_variance`) at the network's own mean square
 error. Whatever p_t, it is a bound.
 
 Of long chains only some times are visited, at random (`bound.strata_of`), and the draws of eps
@@ -30,8 +30,8 @@ from torch import Tensor
 
 from scoreflow.likelihood.gaussian_reference import Reference, errors_at
 from scoreflow.losses.variational import strata_of, time_within
-from scoreflow.samplers import ancestral
-from scoreflow.samplers.ancestral import Variance, reverse_variance
+from scoreflow.samplers.reverse_variance import Variance, reverse_variance
+from scoreflow.samplers.reverse_variance import optimal_variance as optimal_reverse_variance
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import Denoiser, predict
@@ -112,7 +112,7 @@ def terms(found: DenoisingErrors, sde: SDE, variance: Tensor, reference: Referen
 
 
 def fixed_variance(sde: SDE, name: Variance, device: torch.device | str = "cpu") -> Tensor:
-    """p_t of the steps t = 1..N, "beta" or "posterior" (`samplers.ancestral`): (N,)."""
+    """p_t of the steps t = 1..N, "beta" or "posterior" (`samplers.reverse_variance`): (N,)."""
     t = _all_times(sde, device)
     nothing = torch.zeros(len(t), 1, dtype=torch.float64, device=device)
     prediction = predict(sde, nothing, t, "x_0", nothing)
@@ -136,7 +136,7 @@ def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Ten
     share = (sde.log_snr(times).exp() * squares).mean(0) / dims
     knots, values = times.mean(0).cpu().numpy(), share.cpu().numpy()
     error = torch.from_numpy(np.interp(t.cpu().numpy(), knots, values)).to(t.device)
-    return ancestral.optimal_variance(sde, t, t - 1, error)
+    return optimal_reverse_variance(sde, t, t - 1, error)
 
 
 def _all_times(sde: SDE, device: torch.device | str) -> Tensor:

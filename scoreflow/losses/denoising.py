@@ -15,7 +15,7 @@ elements. The two bounds are in nats per dimension, up to a constant.
 from torch import Tensor
 
 from scoreflow.losses import variational as bound
-from scoreflow.samplers.ancestral import Variance
+from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.prediction import Denoiser, Prediction
 

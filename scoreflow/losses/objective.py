@@ -14,7 +14,7 @@ from scoreflow.errors import RequestError
 from scoreflow.losses import denoising
 from scoreflow.losses import times as at_times
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.samplers.ancestral import Variance
+from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 

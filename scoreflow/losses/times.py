@@ -30,7 +30,7 @@ def importance_times(u: Tensor, sde: SDE, t_min: float) -> tuple[Tensor, Tensor]
     # on the CPU: 0-d tensors go along with any device and cost no wait
     top, bottom = sde.log_snr(torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64))
     log_snr = top + (bottom - top) * u
-    t = sde.time((-0.5 * log_snr).exp().atan()).clamp(t_min, sde.num_steps)
+    t = sde.time_of_log_snr(log_snr).clamp(t_min, sde.num_steps)
     slope = sde.diffusion(t) ** 2 / sde.variance(t)
     return t, slope * (sde.num_steps - t_min) / (top - bottom)
 

@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.ancestral import EpsError, Variance, reverse_variance
+from scoreflow.samplers.reverse_variance import EpsError, Variance, reverse_variance
 from scoreflow.sde.analytic import log_normal_mass
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream

@@ -1,4 +1,4 @@
-"""The stepper of `sde.ode`: Dormand and Prince's pair, each row with its own clock and step.
+"""The Dormand-Prince 5(4) method, with a clock and a step size of its own for each row.
 
 A Runge-Kutta pair estimates the state a step h later twice, here with orders 5 and 4, from the
 same 7 slopes. Their difference estimates the local error, which the step must keep to
@@ -250,7 +250,7 @@ class Dopri5:
             now = self.advance(now, h, goal)
 
     def solution(self, ended: Standing, able: Tensor) -> Solution:
-        """What became of rows that stop here."""
+        """The solution of rows that stop here."""
         parts = tuple(part.contiguous() for part in self.parts(ended.state))
         status, error = self.status(ended, able), ended.error.unbind(1)
         return Solution(parts, ended.clock, ended.evaluations, status, error)

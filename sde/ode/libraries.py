@@ -1,17 +1,15 @@
-"""What all ODE methods share, and those of torchdiffeq and scipy as an independent opinion.
+"""torchdiffeq and scipy behind the call of `odeint`: independent references for our own method.
 
-Here are the outcome (`Status`, `Solution`), the checks of a request, and two libraries behind the
-call of `sde.ode.odeint`. Both move the whole batch with one clock and one error norm of their own:
-torchdiffeq takes the RMS of each part over the batch and then the largest, scipy the RMS over all
-numbers of the state. So a result depends on its batch mates, and one tolerance does not mean the
-same as with our own method. scipy computes on the CPU, in numpy. Neither gives a partial result:
-what fails, fails for all rows, with nan for a state.
+Both move the whole batch with one clock and one error norm of their own: torchdiffeq takes the RMS
+of each part over the batch and then the largest, scipy the RMS over all numbers of the state. So a
+result depends on its batch mates, and one tolerance does not mean the same as with our own method.
+scipy computes on the CPU, in numpy. Neither gives a partial result: what fails, fails for all
+rows, with nan for a state.
 
 Sources: torchdiffeq, R. T. Q. Chen 2018; scipy.integrate, Virtanen et al. 2020.
 """
 
 import difflib
-import functools
 import math
 
 import numpy as np
@@ -21,7 +19,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from scoreflow.sde.ode.result import Solution, Status, Tolerances
+from scoreflow.sde.ode.result import Solution, Status, Tolerances, one_outcome
 from scoreflow.sde.types import Field, State
 
 _ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -52,16 +50,6 @@ def check_step_size(method: str, step_size: float | None) -> None:
             raise ValueError(f"{method} has fixed steps: step_size must be > 0, got {step_size}")
     elif step_size is not None:
         raise ValueError(f"{method} chooses its steps: step_size must be None, got {step_size}")
-
-
-def one_outcome(
-    state: State, clock: float, evaluations: int, status: Status, error: float = math.nan
-) -> Solution:
-    """The same for all rows."""
-    rows = functools.partial(state[0].new_full, (len(state[0]),))
-    counts = functools.partial(rows, dtype=torch.int64)
-    errors = tuple(rows(error) for _ in state)
-    return Solution(state, rows(clock), counts(evaluations), counts(status), errors)
 
 
 class _OutOfBudgetError(Exception):

@@ -1,8 +1,8 @@
-"""Ordinary differential equations whose error is controlled sample by sample.
+"""Solve ordinary differential equations, with the error controlled sample by sample.
 
 The probability flow moves a sample (and its log-density) along dy/dt = field(t, y).
 
-**Every row of the batch has its own clock, step and verdict** (`sde.dopri5`). With one norm for
+**Every row of the batch has its own clock, step and status** (`sde.ode.dopri5`). With one norm for
 the whole batch (torchdiffeq, scipy) a result depends on its batch mates and one hard sample makes
 all of them pay: a few outlying pixels in one image can raise everybody's evaluations a
 hundredfold. Here a row that cannot go on stops alone, with a `Status` and never an exception, and
@@ -10,8 +10,8 @@ a row's result is the same **to the bit** alone and in any company, as long as t
 its rows independently.
 
 `odeint` solves a batch. `odeint_queue` solves any number of rows, so many at a time: one that is
-done makes room for the next, so that a hard one delays only itself. One synchronisation a step:
-who is left?
+done makes room for the next, so that a hard one delays only itself. One synchronisation a step, to
+find the rows that are left.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,10 +23,16 @@ from scoreflow.sde.ode.dopri5 import FEWEST, Dopri5, Source
 from scoreflow.sde.ode.libraries import (
     check_method,
     check_step_size,
-    one_outcome,
     solve_reference,
 )
-from scoreflow.sde.ode.result import Solution, Status, Tolerance, check_state, check_tolerances
+from scoreflow.sde.ode.result import (
+    Solution,
+    Status,
+    Tolerance,
+    check_state,
+    check_tolerances,
+    one_outcome,
+)
 from scoreflow.sde.types import Field, Rows, State
 
 __all__ = ["Solution", "Status", "check_method", "odeint", "odeint_queue"]
@@ -49,9 +55,10 @@ def odeint(
 
     Args:
         field: gets the clock (b,), the state of b rows and their positions in the batch, int64
-            (b,), and returns the derivatives of the parts. Rows that stopped are no longer asked
-            about, so index by `rows` whatever is kept per row. It may switch gradients on inside;
-            it must not change its arguments, nor keep them. The clock never leaves [start, end].
+            (b,), and returns the derivatives of the parts. Rows that stopped are no longer
+            evaluated, so index by `rows` whatever is kept per row. It may switch gradients on
+            inside; it must not change its arguments, nor keep them. The clock never leaves
+            [start, end].
         state: parts (B, ...), float64, on one device.
         start: the clock at which `state` holds.
         end: the clock at which the solution is wanted; exactly this one is reached.
@@ -97,7 +104,7 @@ def odeint_queue(
 
     Args:
         field: as in `odeint`; its `rows` are slots, 0..capacity-1.
-        source: asked for rows whenever slots are free; see `sde.dopri5.Source`.
+        source: called for rows whenever slots are free; see `sde.ode.dopri5.Source`.
         like: a state of the same parts, any number of rows: shapes and device.
         start: the clock at which every row comes in.
         end: the clock at which the solutions are wanted.

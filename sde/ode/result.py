@@ -1,5 +1,6 @@
-"""What an ODE solve returns, and the checks that its arguments pass first."""
+"""The solution of an ODE solve, a status for each row, and the checks of its arguments."""
 
+import functools
 import math
 from dataclasses import dataclass
 from enum import IntEnum
@@ -43,7 +44,7 @@ class Solution:
         status: a `Status` for each row, int64 (B,).
         error: for each part, the sum over accepted steps of the RMS of the local error estimate,
             in the part's own unit, (B,): an indicator of the global error, not a bound. nan from
-            the libraries' methods, which do not tell.
+            the libraries' methods, which return none.
     """
 
     state: State
@@ -51,6 +52,16 @@ class Solution:
     evaluations: Tensor
     status: Tensor
     error: State
+
+
+def one_outcome(
+    state: State, clock: float, evaluations: int, status: Status, error: float = math.nan
+) -> Solution:
+    """The same clock, evaluations, status and error for every row of a state."""
+    rows = functools.partial(state[0].new_full, (len(state[0]),))
+    counts = functools.partial(rows, dtype=torch.int64)
+    errors = tuple(rows(error) for _ in state)
+    return Solution(state, rows(clock), counts(evaluations), counts(status), errors)
 
 
 def check_state(state: State, start: float, end: float) -> None:

@@ -22,7 +22,8 @@ from scoreflow.samplers import (
     ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
-    uniform_times,
+    Step,
+    grid,
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE
@@ -76,7 +77,7 @@ def after_step(
     # the last row, anything at all, shows that the step is affine
     for k, given in enumerate([x, *normals.values()]):
         given[-1] = torch.tensor([math.sin(1 + k), math.cos(3 * k)], dtype=torch.float64)
-    image = sampler.step(denoiser, sde, x, *times, inject(rows, normals))
+    image = sampler.step(x, Step(denoiser, sde, *times, inject(rows, normals)))
     b = image[0]
     a, *noises = (image[1:-1] - b).view(-1, 2, 2).mT
     combined = b + a @ x[-1] + sum(n @ normals[z][-1] for n, z in zip(noises, NOISES, strict=True))
@@ -119,7 +120,8 @@ SAMPLERS = {
 def test_the_law_tends_to_the_datas_as_one_over_n(name, inject):
     errors = []
     for n in (100, 200, 400):
-        laws = through(SAMPLERS[name], VPSDE.linear(n), uniform_times(n, n, integer=True), inject)
+        sde = VPSDE.linear(n)
+        laws = through(SAMPLERS[name], sde, grid("uniform", sde, n), inject)
         errors.append(laws[-1].distance(DATA))
     # betas are up to 20 / N; the error is of the order of one of them
     assert errors[-1] < 20 / 400
@@ -131,11 +133,12 @@ def test_the_law_tends_to_the_datas_as_one_over_n(name, inject):
 
 @pytest.mark.parametrize("name", ["beta", "posterior"])
 def test_the_whole_chain_of_ddpm(name, inject):
-    times = uniform_times(1000, 1000, integer=True)
-    assert through(SAMPLERS[name], VPSDE.linear(1000), times, inject)[-1].distance(DATA) < 0.01
+    sde = VPSDE.linear(1000)
+    times = grid("uniform", sde, 1000)
+    assert through(SAMPLERS[name], sde, times, inject)[-1].distance(DATA) < 0.01
 
 
-@pytest.mark.parametrize("times", [uniform_times(200, 200, True), random_times(200, 30)])
+@pytest.mark.parametrize("times", [grid("uniform", VPSDE.linear(200), 200), random_times(200, 30)])
 def test_beta_variance_is_exact_for_standard_normal_data(times, inject):
     """DDPM, section 3.2: every marginal is N(0, I); the last step returns the mean of x_0."""
     sde, data = VPSDE.linear(200), Law(0 * MEAN, EYE)
@@ -145,7 +148,7 @@ def test_beta_variance_is_exact_for_standard_normal_data(times, inject):
     assert last.distance(Law(0 * MEAN, sde.alpha(times[-2]) ** 2 * EYE)) < 1e-12
 
 
-@pytest.mark.parametrize("times", [uniform_times(200, 40, True), random_times(200, 30)])
+@pytest.mark.parametrize("times", [grid("uniform", VPSDE.linear(200), 40), random_times(200, 30)])
 def test_posterior_variance_is_exact_for_one_point(times, process, inject):
     """DDPM, section 3.2, the other extreme: from the true x_N, every marginal is the true one."""
     point = Law(MEAN, 0 * EYE)
@@ -170,12 +173,14 @@ def test_any_list_of_times_and_the_finer_the_truer(name, inject):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("integer", [True, False])
-def test_few_steps_are_already_near(name, integer, inject):
+@pytest.mark.parametrize("whole", [True, False])
+def test_few_steps_are_already_near(name, whole, inject):
     """4, 16 and 64 steps: what remains is the noise at t = N not being quite the prior."""
     sde, errors = VPSDE.linear(1000), []
     for count in (4, 16, 64):
-        laws = through(SAMPLERS[name], sde, uniform_times(1000, count, integer), inject)
+        even = torch.linspace(1000, 0, count + 1, dtype=torch.float64)
+        times = grid("uniform", sde, count) if whole else even
+        laws = through(SAMPLERS[name], sde, times, inject)
         errors.append(laws[-1].distance(DATA))
     assert errors == sorted(errors, reverse=True)
     assert errors[2] < min(errors[0] / 5, 0.1)
@@ -186,7 +191,7 @@ def test_one_step_returns_the_mean_of_the_data(inject):
     sde = VPSDE.linear(1000)
     for name in SAMPLERS.keys() - {"reverse", "euler"}:  # these are right in small steps alone
         sampler = SAMPLERS[name]
-        (law,) = through(sampler, sde, uniform_times(1000, 1, integer=True), inject)
+        (law,) = through(sampler, sde, grid("uniform", sde, 1), inject)
         assert law.distance(Law(MEAN, 0 * EYE)) < 2 * sde.alpha(torch.tensor(1000.0).double())
 
 
@@ -206,8 +211,8 @@ def test_annealed_langevin_is_its_formula(process, stride, inject):
         )  # the mean is at rest
 
     class Correct:
-        def step(self, *arguments):
-            return AnnealedLangevin(snr, corrections=2).correct(*arguments)
+        def step(self, x_t, step):
+            return AnnealedLangevin(snr, corrections=2).correct(x_t, step)
 
     denoiser = gaussian(MEAN, COVARIANCE).denoiser(process)
     law = after_step(true, Correct(), denoiser, process, (t, s), inject)
@@ -231,7 +236,7 @@ def test_annealed_langevin_comes_to_rest_near_the_marginal(inject):
 class Stay:
     """A predictor that does not move."""
 
-    def step(self, denoiser, sde, x_t, t, s, noise):
+    def step(self, x_t, step):
         return x_t
 
 
@@ -264,9 +269,9 @@ def test_probability_flow_is_the_closed_form_map(process, method):
     x = process.prior_std() * noise.normal(Stream.PRIOR, (2,))
     t, t_min, zero = sampler.times(process.num_steps)
 
-    x_min = sampler.step(denoiser, process, x, t, t_min, noise)
+    x_min = sampler.step(x, Step(denoiser, process, t, t_min, noise))
     torch.testing.assert_close(x_min, flow_map(process, x, t, t_min), rtol=0, atol=100 * TOLERANCE)
-    x_0 = sampler.step(denoiser, process, x_min, t_min, zero, noise)
+    x_0 = sampler.step(x_min, Step(denoiser, process, t_min, zero, noise))
     torch.testing.assert_close(x_0, tweedie(process, x_min, t_min)[0], rtol=0, atol=1e-10)
 
 
@@ -276,7 +281,7 @@ def test_probability_flow_carries_the_prior_to_the_data():
     x = torch.cat([torch.zeros(1, 2, dtype=torch.float64), EYE])
     denoiser = gaussian(MEAN, COVARIANCE).denoiser(sde)
     for pair in pairwise(sampler.times(1000)):
-        x = sampler.step(denoiser, sde, x, *pair, Noise.of(0, 0, 3))
+        x = sampler.step(x, Step(denoiser, sde, *pair, Noise.of(0, 0, 3)))
     a = (x[1:] - x[0]).T
     # prior for x_N: of the order of alpha_N; x_1 for x_0: of the order of beta_1
     allowed = 2 * sde.alpha(torch.tensor(1000.0).double()) + 2 * sde.betas[0]
@@ -297,7 +302,7 @@ def test_probability_flow_on_any_grid(times):
     expected = sde.alpha(times[-1]) * x_0 + sde.sigma(times[-1]) * eps
     x = start
     for pair in pairwise(times):
-        x = sampler.step(denoiser, sde, x, *pair, noise)
+        x = sampler.step(x, Step(denoiser, sde, *pair, noise))
     torch.testing.assert_close(x, expected, rtol=0, atol=1000 * TOLERANCE)
 
 
@@ -311,11 +316,11 @@ def test_probability_flow_never_asks_below_t_min():
     sampler, noise = ProbabilityFlow(t_min=5.0), Noise.of(0, 0, 2)
     x = noise.normal(Stream.PRIOR, (2,))
     for pair in pairwise(torch.tensor([1000.0, 20.0, 0.0], dtype=torch.float64)):
-        x = sampler.step(denoiser, sde, x, *pair, noise)
+        x = sampler.step(x, Step(denoiser, sde, *pair, noise))
     assert min(asked) >= 5 - 1e-9  # the clock's rounding
     low = torch.tensor([4.0, 0.0], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"start at t >= t_min = 5\.0, got 4\.0"):
-        sampler.step(denoiser, sde, x, *low, noise)
+        sampler.step(x, Step(denoiser, sde, *low, noise))
 
 
 def test_probability_flow_says_when_it_did_not_arrive():
@@ -323,4 +328,4 @@ def test_probability_flow_says_when_it_did_not_arrive():
     denoiser, noise = gaussian(MEAN, COVARIANCE).denoiser(sde), Noise.of(0, 0, 3)
     t, s, _ = sampler.times(1000)
     with pytest.raises(RuntimeError, match=r"3 of 3 samples did not reach t = 1\.0"):
-        sampler.step(denoiser, sde, noise.normal(Stream.PRIOR, (2,)), t, s, noise)
+        sampler.step(noise.normal(Stream.PRIOR, (2,)), Step(denoiser, sde, t, s, noise))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from scoreflow.samplers import DDIM, Ancestral, Clipped, DPMSolver, UniPC, grid, invert
+from scoreflow.samplers import DDIM, Ancestral, Clipped, DPMSolver, Step, UniPC, grid, invert
 from scoreflow.samplers.multistep import dpm_solver
 from scoreflow.samplers.sampler import Multistep
 from scoreflow.sde.noise import Noise, Stream
@@ -54,14 +54,9 @@ def test_a_step_is_diffusers_step(variance, clip, steps, inject):
             return predict(sde, x_t, t, "eps", eps)
 
         t, s = torch.tensor([index + 1, max(index + 1 - stride, 0)], dtype=torch.float64)
-        ours = Ancestral(variance).step(
-            Clipped(denoiser) if clip else denoiser,
-            sde,
-            x,
-            t,
-            s,
-            inject(4, {(Stream.PREDICTOR, 0): z}),
-        )
+        noise, limited = inject(4, {(Stream.PREDICTOR, 0): z}), Clipped(denoiser)
+        step = Step(limited if clip else denoiser, sde, t, s, noise)
+        ours = Ancestral(variance).step(x, step)
         # 1 - alpha_bar, of which theirs makes a quotient, has lost 4 digits at index 0; and where
         # the posterior's variance is zero theirs adds 1e-10 z (it is clamped at 1e-20)
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
@@ -89,7 +84,7 @@ def test_their_learned_range_is_our_learned_variance(steps, inject):
             return predict(sde, x_t, t, "eps", eps, (u + 1) / 2)
 
         noise = inject(4, {(Stream.PREDICTOR, 0): z})
-        ours = Ancestral("learned").step(denoiser, sde, x, t, s, noise)
+        ours = Ancestral("learned").step(x, Step(denoiser, sde, t, s, noise))
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -121,7 +116,7 @@ def test_a_ddim_step_is_diffusers_step(eta, steps, inject):
         expected = theirs.step(eps, index, x, eta=eta, variance_noise=z).prev_sample
         t, s = torch.tensor([index + 1, max(index + 1 - stride, 0)], dtype=torch.float64)
         noise = inject(4, {(Stream.PREDICTOR, 0): z})
-        ours = DDIM(eta).step(denoiser, sde, x, t, s, noise)
+        ours = DDIM(eta).step(x, Step(denoiser, sde, t, s, noise))
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -190,9 +185,9 @@ def our_run(sampler, times, x):
     for t, s in itertools.pairwise(times):
         noise = Noise.of(0, 0, len(x))
         if isinstance(sampler, Multistep):
-            x, memory = sampler.advance(denoiser, sde, x, t, s, noise, memory)
+            x, memory = sampler.advance(x, Step(denoiser, sde, t, s, noise), memory)
         else:
-            x = sampler.step(denoiser, sde, x, t, s, noise)
+            x = sampler.step(x, Step(denoiser, sde, t, s, noise))
     return x
 
 

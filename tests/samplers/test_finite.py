@@ -20,7 +20,6 @@ from scoreflow.samplers import (
     least_cost,
     sample,
     step_costs,
-    uniform_times,
 )
 from scoreflow.samplers.sampler import FINALS
 from scoreflow.sde.analytic import GaussianMixture
@@ -107,7 +106,7 @@ def test_one_to_fifty_steps_are_finite(name, process):
 def test_one_to_fifty_steps_stay_near_the_data(name, elementwise):
     sde = VPSDE.linear(1000)
     for count in range(1, 51):
-        times = uniform_times(1000, count, integer=True)
+        times = grid("uniform", sde, count)
         x = sample(SAMPLERS[name], elementwise(sde), sde, times, Noise.of(0, 0, 8), (2,))
         assert x.isfinite().all()
         assert x.abs().max() < (40 if name == "euler" else 4)  # the data are N(0.3, 0.25)

@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from scoreflow.samplers import AnnealedLangevin, Langevin
+from scoreflow.samplers import AnnealedLangevin, Langevin, Step
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
 from scoreflow.sde.vp import VPSDE
@@ -24,7 +24,7 @@ def corrected(corrector, dim: int, batch: int, rounds: int) -> Tensor:
     noise = Noise.of(0, 0, batch)
     x = noise.normal(Stream.PRIOR, (dim,))
     for k in range(rounds):
-        x = corrector.correct(standard, SDE, x, T, S, noise.at(k))
+        x = corrector.correct(x, Step(standard, SDE, T, S, noise.at(k)))
     return x
 
 
@@ -63,7 +63,7 @@ def test_the_step_is_its_formula():
     noise = Noise.of(0, 0, 6)
     x = 3 * noise.normal(Stream.PRIOR, (2, 4))
     z = noise.normal(Stream.CORRECTOR, (2, 4))
-    result = Langevin(snr=0.3).correct(standard, SDE, x, T, S, noise)
+    result = Langevin(snr=0.3).correct(x, Step(standard, SDE, T, S, noise))
     a_squared = 1 - SDE.betas[149]  # the step from 150 to 149
     for k in range(6):
         h = 2 * a_squared * 0.09 * 8 / (x[k] ** 2).sum()
@@ -78,7 +78,8 @@ def test_a_sample_does_not_depend_on_its_mates(dim):
     x = scales * noise.normal(Stream.PRIOR, (dim,))
 
     def correct(rows: Tensor) -> Tensor:
-        return Langevin(corrections=2).correct(standard, SDE, x[rows], T, S, noise.rows(rows))
+        step = Step(standard, SDE, T, S, noise.rows(rows))
+        return Langevin(corrections=2).correct(x[rows], step)
 
     everyone = correct(torch.arange(16))
     permuted = torch.randperm(16, generator=torch.Generator().manual_seed(0))

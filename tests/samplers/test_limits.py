@@ -11,8 +11,8 @@ from scoreflow.samplers import (
     Recorded,
     Thresholded,
     UniPC,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
@@ -70,7 +70,8 @@ def test_the_other_views_belong_to_the_threshold():
 
 
 def test_a_thresholded_image_is_the_same_in_any_batch(elementwise):
-    sde, times = VPSDE.linear(100), uniform_times(100, 10, integer=True)
+    sde = VPSDE.linear(100)
+    times = grid("uniform", sde, 10)
 
     def draw(noise):
         limited = Thresholded(elementwise(sde), 0.5)
@@ -91,7 +92,7 @@ def test_a_share_that_is_none(share):
 
 
 def test_a_recorder_keeps_each_call_and_changes_nothing(elementwise):
-    times, noise = uniform_times(100, 5, integer=True), Noise.of(0, 0, 6)
+    times, noise = grid("uniform", SDE, 5), Noise.of(0, 0, 6)
     plain = sample(DDIM(), elementwise(SDE), SDE, times, noise, (3,))
     rows = torch.tensor([4, 1])
     recorded = Recorded(elementwise(SDE), rows)
@@ -100,20 +101,20 @@ def test_a_recorder_keeps_each_call_and_changes_nothing(elementwise):
         DDIM(), recorded, SDE, times, noise, (3,), lambda _k, x: states.append(x.clone())
     )
     assert torch.equal(heard, plain)
-    assert [t for t, _ in recorded.seen] == times[:-1].tolist()
-    for (t, kept), x_t in zip(recorded.seen, states[:-1], strict=True):
+    assert [t for t, _ in recorded.records] == times[:-1].tolist()
+    for (t, kept), x_t in zip(recorded.records, states[:-1], strict=True):
         expected = elementwise(SDE)(x_t, torch.tensor(t, dtype=torch.float64)).x_0[rows]
         assert kept.dtype == torch.float32
         assert torch.equal(kept, expected.float())
-    assert torch.equal(recorded.seen[-1][1], plain[rows].float())  # the last step returns x_0
+    assert torch.equal(recorded.records[-1][1], plain[rows].float())  # the last step returns x_0
 
 
 def test_a_recorder_hears_every_evaluation(elementwise):
     """Heun asks at both ends of a step, and at its start alone in the last; a slice of rows."""
     recorded = Recorded(elementwise(SDE), slice(2))
-    sample(Heun(), recorded, SDE, uniform_times(100, 4, True), Noise.of(0, 0, 3), (2,))
-    assert [t for t, _ in recorded.seen] == [100, 75, 75, 50, 50, 25, 25]
-    assert all(x_0.shape == (2, 2) for _, x_0 in recorded.seen)
+    sample(Heun(), recorded, SDE, grid("uniform", SDE, 4), Noise.of(0, 0, 3), (2,))
+    assert [t for t, _ in recorded.records] == [100, 75, 75, 50, 50, 25, 25]
+    assert all(x_0.shape == (2, 2) for _, x_0 in recorded.records)
 
 
 def test_a_recorder_of_clocks_apart_is_refused(elementwise):

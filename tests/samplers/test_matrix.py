@@ -16,8 +16,8 @@ from scoreflow.samplers import (
     ProbabilityFlow,
     ReverseDiffusion,
     UniPC,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.noise import Noise
@@ -96,7 +96,7 @@ def test_every_pair_draws_the_data_whatever_is_predicted(process, name):
     sde, sampler = SDES[process], of(name, SDES[process])
 
     def draw(kind, steps, count):
-        times = uniform_times(STEPS, steps, integer=True)
+        times = grid("uniform", sde, steps)
         if isinstance(sampler, ProbabilityFlow):
             times = sampler.times(STEPS)
         noise = Noise.of(0, 0, count)

@@ -10,8 +10,17 @@ import scipy.stats
 import torch
 
 from scoreflow.losses.variational import term
-from scoreflow.samplers import GRIDS, Ancestral, grid, grid_cost, least_cost, sample, step_costs
-from scoreflow.samplers.ancestral import optimal_variance
+from scoreflow.samplers import (
+    GRIDS,
+    Ancestral,
+    Step,
+    grid,
+    grid_cost,
+    least_cost,
+    sample,
+    step_costs,
+)
+from scoreflow.samplers.reverse_variance import optimal_variance
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.subvp import SubVPSDE
@@ -55,7 +64,8 @@ def test_few_steps_have_the_right_variance_and_the_others_have_not(sde, times, i
     for name, sampler in samplers.items():
         variance = sde.alpha(times[0]) ** 2 * C**2 + sde.variance(times[0])
         for t, s in pairwise(times):
-            image = sampler.step(denoiser, sde, x, t, s, inject(2, {(Stream.PREDICTOR, 0): z}))
+            noise = inject(2, {(Stream.PREDICTOR, 0): z})
+            image = sampler.step(x, Step(denoiser, sde, t, s, noise))
             variance = float(image[0]) ** 2 * variance + float(image[1]) ** 2
         truth = sde.alpha(s) ** 2 * C**2 + sde.variance(s)
         off[name] = abs(float(variance / truth - 1))

@@ -19,10 +19,10 @@ from scoreflow.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    Step,
     UniPC,
     grid,
     sample,
-    uniform_times,
 )
 from scoreflow.samplers.sampler import Multistep
 from scoreflow.sde.analytic import gaussian
@@ -60,7 +60,8 @@ FAST_FIRST = ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s
 @pytest.mark.parametrize("name", PREDICTORS)
 @pytest.mark.parametrize("corrector", [Langevin(corrections=0), AnnealedLangevin(corrections=0)])
 def test_no_corrections_is_the_bare_sampler_to_the_bit(name, corrector, elementwise):
-    sde, times = VPSDE.linear(100), uniform_times(100, 20, integer=True)
+    sde = VPSDE.linear(100)
+    times = grid("uniform", sde, 20)
     draws = [
         sample(sampler, elementwise(sde), sde, times, Noise.of(0, 0, 4), (3,))
         for sampler in (PREDICTORS[name], PredictorCorrector(PREDICTORS[name], corrector))
@@ -71,7 +72,8 @@ def test_no_corrections_is_the_bare_sampler_to_the_bit(name, corrector, elementw
 @pytest.mark.parametrize("name", PREDICTORS)
 @pytest.mark.parametrize("corrections", [1, 2])
 def test_a_correction_costs_one_evaluation_before_any_predictor(name, corrections, elementwise):
-    sde, times = VPSDE.linear(100), uniform_times(100, 12, integer=True)
+    sde = VPSDE.linear(100)
+    times = grid("uniform", sde, 12)
     counts = []
     for sampler in (
         PREDICTORS[name],
@@ -86,18 +88,17 @@ def test_a_correction_costs_one_evaluation_before_any_predictor(name, correction
 class Forgetful(PredictorCorrector):
     """What would be wrong: the memory of the trajectory that was left."""
 
-    def advance(self, denoiser, sde, x_t, t, s, noise, memory):
-        x_t = self.corrector.correct(denoiser, sde, x_t, t, s, noise)
-        return self.predictor.advance(denoiser, sde, x_t, t, s, noise, memory)
+    def advance(self, x_t, step, memory):
+        return self.predictor.advance(self.corrector.correct(x_t, step), step, memory)
 
 
 def run(sampler, denoiser, sde, times, x, noise):
     memory = None
     for k, (t, s) in enumerate(itertools.pairwise(times)):
         if isinstance(sampler, Multistep):
-            x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+            x, memory = sampler.advance(x, Step(denoiser, sde, t, s, noise.at(k)), memory)
         else:
-            x = sampler.step(denoiser, sde, x, t, s, noise.at(k))
+            x = sampler.step(x, Step(denoiser, sde, t, s, noise.at(k)))
     return x
 
 

@@ -1,5 +1,7 @@
 """The loop, its grids, and what holds for every sampler: mixtures, independence, evaluations."""
 
+from dataclasses import replace
+
 import pytest
 import scipy.stats
 import torch
@@ -18,9 +20,10 @@ from scoreflow.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
+    Step,
     UniPC,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ve import VESDE
@@ -51,10 +54,10 @@ SAMPLERS = {
 }
 
 
-def grid_of(sampler, num_steps, count):
+def grid_of(sampler, sde, count):
     if isinstance(sampler, ProbabilityFlow):
-        return sampler.times(num_steps)
-    return uniform_times(num_steps, count, integer=True)
+        return sampler.times(sde.num_steps)
+    return grid("uniform", sde, count)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_a_mixture_is_drawn_as_it_is(name, mixture):
     The chain's own bias, of the order of 1 / N, is allowed for with 2 / N.
     """
     n, sde, sampler = 2000, VPSDE.linear(300), SAMPLERS[name]
-    times = grid_of(sampler, 300, 300)
+    times = grid_of(sampler, sde, 300)
     bias = 0 if name == "ode" else 2 / 300
     x = sample(sampler, mixture.denoiser(sde), sde, times, Noise.of(0, 0, n), (2,))
     assert x.shape == (n, 2)
@@ -99,7 +102,7 @@ def test_a_mixture_is_drawn_as_it_is(name, mixture):
 def test_an_image_is_the_same_in_any_batch(name, shape, elementwise):
     """Bit for bit: image k alone, among 8, among 64, and among 8 others in another order."""
     sde, sampler = VPSDE.linear(100), SAMPLERS[name]
-    times = grid_of(sampler, 100, 10)
+    times = grid_of(sampler, sde, 10)
 
     def draw(noise):
         return sample(sampler, elementwise(sde), sde, times, noise, shape)
@@ -127,8 +130,9 @@ def test_the_last_step_adds_no_noise(name, elementwise):
     noise = Noise.of(0, 0, 8)
     x = noise.normal(Stream.PRIOR, (3,))
     expected = elementwise(sde)(x, t).x_0
-    x_0 = sampler.step(elementwise(sde), sde, x, t, zero, noise)
-    assert torch.equal(x_0, sampler.step(elementwise(sde), sde, x, t, zero, Noise.of(1, 0, 8)))
+    step = Step(elementwise(sde), sde, t, zero, noise)
+    x_0 = sampler.step(x, step)
+    assert torch.equal(x_0, sampler.step(x, replace(step, noise=Noise.of(1, 0, 8))))
     # the last two set down what is x_0's posterior mean to first order in w = beta_1
     near = name in ("reverse", "euler")
     beta = float(sde.betas[0])
@@ -137,7 +141,8 @@ def test_the_last_step_adds_no_noise(name, elementwise):
 
 @pytest.mark.parametrize("corrector", [Langevin(corrections=0), AnnealedLangevin(corrections=0)])
 def test_no_corrections_is_the_predictor_alone(corrector, elementwise):
-    sde, times = VPSDE.linear(100), uniform_times(100, 20, integer=True)
+    sde = VPSDE.linear(100)
+    times = grid("uniform", sde, 20)
     draws = [
         sample(sampler, elementwise(sde), sde, times, Noise.of(0, 0, 4), (3,))
         for sampler in (Ancestral(), PredictorCorrector(Ancestral(), corrector))
@@ -152,12 +157,12 @@ def test_every_correction_draws_its_own_noise(inject, elementwise):
     noise = Noise.of(0, 0, 4)
     x = noise.normal(Stream.PRIOR, (3,))
     for kind in (Langevin, AnnealedLangevin):
-        both = kind(corrections=2).correct(elementwise(sde), sde, x, t, s, noise)
+        both = kind(corrections=2).correct(x, Step(elementwise(sde), sde, t, s, noise))
         step = x
         for draw in (0, 1):
             z = noise.normal(Stream.CORRECTOR, (3,), draw)
             once = inject(4, {(Stream.CORRECTOR, 0): z})
-            step = kind(corrections=1).correct(elementwise(sde), sde, step, t, s, once)
+            step = kind(corrections=1).correct(step, Step(elementwise(sde), sde, t, s, once))
         assert torch.equal(both, step)
 
 
@@ -167,14 +172,15 @@ def test_every_correction_draws_its_own_noise(inject, elementwise):
 def test_evaluations_are_those_stated(name, per_step, elementwise):
     sde, after = VPSDE.linear(100), []
     counted = Counted(elementwise(sde), after_call=lambda: after.append(None))
-    times = uniform_times(100, 20, integer=True)
+    times = grid("uniform", sde, 20)
     sample(SAMPLERS[name], counted, sde, times, Noise.of(0, 0, 4), (3,))
     assert counted.calls == len(after) == 20 * per_step
     assert counted.rows == 4 * 20 * per_step
 
 
 def test_corrections_cost_one_evaluation_each(elementwise):
-    sde, times = VPSDE.linear(100), uniform_times(100, 20, integer=True)
+    sde = VPSDE.linear(100)
+    times = grid("uniform", sde, 20)
     for corrections in (0, 1, 3):
         counted = Counted(elementwise(sde))
         sampler = PredictorCorrector(Ancestral(), Langevin(corrections=corrections))
@@ -224,9 +230,9 @@ def test_the_loop_visits_every_pair_once(elementwise):
     seen, after = [], []
 
     class Recording:
-        def step(self, denoiser, sde, x_t, t, s, noise):
+        def step(self, x_t, step):
             assert not torch.is_grad_enabled()
-            seen.append((t.item(), s.item(), noise.step, noise.seed))
+            seen.append((step.t.item(), step.s.item(), step.noise.step, step.noise.seed))
             return x_t + 1
 
     sde, times = VPSDE.linear(100), torch.tensor([100.0, 42.5, 3.0, 0.0], dtype=torch.float64)
@@ -243,7 +249,7 @@ def test_the_loop_visits_every_pair_once(elementwise):
 
 def test_the_prior_has_the_processs_scale(process, elementwise):
     class Stay:
-        def step(self, denoiser, sde, x_t, t, s, noise):
+        def step(self, x_t, step):
             return x_t
 
     n = process.num_steps
@@ -257,9 +263,9 @@ def test_the_prior_has_the_processs_scale(process, elementwise):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 10, 100])
-def test_uniform_integer_times_are_a_grid(num_steps):
+def test_uniform_times_are_a_grid(num_steps):
     for count in range(1, num_steps + 1):
-        times = uniform_times(num_steps, count, integer=True)
+        times = grid("uniform", VPSDE.linear(num_steps, beta_max=0.5), count)
         assert len(times) == count + 1
         assert torch.equal(times, times.round())
         assert (times[0], times[-1]) == (num_steps, 0)
@@ -270,19 +276,13 @@ def test_uniform_integer_times_are_a_grid(num_steps):
 
 def test_all_steps_are_the_chain():
     expected = torch.arange(1000, -1, -1, dtype=torch.float64)
-    assert torch.equal(uniform_times(1000, 1000, integer=True), expected)
+    assert torch.equal(grid("uniform", VPSDE.linear(1000), 1000), expected)
 
 
-def test_uniform_real_times_are_equidistant():
-    times = uniform_times(10, 25, integer=False)
-    expected = torch.tensor([10 - 0.4 * k for k in range(26)], dtype=torch.float64)
-    torch.testing.assert_close(times, expected, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(("count", "integer"), [(0, True), (0, False), (-1, True), (11, True)])
-def test_uniform_times_refuse(count, integer):
-    with pytest.raises(ValueError, match=f"sampling steps must lie in .*, got {count}"):
-        uniform_times(10, count, integer)
+@pytest.mark.parametrize("count", [0, -1, 11])
+def test_uniform_times_refuse(count):
+    with pytest.raises(ValueError, match=rf"sampling steps must lie in 1\.\.10, got {count}"):
+        grid("uniform", VPSDE.linear(10, beta_max=1.0), count)
 
 
 @pytest.mark.parametrize(

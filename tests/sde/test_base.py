@@ -95,6 +95,13 @@ def test_log_snr_is_that_of_the_scales(process):
     torch.testing.assert_close(process.log_snr(t), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_time_of_log_snr_is_the_inverse_of_log_snr(process):
+    t = torch.linspace(1, process.num_steps, 57, dtype=torch.float64)
+    log_snr = process.log_snr(t)
+    torch.testing.assert_close(process.time_of_log_snr(log_snr), t, rtol=1e-9, atol=0)
+    assert float(process.time_of_log_snr(log_snr[3])) == pytest.approx(float(t[3]), rel=1e-9)
+
+
 def test_perturb_weighs_datum_and_noise(process):
     t = torch.tensor([0.0, 1.0, process.num_steps], dtype=torch.float64)
     x_0, eps = torch.full((3, 2, 2), 2.0).double(), torch.full((3, 2, 2), -1.0).double()

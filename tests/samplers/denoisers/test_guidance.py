@@ -16,8 +16,10 @@ from scoreflow.samplers import (
     Measurement,
     ProbabilityFlow,
     Reclocked,
+    Step,
     sample,
 )
+from scoreflow.samplers.denoisers.wrapper import evaluations
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.prediction import predict
@@ -148,6 +150,23 @@ def test_what_is_counted_outside_is_what_happens_inside(weight, cost, mixture):
     assert outside.calls == 2
 
 
+@pytest.mark.parametrize(("weight", "cost"), [(1.0, 1), (3.0, 2)])
+def test_a_posterior_costs_what_is_inside_it(weight, cost, mixture):
+    """MMPS evaluates its denoiser once a call; its vector-Jacobian products are counted apart."""
+    sde = VPSDE.linear(200)
+    inside = [Counted(denoiser) for denoiser in denoisers(mixture, sde)]
+    measurement = Measurement(
+        Masked(torch.tensor([True, False])), torch.tensor([[0.9]], dtype=torch.float64), 0.1
+    )
+    moments = MMPS(Guided(*inside, weight), measurement, 2)
+    outside = Counted(Clipped(moments))
+    assert evaluations(moments) == evaluations(outside) == cost
+    t = torch.tensor(30.0, dtype=torch.float64)
+    outside(points(sde, t)[:5], t)
+    assert outside.rows == sum(each.rows for each in inside) == 5 * cost
+    assert moments.products > 0
+
+
 def test_a_classifier_costs_no_evaluation_of_the_network(mixture):
     sde, t = VPSDE.linear(200), torch.tensor(30.0, dtype=torch.float64)
     inside = Counted(mixture.denoiser(sde))
@@ -177,7 +196,7 @@ def test_who_differentiates_a_guided_estimate_meets_the_classifiers_hessian(t):
     ours, exact = (MMPS(each, measurement, 2)(x, t).x_0 for each in (guided, conditional))
     torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
     dps = DPS(DDIM(), measurement)
-    ours, exact = (dps.step(each, sde, x, t, s, noise) for each in (guided, conditional))
+    ours, exact = (dps.step(x, Step(each, sde, t, s, noise)) for each in (guided, conditional))
     torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8)
 
 

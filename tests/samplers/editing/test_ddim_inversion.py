@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from scoreflow.samplers import DDIM, grid, invert
+from scoreflow.samplers import DDIM, Step, grid, invert
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.subvp import SubVPSDE
@@ -60,7 +60,7 @@ def test_there_and_back_again_at_first_order(process):
         times = rising(sde, count)
         x = invert(DATA.denoiser(sde), sde, times, x_0)
         for t, s in itertools.pairwise(times.flip(0)):
-            x = DDIM().step(DATA.denoiser(sde), sde, x, t, s, Noise.of(0, 0, 32))
+            x = DDIM().step(x, Step(DATA.denoiser(sde), sde, t, s, Noise.of(0, 0, 32)))
         errors.append(float((x / sde.alpha(times[0]) - x_0).square().mean().sqrt()))
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert 0.8 < slopes[-1] < 1.2, (slopes, errors)

@@ -7,10 +7,10 @@ from scoreflow.samplers import (
     Ancestral,
     DPMSolver,
     ProbabilityFlow,
+    grid,
     sample,
     slerp,
     times_from,
-    uniform_times,
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
@@ -88,7 +88,7 @@ def test_data_noised_and_drawn_again_have_the_law_of_data(start):
     sde, n, data = VPSDE.linear(200), 4000, gaussian(MEAN, COVARIANCE)
     noise = Noise.of(1, 0, n)
     x_t = noised(sde, data.sample(noise), start, noise.normal(Stream.PRIOR, (3,)))
-    times = times_from(uniform_times(200, 200, True), start)
+    times = times_from(grid("uniform", sde, 200), start)
     for sampler in (Ancestral("beta"), DPMSolver(2)):
         x = sample(sampler, data.denoiser(sde), sde, times, noise, (3,), start=x_t)
         bias = 3 / 200  # of the steps
@@ -115,7 +115,7 @@ def test_the_later_the_start_the_less_is_left_of_the_image():
 
 def test_a_start_at_n_from_the_prior_is_sampling():
     sde, data = VPSDE.linear(50), gaussian(MEAN, COVARIANCE)
-    noise, times = Noise.of(2, 0, 4), uniform_times(50, 10, True)
+    noise, times = Noise.of(2, 0, 4), grid("uniform", sde, 10)
     for sampler in (Ancestral(), DPMSolver(2)):
         plain = sample(sampler, data.denoiser(sde), sde, times, noise, (3,))
         start = sde.prior_std() * noise.normal(Stream.PRIOR, (3,))

@@ -21,9 +21,10 @@ from scoreflow.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     Replaced,
+    Step,
     UniPC,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
 from scoreflow.sde.analytic import GaussianMixture, gaussian
@@ -172,7 +173,7 @@ def test_what_mmps_draws_has_the_posteriors_mean_and_covariance(sampler):
     data, measurement = gaussian(MEAN, smooth()), measured(OPERATORS["mask"])
     guided = MMPS(data.denoiser(sde), measurement, iterations=D)
     adaptive = isinstance(sampler, ProbabilityFlow)
-    times = sampler.times(200) if adaptive else uniform_times(200, 200, True)
+    times = sampler.times(200) if adaptive else grid("uniform", sde, 200)
     start = torch.cat((torch.zeros(1, D, dtype=torch.float64), EYE)).view(-1, *SHAPE)
     x = sample(sampler, guided, sde, times, Noise.of(0, 0, D + 1), SHAPE, start=start).flatten(1)
     exact = posterior(data, measurement)
@@ -188,7 +189,7 @@ def test_what_mmps_draws_by_the_chain_has_the_posteriors_law():
     sde, n = VPSDE.log_linear(300, 1e-3, 1e-3), 4000
     data, measurement = gaussian(MEAN, smooth()), measured(OPERATORS["mask"], std=0.3)
     guided = MMPS(data.denoiser(sde), measurement, iterations=D)
-    times = uniform_times(300, 300, True)
+    times = grid("uniform", sde, 300)
     x = sample(Ancestral("posterior"), guided, sde, times, Noise.of(0, 0, n), SHAPE).flatten(1)
     exact = posterior(data, measurement)
     mean, covariance = exact.means[0], exact.covariances[0]
@@ -263,8 +264,8 @@ def test_dps_moves_by_the_gradient_of_the_misfit():
     gradient = -2 * residual @ a @ gain / residual.norm(dim=1, keepdim=True)
     noise, denoiser = Noise.of(0, 0, 16), data.denoiser(sde)
     for inner in (Ancestral(), DDIM(), Heun()):
-        free = inner.step(denoiser, sde, x, t, s, noise)
-        moved = DPS(inner, measurement, weight=0.3).step(denoiser, sde, x, t, s, noise)
+        free = inner.step(x, Step(denoiser, sde, t, s, noise))
+        moved = DPS(inner, measurement, weight=0.3).step(x, Step(denoiser, sde, t, s, noise))
         expected = free.flatten(1) - 0.3 * gradient
         torch.testing.assert_close(moved.flatten(1), expected, rtol=1e-9, atol=1e-11)
 
@@ -273,7 +274,7 @@ def test_dps_fits_and_is_not_the_posterior():
     """Its misfit falls with the weight, to below the noise of y, and its spread to nearly none."""
     sde, data = VPSDE.log_linear(200, 1e-3, 1e-3), gaussian(MEAN, smooth())
     measurement = measured(OPERATORS["mask"], std=0.3)
-    exact, times = posterior(data, measurement), uniform_times(200, 200, True)
+    exact, times = posterior(data, measurement), grid("uniform", sde, 200)
     misfits, spreads = [], []
     for weight in (0.0, 0.003, 0.01, 0.03):
         sampler = DPS(Ancestral("posterior"), measurement, weight)
@@ -296,7 +297,7 @@ def test_replacing_ends_with_what_is_given():
         measurement = measured(operator)
         for inner in (Ancestral(), DDIM(), DPMSolver(2)):
             x = sample(Replaced(inner, measurement), data.denoiser(sde), sde,
-                       uniform_times(100, 20, True), Noise.of(0, 0, 4), SHAPE)  # fmt: skip
+                       grid("uniform", sde, 20), Noise.of(0, 0, 4), SHAPE)  # fmt: skip
             assert (measurement.misfit(x) < 1e-14).all(), name
 
 
@@ -304,7 +305,7 @@ def test_what_is_set_down_has_the_law_of_a_noisy_measurement():
     """Before the step, A x_t is alpha_t y + sigma_t A z: the step here does nothing."""
 
     class Still:
-        def step(self, denoiser, sde, x_t, t, s, noise):
+        def step(self, x_t, step):
             return x_t
 
     sde, n = VPSDE.linear(100), 4000
@@ -314,7 +315,7 @@ def test_what_is_set_down_has_the_law_of_a_noisy_measurement():
         measurement = measured(operator)
         noise = Noise.of(0, 0, n)
         x = noise.normal(Stream.PRIOR, SHAPE)
-        moved = Replaced(Still(), measurement).step(data, sde, x, t, s, noise)
+        moved = Replaced(Still(), measurement).step(x, Step(data, sde, t, s, noise))
         y = operator.apply(moved).flatten(1)
         std = float(sde.sigma(t)) * operator.gain**0.5
         expected = float(sde.alpha(t)) * measurement.value.flatten(1)
@@ -330,7 +331,7 @@ def test_replacing_is_exact_where_the_rest_does_not_depend_on_what_is_known():
     sde = VPSDE.linear(100)
     data = gaussian(MEAN, 0.4 * EYE)
     measurement = measured(OPERATORS["mask"])
-    times, noise = uniform_times(100, 20, True), Noise.of(0, 0, 6)
+    times, noise = grid("uniform", sde, 20), Noise.of(0, 0, 6)
     free = sample(Ancestral(), data.denoiser(sde), sde, times, noise, SHAPE)
     drawn = sample(
         Replaced(Ancestral(), measurement), data.denoiser(sde), sde, times, noise, SHAPE
@@ -363,7 +364,7 @@ def test_a_sample_does_not_depend_on_its_batch(method, inner, elementwise):
     sampler, denoiser = around[method]()
 
     def draw(noise):
-        return sample(sampler, denoiser, sde, uniform_times(100, 8, True), noise, (5,))
+        return sample(sampler, denoiser, sde, grid("uniform", sde, 8), noise, (5,))
 
     everyone = draw(Noise.of(7, 0, 12))
     for k in (0, 5, 11):
@@ -378,5 +379,5 @@ def test_a_step_of_dps_costs_no_further_evaluation(elementwise):
         counted = Counted(elementwise(sde))
         t, s = torch.tensor([50.0, 40.0], dtype=torch.float64)
         x = Noise.of(0, 0, 3).normal(Stream.PRIOR, (5,))
-        DPS(inner, measurement).step(counted, sde, x, t, s, Noise.of(0, 0, 3))
+        DPS(inner, measurement).step(x, Step(counted, sde, t, s, Noise.of(0, 0, 3)))
         assert counted.calls == a_step

@@ -21,10 +21,10 @@ from scoreflow.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     Replaced,
+    Step,
     UniPC,
     grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
@@ -62,7 +62,7 @@ COVARIANCE = torch.tensor([[0.3, 0.2], [0.2, 0.25]], dtype=torch.float64)
 
 
 def draw(sampler, denoiser, sde, count=12, n=4):
-    return sample(sampler, denoiser, sde, uniform_times(100, count, True), Noise.of(0, 0, n), (2,))
+    return sample(sampler, denoiser, sde, grid("uniform", sde, count), Noise.of(0, 0, n), (2,))
 
 
 @pytest.mark.parametrize("name", MULTISTEP)
@@ -101,14 +101,14 @@ class Forgetful:
     def __init__(self, sampler):
         self.step, self.advance = sampler.step, sampler.advance
 
-    def moved(self, sde, memory, t, before, after):
+    def moved(self, memory, step, before, after):
         return memory
 
 
 def run(sampler, denoiser, sde, times, x, noise):
     memory = None
     for k, (t, s) in enumerate(itertools.pairwise(times)):
-        x, memory = sampler.advance(denoiser, sde, x, t, s, noise.at(k), memory)
+        x, memory = sampler.advance(x, Step(denoiser, sde, t, s, noise.at(k)), memory)
     return x
 
 
@@ -156,6 +156,6 @@ def test_a_corrector_around_the_step_moves_the_memory_once(method):
     both = []
     for sampler in (DPMSolver(2), wrapper):
         around = PredictorCorrector(sampler, AnnealedLangevin())
-        x_s, memory = around.advance(denoiser, sde, x, t, s, noise.at(0), None)
-        both.append(around.advance(denoiser, sde, x_s, s, r, noise.at(1), memory)[0])
+        x_s, memory = around.advance(x, Step(denoiser, sde, t, s, noise.at(0)), None)
+        both.append(around.advance(x_s, Step(denoiser, sde, s, r, noise.at(1)), memory)[0])
     torch.testing.assert_close(*both, rtol=1e-12, atol=1e-13)

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -296,11 +296,11 @@ class Reverse(ReverseDiffusion):
     score: float = 1.0
     spread: float = 1.0
 
-    def step(self, denoiser, sde, x_t, t, s, noise):
-        a, w = sde.transition(s, t)
-        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        push = self.score * broadcast(w, x_t) * denoiser(x_t, t).score
-        return broadcast(2 - a, x_t) * x_t + push + self.spread * broadcast(w.sqrt(), x_t) * z
+    def step(self, x_t, step):
+        a, w = step.sde.transition(step.s, step.t)
+        push = self.score * broadcast(w, x_t) * step.predict(x_t).score
+        noise = self.spread * broadcast(w.sqrt(), x_t) * step.normal(x_t)
+        return broadcast(2 - a, x_t) * x_t + push + noise
 
 
 @dataclass(frozen=True)
@@ -310,11 +310,10 @@ class Euler(EulerMaruyama):
     score: float = 1.0
     spread: float = 1.0
 
-    def step(self, denoiser, sde, x_t, t, s, noise):
-        dt, f, g = t - s, sde.drift(t), sde.diffusion(t)
-        z = noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
-        mean = (1 - f * dt) * x_t + self.score * g**2 * dt * denoiser(x_t, t).score
-        return mean + self.spread * g * dt.sqrt() * z
+    def step(self, x_t, step):
+        dt, f, g = step.t - step.s, step.sde.drift(step.t), step.sde.diffusion(step.t)
+        mean = (1 - f * dt) * x_t + self.score * g**2 * dt * step.predict(x_t).score
+        return mean + self.spread * g * dt.sqrt() * step.normal(x_t)
 
 
 @pytest.mark.parametrize(
@@ -340,8 +339,8 @@ def test_flows_agree(elementwise, rough):
 
 
 class WrongDDIM(DDIM):
-    def step(self, denoiser, sde, x_t, t, s, noise):
-        return super().step(denoiser, sde, x_t, t, s + 0.05 * (t - s), noise)
+    def step(self, x_t, step):
+        return super().step(x_t, replace(step, s=step.s + 0.05 * (step.t - step.s)))
 
 
 def test_a_broken_ddim_is_caught(monkeypatch):
@@ -433,21 +432,21 @@ def langevin(of_score, of_noise):
 class Asked(ProbabilityFlow):
     """The flow of a score that is too small."""
 
-    def step(self, denoiser, sde, x_t, t, s, noise):
+    def step(self, x_t, step):
         def weak(x, t):
-            return predict(sde, x, t, "score", 0.9 * denoiser(x, t).score)
+            return predict(step.sde, x, t, "score", 0.9 * step.denoiser(x, t).score)
 
-        return super().step(weak, sde, x_t, t, s, noise)
+        return super().step(x_t, replace(step, denoiser=weak))
 
 
 class Tardy(Ancestral):
     """Asks about the time at which the step before began."""
 
-    def step(self, denoiser, sde, x_t, t, s, noise):
-        grid = exact_sampler_laws.log_snr_times(sde, exact_sampler_laws.STEPS)
-        k = int((grid - t).abs().argmin())
+    def step(self, x_t, step):
+        grid = exact_sampler_laws.log_snr_times(step.sde, exact_sampler_laws.STEPS)
+        k = int((grid - step.t).abs().argmin())
         before = grid[max(k - 1, 0)]
-        return super().step(lambda x, _: denoiser(x, before), sde, x_t, t, s, noise)
+        return super().step(x_t, replace(step, denoiser=lambda x, _: step.denoiser(x, before)))
 
 
 def spread(factor):

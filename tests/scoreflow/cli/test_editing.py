@@ -15,7 +15,7 @@ from scoreflow.data.levels import from_uint8, to_uint8
 from scoreflow.data.loading import load_digits
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.samplers import Ancestral, Clipped, Counted, sample, uniform_times
+from scoreflow.samplers import Ancestral, Clipped, Counted, grid, sample
 from scoreflow.schema import request, resolve
 from scoreflow.schema.task_keys import METHODS, TASKS
 from scoreflow.sde.analytic import gaussian
@@ -274,9 +274,7 @@ def test_colours_of_a_grey_image(method):
     together = 0.02 * torch.eye(48) + 0.1 * torch.eye(16).repeat(3, 3)
     exact = gaussian(torch.zeros(48), together).denoiser(sde)
     task = task_of(data, sampling__task="colorize", control__method=method, control__noise=0.02)
-    drawing = factory.SamplingPlan(
-        Ancestral("posterior"), uniform_times(200, 200, True), Clipped(exact)
-    )
+    drawing = factory.SamplingPlan(Ancestral("posterior"), grid("uniform", sde, 200), Clipped(exact))
     counted = Counted(exact)
     drawing, _ = task.conditioned(drawing, counted)
     x = sample(drawing.sampler, drawing.denoiser, sde, drawing.times, Noise.of(0, 0, n), COLOURED)

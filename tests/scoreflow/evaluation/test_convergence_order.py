@@ -1,8 +1,13 @@
 """The table of orders: what a method states is what is measured, and chance is no slope."""
 
+import importlib.util
+import re
+import textwrap
+
 import pytest
 import torch
 
+from scoreflow import samplers
 from scoreflow.data.toy import distribution
 from scoreflow.evaluation import convergence_order
 from scoreflow.samplers import DDIM, DEIS, Ancestral, DPMSolver, Heun, UniPC
@@ -23,6 +28,23 @@ def test_the_order_of_a_flow_is_as_stated(sampler, stated, monkeypatch):
     assert row["order"] == pytest.approx(stated, abs=0.15)
     assert 0 < row["order_error"] < 0.1
     assert f"stated {stated}: {row['order']:.2f}" in convergence_order.text(row)
+
+
+def test_the_sampler_of_a_strangers_file_is_measured(tmp_path, monkeypatch):
+    """The file in the docstring of `scoreflow.samplers`, written out, imported and measured."""
+    block = re.search(r"(    from dataclasses.*?)\n\n`sample", samplers.__doc__, re.DOTALL)[1]
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(block))
+    spec = importlib.util.spec_from_file_location("mine", path)
+    mine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mine)
+    assert isinstance(mine.Euler(), samplers.Sampler)
+    monkeypatch.setattr(convergence_order, "STEPS", (128, 256, 512))
+    monkeypatch.setattr(convergence_order, "POINTS", 40)
+    row = convergence_order.measured_order("euler", mine.Euler(), distribution(), SDE)
+    assert (row["kind"], row["stated"]) == ("flow", 1)
+    assert row["order"] == pytest.approx(1, abs=0.15)
+    assert "euler" in convergence_order.table([row])
 
 
 def test_ancestral_sampling_tends_to_the_law_at_order_one(monkeypatch):

@@ -9,7 +9,7 @@ from scoreflow.evaluation import guidance_sweep
 from scoreflow.evaluation.nearest_neighbours import nearest_labels
 from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.samplers import DDIM, uniform_times
+from scoreflow.samplers import DDIM, grid
 from scoreflow.sde import VPSDE
 from scoreflow.sde.prediction import predict
 
@@ -38,7 +38,7 @@ def drawing(weight, label):
         x_0 = dequantize(pool[drawn], HALF, 17)
         return predict(SDE, x_t, t, "x_0", x_0)
 
-    return SamplingPlan(DDIM(), uniform_times(20, 4, integer=True), denoise)
+    return SamplingPlan(DDIM(), grid("uniform", SDE, 4), denoise)
 
 
 def swept(weight, count=200):

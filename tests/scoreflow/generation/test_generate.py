@@ -11,16 +11,14 @@ from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import distribution, load
 from scoreflow.evaluation.sample_summary import draw
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.samplers import Ancestral, Clipped, uniform_times
+from scoreflow.samplers import Ancestral, Clipped, grid
 from scoreflow.sde import VPSDE
 
 SDE = VPSDE.cosine(20)
 
 
 def drawn(num_images):
-    drawing = SamplingPlan(
-        Ancestral("beta"), uniform_times(20, 4, integer=True), distribution().denoiser(SDE)
-    )
+    drawing = SamplingPlan(Ancestral("beta"), grid("uniform", SDE, 4), distribution().denoiser(SDE))
     return draw(drawing, "ancestral", SDE, load(), 0, num_images, 64)
 
 
@@ -58,10 +56,10 @@ def test_test_data_are_kept_beside_images():
     class Grey:
         """Draws what is asked of it in one step: the middle level."""
 
-        def step(self, denoiser, sde, x_t, t, s, noise):
+        def step(self, x_t, step):
             return torch.zeros_like(x_t)
 
-    drawing = SamplingPlan(Grey(), uniform_times(20, 1, integer=True), Clipped(grey))
+    drawing = SamplingPlan(Grey(), grid("uniform", SDE, 1), Clipped(grey))
     found = draw(drawing, "grey", SDE, data, 0, 70, 64)
     assert found.result["clipped"]
     assert found.result["two_sample"]["samples_recognised"] == 1

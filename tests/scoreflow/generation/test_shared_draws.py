@@ -8,9 +8,8 @@ import torch
 from scoreflow.cli.main import main
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.samplers import Counted
+from scoreflow.samplers import Counted, grid
 from scoreflow.samplers.ancestral import Ancestral
-from scoreflow.samplers.sampler import uniform_times
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.vp import VPSDE
 
@@ -38,7 +37,7 @@ def drawn(count):
         return predict(sde, x_t, t, "x_0", 0.3 + gain * (x_t - alpha * 0.3))
 
     counted = Counted(denoise)
-    drawing = SamplingPlan(Ancestral("beta"), uniform_times(20, 5, integer=True), counted)
+    drawing = SamplingPlan(Ancestral("beta"), grid("uniform", sde, 5), counted)
     return draw_samples(drawing, sde, Noise.of(0, 0, count), (1, 2, 2), 2, "it"), counted.rows
 
 

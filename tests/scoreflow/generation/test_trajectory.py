@@ -18,8 +18,8 @@ from scoreflow.samplers import (
     Clipped,
     Heun,
     ProbabilityFlow,
+    grid,
     sample,
-    uniform_times,
 )
 from scoreflow.sde import VPSDE
 from scoreflow.sde.noise import Noise
@@ -31,9 +31,9 @@ GREYS = torch.arange(16).view(1, 1, 4, 4)
 IMAGES = Data("greys", GREYS.to(torch.uint8), GREYS.to(torch.uint8), LEVELS, None, None)
 FLOW = ProbabilityFlow(1.0, 1e-3)
 METHODS = {
-    "ancestral": (Ancestral("beta"), uniform_times(60, 60, integer=True)),
-    "ddim": (DDIM(), uniform_times(60, 6, integer=True)),
-    "heun": (Heun(), uniform_times(60, 12, integer=True)),
+    "ancestral": (Ancestral("beta"), grid("uniform", SDE, 60)),
+    "ddim": (DDIM(), grid("uniform", SDE, 6)),
+    "heun": (Heun(), grid("uniform", SDE, 12)),
     "ode": (FLOW, FLOW.times(60)),
 }
 

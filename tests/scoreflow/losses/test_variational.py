@@ -10,8 +10,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from scoreflow.losses import variational
-from scoreflow.samplers import Ancestral
-from scoreflow.samplers.ancestral import reverse_variance
+from scoreflow.samplers import Ancestral, Step
+from scoreflow.samplers.reverse_variance import reverse_variance
 from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.prediction import predict
@@ -144,7 +144,7 @@ def test_a_denoiser_without_a_variance_says_so():
     sde, x = SDES[0], torch.zeros(1, 2, dtype=torch.float64)
     t = torch.tensor([20.0], dtype=torch.float64)
     with pytest.raises(ValueError, match="no learned variance"):
-        Ancestral("learned").step(exact(sde), sde, x, t[0], t[0] - 1, Noise.of(0, 0, 1))
+        Ancestral("learned").step(x, Step(exact(sde), sde, t[0], t[0] - 1, Noise.of(0, 0, 1)))
 
 
 def test_the_mean_is_held_and_the_variance_learns():

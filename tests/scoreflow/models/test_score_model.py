@@ -10,7 +10,7 @@ from torch import nn
 from scoreflow.errors import RequestError
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.models.unet import UNet
-from scoreflow.samplers import Ancestral, Clipped, sample, uniform_times
+from scoreflow.samplers import Ancestral, Clipped, grid, sample
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.base import broadcast
 
@@ -71,10 +71,10 @@ def test_a_chain_asks_only_what_was_trained():
     network, sde = Recorder(), VPSDE.cosine(20)
     noise = Noise.of(0, 0, 2)
     model = ScoreModel(network, sde)
-    sample(Ancestral(), model, sde, uniform_times(20, 20, integer=True), noise, (3,))
+    sample(Ancestral(), model, sde, grid("uniform", sde, 20), noise, (3,))
     assert [int(index[0]) for index in network.index] == list(range(19, -1, -1))
     network.index.clear()
-    sample(Ancestral(), model, sde, uniform_times(20, 7, integer=True), noise, (3,))
+    sample(Ancestral(), model, sde, grid("uniform", sde, 7), noise, (3,))
     assert all(bool((index == index.round()).all()) for index in network.index)
 
 
@@ -122,9 +122,7 @@ def test_the_state_keeps_its_precision(dtype, precision, x):
     prediction = model(x.to(dtype), torch.tensor(3.0, dtype=torch.float64))
     assert network.x[0].dtype == torch.float32
     assert prediction.eps.dtype == prediction.x_0.dtype == prediction.v.dtype == dtype
-    drawn = sample(
-        Ancestral(), model, SDE, uniform_times(1000, 3, integer=True), Noise.of(0, 0, 2), (3,)
-    )
+    drawn = sample(Ancestral(), model, SDE, grid("uniform", SDE, 3), Noise.of(0, 0, 2), (3,))
     assert drawn.dtype == torch.float64
 
 
@@ -162,7 +160,7 @@ def test_compiled_gives_the_same(x):
 @pytest.mark.parametrize("size", [1, 8])
 def test_image_k_of_a_seed_is_the_same_in_any_batch(size):
     sde = VPSDE.linear(1000)
-    model, times = Clipped(ScoreModel(small_unet(), sde)), uniform_times(1000, 8, integer=True)
+    model, times = Clipped(ScoreModel(small_unet(), sde)), grid("uniform", sde, 8)
 
     def images(first, last):
         return sample(Ancestral(), model, sde, times, Noise.of(7, first, last), (1, 8, 8))
