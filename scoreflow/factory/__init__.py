@@ -1,7 +1,8 @@
-"""From a config to objects: the only reader of configs, by explicit dictionaries of names.
+"""Build objects from a config.
 
-Every choice that a config can get wrong is refused here, before any work, with the names it could
-have had. (Its keys, types and ranges were checked in `request`.)
+A config is a ConfigDict, whose keys, types and ranges `scoreflow.schema` checks, or a
+`schema.config.Config`, its frozen form; every function here takes either. Each name in it is
+looked up in a dictionary and refused with the names that there are, before any work.
 """
 
 from scoreflow.factory.choose import choose

@@ -1,13 +1,12 @@
-"""What is done with the user's image: the `control` section."""
+"""Editing tasks on a given image from the `control` section."""
 
 import torch
-from ml_collections import ConfigDict
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose
+from scoreflow.factory.choose import choose_key
 from scoreflow.generation.edit_plan import Control
 from scoreflow.samplers import (
     BlockMean,
@@ -17,12 +16,16 @@ from scoreflow.samplers import (
     Operator,
 )
 from scoreflow.samplers.editing.linear_operators import middle_square
-from scoreflow.schema.task_keys import MEASURED, METHODS, TASKS
+from scoreflow.schema import samplers
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.evaluation_sections import SamplingConfig
+from scoreflow.schema.task_keys import MEASURED
 
 
-def build_control(config: ConfigDict, data: Data) -> Control | None:
-    """The task of the config; None where it has none."""
-    c, task = config.control, choose("sampling.task", config.sampling.task, ("none", *TASKS))
+def build_control(config: AnyConfig, data: Data) -> Control | None:
+    """The editing task of the config, sampling.task; None where it has none."""
+    config = Config.of(config)
+    c, task = config.control, choose_key("sampling.task", config.sampling.task)
     if task == "none":
         return None
     if data.num_levels is None:
@@ -40,26 +43,12 @@ def build_control(config: ConfigDict, data: Data) -> Control | None:
     return Control(task, given, names, c.count, strength=c.strength if task == "vary" else None)
 
 
-def _measured(config: ConfigDict, data: Data) -> Control:
-    c, task, sampler = config.control, config.sampling.task, config.sampling.sampler
-    shape = tuple(data.test.shape[1:])
-    method = choose("control.method", c.method, tuple(METHODS))
-    if sampler == "pc":
-        sampler = config.sampling.predictor
-    if method != "mmps" and sampler in ("ode", "unipc"):
-        why = {
-            "ode": "chooses its own steps, and one goes all the way",
-            "unipc": "corrects the state that a step left",
-        }
-        raise RequestError(
-            f"control.method = {method} acts between the steps of a sampler, and {sampler} "
-            f"{why[sampler]}: use another sampler, or mmps"
-        )
-    if method != "mmps" and config.sampling.final != "mean":
-        raise RequestError(
-            f"control.method = {method} acts in every step to t = 0, which sampling.final = mean "
-            f"alone makes, got {config.sampling.final}: leave sampling.final at mean, or use mmps"
-        )
+def _measured(config: Config, data: Data) -> Control:
+    c, task, shape = config.control, config.sampling.task, tuple(data.test.shape[1:])
+    method = choose_key("control.method", c.method)
+    if method != "mmps":
+        _refuse_indivisible(method, config.sampling)
+    assert data.num_levels is not None, "tasks are about images"
     operator, coarse = _operator(config, shape)
     given, names = read_images(c.image, data, also=(coarse,) if coarse else ())
     centres = dequantize(given, torch.tensor(0.5, dtype=torch.float64), data.num_levels)
@@ -80,9 +69,22 @@ def _measured(config: ConfigDict, data: Data) -> Control:
     )
 
 
-def _operator(
-    config: ConfigDict, shape: tuple[int, ...]
-) -> tuple[Operator, tuple[int, ...] | None]:
+def _refuse_indivisible(method: str, c: SamplingConfig) -> None:
+    """Refuse a method that acts in every step for a sampler that leaves it no room to."""
+    sampler = samplers.stepping(c.sampler, c.predictor)
+    if why := samplers.SAMPLERS[sampler].not_divisible:
+        raise RequestError(
+            f"control.method = {method} acts between the steps of a sampler, and {sampler} "
+            f"{why}: use another sampler, or mmps"
+        )
+    if c.final != "mean":
+        raise RequestError(
+            f"control.method = {method} acts in every step to t = 0, which sampling.final = mean "
+            f"alone makes, got {c.final}: leave sampling.final at mean, or use mmps"
+        )
+
+
+def _operator(config: Config, shape: tuple[int, ...]) -> tuple[Operator, tuple[int, ...] | None]:
     """A, and the shape of an image that is y itself, if one can be."""
     c, task = config.control, config.sampling.task
     channels, height, width = shape

@@ -1,7 +1,8 @@
-"""All that a config describes, built."""
+"""An experiment from a config: process, data, network, loss and training settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from ml_collections import ConfigDict
@@ -11,26 +12,27 @@ from scoreflow.data import loading as data_sets
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose, refusing
-from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.likelihood import build_question, build_solver
-from scoreflow.factory.sampling import COMPARED, SAMPLERS, build_drawing
+from scoreflow.factory.choose import as_request_error, choose, choose_key
+from scoreflow.factory.guidance import guidance_of
+from scoreflow.factory.likelihood import build_solver, question_of
+from scoreflow.factory.sampling import check_sampler
 from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
 from scoreflow.losses.objective import Objective
-from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.models.mlp import MLP
-from scoreflow.models.score_model import OUTPUTS, ScoreModel
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
-from scoreflow.schema.task_keys import TASKS
+from scoreflow.schema import samplers
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.training_sections import ModelConfig, SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.training import trainer
 
-SCHEDULES: dict[str, Callable[[type[VPSDE], ConfigDict], VPSDE]] = {
+SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
     "cosine": lambda kind, c: kind.cosine(c.num_steps),
     "log_linear": lambda kind, c: kind.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
 }
-SDES: dict[str, Callable[[ConfigDict], SDE]] = {
+SDES: dict[str, Callable[[SDEConfig], SDE]] = {
     "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
     "subvp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(SubVPSDE, c),
     "ve": lambda c: VESDE(c.num_steps, c.sigma_min, c.sigma_max),
@@ -39,10 +41,10 @@ SDES: dict[str, Callable[[ConfigDict], SDE]] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a config describes, every choice in it tried.
+    """The objects of a config, every choice in it checked.
 
     Attributes:
-        config: the config.
+        config: the config, as it was given.
         device: where everything lies.
         data: on the device.
         network: not compiled: what is saved.
@@ -61,63 +63,68 @@ class Experiment:
 
 
 def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:
-    """The objects of a config, cheap choices first; what cannot be sampled is refused as well.
+    """The objects of a config; all that can be refused is, before a network is built.
 
     Args:
         config: the config.
         device: where everything shall lie.
         training: whether the network will be trained; it is compiled for that alone.
     """
-    sde = build_sde(config)
+    checked = Config.of(config)
+    sde = build_sde(checked)
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
-    settings, objective = build_training(config), build_objective(config)
-    choose("sampler", config.sampling.sampler, SAMPLERS)
-    choose("sampling.task", config.sampling.task, ("none", *TASKS))
-    choose_precision(config)
-    build_solver(config)
-    data = build_data(config, device)
-    network = build_network(config, data)
-    model = build_model(config, compiled(network, settings) if training else network, sde)
-    build_question(config, model, data)
-    classifier = _placeholder(config, model, data, training)
-    for name in dict.fromkeys((*COMPARED, config.sampling.sampler)):
-        # a choice is refused here; what a trained network gets wrong is not known yet
-        build_drawing(config, name, model, data, classifier, torch.ones_like)
+    settings, objective = build_training(checked), build_objective(checked)
+    choose("sampler", checked.sampling.sampler, samplers.NAMES)
+    choose_key("sampling.task", checked.sampling.task)
+    choose_precision(checked)
+    build_solver(checked)
+    data = build_data(checked, device)
+    check_plan(checked, sde, data, training)
+    network = build_network(checked, data)
+    model = build_model(checked, compiled(network, settings) if training else network, sde)
     return Experiment(config, device, data, network, model, objective, settings)
 
 
-def _placeholder(
-    config: ConfigDict, model: ScoreModel, data: Data, training: bool
-) -> NoisyClassifier | None:
-    """A classifier to try a config with, before the run's own is looked for; it is never asked."""
-    guidance = build_guidance(config, model, data)
-    if not guidance.needs_classifier:
-        return None
-    if training:
+def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
+    """Refuse settings of sampling and likelihood that could not be carried out, without a network.
+
+    Args:
+        config: the config.
+        sde: its process.
+        data: its data.
+        training: whether the network will be trained, and samples drawn at the end.
+
+    Raises:
+        RequestError: what would else be refused after the training.
+    """
+    t_min = build_objective(config).least_time
+    question_of(config, sde, t_min, data)
+    num_classes = data.num_classes if config.model.conditional else 0
+    guidance = guidance_of(config.sampling, num_classes, data)
+    if guidance.needs_classifier and training:
         raise RequestError(
             f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
             "samples comes before it: leave the label to --mode sample"
         )
-    channels, height, width = data.train.shape[1:]
-    network = Classifier((channels, height, width), data.num_classes, 8)
-    return NoisyClassifier(network, model.sde, model.t_min)
+    for name in dict.fromkeys((*samplers.AFTER_TRAINING, config.sampling.sampler)):
+        check_sampler(config, name, sde, t_min, data)
 
 
-def build_sde(config: ConfigDict) -> SDE:
+def build_sde(config: AnyConfig) -> SDE:
     """The process of the `sde` section."""
-    c = config.sde
+    c = Config.of(config).sde
     build = choose("sde", c.name, SDES)
     if c.name != "ve" and c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
         raise RequestError(
             f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
             f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
         )
-    return refusing(build, c, "sde")
+    return as_request_error(build, c, "sde")
 
 
-def build_data(config: ConfigDict, device: torch.device) -> Data:
+def build_data(config: AnyConfig, device: torch.device) -> Data:
     """The data of the `data` section, on the device."""
-    c = config.data
+    c = Config.of(config).data
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
@@ -134,10 +141,11 @@ def build_data(config: ConfigDict, device: torch.device) -> Data:
     )
 
 
-def build_network(config: ConfigDict, data: Data) -> nn.Module:
+def build_network(config: AnyConfig, data: Data) -> nn.Module:
     """The network of the `model` section, initialised from the run's seed, where the data lie."""
+    config = Config.of(config)
     c, event = config.model, tuple(data.train.shape[1:])
-    choose("model.name", c.name, ("unet", "mlp"))
+    choose_key("model.name", c.name)
     if (c.name == "unet") != (len(event) == 3):
         raise RequestError(
             f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
@@ -153,15 +161,19 @@ def build_network(config: ConfigDict, data: Data) -> nn.Module:
             f"{c.name} on {data.name} with {data.num_classes} classes"
         )
     if c.name == "mlp":
-        network = refusing(lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model")
+        network = as_request_error(
+            lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model"
+        )
     else:
-        recompute = bool(config.training.recompute)
-        network = refusing(lambda c: _unet(c, event, data.num_classes, recompute), c, "model")
+        classes, recompute = data.num_classes, config.training.recompute
+        network = as_request_error(lambda c: _unet(c, event, classes, recompute), c, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
-    return network.to(data.train.device, memory_format=memory)
+    moved: Any = network
+    moved = moved.to(data.train.device, memory_format=memory)  # which torch's types leave out
+    return cast(nn.Module, moved)
 
 
-def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int, recompute: bool) -> UNet:
+def _unet(c: ModelConfig, event: tuple[int, ...], num_classes: int, recompute: bool) -> UNet:
     if event[1] != event[2]:
         raise ValueError(f"images must be square, got {event[1]} x {event[2]} pixels")
     return UNet(
@@ -169,9 +181,9 @@ def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int, recompute: bo
         in_channels=event[0],
         out_channels=event[0] * (2 if c.learned_variance else 1),
         channels=c.channels,
-        multipliers=tuple(c.multipliers),
+        multipliers=c.multipliers,
         blocks=c.blocks,
-        attention_sizes=tuple(c.attention_sizes),
+        attention_sizes=c.attention_sizes,
         dropout=c.dropout,
         num_groups=c.num_groups,
         num_classes=num_classes if c.conditional else 0,
@@ -179,12 +191,13 @@ def _unet(c: ConfigDict, event: tuple[int, ...], num_classes: int, recompute: bo
     )
 
 
-def build_model(config: ConfigDict, network: nn.Module, sde: SDE) -> ScoreModel:
+def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
     """The network as a Denoiser, with the precision of the `training` section."""
+    config = Config.of(config)
     return ScoreModel(
         network,
         sde,
-        choose("model.prediction", config.model.prediction, OUTPUTS),
+        choose_key("model.prediction", config.model.prediction),
         build_objective(config).least_time,
         config.training.precision,
         channels_last(config),
@@ -192,6 +205,6 @@ def build_model(config: ConfigDict, network: nn.Module, sde: SDE) -> ScoreModel:
     )
 
 
-def channels_last(config: ConfigDict) -> bool:
+def channels_last(config: Config) -> bool:
     """Whether images have their channels last in memory; vectors have no such choice."""
-    return bool(config.training.channels_last) and config.model.name == "unet"
+    return config.training.channels_last and config.model.name == "unet"
