@@ -5,19 +5,18 @@ A config is a ConfigDict, whose keys, types and ranges `scoreflow.schema` checks
 looked up in a dictionary and refused with the names that there are, before any work.
 """
 
-from scoreflow.factory.choose import choose
-from scoreflow.factory.editing import build_control
-from scoreflow.factory.evaluation import build_judge
-from scoreflow.factory.experiment import (
+from scoreflow.factory.assembly import (
     Experiment,
     build_data,
-    build_model,
-    build_network,
     build_sde,
     experiment,
 )
+from scoreflow.factory.choose import choose
+from scoreflow.factory.editing import build_control
+from scoreflow.factory.evaluation import build_judge
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.likelihood import build_question, build_solver, try_solver
+from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import (
     COMPARED,
     HIGH_ORDER,

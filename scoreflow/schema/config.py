@@ -49,7 +49,7 @@ class Config(Section):
     )
 
     seed: int = key(
-        0, "of the weights, the order of the data and the noise of training", COUNT_OR_NONE
+        0, "seed of the weights, the order of the data and the noise of training", COUNT_OR_NONE
     )
     data: DataConfig = DataConfig()
     sde: SDEConfig = SDEConfig()

@@ -35,20 +35,20 @@ class SamplingConfig(Section):
         modes=SAMPLE_ALONE,
         instead={"compare": "name samplers by --samplers ddim,dpm"},
     )
-    seed: int = key(0, "of the noise", COUNT_OR_NONE, modes=SAMPLE_ALONE)
-    num_images: int = key(64, "samples", COUNT, modes=SAMPLE_ALONE)
+    seed: int = key(0, "seed of the noise", COUNT_OR_NONE, modes=SAMPLE_ALONE)
+    num_images: int = key(64, "samples in all", COUNT, modes=SAMPLE_ALONE)
     batch_size: int = key(
         64, "samples at a time", COUNT, modes=("sample", "compare", "equivalence")
     )
     steps: int = key(
         0,
-        f"of all but ode; 0 for all N, and for those of high order {samplers.FEW_STEPS}",
+        f"steps of all but ode; 0 for N, and for those of high order {samplers.FEW_STEPS}",
         COUNT_OR_NONE,
         modes=SAMPLE_ALONE,
     )
     grid: str = key(
         "auto",
-        "of all but ode: times of the steps; auto is log_snr for high order, else uniform",
+        "times of the steps of all but ode; auto is log_snr for high order, else uniform",
         choices=(
             "auto",
             "uniform",
@@ -118,10 +118,12 @@ class ControlConfig(Section):
         "mmps", "inpaint, colorize, superresolve: posterior sampling", choices=tuple(METHODS)
     )
     noise: float = key(
-        0.0, "mmps: noise of the measurement, of [-1, 1]; 0 for that of the levels", NOT_NEGATIVE
+        0.0,
+        "mmps: noise of the measurement, in units of [-1, 1]; 0 for the levels' own",
+        NOT_NEGATIVE,
     )
-    iterations: int = key(3, "mmps: of conjugate gradients", Range(1, 2**15))
-    weight: float = key(1.0, "dps: of a step along the gradient of the misfit", POSITIVE)
+    iterations: int = key(3, "mmps: iterations of conjugate gradients", Range(1, 2**15))
+    weight: float = key(1.0, "dps: weight of a step along the gradient of the misfit", POSITIVE)
     strength: float = key(
         0.5, "vary: time to which the image is noised, as a share of N", Range(0, 1, "(]")
     )
@@ -137,7 +139,7 @@ class ClassifierConfig(Section):
 
     num_steps: int = key(2000, "optimiser steps", COUNT)
     batch_size: int = key(64, "images a step", COUNT)
-    learning_rate: float = key(1e-3, "of Adam", POSITIVE)
+    learning_rate: float = key(1e-3, "learning rate of Adam", POSITIVE)
     width: int = key(32, "channels of its first level", Range(8, 2**15))
 
 
@@ -148,7 +150,7 @@ class LikelihoodConfig(Section):
     NAME: ClassVar[str] = "likelihood"
     MODES: ClassVar[tuple[str, ...]] = ("likelihood",)
 
-    seed: int = key(0, "of dequantization and probes", COUNT_OR_NONE)
+    seed: int = key(0, "seed of dequantization and probes", COUNT_OR_NONE)
     num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
     batch_size: int = key(128, "points in flight at a time", COUNT)
     dequantization: str = key(
@@ -194,7 +196,7 @@ class CompareConfig(Section):
         (0.0, 1.0, 2.0, 4.0), "with classes: guidance weights swept", NOT_NEGATIVE
     )
     inception: str = key("", 'FID, KID, IS: a file of Inception weights, or "download"')
-    seed: int = key(0, "of the noise that every case starts from", COUNT_OR_NONE)
+    seed: int = key(0, "seed of the noise that every case starts from", COUNT_OR_NONE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +210,11 @@ class EquivalenceConfig(Section):
         "", 'arithmetic of the network; "" for that of training', choices=PRECISIONS
     )
     num_images: int = key(256, "samples of each sampler, trained network", Range(2, 2**31))
-    steps: int = key(64, "of ancestral and pc, and half as many, trained network", Range(4, 2**31))
-    batch_size: int = key(4, "of the gradients and trainings compared", COUNT)
-    train_steps: int = key(100, "of the trainings compared", COUNT)
+    steps: int = key(
+        64, "steps of ancestral and pc, and half as many, trained network", Range(4, 2**31)
+    )
+    batch_size: int = key(4, "images of the gradients and trainings compared", COUNT)
+    train_steps: int = key(100, "steps of the trainings compared", COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,4 +225,4 @@ class ProfileConfig(Section):
     MODES: ClassVar[tuple[str, ...]] = ("profile",)
 
     num_steps: int = key(10, "training steps under the profiler", COUNT)
-    warmup: int = key(3, "steps before them", COUNT)
+    warmup: int = key(3, "training steps before them", COUNT)

@@ -5,6 +5,7 @@ A key has a default, a type, a range or choices, a meaning, modes and an age.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from scoreflow.errors import RequestError
@@ -141,7 +142,8 @@ def key(
     return declared
 
 
-def keys_of(section: type, name: str, modes: tuple[str, ...]) -> tuple[Key, ...]:
+@cache
+def keys_of(section: Any, name: str, modes: tuple[str, ...]) -> tuple[Key, ...]:  # noqa: ANN401
     """The keys that a section's dataclass declares, in its order.
 
     Args:

@@ -91,11 +91,15 @@ class TrainingConfig(Section):
 
     num_steps: int = key(800_000, "optimiser steps in all", COUNT)
     batch_size: int = key(128, "images a step", COUNT)
-    learning_rate: float = key(2e-4, "of Adam, after the warm-up", POSITIVE)
+    learning_rate: float = key(2e-4, "learning rate of Adam, after the warm-up", POSITIVE)
     warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE)
     decay: str = key("constant", "learning-rate schedule", choices=("constant", "cosine"))
-    clip_norm: float = key(1.0, "greatest norm of the gradient", POSITIVE)
-    ema_decay: float = key(0.9999, "of the moving average of the weights, a step", Range(0, 1))
+    clip_norm: float = key(
+        1.0, "greatest norm of the gradient; longer ones are scaled to it", POSITIVE
+    )
+    ema_decay: float = key(
+        0.9999, "decay of the moving average of the weights, a step", Range(0, 1)
+    )
     objective: str = key(
         "simple",
         "loss",
@@ -128,7 +132,7 @@ class TrainingConfig(Section):
     )
     min_snr_gamma: float = key(5.0, "min_snr: greatest weight, an SNR", POSITIVE)
     p2_gamma: float = key(1.0, "p2: exponent of the weight", POSITIVE)
-    p2_k: float = key(1.0, "p2: added to the SNR", POSITIVE)
+    p2_k: float = key(1.0, "p2: constant added to the SNR", POSITIVE)
     dequantization: str = key(
         "uniform",
         "x_0 of an integer level: uniform on its bin, or its centre",
