@@ -29,6 +29,11 @@ class DDIM:
 
     eta: float = 0.0
 
+    @property
+    def stated_order(self) -> int | None:
+        """Order of convergence that the paper states; None with noise, which leaves the flow."""
+        return 1 if self.eta == 0 else None
+
     def step(
         self, denoiser: Denoiser, sde: SDE, x_t: Batch, t: Times, s: Times, noise: Noise
     ) -> Batch:

@@ -31,6 +31,11 @@ class Heun:
 
     churn: float = 0.0
 
+    @property
+    def stated_order(self) -> int | None:
+        """Order of convergence that the paper states; None with noise, which leaves the flow."""
+        return 2 if self.churn == 0 else None
+
     def __post_init__(self) -> None:
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"churn must lie in [0, sqrt(2) - 1], got {self.churn}")

@@ -31,6 +31,11 @@ class DEIS(Multistep):
 
     order: int = 3
 
+    @property
+    def stated_order(self) -> int:
+        """Order of convergence that the paper states."""
+        return self.order
+
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3, 4):
             raise ValueError(f"order must lie in 1..4, got {self.order}")

@@ -41,6 +41,11 @@ class DPMSolver(Multistep):
     order: int = 2
     stochastic: bool = False
 
+    @property
+    def stated_order(self) -> int | None:
+        """Order of convergence that the paper states; None with noise, which leaves the flow."""
+        return None if self.stochastic else self.order
+
     def __post_init__(self) -> None:
         if self.order not in ((1, 2) if self.stochastic else (1, 2, 3)):
             most = 2 if self.stochastic else 3

@@ -42,6 +42,11 @@ class UniPC(Multistep):
     order: int = 2
     correct: bool = True
 
+    @property
+    def stated_order(self) -> int:
+        """Order of convergence that the paper states."""
+        return self.order + self.correct
+
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must lie in 1..3, got {self.order}")

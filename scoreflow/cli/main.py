@@ -32,7 +32,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
               (short for --config.sampling.sampler)
   --version   print it
   --device    cpu, cuda, cuda:1, ...; default: the best one found
-  --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
+  --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes
 """.replace("SAMPLERS", textwrap.fill(", ".join(samplers.NAMES), 76, subsequent_indent=" " * 14))
 

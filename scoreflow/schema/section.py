@@ -184,7 +184,8 @@ class Section:
     @classmethod
     def declarations(cls) -> tuple[Key, ...]:
         """The declarations of its fields, in their order."""
-        return keys_of(cls, cls.NAME, cls.MODES)
+        section: Any = cls  # mypy takes a class with __hash__ for one that cannot be hashed
+        return keys_of(section, cls.NAME, cls.MODES)
 
     def to_dict(self) -> dict[str, Value]:
         """The values by their names, tuples as tuples."""
