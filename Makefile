@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 RUN := runs/digits-vp
 
-.PHONY: demo test test-slow lint install table2 bench growth bench-gpu
+.PHONY: demo docs test test-slow lint install table2 bench growth bench-gpu
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -18,6 +18,10 @@ lint: .venv/tested
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+
+# The reference of all config keys.
+docs: .venv/installed
+	$(VENV)/python -m scoreflow.schema.docs > docs/config.md
 
 # DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed

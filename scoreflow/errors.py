@@ -1,4 +1,7 @@
-"""Exceptions of a wrong request and of a failed run, each with its exit status."""
+"""The two ways in which a command can fail, and the hint at a name that was misspelt."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class RequestError(ValueError):
@@ -7,3 +10,26 @@ class RequestError(ValueError):
 
 class RunError(RuntimeError):
     """The run failed after it had begun (exit status 1)."""
+
+
+def nearest(name: str, options: Iterable[str], cutoff: float = 0.4) -> str | None:
+    """The option spelt most like a name.
+
+    Args:
+        name: in any case.
+        options: in lower case.
+        cutoff: least likeness, in [0, 1], as `difflib` measures it.
+
+    Returns:
+        None where none is so near.
+    """
+    found = difflib.get_close_matches(name.lower(), list(options), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def did_you_mean(
+    name: str, options: Iterable[str], otherwise: str = "", cutoff: float = 0.4
+) -> str:
+    """The hint of a message about a wrong name: the nearest option, or another text."""
+    near = nearest(name, options, cutoff)
+    return f"did you mean {near!r}?" if near is not None else otherwise

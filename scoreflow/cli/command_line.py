@@ -1,6 +1,5 @@
 """Parse and validate the command line, before torch is imported."""
 
-import difflib
 import re
 import shlex
 from pathlib import Path
@@ -8,46 +7,14 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from scoreflow.configs import default
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, nearest
 from scoreflow.schema import experiments
+from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import Flat, Request, flatten
-from scoreflow.schema.resolve import EVALUATION, unknown, wrong_kind
 
 MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence", "profile")
-
-
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
-
-
-USED = {
-    "sample": ("sampling.", "control."),
-    "classifier": ("classifier.",),
-    "likelihood": ("likelihood.",),
-    "compare": ("compare.", "sampling."),
-    "equivalence": ("equivalence.", "sampling.batch_size"),
-    "profile": ("profile.",),
-}
-"""How the keys of these sections begin that have an effect on a mode; on training all have."""
-
-
-IDLE = {
-    "compare": (
-        "sampling.sampler",  # --samplers, and all else by the budget
-        "sampling.seed",
-        "sampling.num_images",
-        "sampling.steps",
-        "sampling.tolerance",
-        "sampling.progressive",
-        "sampling.task",
-    ),
-}
-"""Keys among them that have none."""
-
-
-INSTEAD = {("compare", "sampling.sampler"): "name samplers by --samplers ddim,dpm"}
-"""What was meant by one of them."""
 
 
 def parse(argv: list[str]) -> Request:
@@ -79,19 +46,15 @@ def parse(argv: list[str]) -> Request:
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}
-    _refuse_idle(values.mode, overrides)
+    _refuse_without_effect(values.mode, overrides)
     device = values.device or ""
     return Request(values.mode, workdir, device, experiment, config, overrides, given)
 
 
-def _refuse_idle(mode: str, overrides: Flat) -> None:
+def _refuse_without_effect(mode: str, overrides: Flat) -> None:
     """Refuse an override that could change nothing, for it was meant to."""
-    if mode not in USED:
-        return
     for key in overrides:
-        idle = not key.startswith(USED[mode]) or key in IDLE.get(mode, ())
-        if key.split(".")[0] in EVALUATION and idle:
-            instead = INSTEAD.get((mode, key), "leave it out")
+        if instead := without_effect(key, mode):
             raise RequestError(f"{key} has no effect on --mode {mode}; {instead}")
 
 
@@ -107,21 +70,20 @@ def _config_file(argv: list[str]) -> str | None:
 
 def _explain(error: Exception, argv: list[str]) -> str:
     """One line for what the flag parser or the config file raised."""
-    keys = flatten(default.get_config().to_dict())
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
-    if wrong and wrong[1] in keys:
-        return wrong_kind(wrong[1], keys[wrong[1]], wrong[2])
+    if wrong and wrong[1] in KEYS:
+        return KEYS[wrong[1]].wrong_kind(wrong[2])
     file = _config_file(argv)
     if file is not None and not Path(file.split(":")[0]).is_file():
         return _no_file(file)
     for argument in argv[1:]:
         key, assigned, _ = argument.lstrip("-").removeprefix("config.").partition("=")
-        if not argument.lstrip("-").startswith("config.") or key in keys:
+        if not argument.lstrip("-").startswith("config.") or key in KEYS:
             continue
-        if any(known.startswith(f"{key}.") for known in keys):
+        if any(known.startswith(f"{key}.") for known in KEYS):
             return f"{key} is a section; set one of its keys, --config.{key}.KEY=VALUE"
         if assigned or isinstance(error, AttributeError | KeyError):
-            return unknown("config key", key, keys)
+            return unknown("config key", key, sorted(KEYS))
     text = str(error)
     if isinstance(error, KeyError):  # whose text is the repr of its argument
         text = text.strip("'\"")
@@ -137,9 +99,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
 
 def _no_file(file: str) -> str:
     """A --config that is no file: the nearest experiment, or what there is."""
-    stems = experiments.names()
-    near = difflib.get_close_matches(Path(file).stem.lower(), stems, n=1)
-    hint = f"did you mean configs/{near[0]}.py?" if near else "the experiments are configs/*.py"
+    near = nearest(Path(file).stem, experiments.names(), cutoff=0.6)
+    hint = f"did you mean configs/{near}.py?" if near else "the experiments are configs/*.py"
     return f"no such config file: {file or repr(file)}; {hint}"
 
 

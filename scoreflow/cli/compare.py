@@ -9,7 +9,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scoreflow import factory
-from scoreflow.cli import command_line
 from scoreflow.cli.console import recorded, say
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
@@ -23,7 +22,9 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.report import comparison_section
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
+from scoreflow.schema.config import without_effect
 from scoreflow.schema.request import Request
+from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
@@ -121,7 +122,7 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
         "sampling": {
             key: value
             for key, value in config.sampling.items()
-            if f"sampling.{key}" not in command_line.IDLE["compare"]
+            if without_effect(f"sampling.{key}", "compare") is None
         },
         "judged_by": judged_by,
     }
@@ -284,9 +285,9 @@ def _with_budget(config: ConfigDict, name: str, budget: int) -> ConfigDict:
     """A config whose evaluations come to the budget, or near it; guidance may double them."""
     config = ConfigDict(config.to_dict())
     c = config.sampling
-    heun = "heun" in (name, c.predictor if name == "pc" else "")  # two a step, but in the last
-    a_step = (2 if heun else 1) + (c.corrections if name == "pc" else 0)
-    c.steps = max(1, (budget + heun) // a_step)
+    a_step = SAMPLERS[stepping(name, c.predictor)].evaluations  # but one in the last
+    corrections = c.corrections if name == "pc" else 0
+    c.steps = max(1, (budget + a_step - 1) // (a_step + corrections))
     tolerance, evaluations = REFERENCE
     wanted = tolerance * (evaluations / budget) ** 5
     c.tolerance = min(max(wanted, 1e-10), 1.0)

@@ -3,13 +3,14 @@
 import importlib
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import NoReturn
 
 from scoreflow import __version__
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError
-from scoreflow.schema import resolve
+from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
 
 HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likelihood.
@@ -27,13 +28,13 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
   --sde       vp, subvp or ve          (short for --config.sde.name)
-  --sampler   ancestral, pc, ode, ddim, reverse_diffusion, euler_maruyama, heun, dpm,
-              dpm_sde, deis or unipc   (short for --config.sampling.sampler)
+  --sampler   SAMPLERS
+              (short for --config.sampling.sampler)
   --version   print it
   --device    cpu, cuda, cuda:1, ...; default: the best one found
-  --config.SECTION.KEY=VALUE           any key of configs/default.py; on a trained run only
+  --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes
-"""
+""".replace("SAMPLERS", textwrap.fill(", ".join(samplers.NAMES), 76, subsequent_indent=" " * 14))
 
 STOPPED = {
     "train": "; the same command goes on from the last checkpoint, if one was written",

@@ -1,22 +1,22 @@
-"""From a config to objects: the only reader of configs, by explicit dictionaries of names.
+"""Build objects from a config.
 
-Every choice that a config can get wrong is refused here, before any work, with the names it could
-have had. (Its keys, types and ranges were checked in `request`.)
+A config is a ConfigDict, whose keys, types and ranges `scoreflow.schema` checks, or a
+`schema.config.Config`, its frozen form; every function here takes either. Each name in it is
+looked up in a dictionary and refused with the names that there are, before any work.
 """
 
-from scoreflow.factory.choose import choose
-from scoreflow.factory.editing import build_control, build_flow_plan
-from scoreflow.factory.evaluation import build_judge
-from scoreflow.factory.experiment import (
+from scoreflow.factory.assembly import (
     Experiment,
     build_data,
-    build_model,
-    build_network,
     build_sde,
     experiment,
 )
+from scoreflow.factory.choose import choose
+from scoreflow.factory.editing import build_control, build_flow_plan
+from scoreflow.factory.evaluation import build_judge
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.likelihood import build_question, build_solver, try_solver
+from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import (
     COMPARED,
     HIGH_ORDER,

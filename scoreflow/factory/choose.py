@@ -1,26 +1,58 @@
-"""A choice by its name, or a refusal that lists the names."""
+"""Choose an object by its name, or refuse the request with the names that there are."""
 
-import difflib
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.schema.config import KEYS
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
-def choose(what: str, name: str, options: Any) -> Any:  # noqa: ANN401
-    """options[name], or a refusal that lists the names and the nearest one."""
+@overload
+def choose(what: str, name: str, options: Mapping[str, Result]) -> Result: ...
+
+
+@overload
+def choose(what: str, name: str, options: Sequence[str]) -> Any: ...  # noqa: ANN401
+
+
+def choose(what: str, name: str, options: Mapping[str, Any] | Sequence[str]) -> Any:
+    """options[name] of a mapping, the name itself of a sequence.
+
+    Args:
+        what: the key or flag that gave the name, for the message.
+        name: the choice.
+        options: all that it may be.
+
+    Raises:
+        RequestError: it is none of them; the message lists them and names the nearest.
+    """
     if name in options:
-        return options[name] if isinstance(options, dict) else name
-    names: Iterable[str] = list(options)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise RequestError(f"{what} must be one of {', '.join(names)}, got {name!r}{hint}")
+        return options[name] if isinstance(options, Mapping) else name
+    hint = did_you_mean(name, options)
+    after = f"; {hint}" if hint else ""
+    raise RequestError(f"{what} must be one of {', '.join(options)}, got {name!r}{after}")
 
 
-def refusing(build: Callable[[Any], Any], c: Any, section: str = "") -> Any:  # noqa: ANN401
-    """build(c), its ValueError turned into a refusal."""
+def choose_key(key: str, name: str) -> Any:  # noqa: ANN401  # of a Literal type that a class names
+    """The value of a config key, if it is one of its choices; a RequestError otherwise."""
+    return choose(key, name, KEYS[key].choices)
+
+
+def as_request_error(
+    build: Callable[[Argument], Result], argument: Argument, section: str = ""
+) -> Result:
+    """Call build(argument); re-raise ValueError as RequestError.
+
+    Args:
+        build: a constructor whose messages speak of its own arguments.
+        argument: of it.
+        section: put before the message, unless that begins with it.
+    """
     try:
-        return build(c)
+        return build(argument)
     except ValueError as error:
         prefix = f"{section}: " if section and not str(error).startswith(section) else ""
         raise RequestError(f"{prefix}{error}") from error

@@ -1,16 +1,15 @@
-"""What is done with the user's image: the `control` section."""
+"""Editing tasks on a given image from the `control` section."""
 
 from dataclasses import replace
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import centres
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose
+from scoreflow.factory.choose import choose_key
 from scoreflow.factory.likelihood import try_solver
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.plan import SamplingPlan
@@ -24,12 +23,16 @@ from scoreflow.samplers import (
     ProbabilityFlow,
 )
 from scoreflow.samplers.editing.linear_operators import middle_square
-from scoreflow.schema.task_keys import MEASURED, METHODS, TASKS
+from scoreflow.schema import samplers
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.evaluation_sections import SamplingConfig
+from scoreflow.schema.task_keys import MEASURED
 
 
-def build_control(config: ConfigDict, data: Data) -> EditPlan | None:
-    """The task of the config; None where it has none."""
-    c, task = config.control, choose("sampling.task", config.sampling.task, ("none", *TASKS))
+def build_control(config: AnyConfig, data: Data) -> EditPlan | None:
+    """The editing task of the config, sampling.task; None where it has none."""
+    config = Config.of(config)
+    c, task = config.control, choose_key("sampling.task", config.sampling.task)
     if task == "none":
         return None
     if data.num_levels is None:
@@ -48,7 +51,7 @@ def build_control(config: ConfigDict, data: Data) -> EditPlan | None:
     return replace(plan, strength=c.strength) if task == "vary" else plan
 
 
-def _plan(config: ConfigDict, num_levels: int, given: Tensor, names: list[str]) -> EditPlan:
+def _plan(config: Config, num_levels: int, given: Tensor, names: list[str]) -> EditPlan:
     c = config.sampling
     return EditPlan(
         c.task,
@@ -62,34 +65,19 @@ def _plan(config: ConfigDict, num_levels: int, given: Tensor, names: list[str]) 
     )
 
 
-def build_flow_plan(config: ConfigDict, model: ScoreModel) -> SamplingPlan:
+def build_flow_plan(config: AnyConfig, model: ScoreModel) -> SamplingPlan:
     """The probability flow of the `sampling` section, of the network without guidance."""
-    c = config.sampling
+    c = Config.of(config).sampling
     try_solver("sampling", c.method, (c.tolerance,))
     flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
     return SamplingPlan(flow, flow.times(model.sde.num_steps), model)
 
 
-def _measured(config: ConfigDict, data: Data, num_levels: int) -> EditPlan:
-    c, sampler = config.control, config.sampling.sampler
-    shape = tuple(data.test.shape[1:])
-    method = choose("control.method", c.method, tuple(METHODS))
-    if sampler == "pc":
-        sampler = config.sampling.predictor
-    if method != "mmps" and sampler in ("ode", "unipc"):
-        why = {
-            "ode": "chooses its own steps, and one goes all the way",
-            "unipc": "corrects the state that a step left",
-        }
-        raise RequestError(
-            f"control.method = {method} acts between the steps of a sampler, and {sampler} "
-            f"{why[sampler]}: use another sampler, or mmps"
-        )
-    if method != "mmps" and config.sampling.final != "mean":
-        raise RequestError(
-            f"control.method = {method} acts in every step to t = 0, which sampling.final = mean "
-            f"alone makes, got {config.sampling.final}: leave sampling.final at mean, or use mmps"
-        )
+def _measured(config: Config, data: Data, num_levels: int) -> EditPlan:
+    c, shape = config.control, tuple(data.test.shape[1:])
+    method = choose_key("control.method", c.method)
+    if method != "mmps":
+        _refuse_indivisible(method, config.sampling)
     operator, coarse = _operator(config, shape)
     given, names = read_images(c.image, data, also=(coarse,) if coarse else ())
     value = centres(given, num_levels)
@@ -107,9 +95,22 @@ def _measured(config: ConfigDict, data: Data, num_levels: int) -> EditPlan:
     )
 
 
-def _operator(
-    config: ConfigDict, shape: tuple[int, ...]
-) -> tuple[Operator, tuple[int, ...] | None]:
+def _refuse_indivisible(method: str, c: SamplingConfig) -> None:
+    """Refuse a method that acts in every step for a sampler that leaves it no room to."""
+    sampler = samplers.stepping(c.sampler, c.predictor)
+    if why := samplers.SAMPLERS[sampler].not_divisible:
+        raise RequestError(
+            f"control.method = {method} acts between the steps of a sampler, and {sampler} "
+            f"{why}: use another sampler, or mmps"
+        )
+    if c.final != "mean":
+        raise RequestError(
+            f"control.method = {method} acts in every step to t = 0, which sampling.final = mean "
+            f"alone makes, got {c.final}: leave sampling.final at mean, or use mmps"
+        )
+
+
+def _operator(config: Config, shape: tuple[int, ...]) -> tuple[Operator, tuple[int, ...] | None]:
     """A, and the shape of an image that is y itself, if one can be."""
     c, task = config.control, config.sampling.task
     channels, height, width = shape

@@ -1,20 +1,31 @@
-"""Whose class guides a sample, and how strongly: sampling.label, guidance and guide."""
-
-from ml_collections import ConfigDict
+"""Class guidance from the keys sampling.label, guidance and guide."""
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose
+from scoreflow.factory.choose import choose_key
 from scoreflow.generation.plan import Guidance
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.evaluation_sections import SamplingConfig
 
-GUIDES = ("auto", "network", "classifier")
+
+def build_guidance(config: AnyConfig, model: ScoreModel, data: Data) -> Guidance:
+    """The guidance of the `sampling` section; "auto" takes the network, if it is conditional."""
+    return guidance_of(Config.of(config).sampling, model.num_classes, data)
 
 
-def build_guidance(config: ConfigDict, model: ScoreModel, data: Data) -> Guidance:
-    """The guidance of the `sampling` section; "auto" asks the network, if it knows of classes."""
-    c = config.sampling
-    guide = choose("sampling.guide", c.guide, GUIDES)
+def guidance_of(c: SamplingConfig, num_classes: int, data: Data) -> Guidance:
+    """The same for a network that need not exist yet.
+
+    Args:
+        c: the `sampling` section.
+        num_classes: classes that the network knows; 0 for an unconditional one.
+        data: what it is trained on.
+
+    Raises:
+        RequestError: there is no such class, or nothing to guide by.
+    """
+    guide = choose_key("sampling.guide", c.guide)
     if c.label == -1:
         if c.guidance != 1:
             raise RequestError(
@@ -33,8 +44,8 @@ def build_guidance(config: ConfigDict, model: ScoreModel, data: Data) -> Guidanc
     if not bool((data.train_labels == c.label).any()):
         raise RequestError(f"sampling.label = {c.label}: {data.name} has none in training")
     if guide == "auto":
-        guide = "network" if model.num_classes else "classifier"
-    if guide == "network" and not model.num_classes:
+        guide = "network" if num_classes else "classifier"
+    if guide == "network" and not num_classes:
         raise RequestError(
             "sampling.guide = network needs a network trained with model.conditional = true; "
             "this one can be guided by a classifier"

@@ -1,38 +1,66 @@
-"""What a likelihood is asked by: the `likelihood` section."""
+"""Likelihood settings from the `likelihood` section."""
 
 import torch
-from ml_collections import ConfigDict
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose, refusing
+from scoreflow.factory.choose import as_request_error, choose_key
 from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
-from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
+from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_set_size
 from scoreflow.sde.ode import odeint
 
 
-def build_solver(config: ConfigDict) -> Solver:
-    """The solver of the `likelihood` section."""
-    c = config.likelihood
+def build_solver(config: AnyConfig) -> Solver:
+    """The ODE solver of the `likelihood` section."""
+    c = Config.of(config).likelihood
     try_solver("likelihood", c.method, (c.tolerance, 0.0))
     return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
 
 
 def build_question(
-    config: ConfigDict, model: ScoreModel, data: Data, dequantization: str = ""
+    config: AnyConfig, model: ScoreModel, data: Data, dequantization: str = ""
 ) -> LikelihoodSettings:
-    """What the `likelihood` section asks of each datum, or the same by another dequantization."""
-    c, embedding = config.likelihood, config.training.dequantization
-    name = dequantization or c.dequantization
-    choose("likelihood.dequantization", name, DEQUANTIZATIONS)
-    t, end = c.t_start or model.t_min, model.sde.num_steps
-    if not model.t_min <= t < end:
+    """The likelihood settings of the `likelihood` section.
+
+    Args:
+        config: of the run.
+        model: the network.
+        data: what it was trained on.
+        dequantization: instead of the section's.
+    """
+    return question_of(Config.of(config), model.sde, model.t_min, data, dequantization)
+
+
+def question_of(
+    config: Config, sde: SDE, t_min: float, data: Data, dequantization: str = ""
+) -> LikelihoodSettings:
+    """The same for a network that need not exist yet.
+
+    Args:
+        config: of the run.
+        sde: the process.
+        t_min: the least time at which the network is trained, in steps.
+        data: what it is trained on.
+        dequantization: instead of the section's.
+
+    Raises:
+        RequestError: a setting that the process, the data or the training does not allow.
+    """
+    c, embedding = (
+        config.likelihood,
+        choose_key("training.dequantization", config.training.dequantization),
+    )
+    name = choose_key("likelihood.dequantization", dequantization or c.dequantization)
+    t, end = c.t_start or t_min, sde.num_steps
+    if not t_min <= t < end:
         raise RequestError(
-            f"likelihood.t_start must lie in [{model.t_min:g}, {end}), got {t:g}: this network "
-            f"learned {config.training.times} times and is not asked below t = {model.t_min:g}"
+            f"likelihood.t_start must lie in [{t_min:g}, {end}), got {t:g}: this network "
+            f"learned {config.training.times} times and is not asked below t = {t_min:g}"
         )
     most = sign_set_size(data.test[0].numel())
     if c.probes > most:
@@ -55,10 +83,16 @@ def build_question(
 
 
 def try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
-    """Refuse a method that does not exist, or cannot work as it would be asked to here."""
+    """Refuse an ODE method that does not exist, or does not take such tolerances.
+
+    Args:
+        section: whose `method` it is, for the message.
+        method: "dopri5", "torchdiffeq:NAME" or "scipy:NAME".
+        rtol: relative tolerances of the parts of a state.
+    """
     state = tuple(torch.zeros(1, 1, dtype=torch.float64) for _ in rtol)
 
     def solve(method: str) -> None:
         odeint(lambda _t, x, _rows: x, state, 0.0, 1e-3, method=method, rtol=rtol, atol=1.0)
 
-    refusing(solve, method, f"{section}.method")
+    as_request_error(solve, method, f"{section}.method")

@@ -1,69 +1,50 @@
-"""How samples are drawn: the `sampling` section."""
+"""Samplers and their time grids from the `sampling` section."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 
+from scoreflow import samplers as methods
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose, refusing
+from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.likelihood import try_solver
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
-    DDIM,
-    DEIS,
-    GRIDS,
-    Ancestral,
     AnnealedLangevin,
     Clipped,
-    DPMSolver,
-    EulerMaruyama,
-    Heun,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
-    ReverseDiffusion,
     Sampler,
     Thresholded,
-    UniPC,
     grid,
     least_cost,
     step_costs,
 )
 from scoreflow.samplers.reverse_variance import EpsError
-from scoreflow.samplers.sampler import FINALS
-from scoreflow.sde import Denoiser
+from scoreflow.samplers.sampler import Final
+from scoreflow.schema import samplers
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.evaluation_sections import SamplingConfig
+from scoreflow.sde import SDE, Denoiser
 
-CORRECTORS: dict[str, Any] = {"langevin": Langevin, "annealed": AnnealedLangevin}
-SAMPLERS = (
-    "ancestral",
-    "pc",
-    "ode",
-    "ddim",
-    "reverse_diffusion",
-    "euler_maruyama",
-    "heun",
-    "dpm",
-    "dpm_sde",
-    "deis",
-    "unipc",
-)
-HIGH_ORDER = ("heun", "dpm", "dpm_sde", "deis", "unipc")
-FEW_STEPS = 20
-"""Of those of high order, where a config leaves it open."""
-COMPARED = ("ancestral", "pc", "ode")
-"""The samplers that a training ends with."""
-VARIANCES = ("beta", "posterior", "optimal", "learned")
+CORRECTORS: dict[str, Callable[[float, int], Langevin | AnnealedLangevin]] = {
+    "langevin": Langevin,
+    "annealed": AnnealedLangevin,
+}
+SAMPLERS = samplers.NAMES
+COMPARED = samplers.AFTER_TRAINING
+HIGH_ORDER = samplers.HIGH_ORDER
 LEAST_COST = "least_cost"
 
 
 def build_drawing(
-    config: ConfigDict,
+    config: AnyConfig,
     name: str,
     model: ScoreModel,
     data: Data,
@@ -80,95 +61,120 @@ def build_drawing(
         classifier: of the run, where a classifier guides (`Guidance.needs_classifier`).
         eps_error: of `limited`'s denoiser, where `needs_moments`.
     """
+    config = Config.of(config)
     c = config.sampling
     choose("sampler", name, SAMPLERS)
     guidance = build_guidance(config, model, data)
-    guided, label = guidance.denoiser(model, classifier), guidance.label
-    if name == "ode":
-        try_solver("sampling", c.method, (c.tolerance,))
-        flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
-        return SamplingPlan(flow, flow.times(model.sde.num_steps), guided, label=label)
+    guided = guidance.denoiser(model, classifier)
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
-    sampler = _sampler(c, name, model, eps_error)
-    final = choose("sampling.final", c.final, FINALS)
-    times = _times(c, name, model, eps_error)
-    if final == "none" and len(times) == 2:  # it would return what it starts from
-        raise RequestError(
-            "sampling.final = none leaves out the last step, and needs sampling.steps of 2 or "
-            "more, got 1: take more steps, or another sampling.final"
-        )
-    return SamplingPlan(sampler, times, limited(config, guided, data), final, label)
+    sampler = _method(c, name, model.t_min, model.learned_variance, eps_error)
+    if isinstance(sampler, ProbabilityFlow):
+        times = sampler.times(model.sde.num_steps)
+        return SamplingPlan(sampler, times, guided, label=guidance.label)
+    final, times = _final_and_times(c, name, model.sde, model.t_min, eps_error)
+    return SamplingPlan(sampler, times, limited(config, guided, data), final, guidance.label)
 
 
-def needs_moments(config: ConfigDict, name: str) -> bool:
-    """Whether a sampler rests on a table of the network's errors (`scoreflow.moments`)."""
-    c = config.sampling
-    optimal = c.variance == "optimal" and _predictor(c, name) == "ancestral"
-    return bool(name != "ode" and (c.grid == LEAST_COST or optimal))
+def check_sampler(config: Config, name: str, sde: SDE, t_min: float, data: Data) -> None:
+    """Refuse what `build_drawing` would, without a network.
+
+    A table of the network's errors does not exist before training: the variance and the grid that
+    rest on it are replaced by others with the same conditions.
+
+    Args:
+        config: of the run.
+        name: of the sampler.
+        sde: the process.
+        t_min: the least time at which the network will be trained, in steps.
+        data: what it will be trained on.
+    """
+    choose("sampler", name, SAMPLERS)
+    _method(config.sampling, name, t_min, config.model.learned_variance, None)
+    if name != "ode":
+        _final_and_times(config.sampling, name, sde, t_min, None)
+        _refuse_threshold(config.sampling, data)
 
 
-def limited(config: ConfigDict, denoiser: Denoiser, data: Data) -> Denoiser:
+def needs_moments(config: AnyConfig, name: str) -> bool:
+    """Whether a sampler rests on a table of the network's errors (`generation.error_table`)."""
+    c = Config.of(config).sampling
+    optimal = c.variance == "optimal" and samplers.stepping(name, c.predictor) == "ancestral"
+    return name != "ode" and (c.grid == LEAST_COST or optimal)
+
+
+def limited(config: AnyConfig, denoiser: Denoiser, data: Data) -> Denoiser:
     """A denoiser, guided or not, its x_0 kept to the range of images: thresholded or clipped."""
-    c = config.sampling
+    c = Config.of(config).sampling
+    _refuse_threshold(c, data)
     if data.num_levels is None:
-        if c.dynamic_threshold:
-            raise RequestError(
-                "sampling.dynamic_threshold is for images, which have a range, got "
-                f"{c.dynamic_threshold} on vectors"
-            )
         return denoiser
     if c.dynamic_threshold:
         return Thresholded(denoiser, c.dynamic_threshold)
     return Clipped(denoiser) if c.clip else denoiser
 
 
-def _predictor(c: ConfigDict, name: str) -> str:
-    """The sampler that makes the steps: of pc, its predictor."""
-    return str(c.predictor) if name == "pc" else name
+def _refuse_threshold(c: SamplingConfig, data: Data) -> None:
+    if data.num_levels is None and c.dynamic_threshold:
+        raise RequestError(
+            "sampling.dynamic_threshold is for images, which have a range, got "
+            f"{c.dynamic_threshold} on vectors"
+        )
 
 
-def _sampler(c: ConfigDict, name: str, model: ScoreModel, eps_error: EpsError | None) -> Sampler:
-    variance = choose("sampling.variance", c.variance, VARIANCES)
-    if variance == "learned" and not model.learned_variance:
+def high_order(config: AnyConfig, name: str) -> bool:
+    """Whether a sampler, or pc's predictor, is one for few steps at any real times."""
+    return samplers.stepping(name, Config.of(config).sampling.predictor) in HIGH_ORDER
+
+
+def _method(
+    c: SamplingConfig, name: str, t_min: float, learned: bool, eps_error: EpsError | None
+) -> Sampler:
+    """The sampler by name; one for checks alone where it needs eps_error, and that is None."""
+    if name == "ode":
+        try_solver("sampling", c.method, (c.tolerance,))
+        return ProbabilityFlow(t_min, c.tolerance, c.method, c.max_evaluations)
+    if choose_key("sampling.variance", c.variance) == "learned" and not learned:
         raise RequestError(
             "sampling.variance = learned needs a network trained with model.learned_variance = "
             "true; this one has beta, posterior or optimal"
         )
-    methods: dict[str, Callable[[ConfigDict], Sampler]] = {
-        "ancestral": lambda _: Ancestral(variance, eps_error if variance == "optimal" else None),
-        "ddim": lambda c: DDIM(c.eta),
-        "reverse_diffusion": lambda _: ReverseDiffusion(),
-        "euler_maruyama": lambda _: EulerMaruyama(),
-        "heun": lambda c: Heun(c.churn),
-        "dpm": lambda c: DPMSolver(c.order),
-        "dpm_sde": lambda _: DPMSolver(2, stochastic=True),
-        "deis": lambda c: DEIS(c.order),
-        "unipc": lambda c: UniPC(c.order),
-    }
     if name != "pc":
-        return refusing(methods[name], c, "sampling.order")
+        return as_request_error(lambda c: _stepping(c, name, eps_error), c, "sampling.order")
     corrector = choose("sampling.corrector", c.corrector, CORRECTORS)(c.snr, c.corrections)
-    predictor = choose("sampling.predictor", c.predictor, methods)
-    return PredictorCorrector(refusing(predictor, c, "sampling.order"), corrector)
+    predictor = choose_key("sampling.predictor", c.predictor)
+    step = as_request_error(lambda c: _stepping(c, predictor, eps_error), c, "sampling.order")
+    return PredictorCorrector(step, corrector)
 
 
-def high_order(config: ConfigDict, name: str) -> bool:
-    """Whether a sampler, or pc's predictor, is one for few steps at any real times."""
-    return _predictor(config.sampling, name) in HIGH_ORDER
+def _stepping(c: SamplingConfig, name: str, eps_error: EpsError | None) -> Sampler:
+    """A row of the table, its class called with the keys and constants named there."""
+    entry = samplers.SAMPLERS[name]
+    arguments: dict[str, Any] = {key: getattr(c, key) for key in entry.keys} | dict(entry.fixed)
+    if arguments.get("variance") == "optimal":
+        arguments |= {"eps_error": eps_error} if eps_error else {"variance": "beta"}
+    sampler: Sampler = getattr(methods, entry.method)(**arguments)
+    return sampler
 
 
-def _times(
-    c: ConfigDict, name: str, model: ScoreModel, eps_error: EpsError | None
-) -> torch.Tensor:
-    """The grid of the `sampling` section."""
-    high, sde = _predictor(c, name) in HIGH_ORDER, model.sde
-    chosen = choose("sampling.grid", c.grid, ("auto", *GRIDS, LEAST_COST))
+def _final_and_times(
+    c: SamplingConfig, name: str, sde: SDE, t_min: float, eps_error: EpsError | None
+) -> tuple[Final, torch.Tensor]:
+    """What the last step does, and the grid of the `sampling` section, (K + 1,) in steps."""
+    final: Final = choose_key("sampling.final", c.final)
+    high = samplers.stepping(name, c.predictor) in HIGH_ORDER
+    chosen: str = choose_key("sampling.grid", c.grid)
     chosen = ("log_snr" if high else "uniform") if chosen == "auto" else chosen
-    steps = c.steps or (FEW_STEPS if high else sde.num_steps)
 
     def build(count: int) -> torch.Tensor:
         if chosen == LEAST_COST and eps_error is not None:
             return least_cost(step_costs(sde, eps_error), count)
-        return grid(chosen, sde, count, model.t_min)
+        return grid("uniform" if chosen == LEAST_COST else chosen, sde, count, t_min)
 
-    return refusing(build, steps, "sampling.steps")
+    steps = c.steps or (samplers.FEW_STEPS if high else sde.num_steps)
+    times = as_request_error(build, steps, "sampling.steps")
+    if final == "none" and len(times) == 2:  # it would return what it starts from
+        raise RequestError(
+            "sampling.final = none leaves out the last step, and needs sampling.steps of 2 or "
+            "more, got 1: take more steps, or another sampling.final"
+        )
+    return final, times

@@ -1,39 +1,35 @@
-"""What is trained for, and how: the `training` section."""
+"""Loss, optimisation and compilation from the `training` section."""
 
 import shutil
 from dataclasses import fields
 from importlib.util import find_spec
+from typing import Any, cast
 
 import torch
-from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow.data.levels import EMBEDDINGS
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose
-from scoreflow.losses.objective import NAMES, TIMES, Objective
+from scoreflow.factory.choose import choose_key
+from scoreflow.losses.objective import Objective
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
+from scoreflow.samplers.reverse_variance import Variance
+from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.training import classifier_trainer, trainer
 
-TRAINED_IN = ("float32", "tf32", "bfloat16")
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-FIXED = ("beta", "posterior")
-"""Variances of a reverse step that nothing teaches."""
 
-
-def build_training(config: ConfigDict) -> trainer.Settings:
-    """How training goes, checked."""
-    section = config.training.to_dict()
+def build_training(config: AnyConfig) -> trainer.Settings:
+    """The settings of the trainer, checked."""
+    section: dict[str, Any] = Config.of(config).training.to_dict()
     names = [field.name for field in fields(trainer.Settings)]
     settings = trainer.Settings(**{name: section[name] for name in names})
-    choose("training.decay", settings.decay, ("constant", "cosine"))
-    choose("training.precision", settings.precision, TRAINED_IN)
-    choose("training.compile_mode", settings.compile_mode, COMPILE_MODES)
+    choose_key("training.decay", settings.decay)
+    choose_key("training.precision", settings.precision)
+    choose_key("training.compile_mode", settings.compile_mode)
     if settings.compile_mode != "default" and not settings.compile:
         raise RequestError(
             f"training.compile_mode = {settings.compile_mode} needs training.compile = true"
         )
-    choose("training.dequantization", settings.dequantization, EMBEDDINGS)
+    choose_key("training.dequantization", settings.dequantization)
     if settings.checkpoint_every % settings.log_every:
         raise RequestError(
             "training.checkpoint_every must be a multiple of training.log_every "
@@ -42,21 +38,23 @@ def build_training(config: ConfigDict) -> trainer.Settings:
     return settings
 
 
-def build_classifying(config: ConfigDict) -> classifier_trainer.Settings:
-    """How a classifier of noisy images is trained: its section, on data shown as in training."""
+def build_classifying(config: AnyConfig) -> classifier_trainer.Settings:
+    """The settings of the classifier's trainer; flips and dequantization are those of training."""
+    config = Config.of(config)
     c, t = config.classifier, config.training
     return classifier_trainer.Settings(
         c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, t.dequantization, config.seed
     )
 
 
-def build_objective(config: ConfigDict) -> Objective:
-    """What training minimises, checked against the model that is to be trained."""
+def build_objective(config: AnyConfig) -> Objective:
+    """The loss, checked against the model that is to be trained."""
+    config = Config.of(config)
     c, learned = config.training, config.model.learned_variance
-    variance = "learned" if learned else choose("training.variance", c.variance, FIXED)
+    variance: Variance = "learned" if learned else choose_key("training.variance", c.variance)
     objective = Objective(
-        name=choose("training.objective", c.objective, NAMES),
-        times=choose("training.times", c.times, TIMES),
+        name=choose_key("training.objective", c.objective),
+        times=choose_key("training.times", c.times),
         t_min=c.t_min,
         low_discrepancy=c.low_discrepancy,
         variance=variance,
@@ -105,11 +103,12 @@ def compiled(network: nn.Module, settings: trainer.Settings) -> nn.Module:
             "training.compile on a GPU needs a C compiler and none was found: "
             "install gcc or leave training.compile false"
         )
-    return torch.compile(network, mode=settings.compile_mode)
+    module: Any = torch.compile(network, mode=settings.compile_mode)
+    return cast(nn.Module, module)
 
 
 def remark(settings: trainer.Settings, device: torch.device) -> str | None:
-    """A line for who has asked for what this machine is slow at; None for nothing to remark."""
+    """Warning about a setting that is slow or without effect on this device, or None."""
     if device.type != "cpu":
         return None
     if settings.compile_mode == "reduce-overhead":
@@ -125,8 +124,9 @@ def remark(settings: trainer.Settings, device: torch.device) -> str | None:
     return None
 
 
-def choose_precision(config: ConfigDict) -> str:
-    """The precision in which a network is certified: its training's, if no other is asked for."""
+def choose_precision(config: AnyConfig) -> str:
+    """The precision of a network under `equivalence`: that of training, unless it names one."""
+    config = Config.of(config)
     own = config.equivalence.precision or config.training.precision
-    name: str = choose("equivalence.precision", own, TRAINED_IN)
+    name: str = choose_key("equivalence.precision", own)
     return name

@@ -8,6 +8,7 @@ from typing import Any
 
 from scoreflow.errors import RequestError
 from scoreflow.figures.line_plot import Plot, Series, svg
+from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import load_json, write_atomic
 from scoreflow.storage.run_folder import RunDir
 
@@ -259,9 +260,8 @@ def _settings(run: RunDir, result: dict[str, Any]) -> str:
         told.append(f"variance {c['variance']}")
     if name == "pc":
         told.append(f"corrector {c['corrector']}, {c['corrections']} a step, snr {c['snr']:g}")
-    own = {"ddim": "eta", "heun": "churn", "dpm": "order", "deis": "order", "unipc": "order"}
-    if name in own:
-        told.append(f"{own[name]} {c[own[name]]:g}")
+    own = () if name in ("ancestral", "pc") else SAMPLERS[name].keys
+    told += [f"{key} {c[key]:g}" for key in own]
     if c.get("final", "mean") != "mean":
         told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")

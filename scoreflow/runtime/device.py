@@ -1,12 +1,11 @@
 """Choice of the torch device by name."""
 
-import difflib
 import os
 import re
 
 import torch
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, did_you_mean
 
 
 def build_device(name: str) -> torch.device:
@@ -46,8 +45,7 @@ def _refuse_kind(name: str) -> None:
         )
     if not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
         meant = {"gpu": "cuda"}.get(kind, kind)
-        near = difflib.get_close_matches(meant, ("cpu", "cuda"), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "cpu always can"
+        hint = did_you_mean(meant, ("cpu", "cuda"), "cpu always can", cutoff=0.6)
         raise RequestError(
             f"--device {name} cannot be used: it must be cpu, cuda or cuda:N; {hint}"
         )

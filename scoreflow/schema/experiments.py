@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from scoreflow.configs import default
 from scoreflow.errors import RequestError
-from scoreflow.schema.resolve import unknown
+from scoreflow.schema.config import unknown
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """Those that come with ScoreFlow, wherever it is installed."""

@@ -274,7 +274,9 @@ def test_colours_of_a_grey_image(method):
     together = 0.02 * torch.eye(48) + 0.1 * torch.eye(16).repeat(3, 3)
     exact = gaussian(torch.zeros(48), together).denoiser(sde)
     task = task_of(data, sampling__task="colorize", control__method=method, control__noise=0.02)
-    drawing = factory.SamplingPlan(Ancestral("posterior"), grid("uniform", sde, 200), Clipped(exact))
+    drawing = factory.SamplingPlan(
+        Ancestral("posterior"), grid("uniform", sde, 200), Clipped(exact)
+    )
     counted = Counted(exact)
     drawing, _ = task.conditioned(drawing, counted)
     x = sample(drawing.sampler, drawing.denoiser, sde, drawing.times, Noise.of(0, 0, n), COLOURED)

@@ -163,7 +163,7 @@ def dark_and_bright(count=256):
 def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
     """And, asked for none, both."""
     data = dark_and_bright()
-    module = importlib.import_module("scoreflow.factory.experiment")
+    module = importlib.import_module("scoreflow.factory.assembly")
     monkeypatch.setattr(module, "build_data", lambda *_: data)
     made = experiment(
         training=True,

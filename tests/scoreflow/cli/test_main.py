@@ -17,7 +17,8 @@ from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
-from scoreflow.schema import ranges, request, resolve
+from scoreflow.schema import request, resolve
+from scoreflow.schema.config import KEYS
 
 ROOT = Path(__file__).parents[3]
 TOY = str(ROOT / "configs" / "toy.py")
@@ -199,15 +200,18 @@ def numeric_keys():
             yield key
 
 
+LIMITS = {name: key.limits for name, key in KEYS.items() if key.limits is not None}
+
+
 def test_every_number_of_a_config_has_limits():
-    assert ranges.LIMITS.keys() == set(numeric_keys())
+    assert LIMITS.keys() == set(numeric_keys())
 
 
-@pytest.mark.parametrize("key", ranges.LIMITS)
+@pytest.mark.parametrize("key", LIMITS)
 def test_every_number_is_refused_just_outside_its_limits(key):
     flat = request.flatten(default.get_config().to_dict())
     resolve.resolve(flat, "it")
-    allowed = ranges.LIMITS[key]
+    allowed = LIMITS[key]
     outside = [allowed.low - 1]
     if allowed.ends[0] == "(":
         outside.append(allowed.low)

@@ -18,7 +18,9 @@ SDE = VPSDE.cosine(20)
 
 
 def drawn(num_images):
-    drawing = SamplingPlan(Ancestral("beta"), grid("uniform", SDE, 4), distribution().denoiser(SDE))
+    drawing = SamplingPlan(
+        Ancestral("beta"), grid("uniform", SDE, 4), distribution().denoiser(SDE)
+    )
     return draw(drawing, "ancestral", SDE, load(), 0, num_images, 64)
 
 

@@ -15,6 +15,8 @@ from scoreflow.cli import classifier, compare, equivalence, likelihood, profile,
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.schema import request, resolve, task_keys
+from scoreflow.schema.config import Config
+from scoreflow.schema.section import Section
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
 from scoreflow.training.trainer import Settings
@@ -86,8 +88,21 @@ def test_the_same_seed_gives_the_same_network():
 # ---- no dead keys (P27)
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """The keys that are read of typed sections, one by one."""
+    names = set()
+
+    def noting(section, name):
+        names.update(key.name for key in type(section).declarations() if key.option == name)
+        return object.__getattribute__(section, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", noting)
+    return names
+
+
 class Tracked:
-    """A config that notes which keys are read, one by one."""
+    """A ConfigDict that notes which keys are read, one by one."""
 
     def __init__(self, config, read, prefix=""):
         self._config, self._read, self._prefix = config, read, prefix
@@ -143,9 +158,7 @@ MODES = {
 }
 
 
-def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
-    read = set()
-
+def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     class TrackedSettings(Settings):
         def __getattribute__(self, name):
             if not name.startswith("_"):
@@ -191,8 +204,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch):
     assert set(known) - read == set()
 
 
-def test_the_tracker_would_find_a_dead_key():
-    read = set()
+def test_the_tracker_would_find_a_dead_key(read):
     tracked = Tracked(config_of("toy"), read)
     factory.build_training(tracked)
     assert read == set()
@@ -200,3 +212,9 @@ def test_the_tracker_would_find_a_dead_key():
     assert read == set()
     assert tracked.sampling["seed"] == 0
     assert read == {"sampling.seed"}
+    typed = Config.of(tracked)
+    assert Config.of(typed) is typed
+    assert typed.to_dict() == tracked.to_dict()
+    assert read == {"sampling.seed"}
+    assert (typed.seed, typed.sde.name) == (0, "vp")
+    assert read == {"sampling.seed", "seed", "sde.name"}

@@ -1,0 +1,139 @@
+"""An experiment from a config: process, data, network, loss and training settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+
+from scoreflow.data import loading as data_sets
+from scoreflow.data import toy
+from scoreflow.data.dataset import Data
+from scoreflow.errors import RequestError
+from scoreflow.factory.choose import as_request_error, choose, choose_key
+from scoreflow.factory.guidance import guidance_of
+from scoreflow.factory.likelihood import build_solver, question_of
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.sampling import check_sampler
+from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.losses.objective import Objective
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.schema import samplers
+from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.training_sections import SDEConfig
+from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.training import trainer
+
+SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
+    "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
+    "cosine": lambda kind, c: kind.cosine(c.num_steps),
+    "log_linear": lambda kind, c: kind.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
+}
+SDES: dict[str, Callable[[SDEConfig], SDE]] = {
+    "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
+    "subvp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(SubVPSDE, c),
+    "ve": lambda c: VESDE(c.num_steps, c.sigma_min, c.sigma_max),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of a config, every choice in it checked.
+
+    Attributes:
+        config: the config, as it was given.
+        device: where everything lies.
+        data: on the device.
+        network: not compiled: what is saved.
+        model: the network, compiled if the config says so, as a Denoiser.
+        objective: what training minimises.
+        settings: how it is trained.
+    """
+
+    config: ConfigDict
+    device: torch.device
+    data: Data
+    network: nn.Module
+    model: ScoreModel
+    objective: Objective
+    settings: trainer.Settings
+
+
+def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:
+    """The objects of a config; all that can be refused is, before a network is built.
+
+    Args:
+        config: the config.
+        device: where everything shall lie.
+        training: whether the network will be trained; it is compiled for that alone.
+    """
+    checked = Config.of(config)
+    sde = build_sde(checked)
+    torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
+    settings, objective = build_training(checked), build_objective(checked)
+    choose("sampler", checked.sampling.sampler, samplers.NAMES)
+    choose_key("sampling.task", checked.sampling.task)
+    choose_precision(checked)
+    build_solver(checked)
+    data = build_data(checked, device)
+    check_plan(checked, sde, data, training)
+    network = build_network(checked, data)
+    model = build_model(checked, compiled(network, settings) if training else network, sde)
+    return Experiment(config, device, data, network, model, objective, settings)
+
+
+def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
+    """Refuse settings of sampling and likelihood that could not be carried out, without a network.
+
+    Args:
+        config: the config.
+        sde: its process.
+        data: its data.
+        training: whether the network will be trained, and samples drawn at the end.
+
+    Raises:
+        RequestError: what would else be refused after the training.
+    """
+    t_min = build_objective(config).least_time
+    question_of(config, sde, t_min, data)
+    num_classes = data.num_classes if config.model.conditional else 0
+    guidance = guidance_of(config.sampling, num_classes, data)
+    if guidance.needs_classifier and training:
+        raise RequestError(
+            f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
+            "samples comes before it: leave the label to --mode sample"
+        )
+    for name in dict.fromkeys((*samplers.AFTER_TRAINING, config.sampling.sampler)):
+        check_sampler(config, name, sde, t_min, data)
+
+
+def build_sde(config: AnyConfig) -> SDE:
+    """The process of the `sde` section."""
+    c = Config.of(config).sde
+    build = choose("sde", c.name, SDES)
+    if c.name != "ve" and c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
+        raise RequestError(
+            f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
+            f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
+        )
+    return as_request_error(build, c, "sde")
+
+
+def build_data(config: AnyConfig, device: torch.device) -> Data:
+    """The data of the `data` section, on the device."""
+    c = Config.of(config).data
+    loaders: dict[str, Callable[[], Data]] = {
+        "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
+        "toy": lambda: toy.load(c.test_fraction, c.split_seed),
+        "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed),
+    }
+    data = choose("data.name", c.name, loaders)()
+    return Data(
+        data.name,
+        data.train.to(device),
+        data.test.to(device),
+        data.num_levels,
+        data.train_labels,
+        data.test_labels,
+    )

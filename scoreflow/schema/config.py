@@ -1,0 +1,161 @@
+"""A whole config: its sections as frozen dataclasses, built once from a ConfigDict.
+
+Everything else about keys follows from the declarations of the sections: the ConfigDict that
+experiment files change (`Config.to_config_dict`), the checks of keys, types and ranges
+(`Config.of_flat`), which mode a key has an effect on, and docs/config.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from ml_collections import ConfigDict
+
+from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.schema.evaluation_sections import (
+    ClassifierConfig,
+    CompareConfig,
+    ControlConfig,
+    EquivalenceConfig,
+    LikelihoodConfig,
+    ProfileConfig,
+    SamplingConfig,
+)
+from scoreflow.schema.ranges import COUNT_OR_NONE
+from scoreflow.schema.request import Flat, flatten
+from scoreflow.schema.section import Key, Section, Value, key
+from scoreflow.schema.training_sections import DataConfig, ModelConfig, SDEConfig, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """All that a run is made from; the defaults are DDPM's CIFAR-10 recipe on other data.
+
+    Ho et al. 2020, section 4 and appendix B.
+    """
+
+    SECTIONS: ClassVar[tuple[type[Section], ...]] = (
+        DataConfig,
+        SDEConfig,
+        ModelConfig,
+        TrainingConfig,
+        SamplingConfig,
+        ControlConfig,
+        ClassifierConfig,
+        LikelihoodConfig,
+        CompareConfig,
+        EquivalenceConfig,
+        ProfileConfig,
+    )
+
+    seed: int = key(
+        0, "seed of the weights, the order of the data and the noise of training", COUNT_OR_NONE
+    )
+    data: DataConfig = DataConfig()
+    sde: SDEConfig = SDEConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    control: ControlConfig = ControlConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    compare: CompareConfig = CompareConfig()
+    equivalence: EquivalenceConfig = EquivalenceConfig()
+    profile: ProfileConfig = ProfileConfig()
+
+    @classmethod
+    def of(cls, config: "AnyConfig") -> "Config":
+        """The config of a ConfigDict, or the config itself.
+
+        Raises:
+            RequestError: a key is unknown or missing, or its value of a wrong type or range.
+        """
+        if isinstance(config, cls):
+            return config
+        return cls.of_flat(flatten(config.to_dict()), "the config")
+
+    @classmethod
+    def of_flat(cls, flat: Flat, where: str) -> "Config":
+        """The config with exactly these values, by dotted keys.
+
+        Args:
+            flat: a value for each of `KEYS`.
+            where: they come from, for messages.
+
+        Raises:
+            RequestError: as in `of`.
+        """
+        for name in flat:
+            if name not in KEYS:
+                raise RequestError(f"{where}: {unknown('config key', name, sorted(KEYS))}")
+        if missing := sorted(KEYS.keys() - flat.keys()):
+            raise RequestError(f"{where} lacks the config keys {', '.join(missing)}")
+        try:
+            values = {name: KEYS[name].convert(value) for name, value in flat.items()}
+        except RequestError as error:
+            raise RequestError(f"{where}: {error}") from error
+        sections = {
+            section.NAME: section(**_own(section.declarations(), values))
+            for section in cls.SECTIONS
+        }
+        arguments: dict[str, Any] = _own(cls.declarations(), values) | sections
+        return cls(**arguments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by section and name."""
+        return super().to_dict() | {
+            section.NAME: vars(self)[section.NAME].to_dict() for section in self.SECTIONS
+        }
+
+    def to_config_dict(self) -> ConfigDict:
+        """The same as a ConfigDict: the contract of experiment files and overrides."""
+        return ConfigDict(self.to_dict())
+
+
+AnyConfig: TypeAlias = Config | ConfigDict
+"""A config as functions of several rooms take it."""
+
+
+def _own(keys: tuple[Key, ...], values: Mapping[str, Value]) -> dict[str, Any]:
+    return {each.option: values[each.name] for each in keys}
+
+
+def _all_keys() -> dict[str, Key]:
+    sections: tuple[type[Section], ...] = (Config, *Config.SECTIONS)
+    declared = [section.declarations() for section in sections]
+    return {each.name: each for keys in declared for each in keys}
+
+
+KEYS = _all_keys()
+"""Every key of a config, by its dotted name."""
+LATER = tuple(name for name, each in KEYS.items() if each.later)
+"""Keys of the weights that the oldest runs lack; the default does what they did."""
+EVALUATION = tuple(section.NAME for section in Config.SECTIONS if section.MODES)
+"""Sections that may change after training; the others belong to the weights."""
+
+
+def belongs_to_weights(name: str) -> bool:
+    """Whether a dotted key is fixed by training."""
+    return name.split(".")[0] not in EVALUATION
+
+
+def without_effect(name: str, mode: str) -> str | None:
+    """What to do about a key set for a mode on which it has no effect; None where it has one.
+
+    Args:
+        name: a dotted key.
+        mode: of the command line.
+
+    Returns:
+        "leave it out", or what to set instead.
+    """
+    if mode == "train" or belongs_to_weights(name) or name not in KEYS or mode in KEYS[name].modes:
+        return None
+    return KEYS[name].instead.get(mode, "leave it out")
+
+
+def unknown(what: str, got: str, options: Iterable[str]) -> str:
+    """The message about a name that there is not, with the nearest one or all that there are."""
+    names = list(options)
+    hint = did_you_mean(got, names, f"they are {', '.join(names)}")
+    return f"unknown {what} {got!r}; {hint}"

@@ -1,0 +1,195 @@
+"""Config sections as frozen dataclasses, whose fields declare the keys.
+
+A key has a default, a type, a range or choices, a meaning, modes and an age.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast
+
+from scoreflow.errors import RequestError
+from scoreflow.schema.ranges import Range
+
+T = TypeVar("T")
+Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
+"""What a value must be, by the type of the default."""
+LISTS = {
+    int: "whole numbers, as (1,2,2)",
+    float: "numbers, as (0,1.5,3)",
+    str: "names, as ('ddim','ode')",
+}
+"""The same for a tuple, by the type of its items."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a config.
+
+    Attributes:
+        name: dotted, "sampling.steps".
+        default: its value where nothing else is given; its type is the type of every value.
+        meaning: one line, with the unit.
+        limits: the range of a number, or of each number of a tuple; None for other types.
+        choices: the names that it may be; empty for any text. They are refused where an object is
+            chosen by the name (`scoreflow.factory`), so that a name without effect may be wrong.
+        modes: the modes after training in which setting it has an effect; none for a key of the
+            weights, which training fixes. Training takes every key, for it stores the config.
+        instead: what to set instead, by a mode in which it has no effect.
+        later: absent from the oldest runs; the default does what they did.
+    """
+
+    name: str
+    default: Value
+    meaning: str
+    limits: Range | None
+    choices: tuple[str, ...]
+    modes: tuple[str, ...]
+    instead: Mapping[str, str]
+    later: bool
+
+    @property
+    def section(self) -> str:
+        """The section's name, "" for a key that stands in none."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def option(self) -> str:
+        """The name inside the section."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def kind(self) -> str:
+        """What a value must be, in words."""
+        if isinstance(self.default, tuple):
+            return LISTS[type(self.default[0])]
+        return KINDS[type(self.default)]
+
+    def wrong_kind(self, got: object) -> str:
+        """The message about a value of another type."""
+        return f"{self.name} must be {self.kind}, got {got!r}"
+
+    def convert(self, value: object) -> Value:
+        """The value in the key's type: 2 may stand for 2.0, and a list for a tuple.
+
+        Raises:
+            RequestError: it has another type.
+        """
+        converted: Any
+        if not isinstance(self.default, tuple):
+            converted = _converted(value, type(self.default), self.wrong_kind(value))
+        elif isinstance(value, list | tuple):
+            kind, refusal = type(self.default[0]), self.wrong_kind(value)
+            converted = tuple(_converted(item, kind, refusal) for item in value)
+        else:
+            raise RequestError(self.wrong_kind(value))
+        return cast(Value, converted)
+
+    def check(self, value: object) -> None:
+        """Refuse a number, or a tuple with one, out of range."""
+        if self.limits is None:
+            return
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if number not in self.limits:
+                raise RequestError(f"{self.name} must lie in {self.limits}, got {value}")
+
+
+def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
+    if kind is float and type(value) is int:  # 2 is a number as 2.0 is
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RequestError(refusal)
+    return value
+
+
+def key(
+    default: T,
+    meaning: str,
+    limits: Range | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    modes: tuple[str, ...] | None = None,
+    instead: Mapping[str, str] | None = None,
+    later: bool = False,
+) -> T:
+    """A field of a section's dataclass; the arguments are those of `Key`.
+
+    Args:
+        default: the value.
+        meaning: one line, with the unit.
+        limits: of a number.
+        choices: of a name.
+        modes: None for those of the section.
+        instead: by mode.
+        later: absent from the oldest runs.
+    """
+    about = {
+        "meaning": meaning,
+        "limits": limits,
+        "choices": choices,
+        "modes": modes,
+        "instead": instead or {},
+        "later": later,
+    }
+    declared: T = field(default=default, metadata=about)
+    return declared
+
+
+@cache
+def keys_of(section: Any, name: str, modes: tuple[str, ...]) -> tuple[Key, ...]:  # noqa: ANN401
+    """The keys that a section's dataclass declares, in its order.
+
+    Args:
+        section: the dataclass, each field made by `key`.
+        name: of the section in a config, "" for the keys that stand in none.
+        modes: of a key that names none.
+    """
+    prefix = f"{name}." if name else ""
+    return tuple(
+        _key_of(prefix + each.name, each.default, modes, dict(each.metadata))
+        for each in fields(section)
+        if each.metadata
+    )
+
+
+def _key_of(name: str, default: Any, modes: tuple[str, ...], about: dict[str, Any]) -> Key:  # noqa: ANN401
+    own = about.pop("modes")
+    return Key(name=name, default=default, modes=modes if own is None else own, **about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One section of a config; a number out of its range is refused when it is made.
+
+    Attributes:
+        NAME: of the section in a config.
+        MODES: modes after training in which its keys have an effect; none for what belongs to the
+            weights.
+    """
+
+    NAME: ClassVar[str] = ""
+    MODES: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for key in self.declarations():
+            key.check(vars(self)[key.option])
+
+    @classmethod
+    def declarations(cls) -> tuple[Key, ...]:
+        """The declarations of its fields, in their order."""
+        section: Any = cls  # mypy takes a class with __hash__ for one that cannot be hashed
+        return keys_of(section, cls.NAME, cls.MODES)
+
+    def to_dict(self) -> dict[str, Value]:
+        """The values by their names, tuples as tuples."""
+        values: dict[str, Any] = {
+            key.option: vars(self)[key.option] for key in self.declarations()
+        }
+        return values

@@ -1,0 +1,163 @@
+"""Sections that fix the weights: data, process, network and training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from scoreflow.schema.ranges import COUNT, COUNT_OR_NONE, FRACTION, POSITIVE, Range
+from scoreflow.schema.section import Section, key
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+EMBEDDINGS = ("uniform", "centre")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """The data set and its split."""
+
+    NAME: ClassVar[str] = "data"
+
+    name: str = key(
+        "digits",
+        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, or images",
+        choices=("digits", "toy", "images"),
+    )
+    path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
+    test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
+    split_seed: int = key(
+        0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDEConfig(Section):
+    """The noising process."""
+
+    NAME: ClassVar[str] = "sde"
+
+    name: str = key(
+        "vp",
+        "process: variance-preserving, sub-VP or variance-exploding",
+        choices=("vp", "subvp", "ve"),
+    )
+    num_steps: int = key(1000, "N, steps of the chain", Range(2, 1_000_000, "[]"))
+    schedule: str = key(
+        "linear", "vp, subvp: noise schedule", choices=("linear", "cosine", "log_linear")
+    )
+    beta_min: float = key(0.1, "linear: N times the first beta", POSITIVE)
+    beta_max: float = key(20.0, "linear: N times the last beta", POSITIVE)
+    sigma_min: float = key(
+        1e-3, "log_linear, ve: noise scale at t = 1 (subvp: its square)", FRACTION
+    )
+    sigma_max: float = key(50.0, "ve: noise scale at t = N", POSITIVE)
+    alpha_min: float = key(5e-3, "log_linear: signal scale at t = N", FRACTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network."""
+
+    NAME: ClassVar[str] = "model"
+
+    name: str = key("unet", "network: unet for images, mlp for vectors", choices=("unet", "mlp"))
+    prediction: str = key(
+        "eps",
+        "output of the network: noise, datum, velocity, score, or the reverse step's mean",
+        choices=("eps", "x_0", "v", "score", "mean"),
+    )
+    learned_variance: bool = key(False, "unet: predicts the variance of a reverse step as well")
+    channels: int = key(128, "unet: channels of the finest level", COUNT)
+    multipliers: tuple[int, ...] = key(
+        (1, 2, 2, 2),
+        "unet: channels of the levels over `channels`, fine to coarse",
+        COUNT,
+    )
+    blocks: int = key(2, "unet: residual blocks a level", COUNT)
+    attention_sizes: tuple[int, ...] = key(
+        (16,), "unet: sides of the feature maps with self-attention, pixels", COUNT
+    )
+    num_groups: int = key(32, "unet: groups of GroupNorm", COUNT)
+    dropout: float = key(0.1, "unet: dropout probability", Range(0, 1))
+    conditional: bool = key(False, "unet: takes the class of the datum", later=True)
+    width: int = key(128, "mlp: hidden units of a layer", COUNT)
+    depth: int = key(3, "mlp: hidden layers", COUNT)
+    embedding: int = key(64, "mlp: dimensions of the time embedding", Range(4, 2**31))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Section):
+    """The loss and the optimisation."""
+
+    NAME: ClassVar[str] = "training"
+
+    num_steps: int = key(800_000, "optimiser steps in all", COUNT)
+    batch_size: int = key(128, "images a step", COUNT)
+    learning_rate: float = key(2e-4, "learning rate of Adam, after the warm-up", POSITIVE)
+    warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE)
+    decay: str = key("constant", "learning-rate schedule", choices=("constant", "cosine"))
+    clip_norm: float = key(
+        1.0, "greatest norm of the gradient; longer ones are scaled to it", POSITIVE
+    )
+    ema_decay: float = key(
+        0.9999, "decay of the moving average of the weights, a step", Range(0, 1)
+    )
+    objective: str = key(
+        "simple",
+        "loss",
+        choices=(
+            "simple",
+            "score_matching",
+            "mean",
+            "variational",
+            "hybrid",
+            "likelihood",
+            "min_snr",
+            "p2",
+        ),
+    )
+    times: str = key(
+        "integer",
+        "law of the training times: steps of the chain, uniform, or uniform in log-SNR",
+        choices=("integer", "real", "importance"),
+    )
+    t_min: float = key(1.0, "real, importance: least time, in steps", Range(0, 1, "(]"))
+    flip: bool = key(False, "mirror each image left to right with probability 1/2")
+    low_discrepancy: bool = key(False, "spread the times of a batch evenly")
+    variance: str = key(
+        "beta",
+        "variational, unless learned: variance of a reverse step",
+        choices=("beta", "posterior"),
+    )
+    hybrid_weight: float = key(
+        1e-3, "hybrid: weight of the bound added to the simple loss", POSITIVE
+    )
+    min_snr_gamma: float = key(5.0, "min_snr: greatest weight, an SNR", POSITIVE)
+    p2_gamma: float = key(1.0, "p2: exponent of the weight", POSITIVE)
+    p2_k: float = key(1.0, "p2: constant added to the SNR", POSITIVE)
+    dequantization: str = key(
+        "uniform",
+        "x_0 of an integer level: uniform on its bin, or its centre",
+        choices=EMBEDDINGS,
+        later=True,
+    )
+    label_dropout: float = key(
+        0.1, "conditional: share of the data shown without class", Range(0, 1), later=True
+    )
+    micro_batches: int = key(
+        1, "parts of a batch, one after another, to save memory", COUNT, later=True
+    )
+    recompute: bool = key(
+        False, "unet: recompute the activations of its blocks, to save memory", later=True
+    )
+    precision: str = key(
+        "float32", "arithmetic of the network; tf32 on a GPU alone", choices=PRECISIONS
+    )
+    compile: bool = key(False, "torch.compile the network")
+    compile_mode: str = key(
+        "default",
+        "compile: mode of torch.compile",
+        choices=("default", "reduce-overhead", "max-autotune"),
+        later=True,
+    )
+    channels_last: bool = key(True, "unet: memory format; see docs/scaling.md")
+    log_every: int = key(100, "steps between rows of metrics.jsonl", COUNT)
+    checkpoint_every: int = key(5000, "steps between checkpoints, a multiple of log_every", COUNT)
