@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import divergence
 from benchmarks.gpu import check, launcher, stages
-from benchmarks.gpu.stages import Asked, Part
+from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
 from scoreflow import factory
 from scoreflow.cli import command_line
@@ -99,7 +99,7 @@ def training_part(tmp_path, minutes, steps=1_000_000):
     """A real training of points in the plane, as a rule one that takes longer than it gets."""
     keys = (f"num_steps={steps}", "batch_size=4", "log_every=10", "checkpoint_every=10")
     keys = [f"--config.training.{key}" for key in keys]
-    asked = Asked("cpu", tmp_path, None, minutes)
+    asked = Options("cpu", tmp_path, None, minutes)
     command = stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
     made = {"trained.json": "training.json"}
     return Part(
@@ -208,7 +208,7 @@ def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
 def test_the_list_has_every_part(tmp_path, capsys):
     assert launcher.main(["--device=cpu", f"--out={tmp_path}", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    every = stages.stages(Asked("cpu", tmp_path, None, 25.0))
+    every = stages.stages(Options("cpu", tmp_path, None, 25.0))
     assert tuple(every) == launcher.NAMES
     assert len(lines) == 2 + sum(len(parts) for parts in every.values())
 
@@ -228,7 +228,7 @@ def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
 
 def test_every_command_of_run_is_one_that_it_takes(tmp_path):
     """Keys, their types and their choices; the evaluations' on the training's own config."""
-    asked = Asked("cuda", tmp_path, tmp_path, 25.0)
+    asked = Options("cuda", tmp_path, tmp_path, 25.0)
     every = [part for parts in stages.stages(asked).values() for part in parts]
     commands = [part.command for part in every if part.command[0] == "run.py"]
     saved = None
@@ -250,7 +250,7 @@ def test_every_command_of_run_is_one_that_it_takes(tmp_path):
 
 
 def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
-    asked = Asked("cuda", tmp_path, None, 25.0)
+    asked = Options("cuda", tmp_path, None, 25.0)
     every = [part for parts in stages.stages(asked).values() for part in parts]
     names = [name for part in every for name in part.made]
     assert len(set(names)) == len(names)  # none overwrites another's
@@ -259,7 +259,7 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
 
 def test_each_part_of_growth_has_one_axis(tmp_path):
     """And all of them together what the benchmark has by itself."""
-    parts = stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
+    parts = stages.stages(Options("cpu", tmp_path, None, 25.0))["growth"]
     found = []
     for part in parts:
         asked = table.parse(list(part.command[2:]))
@@ -271,7 +271,7 @@ def test_each_part_of_growth_has_one_axis(tmp_path):
 
 
 def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
-    parts = stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
+    parts = stages.cifar10(Options("cuda", tmp_path, None, 25.0))
     names = [part.name for part in parts]
     part = parts[names.index("cifar10-divergence")]
     assert names.index("cifar10-training") == 0
