@@ -11,6 +11,9 @@ import torch
 from scoreflow import factory
 from scoreflow.errors import RequestError, RunError
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository, whose results/ is the default place of results."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser that raises a RequestError where argparse prints its usage and exits.

@@ -26,8 +26,6 @@ from scoreflow import factory
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize, quantize
 from scoreflow.errors import RequestError
-from scoreflow.factory import Experiment
-from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
     DPS,
     MMPS,
@@ -42,6 +40,7 @@ from scoreflow.samplers import (
 )
 from scoreflow.samplers.editing.linear_operators import middle_square
 from scoreflow.sde.noise import Noise
+from scoreflow.trained_run import TrainedRun
 
 
 class Method(NamedTuple):
@@ -83,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=4)
     args = parser.parse_args(argv)
     try:
-        experiment, model, _ = load_run(args.workdir, torch.device("cpu"))
+        run = load_run(args.workdir, torch.device("cpu"))
     except RequestError as error:
         parser.error(str(error))
-    shape = tuple(experiment.data.test.shape[1:])
+    shape = tuple(run.data.test.shape[1:])
     print("| " + " | ".join((*HEAD, "seconds")) + " |")
     print("|" + "---|" * (len(HEAD) + 1), flush=True)
     for task, operator in (
@@ -95,35 +94,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         for method in METHODS:
             start = time.monotonic()
-            found = measured(experiment, model, operator, method, args.images, args.draws)
+            found = measured(run, operator, method, args.images, args.draws)
             cells = [task, f"{method.name} {method.value:g}", str(method.steps), *found]
             print(f"| {' | '.join(cells)} | {time.monotonic() - start:.0f} |", flush=True)
 
 
 def measured(
-    experiment: Experiment,
-    model: ScoreModel,
-    operator: Masked | BlockMean,
-    method: Method,
-    images: int,
-    draws: int,
+    run: TrainedRun, operator: Masked | BlockMean, method: Method, images: int, draws: int
 ) -> list[str]:
     """Misfit, class kept, error and calibration of a method, as text.
 
     Args:
-        experiment: the run's data and config.
-        model: its network.
+        run: a trained run of labelled images.
         operator: A of the measurement y = A x + noise.
         method: draws x given y.
         images: the first so many of the test set are measured.
         draws: of each image.
     """
-    data, levels = experiment.data, experiment.data.test[:images]
+    data, levels = run.data, run.data.test[:images]
     half = torch.tensor(0.5, dtype=torch.float64)
     x_0 = dequantize(levels, half, data.num_levels).repeat(draws, 1, 1, 1)
     noise = 2 / data.num_levels / 12**0.5 * operator.gain**0.5
     given = Measurement(operator, operator.apply(x_0), noise)
-    x = drawn(experiment, model, given, method)
+    x = drawn(run, given, method)
     unknown = ~operator.known if isinstance(operator, Masked) else torch.ones_like(levels[0] > 0)
     error = (x - x_0)[:, unknown].square().mean().sqrt()
     spread = x.unflatten(0, (draws, images)).var(0)[:, unknown].mean().sqrt()
@@ -137,19 +130,19 @@ def measured(
     ]
 
 
-def drawn(experiment: Experiment, model: ScoreModel, given: Measurement, method: Method) -> Tensor:
+def drawn(run: TrainedRun, given: Measurement, method: Method) -> Tensor:
     """Draws of a method by ancestral sampling, one for each measurement, (B, C, H, W)."""
-    counted = Counted(model)
-    sampler = factory.build_drawing(experiment.config, "ancestral", model, experiment.data).sampler
+    counted, sde = Counted(run.model), run.model.sde
+    sampler = factory.build_drawing(run.config, "ancestral", run.model, run.data).sampler
     denoiser = MMPS(counted, given, int(method.value)) if method.name == "mmps" else counted
     if method.name == "dps":
         sampler = DPS(sampler, given, method.value)
     elif method.name == "replace":
         sampler = Replaced(sampler, given)
-    times = grid("uniform", model.sde, method.steps)
+    times = grid("uniform", sde, method.steps)
     noise = Noise.of(0, 0, len(given.value))
-    event = tuple(experiment.data.test.shape[1:])
-    return sample(sampler, Clipped(denoiser), model.sde, times, noise, event)
+    event = tuple(run.data.test.shape[1:])
+    return sample(sampler, Clipped(denoiser), sde, times, noise, event)
 
 
 def nearest_labels(data: Data, levels: Tensor) -> Tensor:

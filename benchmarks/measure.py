@@ -5,8 +5,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -14,47 +14,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoreflow import factory
-from scoreflow.errors import RequestError
-from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.models.score_model import arithmetic
 from scoreflow.models.unet_blocks import Doubling
 from scoreflow.runtime.environment import environment
-from scoreflow.schema import request, resolve
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
-from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import trained_of
+from scoreflow.trained_run import TrainedRun, load
 
 Steps = Callable[[int], object]
 """Runs a number of steps."""
 
 
-class TrainedRun(NamedTuple):
-    """A run with its averaged weights.
-
-    Attributes:
-        experiment: built from the run's config.
-        model: the averaged network.
-        step: of training, at the checkpoint that was read.
-    """
-
-    experiment: factory.Experiment
-    model: ScoreModel
-    step: int
-
-
 def load_run(workdir: Path, device: torch.device) -> TrainedRun:
-    """The last whole checkpoint of a run; keys that an old run's config lacks get their default.
+    """`scoreflow.load` with the weights read at once, and its remarks on stderr.
 
     Raises:
         RequestError: the folder holds no run, no checkpoint, or a config that is not valid.
     """
-    run = RunDir.open(workdir)
-    if not run.checkpoint_steps():
-        raise RequestError(f"{run.path} has no checkpoint: train it with --mode train")
-    saved = resolve.completed(request.flatten(run.config))
-    config = resolve.resolve(saved, str(run.path / "config.json"))
-    experiment = factory.experiment(config, device, training=False)
-    return TrainedRun(experiment, *trained_of(experiment, run, say))
+    with redirect_stdout(sys.stderr):
+        run = load(workdir, str(device))
+        run.model  # noqa: B018, as it is read when first used
+    return run
 
 
 def say(line: str) -> None:

@@ -17,12 +17,9 @@ process that dies, is reported in the row.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +27,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import command_line, measure
-from benchmarks.growth.case import LAYOUTS, MARK, Case, precision_of
+from benchmarks.growth.case import LAYOUTS, Case, precision_of
+from benchmarks.growth.launch import run
 from benchmarks.growth.rules import RULES, limited_by, too_large
 from benchmarks.measure import say
 from scoreflow.storage.atomic_files import Json
@@ -38,10 +36,6 @@ from scoreflow.storage.atomic_files import Json
 BYTES_A_PARAMETER = 20
 """Bytes of weight, gradient, two moments and average in float32."""
 MICRO_BATCHES = 4
-MINUTES = 10
-"""Limit of a case."""
-GRACE = 10.0
-"""Seconds for a launcher to end its workers."""
 Run = Callable[[Case, str, int], Json]
 
 
@@ -68,65 +62,6 @@ def cases(
             case = Case("processes", 32, batch, processes=count, exchange=exchange)
             found.append(Case(**{**asdict(case), "threads": threads}))
     return found
-
-
-def run(case: Case, device: str, rounds: int) -> Json:
-    """Figures that the processes of a case print; `failed` says why there are none."""
-    launch, environment = [sys.executable], dict(os.environ)
-    if case.processes > 1:
-        launch += ["-m", "torch.distributed.run", f"--nproc_per_node={case.processes}"]
-        launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        device = "" if device.startswith("cuda") else device  # each process chooses its GPU
-    launch += ["-m", "benchmarks.growth.case", f"--case={json.dumps(asdict(case))}"]
-    launch += [f"--device={device}", f"--rounds={rounds}"]
-    if case.threads:
-        environment["OMP_NUM_THREADS"] = str(case.threads)
-    try:
-        status, stdout, stderr = output(launch, environment, 60 * MINUTES)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {MINUTES} minutes"}
-    lines = [line for line in stdout.splitlines() if line.startswith(MARK)]
-    if status or not lines:
-        return {"failed": reason(status, stderr)}
-    return dict(json.loads(lines[-1].removeprefix(MARK)))
-
-
-def output(command: list[str], env: dict[str, str], seconds: float) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command.
-
-    The workers of a launcher are in other sessions: SIGTERM lets the launcher end them.
-
-    Raises:
-        subprocess.TimeoutExpired: it ran longer than `seconds`; it has been ended.
-    """
-    pipe = subprocess.PIPE
-    child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
-    with child:
-        try:
-            stdout, stderr = child.communicate(timeout=seconds)
-        finally:
-            if child.poll() is None:
-                end(child)
-    return child.returncode, stdout, stderr
-
-
-def end(child: subprocess.Popen[str]) -> None:
-    """Send SIGTERM to a process, and kill it if it still runs after `GRACE` seconds."""
-    child.terminate()
-    try:
-        child.communicate(timeout=GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        child.kill()
-
-
-def reason(status: int, stderr: str) -> str:
-    """Why a process ended, in a line."""
-    if status < 0:
-        return f"killed by signal {-status}" + ", as a rule for its memory" * (status == -9)
-    errors = [line.strip() for line in stderr.splitlines() if "Error" in line]
-    return f"died: {(errors or [f'status {status}'])[-1]:.100}"
 
 
 def row(case: Case, found: Json) -> Json:

@@ -121,8 +121,8 @@ def load_bench(workdir: Path, device: torch.device, counts: dict[str, int]) -> B
     Raises:
         RequestError: no run with a checkpoint, a run on vectors, or too few test images.
     """
-    experiment, model, step = load_run(workdir, device)
-    data = experiment.data
+    run = load_run(workdir, device)
+    data, model = run.data, run.model
     if data.num_levels is None:
         raise RequestError(f"{workdir} is a run on vectors; bits/dim are of images")
     if max(counts.values()) > len(data.test):
@@ -132,6 +132,6 @@ def load_bench(workdir: Path, device: torch.device, counts: dict[str, int]) -> B
         )
     models = {"as trained": model.around(model.network, "float32")}
     if isinstance(model.sde, VPSDE) and model.t_min >= 1:
-        smooth = factory.build_model(experiment.config, model.network, Smooth(model.sde))
+        smooth = factory.build_model(run.config, model.network, Smooth(model.sde))
         models["smooth"] = smooth.around(model.network, "float32")
-    return Bench(models, data.test, data.num_levels, model.t_min, step)
+    return Bench(models, data.test, data.num_levels, model.t_min, run.step)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.command_line import OneLineParser, exit_status, whole_number
+from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
 from benchmarks.likelihood import settings
 from benchmarks.likelihood.accuracy import curves, gains, truths
 from benchmarks.likelihood.bench import Bench, Points, load_bench
@@ -20,7 +20,6 @@ from benchmarks.likelihood.report import markdown
 from scoreflow import factory
 from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime.environment import environment
-from scoreflow.schema import request
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
 
@@ -58,7 +57,7 @@ def parse(argv: list[str]) -> Options:
     parser.add_argument("--out", type=Path, help="JSON; a table goes to the same folder")
     own = parser.parse_args(argv[1:])
     device = factory.build_device(own.device)
-    out = own.out or request.ROOT / "results" / device.type / "likelihood-benchmark.json"
+    out = own.out or ROOT / "results" / device.type / "likelihood-benchmark.json"
     if out.suffix != ".json":
         raise RequestError(f"--out must end in .json, got {out}")
     command = ["python", "-m", "benchmarks.likelihood", *argv[1:]]

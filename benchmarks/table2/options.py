@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from ml_collections import ConfigDict
 
-from benchmarks.command_line import OneLineParser, whole_number
+from benchmarks.command_line import ROOT, OneLineParser, whole_number
 from benchmarks.table2.cells import FIXED, Cell
 from benchmarks.table2.measurement import STRATA
 from scoreflow import factory
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
-from scoreflow.schema import request, resolve
+from scoreflow.schema import resolve
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 
@@ -74,7 +74,7 @@ def parse(argv: list[str]) -> Options:
         own.steps,
         own.images,
         device,
-        own.out or request.ROOT / "results" / device.type,
+        own.out or ROOT / "results" / device.type,
         wanted.experiment,
         {**wanted.config, **DEFAULTS, **wanted.overrides, **table},
         wanted.overrides,

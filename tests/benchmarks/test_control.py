@@ -28,16 +28,16 @@ def test_every_method_has_a_row_for_each_task(monkeypatch, capsys):
 
 
 def test_replacement_meets_the_measurement_exactly():
-    experiment, model, _ = load_run(RUN, torch.device("cpu"))
+    run = load_run(RUN, torch.device("cpu"))
     for operator in (Masked(middle_square((1, 8, 8))), BlockMean(2)):
-        misfit, kept, error, _ = control.measured(experiment, model, operator, SMALL[0], 2, 2)
+        misfit, kept, error, _ = control.measured(run, operator, SMALL[0], 2, 2)
         assert misfit == "0.00"
         assert float(error) > 0
         assert float(kept) in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def test_training_images_have_their_own_labels():
-    data = load_run(RUN, torch.device("cpu")).experiment.data
+    data = load_run(RUN, torch.device("cpu")).data
     found = control.nearest_labels(data, data.train[:20])
     assert torch.equal(found, data.train_labels[:20])
 

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Free(nn.Module):
-    """A network that answers half of what it is shown, and says in what dtype it was asked."""
+    """A network that returns half of its input, and records the dtype of that input."""
 
     def __init__(self):
         super().__init__()
