@@ -1,9 +1,9 @@
-"""The contenders: a training step and a forward pass of DDPM's CIFAR-10 U-Net (35.7M parameters).
+"""Training step and forward pass of DDPM's CIFAR-10 U-Net (35.7M parameters): ours, diffusers'.
 
 Ours is what --mode train does with configs/cifar10.py: addressed noise, the loss, clipping, fused
-Adam, the moving average. Theirs is diffusers' `UNet2DModel` of the same layout in the loop of
-their training example: `DDPMScheduler.add_noise`, mean squared error, clipping, torch's AdamW,
-`EMAModel`. Both see the same random images, which lie on the device.
+Adam, the moving average. The reference is diffusers' `UNet2DModel` of the same layout in the loop
+of their training example: `DDPMScheduler.add_noise`, mean squared error, clipping, torch's AdamW,
+`EMAModel`. Both train on the same random images, which lie on the device.
 """
 
 import torch
@@ -39,7 +39,7 @@ VARIANTS: dict[str, Json] = {
 
 
 def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
-    """Random ones of three colours, which lie on the device."""
+    """Random RGB images of 256 levels, on the device."""
     generator = torch.Generator().manual_seed(0)
     levels = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
     levels = levels.to(device)
@@ -47,7 +47,7 @@ def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
 
 
 def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
-    """A training of this config on these data, from its start."""
+    """A trainer of this config on these data, before its first step."""
     network, settings = factory.build_network(config, data), factory.build_training(config)
     called = factory.compiled(network, settings)
     model = factory.build_model(config, called, factory.build_sde(config))
@@ -56,7 +56,7 @@ def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
 
 
 def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
-    """Training steps, forward passes, and the network."""
+    """Functions that run so many training steps and forward passes of ours, and the network."""
     config = cifar10.get_config()
     config.training.batch_size = batch
     config.training.update(VARIANTS[variant])
@@ -68,67 +68,91 @@ def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, 
     def forward(count: int) -> None:
         with torch.no_grad(), arithmetic(config.training.precision):
             for _ in range(count):
-                _next()
+                _begin_step()
                 model(x, t)
 
     return trainer.advance, forward, trainer.network
 
 
-def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
-    """The same of diffusers."""
-    from diffusers import DDPMScheduler
-    from diffusers.training_utils import EMAModel
+class DiffusersLoop:
+    """Diffusers' network in the loop of their training example.
 
-    asked = VARIANTS[variant]
-    torch.manual_seed(0)
-    network = _published(device, bool(asked.get("channels_last")))
-    called: nn.Module = network
-    if asked.get("compile"):
-        called = torch.compile(network, mode=asked.get("compile_mode", "default"))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4)
-    ema = EMAModel(network.parameters(), decay=0.9999)
-    ema.to(device)
-    scheduler, levels = DDPMScheduler(1000), images(device).train
-    half = asked.get("precision") == "bfloat16"
+    Args:
+        device: where it runs.
+        batch: images a step.
+        variant: one of `VARIANTS`.
+    """
 
-    def answer(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return called(x, t, return_dict=False)[0]
+    def __init__(self, device: torch.device, batch: int, variant: str) -> None:
+        from diffusers import DDPMScheduler
+        from diffusers.training_utils import EMAModel
 
-    def step(count: int) -> None:
-        network.train()
-        with arithmetic(asked.get("precision", "float32")):
+        options = VARIANTS[variant]
+        torch.manual_seed(0)
+        self.precision = options.get("precision", "float32")
+        self.channels_last = bool(options.get("channels_last"))
+        self.network = self.called = _published(device, self.channels_last)
+        if options.get("compile"):
+            mode = options.get("compile_mode", "default")
+            self.called = torch.compile(self.network, mode=mode)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=2e-4)
+        self.ema = EMAModel(self.network.parameters(), decay=0.9999)
+        self.ema.to(device)
+        self.scheduler, self.levels = DDPMScheduler(1000), images(device).train
+        self.batch, self.device = batch, device
+        self.x = torch.randn(batch, 3, 32, 32, device=device)
+        self.t = torch.full((batch,), 500, device=device)
+
+    def train(self, count: int) -> None:
+        """Take so many training steps."""
+        self.network.train()
+        with arithmetic(self.precision):
             for _ in range(count):
-                _next()
-                one_step()
+                _begin_step()
+                self._train_once()
 
-    def one_step() -> None:
-        rows = torch.randint(0, IMAGES, (batch,), device=device)
-        clean = levels[rows].float() / 127.5 - 1
-        if asked.get("channels_last"):
+    def forward(self, count: int) -> None:
+        """Evaluate the network so many times on the same noise."""
+        with torch.no_grad(), arithmetic(self.precision):
+            for _ in range(count):
+                _begin_step()
+                self._predict(self.x, self.t)
+
+    def _predict(self, x: Tensor, t: Tensor) -> Tensor:
+        half = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.called(x, t, return_dict=False)[0]
+
+    def _train_once(self) -> None:
+        rows = torch.randint(0, IMAGES, (self.batch,), device=self.device)
+        clean = self.levels[rows].float() / 127.5 - 1
+        if self.channels_last:
             clean = clean.contiguous(memory_format=torch.channels_last)
-        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (batch,), device=device)
-        loss = F.mse_loss(answer(scheduler.add_noise(clean, noise, t), t).float(), noise)
+        noise = torch.randn_like(clean)
+        t = torch.randint(0, 1000, (self.batch,), device=self.device)
+        eps = self._predict(self.scheduler.add_noise(clean, noise, t), t)
+        loss = F.mse_loss(eps.float(), noise)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(network.parameters())
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.network.parameters())
 
-    x = torch.randn(batch, 3, 32, 32, device=device)
-    t = torch.full((batch,), 500, device=device)
 
-    def forward(count: int) -> None:
-        with torch.no_grad(), arithmetic(asked.get("precision", "float32")):
-            for _ in range(count):
-                _next()
-                answer(x, t)
+def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
+    """Functions that run so many training steps and forward passes of diffusers, and the network.
 
-    return step, forward, network
+    Args:
+        device: where it runs.
+        batch: images a step.
+        variant: one of `VARIANTS`.
+    """
+    loop = DiffusersLoop(device, batch, variant)
+    return loop.train, loop.forward, loop.network
 
 
 def _published(device: torch.device, channels_last: bool) -> nn.Module:
-    """DDPM's CIFAR-10 network, by diffusers."""
+    """DDPM's CIFAR-10 network as diffusers builds it."""
     from diffusers import UNet2DModel
 
     network = UNet2DModel(
@@ -149,10 +173,10 @@ def _published(device: torch.device, channels_last: bool) -> nn.Module:
     return network
 
 
-def _next() -> None:
-    """Nothing that a CUDA graph has answered is needed any more; `Trainer` says so itself.
+def _begin_step() -> None:
+    """Mark that the outputs of CUDA graphs may be overwritten, as `Trainer` does.
 
-    Once one contender has said so, torch takes it from no other that a new step has begun.
+    Once one contender has marked a step, torch infers the steps of no other by itself.
     """
     torch.compiler.cudagraph_mark_step_begin()
 

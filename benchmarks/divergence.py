@@ -1,29 +1,30 @@
-"""A likelihood's divergence by vjp, which is ours, beside jvp; and images/s at 1e-3 bits/dim.
+"""A likelihood's divergence by vjp (ours) against jvp; and images/s at 1e-3 bits/dim.
 
     python -m benchmarks.divergence [--device cpu] [--batch 16] [--rounds 3] [--out DIR]
                                     [--workdir runs/digits-vp] [--images 32]
 
-probe^T J probe needs one product with the Jacobian J of the field. `sde/flow.py` takes it from
-behind (vjp: J^T probe, a backward pass, for which the activations are kept); it can be had from
-before (jvp: J probe, a tangent beside the forward pass, for which none is kept). Both numbers are
-the same. Torch's fused attention has no tangent, so that jvp writes attention out, nor has its
-GroupNorm with channels last.
+probe^T J probe needs one product with the Jacobian J of the field. `sde/flow.py` computes it by
+reverse differentiation (vjp: J^T probe, a backward pass, for which the activations are kept); it
+can also be computed by forward differentiation (jvp: J probe, a tangent propagated with the
+forward pass, for which none is kept). Both give the same number. Torch's fused attention has no
+tangent, so that jvp writes attention out, nor has its GroupNorm with channels last.
 
 First table: one evaluation of the field of the CIFAR-10 DDPM U-Net (35.7M parameters, random
 weights: time does not depend on them) in float32 without TF32. "forward" is the field alone; "x
-forward" is how many times its seconds the field with its divergence takes. Peak memory is that of
-a process of its own that evaluates once (on a GPU what torch has allocated; else Python, torch and
-the building of the network count too, and hide a small batch).
+forward" is the seconds of the field with its divergence over those of the field alone. Peak memory
+is that of a separate process that evaluates once (on a GPU what torch has allocated; else Python,
+torch and the building of the network count too, and hide a small batch).
 
 Second table: test images of a trained run, one probe, solved all at once by
-`scoreflow.likelihood.Flow` with either product. An error is the mean of |bits/dim - truth| over
-the images, truth being tolerance 1e-6 by vjp with the same probe. Rates are at the default
+`scoreflow.likelihood.flow_likelihood` with either product. An error is the mean over the images of
+|bits/dim - truth|, truth being tolerance 1e-6 by vjp with the same probe. Rates are at the default
 tolerance, and at the loosest from which on every tighter one has an error below 1e-3. Without a
-run there is no such table; `make demo` trains one. How the usual procedure does at equal error is
-told by `benchmarks.likelihood`.
+run there is no such table; `make demo` trains one. `benchmarks.likelihood` compares with the usual
+procedure at equal error.
 
-Rounds interleave all, after one that is not counted; figures are medians and middle halves over
-the rounds, ratios medians of the rounds' own. Needs the `bench` extra.
+Each round runs every case once, after one round that is not counted; figures are medians and
+quartiles over the rounds, ratios are medians of the ratios within a round. Needs the `bench`
+extra.
 """
 
 import argparse
@@ -35,9 +36,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import contenders, measure, rates
-from benchmarks.likelihood import Asked, Bench, bench_of, say
-from benchmarks.measure import timed
+from benchmarks import command_line, contenders, measure, rates
+from benchmarks.likelihood.bench import Bench, load_bench
+from benchmarks.measure import say, timed
 from benchmarks.rates import Field
 from scoreflow import factory
 from scoreflow.configs import cifar10
@@ -54,7 +55,7 @@ RUN = Path("runs/digits-vp")
 def alone(
     sde: SDE, denoiser: Denoiser, angle: Times, x: Batch, probes: Iterable[Tensor]
 ) -> tuple[Batch, Tensor]:
-    """The field, and no divergence."""
+    """The field without its divergence."""
     with torch.no_grad():
         return velocity(sde, denoiser, angle, x), x.new_zeros(len(x), 0)
 
@@ -67,7 +68,7 @@ FIELDS: dict[str, Field] = {
 
 
 def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
-    """So many evaluations of the field of the CIFAR-10 network, by name."""
+    """Name -> function that evaluates the field of the CIFAR-10 network so many times."""
     config = cifar10.get_config()
     config.training.channels_last = False  # in which torch's GroupNorm has no tangent
     network = factory.build_network(config, contenders.images(device)).eval().requires_grad_(False)
@@ -76,21 +77,21 @@ def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     generator = torch.Generator().manual_seed(0)
     x, probe = torch.randn(2, batch, 3, 32, 32, generator=generator, dtype=torch.float64)
     x, probe = x.to(device), probe.sign().to(device)
-    # each image has its own, and they lie on the device, as in the solver
+    # one angle an image, on the device, as in the solver
     angle = torch.linspace(0.3, 1.2, batch, dtype=torch.float64, device=device)
 
-    def often(field: Field) -> Callable[[int], None]:
+    def repeated(field: Field) -> Callable[[int], None]:
         def run(count: int) -> None:
             for _ in range(count):
                 field(sde, model, angle, x, [probe])
 
         return run
 
-    return {name: often(field) for name, field in FIELDS.items()}
+    return {name: repeated(field) for name, field in FIELDS.items()}
 
 
 def measured(device: torch.device, batch: int, rounds: int) -> list[Json]:
-    """A row of each field, with its peak memory."""
+    """A row for each field, with its peak memory."""
     runs, count = evaluations(device, batch), 10 if device.type == "cuda" else 1
     times: dict[str, list[float]] = {name: [] for name in runs}
     with arithmetic("float32"):
@@ -106,7 +107,7 @@ def measured(device: torch.device, batch: int, rounds: int) -> list[Json]:
 
 
 def row(name: str, times: dict[str, list[float]], batch: int) -> Json:
-    """What the times of one field come to."""
+    """The row of one field, from its seconds in each round."""
     own = times[name]
     return {
         "field": name,
@@ -119,7 +120,7 @@ def row(name: str, times: dict[str, list[float]], batch: int) -> Json:
 
 
 def memory(name: str, device: torch.device, batch: int) -> float:
-    """Peak memory of a process that evaluates once, in GB."""
+    """Peak memory of a separate process that evaluates once, in GB."""
     command = [sys.executable, "-m", "benchmarks.divergence", f"--memory-of={name}"]
     command += [f"--device={device}", f"--batch={batch}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -127,7 +128,7 @@ def memory(name: str, device: torch.device, batch: int) -> float:
 
 
 def print_memory(name: str, device: torch.device, batch: int) -> None:
-    """What `memory` asks a process of its own."""
+    """Evaluate once and print the peak memory: the process that `memory` starts."""
     with arithmetic("float32"):
         evaluations(device, batch)[name](1)
     measure.wait(device)
@@ -135,7 +136,7 @@ def print_memory(name: str, device: torch.device, batch: int) -> None:
 
 
 def table(rows: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     head = ["field", "s an evaluation", "images/s", "x forward", "x vjp", "peak memory, GB"]
     cells = []
     for r in rows:
@@ -145,60 +146,66 @@ def table(rows: list[Json]) -> str:
     return measure.table(head, cells)
 
 
-def trained(asked: argparse.Namespace, device: torch.device) -> Bench | None:
-    """The run to measure; None, and a line that says why, where no usable one was asked for."""
-    run, images = asked.workdir or RUN, asked.images
+def trained(args: argparse.Namespace, device: torch.device) -> Bench | None:
+    """The run to measure; None, and a line on stderr, if the default one cannot be.
+
+    Raises:
+        RequestError: --workdir names a run that cannot be measured.
+    """
     try:
-        return bench_of(Asked(run, images, images, asked.rounds, device, Path(), []))
+        return load_bench(args.workdir or RUN, device, {"--images": args.images})
     except RequestError as error:
-        if asked.workdir is not None:
+        if args.workdir is not None:
             raise
         say(f"no images/s at {rates.GOOD_ENOUGH:g} bits/dim ({error}); `make demo` trains {RUN}")
         return None
 
 
 def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The command line, and who refuses what is wrong with it."""
-    parser = measure.parser_of("a likelihood's divergence by vjp and jvp, and images a second")
+    """The parser, which reports errors, and the arguments."""
+    parser = command_line.parser_of(
+        "a likelihood's divergence by vjp and jvp, and images a second"
+    )
     parser.add_argument("--workdir", type=Path, default=None, help=f"a trained run; {RUN}")
     parser.add_argument("--images", type=int, default=32, help="of its test set")
     parser.add_argument("--memory-of", choices=tuple(FIELDS), default=None, help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    if asked.images < 1:
-        parser.error(f"--images must be 1 or more, got {asked.images}")
-    return parser, asked
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        parser.error(f"--images must be 1 or more, got {args.images}")
+    command_line.check_counts(parser, args)
+    return parser, args
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and keep."""
-    parser, asked = parsed(argv)
-    device = measure.device_of(parser, asked)
-    batch = asked.batch or (64 if device.type == "cuda" else 16)
-    if asked.memory_of:
-        print_memory(asked.memory_of, device, batch)
+    """Measure, print the tables, and write them."""
+    parser, args = parsed(argv)
+    device = command_line.device_of(parser, args.device)
+    batch = args.batch or (64 if device.type == "cuda" else 16)
+    if args.memory_of:
+        print_memory(args.memory_of, device, batch)
         return
     try:
-        bench = trained(asked, device)
+        bench = trained(args, device)
     except RequestError as error:
         parser.error(str(error))
-    rows, likelihood = measured(device, batch, asked.rounds), None
+    rows, likelihood = measured(device, batch, args.rounds), None
     command = f"python -m benchmarks.divergence --device {device} --batch {batch}"
-    command += f" --rounds {asked.rounds}"
+    command += f" --rounds {args.rounds}"
     text = table(rows) + "\n\n"
     if bench is None:
         text += "No trained run, and so no images/s at an error: `make demo` trains one."
     else:
-        run = asked.workdir or RUN
+        run = args.workdir or RUN
         with arithmetic("float32"):
-            likelihood = rates.measured(bench, asked.images, asked.rounds)
-        command += f" --workdir {run} --images {asked.images}"
-        text += f"{asked.images} test images of {run} (step {bench.step}), one probe:\n\n"
+            likelihood = rates.measured(bench, args.images, args.rounds)
+        command += f" --workdir {run} --images {args.images}"
+        text += f"{args.images} test images of {run} (step {bench.step}), one probe:\n\n"
         text += rates.text(likelihood)
-    settings = {"batch": batch, "rounds": asked.rounds, "threads": torch.get_num_threads()}
+    settings = {"batch": batch, "rounds": args.rounds, "threads": torch.get_num_threads()}
     result = {"unit": "seconds an evaluation", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows, "likelihood": likelihood}
     title = "The divergence of a likelihood, by vjp and by jvp"
-    measure.keep(measure.folder(device, asked.out), "divergence", title, result, text)
+    measure.keep(measure.folder(device, args.out), "divergence", title, result, text)
     print(text)
 
 

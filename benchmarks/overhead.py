@@ -1,17 +1,18 @@
-"""What a sampling step costs beside its network, and what diffusers' loop costs.
+"""Overhead of a sampling step, its time without the network, against diffusers' loop.
 
     python -m benchmarks.overhead [--rounds 15] [--steps 100] [--out DIR]
 
-Everything but the network: the loop, the method's arithmetic, its noise, the conversions and the
-clipping. The network is one that returns its input, so that microseconds are not looked for in a
-difference of milliseconds; what calling it costs is measured in the same round and taken off.
-Images have the size of the digits, 1 x 8 x 8. Ours keep their state in float64 and draw addressed
-noise; diffusers' are float32 with a generator, and clip as ours do where their scheduler can.
+Overhead is everything but the network: the loop, the method's arithmetic, its noise, the
+conversions and the clipping. The network here returns its input, since microseconds would be lost
+in a difference of milliseconds; the time of calling it is measured in the same round and
+subtracted. Images have the size of the digits, 1 x 8 x 8. Ours keep their state in float64 and
+draw addressed noise; diffusers' are float32 with a generator, and clip like ours where their
+scheduler can.
 
 Each round runs every loop once, one after another, on one thread, as these tensors are too small
-for two. A figure is the median over rounds, its spread the middle half; a ratio is the median of
-the rounds' own ratios. A deterministic method is measured against diffusers' DDIM, one that draws
-noise against its DDPM, and each against its namesake. Needs the `test` extra.
+for two. A figure is the median over rounds, its spread the quartiles; a ratio is the median of the
+ratios within a round. A deterministic method is measured against diffusers' DDIM, one that draws
+noise against its DDPM, and each against the scheduler of the same method. Needs the `test` extra.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from scoreflow.storage.atomic_files import Json
 
 COUNTS = (64, 1)
 DETERMINISTIC, STOCHASTIC = "DDIMScheduler", "DDPMScheduler"
-"""What a step is measured against, in diffusers' names."""
+"""Diffusers' schedulers that a step is measured against."""
 EVENT = (1, 8, 8)
 Loop = Callable[[], None]
 
@@ -58,7 +59,7 @@ class Method:
     Attributes:
         sampler: ours.
         stochastic: whether a step draws noise.
-        namesake: name and settings of diffusers' scheduler, if it has one.
+        namesake: name and settings of diffusers' scheduler of this method, if there is one.
     """
 
     sampler: Sampler
@@ -82,7 +83,7 @@ CLIPS = (DETERMINISTIC, STOCHASTIC, "HeunDiscreteScheduler")
 
 
 class Free(nn.Module):
-    """A network that costs nothing."""
+    """A network that returns its input, at no cost."""
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """The input."""
@@ -90,7 +91,7 @@ class Free(nn.Module):
 
 
 def ours(sampler: Sampler, count: int, steps: int) -> Loop:
-    """Our loop: grid, steps, noise."""
+    """Our sampling loop: grid, steps, noise."""
     process = VPSDE.linear(1000)
     denoiser = Clipped(ScoreModel(Free(), process))
 
@@ -102,7 +103,7 @@ def ours(sampler: Sampler, count: int, steps: int) -> Loop:
 
 
 def scheduler_of(name: str, settings: Json) -> Any:  # noqa: ANN401
-    """One of diffusers' schedulers, of DDPM's betas; it clips x_0 where it can."""
+    """One of diffusers' schedulers with DDPM's betas; it clips x_0 where it can."""
     import diffusers
 
     betas = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
@@ -111,7 +112,7 @@ def scheduler_of(name: str, settings: Json) -> Any:  # noqa: ANN401
 
 
 def theirs(name: str, settings: Json, count: int, steps: int) -> Loop:
-    """The loop of diffusers' documentation, with one of its schedulers."""
+    """The sampling loop of diffusers' documentation, with one of its schedulers."""
     scheduler, network = scheduler_of(name, settings), Free()
     takes_generator = name not in ("DEISMultistepScheduler", "UniPCMultistepScheduler")
     takes_generator &= name != "HeunDiscreteScheduler"
@@ -130,7 +131,7 @@ def theirs(name: str, settings: Json, count: int, steps: int) -> Loop:
 
 
 def bare(count: int, steps: int) -> Loop:
-    """The network alone, as often as there are steps."""
+    """A loop of the network alone, called once a step."""
     network, x, index = Free(), torch.zeros(count, *EVENT), torch.zeros(count)
 
     def run() -> None:
@@ -142,14 +143,14 @@ def bare(count: int, steps: int) -> Loop:
 
 
 def measured(count: int, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds a step of every loop, a number a round, the network's taken off."""
+    """Name of a loop -> microseconds a step in each round, without the network's."""
     loops = {name: ours(method.sampler, count, steps) for name, method in METHODS.items()}
     references = [method.namesake for method in METHODS.values() if method.namesake]
     loops |= {title(*each): theirs(*each, count, steps) for each in references}
     loops["network"] = bare(count, steps)
     found: dict[str, list[float]] = {name: [] for name in loops}
     for loop in loops.values():
-        loop()  # what is only done once
+        loop()  # warm up: some work is done only once
     with Progress(f"{count} images", rounds, "round") as progress:
         for _ in range(rounds):
             for name, loop in loops.items():
@@ -165,12 +166,12 @@ def measured(count: int, steps: int, rounds: int) -> dict[str, list[float]]:
 
 
 def title(name: str, settings: Json) -> str:
-    """A scheduler and what sets it apart."""
+    """Name of a scheduler, marked where it solves the SDE."""
     return name + (" (SDE)" if settings else "")
 
 
 def rows(found: dict[str, list[float]], count: int) -> list[Json]:
-    """A row a method: microseconds, and the ratios to diffusers'."""
+    """A row for each method: microseconds, and the ratios to diffusers'."""
     made = []
     for name, method in METHODS.items():
         floor = STOCHASTIC if method.stochastic else DETERMINISTIC
@@ -187,7 +188,7 @@ def rows(found: dict[str, list[float]], count: int) -> list[Json]:
 
 
 def table(made: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     head = ["images", "sampler", "us a step", "measured against", "ratio", "namesake", "ratio"]
     lines = []
     for row in made:
@@ -204,32 +205,34 @@ def table(made: list[Json]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and keep."""
-    parser = argparse.ArgumentParser(description="microseconds a sampling step, beside diffusers")
+    """Measure, print the table, and write it."""
+    parser = argparse.ArgumentParser(
+        description="microseconds a sampling step without its network, against diffusers"
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("results/cpu"))
-    asked = parser.parse_args(argv)
-    if asked.rounds < 2 or not 1 <= asked.steps <= 1000:
+    args = parser.parse_args(argv)
+    if args.rounds < 2 or not 1 <= args.steps <= 1000:
         parser.error("at least 2 rounds and 1..1000 steps are needed")
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         made = [
             row
             for count in COUNTS
-            for row in rows(measured(count, asked.steps, asked.rounds), count)
+            for row in rows(measured(count, args.steps, args.rounds), count)
         ]
     finally:
         torch.set_num_threads(threads)
-    settings: dict[str, Any] = {"rounds": asked.rounds, "steps": asked.steps, "threads": 1}
-    command = f"python -m benchmarks.overhead --rounds {asked.rounds} --steps {asked.steps}"
+    settings: dict[str, Any] = {"rounds": args.rounds, "steps": args.steps, "threads": 1}
+    command = f"python -m benchmarks.overhead --rounds {args.rounds} --steps {args.steps}"
     result = {"unit": "microseconds a step less the network's", "settings": settings}
     result |= {"command": command, "device": "cpu", "rows": made}
     text = "Microseconds, one thread: the median of the rounds, and their middle half.\n\n"
-    name = "What a sampling step costs beside its network"
-    measure.keep(asked.out, "overhead", name, result, text + table(made))
+    name = "Overhead of a sampling step, without its network"
+    measure.keep(args.out, "overhead", name, result, text + table(made))
     print(table(made))
 
 

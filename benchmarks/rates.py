@@ -1,11 +1,10 @@
-"""Images a second of a trained run's likelihood, by either way to its divergence.
+"""Images a second of a trained run's likelihood, with its divergence by vjp and by jvp.
 
-The second table of `benchmarks.divergence`, which says how to read it.
+The second table of `benchmarks.divergence`, whose docstring explains it.
 """
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -14,8 +13,10 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import measure
-from benchmarks.likelihood import TOLERANCES, TRUTH, Bench, Points, say, solver_of
-from benchmarks.measure import timed
+from benchmarks.likelihood.bench import Bench, Points
+from benchmarks.likelihood.methods import ours, solver_of
+from benchmarks.likelihood.settings import TOLERANCES, TRUTH
+from benchmarks.measure import say, timed
 from scoreflow.errors import RunError
 from scoreflow.likelihood import flow_likelihood as solving
 from scoreflow.likelihood.flow_likelihood import Solver
@@ -25,17 +26,19 @@ from scoreflow.sde.flow import velocity, velocity_and_divergence
 from scoreflow.sde.types import Batch, Times
 from scoreflow.storage.atomic_files import Json
 
-GOOD_ENOUGH = 1e-3  # bits/dim, the mean over images of the error without its sign
+GOOD_ENOUGH = 1e-3
+"""Accepted mean over images of the absolute error, bits/dim."""
 Field = Callable[[SDE, Denoiser, Times, Batch, Iterable[Tensor]], tuple[Batch, Tensor]]
-Way = tuple[Field, Bench]
+Way = tuple[Field, ScoreModel]
+"""How the divergence is computed, and the model."""
 Case = tuple[str, float]
-"""The name of a way, and a tolerance."""
+"""The name of a way, and the tolerance of the solver."""
 
 
 def by_jvp(
     sde: SDE, denoiser: Denoiser, angle: Times, x: Batch, probes: Iterable[Tensor]
 ) -> tuple[Batch, Tensor]:
-    """What `velocity_and_divergence` says, by forward differentiation; one evaluation a probe."""
+    """`velocity_and_divergence` by forward differentiation, with one evaluation a probe."""
     products = []
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # no other attention has a tangent
         for probe in probes:
@@ -47,16 +50,16 @@ def by_jvp(
 
 
 def ways(bench: Bench) -> dict[str, Way]:
-    """Who solves with what; torch's GroupNorm has no tangent where channels are last in memory."""
-    found: dict[str, Way] = {"vjp": (velocity_and_divergence, bench)}
-    plain = replace(bench, models={name: contiguous(m) for name, m in bench.models.items()})
-    if any(model.channels_last for model in bench.models.values()):
+    """The ways by name; torch's GroupNorm has no tangent where channels are last in memory."""
+    found: dict[str, Way] = {"vjp": (velocity_and_divergence, bench.trained)}
+    plain = contiguous(bench.trained)
+    if bench.trained.channels_last:
         found["vjp, not channels-last"] = velocity_and_divergence, plain
     return {**found, "jvp": (by_jvp, plain)}
 
 
 def contiguous(model: ScoreModel) -> ScoreModel:
-    """The same model, with its channels not last in memory."""
+    """A copy of the model whose weights are not channels-last in memory."""
     network = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
     other = model.with_network(network)
     other.channels_last = False
@@ -64,17 +67,17 @@ def contiguous(model: ScoreModel) -> ScoreModel:
 
 
 def solved(way: Way, points: Points, tolerance: float) -> tuple[Tensor, float]:
-    """Bits/dim of each image, and evaluations an image."""
-    field, bench = way
+    """Bits/dim of each image, (B,), and evaluations an image; a RunError if one is unsolved."""
+    field, model = way
     with mock.patch.object(solving, "velocity_and_divergence", field):
-        found = bench.ours(points, solver_of(tolerance))
+        found = ours(model, points, solver_of(tolerance))
     if found.unsolved:
         raise RunError(f"{found.unsolved} images are not solved at tolerance {tolerance:g}")
     return found.bits.mean(1), float(found.evaluations.double().mean())
 
 
 def loosest(errors: dict[float, float]) -> float | None:
-    """The loosest tolerance from the tightest on whose error is small enough: none by luck."""
+    """The loosest tolerance at which it and all tighter ones have a small error; None without."""
     best = None
     for tolerance in sorted(errors):
         if not errors[tolerance] < GOOD_ENOUGH:
@@ -83,8 +86,8 @@ def loosest(errors: dict[float, float]) -> float | None:
     return best
 
 
-def asked_for(best: float | None) -> dict[float, str]:
-    """The tolerances that are timed, and why."""
+def timed_tolerances(best: float | None) -> dict[float, str]:
+    """The tolerances that are timed, and why: the default, and the `loosest` if there is one."""
     good, own = f"loosest with an error below {GOOD_ENOUGH:g}", Solver().tolerance
     if best is None or best == own:
         return {own: "default" if best is None else f"default, and {good}"}
@@ -92,7 +95,7 @@ def asked_for(best: float | None) -> dict[float, str]:
 
 
 def measured(bench: Bench, images: int, rounds: int) -> Json:
-    """Errors by tolerance, and images a second by every way at those that count."""
+    """Errors by tolerance, and images a second of every way at the default and the loosest one."""
     points, everyone = bench.points(bench.test[:images]), ways(bench)
     say("errors by tolerance")
     truth = solved(everyone["vjp"], points, TRUTH)[0]
@@ -102,8 +105,8 @@ def measured(bench: Bench, images: int, rounds: int) -> Json:
         return {"error": float((bits - truth).abs().mean()), "evaluations": evaluations}
 
     errors = {tolerance: found_by("vjp", tolerance)["error"] for tolerance in TOLERANCES}
-    asked = asked_for(loosest(errors))
-    cases = [(name, tolerance) for tolerance in asked for name in everyone]
+    chosen = timed_tolerances(loosest(errors))
+    cases = [(name, tolerance) for tolerance in chosen for name in everyone]
     found = {case: found_by(*case) for case in cases}  # and once before it is timed
     times: dict[Case, list[float]] = {case: [] for case in cases}
     for number in range(rounds):
@@ -111,12 +114,12 @@ def measured(bench: Bench, images: int, rounds: int) -> Json:
         for case in cases:
             run = lambda _, case=case: solved(everyone[case[0]], points, case[1])  # noqa: E731
             times[case].append(timed(run, 1, bench.test.device))
-    rows = [{**row(c, times, images), "for": asked[c[1]], **found[c]} for c in cases]
+    rows = [{**row(c, times, images), "for": chosen[c[1]], **found[c]} for c in cases]
     return {"truth": TRUTH, "errors": [list(pair) for pair in errors.items()], "rows": rows}
 
 
 def row(case: Case, times: dict[Case, list[float]], images: int) -> Json:
-    """What the times of one way at one tolerance come to."""
+    """The row of one way at one tolerance, from its seconds in each round."""
     own = times[case]
     return {
         "divergence": case[0],

@@ -4,32 +4,32 @@
                                   [--variants float32,bfloat16,best]
 
 Ours is what --mode sample does: the method on its own grid, addressed noise, float64 state, x_0
-clipped, levels at the end. Theirs is `UNet2DModel` of the same layout in their pipelines' loop
-with the scheduler of the same method, 20 steps of it, and levels at the end. Weights are random:
-time does not depend on them.
+clipped, levels at the end. The reference is diffusers: `UNet2DModel` of the same layout in the
+loop of their pipelines, with the scheduler of the same method at 20 steps, and levels at the end.
+Weights are random: time does not depend on them.
 
-Variants are of training's: float32 (without TF32, both), channels_last, bfloat16 (autocast, both)
-and best (bfloat16, compiled, channels-last; --mode sample itself does not compile). "diffusers,
-half" has weights and state in bfloat16, as their pipelines have it with torch_dtype; ours has no
-such mode. Unless others are named a GPU runs float32, bfloat16 and best, a CPU float32 and
-channels_last, which is our default.
+Variants are those of `benchmarks.training`: float32 (without TF32, both), channels_last, bfloat16
+(autocast, both) and best (bfloat16, compiled, channels-last; --mode sample itself does not
+compile). "diffusers, half" has weights and state in bfloat16, like their pipelines with
+torch_dtype; ours has no such mode. By default a GPU runs float32, bfloat16 and best, a CPU float32
+and channels_last, which is our default.
 
-Rounds interleave all of them, a batch each after one that is not counted; figures are medians and
-middle halves over the rounds, a ratio the median of the rounds' own: above 1, faster than
-diffusers in the same variant and method. Evaluations are counted where the network is called, in
-images by images drawn; where they are not 20, the row says so. Needs the `bench` extra.
+Each round draws one batch with every contender, after one round that is not counted; figures are
+medians and quartiles over the rounds, a ratio is the median of the ratios within a round: above 1,
+faster than diffusers in the same variant and method. Evaluations are counted where the network is
+called: images evaluated over images drawn; a row marks a count other than 20. Needs the `bench`
+extra.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import contenders, measure, overhead
+from benchmarks import command_line, contenders, measure, overhead
 from benchmarks.contenders import VARIANTS as TRAINED
-from benchmarks.measure import timed
+from benchmarks.measure import say, timed
 from scoreflow import factory
 from scoreflow.configs import cifar10
 from scoreflow.data.levels import quantize
@@ -45,33 +45,40 @@ EVENT = (3, 32, 32)
 OURS, THEIRS, HALF = "ours", "diffusers", "diffusers, half"
 
 
-class Heard(nn.Module):
-    """A network, and on how many images it was asked."""
+class CountedNetwork(nn.Module):
+    """A network that counts the images it is evaluated on.
+
+    Args:
+        module: the network.
+
+    Attributes:
+        rows: images so far, over all calls.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module, self.rows = module, 0
 
     def forward(self, x: Tensor, *more: Any, **named: Any) -> Any:  # noqa: ANN401
-        """What the network says."""
+        """The output of the network."""
         self.rows += len(x)
         return self.module(x, *more, **named)
 
 
 class Contender(NamedTuple):
-    """Who draws.
+    """One way to draw images.
 
     Attributes:
-        draw: a batch by the name of a sampler, (B, 3, 32, 32) uint8 on the CPU.
-        network: counts what it is asked.
+        draw: name of a sampler -> a batch, (B, 3, 32, 32) uint8 on the CPU.
+        network: counts its evaluations.
     """
 
     draw: Callable[[str], Tensor]
-    network: Heard
+    network: CountedNetwork
 
 
 class Case(NamedTuple):
-    """What is timed."""
+    """What is timed: a contender in a variant with a sampler."""
 
     who: str
     variant: str
@@ -79,14 +86,14 @@ class Case(NamedTuple):
 
 
 def ours(device: torch.device, batch: int, variant: str) -> Contender:
-    """The network as --mode sample has it, and the loop."""
+    """Our network as --mode sample builds it, and our sampling loop."""
     config = cifar10.get_config()
     config.training.update(VARIANTS[variant])
     config.sampling.steps = EVALUATIONS
     data = contenders.images(device)
     network = factory.build_network(config, data).eval().requires_grad_(False)
-    heard = Heard(factory.compiled(network, factory.build_training(config)))
-    model = factory.build_model(config, heard, factory.build_sde(config))
+    counted = CountedNetwork(factory.compiled(network, factory.build_training(config)))
+    model = factory.build_model(config, counted, factory.build_sde(config))
 
     def draw(sampler: str) -> Tensor:
         way = factory.build_drawing(config, sampler, model, data)
@@ -94,16 +101,16 @@ def ours(device: torch.device, batch: int, variant: str) -> Contender:
         args = way.sampler, way.denoiser, model.sde, way.times, noise, EVENT
         return quantize(sample(*args, final=way.final), 256).cpu()
 
-    return Contender(draw, heard)
+    return Contender(draw, counted)
 
 
 def theirs(device: torch.device, batch: int, variant: str, half: bool = False) -> Contender:
-    """Diffusers' network and their pipelines' loop; `half`: weights and state in bfloat16."""
-    asked = VARIANTS[variant]
+    """Diffusers' network and the loop of their pipelines; with `half` all of it in bfloat16."""
+    options = VARIANTS[variant]
     network = contenders.theirs(device, batch, variant)[2].eval().requires_grad_(False)
     network = network.to(torch.bfloat16) if half else network
-    heard = Heard(torch.compile(network) if asked.get("compile") else network)
-    autocast = asked.get("precision") == "bfloat16" and not half
+    counted = CountedNetwork(torch.compile(network) if options.get("compile") else network)
+    autocast = options.get("precision") == "bfloat16" and not half
     like = torch.empty(0, device=device, dtype=torch.bfloat16 if half else torch.float32)
 
     @torch.no_grad()
@@ -114,18 +121,18 @@ def theirs(device: torch.device, batch: int, variant: str, half: bool = False) -
         x = x * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             shown = scheduler.scale_model_input(x, t)
-            if asked.get("channels_last"):
+            if options.get("channels_last"):
                 shown = shown.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                eps = heard(shown, t, return_dict=False)[0]
+                eps = counted(shown, t, return_dict=False)[0]
             x = scheduler.step(eps.to(x.dtype), t, x, return_dict=False)[0]
         return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
-    return Contender(draw, heard)
+    return Contender(draw, counted)
 
 
 def scheduler_of(sampler: str) -> Any:  # noqa: ANN401
-    """Diffusers' scheduler of a method of ours."""
+    """Diffusers' scheduler of the same method as one of our samplers."""
     namesake = overhead.METHODS[sampler].namesake
     assert namesake, "each of SAMPLERS has one"
     return overhead.scheduler_of(*namesake)
@@ -134,7 +141,7 @@ def scheduler_of(sampler: str) -> Any:  # noqa: ANN401
 def made(
     device: torch.device, batch: int, variants: list[str]
 ) -> dict[tuple[str, str], Contender]:
-    """Everyone, by name and variant."""
+    """All contenders, by name and variant."""
     found = {}
     for variant in variants:
         found[OURS, variant] = ours(device, batch, variant)
@@ -145,17 +152,17 @@ def made(
 
 
 def measured(device: torch.device, batch: int, variants: list[str], rounds: int) -> list[Json]:
-    """A row of each contender, variant and method."""
+    """A row for each contender, variant and method."""
     everyone = made(device, batch, variants)
     times: dict[Case, list[float]] = {
         Case(*who, sampler): [] for sampler in SAMPLERS for who in everyone
     }
     rows = dict.fromkeys(times, 0)
     with arithmetic("float32"):
-        for case in times:  # each, for a compiled network may be compiled again
+        for case in times:  # all of them, as a compiled network may be compiled again
             everyone[case.who, case.variant].draw(case.sampler)
         for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+            say(f"round {number + 1} of {rounds}")
             for case in times:
                 draw, network = everyone[case.who, case.variant]
                 network.rows = 0
@@ -165,7 +172,7 @@ def measured(device: torch.device, batch: int, variants: list[str], rounds: int)
 
 
 def row(case: Case, times: dict[Case, list[float]], evaluations: float, batch: int) -> Json:
-    """What one contender's times come to."""
+    """The row of one case, from its seconds in each round."""
     own, reference = times[case], times[case._replace(who=THEIRS)]
     return {
         **case._asdict(),
@@ -178,35 +185,36 @@ def row(case: Case, times: dict[Case, list[float]], evaluations: float, batch: i
 
 
 def table(rows: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     head = ["method", "variant", "", "images/s", "x diffusers", "s a batch", "evaluations"]
     cells = []
     for r in rows:
-        asked = f"{r['evaluations']:g}"
-        asked += "" if r["evaluations"] == EVALUATIONS else f", not {EVALUATIONS}"
+        evaluations = f"{r['evaluations']:g}"
+        evaluations += "" if r["evaluations"] == EVALUATIONS else f", not {EVALUATIONS}"
         line = [r["sampler"], r["variant"], r["who"], measure.shown(r, "images_per_second", ".2f")]
-        cells.append([*line, f"{r['ratio']:.2f}", measure.shown(r, "seconds"), asked])
+        cells.append([*line, f"{r['ratio']:.2f}", measure.shown(r, "seconds"), evaluations])
     return measure.table(head, cells)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and keep."""
-    parser = measure.parser_of("images a second at 20 evaluations, beside diffusers'")
+    """Measure, print the table, and write it."""
+    parser = command_line.parser_of("images a second at 20 evaluations, against diffusers'")
     parser.add_argument("--variants", default="", help=f"of {','.join(VARIANTS)}")
-    asked = parser.parse_args(argv)
-    device = measure.device_of(parser, asked)
+    args = parser.parse_args(argv)
+    command_line.check_counts(parser, args)
+    device = command_line.device_of(parser, args.device)
     on_gpu = device.type == "cuda"
-    batch = asked.batch or (256 if on_gpu else 4)
-    usual = ["float32", "bfloat16", "best"] if on_gpu else ["float32", "channels_last"]
-    variants = measure.variants_of(parser, asked.variants, VARIANTS, usual)
-    rows = measured(device, batch, variants, asked.rounds)
+    batch = args.batch or (256 if on_gpu else 4)
+    default = ["float32", "bfloat16", "best"] if on_gpu else ["float32", "channels_last"]
+    variants = command_line.variants_of(parser, args.variants, VARIANTS, default)
+    rows = measured(device, batch, variants, args.rounds)
     command = f"python -m benchmarks.sampling --device {device} --batch {batch}"
-    command += f" --rounds {asked.rounds} --variants {','.join(variants)}"
-    settings = {"batch": batch, "rounds": asked.rounds, "threads": torch.get_num_threads()}
+    command += f" --rounds {args.rounds} --variants {','.join(variants)}"
+    settings = {"batch": batch, "rounds": args.rounds, "threads": torch.get_num_threads()}
     result = {"unit": "images a second", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows}
     title, text = "Images a second at 20 evaluations of the CIFAR-10 DDPM U-Net", table(rows)
-    measure.keep(measure.folder(device, asked.out), "sampling", title, result, text)
+    measure.keep(measure.folder(device, args.out), "sampling", title, result, text)
     print(text)
 
 

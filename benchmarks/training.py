@@ -1,21 +1,21 @@
-"""A training step of the CIFAR-10 DDPM U-Net (35.7M parameters), beside diffusers'.
+"""A training step of the CIFAR-10 DDPM U-Net (35.7M parameters), against diffusers'.
 
     python -m benchmarks.training [--device cpu] [--batch 16] [--rounds 3] [--out DIR]
                                   [--variants float32,bfloat16,best]
 
-`benchmarks/contenders.py` says what either does in a step.
+`benchmarks/contenders.py` describes the step of each.
 
-Variants: float32 and, beside it, one switch of channels_last, compiled, tf32 (a GPU's) and
-bfloat16 (autocast); best (bfloat16, compiled, channels-last); graphs (the same under CUDA graphs).
-Unless others are named a GPU runs float32, channels_last, bfloat16, best and graphs; a CPU
-float32, channels_last and, where it has it, bfloat16.
+Variants: float32; float32 with one change, channels_last, compiled, tf32 (on a GPU) or bfloat16
+(autocast); best (bfloat16, compiled, channels-last); graphs (the same with CUDA graphs). By
+default a GPU runs float32, channels_last, bfloat16, best and graphs; a CPU float32, channels_last
+and, where it supports it, bfloat16.
 
-Rounds interleave all of them, a step each (ten on a GPU) after two that are not counted; figures
-are medians and middle halves, a ratio the median of the rounds' own. Peaks are measured in the
-same run: a product of large matrices, and a 3 x 3 convolution of the network's size. The share of
-them is the floating-point operations of the network as it is defined, as torch's counter has
-them, by time: what an implementation does without counts as done. Peak memory is that of a
-process of its own (on a GPU what torch has allocated). Needs the `bench` extra.
+Each round runs one step of every contender (ten on a GPU), after two steps that are not counted;
+figures are medians and quartiles, a ratio is the median of the ratios within a round. Peak rates
+are measured in the same run: a product of large matrices, and a 3 x 3 convolution of the network's
+size. The share of them is the rate of floating-point operations of the network as it is defined,
+by torch's counter: operations that an implementation avoids count too. Peak memory is that of a
+separate process (on a GPU what torch has allocated). Needs the `bench` extra.
 """
 
 import argparse
@@ -25,15 +25,15 @@ import sys
 
 import torch
 
-from benchmarks import measure
+from benchmarks import command_line, measure
 from benchmarks.contenders import MAKERS, VARIANTS
-from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed, wait
+from benchmarks.measure import flops_of_an_image, peak_memory, peaks, say, timed, wait
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.storage.atomic_files import Json
 
 
 def measured(device: torch.device, batch: int, variants: list[str], rounds: int) -> list[Json]:
-    """A row of each contender and variant."""
+    """A row for each contender and variant."""
     cases = [(who, variant) for variant in variants for who in MAKERS]
     made = {case: MAKERS[case[0]](device, batch, case[1]) for case in cases}
     count = 10 if device.type == "cuda" else 1
@@ -44,7 +44,7 @@ def measured(device: torch.device, batch: int, variants: list[str], rounds: int)
         case: {"step": [], "forward": []} for case in cases
     }
     for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        say(f"round {number + 1} of {rounds}")
         for case, (step, forward, _) in made.items():
             times[case]["step"].append(timed(step, count, device))
             times[case]["forward"].append(timed(forward, count, device))
@@ -67,7 +67,16 @@ def row(
     flops: float,
     peak: Json,
 ) -> Json:
-    """What one contender's times come to."""
+    """The row of one contender in one variant.
+
+    Args:
+        who: the contender.
+        variant: one of `VARIANTS`.
+        times: seconds of every round, of "step" and "forward", by contender and variant.
+        batch: images a step.
+        flops: of a forward pass of one image.
+        peak: rates of the machine, of `measure.peaks`.
+    """
     step, forward = times[who, variant]["step"], times[who, variant]["forward"]
     seconds = measure.middle("seconds", step)
     rate = batch / seconds["seconds"]
@@ -86,7 +95,7 @@ def row(
 
 
 def memory(who: str, variant: str, device: torch.device, batch: int) -> float:
-    """Peak memory of a process that takes three steps, in GB."""
+    """Peak memory of a separate process that takes three steps, in GB."""
     command = [sys.executable, "-m", "benchmarks.training", f"--memory-of={who}:{variant}"]
     command += [f"--device={device}", f"--batch={batch}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -94,14 +103,14 @@ def memory(who: str, variant: str, device: torch.device, batch: int) -> float:
 
 
 def print_memory(who: str, variant: str, device: torch.device, batch: int) -> None:
-    """What `memory` asks a process of its own."""
+    """Take three steps and print the peak memory: the process that `memory` starts."""
     MAKERS[who](device, batch, variant)[0](3)
     wait(device)
     print(peak_memory(device))
 
 
 def table(rows: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     head = ["", "variant", "s a step", "images/s", "x diffusers", "forward images/s"]
     head += ["of matrix peak", "of convolution peak", "peak memory, GB"]
     cells = []
@@ -115,30 +124,31 @@ def table(rows: list[Json]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and keep."""
-    parser = measure.parser_of("a training step beside diffusers'")
+    """Measure, print the table, and write it."""
+    parser = command_line.parser_of("a training step, against diffusers'")
     parser.add_argument("--variants", default="", help=f"of {','.join(VARIANTS)}")
     parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    device = measure.device_of(parser, asked)
+    args = parser.parse_args(argv)
+    command_line.check_counts(parser, args)
+    device = command_line.device_of(parser, args.device)
     on_gpu = device.type == "cuda"
-    batch = asked.batch or (128 if on_gpu else 16)
-    if asked.memory_of:
-        print_memory(*asked.memory_of.split(":"), device, batch)
+    batch = args.batch or (128 if on_gpu else 16)
+    if args.memory_of:
+        print_memory(*args.memory_of.split(":"), device, batch)
         return
-    usual = ["float32", "channels_last"]
-    usual += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
-    usual += ["best", "graphs"] if on_gpu else []
-    variants = measure.variants_of(parser, asked.variants, VARIANTS, usual)
-    rows = measured(device, batch, variants, asked.rounds)
+    default = ["float32", "channels_last"]
+    default += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
+    default += ["best", "graphs"] if on_gpu else []
+    variants = command_line.variants_of(parser, args.variants, VARIANTS, default)
+    rows = measured(device, batch, variants, args.rounds)
     rows = [{**r, "memory_gb": memory(r["who"], r["variant"], device, batch)} for r in rows]
     command = f"python -m benchmarks.training --device {device} --batch {batch}"
-    command += f" --rounds {asked.rounds} --variants {','.join(variants)}"
-    settings = {"batch": batch, "rounds": asked.rounds, "threads": torch.get_num_threads()}
+    command += f" --rounds {args.rounds} --variants {','.join(variants)}"
+    settings = {"batch": batch, "rounds": args.rounds, "threads": torch.get_num_threads()}
     result = {"unit": "seconds a training step", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows}
     title, text = "A training step of the CIFAR-10 DDPM U-Net", table(rows)
-    measure.keep(measure.folder(device, asked.out), "training", title, result, text)
+    measure.keep(measure.folder(device, args.out), "training", title, result, text)
     print(text)
 
 

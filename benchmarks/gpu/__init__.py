@@ -1,1 +1,1 @@
-"""All that is measured on a CUDA device, in calls of minutes."""
+"""All measurements on a CUDA device, in resumable calls of a few minutes."""

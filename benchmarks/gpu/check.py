@@ -1,16 +1,16 @@
-"""Whether a device computes what a CPU does: noise, samples, likelihood, training, its switches.
+"""Agreement of a device with the CPU: noise, samples, likelihood, training and its switches.
 
     python -m benchmarks.gpu.check [--device cuda] [--out DIR]
 
-The digits' network, with weights of full size, in float32 (TensorFloat-32 off), on either device
-from the same addressed noise. Tolerances are of rounding: bits are equal, normals agree to the
-last bits of each device's log, sin and cos, float32 products to 1e-6 or so, which a sampler's
-steps and a network's layers may raise a hundred times. bfloat16 has 8 bits: its
-loss agrees to 5 %. Dropout is addressed, and either device drops the same units.
+The digits' network, with random weights that are not near 0, in float32 (TensorFloat-32 off), on
+both devices from the same addressed noise. Tolerances allow for rounding: bits are equal, normals
+agree to the last bits of each device's log, sin and cos, float32 products to about 1e-6, which a
+sampler's steps and a network's layers may raise a hundred times. bfloat16 has 8 bits: its loss
+agrees to 5 %. Dropout is addressed, and both devices drop the same units.
 
-Switches of a training (compiled ones on a GPU alone) are compared with the device's own plain
-path, float32 and none of them: losses and gradient norms of some steps, relative, with the
-tolerances of tests/scoreflow/test_switches.py.
+Switches of a training (compiled ones on a GPU alone) are compared with the device's own float32
+training without any switch: losses and gradient norms of some steps, relative, with the tolerances
+of tests/scoreflow/training/test_switches.py.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import command_line, measure
 from scoreflow import factory
 from scoreflow.certificate.certificate import awake
 from scoreflow.configs import digits
@@ -39,13 +39,13 @@ from scoreflow.training.trainer import Trainer
 
 IMAGES, STEPS = 8, 5
 RATE = 1e-4
-"""Of learning: Adam's first steps move each weight by it, were its gradient but rounding."""
+"""Learning rate: Adam's first steps move each weight by it, even if its gradient is rounding."""
 SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")
 EVENT = (1, 8, 8)
 Found = dict[str, tuple[Tensor, float]]
-"""What is computed: by name, on the CPU, with the largest difference that it may have."""
+"""Name -> computed values, on the CPU, and the largest allowed difference."""
 EXACT, ROUGH = 1e-4, 0.02
-"""Relative, of what a switch does: another order of sums, and bfloat16's 8 bits."""
+"""Relative tolerances of a switch: another order of sums, and bfloat16's 8 bits."""
 SWITCHES: tuple[tuple[Json, float], ...] = (
     ({"channels_last": True}, EXACT),
     ({"micro_batches": 5}, EXACT),
@@ -68,13 +68,13 @@ def config_of(**switches: object) -> ConfigDict:
 
 
 def model_of(experiment: factory.Experiment) -> ScoreModel:
-    """Its untrained network as a Denoiser, its answers not near 0."""
+    """Its untrained network as a Denoiser, with outputs that are not near 0."""
     network = awake(experiment.network.cpu()).to(experiment.device).eval()
     return experiment.model.with_network(network).in_precision("float32")
 
 
 def noise(device: torch.device) -> Found:
-    """Words, as uniforms, normals, and what decides which units drop."""
+    """Addressed noise: uniforms, normals, and the words that decide which units drop."""
     drawn = Noise.of(7, 0, IMAGES, device).at(3)
     units = torch.arange(math.prod(EVENT), dtype=torch.int32, device=device).view(1, *EVENT)
     fates = mixed(drawn.words(Stream.TRAIN_DROPOUT, (2,)), units)
@@ -99,7 +99,7 @@ def samples(device: torch.device) -> Found:
 
 
 def likelihood(device: torch.device) -> Found:
-    """Of test images, bits/dim."""
+    """Bits/dim of test images."""
     experiment = factory.experiment(config_of(), device)
     model, data, drawn = model_of(experiment), experiment.data, Noise.of(0, 0, IMAGES, device)
     x = dequantize(data.test[:IMAGES], drawn.uniform(Stream.TRAIN_DEQUANTIZE, EVENT), 17)
@@ -145,7 +145,7 @@ def training(device: torch.device) -> Found:
 
 
 def switched(device: torch.device) -> list[Json]:
-    """A row a switch, beside the device's own training without any."""
+    """A row for each switch, against the device's own training without any."""
     plain, _ = trained(device, channels_last=False)
     found: Found = {}
     for switches, tolerance in SWITCHES + COMPILED * (device.type == "cuda"):
@@ -159,7 +159,7 @@ CHECKS: tuple[Callable[[torch.device], Found], ...] = (noise, samples, likelihoo
 
 
 def compared(ours: Found, theirs: Found) -> list[Json]:
-    """A row a name: the largest difference, and whether it is allowed."""
+    """A row for each name: the largest difference, and whether it is allowed."""
     rows = []
     for name, (value, tolerance) in ours.items():
         apart = float((value.double() - theirs[name][0].double()).abs().max())
@@ -170,7 +170,7 @@ def compared(ours: Found, theirs: Found) -> list[Json]:
 
 
 def table(rows: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     cells = []
     for r in rows:
         apart = "not finite" if r["difference"] is None else f"{r['difference']:.2g}"
@@ -179,20 +179,19 @@ def table(rows: list[Json]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare, print, and keep; 1 if something differs."""
-    parser = argparse.ArgumentParser(description="whether a device computes what a CPU does")
+    """Compare, print the table, and write it; returns 1 if something differs."""
+    parser = argparse.ArgumentParser(description="agreement of a device with the CPU")
     parser.add_argument("--device", default="")
     parser.add_argument("--out", type=Path, default=None)
-    parser.set_defaults(batch=0, rounds=2)  # which `measure.device_of` looks at
-    asked = parser.parse_args(argv)
-    device, cpu = measure.device_of(parser, asked), torch.device("cpu")
+    args = parser.parse_args(argv)
+    device, cpu = command_line.device_of(parser, args.device), torch.device("cpu")
     rows = [row for check in CHECKS for row in compared(check(device), check(cpu))]
     command = f"python -m benchmarks.gpu.check --device {device}"
     rows += switched(device)
     result = {"unit": "largest difference", "command": command, "settings": {}}
     result |= {"device": str(device), "rows": rows}
-    out = measure.folder(device, asked.out)
-    measure.keep(out, "check", f"What {device} computes beside a CPU", result, table(rows))
+    out = measure.folder(device, args.out)
+    measure.keep(out, "check", f"Agreement of {device} with a CPU", result, table(rows))
     print(table(rows))
     return 0 if all(row["passed"] for row in rows) else 1
 

@@ -1,19 +1,18 @@
-"""Everything that is to be measured on a CUDA device, by one command that can be called again.
+"""All measurements on a CUDA device, by one command that resumes when it is called again.
 
     python -m benchmarks.gpu [--device cuda] [--stage NAME ...] [--minutes 9.5] [--data DIR]
                              [--train-minutes 25] [--out DIR] [--work DIR] [--list]
 
-Stages: check (a GPU computes what a CPU does, and the certificate), training, sampling,
-likelihood, growth, cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an
-error, and comparison).
-`benchmarks/gpu_stages.py` has their commands.
+Stages: check (agreement with a CPU, and the certificate), training, sampling, likelihood, growth,
+cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an error, and
+comparison). `benchmarks/gpu/stages.py` has their commands.
 
-A call takes --minutes at most: what runs then is interrupted, and the same command goes on.
-Results stand in --out (results/ and the GPU's name); a part whose result is there, from this
-commit, is not run again. What goes on where it was stopped (the training from its last
-checkpoint, the likelihood, the comparison) lies in --work, which a later call must find.
+A call takes --minutes at most: a part that still runs is interrupted, and the same command goes
+on. Results are written to --out (results/ and the GPU's name); a part with a result of this commit
+is not run again. The files of parts that resume (the training from its last checkpoint, the
+likelihood, the comparison) are in --work, which a later call must find.
 
-Exit status: 0 all that was asked for is done; 3 call again; 1 a part failed; 2 a wrong request.
+Exit status: 0 all chosen stages are done; 3 call again; 1 a part failed; 2 a wrong request.
 """
 
 import argparse
@@ -27,7 +26,7 @@ import time
 from pathlib import Path
 
 from benchmarks import measure
-from benchmarks.gpu.stages import Asked, Part, stages
+from benchmarks.gpu.stages import Options, Part, stages
 from scoreflow import factory
 from scoreflow.errors import RequestError
 from scoreflow.runtime.environment import environment
@@ -36,17 +35,17 @@ from scoreflow.storage.run_folder import RunDir
 
 STOPPED = (130, -signal.SIGINT)
 GRACE = 20
-"""Seconds that what is interrupted has to end."""
+"""Seconds for an interrupted process to end, before a stronger signal."""
 NAMES = ("check", "training", "sampling", "likelihood", "growth", "cifar10")
 
 
 class Runner:
-    """Parts one after another, within a call's minutes.
+    """Runs parts one after another, within the minutes of a call.
 
     Args:
         out: folder of the results.
         where: `environment` of this call.
-        minutes: of the call.
+        minutes: limit of the call.
     """
 
     def __init__(self, out: Path, where: Json, minutes: float) -> None:
@@ -55,7 +54,7 @@ class Runner:
         self.begun = False
 
     def done(self, part: Part) -> bool:
-        """Whether its result is there, from this commit, changed files or not; never without."""
+        """Whether it has a result of this commit, changed files or not; False without a commit."""
         path, commit = self.out / f"{part.name}.json", _plain(self.where["commit"])
         if commit is None or not path.exists():
             return False
@@ -63,7 +62,7 @@ class Runner:
         return _plain(found) == commit
 
     def run(self, part: Part) -> str:
-        """Bring a part on: "done", "not yet: why" or "failed: why"."""
+        """Start or resume a part; returns "done", "not yet: why" or "failed: why"."""
         if self.done(part):
             return "done"
         left = self.end - time.monotonic()
@@ -77,7 +76,7 @@ class Runner:
             )
         if part.minutes:
             left = min(left, 60 * part.minutes - spent)
-        print(f"== {part.name}: python {shlex.join(part.command)}", file=sys.stderr, flush=True)
+        measure.say(f"== {part.name}: python {shlex.join(part.command)}")
         part.at.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
@@ -96,7 +95,7 @@ class Runner:
         return f"failed: status {status}" if status else self.keep(part)
 
     def keep(self, part: Part) -> str:
-        """Copy what a part has made to the results, the mark of its end last."""
+        """Copy the files of a part to the results, last the JSON that marks it as done."""
         for name, pattern in reversed(part.made.items()):
             found = sorted(part.at.glob(pattern))
             if not found:
@@ -111,7 +110,7 @@ class Runner:
         return "done"
 
     def _spent(self, part: Part) -> tuple[float, str | None]:
-        """Seconds that earlier calls gave it, and of which commit they were."""
+        """Seconds spent by earlier calls, and their commit."""
         path = _spent_path(part)
         if not path.exists():
             return 0.0, None
@@ -125,7 +124,7 @@ class Runner:
 
 
 def run_child(command: list[str], seconds: float) -> int:
-    """Exit status of a command; one that takes longer is interrupted, and has `STOPPED`'s."""
+    """Exit status of a command; one of `STOPPED` if it took longer and was interrupted."""
     child = subprocess.Popen(command)
     try:
         return child.wait(timeout=seconds)
@@ -148,7 +147,7 @@ def _spent_path(part: Part) -> Path:
 
 
 def _training_result(part: Part, spent: float) -> int:
-    """Keep what a training that is over has come to; 0, or 1 where that is nothing."""
+    """Write the result of a training that is over; 0, or 1 if it has no checkpoint."""
     run = RunDir.open(part.at) if (part.at / "config.json").exists() else None
     steps = run.checkpoint_steps() if run else []
     if run is None or not steps:
@@ -173,23 +172,23 @@ def _plain(commit: str | None) -> str | None:
     return commit.removesuffix("-dirty") if commit else commit
 
 
-def go(runner: Runner, asked: dict[str, list[Part]]) -> int:
-    """Every part of the stages asked for; the exit status."""
-    said: list[str] = []
-    for stage, parts in asked.items():
+def go(runner: Runner, chosen: dict[str, list[Part]]) -> int:
+    """Run every part of the chosen stages; returns the exit status."""
+    outcomes: list[str] = []
+    for stage, parts in chosen.items():
         for part in parts:
             outcome = runner.run(part)
-            said.append(outcome)
+            outcomes.append(outcome)
             print(f"{stage}: {part.name}: {outcome}", flush=True)
             if outcome != "done" and stage == "cifar10" and part is parts[0]:
-                break  # what follows is about what is trained here
-    if any(each.startswith("failed") for each in said):
+                break  # the other parts evaluate the network of this training
+    if any(each.startswith("failed") for each in outcomes):
         return 1
-    return 3 if any(each != "done" for each in said) else 0
+    return 3 if any(each != "done" for each in outcomes) else 0
 
 
-def listing(runner: Runner, asked: dict[str, list[Part]]) -> str:
-    """The stages and what of them is done, in Markdown."""
+def listing(runner: Runner, chosen: dict[str, list[Part]]) -> str:
+    """The parts of the stages, with those that are done marked, as a Markdown table."""
     rows = [
         [
             stage,
@@ -197,7 +196,7 @@ def listing(runner: Runner, asked: dict[str, list[Part]]) -> str:
             "done" if runner.done(part) else "",
             f"python {shlex.join(part.command)}",
         ]
-        for stage, parts in asked.items()
+        for stage, parts in chosen.items()
         for part in parts
     ]
     return measure.table(["stage", "part", "done", "command"], rows)
@@ -205,7 +204,7 @@ def listing(runner: Runner, asked: dict[str, list[Part]]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments, checked."""
-    parser = argparse.ArgumentParser(description="what is to be measured on a CUDA device")
+    parser = argparse.ArgumentParser("benchmarks.gpu", description="measurements on a CUDA device")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--stage", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--minutes", type=float, default=9.5, help="of this call")
@@ -214,33 +213,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--work", type=Path, default=Path("runs/bench-gpu"))
     parser.add_argument("--list", action="store_true", help="stages, and what is done")
-    asked = parser.parse_args(argv)
-    if asked.minutes <= 0 or asked.train_minutes <= 0:
+    args = parser.parse_args(argv)
+    if args.minutes <= 0 or args.train_minutes <= 0:
         parser.error(
-            f"--minutes and --train-minutes must be above 0, got {asked.minutes:g} and "
-            f"{asked.train_minutes:g}"
+            f"--minutes and --train-minutes must be above 0, got {args.minutes:g} and "
+            f"{args.train_minutes:g}"
         )
-    if asked.data and not any(asked.data.glob("*.parquet")):
-        parser.error(f"--data must be a folder of Parquet files, got {asked.data}")
-    return asked
+    if args.data and not any(args.data.glob("*.parquet")):
+        parser.error(f"--data must be a folder of Parquet files, got {args.data}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Go on with the stages; the exit status."""
-    asked = parse(argv)
+    """Run or resume the chosen stages; returns the exit status."""
+    args = parse(argv)
     try:
-        device = factory.build_device(asked.device)
+        device = factory.build_device(args.device)
     except RequestError as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2
-    out, where = measure.folder(device, asked.out), environment(str(device))
-    request = Asked(str(device), asked.work, asked.data, asked.train_minutes)
-    every = stages(request)
+    out, where = measure.folder(device, args.out), environment(str(device))
+    every = stages(Options(str(device), args.work, args.data, args.train_minutes))
     if where["commit"] is None:
         print("no git checkout: no result of an earlier call counts as done", file=sys.stderr)
-    runner = Runner(out, where, asked.minutes)
-    chosen = {name: every[name] for name in NAMES if name in asked.stage}
-    if asked.list:
+    runner = Runner(out, where, args.minutes)
+    chosen = {name: every[name] for name in NAMES if name in args.stage}
+    if args.list:
         print(listing(runner, chosen))
         return 0
     try:

@@ -1,4 +1,4 @@
-"""One case of `benchmarks.growth`, in a process of its own, or in several under torchrun.
+"""One case of `benchmarks.growth`, in a separate process, or in several under torchrun.
 
 It prints a line, ROW and a JSON object. Peak memory is the process's (on a GPU what torch has
 allocated), read before the peak rate is measured.
@@ -29,23 +29,23 @@ LAYOUTS: dict[int, Json] = {
     128: {"multipliers": (1, 1, 2, 2, 4), "dropout": 0.0},
     256: {"multipliers": (1, 1, 2, 2, 4, 4), "dropout": 0.0},
 }
-"""32 and 256 are DDPM's (Appendix B); between them no layout was published, and these are ours."""
+"""32 and 256 are DDPM's (Appendix B); no layout was published for those between, they are ours."""
 IMAGES = 64
 MARK = "ROW "
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """Settings of one measurement.
 
     Attributes:
-        axis: what the table lets grow: "resolution", "batch" or "processes".
+        axis: what grows in this part of the table: "resolution", "batch" or "processes".
         resolution: pixels a side, one of `LAYOUTS`.
         batch: images a step, of all processes together.
         recompute: training.recompute.
         micro_batches: training.micro_batches.
         processes: that share the batch.
-        exchange: whether their gradients meet.
+        exchange: whether they exchange gradients.
         threads: of a process; 0 for torch's own choice.
     """
 
@@ -71,12 +71,12 @@ def config_of(case: Case, on_gpu: bool) -> ConfigDict:
 
 
 def precision_of(on_gpu: bool) -> str:
-    """In which a step is measured."""
+    """Precision of the measured steps."""
     return "bfloat16" if on_gpu else "float32"
 
 
 def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Json:
-    """Seconds of steps, memory and operations, of this process."""
+    """Seconds of steps, memory and operations of this process."""
     on_gpu = device.type == "cuda"
     config, base = config_of(case, on_gpu), 0.0 if on_gpu else resident_gb()
     trainer = trainer_of(config, images(device, case.resolution, IMAGES), shard)
@@ -98,13 +98,13 @@ def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Jso
 
 
 def resident_gb() -> float:
-    """Memory that this process has now: of Python and torch, before there is a network."""
+    """Resident memory of this process now, GB: Python and torch, before there is a network."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 def together(own: Json, shard: Shard) -> Json:
-    """Of all processes: the slowest's seconds, the largest's memory, their peak rates' sum."""
+    """Figures of all processes: slowest seconds, largest memory, sum of the peak rates."""
     found = list(shard.gathered({shard.rank: own}).values())
     return {
         **own,
@@ -120,14 +120,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--case", required=True)
     parser.add_argument("--device", default="")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args(argv)
-    case = Case(**json.loads(asked.case))
+    args = parser.parse_args(argv)
+    case = Case(**json.loads(args.case))
     if case.threads:
         torch.set_num_threads(case.threads)
     shard = distributed.shard()
     try:
-        device = factory.build_device(asked.device)
-        found = together(measured(case, device, asked.rounds, shard), shard)
+        device = factory.build_device(args.device)
+        found = together(measured(case, device, args.rounds, shard), shard)
     except torch.OutOfMemoryError:
         if shard.world > 1:
             raise  # the other processes wait for this one until torchrun ends them

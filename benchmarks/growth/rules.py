@@ -1,18 +1,18 @@
-"""What limits a training step, decided from a table's figures by rules that the table states.
+"""Rules that decide from a table's figures what limits a training step.
 
-Time and memory are two limits: a row names that of its time, and says so if memory is the next.
+Time and memory are two limits: a row names the limit of its time, and adds memory if that is next.
 """
 
 from scoreflow.storage.atomic_files import Json
 
 ENOUGH = 0.5
-"""Share of the convolution peak from which a step is as fast as its arithmetic lets it be."""
+"""Least share of the convolution peak of a step that is limited by arithmetic."""
 GROWS = 1.25
-"""Of twice the batch, times the time: below, most of a step does not depend on the batch."""
+"""Time at twice the batch over time: below, most of a step does not depend on the batch."""
 SCALES = 1.6
-"""Of two processes, times the rate of one: below, something stands between them."""
+"""Rate of two processes over the rate of one: below, they hinder each other."""
 SAME = ("resolution", "recompute", "micro_batches", "processes", "exchange", "threads")
-"""In which two rows must agree for their batches to be compared."""
+"""Columns in which two rows must agree for their batches to be compared."""
 RULES = f"""Limited by, from the figures of the table alone:
 
 - *arithmetic*: at least {ENOUGH:.0%} of the convolution peak;
@@ -26,7 +26,7 @@ RULES = f"""Limited by, from the figures of the table alone:
 
 
 def limited_by(row: Json, rows: list[Json], limit_gb: float) -> str:
-    """What limits a row.
+    """Name what limits a row.
 
     Args:
         row: one of `rows`, with `failed` or the figures of `growth.row`.
@@ -42,19 +42,19 @@ def limited_by(row: Json, rows: list[Json], limit_gb: float) -> str:
 
 
 def grown_gb(row: Json) -> float:
-    """Memory of what comes after a row, along its axis."""
+    """Memory of the next case along the axis of a row, GB."""
     factor = 4 if row["axis"] == "resolution" else 2
     return needed_gb(row, row["resolution"], factor * row["batch"])
 
 
 def needed_gb(row: Json, resolution: int, batch: float) -> float:
-    """Of another resolution and batch, if all beyond the weights' share is in proportion."""
+    """Memory at another resolution and batch, GB: all but the weights' share in proportion."""
     images = batch / row["processes"] * (resolution / row["resolution"]) ** 2
     return row["base_gb"] + row["weights_gb"] + max(row["gb_an_image"], 0.0) * images
 
 
 def too_large(case: Json, rows: list[Json], limit_gb: float) -> str:
-    """Why a case is not tried: what a smaller one of its kind says that it needs; "" if it fits.
+    """Why a case is not tried, predicted from a smaller one of its kind; "" if it fits.
 
     Args:
         case: settings of a row.
@@ -79,7 +79,7 @@ def _of_time(row: Json, rows: list[Json]) -> str:
 
 
 def _of_twice_the_batch(row: Json, rows: list[Json]) -> float | None:
-    """Times the time, of twice this batch, or of this one after half of it."""
+    """Ratio of time at twice the batch: of this batch, or else of half of it."""
     alike = [r for r in rows if not r["failed"] and all(r[key] == row[key] for key in SAME)]
     seconds = {r["batch"]: r["seconds"] for r in alike}
     batch = row["batch"]
@@ -90,7 +90,7 @@ def _of_twice_the_batch(row: Json, rows: list[Json]) -> float | None:
 
 
 def _of_processes(row: Json, rows: list[Json]) -> str:
-    """Of several processes: by their rate, and by that without the exchange."""
+    """Limit of several processes, by their rate with and without the exchange."""
     key = ("axis", "resolution", "batch", "recompute", "micro_batches", "threads")
     alike = [r for r in rows if not r["failed"] and all(r[k] == row[k] for k in key)]
     rates = {(r["processes"], r["exchange"]): r["images_per_second"] for r in alike}

@@ -5,42 +5,37 @@
                                 [--processes 1,2]
 
 Steps of the project's own `Trainer`, channels-last, float32 on a CPU and bfloat16 on a GPU; each
-case in a process of its own (`benchmarks/growth_case.py`). Resolution grows at a batch of 1 on a
-CPU and 16 on a GPU, with and without training.recompute; the batch at 32 x 32, its two largest
-also in four micro-batches; processes at a fixed batch of them all, one thread each on a CPU, one
-GPU each otherwise, with the exchange of gradients and without. What limits a row is decided by the
-rules of `benchmarks/growth_rules.py`, which the table repeats.
+case runs in a separate process (`benchmarks/growth/case.py`). Resolution grows at a batch of 1 on
+a CPU and 16 on a GPU, with and without training.recompute; the batch grows at 32 x 32, its two
+largest also in four micro-batches; processes at a fixed total batch, one thread each on a CPU, one
+GPU each otherwise, with and without the exchange of gradients. What limits a row is decided by the
+rules of `benchmarks/growth/rules.py`, which the table repeats.
 
-An empty list (--batches=) leaves that part of the table out. A case that would not fit `--limit`
-(the machine's memory, or the GPU's), by what the row before says of an image, is not tried; that,
-or a process that dies, is a row that says so.
+An empty list (--batches=) leaves that part of the table out. A case whose memory, predicted from
+the row before, exceeds `--limit` (the memory of the machine or the GPU) is not tried; that, or a
+process that dies, is reported in the row.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks import measure
-from benchmarks.growth.case import LAYOUTS, MARK, Case, precision_of
+from benchmarks import command_line, measure
+from benchmarks.growth.case import LAYOUTS, Case, precision_of
+from benchmarks.growth.launch import run
 from benchmarks.growth.rules import RULES, limited_by, too_large
+from benchmarks.measure import say
 from scoreflow.storage.atomic_files import Json
 
 BYTES_A_PARAMETER = 20
-"""Weight, gradient, two moments and average, float32."""
+"""Bytes of weight, gradient, two moments and average in float32."""
 MICRO_BATCHES = 4
-MINUTES = 10
-"""That a case may take."""
-GRACE = 10.0
-"""Seconds that a launcher has to end its workers."""
 Run = Callable[[Case, str, int], Json]
 
 
@@ -69,64 +64,8 @@ def cases(
     return found
 
 
-def run(case: Case, device: str, rounds: int) -> Json:
-    """What the processes of a case print, or why they did not."""
-    launch, environment = [sys.executable], dict(os.environ)
-    if case.processes > 1:
-        launch += ["-m", "torch.distributed.run", f"--nproc_per_node={case.processes}"]
-        launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        device = "" if device.startswith("cuda") else device  # a GPU each
-    launch += ["-m", "benchmarks.growth.case", f"--case={json.dumps(asdict(case))}"]
-    launch += [f"--device={device}", f"--rounds={rounds}"]
-    if case.threads:
-        environment["OMP_NUM_THREADS"] = str(case.threads)
-    try:
-        status, stdout, stderr = output(launch, environment, 60 * MINUTES)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {MINUTES} minutes"}
-    lines = [line for line in stdout.splitlines() if line.startswith(MARK)]
-    if status or not lines:
-        return {"failed": reason(status, stderr)}
-    return dict(json.loads(lines[-1].removeprefix(MARK)))
-
-
-def output(command: list[str], env: dict[str, str], seconds: float) -> tuple[int, str, str]:
-    """Exit status of a command and what it printed; one that takes longer is ended, and raises.
-
-    A launcher's workers are in sessions of their own: it is asked to end, and ends them.
-    """
-    pipe = subprocess.PIPE
-    child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
-    with child:
-        try:
-            stdout, stderr = child.communicate(timeout=seconds)
-        finally:
-            if child.poll() is None:
-                end(child)
-    return child.returncode, stdout, stderr
-
-
-def end(child: subprocess.Popen[str]) -> None:
-    """Ask a process to end, and kill it if it has not within `GRACE` seconds."""
-    child.terminate()
-    try:
-        child.communicate(timeout=GRACE)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        child.kill()
-
-
-def reason(status: int, stderr: str) -> str:
-    """What ended a process, in a line."""
-    if status < 0:
-        return f"killed by signal {-status}" + ", as a rule for its memory" * (status == -9)
-    said = [line.strip() for line in stderr.splitlines() if "Error" in line]
-    return f"died: {(said or [f'status {status}'])[-1]:.100}"
-
-
 def row(case: Case, found: Json) -> Json:
-    """A case and its figures, before what limits it."""
+    """The row of a case, without what limits it."""
     if found["failed"]:
         return {**asdict(case), "failed": found["failed"]}
     low, middle, high = statistics.quantiles(found["seconds"], n=4)
@@ -150,11 +89,19 @@ def row(case: Case, found: Json) -> Json:
     }
 
 
-def measured(asked: list[Case], device: str, rounds: int, limit: float, run: Run) -> list[Json]:
-    """A row of each case, with what limits it."""
+def measured(cases: list[Case], device: str, rounds: int, limit: float, run: Run) -> list[Json]:
+    """A row for each case, with what limits it.
+
+    Args:
+        cases: in order of growth.
+        device: its name.
+        rounds: timed steps of a case.
+        limit: available memory, GB.
+        run: (case, device, rounds) -> the figures of a case.
+    """
     rows: list[Json] = []
-    for number, case in enumerate(asked, start=1):
-        print(f"case {number} of {len(asked)}: {named(asdict(case))}", file=sys.stderr, flush=True)
+    for number, case in enumerate(cases, start=1):
+        say(f"case {number} of {len(cases)}: {named(asdict(case))}")
         unfit = too_large(asdict(case), rows, limit)
         rows.append(row(case, {"failed": unfit} if unfit else run(case, device, rounds)))
     return [{**each, "limited_by": limited_by(each, rows, limit)} for each in rows]
@@ -172,14 +119,14 @@ def named(row: Json) -> str:
 
 
 def table(rows: list[Json]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     head = ["grows", "case", "s a step", "images/s", "GFLOP an image", "of convolution peak"]
     head += ["peak GB", "of them weights' share", "GB an image beyond", "limited by"]
     return measure.table(head, [cells(each) for each in rows])
 
 
 def cells(row: Json) -> list[str]:
-    """Of the table."""
+    """The cells of a row."""
     if row["failed"]:
         return [row["axis"], named(row), row["failed"], *[""] * 6, row["limited_by"]]
     seconds = f"{row['seconds']:.3f} ({row['seconds_low']:.3f}-{row['seconds_high']:.3f})"
@@ -190,7 +137,7 @@ def cells(row: Json) -> list[str]:
 
 
 def notes(device: torch.device, limit: float, left_out: list[int]) -> str:
-    """What a reader of the table needs."""
+    """Notes below the table: layouts, arithmetic, definitions, rules."""
     layouts = "; ".join(f"{size}: {each['multipliers']}" for size, each in LAYOUTS.items())
     text = f"""128 channels, attention at 16 x 16; multipliers {layouts}.
 Those of 32 and 256 are DDPM's (Appendix B), those of 64 and 128 lie between them and are ours.
@@ -208,20 +155,20 @@ Limit: {limit:.1f} GB."""
 
 
 def arithmetic_of(device: torch.device) -> str:
-    """Of the steps, in words."""
+    """Precision and memory format of the steps, in words."""
     return f"{precision_of(device.type == 'cuda')}, channels-last"
 
 
 def memory_gb(device: torch.device) -> float:
-    """Of the GPU, or of the machine."""
+    """Memory of the GPU, or of the machine, in GB."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e9
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, checked, with this device's defaults."""
-    parser = argparse.ArgumentParser(description="how a training step grows")
+    """The arguments, checked, with the defaults of this device."""
+    parser = argparse.ArgumentParser("benchmarks.growth", description="how a training step grows")
     parser.add_argument("--device", default="")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
@@ -229,48 +176,56 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
     parser.add_argument("--batches", default=None)
     parser.add_argument("--processes", default="1,2")
-    parser.set_defaults(batch=0)  # which `measure.device_of` looks at
-    asked = parser.parse_args(argv)
-    if asked.rounds < 2 or not 0 <= asked.limit < math.inf:
+    args = parser.parse_args(argv)
+    if args.rounds < 2 or not 0 <= args.limit < math.inf:
         parser.error(
             f"--rounds must be 2 or more and --limit a number of GB, 0 or more, got "
-            f"{asked.rounds} and {asked.limit:g}"
+            f"{args.rounds} and {args.limit:g}"
         )
-    asked.device = measure.device_of(parser, asked)
-    on_gpu = asked.device.type == "cuda"
-    if asked.batches is None:
-        asked.batches = "16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32"
+    args.device = command_line.device_of(parser, args.device)
+    on_gpu = args.device.type == "cuda"
+    if args.batches is None:
+        args.batches = "16,32,64,128,256,512,1024" if on_gpu else "1,2,4,8,16,32"
+    _read_lists(parser, args)
+    args.limit = args.limit or memory_gb(args.device)
+    return args
+
+
+AXES = ("resolutions", "batches", "processes")
+"""Options that list whole numbers; each is a part of the table."""
+
+
+def _read_lists(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Turn the text of the lists into sorted numbers; argparse's error for what is no list."""
     try:
-        for name in ("resolutions", "batches", "processes"):
-            numbers = {int(each) for each in getattr(asked, name).split(",") if each}
-            setattr(asked, name, sorted(numbers))
+        for name in AXES:
+            numbers = {int(each) for each in getattr(args, name).split(",") if each}
+            setattr(args, name, sorted(numbers))
     except ValueError:
-        parser.error(f"--{name} must be whole numbers, as 1,2, got {getattr(asked, name)!r}")
-    if unknown := set(asked.resolutions) - set(LAYOUTS):
+        parser.error(f"--{name} must be whole numbers, as 1,2, got {getattr(args, name)!r}")
+    if unknown := set(args.resolutions) - set(LAYOUTS):
         parser.error(f"--resolutions must be among {list(LAYOUTS)}, got {sorted(unknown)}")
     for name in ("batches", "processes"):
-        if min([*getattr(asked, name), 1]) < 1:
-            parser.error(f"--{name} must be 1 or more, got {getattr(asked, name)}")
-    if not (asked.resolutions or asked.batches or asked.processes):
+        if min([*getattr(args, name), 1]) < 1:
+            parser.error(f"--{name} must be 1 or more, got {getattr(args, name)}")
+    if not (args.resolutions or args.batches or args.processes):
         parser.error("--resolutions, --batches and --processes must not all be empty")
-    asked.limit = asked.limit or memory_gb(asked.device)
-    return asked
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print, and keep."""
-    asked = parse(argv)
-    device, there = asked.device, torch.cuda.device_count()
-    left_out = [k for k in asked.processes if device.type == "cuda" and k > there]
+    """Measure, print the table, and write it."""
+    args = parse(argv)
+    device, there = args.device, torch.cuda.device_count()
+    left_out = [k for k in args.processes if device.type == "cuda" and k > there]
     if left_out:
-        print(f"{there} GPU: {left_out} processes are not measured", file=sys.stderr)
-    processes = [k for k in asked.processes if k not in left_out]
-    every = cases(device, asked.resolutions, asked.batches, processes)
-    rows = measured(every, str(device), asked.rounds, asked.limit, run)
-    command = f"python -m benchmarks.growth --device {device} --rounds {asked.rounds}"
-    for name in ("resolutions", "batches", "processes"):
-        command += f" --{name}={','.join(map(str, getattr(asked, name)))}"
-    settings = {"rounds": asked.rounds, "limit_gb": asked.limit}
+        say(f"{there} GPU: {left_out} processes are not measured")
+    processes = [k for k in args.processes if k not in left_out]
+    every = cases(device, args.resolutions, args.batches, processes)
+    rows = measured(every, str(device), args.rounds, args.limit, run)
+    command = f"python -m benchmarks.growth --device {device} --rounds {args.rounds}"
+    for name in AXES:
+        command += f" --{name}={','.join(map(str, getattr(args, name)))}"
+    settings = {"rounds": args.rounds, "limit_gb": args.limit}
     settings |= {
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic_of(device),
@@ -278,11 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     result = {"unit": "seconds a training step", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows}
-    text = f"{table(rows)}\n\n{notes(device, asked.limit, left_out)}"
+    text = f"{table(rows)}\n\n{notes(device, args.limit, left_out)}"
     title = "How a training step grows with resolution, batch and processes"
-    measure.keep(measure.folder(device, asked.out), "growth", title, result, text)
+    measure.keep(measure.folder(device, args.out), "growth", title, result, text)
     print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -132,7 +132,11 @@ def _no_corrections(
     )
     paths: tuple[list[Tensor], list[Tensor]] = ([], [])
     for sampler, path in zip(samplers, paths, strict=True):
-        sample(sampler, denoiser, sde, times, noise, event, lambda _, x, path=path: path.append(x))
+
+        def keep(_step: int, x: Tensor, path: list[Tensor] = path) -> None:
+            path.append(x)
+
+        sample(sampler, denoiser, sde, times, noise, event, keep)
     gaps = [float((x - y).abs().max()) for x, y in zip(*paths, strict=True)]
     line = Series("greatest difference", times[1:].tolist(), gaps)
     return Identity(

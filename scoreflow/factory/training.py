@@ -42,8 +42,9 @@ def build_classifying(config: AnyConfig) -> classifier_trainer.Settings:
     """The settings of the classifier's trainer; flips and dequantization are those of training."""
     config = Config.of(config)
     c, t = config.classifier, config.training
+    embedding = choose_key("training.dequantization", t.dequantization)
     return classifier_trainer.Settings(
-        c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, t.dequantization, config.seed
+        c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, embedding, config.seed
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import divergence, likelihood, rates
+from benchmarks import divergence, rates
+from benchmarks.likelihood.bench import Bench
 from scoreflow.configs import cifar10
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
@@ -78,9 +79,7 @@ def test_the_published_network_has_all_three_evaluations(monkeypatch):
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_all_ways_find_the_same_likelihood(channels_last):
     levels = torch.randint(0, 17, (2, 2, 4, 4), generator=torch.Generator().manual_seed(2))
-    bench = likelihood.Bench(
-        {"as trained": tiny(channels_last)}, levels.to(torch.uint8), 17, 1.0, 7
-    )
+    bench = Bench({"as trained": tiny(channels_last)}, levels.to(torch.uint8), 17, 1.0, 7)
     ways = rates.ways(bench)
     assert list(ways) == ["vjp", *["vjp, not channels-last"] * channels_last, "jvp"]
     found = [rates.solved(way, bench.points(bench.test), 1e-3) for way in ways.values()]
@@ -94,9 +93,9 @@ def test_no_tolerance_is_chosen_by_luck():
     assert rates.loosest({1e-2: 5e-4, 1e-3: 2e-4}) == 1e-2
     assert rates.loosest({1e-2: 5e-4, 1e-5: 1e-3}) is None
     assert rates.loosest({1e-5: float("nan")}) is None
-    assert list(rates.asked_for(None)) == [1e-4]
-    assert list(rates.asked_for(1e-4)) == [1e-4]
-    assert list(rates.asked_for(1e-3)) == [1e-4, 1e-3]
+    assert list(rates.timed_tolerances(None)) == [1e-4]
+    assert list(rates.timed_tolerances(1e-4)) == [1e-4]
+    assert list(rates.timed_tolerances(1e-3)) == [1e-4, 1e-3]
 
 
 def test_rows_have_medians_of_ratios():
@@ -142,11 +141,11 @@ def test_without_a_run_it_says_which_command_trains_one(costless, tmp_path, caps
 
 def test_a_run_is_measured_beside_it(costless, tmp_path, monkeypatch):
     levels = torch.randint(0, 17, (2, 2, 4, 4), generator=torch.Generator().manual_seed(2))
-    bench = likelihood.Bench({"as trained": tiny()}, levels.to(torch.uint8), 17, 1.0, 7)
-    monkeypatch.setattr(divergence, "bench_of", lambda _: bench)
+    bench = Bench({"as trained": tiny()}, levels.to(torch.uint8), 17, 1.0, 7)
+    monkeypatch.setattr(divergence, "load_bench", lambda *_: bench)
     monkeypatch.setattr(rates, "TOLERANCES", (1e-2, 1e-3))
     monkeypatch.setattr(rates, "TRUTH", 1e-3)
-    monkeypatch.setattr(rates, "asked_for", lambda _: {1e-2: "default"})
+    monkeypatch.setattr(rates, "timed_tolerances", lambda _: {1e-2: "default"})
     arguments = ["--device=cpu", "--rounds=2", "--images=2", "--workdir=a-run"]
     divergence.main([*arguments, f"--out={tmp_path}"])
     kept = json.loads((tmp_path / "divergence.json").read_text())

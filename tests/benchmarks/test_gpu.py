@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import divergence
 from benchmarks.gpu import check, launcher, stages
-from benchmarks.gpu.stages import Asked, Part
+from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
 from scoreflow import factory
 from scoreflow.cli import command_line
@@ -19,6 +20,7 @@ from scoreflow.schema import request, resolve
 from scoreflow.storage.run_folder import RunDir
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 WHERE = {"commit": "abc-dirty"}
 WRITE = "import json, pathlib; pathlib.Path({!r}).write_text(json.dumps({{'value': 1}}))"
 
@@ -99,8 +101,8 @@ def training_part(tmp_path, minutes, steps=1_000_000):
     """A real training of points in the plane, as a rule one that takes longer than it gets."""
     keys = (f"num_steps={steps}", "batch_size=4", "log_every=10", "checkpoint_every=10")
     keys = [f"--config.training.{key}" for key in keys]
-    asked = Asked("cpu", tmp_path, None, minutes)
-    command = stages.mode("train", asked, tmp_path / "run", "--config=configs/toy.py", *keys)
+    options = Options("cpu", tmp_path, None, minutes)
+    command = stages.mode("train", options, tmp_path / "run", "--config=configs/toy.py", *keys)
     made = {"trained.json": "training.json"}
     return Part(
         (*command, "--config.model.width=8"),
@@ -132,7 +134,7 @@ def interrupted_after_a_checkpoint(folder):
 def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monkeypatch):
     out, folder = tmp_path / "out", tmp_path / "run"
     out.mkdir()
-    monkeypatch.chdir(request.ROOT)
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr(launcher, "run_child", interrupted_after_a_checkpoint(folder))
     outcome = launcher.Runner(out, WHERE, 10.0).run(training_part(tmp_path, 25.0))
     assert outcome == "not yet: stopped at the call's end, and goes on from there"
@@ -151,7 +153,7 @@ def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monk
 @pytest.mark.slow
 def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    monkeypatch.chdir(request.ROOT)
+    monkeypatch.chdir(ROOT)
     part = training_part(tmp_path, 25.0, steps=20)
     assert launcher.Runner(tmp_path / "out", WHERE, 10.0).run(part) == "done"
     kept = json.loads((tmp_path / "out" / "trained.json").read_text())
@@ -190,7 +192,7 @@ def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
     left = iter(["not yet: later"])
     monkeypatch.setattr(runner, "run", lambda _: next(left))
     assert launcher.go(runner, {"cifar10": [part, part]}) == 3
-    # but nothing is about what else was asked of it
+    # but no part depends on any other part
     left, other = iter(["done", "failed: status 1", "done"]), writes(tmp_path)
     assert launcher.go(runner, {"cifar10": [part, other, other]}) == 1
     assert not list(left)
@@ -208,7 +210,7 @@ def test_without_a_gpu_the_command_is_refused_in_a_line(capsys):
 def test_the_list_has_every_part(tmp_path, capsys):
     assert launcher.main(["--device=cpu", f"--out={tmp_path}", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    every = stages.stages(Asked("cpu", tmp_path, None, 25.0))
+    every = stages.stages(Options("cpu", tmp_path, None, 25.0))
     assert tuple(every) == launcher.NAMES
     assert len(lines) == 2 + sum(len(parts) for parts in every.values())
 
@@ -228,8 +230,8 @@ def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
 
 def test_every_command_of_run_is_one_that_it_takes(tmp_path):
     """Keys, their types and their choices; the evaluations' on the training's own config."""
-    asked = Asked("cuda", tmp_path, tmp_path, 25.0)
-    every = [part for parts in stages.stages(asked).values() for part in parts]
+    options = Options("cuda", tmp_path, tmp_path, 25.0)
+    every = [part for parts in stages.stages(options).values() for part in parts]
     commands = [part.command for part in every if part.command[0] == "run.py"]
     saved = None
     assert len(commands) == 2 + len(stages.SAMPLERS) + 2
@@ -250,8 +252,8 @@ def test_every_command_of_run_is_one_that_it_takes(tmp_path):
 
 
 def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
-    asked = Asked("cuda", tmp_path, None, 25.0)
-    every = [part for parts in stages.stages(asked).values() for part in parts]
+    options = Options("cuda", tmp_path, None, 25.0)
+    every = [part for parts in stages.stages(options).values() for part in parts]
     names = [name for part in every for name in part.made]
     assert len(set(names)) == len(names)  # none overwrites another's
     assert all(next(iter(part.made)).endswith(".json") for part in every)
@@ -259,24 +261,24 @@ def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
 
 def test_each_part_of_growth_has_one_axis(tmp_path):
     """And all of them together what the benchmark has by itself."""
-    parts = stages.stages(Asked("cpu", tmp_path, None, 25.0))["growth"]
+    parts = stages.stages(Options("cpu", tmp_path, None, 25.0))["growth"]
     found = []
     for part in parts:
-        asked = table.parse(list(part.command[2:]))
-        cases = table.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+        options = table.parse(list(part.command[2:]))
+        cases = table.cases(CPU, options.resolutions, options.batches, options.processes)
         assert {f"growth-{case.axis}" for case in cases} == {part.name}
         found += cases
-    asked = table.parse(["--device=cpu"])
-    assert found == table.cases(CPU, asked.resolutions, asked.batches, asked.processes)
+    options = table.parse(["--device=cpu"])
+    assert found == table.cases(CPU, options.resolutions, options.batches, options.processes)
 
 
 def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
-    parts = stages.cifar10(Asked("cuda", tmp_path, None, 25.0))
+    parts = stages.cifar10(Options("cuda", tmp_path, None, 25.0))
     names = [part.name for part in parts]
     part = parts[names.index("cifar10-divergence")]
     assert names.index("cifar10-training") == 0
-    _, asked = divergence.parsed(list(part.command[2:]))
-    assert asked.workdir == parts[0].at
+    _, options = divergence.parsed(list(part.command[2:]))
+    assert options.workdir == parts[0].at
 
 
 def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.growth import case as growth_case
-from benchmarks.growth import rules, table
+from benchmarks.growth import launch, rules, table
 from benchmarks.growth.case import LAYOUTS, Case
 from scoreflow import factory
 from scoreflow.models.unet import UNet
@@ -104,20 +104,20 @@ def test_a_case_that_would_not_fit_is_not_tried():
 
 
 def test_a_process_that_dies_becomes_a_row(monkeypatch):
-    monkeypatch.setattr(table, "output", lambda *_: (-9, "", ""))
+    monkeypatch.setattr(launch, "output", lambda *_: (-9, "", ""))
     case = Case("batch", 32, 1)
-    row = table.measured([case], "cpu", 2, 1.0, table.run)[0]
+    row = table.measured([case], "cpu", 2, 1.0, launch.run)[0]
     assert row["failed"] == "killed by signal 9, as a rule for its memory"
     assert row["limited_by"] == "failed"
 
     def late(*_):
         raise subprocess.TimeoutExpired("", 600)
 
-    monkeypatch.setattr(table, "output", late)
-    assert table.run(case, "cpu", 2) == {"failed": "took more than 10 minutes"}
+    monkeypatch.setattr(launch, "output", late)
+    assert launch.run(case, "cpu", 2) == {"failed": "took more than 10 minutes"}
     text = "Traceback\n  torch.OutOfMemoryError: CUDA out of memory\nsome more"
-    assert table.reason(1, text) == "died: torch.OutOfMemoryError: CUDA out of memory"
-    assert table.reason(3, "nothing") == "died: status 3"
+    assert launch.reason(1, text) == "died: torch.OutOfMemoryError: CUDA out of memory"
+    assert launch.reason(3, "nothing") == "died: status 3"
 
 
 LAUNCHER = """
@@ -150,12 +150,12 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
     command = [sys.executable, "-c", LAUNCHER.format(answer="ended"), str(path)]
     if way == "timeout":
         with pytest.raises(subprocess.TimeoutExpired):
-            table.output(command, dict(os.environ), 8.0)  # for two interpreters to start
+            launch.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     else:
         thread = threading.Thread(target=interrupt_after, args=(path,))
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            table.output(command, dict(os.environ), 60.0)
+            launch.output(command, dict(os.environ), 60.0)
         thread.join()
     assert (tmp_path / "worker.ended").exists()
     with pytest.raises(ProcessLookupError):
@@ -163,19 +163,19 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
 
 
 def test_a_launcher_that_does_not_hear_is_killed_after_a_grace(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "GRACE", 0.3)
+    monkeypatch.setattr(launch, "GRACE", 0.3)
     path = tmp_path / "worker"
     command = [sys.executable, "-c", LAUNCHER.format(answer="signal.SIG_IGN"), str(path)]
     begun = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
-        table.output(command, dict(os.environ), 8.0)  # for two interpreters to start
+        launch.output(command, dict(os.environ), 8.0)  # for two interpreters to start
     assert time.monotonic() - begun < 20
     os.kill(int(path.read_text()), signal.SIGKILL)  # which nobody could have ended in its place
 
 
 def test_a_child_that_cannot_begin_is_a_row():
     """A real process: it refuses its device in a second, and nothing is trained."""
-    row = table.run(Case("batch", 32, 1), "tpu", 2)
+    row = launch.run(Case("batch", 32, 1), "tpu", 2)
     assert "--device tpu cannot be used" in row["failed"]
 
 

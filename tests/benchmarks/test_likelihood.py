@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import likelihood as bench
+from benchmarks.likelihood import (
+    accuracy,
+    bench,
+    command,
+    outliers,
+    probes,
+    report,
+    settings,
+    timing,
+)
+from benchmarks.likelihood.methods import ours, solver_of, usual
+from benchmarks.likelihood.smooth_schedule import Smooth
 from scoreflow.cli.main import main as run_py
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.base import SDE
@@ -18,8 +29,8 @@ from scoreflow.sde.vp import VPSDE
 ROOT = Path(__file__).parents[2]
 F64 = torch.float64
 TABLE = VPSDE.log_linear(40, sigma_min=1e-2, alpha_min=1e-5)
-CLOCKS = {"as trained": TABLE, "smooth": bench.Smooth(TABLE)}
-ASKED = {"as trained": 1e-4, "smooth": 1e-5}
+CLOCKS = {"as trained": TABLE, "smooth": Smooth(TABLE)}
+TOLERANCE = {"as trained": 1e-4, "smooth": 1e-5}
 WITHIN = {"as trained": 5e-2, "smooth": 2e-4}  # bits/dim: no tolerance knows what kinks cost
 MEAN, VARIANCE, LEVELS = 0.3, 0.25, 17
 
@@ -73,9 +84,9 @@ def test_both_meet_a_closed_form(clock):
     alpha, variance = sde.alpha(t), sde.alpha(t) ** 2 * VARIANCE + sde.variance(t)
     energy = (points.x - alpha * MEAN) ** 2 / variance + torch.log(2 * math.pi * variance)
     exact = points.bits(-0.5 * energy.flatten(1).sum(1, keepdim=True))
-    usual = [bench.usual(model, points, ASKED[clock], passes) for passes in (2, 1)]
-    own = bench.ours(model, points, bench.solver_of(1e-5))
-    for found, within in (*((each, WITHIN[clock]) for each in usual), (own, 2e-5)):
+    theirs = [usual(model, points, TOLERANCE[clock], passes) for passes in (2, 1)]
+    own = ours(model, points, solver_of(1e-5))
+    for found, within in (*((each, WITHIN[clock]) for each in theirs), (own, 2e-5)):
         assert found.unsolved == 0
         torch.testing.assert_close(found.bits, exact, rtol=0, atol=within)
 
@@ -84,37 +95,37 @@ def test_both_meet_a_closed_form(clock):
 def test_both_agree_on_one_probe(clock):
     model = model_of(Mixing(), clock)
     points = points_of(model)
-    truth = bench.ours(model, points, bench.solver_of(1e-7)).bits
-    usual = bench.usual(model, points, ASKED[clock])
-    torch.testing.assert_close(usual.bits, truth, rtol=0, atol=WITHIN[clock])
-    own = bench.ours(model, points, bench.solver_of(1e-5), capacity=2)
+    truth = ours(model, points, solver_of(1e-7)).bits
+    theirs = usual(model, points, TOLERANCE[clock])
+    torch.testing.assert_close(theirs.bits, truth, rtol=0, atol=WITHIN[clock])
+    own = ours(model, points, solver_of(1e-5), capacity=2)
     torch.testing.assert_close(own.bits, truth, rtol=0, atol=2e-4)
-    exact = bench.ours(model, points, bench.solver_of(1e-5, probes=0)).bits
+    exact = ours(model, points, solver_of(1e-5, probes=0)).bits
     assert float((exact - truth).abs().min()) > 1e-3  # the probe is what they agree on
 
 
 def test_passes_and_products_are_counted():
     model = model_of(Mixing(), "smooth")
     points = points_of(model)
-    usual, one = (bench.usual(model, points, 1e-3, passes) for passes in (2, 1))
-    assert usual.forwards == 2 * usual.products == 2 * float(usual.evaluations[0])
+    two, one = (usual(model, points, 1e-3, passes) for passes in (2, 1))
+    assert two.forwards == 2 * two.products == 2 * float(two.evaluations[0])
     assert one.forwards == one.products == float(one.evaluations[0])
-    torch.testing.assert_close(one.bits, usual.bits, rtol=0, atol=1e-5)
-    own = bench.ours(model, points, bench.solver_of(1e-3, probes=4))
+    torch.testing.assert_close(one.bits, two.bits, rtol=0, atol=1e-5)
+    own = ours(model, points, solver_of(1e-3, probes=4))
     assert own.forwards == pytest.approx(float(own.evaluations.double().mean()))
     assert own.products == 4 * own.forwards
 
 
 def test_the_usual_procedure_gives_up():
     model = model_of(Mixing(), "smooth")
-    found = bench.usual(model, points_of(model), 1e-5, cap=-1.0)
+    found = usual(model, points_of(model), 1e-5, cap=-1.0)
     assert found.unsolved == 3
     assert bool(found.bits.isnan().all())
 
 
 @pytest.mark.parametrize("table", [TABLE, VPSDE.linear(100), VPSDE.cosine(100)])
 def test_the_smooth_schedule_is_the_table_at_integers(table):
-    smooth, n = bench.Smooth(table), table.num_steps
+    smooth, n = Smooth(table), table.num_steps
     at = torch.arange(1, n + 1, dtype=F64)
     torch.testing.assert_close(smooth.log_snr(at), table.log_snr(at))
     torch.testing.assert_close(smooth.alpha(at), table.alpha(at))
@@ -128,11 +139,11 @@ def test_the_smooth_schedule_is_the_table_at_integers(table):
 # ---- outliers
 
 
-@pytest.mark.parametrize("kind", bench.OUTLIERS)
+@pytest.mark.parametrize("kind", outliers.OUTLIERS)
 def test_the_last_two_of_a_crowd_are_outliers(kind):
     levels = torch.randint(0, LEVELS, (5, 1, 8, 8), generator=torch.Generator().manual_seed(2))
     levels = levels.to(torch.uint8)
-    crowd = bench.crowd_of(levels, LEVELS, kind)
+    crowd = outliers.crowd_of(levels, LEVELS, kind)
     assert crowd.dtype == levels.dtype
     assert torch.equal(crowd[:3], levels[:3])
     assert int(crowd.max()) < LEVELS
@@ -143,9 +154,9 @@ def test_the_last_two_of_a_crowd_are_outliers(kind):
 
 def test_flipped_pixels_are_at_the_opposite_extreme():
     levels = torch.randint(0, LEVELS, (2, 1, 8, 8), generator=torch.Generator().manual_seed(3))
-    found = bench.flipped(levels.to(torch.uint8), Noise.of(0, 0, 2), LEVELS).long()
+    found = outliers.flipped(levels.to(torch.uint8), Noise.of(0, 0, 2), LEVELS).long()
     changed = found != levels
-    assert changed.flatten(1).sum(1).tolist() == [bench.FLIPPED] * 2
+    assert changed.flatten(1).sum(1).tolist() == [outliers.FLIPPED] * 2
     assert bool((found[changed] == torch.where(levels[changed] > 8, 0, 16)).all())
 
 
@@ -165,32 +176,32 @@ def curve(method, errors, seconds, tolerances=None):
 def test_seconds_at_equal_error_are_interpolated():
     fast = curve("ours", [1e-1, 1e-3], [1.0, 10.0])  # seconds = error^(-1/2) up to a factor
     slow = curve("usual", [1e-2, 1e-4], [6 * 10**0.5, 6 * 10**1.5])
-    found = bench.seconds_at_equal_error(slow, fast)
+    found = accuracy.seconds_at_equal_error(slow, fast)
     assert found["overlap"] == pytest.approx([1e-3, 1e-2])
     assert [found[k] for k in ("min", "median", "max")] == pytest.approx([6, 6, 6])
     beaten = curve("ours", [2e-1], [5.0])  # slower and worse than another row: nobody's choice
-    assert bench.seconds_at_equal_error(slow, fast + beaten) == found
+    assert accuracy.seconds_at_equal_error(slow, fast + beaten) == found
 
 
 def test_curves_that_do_not_overlap_say_so():
     fast, slow = curve("ours", [1e-4, 1e-5], [1, 2]), curve("usual", [1e-2, 1e-3], [1, 2])
-    found = bench.seconds_at_equal_error(slow, fast)
+    found = accuracy.seconds_at_equal_error(slow, fast)
     assert found["overlap"] is None
-    assert "no overlap, 1.0e-03 .. 1.0e-02 there" in bench._at_equal_error(found)
-    unsolved = bench.seconds_at_equal_error(curve("usual", [], []), fast)
-    assert "not known" in bench._at_equal_error(unsolved)
+    assert "no overlap, 1.0e-03 .. 1.0e-02 there" in report.at_equal_error(found)
+    unsolved = accuracy.seconds_at_equal_error(curve("usual", [], []), fast)
+    assert "not known" in report.at_equal_error(unsolved)
 
 
 def test_the_loosest_tolerance_is_not_chosen_by_luck():
     tolerances = [1e-2, 3e-3, 1e-3, 1e-4]
     rows = curve("ours", [1e-4, 1e-2, 1e-3, 1e-4], [1, 2, 3, 4], tolerances)
-    rows += curve("usual", [1e-4], [30], [bench.USUAL])
-    found = bench.gains(rows)
+    rows += curve("usual", [1e-4], [30], [settings.USUAL])
+    found = accuracy.gains(rows)
     assert found["ours_tolerance"] == 1e-3  # 1e-2 has a small error too, 3e-3 has not
     assert found["against"]["usual"]["usual_tolerance_over_ours"] == 10
-    assert found["against"]["usual"]["as_accurate"] == [[bench.USUAL, 30]]
+    assert found["against"]["usual"]["as_accurate"] == [[settings.USUAL, 30]]
     rows[3]["mean_error"] = 1.0
-    assert bench.gains(rows)["ours_tolerance"] is None
+    assert accuracy.gains(rows)["ours_tolerance"] is None
 
 
 def outcome(bits):
@@ -203,11 +214,11 @@ def test_jobs_take_turns_and_slow_ones_are_not_repeated(monkeypatch):
     def run(name, bits):
         return lambda n: order.append((name, n)) or outcome(bits)
 
-    quick = bench.Job({"method": "quick"}, run("quick", [1.1, 1.7]), truth)
-    slow = bench.Job({"method": "slow"}, run("slow", [1.0, math.nan]), truth)
+    quick = timing.Job({"method": "quick"}, run("quick", [1.1, 1.7]), truth)
+    slow = timing.Job({"method": "slow"}, run("slow", [1.0, math.nan]), truth)
     ticks = iter([0.0, 1.0, 0.0, 100.0, 0.0, 3.0])
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(ticks))
-    rows = bench.in_turn([quick, slow], 2)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    rows = timing.in_turn([quick, slow], 2)
     assert order == [("quick", 0), ("slow", 0), ("quick", 1)]
     assert [row["seconds"] for row in rows] == [2.0, 100.0]
     errors = [rows[0][key] for key in ("mean_error", "rms_error", "worst_error")]
@@ -220,7 +231,7 @@ def of_four_pixels():
     model = model_of(Mixing(), "smooth")
     levels = torch.randint(0, LEVELS, (6, 1, 2, 2), generator=torch.Generator().manual_seed(4))
     found = bench.Bench({"as trained": model}, levels.to(torch.uint8), LEVELS, 1.0, 0)
-    return bench.divergence(found, 6, 4)
+    return probes.divergence(found, 6, 4)
 
 
 def test_probes_err_as_their_spread_says():
@@ -254,16 +265,16 @@ def train(workdir, *more):
 
 
 def benchmark(*argv):
-    return bench.main(["likelihood", *map(str, argv)])
+    return command.main(["likelihood", *map(str, argv)])
 
 
 def test_a_run_is_measured_and_written(tmp_path, monkeypatch, capsys):
     for name, value in {
         "TRUTH": 1e-2, "USUAL": 1e-1, "CURVE": (1e-1,), "TOLERANCES": (1e-1,),
     }.items():  # fmt: skip
-        monkeypatch.setattr(bench, name, value)
-    probes = of_four_pixels()  # 64 take too long
-    monkeypatch.setattr(bench, "divergence", lambda *_: probes)
+        monkeypatch.setattr(settings, name, value)
+    rows = of_four_pixels()  # 64 take too long
+    monkeypatch.setattr(command, "divergence", lambda *_: rows)
     assert train(tmp_path / "run") == 0
     out = tmp_path / "new" / "found.json"
     more = ("--images=3", "--crowd=4", "--repeats=1", f"--out={out}")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks import contenders, measure, overhead, sampling
-from benchmarks.sampling import HALF, OURS, SAMPLERS, THEIRS, Case, Contender, Heard
+from benchmarks.sampling import HALF, OURS, SAMPLERS, THEIRS, Case, Contender, CountedNetwork
 from scoreflow import factory
 
 pytest.importorskip("diffusers")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Free(nn.Module):
-    """A network that answers half of what it is shown, and says in what dtype it was asked."""
+    """A network that returns half of its input, and records the dtype of that input."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def test_a_row_has_the_median_of_ratios():
 
 
 def test_every_round_is_counted(monkeypatch):
-    network = Heard(nn.Identity())
+    network = CountedNetwork(nn.Identity())
 
     def draw(_sampler):
         network(torch.zeros(2, 1))

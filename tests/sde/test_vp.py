@@ -105,7 +105,7 @@ def test_time_stays_on_the_path(vp):
 
 @pytest.mark.parametrize("schedule", ["linear-1000", "cosine-1000", "log_linear-1000"])
 def test_sigma_keeps_its_digits_near_clean_data(schedule):
-    """P2: sqrt(1 - exp(-x)) has none left at t = 1e-8."""
+    """Computed as sqrt(1 - exp(-x)) in float32, sigma has no digit left at t = 1e-8."""
     vp = SCHEDULES[schedule]()
     t = torch.logspace(-8, 0, 50, dtype=torch.float64)
     with mpmath.workdps(50):

@@ -14,7 +14,7 @@ from scoreflow.samplers import (
     Clipped,
     Measurement,
     ProbabilityFlow,
-    uniform_times,
+    grid,
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.vp import VPSDE
@@ -81,9 +81,7 @@ def test_a_measured_task_shows_what_was_measured(itself, words, count):
         iterations=4,
         sampler="ancestral",
     )
-    sampling = SamplingPlan(
-        Ancestral("posterior"), uniform_times(50, 50, integer=True), Clipped(exact())
-    )
+    sampling = SamplingPlan(Ancestral("posterior"), grid("uniform", SDE, 50), Clipped(exact()))
     edited = edit(plan, sampling, SDE)
     assert caption(edited) == words
     assert len(tiles(edited)[0]) == count
@@ -95,7 +93,7 @@ def test_a_measured_task_shows_what_was_measured(itself, words, count):
 
 def test_a_variation_starts_at_its_share_of_the_times():
     plan = EditPlan("vary", given(1), ["it"], 3, 256, strength=0.4, sampler="ancestral")
-    sampling = SamplingPlan(Ancestral("posterior"), uniform_times(50, 50, integer=True), exact())
+    sampling = SamplingPlan(Ancestral("posterior"), grid("uniform", SDE, 50), exact())
     edited = edit(plan, sampling, SDE)
     assert edited.result["t_start"] == 20
     assert edited.result["nfe"] == 20

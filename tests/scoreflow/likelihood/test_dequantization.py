@@ -149,7 +149,7 @@ def blurred_bits(sigma, alpha):
 
 
 def test_the_same_point_many_times_is_one_point(monkeypatch):
-    """P19: without -log K, twenty copies would flatter by log2(20) / D."""
+    """Without -log K, twenty copies would seem better by log2(20) / D bits/dim."""
     place = Dequantizer.place
     monkeypatch.setattr(Dequantizer, "place", lambda *given: place(*given[:5]))
     deq = Dequantizer("uniform", LEVELS, 1.0)
@@ -248,7 +248,7 @@ def test_an_asker_knows_its_unit():
     [("digits", 17), pytest.param("mnist", 256, marks=pytest.mark.slow)],
 )
 def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(experiment, levels):
-    """P1, measured: pixels of which four fifths are at one level, as MNIST's."""
+    """Truncation at t_min costs most where many pixels share a level: four fifths in MNIST."""
     import importlib
 
     from scoreflow import factory

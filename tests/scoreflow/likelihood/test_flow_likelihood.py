@@ -263,7 +263,7 @@ class Exact(ScoreModel):
 @pytest.mark.parametrize("levels", [17, 256])
 @pytest.mark.parametrize("t_min", [1.0, 60.0, 150.0])
 def test_bits_per_dim_lie_between_entropy_and_the_truncation_bound(levels, t_min):
-    """P1: the exact model's excess over the entropy of the very levels drawn is what it may be."""
+    """The exact model exceeds the entropy of the levels drawn by no more than t_min allows."""
     truth, data = grid(levels), grid_data(grid(levels), levels, 100)
     question = LikelihoodSettings(
         Solver(0, 1e-5, 1e-5), dequantizer=Dequantizer("uniform", levels, t_min), checked=4

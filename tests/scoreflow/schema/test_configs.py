@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_network():
     assert not all(torch.equal(networks[0][k], networks[2][k]) for k in networks[0])
 
 
-# ---- no dead keys (P27)
+# ---- no dead keys: each is read by something
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from scoreflow import factory, samplers
 from scoreflow.cli import command_line
 from scoreflow.configs import default
+from scoreflow.data import levels
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly, sampling
 from scoreflow.likelihood import dequantization
@@ -117,7 +118,7 @@ def test_choices_are_the_names_that_the_rooms_know():
         "model.prediction": score_model.OUTPUTS,
         "training.objective": objective.NAMES,
         "training.times": objective.TIMES,
-        "training.dequantization": dequantization.EMBEDDINGS,
+        "training.dequantization": levels.EMBEDDINGS,
         "sampling.final": FINALS,
         "sampling.grid": ("auto", *samplers.GRIDS, sampling.LEAST_COST),
         "sampling.corrector": sampling.CORRECTORS,

@@ -1,0 +1,135 @@
+"""The command of the likelihood benchmark: its options, the measurement, the files it writes."""
+
+import os
+import shlex
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
+from benchmarks.likelihood import settings
+from benchmarks.likelihood.accuracy import curves, gains, truths
+from benchmarks.likelihood.bench import Bench, Points, load_bench
+from benchmarks.likelihood.outliers import crowds
+from benchmarks.likelihood.probes import divergence
+from benchmarks.likelihood.report import markdown
+from scoreflow import factory
+from scoreflow.errors import RequestError, RunError
+from scoreflow.runtime.environment import environment
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command line.
+
+    Attributes:
+        workdir: folder of a trained run.
+        images: of its test set, for the curves.
+        crowd: images of a batch with two outliers.
+        repeats: runs of each row.
+        device: where it is measured.
+        out: the JSON to write; a Markdown table goes to the same folder.
+        command: the command line, to reproduce the result.
+    """
+
+    workdir: Path
+    images: int
+    crowd: int
+    repeats: int
+    device: torch.device
+    out: Path
+    command: list[str]
+
+
+def parse(argv: list[str]) -> Options:
+    """The options of a command line, or a RequestError."""
+    parser = OneLineParser("likelihood", "exact likelihood, timed")
+    parser.add_argument("--workdir", type=Path, required=True, help="a trained run's folder")
+    parser.add_argument("--images", type=whole_number(2), default=64, help="of the test set")
+    parser.add_argument("--crowd", type=whole_number(3), default=32, help="two of them outliers")
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="of what is cheap")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON; a table goes to the same folder")
+    own = parser.parse_args(argv[1:])
+    device = factory.build_device(own.device)
+    out = own.out or ROOT / "results" / device.type / "likelihood-benchmark.json"
+    if out.suffix != ".json":
+        raise RequestError(f"--out must end in .json, got {out}")
+    command = ["python", "-m", "benchmarks.likelihood", *argv[1:]]
+    return Options(own.workdir, own.images, own.crowd, own.repeats, device, out, command)
+
+
+def measured(options: Options) -> Json:
+    """The record: rows, gains, settings and environment."""
+    start = time.monotonic()
+    counts = {"--images": options.images, "--crowd": options.crowd}
+    bench = load_bench(options.workdir, options.device, counts)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {options.out} cannot be written ({error.strerror})") from error
+    origin = {"command": shlex.join(options.command), **environment(str(options.device))}
+    shown = settings_of(options, bench)
+    points = bench.points(bench.test[: options.images])
+    truth, truth_rows = truths(bench, points)
+    return {
+        "truth": truth_rows,
+        "truth_bits": {name: bits.tolist() for name, bits in truth.items()},
+        **_compared(options, bench, points, truth),
+        "divergence": divergence(bench, shown["divergence_images"], options.repeats),
+        "settings": shown,
+        **origin,
+        "minutes": (time.monotonic() - start) / 60,
+    }
+
+
+def _compared(options: Options, bench: Bench, points: Points, truth: dict[str, Tensor]) -> Json:
+    """The curves, the gains, and the batches with outliers at the tolerance that is enough."""
+    rows = curves(bench, points, truth, options.repeats)
+    gained = gains(rows)
+    tolerance = gained["ours_tolerance"] or settings.USUAL
+    found = crowds(bench, options.crowd, tolerance, truth["as trained"], options.repeats)
+    return {"methods": rows, "gains": gained, "crowds": found}
+
+
+def settings_of(options: Options, bench: Bench) -> Json:
+    """All that the numbers depend on, but the code and the machine's type."""
+    return {
+        "workdir": str(options.workdir),
+        "step": bench.step,
+        "images": options.images,
+        "crowd": options.crowd,
+        "repeats": options.repeats,
+        "divergence_images": min(settings.DIVERGENCE_IMAGES, options.images),
+        "dims": bench.test[0].numel(),
+        "num_levels": bench.num_levels,
+        "t": bench.t,
+        "seed": settings.SEED,
+        "usual_schedule": bench.song,
+        "cap_seconds": settings.CAP_SECONDS,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Measure and write; returns the exit status, as `scoreflow.cli.main` does."""
+    # scipy's remark on rtol = 0, which the log-density has on purpose
+    warnings.filterwarnings("ignore", message="At least one element of `rtol` is too small")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return exit_status("likelihood", lambda: _run(argv), "stopped; nothing was written")
+
+
+def _run(argv: list[str]) -> None:
+    options = parse(argv)
+    record = measured(options)
+    text = markdown(record)
+    data = dumps(record, options.out.name, RunError, indent=1)
+    write_atomic(options.out, data)
+    write_atomic(options.out.with_suffix(".md"), text.encode())
+    print(text)
