@@ -253,7 +253,7 @@ def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(e
 
     from scoreflow import factory
 
-    config = importlib.import_module(f"configs.{experiment}").get_config()
+    config = importlib.import_module(f"scoreflow.configs.{experiment}").get_config()
     sde = factory.build_sde(config)
     p = torch.full((levels,), 0.19 / (levels - 1), dtype=F64)
     p[0] = 0.81
