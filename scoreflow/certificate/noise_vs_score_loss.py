@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, worst
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising, times
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
@@ -103,7 +103,8 @@ def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
             Series("over all t", ends, [total[k][0]] * 2),
             Series("allowed over all t", ends, [total[k][1]] * 2),
         )
-        plot = Plot(f"eps-matching against score matching: {name}", "t, steps", lines)
+        shown = f"eps-matching against score matching: {name}"
+        plot = Plot(shown, "t, steps", "relative difference", lines)
         title = f"L_simple = sigma^2 DSM: {name}"
         found.append(Identity(f"{title}, each of 10 t", *worst(pairs), basis, (plot,)))
         found.append(Identity(f"{title}, over all t", *total[k], basis))
@@ -170,6 +171,7 @@ def _paths(
     plot = Plot(
         "Two trainings: distance of the weights over the way gone",
         "step",
+        "relative distance",
         (
             Series("eps- against score matching", steps, [pair[0] for pair in pairs]),
             Series("allowed", steps, [pair[1] for pair in pairs]),

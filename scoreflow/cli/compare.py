@@ -20,11 +20,10 @@ from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import Judge
 from scoreflow.generation.plan import Drawing
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.report import comparison_section
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE
@@ -89,7 +88,6 @@ def compare(trained: TrainedRun) -> None:
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     trained.folder.write_result("compare", result)
     _print(result)
-    _write_page(trained, result, cases, sweep)
 
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[Judge, Json]:
@@ -170,21 +168,6 @@ def _print(result: Json) -> None:
         say(guidance_sweep.table(result["guidance"]))
 
 
-def _write_page(
-    trained: TrainedRun,
-    result: Json,
-    cases: CachedCases[tuple[str, int]],
-    sweep: CachedCases[float] | None,
-) -> None:
-    c, real = trained.config.compare, columns.beside(result["test_data"], result["floors"])
-    pictures = {each: path.read_bytes() for each, path in cases.paths.items()}
-    page = comparison_section.section(result["rows"], real, pictures, c.seed, result["orders"])
-    if sweep:
-        shown = [path.read_bytes() for path in sweep.paths.values()]
-        page += guidance_sweep.section(result["guidance"], shown, _middle(c))
-    write_atomic(trained.folder.path / "results" / "compare.html", page.encode())
-
-
 def _asked_for(trained: TrainedRun) -> Data:
     """The data that samples are to be like: those of sampling.label, or all."""
     data, label = trained.data, trained.config.sampling.label
@@ -246,9 +229,11 @@ def _swept(common: Comparing) -> CachedCases[float]:
     }
     cases = CachedCases(common.rows, names, paths)
     batch_size = trained.config.sampling.batch_size
-    asked = guidance_sweep.Asked(partial(_guided, trained), c.seed, common.count, batch_size)
+    settings = guidance_sweep.SweepSettings(
+        partial(_guided, trained), c.seed, common.count, batch_size
+    )
     for weight in cases.missing():
-        row, x, labels = guidance_sweep.measured(weight, asked, trained.model.sde, data)
+        row, x, labels = guidance_sweep.measured(weight, settings, trained.model.sde, data)
         if distributed.leads():
             judged = guidance_sweep.judged(x, labels, common.judge)
             cases.keep(weight, {**row, **judged}, guidance_sweep.shown(x, data))

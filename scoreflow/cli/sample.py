@@ -9,7 +9,7 @@ from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
 from scoreflow.sde.noise import Noise
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json
 from scoreflow.trained_run import TrainedRun, open_run
 
 
@@ -66,6 +66,4 @@ def _edit(trained: TrainedRun, task: Control) -> None:
     folder.write_image(path, done.picture)
     result = {**done.result, "step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
-    page = editing.section(task, done, trained.step)
-    write_atomic(folder.path / "results" / f"{task.task}.html", page.encode())
     say(f"{done.line}; {path}")

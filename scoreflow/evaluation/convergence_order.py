@@ -1,9 +1,9 @@
-"""The order at which a sampler tends to its limit, measured where the denoiser is exact.
+"""Order of convergence of a sampler, measured with an exact denoiser.
 
-Each is run on one exact denoiser down to t = 1 in ever more steps, equal in log-SNR. One that
-follows the flow is held against the adaptive solver, point by point from the same noise, at a
-tolerance that is no part of the error; a stochastic one against the law: the mean squared distance
-to the nearest component's centre, which tells a width that is wrong. The order is the slope of
+Each sampler runs from the prior to t = 1 in more and more steps, equal in log-SNR. A deterministic
+one is compared with the adaptive solver of the probability flow, point by point from the same
+noise, at a tolerance far below the error; a stochastic one with the distribution: the mean squared
+distance to the nearest component's centre, which shows a wrong width. The order is the slope of
 log error against log steps, by least squares over the steps named.
 """
 
@@ -97,8 +97,8 @@ def _flow_errors(
     """RMS distance to the flow's own answer over points; errors of all by leaving points out."""
     noise = Noise.of(0, 0, POINTS)
     x = sde.prior_std() * noise.normal(Stream.PRIOR, truth.means.shape[1:])
-    ends = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
-    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, *ends, noise)
+    start, end = torch.tensor([float(sde.num_steps), 1.0], dtype=torch.float64)
+    exact = ProbabilityFlow(1.0, TOLERANCE).step(truth.denoiser(sde), sde, x, start, end, noise)
     squares = torch.stack(
         [
             (_follow(sampler, truth, sde, count, x, noise) - exact).square().sum(1)
@@ -175,7 +175,7 @@ def _follow(
 
 
 def table(rows: list[Json]) -> str:
-    """The rows for the terminal."""
+    """The rows as a table for the terminal."""
     lines = ["order of convergence on the exact denoiser, by steps equal in log-SNR"]
     for row in rows:
         lines.append(f"{row['sampler']:18s} {told(row)}")
@@ -183,7 +183,7 @@ def table(rows: list[Json]) -> str:
 
 
 def told(row: Json) -> str:
-    """What is known of an order, in words."""
+    """A row in words: kind, stated and measured order."""
     stated = "" if row["stated"] is None else f", stated {row['stated']}"
     what = "follows the flow" if row["kind"] == "flow" else "draws from the law"
     if row["order"] is None:

@@ -1,11 +1,9 @@
-"""Guidance swept: how true to the class that was asked for, against how much of the data is left.
+"""Guidance sweep: class fidelity and diversity of guided samples at each guidance weight.
 
-A row a weight. Image i is asked for class i mod K and starts from the same noise at every weight,
+A row a weight. Image i is drawn as class i mod K and starts from the same noise at every weight,
 so that the rows differ by the weight alone. Several processes share the images of each class.
 """
 
-import base64
-import html
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,15 +15,12 @@ from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
-from scoreflow.evaluation.columns import Column
+from scoreflow.evaluation.columns import GUIDANCE
 from scoreflow.evaluation.comparison import PICTURED
 from scoreflow.evaluation.sample_quality import Judge
-from scoreflow.figures.line_plot import Plot, Series, svg
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import Drawing
-from scoreflow.report.comparison_section import cells
-from scoreflow.report.page import figure
 from scoreflow.runtime import distributed
 from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
@@ -37,8 +32,8 @@ SAMPLER = "dpm"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a sweep draws.
+class SweepSettings:
+    """How a guidance sweep draws.
 
     Attributes:
         drawing: (weight, class) -> the guided drawing.
@@ -53,36 +48,39 @@ class Asked:
     batch_size: int
 
 
-def measured(weight: float, asked: Asked, sde: SDE, data: Data) -> tuple[Json, Tensor, Tensor]:
-    """Draw at a weight: the row without metrics, the samples, and the class each was asked for."""
+def measured(
+    weight: float, settings: SweepSettings, sde: SDE, data: Data
+) -> tuple[Json, Tensor, Tensor]:
+    """Draw at a weight: the row without metrics, the samples, and the class of each."""
     assert data.train_labels is not None, "classes come from labelled data"
     classes = data.train_labels.unique().tolist()
-    noise = Noise.of(asked.seed, 0, asked.count, data.train.device)
+    noise = Noise.of(settings.seed, 0, settings.count, data.train.device)
     event, start, evaluations = tuple(data.train.shape[1:]), time.monotonic(), 0
-    index = torch.arange(asked.count, device=data.train.device)
-    x = torch.empty(asked.count, *event, dtype=torch.float64, device=data.train.device)
-    labels = torch.tensor(classes).repeat(-(-asked.count // len(classes)))[: asked.count]
+    index = torch.arange(settings.count, device=data.train.device)
+    x = torch.empty(settings.count, *event, dtype=torch.float64, device=data.train.device)
+    labels = torch.tensor(classes).repeat(-(-settings.count // len(classes)))[: settings.count]
     for label in classes:
         rows = index[(labels == label).to(index.device)]
         if len(rows) == 0:
             continue
-        drawing = asked.drawing(weight, label)
+        drawing = settings.drawing(weight, label)
         counted = Counted(drawing.denoiser)
         shown = replace(drawing, denoiser=counted)
         title = f"guidance {weight:g}, class {label}"
-        x[rows] = draw_samples(shown, sde, noise.rows(rows), event, asked.batch_size, title)
+        x[rows] = draw_samples(shown, sde, noise.rows(rows), event, settings.batch_size, title)
         evaluations += distributed.shard().total(counted.rows)
     row = {
+        "sampler": SAMPLER,
         "weight": weight,
-        "nfe": evaluations / asked.count,
+        "nfe": evaluations / settings.count,
         "seconds": time.monotonic() - start,
-        "num_images": asked.count,
+        "num_images": settings.count,
     }
     return row, x, labels
 
 
 def judged(x: Tensor, labels: Tensor, judge: Judge) -> Json:
-    """The metrics of guided samples, and how often they are of the class that was asked for.
+    """The metrics of guided samples, and how often they are of their class.
 
     `accuracy` is by the nearest training image, which no guidance looks at; by_classifier is the
     classifier's own opinion, and flattering where it is the guide.
@@ -111,59 +109,10 @@ def shown(x: Tensor, data: Data) -> bytes:
     return picture(values_of(x, data)[:PICTURED], data)
 
 
-COLUMNS = (
-    Column("nfe", "evaluations an image", "evaluations", ".1f"),
-    Column("accuracy", "of the class asked for, by the nearest training image", "of its class"),
-    Column("by_classifier", "by the classifier", "by classifier"),
-    Column("precision", "precision", "precision"),
-    Column("recall", "recall", "recall"),
-    Column("feature_distance", "feature distance", "feature distance", ".2f"),
-    Column("two_sample", "two-sample accuracy", "two-sample"),
-)
-
-
 def table(rows: list[Json]) -> str:
-    """The rows for the terminal."""
-    columns = [column for column in COLUMNS if column.key in rows[0]]
+    """The rows as a table for the terminal."""
+    columns = [column for column in GUIDANCE if column.key in rows[0]]
     told = [["guidance", *(column.short for column in columns)]]
     told += [[f"{row['weight']:g}", *(column.told(row) for column in columns)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*told, strict=True)]
     return "\n".join("  ".join(map(str.rjust, line, widths)) for line in told)
-
-
-def section(rows: list[Json], pictures: list[bytes], budget: int) -> str:
-    """The sweep as a part of the report: a plot, a table, and the same noise at each weight."""
-    columns = [column for column in COLUMNS if column.key in rows[0]]
-    head = "".join(f"<th>{html.escape(column.title)}</th>" for column in columns)
-    body = "".join(f"<tr><td>{row['weight']:g}</td>{cells(row, columns)}</tr>" for row in rows)
-    plots = [_plot(rows, ("accuracy", "precision", "recall"), "Fidelity and diversity", False)]
-    if "feature_distance" in rows[0]:
-        title = "Feature distance to training data"
-        plots.append(_plot(rows, ("feature_distance",), title, True))
-    figures = "".join(
-        figure(base64.b64encode(png).decode(), "guided samples", f"guidance {row['weight']:g}")
-        for row, png in zip(rows, pictures, strict=True)
-    )
-    return (
-        "<h3>Guidance: fidelity against diversity</h3>"
-        f"<p class=small>{SAMPLER} with a budget of {budget} calls; image i is asked for class "
-        "i mod K, from the same noise at every weight. At weight 0 no class is asked for. An "
-        "opinion of the classifier flatters samples that it guided.</p>"
-        f"<div class=figures>{''.join(map(svg, plots))}</div>"
-        f"<div class=scroll><table class='wide lined'><tr><th>guidance</th>{head}</tr>{body}"
-        f"</table></div><div class='figures narrow'>{figures}</div>"
-    )
-
-
-def _plot(rows: list[Json], keys: tuple[str, ...], title: str, log_y: bool) -> Plot:
-    x = [row["weight"] for row in rows]
-    series = tuple(
-        Series(
-            key if len(keys) > 1 else "",
-            x,
-            [row[key] for row in rows],
-            [row[f"{key}_error"] for row in rows],
-        )
-        for key in keys
-    )
-    return Plot(title, "guidance", series, log_y=log_y)

@@ -1,7 +1,5 @@
 """What a trained network does with the user's image, without being trained for it."""
 
-import base64
-import html
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,12 +31,11 @@ LATENT_REACH = 3.0
 
 @dataclass(frozen=True)
 class Done:
-    """A task's result for results/, its PNG, and a line for the terminal and the report."""
+    """A task's result for results/, its PNG, and a line for the terminal."""
 
     result: dict[str, Any]
     picture: bytes
     line: str
-    caption: str
 
 
 def do(
@@ -57,18 +54,6 @@ def do(
         around = _reconstructed if control.task == "reconstruct" else _interpolated
         return around(control, settings, model, data)
     return _drawn(control, plan, model, data, settings)
-
-
-def section(control: Control, done: Done, step: int) -> str:
-    """The task in a report."""
-    picture = base64.b64encode(done.picture).decode()
-    return (
-        f"<h2>{control.task.capitalize()}: {html.escape(', '.join(control.names))}</h2>"
-        f'<div class=scroll><img style="image-rendering: pixelated" alt="{control.task}" '
-        f'src="data:image/png;base64,{picture}"></div>'
-        f"<p class=small>{html.escape(done.caption)}. {html.escape(done.line)}, checkpoint of "
-        f"step {step}</p>"
-    )
 
 
 # ---- inpaint, colorize, superresolve, vary
@@ -119,12 +104,9 @@ def _drawn(
     if control.measurement is not None:
         fitted = control.measurement.projected(torch.zeros_like(x[:1]), control.measurement.value)
         first.append(quantize(fitted, data.num_levels))
-    caption = "Given, measured and drawn" if len(first) == 2 else "Given and drawn"
-    if not len(control.given):
-        caption = "Measured and drawn"
     tiles = torch.cat((*first, levels))
     columns = min(len(tiles), MOST_COLUMNS)
-    return Done(result, _picture(tiles, columns, data), _told(control, result, c), caption)
+    return Done(result, _picture(tiles, columns, data), _told(control, result, c))
 
 
 def _measures(control: Control, x: Tensor, data: Data) -> dict[str, Any]:
@@ -221,7 +203,7 @@ def _reconstructed(control: Control, c: ConfigDict, model: ScoreModel, data: Dat
         f"{result['nfe']:.0f} evaluations each, {result['seconds']:.1f} s"
     )
     picture = _picture(shown.flatten(0, 1), shown.shape[1], data)
-    return Done(result, picture, line, "Rows: given, latent, decoded")
+    return Done(result, picture, line)
 
 
 def _interpolated(control: Control, c: ConfigDict, model: ScoreModel, data: Data) -> Done:
@@ -254,8 +236,7 @@ def _interpolated(control: Control, c: ConfigDict, model: ScoreModel, data: Data
     )
     levels = quantize(path, data.num_levels)
     tiles = torch.cat((control.given[:1], levels, control.given[1:]))
-    caption = "The one given, what lies between, the other given"
-    return Done(result, _picture(tiles, min(len(tiles), MOST_COLUMNS), data), line, caption)
+    return Done(result, _picture(tiles, min(len(tiles), MOST_COLUMNS), data), line)
 
 
 # ---- pictures

@@ -209,7 +209,8 @@ class _Probe:
         variance: Tensor,
     ) -> Values:
         """A bound with a density as L_0 (the one in nats), with the decoder, or with either."""
-        parts, values = {part: self.unit.of(value) for part, value in nats.items()}, {}
+        values: Values = {}
+        parts = {part: self.unit.of(value) for part, value in nats.items()}
         if self.spread:
             density = parts | {"L_0": self.unit.of_density(nats["L_0"])}
             values |= {(account, part): value for part, value in density.items()}

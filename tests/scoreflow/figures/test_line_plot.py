@@ -4,7 +4,6 @@ import math
 import re
 
 import pytest
-
 from scoreflow.figures.line_plot import Plot, Series, svg
 from scoreflow.figures.ticks import MOST, label, ticks
 

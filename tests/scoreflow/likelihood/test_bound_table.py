@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from scoreflow.report.bounds_section import section
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize
 from scoreflow.likelihood import bound_table
 from scoreflow.likelihood.bound_table import Entry, as_result, bounds, num_calls, table
 from scoreflow.likelihood.rate_distortion import Unit, rate_distortion, reconstructions
-from scoreflow.report.bounds_section import section
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
 
