@@ -10,7 +10,7 @@ A sampler of finitely many steps does not draw w^2. Within a component each step
 ancestral sampling (with or without a Langevin correction) comes to there is a recursion of one
 number, written out in `component_variance`: that is the variance the samples are held against, to
 the last percent, and that it tends to w^2 as 1/steps is an identity of its own. Were the tolerance
-widened by the whole bias instead, a denoiser asked one time of the grid too late would pass.
+widened by the whole bias instead, a denoiser evaluated one grid time too late would pass.
 """
 
 import math

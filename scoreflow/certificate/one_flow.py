@@ -54,7 +54,7 @@ def flows(
     Args:
         denoiser: of a network.
         sde: its process.
-        t_min: the least time it may be asked at.
+        t_min: the least time at which it may be evaluated.
         noise: of the data to draw with it, on its device.
         event: shape of one datum.
     """
@@ -253,8 +253,8 @@ def _same_images(
     low = max(float(sde.angle(torch.tensor(t_min).double())), LEAST_ANGLE)
 
     def solved(solve: Solve, on: SDE) -> tuple[Tensor, float]:
-        asked = denoiser if on is sde else Reclocked(denoiser, of=sde, on=on)
-        mine, finer = (solve(asked, on, start, high, low, tolerance) for tolerance in TOLERANCES)
+        own = denoiser if on is sde else Reclocked(denoiser, of=sde, on=on)
+        mine, finer = (solve(own, on, start, high, low, tolerance) for tolerance in TOLERANCES)
         return mine, float(_distances(mine, finer).max())
 
     angle, off = solved(_in_the_angle, sde)

@@ -36,7 +36,7 @@ def conversions(
 
     Args:
         sde: the process.
-        t_min: the least time that its network is asked at: 1 for integer times, of which every one
+        t_min: the least time of its network: 1 for integer times, of which every one
             is tried; below 1 for real ones, of which those between are.
         device: where to compute.
     """
@@ -140,7 +140,7 @@ def _convert(x_t: Tensor, alpha: Tensor, sigma: Tensor, a: Kind, b: Kind, value:
 def _coefficients(sde: SDE, t: Tensor, a: Kind, b: Kind) -> tuple[Tensor, Tensor]:
     """|c_x| and |c_a| from x_t = alpha x_0 + sigma eps, terms that cancel counted in full.
 
-    Written out here, so that they do not depend on what they judge.
+    Written out here, so that they do not depend on the code they test.
     """
     alpha, sigma, phi = (f(t)[:, None] for f in (sde.alpha, sde.sigma, sde.angle))
     zero, one, r = torch.zeros_like(alpha), torch.ones_like(alpha), sde.scale(t)[:, None]

@@ -161,7 +161,11 @@ def _result(common: Comparing, found: list[Json]) -> Json:
 
 
 def _print(result: Json) -> None:
-    say(columns.table([*result["rows"], *columns.beside(result["test_data"], result["floors"])]))
+    say(
+        columns.table(
+            [*result["rows"], *columns.reference_rows(result["test_data"], result["floors"])]
+        )
+    )
     if result["orders"]:
         say(convergence_order.table(result["orders"]))
     if result["guidance"]:

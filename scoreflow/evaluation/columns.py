@@ -27,7 +27,7 @@ class Column:
     part: int = 0
     target: float | None = None
 
-    def told(self, row: Json, sign: str = "+-") -> str:
+    def text(self, row: Json, sign: str = "+-") -> str:
         """The number and its standard error as text; "" where the row has none."""
         value = row.get(self.key)
         if value is None:
@@ -110,7 +110,7 @@ def columns_of(rows: list[Json]) -> list[Column]:
     return [column for column in COLUMNS if any(column.key in row for row in rows)]
 
 
-def beside(test_data: Json, floors: Json) -> list[Json]:
+def reference_rows(test_data: Json, floors: Json) -> list[Json]:
     """The same metrics on real data: the reference rows below those of the samplers."""
     rows = [{"sampler": "held-out data", **test_data}]
     return [*rows, {"sampler": "two sets of the truth", **floors}] if floors else rows
@@ -120,7 +120,7 @@ def table(rows: list[Json]) -> str:
     """The rows as a table for the terminal."""
     columns = [column for column in columns_of(rows) if column.short]
     cells = [["", *(column.short for column in columns)]]
-    cells += [[row["sampler"], *(column.told(row) for column in columns)] for row in rows]
+    cells += [[row["sampler"], *(column.text(row) for column in columns)] for row in rows]
     widths = [max(len(line[k]) for line in cells) for k in range(len(columns) + 1)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])

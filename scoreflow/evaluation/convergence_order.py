@@ -178,11 +178,11 @@ def table(rows: list[Json]) -> str:
     """The rows as a table for the terminal."""
     lines = ["order of convergence on the exact denoiser, by steps equal in log-SNR"]
     for row in rows:
-        lines.append(f"{row['sampler']:18s} {told(row)}")
+        lines.append(f"{row['sampler']:18s} {in_words(row)}")
     return "\n".join(lines)
 
 
-def told(row: Json) -> str:
+def in_words(row: Json) -> str:
     """A row in words: kind, stated and measured order."""
     stated = "" if row["stated"] is None else f", stated {row['stated']}"
     what = "follows the flow" if row["kind"] == "flow" else "draws from the law"

@@ -112,7 +112,7 @@ def shown(x: Tensor, data: Data) -> bytes:
 def table(rows: list[Json]) -> str:
     """The rows as a table for the terminal."""
     columns = [column for column in GUIDANCE if column.key in rows[0]]
-    told = [["guidance", *(column.short for column in columns)]]
-    told += [[f"{row['weight']:g}", *(column.told(row) for column in columns)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*told, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in told)
+    lines = [["guidance", *(column.short for column in columns)]]
+    lines += [[f"{row['weight']:g}", *(column.text(row) for column in columns)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

@@ -37,5 +37,5 @@ def reduced(png: bytes) -> tuple[bytes, int, int]:
 
 def _side(pixels: np.ndarray) -> int:
     """The greatest common divisor of the places at which a row differs from the one above."""
-    differs = (pixels[1:] != pixels[:-1]).reshape(len(pixels) - 1, -1).any(1)
+    differs = (pixels[1:] != pixels[:-1]).any(axis=tuple(range(1, pixels.ndim)))
     return math.gcd(len(pixels), *(np.flatnonzero(differs) + 1).tolist())

@@ -1,4 +1,4 @@
-"""The ledger: one network and the same images, by every account of their likelihood.
+"""Likelihood bounds: every bound and estimate of one network on the same images.
 
     discrete bound      DDPM's chain, term by term, with beta, posterior or optimal variances
     continuous bound    the same with infinitely short steps
@@ -39,7 +39,7 @@ from scoreflow.sde.prediction import Denoiser
 from scoreflow.uncertainty import standard_error
 
 Values = dict[tuple[str, str], Tensor]
-"""(account, part) -> of each image, in the unit of the ledger, (n,)."""
+"""(method, term) -> of each image, in the unit of the table, (n,)."""
 
 OPTIMAL = "optimal"
 REAL_TIMES, TRAINING = 1 << 24, 2 << 24
@@ -52,10 +52,10 @@ Kind = Literal["exact", "bound", "estimate"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger.
+    """A row of the table: a bound or an estimate.
 
     Attributes:
-        name: the account.
+        name: the method.
         kind: whether it is the likelihood, a bound from above in expectation, or an estimate.
         values: of each image, bits/dim (of vectors, nats), (n,) float64 on the CPU.
         parts: whose sum the mean is; empty for what has no parts.
@@ -99,7 +99,7 @@ def bounds(
     """Every entry but the exact likelihood, and the rate-distortion curve.
 
     Args:
-        denoiser: asked at the integers 1..N and at real times in [t_min, N].
+        denoiser: called at the integers 1..N and at real times in [t_min, N].
         sde: the process.
         t_min: least real time, in steps.
         data: its training part gives the optimal variance and the Gaussian reference.
@@ -127,7 +127,7 @@ def bounds(
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a batch: what the accounts say, and what the curves are made of.
+    """Of a batch: the values of every method, and the terms of the curves.
 
     Attributes:
         values: of each image.
@@ -175,7 +175,7 @@ class _Probe:
         }
 
     def measure(self, batch: Tensor, index: Tensor, variances: dict[str, Tensor]) -> _Found:
-        """Test images by every account."""
+        """Test images by every method."""
         noise, sde = Noise(self.seed, index), self.sde
         x_0 = self.points(batch, noise, Stream.DEQUANTIZE)
         walked = walk(self.denoiser, sde, x_0, noise, self.strata, self.reference)
@@ -249,7 +249,7 @@ def _entry(account: str, values: Values) -> Entry:
 
 
 def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
-    """The ledger for results/: a row an entry, its difference to the first paired by image."""
+    """The table for results/: a row an entry, its difference to the first paired by image."""
     rows = []
     for entry in entries:
         difference = entry.values - entries[0].values
@@ -282,7 +282,9 @@ def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The rows of `as_result` for the terminal."""
-    lines = [f"{'the ledger, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"]
+    lines = [
+        f"{'likelihood bounds, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"
+    ]
     for row in result["rows"]:
         name = row["name"] + {"exact": "", "bound": " >=", "estimate": " ~"}[row["kind"]]
         lines.append(

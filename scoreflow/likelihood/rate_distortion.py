@@ -61,14 +61,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rate:
-    """What is known of x_0 once x_t is.
+    """The rate-distortion curve: what is known of x_0 once x_t is.
 
     Attributes:
         unit: of rate and terms.
         times: t, ascending from 1 to N.
         rate: received by whoever knows x_t.
         distortion: of the x_0 estimate at x_t, see `Unit.distortion`.
-        middles: t in the middle of each stretch of the walk, ascending, without t = 1.
+        middles: t in the middle of each stratum of times, ascending, without t = 1.
         terms: of each variance, L_t of one step at `middles`.
     """
 
@@ -88,11 +88,11 @@ def rate_distortion(
     terms: dict[str, Tensor],
     coded: str,
 ) -> Rate:
-    """The curve at the ends of the stretches of a walk.
+    """The curve at the ends of the strata of times.
 
     Args:
         unit: of the rate.
-        stretches: 1, then those of 2..N (`walk.Walk`).
+        stretches: the strata: 1, then those of 2..N (`discrete_bound.Walk`).
         squares: |x_0 error|^2, (n, 1 + K); between the stretches' middles its logarithm is
             interpolated.
         prior: L_T in nats, (n,).

@@ -41,11 +41,11 @@ def _comparison(result: Json) -> Headline:
     best = min(rows, key=lambda row: column.distance(row[key]))
     name = "recognition rate, distance from 0.5" if key == "told_apart" else column.title
     label = f"{name}, best of the samplers: {best['sampler']}, {best['nfe']:.0f} evaluations"
-    return Headline(column.told(best, "±"), label, "samplers-compared")
+    return Headline(column.text(best, "±"), label, "samplers-compared")
 
 
 def _samples(found: list[Json]) -> Iterator[Headline]:
-    """The sampler that is least told from data, where no comparison was made."""
+    """The sampler with the best two-sample accuracy, where no comparison was made."""
     measured = [each for each in found if each["value"] is not None]
     if not measured:
         return

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from scoreflow.evaluation.columns import GUIDANCE, beside, columns_of
+from scoreflow.evaluation.columns import GUIDANCE, columns_of, reference_rows
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.report.blocks import (
     Block,
@@ -47,7 +47,7 @@ def sections(results: Results) -> Iterator[Section]:
 
 def _comparison(results: Results, result: Json) -> Section:
     rows, seed = result["rows"], result["settings"]["seed"]
-    real = beside(result["test_data"], result["floors"])
+    real = reference_rows(result["test_data"], result["floors"])
     measures = [each for each in MEASURES if each[0] in rows[0]][:MOST_MEASURES]
     seconds = f"seconds for {rows[0]['num_images']} images"
     plots = tuple(
@@ -108,8 +108,8 @@ def _tables(rows: list[Json], real: list[Json]) -> Iterator[Table]:
     columns = [column for column in columns_of([*rows, *real]) if column.title]
     for part in dict.fromkeys(column.part for column in columns):
         own = [column for column in columns if column.part == part]
-        told = [row for row in real if any(column.key in row for column in own)]
-        yield metrics_table("sampler, budget", _case, rows, told, own)
+        foot = [row for row in real if any(column.key in row for column in own)]
+        yield metrics_table("sampler, budget", _case, rows, foot, own)
 
 
 def _case(row: Json) -> str:

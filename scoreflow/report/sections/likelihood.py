@@ -9,6 +9,8 @@ from scoreflow.report.results import Results
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Exact log-likelihood"
+PIXELS = ("histogram_bits_per_dim", "standard_error", "num_test")
+"""What a result of samples knows about a density of independent pixels."""
 AGAINST, DATA = "likelihood-against-", "likelihood-data-"
 
 
@@ -32,8 +34,13 @@ def sections(results: Results) -> Iterator[Section]:
 
 def _of_data(results: Results) -> Json:
     """What a result of samples knows about the test set; {} if none does."""
-    kept = (results.by_name[name].get("data") for name in results.named("samples-"))
-    return next((each for each in kept if isinstance(each, dict)), {})
+    for name in results.named("samples-"):
+        data = results.by_name[name].get("data")
+        if isinstance(data, dict) and all(
+            isinstance(data.get(key), int | float) for key in PIXELS
+        ):
+            return data
+    return {}
 
 
 def _likelihood(result: Json, of_data: Json) -> Section:
@@ -79,7 +86,7 @@ def _without_a_model(result: Json, of_data: Json) -> list[Text]:
     if not levels:
         return []
     told = [f"a uniform law over {levels} levels {math.log2(levels):.4f}"]
-    if "histogram_bits_per_dim" in of_data:
+    if of_data:
         value = with_error(of_data["histogram_bits_per_dim"], of_data["standard_error"])
         told.append(
             f"independent pixels {value} on all {of_data['num_test']} test images (each pixel "

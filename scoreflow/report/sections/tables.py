@@ -29,7 +29,7 @@ def metrics_table(
 
     def cells(row: Json, marks: list[bool]) -> tuple[Cell, ...]:
         numbers = (
-            Cell(column.told(row, "±"), row.get(column.key), "best" if mark else "")
+            Cell(column.text(row, "±"), row.get(column.key), "best" if mark else "")
             for column, mark in zip(columns, marks, strict=True)
         )
         return (Cell(name(row)), *numbers)

@@ -22,7 +22,7 @@ def test_the_order_of_a_flow_is_as_stated(sampler, stated, monkeypatch):
     assert (row["kind"], row["stated"]) == ("flow", stated)
     assert row["order"] == pytest.approx(stated, abs=0.15)
     assert 0 < row["order_error"] < 0.1
-    assert f"stated {stated}: {row['order']:.2f}" in convergence_order.told(row)
+    assert f"stated {stated}: {row['order']:.2f}" in convergence_order.in_words(row)
 
 
 def test_ancestral_sampling_tends_to_the_law_at_order_one(monkeypatch):
@@ -36,7 +36,7 @@ def test_an_error_that_chance_hides_has_no_order(monkeypatch):
     monkeypatch.setattr(convergence_order, "WEAK_POINTS", 50)
     row = convergence_order.measured_order("ancestral", Ancestral("beta"), distribution(), SDE)
     assert row["order"] is None
-    assert "not measured" in convergence_order.told(row)
+    assert "not measured" in convergence_order.in_words(row)
     assert "ancestral" in convergence_order.table([row])
 
 

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -110,3 +113,12 @@ class Chromium:
         line, self._buffer = self._buffer.split(b"\0", 1)
         heard: dict[str, Any] = json.loads(line)
         return heard
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """A browser, where the machine has one."""
+    if found() is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the path")
+    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
