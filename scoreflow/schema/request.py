@@ -1,7 +1,7 @@
-"""What was asked for: flags and configs, checked key by key before anything else is looked at.
+"""A parsed command line, and configs by dotted keys.
 
-However a config comes (a file, overrides, the config.json of a run), its values are put into the
-keys of configs/default.py, so a key that is not there and a value of another type are refused.
+Wherever a config comes from (a file, overrides, the config.json of a run), `schema.config` takes
+it key by key: an unknown key and a value of another type are refused.
 """
 
 from dataclasses import dataclass
