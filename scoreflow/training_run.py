@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scoreflow.runtime.environment import environment
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resumed_config, training_config, untrained_config
+from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import Say, wrong_network
 from scoreflow.training.ema import EMA
@@ -165,3 +167,23 @@ def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
             if due or interval.step == settings.num_steps:
                 folder.save_checkpoint(interval.step, trainer.state())
             yield interval
+    if trainer.step > first:
+        folder.write_result("training", summary(trainer))
+
+
+def summary(trainer: Trainer) -> Json:
+    """What was trained, when, and on what data: results/training.json, for the report."""
+    data = trainer.data
+    return {
+        "step": trainer.step,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "parameters": sum(each.numel() for each in trainer.network.parameters()),
+        "data": {
+            "name": data.name,
+            "num_train": len(data.train),
+            "num_test": len(data.test),
+            "shape": list(data.train.shape[1:]),
+            "num_levels": data.num_levels,
+            "num_classes": 0 if data.train_labels is None else len(data.train_labels.unique()),
+        },
+    }

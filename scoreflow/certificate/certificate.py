@@ -11,7 +11,6 @@ An identity that cannot be computed has failed: what it ended in stands in its r
 
 import base64
 import copy
-import html
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from scoreflow.certificate.trained_sampler_laws import Amount, laws
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize
-from scoreflow.figures import line_plot
 from scoreflow.losses import denoising, times
 from scoreflow.models.layers import ZERO_ISH
 from scoreflow.models.mlp import MLP
@@ -152,10 +150,20 @@ def as_result(rows: list[tuple[int, Identity]], seconds: float) -> dict[str, Any
                 "tolerance": _finite(identity.tolerance),
                 "passed": identity.passed,
                 "basis": identity.basis,
+                "plots": [plot.as_json() for plot in identity.plots],
+                "picture": _picture(identity),
             }
             for number, identity in rows
         ],
     }
+
+
+def _picture(identity: Identity) -> dict[str, str] | None:
+    """Its picture for JSON: a caption and a PNG in base64."""
+    if identity.picture is None:
+        return None
+    caption, png = identity.picture
+    return {"caption": caption, "png": base64.b64encode(png).decode()}
 
 
 def _finite(value: float) -> float | None:
@@ -168,41 +176,6 @@ def line(number: int, identity: Identity) -> str:
     verdict = "passed" if identity.passed else "FAILED"
     size = f"{identity.residual:9.2e}  <= {identity.tolerance:8.2e}"
     return f"{number}  {size}  {verdict}  {identity.name}"
-
-
-def section(rows: list[tuple[int, Identity]], about: dict[str, object]) -> str:
-    """The certificate as a part of the report: its table, then what makes each visible.
-
-    Args:
-        rows: of the certificate.
-        about: what was certified, where and by which code, by name.
-    """
-    said = "; ".join(f"{key} {value}" for key, value in about.items())
-    parts = [f"<h2>Equivalence certificate</h2><p class=small>{html.escape(said)}</p>"]
-    for number, title in enumerate(GROUPS, start=1):
-        own = [identity for group, identity in rows if group == number]
-        body = "".join(
-            f"<tr><td>{html.escape(each.name)}</td><td>{each.residual:.2e}</td>"
-            f"<td>{each.tolerance:.2e}</td><td>{'passed' if each.passed else '<b>FAILED</b>'}</td>"
-            f"<td class=small>{html.escape(each.basis)}</td></tr>"
-            for each in own
-        )
-        plots = "".join(line_plot.svg(shown) for each in own for shown in each.plots)
-        plots += "".join(_figure(*each.picture) for each in own if each.picture)
-        parts.append(
-            f"<h3>{number}. {title}</h3><table class=wide><tr><th>identity</th><th>residual</th>"
-            f"<th>tolerance</th><th></th><th>unit; what the tolerance is</th></tr>{body}</table>"
-            f"<div class=figures>{plots}</div>"
-        )
-    return "".join(parts)
-
-
-def _figure(caption: str, png: bytes) -> str:
-    source = base64.b64encode(png).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{source}" alt="{html.escape(caption)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
 
 
 def _points(data: Data, count: int) -> Tensor:

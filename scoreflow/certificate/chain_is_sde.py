@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import variational
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE
@@ -152,7 +152,7 @@ def _worst_of(name: str, errors: dict[str, Tensor], i: Tensor, known: float) -> 
         max(float(e.max()) for e in errors.values()) / known,
         ROUNDINGS,
         "in roundings of log alpha and log sigma; operations that round",
-        (Plot(f"{name}: error in roundings", "i", series),),
+        (Plot(f"{name}: error in roundings", "step i", "error, roundings", series),),
     )
 
 
@@ -198,7 +198,8 @@ def _bound(sde: SDE, device: torch.device | str) -> Identity:
         times = sde.time_of_log_snr(log_snr).to(device)
         gaps.append(_diffusion_part(sde, times[1:], times[:-1]) - limit)
     line = Series("bound - limit, nats", counts, gaps)
-    plot = Plot("The discrete bound tends to the continuous one", "steps", (line,), log_x=True)
+    title = "The discrete bound tends to the continuous one"
+    plot = Plot(title, "steps", "bound - limit, nats", (line,), log_x=True)
     return falls_as(
         "discrete bound - continuous bound = O(1/N)", 1, [1 / n for n in counts], gaps, (plot,)
     )

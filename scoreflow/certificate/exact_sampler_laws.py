@@ -10,7 +10,7 @@ A sampler of finitely many steps does not draw w^2. Within a component each step
 ancestral sampling (with or without a Langevin correction) comes to there is a recursion of one
 number, written out in `component_variance`: that is the variance the samples are held against, to
 the last percent, and that it tends to w^2 as 1/steps is an identity of its own. Were the tolerance
-widened by the whole bias instead, a denoiser asked one time of the grid too late would pass.
+widened by the whole bias instead, a denoiser evaluated one grid time too late would pass.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoreflow.certificate.identity import CHANCE, Identity, falls_as
 from scoreflow.data import toy
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.samplers import (
     Ancestral,
     AnnealedLangevin,
@@ -135,7 +135,7 @@ def _shares(name: str, counts: Tensor, weights: Tensor) -> Identity:
         float(((counts - expected) ** 2 / expected).sum()),
         float(stats.chi2.isf(CHANCE, len(weights) - 1)),
         f"chi-square of {int(counts.sum())} samples; exceeded by chance {CHANCE:.0e} of times",
-        (Plot(title, "component", lines, log_y=False),),
+        (Plot(title, "component", "samples", lines, log_y=False),),
     )
 
 
@@ -158,7 +158,7 @@ def _radii(name: str, radii: Tensor, variance: float) -> Identity:
         allowed,
         f"Kolmogorov-Smirnov of {len(u)} samples; exceeded by chance {CHANCE:.0e} of times; a "
         f"component's variance by its steps is {variance / toy.WIDTH**2:.4f} of the true one",
-        (Plot(title, "distribution function", lines, log_y=False),),
+        (Plot(title, "distribution function", "found - true", lines, log_y=False),),
     )
 
 
@@ -176,5 +176,5 @@ def _vanishing(sde: SDE, snr: float) -> Identity:
     name = "predictor-corrector" if snr else "ancestral"
     line = Series("error of the variance, relative", counts, gaps)
     title = f"a component's variance by {name} - its own = O(1/steps)"
-    plot = Plot(title, "steps", (line,), log_x=True)
+    plot = Plot(title, "steps", "relative error of the variance", (line,), log_x=True)
     return falls_as(title, 1, [1 / n for n in counts], gaps, (plot,))

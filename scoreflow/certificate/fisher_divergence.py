@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from scoreflow.certificate.identity import CHANCE, Identity, worst
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.analytic import Distribution
 from scoreflow.sde.noise import Noise, Stream
@@ -39,13 +39,14 @@ def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity
         Series("sigma^2 |score error|^2", angles, [row[1] for row in rows]),
         Series("standard error", angles, [row[2] for row in rows]),
     )
+    title = "Learned against true score, by angle"
     return [
         Identity(
             f"excess loss of {whose} = sigma^2 Fisher divergence, each of {TIMES} t",
             *worst(pairs),
             f"mean square of the noise; {STANDARD_ERRORS:.2f} standard errors of the cross term, "
             f"exceeded by chance {CHANCE:.0e} of times",
-            (Plot("Learned against true score, by angle", "phi, radians", series),),
+            (Plot(title, "phi, radians", "mean square of the noise", series),),
         )
     ]
 

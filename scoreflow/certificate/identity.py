@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.figures.line_plot import Plot
+from scoreflow.figures.plot import Plot
 from scoreflow.sde.noise import Noise, Stream
 
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}

@@ -2,7 +2,7 @@
 
 Written in full, sigma^2 |score(x_t, t) + (x_t - alpha x_0) / sigma^2|^2 and |eps(x_t, t) - eps|^2
 are the same number with the same gradient. What rounding may make of it is measured by the program
-itself: the noise that the second is told is moved by a rounding of x_t and x_0, which is what the
+itself: the noise in the second is moved by a rounding of x_t and x_0, which is what the
 first loses by subtracting them, and the change in the gradient, or in a whole training, is the
 yardstick. It is shown in float64, where little is lost, and, loss and gradient, as the network is
 trained: float32 data through the network in its own precision.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, worst
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising, times
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
@@ -45,8 +45,8 @@ def told_roundings(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Te
     # twice, for one unit roundoff added to a number is lost again
     lost = 2 * ((x_t.abs() + (alpha * x_0).abs()) / sigma + eps.abs())
     signs = Noise.of(1, 0, len(x_0), x_0.device).rademacher(Stream.PROBE, tuple(x_0.shape[1:]))
-    told = eps + UNIT_ROUNDOFF[x_t.dtype] * lost * signs
-    return (denoiser(x_t, t).eps - told).square().flatten(1).mean(1)
+    moved = eps + UNIT_ROUNDOFF[x_t.dtype] * lost * signs
+    return (denoiser(x_t, t).eps - moved).square().flatten(1).mean(1)
 
 
 def objectives(
@@ -103,7 +103,8 @@ def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
             Series("over all t", ends, [total[k][0]] * 2),
             Series("allowed over all t", ends, [total[k][1]] * 2),
         )
-        plot = Plot(f"eps-matching against score matching: {name}", "t, steps", lines)
+        shown = f"eps-matching against score matching: {name}"
+        plot = Plot(shown, "t, steps", "relative difference", lines)
         title = f"L_simple = sigma^2 DSM: {name}"
         found.append(Identity(f"{title}, each of 10 t", *worst(pairs), basis, (plot,)))
         found.append(Identity(f"{title}, over all t", *total[k], basis))
@@ -170,6 +171,7 @@ def _paths(
     plot = Plot(
         "Two trainings: distance of the weights over the way gone",
         "step",
+        "relative distance",
         (
             Series("eps- against score matching", steps, [pair[0] for pair in pairs]),
             Series("allowed", steps, [pair[1] for pair in pairs]),

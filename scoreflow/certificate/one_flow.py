@@ -11,7 +11,7 @@ from torch import Tensor
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as, worst
 from scoreflow.data import toy
 from scoreflow.figures.image_grid import image_grid
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.samplers import (
     DDIM,
     Ancestral,
@@ -55,7 +55,7 @@ def flows(
     Args:
         denoiser: of a network.
         sde: its process.
-        t_min: the least time it may be asked at.
+        t_min: the least time at which it may be evaluated.
         noise: of the data to draw with it, on its device.
         event: shape of one datum.
     """
@@ -89,9 +89,8 @@ def _exponential(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
         unit = UNIT_ROUNDOFF[torch.float64] * logs * (kept.abs() + added.abs() + eps_size)
         pairs.append((float(((found - kept + added).abs() / unit).max()), ROUNDINGS))
     line = Series("worst of 64 points", times[:-1].tolist(), [pair[0] for pair in pairs])
-    plot = Plot(
-        "DDIM against the integrator: error in roundings", "t, steps", (line,), log_y=False
-    )
+    title = "DDIM against the integrator: error in roundings"
+    plot = Plot(title, "t, steps", "error, unit roundoffs", (line,), log_y=False)
     return Identity(
         "DDIM = first-order exponential integrator of the flow, one step",
         *worst(pairs),
@@ -114,9 +113,8 @@ def _first_order(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
         for t, s in itertools.pairwise(times):
             x = DDIM().step(x, Step(exact, sde, t, s, noise))
         errors.append(float((x - truth).square().mean().sqrt()))
-    plot = Plot(
-        "DDIM against the solved flow", "steps", (Series("RMS error", counts, errors),), log_x=True
-    )
+    line = Series("RMS error", counts, errors)
+    plot = Plot("DDIM against the solved flow", "steps", "RMS error", (line,), log_x=True)
     return falls_as(
         "DDIM -> probability flow = O(1/steps)", 1, [1 / n for n in counts], errors, (plot,)
     )
@@ -139,12 +137,13 @@ def _no_corrections(
         sample(sampler, denoiser, sde, times, noise, event, keep)
     gaps = [float((x - y).abs().max()) for x, y in zip(*paths, strict=True)]
     line = Series("greatest difference", times[1:].tolist(), gaps)
+    title = "Predictor-corrector without corrections"
     return Identity(
         "predictor-corrector without corrections = its predictor",
         max(gaps),
         0.0,
         "to the bit, at each step",
-        (Plot("Predictor-corrector without corrections", "t, steps", (line,), log_y=False),),
+        (Plot(title, "t, steps", "greatest difference", (line,), log_y=False),),
     )
 
 
@@ -195,14 +194,14 @@ def _last_angle(sde: SDE) -> float:
 def _gap_plot(title: str, gaps: Tensor, allowed: float) -> Plot:
     number = list(range(1, len(gaps) + 1))
     limit = Series("allowed", [1, len(gaps)], [allowed, allowed])
-    return Plot(title, "sample", (Series("distance", number, gaps.tolist()), limit))
+    return Plot(title, "sample", "distance", (Series("distance", number, gaps.tolist()), limit))
 
 
 def _clock_plot(processes: dict[str, SDE]) -> Plot:
     t = torch.linspace(0, 8, 200, dtype=torch.float64)
     clocks = tuple(Series(n, t.tolist(), p.angle(t).tolist()) for n, p in processes.items())
     title = "The clocks phi(t), all that tells them apart but scale"
-    return Plot(title, "t, steps", clocks, log_y=False)
+    return Plot(title, "t, steps", "phi, radians", clocks, log_y=False)
 
 
 def _in_the_angle(
@@ -256,8 +255,8 @@ def _same_images(
     low = max(float(sde.angle(torch.tensor(t_min).double())), LEAST_ANGLE)
 
     def solved(solve: Solve, on: SDE) -> tuple[Tensor, float]:
-        asked = denoiser if on is sde else Reclocked(denoiser, of=sde, on=on)
-        mine, finer = (solve(asked, on, start, high, low, tolerance) for tolerance in TOLERANCES)
+        own = denoiser if on is sde else Reclocked(denoiser, of=sde, on=on)
+        mine, finer = (solve(own, on, start, high, low, tolerance) for tolerance in TOLERANCES)
         return mine, float(_distances(mine, finer).max())
 
     angle, off = solved(_in_the_angle, sde)

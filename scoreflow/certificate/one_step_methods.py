@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scoreflow.certificate.identity import Fixed, Identity, falls_as
 from scoreflow.data import toy
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler, Step
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.vp import VPSDE
@@ -39,7 +39,7 @@ def _order(name: str, unit: str, other: Sampler, moment: int, noise: Noise) -> I
         sizes.append(float(sde.betas[int(t) - 1]) if unit == "beta" else 1 / count)
         gaps.append(float((moments[0][moment] - moments[1][moment]).abs().max()))
     line = Series(name.split(" =")[0], sizes, gaps)
-    plot = Plot(name, unit, (line,), log_x=True)
+    plot = Plot(name, unit, "greatest difference", (line,), log_x=True)
     return falls_as(name, 2, sizes, gaps, (plot,))
 
 

@@ -10,18 +10,21 @@ element by element, and by no more: that is the unit in which the residuals are 
 """
 
 import itertools
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import KINDS, Kind, Prediction
+from scoreflow.sde.prediction import Kind, Prediction
 
 ROUNDINGS = 16.0
 """Operations there and back: at most eight each way."""
+PAIRS: list[tuple[Kind, Kind]] = list(itertools.permutations(get_args(Kind), 2))
+"""Every view with every other one."""
 BELOW_ONE = 16
 """Real times that are tried below t = 1."""
 
@@ -33,7 +36,7 @@ def conversions(
 
     Args:
         sde: the process.
-        t_min: the least time that its network is asked at: 1 for integer times, of which every one
+        t_min: the least time of its network: 1 for integer times, of which every one
             is tried; below 1 for real ones, of which those between are.
         device: where to compute.
     """
@@ -58,7 +61,7 @@ def _there_and_back(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
     x_0, eps = _batch(t)
     alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
     worst = torch.zeros_like(t)
-    for a, b in itertools.permutations(KINDS, 2):
+    for a, b in PAIRS:
         value = _truth(sde, t, x_0, eps)[a].to(dtype)
         there = _convert(x_t, alpha, sigma, a, b, value)
         back = _convert(x_t, alpha, sigma, b, a, there)
@@ -75,7 +78,7 @@ def _against_the_truth(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
     alpha, sigma, x_t = _path(sde, t, x_0, eps, dtype)
     truth = _truth(sde, t, x_0, eps)
     worst = torch.zeros_like(t)
-    for a, b in itertools.permutations(KINDS, 2):
+    for a, b in PAIRS:
         found = _convert(x_t, alpha, sigma, a, b, truth[a].to(dtype))
         c_x, c_a = _coefficients(sde, t, a, b)
         # x_t, alpha and sigma are themselves rounded, and enter the coefficients
@@ -93,7 +96,8 @@ def _identity(name: str, t: Tensor, worst: Tensor, dtype: torch.dtype) -> Identi
     line = Series("worst of all pairs", t.tolist(), worst.tolist())
     ends = [float(t[0]), float(t[-1])]
     allowed = Series("allowed", ends, [ROUNDINGS, ROUNDINGS])
-    plot = Plot(f"{name}, {kind}: error in roundings", "t, steps", (line, allowed), log_y=False)
+    title = f"{name}, {kind}: error in roundings"
+    plot = Plot(title, "t, steps", "error, unit roundoffs", (line, allowed), log_y=False)
     return Identity(
         f"{name}, {len(t)} t from {ends[0]:g} to {ends[1]:g}, {kind}",
         float(worst.max()),
@@ -136,7 +140,7 @@ def _convert(x_t: Tensor, alpha: Tensor, sigma: Tensor, a: Kind, b: Kind, value:
 def _coefficients(sde: SDE, t: Tensor, a: Kind, b: Kind) -> tuple[Tensor, Tensor]:
     """|c_x| and |c_a| from x_t = alpha x_0 + sigma eps, terms that cancel counted in full.
 
-    Written out here, so that they do not depend on what they judge.
+    Written out here, so that they do not depend on the code they test.
     """
     alpha, sigma, phi = (f(t)[:, None] for f in (sde.alpha, sde.sigma, sde.angle))
     zero, one, r = torch.zeros_like(alpha), torch.ones_like(alpha), sde.scale(t)[:, None]

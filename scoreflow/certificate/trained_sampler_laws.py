@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.certificate.identity import CHANCE, Identity
-from scoreflow.figures.line_plot import Plot, Series
+from scoreflow.figures.plot import Plot, Series
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
@@ -144,7 +144,7 @@ def same_law(name: str, x: Tensor, y: Tensor, kernel: Kernel, steps: float = 0.0
         Series("found", [0.0, 1.0], [found, found]),
         Series("allowed", [0.0, 1.0], [by_chance + steps, by_chance + steps]),
     )
-    plot = Plot(f"{name}: MMD", "share of random deals below", lines, log_y=False)
+    plot = Plot(f"{name}: MMD", "share of random deals below", "MMD", lines, log_y=False)
     return Identity(
         f"{name}, {len(x)} and {len(y)} samples",
         found,

@@ -14,12 +14,10 @@ from scoreflow.likelihood.dataset_likelihood import Measured
 from scoreflow.likelihood.dequantization import DEQUANTIZATIONS
 from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.models.score_model import ScoreModel, arithmetic
-from scoreflow.report import bounds_section
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.sde.noise import Noise
-from scoreflow.storage.atomic_files import Json, write_atomic
-from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.atomic_files import Json
 
 TRAIN_IMAGES = 512
 """Training images that fit the optimal variances."""
@@ -28,18 +26,16 @@ RECONSTRUCTED = 8
 """Test images shown as they are reconstructed."""
 
 
-def keep_bounds(
-    folder: RunDir,
+def measure_bounds(
     model: ScoreModel,
     of: Data,
     config: ConfigDict,
     measured: Measured,
     measure_by: Callable[[str], Measured],
-) -> Json | None:
+) -> tuple[Json, bytes | None] | None:
     """Every bound and estimate of the same images, and the rate-distortion curve.
 
     Args:
-        folder: of the run.
         model: its averaged network.
         of: its data.
         config: its config.
@@ -47,7 +43,8 @@ def keep_bounds(
         measure_by: the exact flow by another one.
 
     Returns:
-        The result, in the first process; None in the others.
+        The result, and a PNG of progressive reconstructions if the data are images, in the first
+        process; None in the others.
     """
     c = config.likelihood
     exact = [("exact flow, " + measured.result["dequantization"], measured)]
@@ -81,10 +78,8 @@ def keep_bounds(
         )
         picture = _reconstructed(model, of)
     result = bound_table.as_result([*entries, *bounds], rate)
-    page = bounds_section.section(result, rate, picture)
-    write_atomic(folder.path / "results" / "likelihood-ledger.html", page.encode())
     say(bound_table.table(result))
-    return result
+    return result, picture
 
 
 def _other_dequantizations(c: ConfigDict, of: Data) -> list[str]:

@@ -19,13 +19,12 @@ from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.report import comparison_section
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.config import without_effect
 from scoreflow.schema.request import Request
 from scoreflow.schema.samplers import SAMPLERS, stepping
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE
@@ -90,7 +89,6 @@ def compare(trained: TrainedRun) -> None:
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     trained.folder.write_result("compare", result)
     _print(result)
-    _write_page(trained, result, cases, sweep)
 
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
@@ -173,21 +171,6 @@ def _print(result: Json) -> None:
         say(convergence_order.table(result["orders"]))
     if result["guidance"]:
         say(guidance_sweep.table(result["guidance"]))
-
-
-def _write_page(
-    trained: TrainedRun,
-    result: Json,
-    cases: CachedCases[tuple[str, int]],
-    sweep: CachedCases[float] | None,
-) -> None:
-    c, real = trained.config.compare, columns.reference_rows(result["test_data"], result["floors"])
-    pictures = {each: path.read_bytes() for each, path in cases.paths.items()}
-    page = comparison_section.section(result["rows"], real, pictures, c.seed, result["orders"])
-    if sweep:
-        shown = [path.read_bytes() for path in sweep.paths.values()]
-        page += guidance_sweep.section(result["guidance"], shown, _middle(c))
-    write_atomic(trained.folder.path / "results" / "compare.html", page.encode())
 
 
 def _asked_for(trained: TrainedRun) -> Data:

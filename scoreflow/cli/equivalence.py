@@ -50,7 +50,7 @@ def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int
         "equivalence", {**result, "step": step, "settings": settings, "environment": where}
     )
     failed = [identity.name for _, identity in rows if not identity.passed]
-    page = write_report(folder, certificate.section(rows, {**about, "step": step, **where}))
+    page = write_report(folder)
     say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")
     if failed:
         raise RunError(f"{len(failed)} of {len(rows)} identities failed: {'; '.join(failed)}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoreflow import factory
-from scoreflow.cli.bounds import keep_bounds
+from scoreflow.cli.bounds import measure_bounds
 from scoreflow.cli.console import say
 from scoreflow.data import loading, toy
 from scoreflow.data.dataset import Data, overlap
@@ -147,10 +147,14 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
         own = _own(trained)
         return _measured(trained.folder, own, trained.data, name, dequantization)
 
-    folder, model, data = trained.folder, trained.model, trained.data
-    result = keep_bounds(folder, model, data, trained.config, measured, measure_by)
-    if result is not None:
-        _write(trained, "likelihood-ledger", result)
+    model, data, name = trained.model, trained.data, "likelihood-ledger"
+    found = measure_bounds(model, data, trained.config, measured, measure_by)
+    if found is None:
+        return
+    result, picture = found
+    _write(trained, name, result)
+    if picture is not None:
+        trained.folder.write_image(trained.folder.sample_path(trained.step, name), picture)
 
 
 # ---- in pairs -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
 from scoreflow.schema.task_keys import FLOWN
 from scoreflow.sde.noise import Noise
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json
 from scoreflow.trained_run import TrainedRun, open_run
 
 
@@ -68,8 +68,7 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     settings["sampling"] = config.sampling.to_dict()
     path = folder.sample_path(trained.step, task.task)
     folder.write_image(path, edit_summary.picture(edited))
-    result = {**edited.result, "step": trained.step, "settings": settings}
+    result = {**edited.result, "caption": edit_summary.caption(edited)}
+    result |= {"step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
-    page = edit_summary.section(edited, trained.step)
-    write_atomic(folder.path / "results" / f"{task.task}.html", page.encode())
     say(f"{edit_summary.describe(edited)}; {path}")

@@ -1,9 +1,9 @@
 """Empirical order of convergence of samplers, on an exact denoiser.
 
-Each is run on one exact denoiser down to t = 1 in ever more steps, equal in log-SNR. One that
-follows the flow is held against the adaptive solver, point by point from the same noise, at a
-tolerance that is no part of the error; a stochastic one against the law: the mean squared distance
-to the nearest component's centre, which tells a width that is wrong. The order is the slope of
+Each sampler runs from the prior to t = 1 in more and more steps, equal in log-SNR. A deterministic
+one is compared with the adaptive solver of the probability flow, point by point from the same
+noise, at a tolerance far below the error; a stochastic one with the distribution: the mean squared
+distance to the nearest component's centre, which shows a wrong width. The order is the slope of
 log error against log steps, by least squares over the steps named.
 """
 
@@ -149,7 +149,7 @@ def _follow(
 
 
 def table(rows: list[Json]) -> str:
-    """The rows for the terminal."""
+    """The rows as a table for the terminal."""
     lines = ["order of convergence on the exact denoiser, by steps equal in log-SNR"]
     for row in rows:
         lines.append(f"{row['sampler']:18s} {text(row)}")

@@ -5,8 +5,6 @@ weight, so that the rows differ by the weight alone. Several processes share the
 class.
 """
 
-import base64
-import html
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,15 +16,12 @@ from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
-from scoreflow.evaluation.columns import Column
+from scoreflow.evaluation.columns import GUIDANCE
 from scoreflow.evaluation.comparison import PICTURED
 from scoreflow.evaluation.sample_quality import SampleQuality
-from scoreflow.figures.line_plot import Plot, Series, svg
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.report.comparison_section import cells
-from scoreflow.report.page import figure
 from scoreflow.runtime import distributed
 from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
@@ -76,6 +71,7 @@ def measured(
         x[rows] = draw_samples(shown, sde, noise.rows(rows), event, settings.batch_size, title)
         evaluations += distributed.shard().total(counted.rows)
     row = {
+        "sampler": SAMPLER,
         "weight": weight,
         "nfe": evaluations / settings.count,
         "seconds": time.monotonic() - start,
@@ -114,59 +110,10 @@ def shown(x: Tensor, data: Data) -> bytes:
     return picture(values_of(x, data)[:PICTURED], data)
 
 
-COLUMNS = (
-    Column("nfe", "evaluations an image", "evaluations", ".1f"),
-    Column("accuracy", "of the class asked for, by the nearest training image", "of its class"),
-    Column("by_classifier", "by the classifier", "by classifier"),
-    Column("precision", "precision", "precision"),
-    Column("recall", "recall", "recall"),
-    Column("feature_distance", "feature distance", "feature distance", ".2f"),
-    Column("two_sample", "two-sample accuracy", "two-sample"),
-)
-
-
 def table(rows: list[Json]) -> str:
     """The rows for the terminal."""
-    columns = [column for column in COLUMNS if column.key in rows[0]]
+    columns = [column for column in GUIDANCE if column.key in rows[0]]
     lines = [["guidance", *(column.short for column in columns)]]
     lines += [[f"{row['weight']:g}", *(column.text(row) for column in columns)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
-
-
-def section(rows: list[Json], pictures: list[bytes], budget: int) -> str:
-    """The sweep as a part of the report: a plot, a table, and the same noise at each weight."""
-    columns = [column for column in COLUMNS if column.key in rows[0]]
-    head = "".join(f"<th>{html.escape(column.title)}</th>" for column in columns)
-    body = "".join(f"<tr><td>{row['weight']:g}</td>{cells(row, columns)}</tr>" for row in rows)
-    plots = [_plot(rows, ("accuracy", "precision", "recall"), "Fidelity and diversity", False)]
-    if "feature_distance" in rows[0]:
-        title = "Feature distance to training data"
-        plots.append(_plot(rows, ("feature_distance",), title, True))
-    figures = "".join(
-        figure(base64.b64encode(png).decode(), "guided samples", f"guidance {row['weight']:g}")
-        for row, png in zip(rows, pictures, strict=True)
-    )
-    return (
-        "<h3>Guidance: fidelity against diversity</h3>"
-        f"<p class=small>{SAMPLER} with a budget of {budget} calls; image i is asked for class "
-        "i mod K, from the same noise at every weight. At weight 0 no class is asked for. An "
-        "opinion of the classifier flatters samples that it guided.</p>"
-        f"<div class=figures>{''.join(map(svg, plots))}</div>"
-        f"<div class=scroll><table class='wide lined'><tr><th>guidance</th>{head}</tr>{body}"
-        f"</table></div><div class='figures narrow'>{figures}</div>"
-    )
-
-
-def _plot(rows: list[Json], keys: tuple[str, ...], title: str, log_y: bool) -> Plot:
-    x = [row["weight"] for row in rows]
-    series = tuple(
-        Series(
-            key if len(keys) > 1 else "",
-            x,
-            [row[key] for row in rows],
-            [row[f"{key}_error"] for row in rows],
-        )
-        for key in keys
-    )
-    return Plot(title, "guidance", series, log_y=log_y)

@@ -1,7 +1,4 @@
-"""An image-editing result in words and pictures: a line, a caption, a grid, a section of HTML."""
-
-import base64
-import html
+"""An image-editing result in words and pictures: a line, a caption, a grid."""
 
 import torch
 from torch import Tensor
@@ -93,20 +90,3 @@ def picture(edited: Edited) -> bytes:
     levels, columns = tiles(edited)
     pixels = to_uint8(levels, edited.plan.num_levels)
     return image_grid(pixels, columns, max(1, GRID_PIXELS // pixels.shape[-1]))
-
-
-def section(edited: Edited, step: int) -> str:
-    """The result as a section of the report.
-
-    Args:
-        edited: the result.
-        step: of the checkpoint.
-    """
-    plan, png = edited.plan, base64.b64encode(picture(edited)).decode()
-    return (
-        f"<h2>{plan.task.capitalize()}: {html.escape(', '.join(plan.names))}</h2>"
-        f'<div class=scroll><img style="image-rendering: pixelated" alt="{plan.task}" '
-        f'src="data:image/png;base64,{png}"></div>'
-        f"<p class=small>{html.escape(caption(edited))}. {html.escape(describe(edited))}, "
-        f"checkpoint of step {step}</p>"
-    )

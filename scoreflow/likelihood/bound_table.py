@@ -60,7 +60,7 @@ class Entry:
     """A row of the table.
 
     Attributes:
-        name: the account.
+        name: the method.
         kind: whether it is the likelihood, a bound from above in expectation, or an estimate.
         values: of each image, bits/dim (of vectors, nats), (n,) float64 on the CPU.
         parts: whose sum the mean is; empty for what has no parts.
@@ -132,7 +132,7 @@ def bounds(
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a batch: what the accounts say, and what the curves are made of.
+    """Of a batch: the values of every method, and the terms of the curves.
 
     Attributes:
         values: of each image.
@@ -180,7 +180,7 @@ class _Probe:
         }
 
     def measure(self, batch: Tensor, index: Tensor, variances: dict[str, Tensor]) -> _Found:
-        """Test images by every account."""
+        """Test images by every method."""
         noise, sde = Noise(self.seed, index), self.sde
         x_0 = self.points(batch, noise, Stream.DEQUANTIZE)
         errors = denoising_errors(self.denoiser, sde, x_0, noise, self.strata, self.reference)
@@ -253,7 +253,7 @@ def _entry(account: str, values: Values) -> Entry:
 
 
 def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
-    """The ledger for results/: a row an entry, its difference to the first paired by image."""
+    """The table for results/: a row an entry, its difference to the first paired by image."""
     rows = []
     for entry in entries:
         difference = entry.values - entries[0].values
@@ -286,7 +286,9 @@ def as_result(entries: list[Entry], rate: Rate) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The rows of `as_result` for the terminal."""
-    lines = [f"{'the ledger, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"]
+    lines = [
+        f"{'likelihood bounds, ' + result['unit']:40s} {'':8s} {'minus the first (paired)':>33s}"
+    ]
     for row in result["rows"]:
         name = row["name"] + {"exact": "", "bound": " >=", "estimate": " ~"}[row["kind"]]
         lines.append(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.figures.line_plot import Plot, Series
 from scoreflow.likelihood.flow_likelihood import to_bits_per_dim
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -62,7 +61,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rate:
-    """What is known of x_0 once x_t is.
+    """The rate-distortion curve: what is known of x_0 once x_t is.
 
     Attributes:
         unit: of rate and terms.
@@ -128,24 +127,3 @@ def reconstructions(
         t = torch.full((len(x_0),), float(time), dtype=torch.float64, device=x_0.device)
         estimates.append(denoiser(sde.perturb(x_0, t, eps), t).x_0)
     return torch.stack(estimates, 1)
-
-
-def plots(rate: Rate) -> tuple[Plot, ...]:
-    """The terms, distortion against rate, and both against t."""
-    unit = rate.unit.name
-    scale = "of 255" if rate.unit.num_levels is not None else "in data units"
-    each = tuple(Series(name, rate.middles, values) for name, values in rate.terms.items())
-    distortion = Series("distortion", rate.times, rate.distortion)
-    return (
-        Plot(f"Terms L_t of the discrete bound, {unit} a step, by reverse variance", "t", each),
-        Plot(
-            f"Distortion (root mean square, {scale}) against rate",
-            f"rate, {unit}",
-            (Series("distortion", rate.rate, rate.distortion),),
-            log_y=False,
-        ),
-        Plot(f"Distortion (root mean square, {scale}) against t", "t", (distortion,), log_y=False),
-        Plot(
-            f"Rate against t, {unit}", "t", (Series("rate", rate.times, rate.rate),), log_y=False
-        ),
-    )

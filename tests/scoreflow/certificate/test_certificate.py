@@ -716,8 +716,12 @@ def test_without_a_run(sde, quick, tmp_path, monkeypatch, capsys):
     assert {"commit", "device_name", "versions"} <= result["environment"].keys()
     page = (folder / "report.html").read_text()
     assert "Equivalence certificate" in page
-    assert f"sde {sde}; precision float32; trained False" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert f"sde {sde}; precision float32; trained no" in page
+    assert "http" not in page
+    assert sorted(os.listdir(folder / "results")) == ["equivalence.json"]  # and no HTML
+    plots = sum(len(row["plots"]) for row in result["rows"])
+    assert plots > 5
+    assert page.count("<svg") == plots
     assert main(command) == 0  # once more into the same folder
     assert main([*command, "--config.sde.num_steps=50"]) == 2
     assert "holds the results of another config" in capsys.readouterr().err
@@ -789,7 +793,9 @@ def test_what_cannot_be_computed_is_a_row_that_failed(error, quick, tmp_path, mo
     assert len(result["rows"]) > 5  # the others stand
     if isinstance(error, Exception):
         assert str(error) in row["basis"]
-    assert "<b>FAILED</b>" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert page.count('class="failed" data-sort="0">FAILED</td>') == 1
+    assert page.count('<summary class="failed">') == 1
 
 
 def test_a_defect_keeps_its_traceback(quick, tmp_path, monkeypatch):

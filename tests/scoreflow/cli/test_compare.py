@@ -88,7 +88,8 @@ def test_every_sampler_has_a_row_a_budget(run, capfd):
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") >= 22
     assert "Order of convergence" in page
-    assert "class=bars" in page
+    assert 'class="LineCollection"' in page  # error bars
+    assert not list((run / "results").glob("*.html"))
     assert "http://" not in page
     assert "sampler" in capfd.readouterr().out
 

@@ -9,9 +9,11 @@ from scoreflow.evaluation import guidance_sweep
 from scoreflow.evaluation.nearest_neighbours import nearest_labels
 from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.generation.plan import SamplingPlan
+from scoreflow.report.page import write_report
 from scoreflow.samplers import DDIM, grid
 from scoreflow.sde import VPSDE
 from scoreflow.sde.prediction import predict
+from scoreflow.storage.run_folder import RunDir
 
 SDE = VPSDE.cosine(20)
 DIGITS = load_digits()
@@ -68,14 +70,22 @@ def test_the_weight_trades_diversity_for_fidelity():
     assert value > right["feature_distance"] + 2 * error
 
 
-def test_the_page_and_the_table_show_every_weight():
-    rows, pictures = [], []
-    for weight in (0.0, 1.0, 4.0):
-        row, x, _ = swept(weight, 20)
-        rows.append(row)
-        pictures.append(guidance_sweep.shown(x, DIGITS))
+def test_the_report_and_the_table_show_every_weight(tmp_path):
+    rows = []
+    case = {"sampler": "ddim", "budget": 4, "nfe": 4.0, "seconds": 1.0, "num_images": 20}
+    case |= {"two_sample": 0.5, "two_sample_error": 0.1}
+    with RunDir.create(tmp_path / "run", {}, {}) as run:
+        for weight in (0.0, 1.0, 4.0):
+            row, x, _ = swept(weight, 20)
+            rows.append(row)
+            path = run.sample_path(1, f"compare-guidance-{weight:g}")
+            run.write_image(path, guidance_sweep.shown(x, DIGITS))
+        result = {"rows": [case], "test_data": {}, "floors": {}, "guidance": rows}
+        run.write_result("compare", {**result, "step": 1, "settings": {"seed": 0}})
+        page = write_report(run).read_text()
     assert len(guidance_sweep.table(rows).splitlines()) == 4
-    page = guidance_sweep.section(rows, pictures, 10)
     assert page.count("data:image/png") == 3
     assert page.count("<svg") == 2
-    assert "&plusmn;" in page
+    for row in rows:
+        assert f">{row['accuracy']:.3f} ± {row['accuracy_error']:.3f}</td>" in page
+        assert f"guidance {row['weight']:g}" in page

@@ -9,12 +9,14 @@ import torch
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize
+from scoreflow.figures.image_grid import image_grid
 from scoreflow.likelihood import bound_table
 from scoreflow.likelihood.bound_table import Entry, as_result, bounds, num_calls, table
 from scoreflow.likelihood.rate_distortion import Unit, rate_distortion, reconstructions
-from scoreflow.report.bounds_section import section
+from scoreflow.report.page import write_report
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
+from scoreflow.storage.run_folder import RunDir
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(200, sigma_min=1e-3, alpha_min=1e-3)
@@ -232,7 +234,7 @@ def test_reconstructions_go_from_the_mean_to_the_image():
     torch.testing.assert_close(found[:, 1], expected)
 
 
-# ---- its pages
+# ---- its table and its section of the report
 
 
 def test_differences_are_paired_by_image(found):
@@ -253,15 +255,23 @@ def test_differences_are_paired_by_image(found):
     assert result["rate_distortion"]["times"] == found[1].times
 
 
-def test_the_section_shows_every_entry_and_its_plots(found):
-    result = as_result(found[0], found[1])
-    page = section(result, found[1], b"PNG")
+def test_the_report_shows_every_entry_and_the_curves(found, tmp_path):
+    result = {**as_result(found[0], found[1]), "step": 7}
+    png = image_grid(torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8), 1, 1)
+    with RunDir.create(tmp_path / "run", {}, {}) as run:
+        run.write_result("likelihood-ledger", result)
+        page = write_report(run).read_text()
+        assert "base64" not in page
+        run.write_image(run.sample_path(7, "likelihood-ledger"), png)
+        page = write_report(run).read_text()
+    assert "Likelihood bounds" in page
     for entry in found[0]:
         assert f"<td>{entry.name}</td>" in page
-        assert f"{entry.value:.4f} +- {entry.standard_error:.4f}" in page
+        assert f"{entry.value:.4f} ± {entry.standard_error:.4f}" in page
+    least = min(entry.value for entry in found[0] if entry.kind != "estimate")
+    assert f'<td class="best" data-sort="{least}">' in page
     assert page.count("<svg") == 4
-    assert "data:image/png;base64,UE5H" in page
-    assert "base64" not in section(result, found[1], None)
+    assert page.count("data:image/png;base64,") == 1
 
 
 def test_a_single_image_has_no_standard_error(found):

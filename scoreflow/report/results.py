@@ -1,0 +1,109 @@
+"""The results in a run's folder, as far as they can be read, and lines about those that cannot."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from scoreflow.errors import RequestError
+from scoreflow.figures.pixel_size import reduced
+from scoreflow.report.blocks import Picture
+from scoreflow.storage.atomic_files import Json, load_json
+from scoreflow.storage.run_folder import RunDir
+
+DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+"""What a result raises where it lacks something, or has it of another kind."""
+PHONE = 320
+"""CSS pixels that a picture has on a phone."""
+
+Made = TypeVar("Made")
+
+
+class Results:
+    """What results/*.json hold.
+
+    Attributes:
+        run: the run's folder.
+        by_name: each result that can be read, by its file's name without the ending.
+        damaged: a line for each file that cannot be read or shown.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.by_name: dict[str, Json] = {}
+        self.damaged: list[str] = []
+        for path in sorted((run.path / "results").glob("*.json")):
+            try:
+                self.by_name[path.stem] = run.read_result(path.stem)
+            except RequestError as error:
+                self.damaged.append(str(error))
+
+    def named(self, prefix: str) -> list[str]:
+        """The names that begin so, in alphabetical order."""
+        return [name for name in self.by_name if name.startswith(prefix)]
+
+    def show(self, name: str, make: Callable[[Json], Made]) -> Made | None:
+        """make(result), or None, with a line about it, if there is no whole result."""
+        if name not in self.by_name:
+            return None
+        try:
+            return make(self.by_name[name])
+        except DAMAGE as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            self.damaged.append(
+                f"results/{name}.json is damaged ({what}): make it again, or remove the file"
+            )
+            return None
+
+    def environment(self) -> Json | None:
+        """The code, device and versions that made the weights; None, with a line, if unknown."""
+        path = self.run.path / "env.json"
+        try:
+            return load_json(path, "env.json is missing", "it is not shown")
+        except RequestError as error:
+            self.damaged.append(str(error))
+            return None
+
+    def picture(
+        self, path: Path, most: int, title: str, caption: tuple[str, ...] = ()
+    ) -> Picture | None:
+        """A picture of the run's folder; None if it is not there, with a line if it is damaged.
+
+        Args:
+            path: of the PNG or GIF.
+            most: CSS pixels that it may be wide, on a wide screen.
+            title: what stands below it.
+            caption: and below that.
+        """
+        if not path.exists():
+            return None
+        link = path.relative_to(self.run.path).as_posix()
+        try:
+            return picture(path.read_bytes(), most, title, caption, link)
+        except (OSError, ValueError) as error:
+            self.damaged.append(f"{link} is damaged ({error}): draw it again, or remove the file")
+            return None
+
+
+def picture(
+    data: bytes, most: int, title: str, caption: tuple[str, ...] = (), link: str = ""
+) -> Picture:
+    """A picture at the greatest whole multiple of its pixels that is not too wide.
+
+    Raises:
+        ValueError: it is no PNG or GIF.
+    """
+    kind = "gif" if data.startswith(b"GIF8") else "png"
+    small, width, height = reduced(data)
+    scale, narrow = max(1, most // width), max(1, min(most, PHONE) // width)
+    encoded = base64.b64encode(small).decode()
+    return Picture(encoded, kind, width, height, scale, narrow, title, caption, link)
+
+
+def picture_in_json(text: str, most: int, title: str, caption: tuple[str, ...] = ()) -> Picture:
+    """A picture that a result holds in base64.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    return picture(base64.b64decode(text, validate=True), most, title, caption)

@@ -1,0 +1,205 @@
+"""Samples of each sampler: pictures, two-sample accuracy, classes, and held-out data."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from scoreflow.evaluation.columns import COLUMNS, Column
+from scoreflow.report.blocks import (
+    Block,
+    Figures,
+    Fold,
+    Heading,
+    Picture,
+    Section,
+    Table,
+    Text,
+    plain,
+    with_error,
+)
+from scoreflow.report.results import Results, picture_in_json
+from scoreflow.report.sections.tables import class_table, metrics_table
+from scoreflow.schema.samplers import SAMPLERS
+from scoreflow.storage.atomic_files import Json
+
+WIDE, STRIP = 420, 1000
+"""CSS pixels of a picture of samples, and of a strip of times."""
+KEYS = ("nfe", "images_per_second", "two_sample", "samples_recognised", "real_recognised")
+SHOWN = (
+    *(column for column in COLUMNS if column.key in KEYS),
+    Column("held_out", "accuracy of held-out data", ""),
+    Column("num_held_out", "held-out data used", "", "d"),
+)
+NOTE = (
+    "Two-sample accuracy is the mean of two rates: how often the nearest neighbour of a sample is "
+    "a sample (samples recognised), and that of a training datum a training datum (data "
+    "recognised). 0.5 is best for each: above it a kind lies closer to its own than to the other, "
+    "below it closer to the other, and a miss above cancels one below in the mean. Held-out data "
+    "stand in for the samples in the last columns: what a perfect model would get."
+)
+
+
+class _Drawn(NamedTuple):
+    """The samples of one sampler.
+
+    Attributes:
+        name: of the sampler.
+        row: its metrics, under the keys of `COLUMNS`.
+        shown: its picture, None where that is gone.
+        classes: how many samples have each class, None where there are no classes.
+        progress: a GIF and a strip of the estimates on the way, if the draw made them.
+        real: test data, where the result has them: how many are shown, and the rest.
+    """
+
+    name: str
+    row: Json
+    shown: Picture | None
+    classes: list[int] | None
+    progress: list[Picture]
+    real: Json | None
+
+
+def sections(results: Results) -> Iterator[Section]:
+    """One section, where there are samples."""
+    found = [results.show(name, lambda r: _read(results, r)) for name in results.named("samples-")]
+    drawn = [each for each in found if each is not None]
+    if not drawn:
+        return
+    real = max(
+        (each.real for each in drawn if each.real is not None),
+        key=lambda real: int(real["num_shown"]),
+        default=None,
+    )
+    pictures = [each.shown for each in drawn if each.shown is not None]
+    if real is not None:
+        pictures.append(real["picture"])
+    blocks: list[Block] = [Figures(tuple(pictures)), _table(drawn)]
+    blocks += [*_too_few(drawn), Text(NOTE, small=True)]
+    if any(each.classes is not None for each in drawn):
+        blocks += _classes(drawn, real)
+    for each in drawn:
+        if each.progress:
+            heading = f"{each.name}, step by step"
+            blocks += [Heading(heading), Figures(tuple(each.progress))]
+    yield Section("Samples", tuple(blocks))
+
+
+def _read(results: Results, result: Json) -> _Drawn:
+    name, step = result["settings"]["sampler"], result["step"]
+    lines = [_settings(results.run.config, result)]
+    lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
+    if "of_class" in result:
+        lines.append(_of_class(result["of_class"]))
+    path = results.run.sample_path(step, name)
+    return _Drawn(
+        name,
+        _row(result),
+        results.picture(path, WIDE, name, tuple(lines)),
+        result.get("classes"),
+        _progress(results, result),
+        _real(result.get("data")),
+    )
+
+
+def _row(result: Json) -> Json:
+    """The metrics under the names that a comparison gives them."""
+    sides, value = result["two_sample"], result["value"]
+    row: Json = {
+        "nfe": float(result["nfe"]),
+        "images_per_second": float(result["images_per_second"]),
+        "two_sample": None if value is None else float(value),
+        "two_sample_error": result["standard_error"],
+    }
+    real = result["two_sample_of_test_data"]
+    if value is not None:
+        row |= {key: float(sides[key]) for key in ("samples_recognised", "real_recognised")}
+    if value is not None and real is not None:
+        row["held_out"], row["held_out_error"] = float(real["accuracy"]), real["standard_error"]
+        row["num_held_out"] = int(real["num_each"])
+    return row
+
+
+def _of_class(found: Json) -> str:
+    """How many samples of a class look like it."""
+    line = (
+        f"class {found['label']}: {with_error(found['rate'], found['standard_error'], '.3f')} of "
+        "the samples are nearest to a training image of it"
+    )
+    if "rate_of_test_data" in found:
+        line += f", of its test images {found['rate_of_test_data']:.3f}"
+    return line
+
+
+def _progress(results: Results, result: Json) -> list[Picture]:
+    """How the samples came about, as a GIF and as a strip, where the last draw made them."""
+    strip = results.run.sample_path(result["step"], f"{result['settings']['sampler']}-progress")
+    moving = strip.with_suffix(".gif")
+    if "progress" not in result or not (strip.exists() and moving.exists()):
+        return []
+    shown = (
+        results.picture(moving, WIDE, "generation", (plain(result["progress"]),)),
+        results.picture(strip, STRIP, "generation by time", ("by t, in steps",)),
+    )
+    return [each for each in shown if each is not None]
+
+
+def _real(data: Json | None) -> Json | None:
+    """Test data next to samples; results made before they were kept have none."""
+    if data is None:
+        return None
+    caption = f"{data['num_shown']} of {data['num_test']} held-out test data"
+    shown = picture_in_json(data["picture_of_test_data"], WIDE, "real", (caption,))
+    return {
+        "num_shown": data["num_shown"],
+        "picture": shown,
+        "classes": data.get("classes"),
+    }
+
+
+def _table(drawn: list[_Drawn]) -> Table:
+    """The metrics, a row a sampler."""
+    rows = [{"sampler": each.name, **each.row} for each in drawn]
+    return metrics_table("sampler", lambda row: str(row["sampler"]), rows, [], SHOWN)
+
+
+def _too_few(drawn: list[_Drawn]) -> list[Text]:
+    """The samplers that drew too few images to be compared with data."""
+    names = [each.name for each in drawn if each.row["two_sample"] is None]
+    said = f"{', '.join(names)}: too few images for a two-sample test."
+    return [Text(said, small=True)] if names else []
+
+
+def _classes(drawn: list[_Drawn], real: Json | None) -> list[Block]:
+    counted = [(each.name, each.classes) for each in drawn if each.classes is not None]
+    foot = []
+    if real is not None and real["classes"] is not None:
+        foot.append(("test set, by its labels", real["classes"]))
+    table = class_table([*counted], foot)
+    return [Fold("Classes of the samples, by the nearest training image", (table,))]
+
+
+def _settings(config: Json, result: Json) -> str:
+    """The settings that have an effect on the sampler."""
+    c = result["settings"]
+    name = c["sampler"]
+    if name == "ode":
+        return f"{c['method']} at tolerance {c['tolerance']:g}{_guided(c)}"
+    told = [f"{result.get('steps') or c['steps'] or config['sde']['num_steps']} steps"]
+    if "grid" in c:
+        told[0] += f" ({c['grid']} grid)"
+    if name in ("ancestral", "pc"):
+        told.append(f"variance {c['variance']}")
+    if name == "pc":
+        told.append(f"corrector {c['corrector']}, {c['corrections']} a step, snr {c['snr']:g}")
+    own = () if name in ("ancestral", "pc") else SAMPLERS[name].keys
+    told += [f"{key} {c[key]:g}" for key in own]
+    if c.get("final", "mean") != "mean":
+        told.append(f"last step {c['final']}")
+    told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
+    return ", ".join(told) + _guided(c)
+
+
+def _guided(c: Json) -> str:
+    """The requested class; results older than classes have none."""
+    if c.get("label", -1) < 0:
+        return ""
+    return f", class {c['label']} with weight {c['guidance']:g} by the {c['guide']}"
