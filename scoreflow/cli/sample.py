@@ -68,6 +68,7 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     settings["sampling"] = config.sampling.to_dict()
     path = folder.sample_path(trained.step, task.task)
     folder.write_image(path, edit_summary.picture(edited))
-    result = {**edited.result, "step": trained.step, "settings": settings}
+    result = {**edited.result, "caption": edit_summary.caption(edited)}
+    result |= {"step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
     say(f"{edit_summary.describe(edited)}; {path}")

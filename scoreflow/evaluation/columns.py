@@ -83,7 +83,6 @@ COLUMNS = (
     Column("kid", "KID", "KID", ".5f", 1, LEAST),
     Column("inception_score", "inception score", "IS", ".2f", 1, MOST),
 )
-
 """Of --mode compare, a row a sampler and budget."""
 
 GUIDANCE = (

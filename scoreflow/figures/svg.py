@@ -31,6 +31,10 @@ LETTERS = 52
 HANDLE = 8
 MARKED = 16
 """Points of a line up to which each has a marker."""
+LEAST_WIDTH = 1e-9
+"""Relative to its values, below which an axis is as good as one value."""
+LARGEST_EXPONENT = 307.0
+"""Of ten, in float64."""
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 Point = tuple[float, float, float, float]
@@ -68,6 +72,11 @@ def figure_of(plot: Plot) -> Figure:
     axes.set_xscale("log" if plot.log_x else "linear")
     axes.set_yscale("log" if plot.log_y else "linear")
     lines = [_draw(axes, each, _points(each, plot)) for each in plot.series]
+    points = [point for each in plot.series for point in _points(each, plot)]
+    if points:
+        ends = [y + side for _, y, below, above in points for side in (-below, above)]
+        axes.set_xlim(_limits([point[0] for point in points], plot.log_x, 0.03))
+        axes.set_ylim(_limits(ends, plot.log_y, 0.06))
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     _tick(axes.xaxis, plot.log_x)
@@ -93,6 +102,22 @@ def _points(series: Series, plot: Plot) -> list[Point]:
         if math.isfinite(x + y + error)
         and not ((plot.log_x and x <= 0) or (plot.log_y and y <= 0))
     ]
+
+
+def _limits(values: list[float], logarithmic: bool, margin: float) -> tuple[float, float]:
+    """The ends of an axis, a margin outside of its values.
+
+    matplotlib's own limits of a single value on a logarithmic axis may be a rounding apart.
+    """
+    if logarithmic:
+        values = [math.log10(value) for value in values]
+    low, high = min(values), max(values)
+    width = high - low
+    room = margin * width if width > LEAST_WIDTH * max(1.0, abs(low), abs(high)) else 0.2
+    low, high = low - room, high + room
+    if logarithmic:
+        low, high = max(low, -LARGEST_EXPONENT), min(high, LARGEST_EXPONENT)
+    return (10**low, 10**high) if logarithmic else (low, high)
 
 
 def _draw(axes: Axes, series: Series, points: Sequence[Point]) -> Line2D:

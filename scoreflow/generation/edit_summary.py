@@ -1,4 +1,4 @@
-"""An image-editing result in words and pictures: a line, a caption, a grid, a section of HTML."""
+"""An image-editing result in words and pictures: a line, a caption, a grid."""
 
 import torch
 from torch import Tensor

@@ -18,12 +18,11 @@ from scoreflow.report.blocks import (
 )
 from scoreflow.report.results import Results, picture_in_json
 from scoreflow.report.sections.tables import class_table, metrics_table
+from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import Json
 
 WIDE, STRIP = 420, 1000
 """CSS pixels of a picture of samples, and of a strip of times."""
-OWN_KEYS = {"ddim": "eta", "heun": "churn", "dpm": "order", "deis": "order", "unipc": "order"}
-"""The setting that a sampler has for itself."""
 KEYS = ("nfe", "images_per_second", "two_sample", "samples_recognised", "real_recognised")
 SHOWN = (
     *(column for column in COLUMNS if column.key in KEYS),
@@ -191,8 +190,8 @@ def _settings(config: Json, result: Json) -> str:
         told.append(f"variance {c['variance']}")
     if name == "pc":
         told.append(f"corrector {c['corrector']}, {c['corrections']} a step, snr {c['snr']:g}")
-    if name in OWN_KEYS:
-        told.append(f"{OWN_KEYS[name]} {c[OWN_KEYS[name]]:g}")
+    own = () if name in ("ancestral", "pc") else SAMPLERS[name].keys
+    told += [f"{key} {c[key]:g}" for key in own]
     if c.get("final", "mean") != "mean":
         told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")

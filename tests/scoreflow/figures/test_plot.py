@@ -190,3 +190,16 @@ def test_no_setting_of_matplotlib_is_left_changed():
     code += "assert svg(Plot('', '', '', (Series('', [1], [1]),))); "
     code += "sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("log_x", [False, True])
+@pytest.mark.parametrize("log_y", [False, True])
+@pytest.mark.parametrize("x", [5.55308636391245, 0.0007608552663310558, 1e6])
+@pytest.mark.parametrize("spread", [0.0, 1e-15, 1e-3])
+def test_an_axis_of_one_value_is_wide_enough(log_x, log_y, x, spread):
+    """Of such x matplotlib's own axes were 0 wide: bars are a rounding beside their points."""
+    lines = (Series("a", [x], [0.5], [0.03]), Series("b", [x, x * (1 + spread)], [0.5, 0.5]))
+    axes, *_ = drawn(plot(*lines, log_x=log_x, log_y=log_y))
+    low, high = axes.get_xlim()
+    assert low < x < high
+    assert "nan" not in svg(plot(*lines, log_x=log_x, log_y=log_y))
