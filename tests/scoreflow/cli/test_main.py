@@ -98,7 +98,10 @@ def refused(capfd, argv, *expected):
         (["--mode=sample", "--workdir=nowhere"], ["nowhere holds no run", "config.json"]),
         (["--mode=TRAIN"], ["'TRAIN'", "did you mean 'train'"]),
         (["--mode=train", "--config=nothing.py"], ["nothing.py", "configs/*.py"]),
-        (["--mode=train", "--config", "toy"], ["config file: toy; did you mean configs/toy.py?"]),
+        (
+            ["--mode=train", "--config", "toyy"],
+            ["config file: toyy; did you mean configs/toy.py?"],
+        ),
         (["--mode=train", "--config=configs/Digit"], ["did you mean configs/digits.py?"]),
         (["--mode=train", "--config="], ["no such config file: ''", "configs/*.py"]),
         (["--mode=train", "--config=."], ["no such config file: .;"]),
