@@ -104,6 +104,11 @@ def _no_file(file: str) -> str:
     return f"no such config file: {file or repr(file)}; {hint}"
 
 
+def program_of(argv: list[str]) -> str:
+    """How the command line was called: by run.py of a checkout, or as it is installed."""
+    return "python run.py" if Path(argv[0]).name == "run.py" else "scoreflow"
+
+
 def command_of(argv: list[str]) -> str:
     """The command line as env.json keeps it."""
     return shlex.join(argv)

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     Only what is foreseen becomes a line; a defect of the program keeps its traceback.
     """
     if {"--help", "-h", "--helpfull", "-help"} & set(argv[1:]):
-        print(HELP, end="")
+        print(HELP.replace("python run.py", command_line.program_of(argv)), end="")
         return 0
     if "--version" in argv[1:]:
         print(f"scoreflow {__version__}")

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from scoreflow import factory
-from scoreflow.cli.command_line import command_of
+from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
 from scoreflow.cli.likelihood import measure_test_set
 from scoreflow.cli.sample import draw_into
@@ -25,11 +25,11 @@ def run(request: Request, argv: list[str]) -> None:
     config = training_config(request)
     path = request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
     with opened(request, path, command_of(argv)) as (experiment, folder):
-        train(experiment, folder)
+        train(experiment, folder, program_of(argv))
 
 
-def train(experiment: Experiment, folder: RunDir) -> None:
-    """Train to the last step, then show what has come of it."""
+def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
+    """Train to the last step, then draw and measure; `program` stands in the last hint."""
     trainer = trainer_of(experiment, distributed.shard())
     if remark := factory.remark(experiment.settings, experiment.device):
         say(remark)
@@ -47,7 +47,7 @@ def train(experiment: Experiment, folder: RunDir) -> None:
     say(
         f"\nLook at   {write_report(folder)}\n"
         f"curves    tensorboard --logdir {folder.path / 'tensorboard'}\n"
-        f"next      python run.py --mode sample --sampler ode --workdir {folder.path}"
+        f"next      {program} --mode sample --sampler ode --workdir {folder.path}"
     )
 
 

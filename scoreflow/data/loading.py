@@ -101,7 +101,7 @@ def load_parquet(path: str | Path, train_split: str = "train", test_split: str =
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise RequestError(f"reading {path} needs pyarrow: pip install -e .[data]") from error
+        raise RequestError(f"reading {path} needs pyarrow: pip install pyarrow") from error
     splits = [
         _collect(*parquet_rows(parquet, folder, split)) for split in (train_split, test_split)
     ]
@@ -115,7 +115,7 @@ def load_hub(name: str, train_split: str = "train", test_split: str = "test") ->
     except ImportError as error:
         raise RequestError(
             f"{name!r} is no folder here, so it names a Hugging Face Hub dataset, which needs the"
-            " datasets package: pip install -e .[hub], or pass a folder"
+            " datasets package: pip install datasets, or pass a folder"
         ) from error
     splits = [_collect(*hub_rows(datasets, name, split)) for split in (train_split, test_split)]
     return _join(name, *splits)

@@ -1,6 +1,6 @@
 """FID, KID and the inception score with the standard Inception network, by torch-fidelity.
 
-An extra, `pip install -e .[fid]`, and weights that are not in this repository: a file, or the
+An extra, torch-fidelity, and weights that are not in this repository: a file, or the
 package's own download. Images of any size are resized and grey ones get three channels, as the
 package does and expects.
 """
@@ -77,7 +77,7 @@ def _try_network(path: str | None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise RequestError(
-            f"compare.inception needs the package torch-fidelity ({error}): pip install -e .[fid]"
+            f"compare.inception needs the package torch-fidelity ({error}): pip install torch-fidelity"
         ) from error
     try:
         if path is not None:  # the package would run whatever a pickle says

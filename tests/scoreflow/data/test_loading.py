@@ -263,7 +263,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    refused(r"needs pyarrow: pip install -e \.\[data\]", load_parquet, tmp_path)
+    refused("needs pyarrow: pip install pyarrow", load_parquet, tmp_path)
 
 
 # ---- folders
@@ -447,7 +447,7 @@ def test_hub_failures_are_one_clear_line(monkeypatch, splits, match):
 def test_hub_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused(
-        r"'mnist' is no folder here, .*pip install -e \.\[hub\], or pass a folder",
+        r"'mnist' is no folder here, .*pip install datasets, or pass a folder",
         load_images,
         "mnist",
     )
