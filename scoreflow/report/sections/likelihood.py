@@ -73,10 +73,11 @@ def _likelihood(result: Json, of_data: Json) -> Section:
 def _how(result: Json) -> str:
     doubles = result.get("in_training_set", 0)
     among = f", {doubles} of them in the training set too" if doubles else ""
+    law = result["dequantization"]
+    dequantized = "" if law == "none" else f"{law} dequantization, "
     return (
-        f"{result['num_images']} images{among}, {result['nfe']:.0f} evaluations each, "
-        f"{result['seconds']:.1f} s, {result['dequantization']} dequantization, checkpoint of "
-        f"step {result['step']}."
+        f"{result['num_images']} test data{among}, {result['nfe']:.0f} evaluations each, "
+        f"{result['seconds']:.1f} s, {dequantized}checkpoint of step {result['step']}."
     )
 
 
