@@ -14,7 +14,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from scoreflow.version import __version__
 
 if not (Path(__file__).parent / "sde").is_dir():  # a checkout without symbolic links (Windows)
     __path__.append(str(Path(__file__).resolve().parents[1]))

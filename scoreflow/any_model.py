@@ -13,7 +13,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.errors import RequestError

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.factory import Experiment
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device

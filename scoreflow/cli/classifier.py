@@ -2,7 +2,7 @@
 
 import time
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.schema.request import Request
 from scoreflow.trained_run import TrainedRun, open_run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data

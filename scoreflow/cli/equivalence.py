@@ -2,7 +2,7 @@
 
 import time
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.certificate import certificate
 from scoreflow.certificate.trained_sampler_laws import Amount
 from scoreflow.cli.command_line import command_of

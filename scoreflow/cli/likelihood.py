@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.cli.bounds import measure_bounds
 from scoreflow.cli.console import say
 from scoreflow.data import loading, toy

@@ -7,11 +7,11 @@ import textwrap
 from pathlib import Path
 from typing import NoReturn
 
-from scoreflow import __version__
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError
 from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
+from scoreflow.version import __version__
 
 HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likelihood.
 

@@ -1,6 +1,6 @@
 """--mode sample: draw with the sampler of the config, or edit the user's image."""
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.evaluation.sample_summary import draw
 from scoreflow.generation import edit_summary, editing, trajectory

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from scoreflow import factory
+import scoreflow.factory as factory
 from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
 from scoreflow.cli.likelihood import measure_test_set

@@ -13,13 +13,13 @@ import time
 import torch
 from torch import Tensor
 
-from scoreflow import uncertainty
 from scoreflow.samplers import ProbabilityFlow, Sampler, Step, grid, sample
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.types import Times
 from scoreflow.storage.atomic_files import Json
+from scoreflow.uncertainty import Statistic, jackknife, mean_and_error
 
 STEPS = (64, 128, 256, 512)
 POINTS = 128
@@ -86,15 +86,15 @@ def _flow_errors(
         dim=1,
     )
 
-    def rms(k: int) -> uncertainty.Statistic:
+    def rms(k: int) -> Statistic:
         return lambda one, _: math.sqrt(float(one[:, k].mean()))
 
     def order(one: Tensor, _: Tensor) -> float:
         return slope(torch.tensor(STEPS), one.mean(0).sqrt())
 
     errors = [rms(k)(squares, squares) for k in range(len(STEPS))]
-    scatter = [uncertainty.jackknife(rms(k), squares, squares) for k in range(len(STEPS))]
-    found = order(squares, squares), uncertainty.jackknife(order, squares, squares)
+    scatter = [jackknife(rms(k), squares, squares) for k in range(len(STEPS))]
+    found = order(squares, squares), jackknife(order, squares, squares)
     return errors, scatter, *found, list(STEPS)
 
 
@@ -109,7 +109,7 @@ def _weak_errors(
 
     def spread(points: Tensor) -> tuple[float, float]:
         apart = (points[:, None] - alpha * truth.means).square().sum(2).amin(1)
-        return uncertainty.mean_and_error(apart)
+        return mean_and_error(apart)
 
     drawn = Noise.of(1, 0, TRUE_POINTS)
     real = truth.sample(drawn)

@@ -77,7 +77,8 @@ def _try_network(path: str | None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise RequestError(
-            f"compare.inception needs the package torch-fidelity ({error}): pip install torch-fidelity"
+            f"compare.inception needs the package torch-fidelity ({error}): "
+            "pip install torch-fidelity"
         ) from error
     try:
         if path is not None:  # the package would run whatever a pickle says

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
@@ -27,6 +26,7 @@ from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
+from scoreflow.uncertainty import rate_error
 
 SAMPLER = "dpm"
 """Deterministic, and good at the few evaluations of a sweep."""
@@ -93,7 +93,7 @@ def judged(x: Tensor, labels: Tensor, judge: SampleQuality) -> Json:
         nearest_neighbours.nearest_labels(values, data.train, data.train_labels).cpu() == labels
     )
     found["accuracy"] = float(nearest.double().mean())
-    found["accuracy_error"] = uncertainty.rate_error(found["accuracy"], len(labels))
+    found["accuracy_error"] = rate_error(found["accuracy"], len(labels))
     found["accuracy_by_class"] = {
         str(label): float(nearest[labels == label].double().mean())
         for label in labels.unique().tolist()
@@ -101,7 +101,7 @@ def judged(x: Tensor, labels: Tensor, judge: SampleQuality) -> Json:
     if judge.features is not None and judge.labels is not None:
         right = float((judge.labels(values).cpu() == labels).double().mean())
         found["by_classifier"] = right
-        found["by_classifier_error"] = uncertainty.rate_error(right, len(labels))
+        found["by_classifier_error"] = rate_error(right, len(labels))
     return found
 
 

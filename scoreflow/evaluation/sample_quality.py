@@ -10,13 +10,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import distances, nearest_neighbours
 from scoreflow.sde.analytic import Distribution
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
+from scoreflow.uncertainty import jackknife, mean_and_error, rate_error, ratio
 
 REFERENCE_SEED = 77
 """Of the draws of the truth; the pairs of the floor have the seeds behind it."""
@@ -51,12 +51,12 @@ class SampleQuality:
         """The metrics of samples as drawn, (n, ...)."""
         values = values_of(x, self.data)
         found = self._of(values)
-        ratio = uncertainty.ratio(
+        found_ratio = ratio(
             (found["nearest_train_distance"], found["nearest_train_distance_error"]),
             self._yardstick,
         )
-        if ratio is not None:
-            found["nearest_ratio"], found["nearest_ratio_error"] = ratio
+        if found_ratio is not None:
+            found["nearest_ratio"], found["nearest_ratio_error"] = found_ratio
         return found
 
     def of_test_data(self, count: int) -> Json:
@@ -71,7 +71,7 @@ class SampleQuality:
         each = torch.tensor(
             [distances.wasserstein(x, y) for x, y in zip(sets[::2], sets[1::2], strict=True)]
         )
-        return _with_error("wasserstein", uncertainty.mean_and_error(each))
+        return _with_error("wasserstein", mean_and_error(each))
 
     def _of(self, values: Tensor) -> Json:
         data = self.data
@@ -82,12 +82,12 @@ class SampleQuality:
             "two_sample": two["accuracy"],
             "two_sample_error": two["standard_error"],
             **nearest_neighbours.precision_recall(values[:n], data.train[:n]),
-            **_with_error("nearest_train_distance", uncertainty.mean_and_error(nearest)),
+            **_with_error("nearest_train_distance", mean_and_error(nearest)),
             "copies": int((nearest == 0).sum()),
         }
         sides = ("samples_recognised", "real_recognised")
         for side in sides:
-            found |= _with_error(side, (two[side], uncertainty.rate_error(two[side], n)))
+            found |= _with_error(side, (two[side], rate_error(two[side], n)))
         worse = max(sides, key=lambda side: abs(found[side] - 0.5))
         found |= _with_error("told_apart", (abs(found[worse] - 0.5), found[f"{worse}_error"]))
         if self.labels is not None:
@@ -95,7 +95,7 @@ class SampleQuality:
         if self.features is not None:
             pair = self.features(values), self._reference_features
             value = distances.frechet_distance(*pair)
-            error = uncertainty.jackknife(distances.frechet_distance, *pair)
+            error = jackknife(distances.frechet_distance, *pair)
             found |= _with_error("feature_distance", (value, error))
         if self.truth is not None:
             found |= self._against_truth(values.cpu())
@@ -109,7 +109,7 @@ class SampleQuality:
         pair = labels.cpu(), of_train
         value = distances.total_variation(*pair)
         counts = torch.bincount(pair[0], minlength=int(of_train.max()) + 1)
-        error = uncertainty.jackknife(distances.total_variation, *pair)
+        error = jackknife(distances.total_variation, *pair)
         return {"classes": counts.tolist(), **_with_error("class_distance", (value, error))}
 
     def _against_truth(self, x: Tensor) -> Json:
@@ -117,7 +117,7 @@ class SampleQuality:
         blocks = max(2, min(8, len(x) // 2))
         energy = distances.energy_distance(x, real, blocks)
         x, real = x[: distances.ASSIGNED], real[: distances.ASSIGNED]
-        error = uncertainty.jackknife(distances.wasserstein, x, real)
+        error = jackknife(distances.wasserstein, x, real)
         return {
             **_with_error("energy_distance", energy),
             **_with_error("wasserstein", (distances.wasserstein(x, real), error)),
@@ -131,7 +131,7 @@ class SampleQuality:
     def _yardstick(self) -> tuple[float, float]:
         """Distance of a held-out datum to its nearest training datum, and its error."""
         test = self.data.test[:REFERENCE]
-        return uncertainty.mean_and_error(distances.nearest_distances(test, self.data.train))
+        return mean_and_error(distances.nearest_distances(test, self.data.train))
 
     @cached_property
     def _reference_features(self) -> Tensor:

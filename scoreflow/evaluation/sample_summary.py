@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreflow import uncertainty
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import nearest_neighbours
@@ -19,6 +18,7 @@ from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import Clipped, Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
+from scoreflow.uncertainty import rate_error
 
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 """Images that the two-sample test compares at most, and those below which it says nothing."""
@@ -57,7 +57,7 @@ def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> d
     """How many samples, and how many test images of the class, are nearest to one of the class."""
     assert data.train_labels is not None, "only labelled data come here"
     rate, n = classes[label] / sum(classes), sum(classes)
-    found = {"label": label, "rate": rate, "standard_error": uncertainty.rate_error(rate, n)}
+    found = {"label": label, "rate": rate, "standard_error": rate_error(rate, n)}
     if len(test):
         real = nearest_neighbours.nearest_classes(test, data.train, data.train_labels)
         found["rate_of_test_data"] = real[label] / len(test)

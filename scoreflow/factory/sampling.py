@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from scoreflow import samplers as methods
+import scoreflow.samplers as methods
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from scoreflow import __version__
+from scoreflow.version import __version__
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder of the repository, where ScoreFlow is not installed from a wheel."""

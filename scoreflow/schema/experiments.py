@@ -5,9 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from scoreflow.configs import default
 from scoreflow.errors import RequestError
-from scoreflow.schema.config import unknown
+from scoreflow.schema.config import Config, unknown
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """Those that come with ScoreFlow, wherever it is installed."""
@@ -46,7 +45,7 @@ def located(argv: list[str]) -> list[str]:
 
 def default_config() -> ConfigDict:
     """Every key at its default."""
-    return default.get_config()
+    return Config().to_config_dict()
 
 
 def load_experiment(config: str | Path | ConfigDict) -> tuple[str, ConfigDict]:
