@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,11 @@ from scoreflow.sde.ve import VESDE  # noqa: E402
 from scoreflow.sde.vp import VPSDE  # noqa: E402
 
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it runs in the background, and every process that a test starts and
+    # interrupts would inherit it, and run on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ScaledSDE(SDE):

@@ -120,13 +120,16 @@ def interrupted_after_a_checkpoint(folder):
         run = RunDir.open(folder) if (folder / "config.json").exists() else None
         before = run.checkpoint_steps() if run else []
         child = subprocess.Popen(command)
-        while child.poll() is None:
-            time.sleep(0.05)
-            there = [int(path.stem) for path in (folder / "checkpoints").glob("*.pt")]
-            if there and max(there) > max(before, default=0):
-                child.send_signal(signal.SIGINT)
-                break
-        return child.wait(timeout=60)
+        try:
+            while child.poll() is None:
+                time.sleep(0.05)
+                there = [int(path.stem) for path in (folder / "checkpoints").glob("*.pt")]
+                if there and max(there) > max(before, default=0):
+                    child.send_signal(signal.SIGINT)
+                    break
+            return child.wait(timeout=60)
+        finally:
+            child.kill()  # which does nothing to one that has ended
 
     return run_child
 
