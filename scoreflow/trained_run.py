@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import scoreflow.factory as factory
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import dequantize, values_of
+from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import Experiment
 from scoreflow.generation import error_table
@@ -228,8 +228,8 @@ class TrainedRun:
 
     def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
         c, model = config.sampling, self.model
-        centres = config.training.dequantization == "centre"
-        x_0 = error_table.points(self.data, config.seed, centres)
+        of_centres = config.training.dequantization == "centre"
+        x_0 = error_table.points(self.data, config.seed, of_centres)
         calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
         with Progress("errors by time", calls, "call") as progress:
             found = error_table.measure(
@@ -262,7 +262,7 @@ class TrainedRun:
             RunError: the solver gave up on some of them.
         """
         config = self._with("likelihood", settings)
-        of = replace(self.data, test=self._like_the_data(data), test_labels=None)
+        of = replace(self.data, test=self.data.accept(data), test_labels=None)
         question = factory.build_question(config, self.model, of)
         return LogLikelihoods.of(measure(self.model, of, 0, question))
 
@@ -273,11 +273,9 @@ class TrainedRun:
             data: as in `log_likelihood`; levels stand at the centres of their bins.
             tolerance: of the ODE solver; None for sampling.tolerance.
         """
-        x = self._like_the_data(data)
-        if self.data.num_levels is not None:
-            half = torch.tensor(0.5, dtype=torch.float64, device=x.device)
-            x = dequantize(x, half, self.data.num_levels)
-        return self._flowed("encode", x, tolerance)
+        x, num_levels = self.data.accept(data), self.data.num_levels
+        points = x if num_levels is None else centres(x, num_levels)
+        return self._flowed("encode", points, tolerance)
 
     def decode(
         self, latents: Tensor, tolerance: float | None = None, levels: bool = True
@@ -321,27 +319,6 @@ class TrainedRun:
             return self.config
         keys = {f"{section}.{key}": value for key, value in settings.items()}
         return resolve({**flatten(self.config.to_dict()), **keys}, "the call")
-
-    def _like_the_data(self, data: Tensor) -> Tensor:
-        """The data on the run's device, refused unless they are like its own."""
-        own = self.data.train
-        wanted = tuple(own.shape[1:])
-        if data.ndim != own.ndim or tuple(data.shape[1:]) != wanted or len(data) == 0:
-            raise RequestError(f"data must be (n, *{wanted}), n >= 1, got {tuple(data.shape)}")
-        levels = self.data.num_levels
-        if levels is None:
-            return data.to(own.device, own.dtype)
-        if data.is_floating_point():
-            raise RequestError(
-                f"images must be integer levels in 0..{levels - 1}, got {data.dtype}: the "
-                "dequantization belongs to the likelihood"
-            )
-        if int(data.min()) < 0 or int(data.max()) >= levels:
-            raise RequestError(
-                f"images must be levels in 0..{levels - 1}, got {int(data.min())}.."
-                f"{int(data.max())}"
-            )
-        return data.to(own.device, own.dtype)
 
 
 def wrong_network(folder: RunDir, error: Exception) -> RequestError:

@@ -31,6 +31,33 @@ class Data:
     train_labels: Tensor | None
     test_labels: Tensor | None
 
+    def accept(self, values: Tensor) -> Tensor:
+        """Values like those of this data set, on its device and of its dtype.
+
+        Args:
+            values: integer levels (n, C, H, W) in 0..num_levels-1, n >= 1; or vectors (n, D).
+
+        Raises:
+            RequestError: they are of another shape, no integers, or out of range.
+        """
+        own = self.train
+        wanted = tuple(own.shape[1:])
+        if values.ndim != own.ndim or tuple(values.shape[1:]) != wanted or len(values) == 0:
+            raise RequestError(f"data must be (n, *{wanted}), n >= 1, got {tuple(values.shape)}")
+        if self.num_levels is None:
+            return values.to(own.device, own.dtype)
+        if values.is_floating_point():
+            raise RequestError(
+                f"images must be integer levels in 0..{self.num_levels - 1}, got {values.dtype}: "
+                "the dequantization belongs to the likelihood"
+            )
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= self.num_levels:
+            raise RequestError(
+                f"images must be levels in 0..{self.num_levels - 1}, got {low}..{high}"
+            )
+        return values.to(own.device, own.dtype)
+
     @property
     def num_classes(self) -> int:
         """One more than the greatest label in training; 0 for data without labels."""
