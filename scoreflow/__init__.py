@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from scoreflow.version import __version__
 
-if not (Path(__file__).parent / "sde").is_dir():  # a checkout without symbolic links (Windows)
-    __path__.append(str(Path(__file__).resolve().parents[1]))
+_CHECKOUT = Path(__file__).resolve().parents[1]
+if not (Path(__file__).parent / "sde").is_dir() and (_CHECKOUT / "run.py").is_file():
+    __path__.append(str(_CHECKOUT))  # a checkout without symbolic links (Windows)
 
 if TYPE_CHECKING:
     from scoreflow.any_model import bits_per_dim, sample

@@ -27,6 +27,9 @@ from scoreflow.schema.request import flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.sde.noise import Noise
 
+MOST_LEVELS = 256
+"""Of images, whose levels are uint8."""
+
 
 def sample(
     model: ScoreModel,
@@ -52,6 +55,7 @@ def sample(
     Raises:
         RequestError: a setting is wrong, or needs a trained run with its data.
     """
+    _check_levels(num_levels)
     config = configured({f"sampling.{key}": value for key, value in settings.items()})
     c, device = config.sampling, device_of(model)
     nothing = torch.empty(0, *shape, dtype=torch.float32 if num_levels is None else torch.uint8)
@@ -80,7 +84,7 @@ def bits_per_dim(
     Args:
         model: around any network; it is put into evaluation mode while it is measured.
         images: integer levels (n, C, H, W) in 0..num_levels-1.
-        num_levels: 256 for 8 bits.
+        num_levels: 2..256; 256 for 8 bits.
         trained_on: x_0 of a level in the network's training: "uniform" on its bin, or the
             bin's "centre".
         settings: any key of the `likelihood` section: probes, tolerance, dequantization, ...
@@ -89,6 +93,7 @@ def bits_per_dim(
         RequestError: the images are no such levels, or a setting is wrong.
         RunError: the solver gave up on some of them.
     """
+    _check_levels(num_levels)
     if images.ndim != 4:
         raise RequestError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
     keys = {f"likelihood.{key}": value for key, value in settings.items()}
@@ -99,6 +104,11 @@ def bits_per_dim(
     question = factory.build_question(config, model, data)
     with evaluating(model.network):
         return LogLikelihoods.of(measure(model, data, 0, question))
+
+
+def _check_levels(num_levels: int | None) -> None:
+    if num_levels is not None and not 2 <= num_levels <= MOST_LEVELS:
+        raise RequestError(f"num_levels must lie in 2..{MOST_LEVELS}, got {num_levels}")
 
 
 def configured(overrides: dict[str, Any]) -> ConfigDict:

@@ -305,9 +305,11 @@ class TrainedRun:
         """Write samples or data as a PNG: a grid of the first 64 images, or points in the plane.
 
         Args:
-            values: levels (n, C, H, W), or vectors (n, D), as `sample` returns them.
+            values: levels or points (n, C, H, W), or vectors (n, D), as `sample` returns them.
             path: of the file.
         """
+        if self.data.num_levels is not None and values.is_floating_point():
+            values = values_of(values, self.data)
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, picture(values, self.data))

@@ -44,7 +44,7 @@ def train(
     Args:
         config: an experiment by its name ("digits"), its file, or a ConfigDict.
         workdir: the run's folder; made if it is not there.
-        overrides: other values by dotted keys, as {"training.num_steps": 500}.
+        overrides: other values, as {"training.num_steps": 500}, or a dict a section.
         device: "cpu", "cuda", "cuda:1"; "" for the best one found.
 
     Raises:
@@ -52,9 +52,10 @@ def train(
         RunError: a loss was not finite.
     """
     name, given = load_experiment(config)
-    flat = {**flatten(given.to_dict()), **(overrides or {})}
+    own = flatten(overrides or {})
+    flat = {**flatten(given.to_dict()), **own}
     path = Path(workdir).expanduser()
-    request = Request("train", path, device, name, flat, dict(overrides or {}), True)
+    request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command) as (experiment, folder):
         trainer = trainer_of(experiment, distributed.shard())
@@ -166,9 +167,8 @@ def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
             due = interval.step % settings.checkpoint_every == 0
             if due or interval.step == settings.num_steps:
                 folder.save_checkpoint(interval.step, trainer.state())
+                folder.write_result("training", summary(trainer))
             yield interval
-    if trainer.step > first:
-        folder.write_result("training", summary(trainer))
 
 
 def summary(trainer: Trainer) -> Json:

@@ -129,10 +129,16 @@ def test_a_checkout_without_symbolic_links_is_found(tmp_path):
     for name in ("sde", "samplers", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
         (tmp_path / "scoreflow" / name).write_text(f"../{name}")
+    (tmp_path / "run.py").write_text("")
     code = "import scoreflow as sf; print(sf.VPSDE.__module__, sf.samplers.DDIM.__module__)"
     assert python(code, cwd=tmp_path, path=tmp_path) == (
         "scoreflow.sde.vp scoreflow.samplers.ddim"
     )
+    code = "from scoreflow.schema import experiments; print(*experiments.names())"
+    assert "digits" in python(code, cwd=tmp_path, path=tmp_path).split()
+    code = "from scoreflow.cli.command_line import parse; "
+    code += "print(parse(['x', '--mode=train']).experiment)"
+    assert python(code, cwd=tmp_path, path=tmp_path) == "digits"
 
 
 @pytest.mark.parametrize("way", [["run.py"], ["-m", "scoreflow"]])

@@ -8,8 +8,14 @@ from ml_collections import ConfigDict
 from scoreflow.errors import RequestError
 from scoreflow.schema.config import Config, unknown
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-"""Those that come with ScoreFlow, wherever it is installed."""
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = next(
+    folder
+    for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+    if folder.is_dir() or folder.parent != _PACKAGE
+)
+"""Those that come with ScoreFlow, wherever it is installed; beside the package in a checkout whose
+symbolic links are none (Windows)."""
 
 
 def names() -> dict[str, Path]:

@@ -48,11 +48,18 @@ def take_lock(path: Path) -> FileLock:
             f"{path} is being trained by process {_holder(path)}: wait for it, or choose another "
             "folder"
         ) from error
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        reason = getattr(error, "strerror", None) or error
         raise RequestError(
-            f"cannot lock {path} for training ({error.strerror}): choose another --workdir"
+            f"cannot lock {path} for training ({reason}): choose another --workdir"
         ) from error
     return lock
+
+
+def release_lock(lock: FileLock) -> None:
+    """Let go of a folder that `take_lock` holds."""
+    Path(lock.lock_file).with_name("lock.pid").unlink(missing_ok=True)
+    lock.release()
 
 
 def _holder(path: Path) -> str:

@@ -28,6 +28,7 @@ from scoreflow.storage.atomic_files import (
     dumps,
     fsync_folder,
     load_json,
+    release_lock,
     take_lock,
     write_atomic,
 )
@@ -73,7 +74,7 @@ class RunDir:
         lock = take_lock(path)
         for name in ("config.json", "metrics.jsonl", "checkpoints"):
             if (path / name).exists():
-                lock.release()
+                release_lock(lock)
                 raise RequestError(
                     f"{path} holds a run already (it has {name}): resume it, or choose another"
                 )
@@ -97,7 +98,7 @@ class RunDir:
         if self._metrics is not None:
             self._metrics.close()
         if self._lock is not None:
-            self._lock.release()
+            release_lock(self._lock)
         self._metrics = self._lock = None
 
     def __enter__(self) -> "RunDir":

@@ -63,6 +63,7 @@ def test_samples_are_those_of_the_command_line(folder, run):
     assert written == (folder / "samples" / "00000060-dpm.png").read_bytes()
     points = run.sample(6, sampler="dpm", steps=5, levels=False)
     assert points.dtype == torch.float64
+    assert run.save_grid(points, folder / "points.png").read_bytes() == written
     assert torch.equal(run.sample(3, sampler="dpm", steps=5, batch_size=1), x[:3])
     assert not torch.equal(run.sample(6, sampler="dpm", steps=5, seed=1), x)
 
@@ -210,6 +211,15 @@ def test_images_of_any_network_are_levels(images, reason):
         sf.bits_per_dim(own_model(), images, num_levels=4)
 
 
+@pytest.mark.parametrize("num_levels", [1, 257, 1024])
+def test_levels_are_of_8_bits_at_most(num_levels):
+    images = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.256"):
+        sf.bits_per_dim(own_model(), images, num_levels=num_levels)
+    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.256"):
+        sf.sample(own_model(), (1, 2, 2), 2, num_levels=num_levels)
+
+
 def test_what_needs_data_is_refused_without_them():
     with pytest.raises(sf.RequestError, match="need training data"):
         sf.sample(own_model(), (1, 2, 2), 2, sampler="ancestral", variance="optimal")
@@ -241,6 +251,15 @@ def test_training_is_a_loop_that_goes_on_where_it_was_left(tmp_path):
     )
     assert all(torch.equal(a["ema"][name], b["ema"][name]) for name in a["ema"])
     assert sf.load(tmp_path / "whole", device="cpu").sample(3, steps=2).shape == (3, 2)
+
+
+def test_overrides_may_be_tuples_and_nested(tmp_path):
+    nested = {"training": {"num_steps": 2, "log_every": 1, "checkpoint_every": 1}}
+    overrides = {**nested, "model.width": 8, "compare.nfe": (5, 10)}
+    assert len(list(sf.train("toy", tmp_path / "run", overrides, device="cpu"))) == 2
+    assert list(sf.train("toy", tmp_path / "run", overrides, device="cpu")) == []  # resumed
+    assert (tmp_path / "run" / "results" / "training.json").exists()
+    assert not (tmp_path / "run" / "lock.pid").exists()
 
 
 def test_training_refuses_what_the_command_line_refuses(tmp_path):

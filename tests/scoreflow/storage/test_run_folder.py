@@ -258,7 +258,7 @@ sys.stdin.read()
 def test_a_training_by_0_1_is_respected_and_its_folder_opens_afterwards(tmp_path):
     make(tmp_path).close()
     path = tmp_path / "run"
-    (path / "lock.pid").unlink()
+    (path / "lock.pid").unlink(missing_ok=True)
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(OF_0_1), path],
         stdout=subprocess.PIPE,
