@@ -41,10 +41,27 @@ from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.training.classifier_file import load_classifier
 
+UNREAD_BY_SAMPLE = {
+    "progressive": "it is a picture that --mode sample makes",
+    "task": "editing is a task of --mode sample",
+}
+UNREAD_BY_LIKELIHOOD = {
+    "data": "pass the images themselves",
+    "num_images": "pass fewer images",
+    "ledger": "the bounds are made by --mode likelihood",
+    "terms": "the bounds are made by --mode likelihood",
+    "against": "take the difference of two runs' bits_per_dim, image by image",
+}
+"""Keys of the sections that the calls do not read, and what to do instead."""
+
 Say = Callable[[str], None]
 
 
-def load(workdir: str | Path, device: str = "", **settings: Any) -> "TrainedRun":  # noqa: ANN401
+def load(
+    workdir: str | Path,
+    device: str | torch.device = "",
+    **settings: Any,  # noqa: ANN401
+) -> "TrainedRun":
     """A run by its folder.
 
     Args:
@@ -56,8 +73,13 @@ def load(workdir: str | Path, device: str = "", **settings: Any) -> "TrainedRun"
     Raises:
         RequestError: the folder holds no trained run, or a setting is wrong.
     """
-    overrides = flatten(settings)
-    request = Request("", Path(workdir).expanduser(), device, "", {}, overrides, False)
+    if not isinstance(workdir, str | Path) or not isinstance(device, str | torch.device):
+        raise RequestError(
+            "load takes a folder, a device and settings by section, as "
+            f"load(DIR, 'cpu', sampling={{'steps': 20}}), got {workdir!r} and {device!r}"
+        )
+    overrides, path = flatten(settings), Path(workdir).expanduser()
+    request = Request("", path, str(device), "", {}, overrides, False)
     return open_run(request, print)
 
 
@@ -141,6 +163,8 @@ class TrainedRun:
         Raises:
             RequestError: there is no whole checkpoint, or it is of another network.
         """
+        if name not in ("ema", "model"):
+            raise RequestError(f"weights must be 'ema' or 'model', got {name!r}")
         _, state = self.folder.load_checkpoint(warn=self._say)
         network = self.experiment.network
         if name != "ema":  # beside the averaged one, which is in it
@@ -176,6 +200,7 @@ class TrainedRun:
         Returns:
             (num_images, C, H, W) uint8 levels or float64 points; (num_images, D) for vectors.
         """
+        _refuse_unread(settings, UNREAD_BY_SAMPLE, "sample")
         settings["num_images"] = num_images
         settings |= {} if sampler is None else {"sampler": sampler}
         config = self._with("sampling", settings)
@@ -250,7 +275,7 @@ class TrainedRun:
 
     # ---- likelihood and latents -------------------------------------------------------------
 
-    def log_likelihood(self, data: Tensor, **settings: Any) -> LogLikelihoods:  # noqa: ANN401
+    def log_likelihood(self, data: Tensor, /, **settings: Any) -> LogLikelihoods:  # noqa: ANN401
         """Exact log-likelihood of data by the probability-flow ODE.
 
         Args:
@@ -261,6 +286,7 @@ class TrainedRun:
             RequestError: they are not like the run's data, or a setting is wrong.
             RunError: the solver gave up on some of them.
         """
+        _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
         of = replace(self.data, test=self.data.accept(data), test_labels=None)
         question = factory.build_question(config, self.model, of)
@@ -287,6 +313,11 @@ class TrainedRun:
             tolerance: of the ODE solver; None for sampling.tolerance.
             levels: whether images come as integer levels, not as points of [-1, 1).
         """
+        event = tuple(self.data.train.shape[1:])
+        if tuple(latents.shape[1:]) != event or not latents.is_floating_point():
+            raise RequestError(
+                f"latents must be floats (n, *{event}), got {tuple(latents.shape)} {latents.dtype}"
+            )
         x = self._flowed("decode", latents, tolerance)
         return values_of(x, self.data) if levels else x
 
@@ -321,6 +352,13 @@ class TrainedRun:
             return self.config
         keys = {f"{section}.{key}": value for key, value in settings.items()}
         return resolve({**flatten(self.config.to_dict()), **keys}, "the call")
+
+
+def _refuse_unread(settings: Json, unread: dict[str, str], call: str) -> None:
+    """Refuse a setting that would have no effect on a call."""
+    for key in settings:
+        if key in unread:
+            raise RequestError(f"{key} has no effect on {call}: {unread[key]}")
 
 
 def wrong_network(folder: RunDir, error: Exception) -> RequestError:

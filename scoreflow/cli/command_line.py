@@ -87,13 +87,16 @@ def _explain(error: Exception, argv: list[str]) -> str:
     text = str(error)
     if isinstance(error, KeyError):  # whose text is the repr of its argument
         text = text.strip("'\"")
-    if "has no attribute 'get_config'" in text or "Unexpected None value" in text:
+    none = ("has no attribute 'get_config'", "Unexpected None value", "attribute 'to_dict'")
+    if any(sign in text for sign in none):
         return f"{file} has no get_config() that returns a config"
     if "Error whilst parsing config file" in text:  # and a traceback
         return f"{file}: {text.strip().splitlines()[-1]}"
     _, earlier, reason = text.partition("earlier failure to load: ")
     if earlier:
         return f"{file} cannot be loaded: {reason.splitlines()[-1].strip()}"
+    if file is not None and isinstance(error, NameError | SyntaxError | ImportError):
+        return f"{file} cannot be loaded: {type(error).__name__}: {text}"
     return text or type(error).__name__
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Data:
     train_labels: Tensor | None
     test_labels: Tensor | None
 
-    def accept(self, values: Tensor) -> Tensor:
+    def accept(self, values: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Values like those of this data set, on its device and of its dtype.
 
         Args:
@@ -41,6 +42,7 @@ class Data:
             RequestError: they are of another shape, no integers, or out of range.
         """
         own = self.train
+        values = _as_tensor(values)
         wanted = tuple(own.shape[1:])
         if values.ndim != own.ndim or tuple(values.shape[1:]) != wanted or len(values) == 0:
             raise RequestError(f"data must be (n, *{wanted}), n >= 1, got {tuple(values.shape)}")
@@ -62,6 +64,14 @@ class Data:
     def num_classes(self) -> int:
         """One more than the greatest label in training; 0 for data without labels."""
         return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+
+
+def _as_tensor(values: object) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(values).__name__
+        raise RequestError(f"data must be a tensor or an array of numbers, got {kind}") from error
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ def arithmetic(precision: str) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
+def _check_parts(network: object, sde: object, output: str) -> None:
+    """Refuse what a ScoreModel cannot be made of."""
+    if not isinstance(network, nn.Module):
+        raise RequestError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    if not isinstance(sde, SDE):
+        raise RequestError(f"sde must be a process, as VPSDE.linear(1000), got {sde!r}")
+    if output not in OUTPUTS:
+        raise RequestError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+
+
 class ScoreModel:
     """Network + SDE + kind of prediction -> Denoiser.
 
@@ -71,6 +81,7 @@ class ScoreModel:
         channels_last: bool = False,
         learned_variance: bool = False,
     ) -> None:
+        _check_parts(network, sde, output)
         self.network = network
         self.sde = sde
         self.output: Output = output
@@ -143,7 +154,9 @@ class ScoreModel:
         else:
             index = (t - 1).to(x.device, dtype).expand(len(x))
         with self._arithmetic(x):
-            value = self._value(x, index).to(x_t.dtype)
+            answer = self._value(x, index)
+        self._check_answer(answer, x)
+        value = answer.to(x_t.dtype)
         fraction = None
         if self.learned_variance:
             value, logit = value.chunk(2, dim=1)
@@ -184,6 +197,19 @@ class ScoreModel:
                 return predict(self.sde, x_t, t, "x_0", (value - offset) / slope, fraction)
             case kind:
                 return predict(self.sde, x_t, t, kind, value, fraction)
+
+    def _check_answer(self, answer: object, x: Tensor) -> None:
+        """Refuse an answer of another shape: broadcast, it would be wrong without a word."""
+        batch, *event = x.shape
+        if self.learned_variance:
+            event[0] *= 2
+        if not isinstance(answer, Tensor):
+            raise RequestError(f"the network must return a tensor, got {type(answer).__name__}")
+        if answer.shape != (batch, *event) or not answer.is_floating_point():
+            raise RequestError(
+                f"the network must return floats of shape {(batch, *event)}, got "
+                f"{tuple(answer.shape)} {answer.dtype}"
+            )
 
     def _check(self, t: Tensor) -> None:
         low, high = (t.item(), t.item()) if t.ndim == 0 else (t.min().item(), t.max().item())

@@ -30,7 +30,7 @@ def headlines(results: Results) -> Iterator[Headline]:
 
 def _likelihood(result: Json) -> Headline:
     number = with_error(result["value"], result["standard_error"])
-    label = f"{result['unit']}, exact log-likelihood of {result['num_images']} test data"
+    label = f"{result['unit']}, exact negative log-likelihood (lower is better) of {result['num_images']} test data"
     return Headline(number, label, "exact-log-likelihood")
 
 

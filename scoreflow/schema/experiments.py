@@ -69,7 +69,11 @@ def load_experiment(config: str | Path | ConfigDict) -> tuple[str, ConfigDict]:
     assert spec is not None, "a Python file has a spec"
     assert spec.loader is not None, "and a loader"
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    try:
+        spec.loader.exec_module(module)
+        found = module.get_config() if hasattr(module, "get_config") else None
+    except Exception as error:  # whatever a config file raises, the request was wrong
+        raise RequestError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(found, ConfigDict):
         raise RequestError(f"{path} has no get_config() that returns a config")
-    return path.stem, module.get_config()
+    return path.stem, found

@@ -108,6 +108,29 @@ def test_what_is_not_like_the_data_is_refused(run, images, reason):
         run.encode(images)
 
 
+def test_arrays_are_as_good_as_tensors(run):
+    images = run.data.test[:2]
+    assert torch.equal(run.encode(images.numpy()), run.encode(images))
+    with pytest.raises(sf.RequestError, match="a tensor or an array of numbers, got str"):
+        run.log_likelihood("digits")
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda run: run.log_likelihood(run.data.test[:2], ledger=True), "ledger has no effect"),
+        (lambda run: run.log_likelihood(run.data.test[:2], data="train"), "pass the images"),
+        (lambda run: run.sample(2, task="vary"), "task has no effect on sample"),
+        (lambda run: run.weights("emaa"), "weights must be 'ema' or 'model', got 'emaa'"),
+        (lambda run: run.decode(torch.zeros(2, 1, 9, 9)), r"latents must be floats \(n, \*"),
+        (lambda run: run.decode(run.data.test[:2]), "latents must be floats"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_sense_is_refused(run, call, reason):
+    with pytest.raises(sf.RequestError, match=reason):
+        call(run)
+
+
 def test_encode_and_decode_are_inverse_up_to_the_solver(run):
     images = run.data.test[:3]
     codes = run.encode(images, tolerance=1e-6)
@@ -126,6 +149,9 @@ def test_settings_of_a_loaded_run_are_checked(folder):
     assert changed.config.sampling.steps == 3
     with pytest.raises(sf.RequestError, match=r"model\.channels belongs to the trained weights"):
         sf.load(folder, device="cpu", model={"channels": 16})
+    assert sf.load(folder, torch.device("cpu")).experiment.device.type == "cpu"
+    with pytest.raises(sf.RequestError, match="settings by section"):
+        sf.load(folder, {"sampling.steps": 3})
     with pytest.raises(sf.RequestError, match="holds no run"):
         sf.load(folder / "nowhere")
 
@@ -184,6 +210,47 @@ def test_the_samples_of_any_network_have_its_law():
     expected = torch.tensor([0.1, 0.2, 0.3, 0.4])
     error = (expected * (1 - expected) / x.numel()).sqrt()
     assert bool(((frequencies - expected).abs() < 5 * error + 0.01).all()), frequencies
+
+
+class Returns(nn.Module):
+    """A network that returns what a function makes of its input."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x, index):
+        return self.make(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda x: x[:, :, :1, :1], r"floats of shape \(2, 1, 4, 4\), got \(2, 1, 1, 1\)"),
+        (lambda x: torch.cat([x, x], 1), r"got \(2, 2, 4, 4\)"),
+        (lambda x: x.long(), r"got \(2, 1, 4, 4\) torch\.int64"),
+        (lambda x: (x,), "must return a tensor, got tuple"),
+        (lambda _: None, "must return a tensor, got NoneType"),
+    ],
+)
+def test_a_network_that_returns_another_shape_is_refused(make, reason):
+    """Broadcast, it would give samples, and wrong ones."""
+    own = sf.ScoreModel(Returns(make), sf.VPSDE.linear(100), "eps")
+    with pytest.raises(sf.RequestError, match=reason):
+        sf.sample(own, (1, 4, 4), 2, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("network", "sde", "output", "reason"),
+    [
+        (lambda x, index: x, sf.VPSDE.linear(100), "eps", r"must be a torch\.nn\.Module"),
+        (nn.Identity(), "vp", "eps", "sde must be a process"),
+        (nn.Identity(), sf.VPSDE.linear(100), "epsilon", "one of eps, x_0, v, score, mean"),
+    ],
+)
+def test_a_score_model_is_checked_when_it_is_made(network, sde, output, reason):
+    with pytest.raises(sf.RequestError, match=reason):
+        sf.ScoreModel(network, sde, output)
 
 
 def test_the_low_level_function_takes_points():
