@@ -28,7 +28,7 @@ flow, dx/dphi = v for x = x_t / r_t:
 `sample(Euler(), denoiser, sde, grid("log_snr", sde, 50), noise, shape)` runs it. To keep it, put
 it in a file here and import it below; one line in `tests/samplers/test_orders.py` measures its
 order of convergence. `multistep/deis.py` is the file to copy for a method that uses earlier
-estimates. `scoreflow/factory/sampling.py` gives samplers their names on the command line.
+estimates. `scoreflow/schema/samplers.py` gives samplers their names on the command line.
 """
 
 if __name__ == "samplers":  # in a checkout; it would load every module a second time

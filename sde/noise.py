@@ -100,7 +100,7 @@ class Noise:
         return self.ahead.normal(self, stream, shape, draw)
 
     def _normals(self, stream: Stream, shape: tuple[int, ...], draw: int, steps: int) -> Tensor:
-        """Those of this step and the ones after it: (steps, B, *shape)."""
+        """Standard normals of this step and the next steps - 1: (steps, B, *shape)."""
         count = math.prod(shape)
         lanes = self._lanes(stream, draw, count, steps)
         out = self.index.new_empty((*lanes[0].shape, 4), dtype=torch.float64)

@@ -27,9 +27,9 @@ def python(code, *, cwd=ROOT, path=ROOT, arguments=()):
 def test_importing_costs_nothing_until_a_name_is_used():
     code = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 import scoreflow as sf
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 assert "torch" not in sys.modules
 sf.VPSDE
 assert "torch" in sys.modules

@@ -1,1 +1,1 @@
-"""The identities of the equivalence certificate, a module a kind; see `equivalence`."""
+"""Identities of the equivalence certificate, a module a kind; see `certificate.certificate`."""

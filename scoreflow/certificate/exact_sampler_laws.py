@@ -1,4 +1,4 @@
-"""Identity 6: however it is drawn, the law is the true one.
+"""Identity 6: with an exact denoiser every sampler draws from the data distribution.
 
 A mixture of K Gaussians of width w, drawn with its exact denoiser. Of each sample its component k
 is drawn anew from p(k | x); then, if the law is right, the counts of the components are
@@ -163,7 +163,7 @@ def _radii(name: str, radii: Tensor, variance: float) -> Identity:
 
 
 def _vanishing(sde: SDE, snr: float) -> Identity:
-    """What steps do to a component goes away with them, h of a correction going down alike."""
+    """The error of a component's variance is O(1/steps), a corrector's step size being one too."""
     counts = [STEPS * 2**k for k in range(5)]
     gaps = [
         abs(

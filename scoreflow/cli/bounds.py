@@ -62,7 +62,11 @@ def measure_bounds(
     model = model.in_precision("float32")
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
-    with Progress("ledger", calls, "call") as progress, arithmetic("float32"), torch.no_grad():
+    with (
+        Progress("likelihood bounds", calls, "call") as progress,
+        arithmetic("float32"),
+        torch.no_grad(),
+    ):
         bounds, rate = bound_table.bounds(
             model,
             model.sde,

@@ -1,4 +1,4 @@
-"""What every mode prints and records."""
+"""Printing from the first process, and the settings that a result records."""
 
 from typing import Any
 

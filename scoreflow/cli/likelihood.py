@@ -1,9 +1,9 @@
-"""--mode likelihood: the test set's log-likelihood, and what else the config wants of it.
+"""--mode likelihood: the test set's log-likelihood, bounds, comparisons and OOD detection.
 
 likelihood.json, .jsonl           the test set, and a row an image
 likelihood-ledger.json            every bound and estimate on the same images
 likelihood-against-OTHER.json     the difference to other weights, image by image
-likelihood-data-NAME.json         other data, and how well they are told from the test set
+likelihood-data-NAME.json         other data, and the AUROC of telling them from the test set
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
-from scoreflow.schema.task_keys import FLOWN
+from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
 from scoreflow.trained_run import TrainedRun, open_run
@@ -57,7 +57,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
 
 def _edit(trained: TrainedRun, task: EditPlan) -> None:
     folder, config, model = trained.folder, trained.config, trained.model
-    flown = task.task in FLOWN
+    flown = task.task in LATENT_TASKS
     plan = (
         factory.build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
     )

@@ -27,7 +27,7 @@ class CachedCases(Generic[K]):
     paths: dict[K, Path]
 
     def missing(self) -> list[K]:
-        """Those without a row or a picture, as the first process finds them."""
+        """The keys without a row or a picture, as the first process finds them."""
         own = [
             key
             for key, name in self.names.items()

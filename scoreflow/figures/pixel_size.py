@@ -12,22 +12,23 @@ def reduced(png: bytes) -> tuple[bytes, int, int]:
 
     A grid of images has squares for pixels (`image_grid`); what they have in common with the
     lines between the images is one pixel of the result. A picture that is not made of squares
-    comes back as it is.
+    comes back as it is, and so does one that is no PNG or has several frames (a GIF).
 
     Returns:
-        The PNG, its width and its height in pixels.
+        The picture, its width and its height in pixels.
 
     Raises:
-        ValueError: no PNG of grey or RGB pixels.
+        ValueError: no picture.
     """
     try:
         with Image.open(io.BytesIO(png)) as image:
             pixels = np.asarray(image)
-            palette = image.mode not in ("L", "RGB")
+            frames = getattr(image, "n_frames", 1)
+            reducible = image.format == "PNG" and frames == 1 and image.mode in ("L", "RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"not a picture: {error}") from error
     height, width = pixels.shape[:2]
-    side = 1 if palette else math.gcd(_side(pixels), _side(pixels.swapaxes(0, 1)))
+    side = math.gcd(_side(pixels), _side(pixels.swapaxes(0, 1))) if reducible else 1
     if side == 1:
         return png, width, height
     stream = io.BytesIO()

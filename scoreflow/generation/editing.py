@@ -22,7 +22,7 @@ from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
 from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import MMPS, Counted, ProbabilityFlow, slerp, times_from
-from scoreflow.schema.task_keys import FLOWN
+from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.uncertainty import standard_error
@@ -65,7 +65,7 @@ def edit(plan: EditPlan, sampling: SamplingPlan, sde: SDE) -> Edited:
         RequestError: `strength` leaves no step to sample by.
         RunError: a solver ran out of evaluations.
     """
-    if plan.task not in FLOWN:
+    if plan.task not in LATENT_TASKS:
         return _sample(plan, sampling, sde)
     assert isinstance(sampling.sampler, ProbabilityFlow), f"{plan.task} follows a flow"
     flow = _Flow(sampling.sampler, Counted(sampling.denoiser), sde, plan.batch_size)

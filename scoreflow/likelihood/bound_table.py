@@ -7,8 +7,9 @@
 The bounds hold for integers in two ways. As a density, of the points that uniform dequantization
 puts at random into the levels' bins (the very points of the exact likelihood), L_0 is a normal
 density; with "decoder", L_0 is the probability of the level itself, DDPM's way (what that costs a
-network trained on dequantized points: `bound.decoder_term`). The chain begins at the points that
-the network was trained on: where those are the bins' centres there is no density, only a decoder.
+network trained on dequantized points: `losses.variational.decoder_term`). The chain begins at the
+points that the network was trained on: where those are the bins' centres there is no density,
+only a decoder.
 """
 
 from collections.abc import Callable

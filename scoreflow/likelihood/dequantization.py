@@ -130,7 +130,7 @@ LAST_STEP_DRAWS = 1 << 16
 
 
 def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float | None:
-    """What the start at t can cost a perfect model by blurring, bits/dim; a bound for any data.
+    """Upper bound, for any data, on what starting at t > 0 costs a perfect model, in bits/dim.
 
     Of "truncated_normal" it is the mass cut off, -log2 of what is kept. None where no bound is
     known: of "last_step", which costs what its decoder does not know, and of "uniform" points for
@@ -149,7 +149,7 @@ def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float | None:
 
 
 def truncation_bits(sigma: float, num_levels: int) -> float:
-    """What blurring by sigma costs a perfect model of bins, in bits/dim: a bound for any data.
+    """Upper bound, for any data, on what noise of scale sigma costs a perfect model, in bits/dim.
 
     A level's bin of width w keeps the fraction
 

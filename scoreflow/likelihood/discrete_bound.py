@@ -1,8 +1,9 @@
 """Denoising errors at sampled timesteps, from which the discrete ELBO follows.
 
-Under a reverse variance p_t that is the same for every element, a term of the bound (`bound`)
-knows the network by one number only, the squared error of its x_0 estimate: with s = t - 1, q_t
-the posterior's variance and c_t = alpha_s w / sigma_t^2 the posterior mean's slope in x_0,
+Under a reverse variance p_t that is the same for every element, a term of the bound
+(`losses.variational.term`) depends on the network through one number only, the squared error of
+its x_0 estimate: with s = t - 1, q_t the posterior's variance and
+c_t = alpha_s w / sigma_t^2 the posterior mean's slope in x_0,
 
     L_t = D/2 (log(p_t / q_t) + q_t / p_t - 1) + c_t^2 |x_0 error|^2 / (2 p_t)       t = 2..N
     L_0 = D/2 log(2 pi p_1) + |x_0 error|^2 / (2 p_1)                                t = 1
@@ -15,10 +16,11 @@ it least is
 the optimal variance (`samplers.reverse_variance`) at the network's own mean square
 error. Whatever p_t, it is a bound.
 
-Of long chains only some times are visited, at random (`bound.strata_of`), and the draws of eps
-scatter a sum of D squares per time. Both are mostly known beforehand: the error that the best
+The sum over the times of a long chain is estimated by stratified sampling
+(`losses.variational.strata_of`), and the error at each time by random eps. Most of the variance
+of both is removed by a control variate: the error that the best
 denoiser of a Gaussian makes at the same x_t is much like the network's, and its expectation is a
-closed form. Only their difference is sampled (a control variate; the mean is unchanged).
+closed form. Only their difference is sampled, and the mean is unchanged.
 """
 
 import math

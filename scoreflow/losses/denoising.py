@@ -8,8 +8,8 @@ noise, w(t) |eps - eps(x_t, t)|^2, for every other error is that one times a fun
     mean    |mean error|^2  = (alpha_s w / (alpha_t sigma_t))^2 |eps error|^2        (s = t - 1)
 
 `score_matching` is written as what it is called, `simple` as DDPM writes it; that they are one is
-shown, not used (`equivalence`). Every function returns one value a sample, averaged over its
-elements. The two bounds are in nats per dimension, up to a constant.
+shown, not used (`scoreflow.certificate`). Every function returns one value a sample, averaged over
+its elements. The two bounds are in nats per dimension, up to a constant.
 """
 
 from torch import Tensor

@@ -164,7 +164,7 @@ class ScoreModel:
         return self._predict(x_t, t, value, fraction)
 
     def _arithmetic(self, x: Tensor) -> AbstractContextManager[object]:
-        """What the network computes in; to enter a context that changes nothing takes its time."""
+        """The context that sets the network's precision; one shared null context for float32."""
         if self.precision == "bfloat16":
             return torch.autocast(x.device.type, torch.bfloat16)
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING

@@ -1,1 +1,1 @@
-"""What a config and a command line may hold; no torch."""
+"""Config keys with their types, ranges and modes; validation of flags and overrides; no torch."""

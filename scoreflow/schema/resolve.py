@@ -63,7 +63,7 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     given = {key: wanted[key] for key in wanted if not belongs_to_weights(key)}
     config = resolve({**saved, **given}, "the request")
     if request.mode == "sample":
-        task_keys.refuse_idle(flatten(config.to_dict()), request.overrides)
+        task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
 
 

@@ -1,4 +1,4 @@
-"""What can be done with a trained run besides drawing from it, and the keys that each reads."""
+"""Editing tasks and the config keys that each reads."""
 
 from typing import Any
 
@@ -10,9 +10,12 @@ MEASURED = {
     "superresolve": ("image", "factor", "method", "count"),
 }
 """Given a measurement of an image, images that fit it."""
-FLOWN = {"reconstruct": ("image", "count"), "interpolate": ("image", "other", "count")}
-"""Along the probability flow, there and back."""
-TASKS = {**MEASURED, **FLOWN, "vary": ("image", "strength", "count")}
+LATENT_TASKS = {
+    "reconstruct": ("image", "count"),
+    "interpolate": ("image", "other", "count"),
+}
+"""Tasks that encode images to latents and decode them."""
+TASKS = {**MEASURED, **LATENT_TASKS, "vary": ("image", "strength", "count")}
 METHODS: dict[str, tuple[str, ...]] = {
     "replace": (),
     "dps": ("weight",),
@@ -20,23 +23,23 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 
 
-def refuse_idle(config: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Refuse an override of `control`, or a sampler, that could change nothing.
+def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Refuse an override of `control`, or a sampler, that would have no effect.
 
     Args:
         config: the whole config by dotted keys, its names perhaps wrong.
-        overrides: what was asked for.
+        overrides: the keys that the user has set, with their values.
     """
     task, method = config["sampling.task"], config["control.method"]
     if task not in ("none", *TASKS) or method not in METHODS:
         return  # which is refused where names are chosen
-    heard = TASKS.get(task, ()) + (METHODS[method] if task in MEASURED else ())
+    read = TASKS.get(task, ()) + (METHODS[method] if task in MEASURED else ())
     for key in overrides:
         section, _, name = key.partition(".")
-        if section == "control" and name not in heard:
+        if section == "control" and name not in read:
             by = f" by {method}" if task in MEASURED else ""
             raise RequestError(f"{key} has no effect on sampling.task = {task}{by}; leave it out")
-    if task in FLOWN and overrides.get("sampling.sampler", "ode") != "ode":
+    if task in LATENT_TASKS and overrides.get("sampling.sampler", "ode") != "ode":
         raise RequestError(
             f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
             f"{overrides['sampling.sampler']}"

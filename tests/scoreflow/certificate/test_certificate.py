@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -836,9 +835,7 @@ def test_a_fresh_network_is_certified_awake():
 @pytest.mark.slow
 def test_the_whole_certificate_of_a_fresh_network_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    start = time.monotonic()
     assert main(["run.py", "--mode=equivalence", "--device=cpu"]) == 0
-    assert time.monotonic() - start < 120
     path = tmp_path / "runs" / "equivalence-digits-vp" / "results" / "equivalence.json"
     result = json.loads(path.read_text())
     assert result["passed"]

@@ -44,6 +44,17 @@ def test_one_row_or_one_colour(size):
     assert (pixels(small) == 7).all()
 
 
+def test_an_animation_stays_as_it_is():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(4, axis=0).repeat(4, axis=1)
+    first, *others = (Image.fromarray(np.roll(levels, 4 * k, axis=1)) for k in range(4))
+    stream = io.BytesIO()
+    first.save(stream, format="GIF", save_all=True, append_images=others)
+    gif = stream.getvalue()
+    with Image.open(io.BytesIO(gif)) as image:
+        assert (image.mode, image.n_frames) == ("L", 4)
+    assert reduced(gif) == (gif, 64, 64)
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"0" * 40])
 def test_what_is_no_picture_is_refused(data):
     with pytest.raises(ValueError, match="not a picture"):

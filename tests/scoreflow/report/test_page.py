@@ -495,6 +495,40 @@ def test_a_plot_that_is_damaged_makes_the_certificate_so(run):
     assert "results/equivalence.json is damaged (could not convert string to float" in page
 
 
+def test_a_dollar_in_a_plot_is_a_dollar(run):
+    result = certificate(True)
+    result["rows"][0]["plots"][0] |= {"title": "a $ b", "x_label": "in $", "y_label": r"$\frac$"}
+    result["rows"][0]["plots"][0]["series"][0]["label"] = "$x_"
+    run.write_result("equivalence", result)
+    _, checker = parse(write_report(run))
+    assert checker.damaged == []
+    text = [each.strip() for each in checker.text]
+    assert {"a $ b", "in $", r"$\frac$", "$x_"} <= set(text)
+
+
+@pytest.mark.parametrize("plots", [3, "plots", [3], {"title": "seen"}, [{"title": "seen"}]])
+def test_a_malformed_plots_field_is_a_line(plots, run):
+    result = certificate(True)
+    result["rows"][0]["plots"] = plots
+    run.write_result("equivalence", result)
+    _, checker = parse(write_report(run))
+    (line,) = checker.damaged
+    assert line.startswith("results/equivalence.json is damaged (")
+
+
+def test_a_plot_that_cannot_be_drawn_is_a_line_and_the_others_stay(run):
+    result = certificate(True, True)
+    whole, _ = parse(write_report(run))
+    result["rows"][0]["plots"][0]["title"] = "wrong"
+    result["rows"][0]["plots"][0]["series"][0]["error"] = [-1.0, 1.0]
+    run.write_result("equivalence", result)
+    page, checker = parse(write_report(run))
+    (line,) = checker.damaged
+    assert line.startswith("the plot 'wrong' cannot be drawn (")
+    assert "wrong" not in page[page.index("<main>") :]
+    assert page.count("<svg") == whole.count("<svg") + 1
+
+
 def test_a_picture_of_the_certificate_is_shown(run):
     png = image_grid(torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8), 2, 2)
     result = certificate(True)

@@ -28,11 +28,13 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
+STEPS = 200
+"""So many that a run cannot end between the sight of its 12th row and its kill."""
 TINY = {
     "model.channels": 8,
     "model.num_groups": 4,
     "model.dropout": 0.2,
-    "training.num_steps": 60,
+    "training.num_steps": STEPS,
     "training.batch_size": 48,
     "training.log_every": 2,
     "training.checkpoint_every": 10,
@@ -132,12 +134,12 @@ def killed(tmp_path_factory):
     assert process.returncode == -signal.SIGKILL
     steps = RunDir.open(workdir).checkpoint_steps()
     assert len(steps) == 2
-    assert steps[-1] < 60
+    assert steps[-1] < STEPS
     return workdir
 
 
 def finished_like(workdir, whole):
-    same_bits(state(workdir, 60), state(whole, 60))
+    same_bits(state(workdir, STEPS), state(whole, STEPS))
     assert rows(workdir) == rows(whole)
 
 
@@ -147,7 +149,7 @@ def test_killed_and_resumed_is_bitwise_the_same(killed, whole, tmp_path):
     last = RunDir.open(workdir).checkpoint_steps()[-1]
     assert f"resuming {workdir} at step {last}" in again(workdir)
     finished_like(workdir, whole)
-    assert {"model", "ema", "optimizer", "step"} == state(workdir, 60).keys()
+    assert {"model", "ema", "optimizer", "step"} == state(workdir, STEPS).keys()
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tmp_path):
