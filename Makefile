@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 RUN := runs/digits-vp
 
-.PHONY: demo docs test test-slow lint install table2 bench growth bench-gpu
+.PHONY: demo docs tour test test-slow lint install table2 bench growth bench-gpu
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -22,6 +22,10 @@ lint: .venv/tested
 # The reference of all config keys.
 docs: .venv/installed
 	$(VENV)/python -m scoreflow.schema.docs > docs/config.md
+
+# Execute docs/tour.ipynb from scratch and keep its outputs; two minutes.
+tour: .venv/tested
+	$(VENV)/python docs/execute_tour.py
 
 # DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed

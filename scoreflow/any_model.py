@@ -8,6 +8,7 @@ found = bits_per_dim(own, images)
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -117,8 +118,9 @@ def configured(overrides: dict[str, Any]) -> ConfigDict:
 
 
 def device_of(model: ScoreModel) -> torch.device:
-    """Where the network's parameters lie; the CPU for a network without any."""
-    first = next(iter(model.network.parameters()), None)
+    """Where the network's parameters and buffers lie; the CPU for a network without any."""
+    network = model.network
+    first = next(chain(network.parameters(), network.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 

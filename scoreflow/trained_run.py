@@ -5,6 +5,7 @@ x = run.sample(64, sampler="dpm", steps=20, seed=0)
 found = run.log_likelihood(run.data.test[:32], probes=2)
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from PIL import Image
 from torch import Tensor, nn
 
 import scoreflow.factory as factory
@@ -330,7 +332,16 @@ class TrainedRun:
             parts = [move(self.model, self.model.sde, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)
 
-    # ---- files and settings -----------------------------------------------------------------
+    # ---- pictures, files and settings -------------------------------------------------------
+
+    def picture(self, values: Tensor, columns: int = 8) -> Image.Image:
+        """Samples or data as a picture, which a notebook shows when it ends a cell.
+
+        Args:
+            values: as in `save_grid`.
+            columns: images a row, at least 1.
+        """
+        return Image.open(io.BytesIO(picture(values, self.data, columns)))
 
     def save_grid(self, values: Tensor, path: str | Path) -> Path:
         """Write samples or data as a PNG: a grid of the first 64 images, or points in the plane.

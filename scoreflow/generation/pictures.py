@@ -10,9 +10,15 @@ from scoreflow.figures.scatter import scatter
 GRID_IMAGES, GRID_COLUMNS, GRID_PIXELS = 64, 8, 48
 
 
-def picture(values: Tensor, data: Data) -> bytes:
-    """A PNG of values as the data are: a grid of the first images, or all points in the plane."""
+def picture(values: Tensor, data: Data, columns: int = GRID_COLUMNS) -> bytes:
+    """A PNG of values as the data are: a grid of the first images, or all points in the plane.
+
+    Args:
+        values: levels (n, C, H, W), or vectors (n, D).
+        data: the data set that they are like.
+        columns: images a row.
+    """
     if data.num_levels is None:
         return scatter(values[:, :2])
     shown = to_uint8(values[:GRID_IMAGES], data.num_levels)
-    return image_grid(shown, GRID_COLUMNS, max(1, GRID_PIXELS // shown.shape[-1]))
+    return image_grid(shown, columns, max(1, GRID_PIXELS // shown.shape[-1]))

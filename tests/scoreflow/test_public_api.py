@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import scoreflow as sf
+from scoreflow.any_model import device_of
 from scoreflow.cli.main import main
 from scoreflow.data.levels import dequantize
 from scoreflow.samplers import ProbabilityFlow
@@ -66,6 +68,15 @@ def test_samples_are_those_of_the_command_line(folder, run):
     assert run.save_grid(points, folder / "points.png").read_bytes() == written
     assert torch.equal(run.sample(3, sampler="dpm", steps=5, batch_size=1), x[:3])
     assert not torch.equal(run.sample(6, sampler="dpm", steps=5, seed=1), x)
+
+
+def test_a_picture_is_the_grid_that_a_file_would_hold(folder, run):
+    images = run.data.test[:10]
+    written = Image.open(run.save_grid(images, folder / "grid.png"))
+    shown = run.picture(images)
+    assert shown.mode == "L"
+    assert shown.tobytes() == written.tobytes()
+    assert run.picture(images, columns=5).size == (5 * (48 + 3) + 3, 2 * (48 + 3) + 3)
 
 
 def test_any_sampling_key_and_the_errors_of_wrong_ones(run):
@@ -285,6 +296,14 @@ def test_levels_are_of_8_bits_at_most(num_levels):
         sf.bits_per_dim(own_model(), images, num_levels=num_levels)
     with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.256"):
         sf.sample(own_model(), (1, 2, 2), 2, num_levels=num_levels)
+
+
+def test_a_network_that_has_buffers_alone_lies_where_they_do():
+    network = nn.BatchNorm1d(2, affine=False)
+    sde = sf.VPSDE.linear(100)
+    assert device_of(sf.ScoreModel(network, sde)) == torch.device("cpu")
+    assert device_of(sf.ScoreModel(network.to("meta"), sde)) == torch.device("meta")
+    assert device_of(sf.ScoreModel(nn.Identity(), sde)) == torch.device("cpu")
 
 
 def test_what_needs_data_is_refused_without_them():
