@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import textwrap
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,7 +85,18 @@ def script() -> NoReturn:
     # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
     # GNU's own is so long that on shared cores every small operation waits for its turn.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    sys.exit(main(sys.argv))
+    if "WORLD_SIZE" not in os.environ:
+        sys.exit(main(sys.argv))
+    try:
+        status = main(sys.argv)
+    except Exception:  # a defect: its traceback, and the status of any other failure
+        traceback.print_exc()
+        status = 1
+    # Gloo's threads, which a failed training still holds, abort an interpreter that is torn down
+    # (status -6) even after the group was left; everything that matters is on the disk by now.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _fail(argv: list[str], error: Exception, status: int) -> int:

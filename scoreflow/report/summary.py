@@ -30,7 +30,9 @@ def headlines(results: Results) -> Iterator[Headline]:
 
 def _likelihood(result: Json) -> Headline:
     number = with_error(result["value"], result["standard_error"])
-    label = f"{result['unit']}, exact negative log-likelihood (lower is better) of {result['num_images']} test data"
+    count = result["num_images"]
+    what = "exact negative log-likelihood (lower is better)"
+    label = f"{result['unit']}, {what} of {count} test data"
     return Headline(number, label, "exact-log-likelihood")
 
 

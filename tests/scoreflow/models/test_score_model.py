@@ -211,12 +211,13 @@ def test_a_network_without_classes_takes_none():
 def test_a_shared_time_reaches_the_network_as_a_number(precision):
     seen = []
 
-    def network(x, index):
-        seen.append(index)
-        return x
+    class Network(nn.Module):
+        def forward(self, x, index):
+            seen.append(index)
+            return x
 
     sde = VPSDE.linear(1000)
-    model = ScoreModel(network, sde, "v", t_min=1e-3, precision=precision)
+    model = ScoreModel(Network(), sde, "v", t_min=1e-3, precision=precision)
     x = torch.zeros(3, 2, dtype=torch.float64)
     for t in (1.0, 0.3, 617.123456789, 1000.0):
         shared = torch.tensor(t, dtype=torch.float64)
