@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import torch
 
-from scoreflow import factory
 from scoreflow.errors import RequestError, RunError
+from scoreflow.runtime.device import build_device
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository, whose results/ is the default place of results."""
@@ -86,7 +86,7 @@ def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 def device_of(parser: argparse.ArgumentParser, name: str) -> torch.device:
     """The device of that name, the best one for ""; argparse's error if it cannot be used."""
     try:
-        return factory.build_device(name)
+        return build_device(name)
     except RequestError as error:
         parser.error(str(error))
 

@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from benchmarks.measure import Steps
-from scoreflow import factory
 from scoreflow.configs import cifar10
 from scoreflow.data.dataset import Data
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.training import build_objective, build_training, compiled
 from scoreflow.models.score_model import arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.storage.atomic_files import Json
@@ -48,10 +50,10 @@ def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
 
 def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
     """A trainer of this config on these data, before its first step."""
-    network, settings = factory.build_network(config, data), factory.build_training(config)
-    called = factory.compiled(network, settings)
-    model = factory.build_model(config, called, factory.build_sde(config))
-    objective, ema = factory.build_objective(config), EMA(network, settings.ema_decay)
+    network, settings = build_network(config, data), build_training(config)
+    called = compiled(network, settings)
+    model = build_model(config, called, build_sde(config))
+    objective, ema = build_objective(config), EMA(network, settings.ema_decay)
     return Trainer(model, network, ema, data, objective, settings, 0, shard)
 
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import load_run
-from scoreflow import factory
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dequantize, quantize
 from scoreflow.errors import RequestError
+from scoreflow.factory.sampling import build_drawing
 from scoreflow.samplers import (
     DPS,
     MMPS,
@@ -133,7 +133,7 @@ def measured(
 def drawn(run: TrainedRun, given: Measurement, method: Method) -> Tensor:
     """Draws of a method by ancestral sampling, one for each measurement, (B, C, H, W)."""
     counted, sde = Counted(run.model), run.model.sde
-    sampler = factory.build_drawing(run.config, "ancestral", run.model, run.data).sampler
+    sampler = build_drawing(run.config, "ancestral", run.model, run.data).sampler
     denoiser = MMPS(counted, given, int(method.value)) if method.name == "mmps" else counted
     if method.name == "dps":
         sampler = DPS(sampler, given, method.value)

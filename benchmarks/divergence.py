@@ -40,9 +40,10 @@ from benchmarks import command_line, contenders, measure, rates
 from benchmarks.likelihood.bench import Bench, load_bench
 from benchmarks.measure import say, timed
 from benchmarks.rates import Field
-from scoreflow import factory
 from scoreflow.configs import cifar10
 from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.model import build_model, build_network
 from scoreflow.models.score_model import arithmetic
 from scoreflow.sde import SDE, Denoiser
 from scoreflow.sde.flow import velocity, velocity_and_divergence
@@ -71,9 +72,9 @@ def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     """Name -> function that evaluates the field of the CIFAR-10 network so many times."""
     config = cifar10.get_config()
     config.training.channels_last = False  # in which torch's GroupNorm has no tangent
-    network = factory.build_network(config, contenders.images(device)).eval().requires_grad_(False)
-    sde = factory.build_sde(config)
-    model = factory.build_model(config, network, sde)
+    network = build_network(config, contenders.images(device)).eval().requires_grad_(False)
+    sde = build_sde(config)
+    model = build_model(config, network, sde)
     generator = torch.Generator().manual_seed(0)
     x, probe = torch.randn(2, batch, 3, 32, 32, generator=generator, dtype=torch.float64)
     x, probe = x.to(device), probe.sign().to(device)

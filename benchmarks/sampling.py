@@ -30,9 +30,12 @@ from torch import Tensor, nn
 from benchmarks import command_line, contenders, measure, overhead
 from benchmarks.contenders import VARIANTS as TRAINED
 from benchmarks.measure import say, timed
-from scoreflow import factory
 from scoreflow.configs import cifar10
 from scoreflow.data.levels import quantize
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.sampling import build_drawing
+from scoreflow.factory.training import build_training, compiled
 from scoreflow.models.score_model import arithmetic
 from scoreflow.samplers import sample
 from scoreflow.sde import Noise
@@ -91,12 +94,12 @@ def ours(device: torch.device, batch: int, variant: str) -> Contender:
     config.training.update(VARIANTS[variant])
     config.sampling.steps = EVALUATIONS
     data = contenders.images(device)
-    network = factory.build_network(config, data).eval().requires_grad_(False)
-    counted = CountedNetwork(factory.compiled(network, factory.build_training(config)))
-    model = factory.build_model(config, counted, factory.build_sde(config))
+    network = build_network(config, data).eval().requires_grad_(False)
+    counted = CountedNetwork(compiled(network, build_training(config)))
+    model = build_model(config, counted, build_sde(config))
 
     def draw(sampler: str) -> Tensor:
-        way = factory.build_drawing(config, sampler, model, data)
+        way = build_drawing(config, sampler, model, data)
         noise = Noise.of(0, 0, batch, device)
         args = way.sampler, way.denoiser, model.sde, way.times, noise, EVENT
         return quantize(sample(*args, final=way.final), 256).cpu()

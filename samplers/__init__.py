@@ -37,7 +37,7 @@ if __name__ == "samplers":  # in a checkout; it would load every module a second
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.samplers.ddim import DDIM
 from scoreflow.samplers.denoisers.change_of_process import Reclocked
-from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided, LogProb
+from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided
 from scoreflow.samplers.denoisers.instrumentation import Counted, Recorded
 from scoreflow.samplers.denoisers.thresholding import Clipped, Thresholded
 from scoreflow.samplers.editing.ddim_inversion import invert
@@ -61,6 +61,7 @@ from scoreflow.samplers.predictor_corrector import AnnealedLangevin, Langevin, P
 from scoreflow.samplers.probability_flow import ProbabilityFlow
 from scoreflow.samplers.reverse_diffusion import ReverseDiffusion
 from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step, sample, times_from
+from scoreflow.sde.types import LogProb
 
 __all__ = [
     "DDIM",

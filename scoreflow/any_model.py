@@ -15,10 +15,11 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-import scoreflow.factory as factory
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.errors import RequestError
+from scoreflow.factory.likelihood import build_question
+from scoreflow.factory.sampling import build_drawing, needs_moments
 from scoreflow.generation.generate import draw_samples
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
@@ -61,12 +62,12 @@ def sample(
     c, device = config.sampling, device_of(model)
     nothing = torch.empty(0, *shape, dtype=torch.float32 if num_levels is None else torch.uint8)
     data = Data("given", nothing.to(device), nothing.to(device), num_levels, None, None)
-    if factory.needs_moments(config, sampler):
+    if needs_moments(config, sampler):
         raise RequestError(
             "sampling.variance = optimal and sampling.grid = least_cost need training data: use "
             "the sample method of a trained run"
         )
-    plan = factory.build_drawing(config, sampler, model, data)
+    plan = build_drawing(config, sampler, model, data)
     noise = Noise.of(c.seed, 0, num_samples, device)
     with evaluating(model.network):
         x = draw_samples(plan, model.sde, noise, shape, c.batch_size, sampler)
@@ -102,7 +103,7 @@ def bits_per_dim(
     nothing = torch.empty(0, *images.shape[1:], dtype=torch.uint8, device=device_of(model))
     data = Data("given", nothing, nothing, num_levels, None, None)
     data = replace(data, test=data.accept(images))
-    question = factory.build_question(config, model, data)
+    question = build_question(config, model, data)
     with evaluating(model.network):
         return LogLikelihoods.of(measure(model, data, 0, question))
 

@@ -6,7 +6,6 @@ found = run.log_likelihood(run.data.test[:32], probes=2)
 """
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +16,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 from torch import Tensor, nn
 
-import scoreflow.factory as factory
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
-from scoreflow.factory import Experiment
+from scoreflow.factory import assembly
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.guidance import build_guidance
+from scoreflow.factory.likelihood import build_question
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.sampling import build_drawing, limited, needs_moments
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
@@ -40,7 +43,7 @@ from scoreflow.schema.resolve import evaluation_config, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.fingerprint import fingerprint
-from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.classifier_file import load_classifier
 
 UNREAD_BY_SAMPLE = {
@@ -55,8 +58,6 @@ UNREAD_BY_LIKELIHOOD = {
     "against": "take the difference of two runs' bits_per_dim, image by image",
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
-
-Say = Callable[[str], None]
 
 
 def load(
@@ -99,7 +100,7 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     config = evaluation_config(request, saved, request.workdir / "config.json")
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
-    experiment = factory.experiment(config, build_device(request.device), training)
+    experiment = assembly.experiment(config, build_device(request.device), training)
     return TrainedRun(folder, experiment, say)
 
 
@@ -170,7 +171,7 @@ class TrainedRun:
         _, state = self.folder.load_checkpoint(warn=self._say)
         network = self.experiment.network
         if name != "ema":  # beside the averaged one, which is in it
-            network = factory.build_network(self.config, self.data)
+            network = build_network(self.config, self.data)
         try:
             network.load_state_dict(state[name])
             step = state["step"]
@@ -180,7 +181,7 @@ class TrainedRun:
 
     def _denoiser(self, network: nn.Module) -> ScoreModel:
         network = network.eval().requires_grad_(False)
-        return factory.build_model(self.config, network, self.experiment.model.sde)
+        return build_model(self.config, network, self.experiment.model.sde)
 
     # ---- samples ----------------------------------------------------------------------------
 
@@ -221,10 +222,10 @@ class TrainedRun:
             config: the run's, or one with another `sampling` section.
         """
         config = self.config if config is None else config
-        guidance = factory.build_guidance(config, self.model, self.data)
+        guidance = build_guidance(config, self.model, self.data)
         classifier = self.classifier() if guidance.needs_classifier else None
-        table = self.error_table(config) if factory.needs_moments(config, sampler) else None
-        return factory.build_drawing(config, sampler, self.model, self.data, classifier, table)
+        table = self.error_table(config) if needs_moments(config, sampler) else None
+        return build_drawing(config, sampler, self.model, self.data, classifier, table)
 
     def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
@@ -260,7 +261,7 @@ class TrainedRun:
         calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
         with Progress("errors by time", calls, "call") as progress:
             found = error_table.measure(
-                factory.limited(config, model, self.data),
+                limited(config, model, self.data),
                 model.sde,
                 model.t_min,
                 x_0,
@@ -291,7 +292,7 @@ class TrainedRun:
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
         of = replace(self.data, test=self.data.accept(data), test_labels=None)
-        question = factory.build_question(config, self.model, of)
+        question = build_question(config, self.model, of)
         return LogLikelihoods.of(measure(self.model, of, 0, question))
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
@@ -370,11 +371,3 @@ def _refuse_unread(settings: Json, unread: dict[str, str], call: str) -> None:
     for key in settings:
         if key in unread:
             raise RequestError(f"{key} has no effect on {call}: {unread[key]}")
-
-
-def wrong_network(folder: RunDir, error: Exception) -> RequestError:
-    """What is wrong where a checkpoint does not fit the network of the run's config."""
-    return RequestError(
-        f"the checkpoints of {folder.path} are not of the network in its config.json "
-        f"({str(error).splitlines()[0]}): put back the config that it was trained with"
-    )

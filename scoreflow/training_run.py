@@ -14,8 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import scoreflow.factory as factory
-from scoreflow.factory import Experiment
+from scoreflow.factory import assembly
+from scoreflow.factory.assembly import Experiment
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
@@ -24,8 +24,7 @@ from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resumed_config, training_config, untrained_config
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import Say, wrong_network
+from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Interval, Trainer
 
@@ -79,7 +78,7 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
     if resumes:
         saved = flatten(RunDir.open(path).config)
         config = resumed_config(request, saved, path / "config.json")
-    experiment = factory.experiment(config, build_device(request.device))
+    experiment = assembly.experiment(config, build_device(request.device))
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -109,7 +108,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
         saved = flatten(RunDir.open(path).config)
         untrained_config(request, saved, path / "config.json")
     training = request.mode == "profile"
-    experiment = factory.experiment(config, build_device(request.device), training)
+    experiment = assembly.experiment(config, build_device(request.device), training)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
     with folder:

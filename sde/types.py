@@ -26,3 +26,6 @@ State = tuple[Tensor, ...]
 
 Field = Callable[[Tensor, State, Tensor], State]
 """dstate/dclock = field(clock (b,), state of b rows, which rows of the batch these are (b,))."""
+
+LogProb = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, ...), t () or (B,) in steps) -> log p(y | x_t) of the class that is wanted, (B,)."""

@@ -24,10 +24,13 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from benchmarks import command_line, measure
-from scoreflow import factory
 from scoreflow.certificate.certificate import awake
 from scoreflow.configs import digits
 from scoreflow.data.levels import dequantize
+from scoreflow.factory import assembly
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.likelihood import build_solver
+from scoreflow.factory.sampling import build_drawing
 from scoreflow.generation.generate import draw_samples
 from scoreflow.likelihood.flow_likelihood import log_likelihood, to_bits_per_dim
 from scoreflow.models.dropout import mixed
@@ -67,7 +70,7 @@ def config_of(**switches: object) -> ConfigDict:
     return config
 
 
-def model_of(experiment: factory.Experiment) -> ScoreModel:
+def model_of(experiment: Experiment) -> ScoreModel:
     """Its untrained network as a Denoiser, with outputs that are not near 0."""
     network = awake(experiment.network.cpu()).to(experiment.device).eval()
     return experiment.model.with_network(network).in_precision("float32")
@@ -87,10 +90,10 @@ def noise(device: torch.device) -> Found:
 
 def samples(device: torch.device) -> Found:
     """Images of some samplers, in [-1, 1]."""
-    experiment = factory.experiment(config_of(), device)
+    experiment = assembly.experiment(config_of(), device)
     model, sde, found = model_of(experiment), experiment.model.sde, {}
     for name in SAMPLERS:
-        drawing = factory.build_drawing(experiment.config, name, model, experiment.data)
+        drawing = build_drawing(experiment.config, name, model, experiment.data)
         with arithmetic("float32"), torch.no_grad():
             drawn = Noise.of(0, 0, IMAGES, device)
             images = draw_samples(drawing, sde, drawn, EVENT, IMAGES, name)
@@ -100,10 +103,10 @@ def samples(device: torch.device) -> Found:
 
 def likelihood(device: torch.device) -> Found:
     """Bits/dim of test images."""
-    experiment = factory.experiment(config_of(), device)
+    experiment = assembly.experiment(config_of(), device)
     model, data, drawn = model_of(experiment), experiment.data, Noise.of(0, 0, IMAGES, device)
     x = dequantize(data.test[:IMAGES], drawn.uniform(Stream.TRAIN_DEQUANTIZE, EVENT), 17)
-    solver = factory.build_solver(experiment.config)
+    solver = build_solver(experiment.config)
     with arithmetic("float32"):
         solved = log_likelihood(model, model.sde, x, model.t_min, drawn, solver)
     bits = to_bits_per_dim(solved.log_prob, x[0].numel(), 17)
@@ -114,7 +117,7 @@ def trained(device: torch.device, **switches: object) -> tuple[Tensor, Tensor]:
     """Losses and gradient norms of some steps with dropout, and the first step's gradient."""
     config = config_of(**switches)
     config.model.dropout, config.training.learning_rate = 0.2, RATE
-    experiment = factory.experiment(config, device)
+    experiment = assembly.experiment(config, device)
     network, settings = experiment.network, experiment.settings
     network.load_state_dict(awake(network.cpu()).state_dict())
     network.to(device)

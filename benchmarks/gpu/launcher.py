@@ -27,8 +27,8 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.gpu.stages import Options, Part, stages
-from scoreflow import factory
 from scoreflow.errors import RequestError
+from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
 from scoreflow.storage.run_folder import RunDir
@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run or resume the chosen stages; returns the exit status."""
     args = parse(argv)
     try:
-        device = factory.build_device(args.device)
+        device = build_device(args.device)
     except RequestError as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2

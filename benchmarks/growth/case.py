@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from benchmarks.contenders import images, trainer_of
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed
-from scoreflow import factory
 from scoreflow.configs import cifar10
 from scoreflow.runtime import distributed
+from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 from scoreflow.storage.atomic_files import Json
 
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(case.threads)
     shard = distributed.shard()
     try:
-        device = factory.build_device(args.device)
+        device = build_device(args.device)
         found = together(measured(case, device, args.rounds, shard), shard)
     except torch.OutOfMemoryError:
         if shard.world > 1:

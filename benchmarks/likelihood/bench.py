@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks.likelihood.settings import SEED
 from benchmarks.likelihood.smooth_schedule import Smooth
 from benchmarks.measure import load_run
-from scoreflow import factory
 from scoreflow.errors import RequestError
+from scoreflow.factory.model import build_model
 from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.noise import Noise
@@ -132,6 +132,6 @@ def load_bench(workdir: Path, device: torch.device, counts: dict[str, int]) -> B
         )
     models = {"as trained": model.in_precision("float32")}
     if isinstance(model.sde, VPSDE) and model.t_min >= 1:
-        smooth = factory.build_model(run.config, model.network, Smooth(model.sde))
+        smooth = build_model(run.config, model.network, Smooth(model.sde))
         models["smooth"] = smooth.in_precision("float32")
     return Bench(models, data.test, data.num_levels, model.t_min, run.step)

@@ -17,8 +17,8 @@ from benchmarks.likelihood.bench import Bench, Points, load_bench
 from benchmarks.likelihood.outliers import crowds
 from benchmarks.likelihood.probes import divergence
 from benchmarks.likelihood.report import markdown
-from scoreflow import factory
 from scoreflow.errors import RequestError, RunError
+from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> Options:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON; a table goes to the same folder")
     own = parser.parse_args(argv[1:])
-    device = factory.build_device(own.device)
+    device = build_device(own.device)
     out = own.out or ROOT / "results" / device.type / "likelihood-benchmark.json"
     if out.suffix != ".json":
         raise RequestError(f"--out must end in .json, got {out}")

@@ -10,10 +10,14 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from benchmarks.table2.cells import Cell
-from scoreflow import factory
 from scoreflow.data.levels import dequantize
 from scoreflow.errors import RunError
 from scoreflow.evaluation.sample_summary import sample_metrics
+from scoreflow.factory import assembly
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.likelihood import build_question
+from scoreflow.factory.model import build_model
+from scoreflow.factory.sampling import build_drawing
 from scoreflow.generation.generate import draw_samples
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.flow_likelihood import to_bits_per_dim
@@ -47,7 +51,7 @@ def measured(cell: Cell, config: ConfigDict, device: torch.device) -> Json:
         measured.
     """
     start = time.monotonic()
-    experiment = factory.experiment(config, device)
+    experiment = assembly.experiment(config, device)
     row: Json = {
         "prediction": cell.prediction,
         "objective": cell.objective,
@@ -65,7 +69,7 @@ def measured(cell: Cell, config: ConfigDict, device: torch.device) -> Json:
     return {**row, "seconds": time.monotonic() - start}
 
 
-def _trained(experiment: factory.Experiment, cell: Cell) -> ScoreModel:
+def _trained(experiment: Experiment, cell: Cell) -> ScoreModel:
     e = experiment
     ema = EMA(e.network, e.settings.ema_decay)
     trainer = Trainer(e.model, e.network, ema, e.data, e.objective, e.settings, e.config.seed)
@@ -73,11 +77,11 @@ def _trained(experiment: factory.Experiment, cell: Cell) -> ScoreModel:
         for interval in trainer.run():
             progress.advance(interval.step - progress.bar.n, loss=f"{interval.loss:.4f}")
     trainer.state()  # refuses weights that the last step made infinite
-    return factory.build_model(e.config, ema.module, e.model.sde)
+    return build_model(e.config, ema.module, e.model.sde)
 
 
 @torch.no_grad()
-def _bound(model: ScoreModel, experiment: factory.Experiment, cell: Cell) -> Json:
+def _bound(model: ScoreModel, experiment: Experiment, cell: Cell) -> Json:
     data, c = experiment.data, experiment.config.likelihood
     test, bits = data.test[: c.num_images], []
     for first in range(0, len(test), c.batch_size):
@@ -90,7 +94,7 @@ def _bound(model: ScoreModel, experiment: factory.Experiment, cell: Cell) -> Jso
     return _summary("bound", torch.cat(bits))
 
 
-def _levels(experiment: factory.Experiment) -> int:
+def _levels(experiment: Experiment) -> int:
     levels = experiment.data.num_levels
     assert levels is not None, "parse() has refused vectors"
     return levels
@@ -111,7 +115,7 @@ def _nothing(name: str) -> Json:
     return {name: None, f"{name}_error": None, f"{name}_each": None}
 
 
-def _exact(model: ScoreModel, experiment: factory.Experiment) -> Json:
+def _exact(model: ScoreModel, experiment: Experiment) -> Json:
     """Exact likelihood; a few images are solved first, and not solved again with the others."""
     with TemporaryDirectory() as folder:
         rows = Rows(Path(folder) / "rows.jsonl", {})
@@ -126,16 +130,16 @@ def _exact(model: ScoreModel, experiment: factory.Experiment) -> Json:
     return {**_summary("exact", bits), "exact_evaluations": evaluations}
 
 
-def _solve(model: ScoreModel, experiment: factory.Experiment, count: int, rows: Rows) -> None:
+def _solve(model: ScoreModel, experiment: Experiment, count: int, rows: Rows) -> None:
     """Add the first `count` test images to the rows, where missing; a RunError if one fails."""
     config, data = experiment.config, experiment.data
-    question = replace(factory.build_question(config, model, data), checked=0)
+    question = replace(build_question(config, model, data), checked=0)
     measure(model, data, min(count, config.likelihood.num_images), question, rows=rows)
 
 
-def _samples(model: ScoreModel, experiment: factory.Experiment) -> Json:
+def _samples(model: ScoreModel, experiment: Experiment) -> Json:
     c, data = experiment.config.sampling, experiment.data
-    drawing = factory.build_drawing(experiment.config, "ancestral", model, data)
+    drawing = build_drawing(experiment.config, "ancestral", model, data)
     noise = Noise.of(c.seed, 0, c.num_images, data.train.device)
     event = tuple(data.train.shape[1:])
     x = draw_samples(drawing, model.sde, noise, event, c.batch_size, "ancestral")

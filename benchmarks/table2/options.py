@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from benchmarks.command_line import ROOT, OneLineParser, whole_number
 from benchmarks.table2.cells import FIXED, Cell
 from benchmarks.table2.measurement import STRATA
-from scoreflow import factory
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
+from scoreflow.runtime.device import build_device
 from scoreflow.schema import resolve
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
@@ -69,7 +69,7 @@ def parse(argv: list[str]) -> Options:
     wanted = command_line.parse([argv[0], "--mode=train", *others])
     table = _table_keys(own)
     _check(wanted, table)
-    device = factory.build_device(wanted.device)
+    device = build_device(wanted.device)
     return Options(
         own.steps,
         own.images,

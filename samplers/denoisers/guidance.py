@@ -1,6 +1,5 @@
 """Classifier-free and classifier guidance, as Denoisers around Denoisers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,10 +7,7 @@ from torch import Tensor
 
 from scoreflow.samplers.denoisers.wrapper import Wrapper, evaluations
 from scoreflow.sde.prediction import Denoiser, Prediction
-from scoreflow.sde.types import Batch, PerSample, Times
-
-LogProb = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, ...), t () or (B,) in steps) -> log p(y | x_t) of the class that is wanted, (B,)."""
+from scoreflow.sde.types import Batch, LogProb, PerSample, Times
 
 
 @dataclass(frozen=True)

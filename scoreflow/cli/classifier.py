@@ -2,8 +2,8 @@
 
 import time
 
-import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
+from scoreflow.factory.training import build_classifying
 from scoreflow.schema.request import Request
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, save_classifier
@@ -18,7 +18,7 @@ def run(request: Request, _argv: list[str]) -> None:
 def train(trained: TrainedRun) -> None:
     """Train the classifier of a run."""
     folder, experiment, data = trained.folder, trained.experiment, trained.data
-    settings = factory.build_classifying(experiment.config)
+    settings = build_classifying(experiment.config)
     path = folder.path / CLASSIFIER_FILE
     if path.exists():
         say(f"{path} is there already and will be replaced")

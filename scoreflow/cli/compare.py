@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
@@ -17,6 +16,10 @@ from scoreflow.evaluation import columns, comparison, convergence_order, fid, gu
 from scoreflow.evaluation.cached_cases import CachedCases, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
+from scoreflow.factory import sampling
+from scoreflow.factory.choose import choose
+from scoreflow.factory.evaluation import build_judge
+from scoreflow.factory.sampling import high_order
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
@@ -102,7 +105,7 @@ def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
             classifier = trained.classifier()
         else:
             say("no feature distance: make a classifier with --mode classifier")
-    judge = factory.build_judge(inception, data, trained.data, classifier)
+    judge = build_judge(inception, data, trained.data, classifier)
     if inception and inception != fid.DOWNLOAD:  # a file that is there: it has been read
         by["inception"] = hashlib.sha256(Path(inception).read_bytes()).hexdigest()
     return judge, by
@@ -253,14 +256,12 @@ def _middle(c: ConfigDict) -> int:
 def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
     c, whole = config.compare, config.sampling.grid == "least_cost"
-    names = [
-        factory.choose("--samplers", name, factory.SAMPLERS) for name in dict.fromkeys(c.samplers)
-    ]
+    names = [choose("--samplers", name, sampling.SAMPLERS) for name in dict.fromkeys(c.samplers)]
     return [
         (name, budget)
         for name in names
         for budget in sorted(set(c.nfe))
-        if (factory.high_order(config, name) and not whole) or budget <= model.sde.num_steps
+        if (high_order(config, name) and not whole) or budget <= model.sde.num_steps
     ]
 
 

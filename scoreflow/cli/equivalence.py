@@ -2,13 +2,13 @@
 
 import time
 
-import scoreflow.factory as factory
 from scoreflow.certificate import certificate
 from scoreflow.certificate.trained_sampler_laws import Amount
 from scoreflow.cli.command_line import command_of
 from scoreflow.cli.console import recorded, say
 from scoreflow.errors import RunError
-from scoreflow.factory import Experiment
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.training import choose_precision
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime.environment import environment
@@ -36,7 +36,7 @@ def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int
         RunError: an identity failed; the results have been written.
     """
     start, c = time.monotonic(), experiment.config.equivalence
-    model = model.in_precision(factory.choose_precision(experiment.config))
+    model = model.in_precision(choose_precision(experiment.config))
     subject = certificate.Subject(model, experiment.data, trained=step > 0)
     drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
     effort = certificate.Effort(drawn, c.batch_size, c.train_steps)

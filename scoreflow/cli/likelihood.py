@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import scoreflow.factory as factory
 from scoreflow.cli.bounds import measure_bounds
 from scoreflow.cli.console import say
 from scoreflow.data import loading, toy
 from scoreflow.data.dataset import Data, overlap
 from scoreflow.errors import RequestError
-from scoreflow.factory import Experiment
+from scoreflow.factory import assembly
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.likelihood import build_question
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, measure
 from scoreflow.models.score_model import ScoreModel
@@ -127,7 +128,7 @@ def _measured(
     if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
         heading |= {"batch": [c.num_images, c.batch_size, shard.world]}
     rows = folder.rows(name, heading, shard.rank)
-    question = factory.build_question(experiment.config, model, of, dequantization)
+    question = build_question(experiment.config, model, of, dequantization)
     truth = toy.distribution() if name == "likelihood" and of.name == "toy" else None
     return measure(model, of, c.num_images, question, truth, rows, shard)
 
@@ -173,7 +174,7 @@ def _against(trained: TrainedRun) -> Weights:
     asked = {key: own[key] for key in own if key.startswith("likelihood.")}
     config = {**resolve.completed(requests.flatten(folder.config)), **asked}
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
-    other = factory.experiment(resolved, experiment.device, training=False)
+    other = assembly.experiment(resolved, experiment.device, training=False)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "

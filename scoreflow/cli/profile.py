@@ -2,7 +2,7 @@
 
 from scoreflow.cli.command_line import command_of
 from scoreflow.cli.console import recorded, say
-from scoreflow.factory import Experiment
+from scoreflow.factory.assembly import Experiment
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
 from scoreflow.storage.run_folder import RunDir

@@ -1,8 +1,9 @@
 """--mode sample: draw with the sampler of the config, or edit the user's image."""
 
-import scoreflow.factory as factory
 from scoreflow.cli.console import recorded, say
 from scoreflow.evaluation.sample_summary import draw
+from scoreflow.factory.editing import build_control, build_flow_plan
+from scoreflow.factory.guidance import build_guidance
 from scoreflow.generation import edit_summary, editing, trajectory
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.report.page import write_report
@@ -21,7 +22,7 @@ def run(request: Request, _argv: list[str]) -> None:
 
 def sample(trained: TrainedRun) -> None:
     """Samples, or an edited image, into the run's folder."""
-    task = factory.build_control(trained.config, trained.data)
+    task = build_control(trained.config, trained.data)
     if task is None:
         draw_into(trained, trained.config.sampling.sampler)
     else:
@@ -34,7 +35,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     """Samples of a sampler into the run's folder: a picture, and what they are worth."""
     config, data, folder, model = trained.config, trained.data, trained.folder, trained.model
     plan, c = trained.plan(name), config.sampling
-    guide = factory.build_guidance(config, model, data).guide
+    guide = build_guidance(config, model, data).guide
     settings = {**recorded(c, trained.experiment.device), "sampler": name, "guide": guide}
     drawn = draw(plan, name, model.sde, data, c.seed, c.num_images, c.batch_size)
     if not distributed.is_main_process():
@@ -58,9 +59,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
 def _edit(trained: TrainedRun, task: EditPlan) -> None:
     folder, config, model = trained.folder, trained.config, trained.model
     flown = task.task in LATENT_TASKS
-    plan = (
-        factory.build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
-    )
+    plan = build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
     edited = editing.edit(task, plan, model.sde)
     if not distributed.is_main_process():
         return

@@ -3,12 +3,14 @@
 import time
 from pathlib import Path
 
-import scoreflow.factory as factory
 from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
 from scoreflow.cli.likelihood import measure_test_set
 from scoreflow.cli.sample import draw_into
-from scoreflow.factory import Experiment
+from scoreflow.factory import training
+from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.model import build_model
+from scoreflow.factory.sampling import COMPARED
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
@@ -31,15 +33,15 @@ def run(request: Request, argv: list[str]) -> None:
 def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
     """Train to the last step, then draw and measure; `program` stands in the last hint."""
     trainer = trainer_of(experiment, distributed.shard())
-    if remark := factory.remark(experiment.settings, experiment.device):
+    if remark := training.remark(experiment.settings, experiment.device):
         say(remark)
     if folder.checkpoint_steps():
         resume(trainer, experiment, folder, say)
         say(f"resuming {folder.path} at step {trainer.step}")
     _to_the_end(trainer, folder)
-    model = factory.build_model(experiment.config, trainer.ema.module, experiment.model.sde)
+    model = build_model(experiment.config, trainer.ema.module, experiment.model.sde)
     trained = TrainedRun(folder, experiment, say, (model, trainer.step))
-    for name in factory.COMPARED:
+    for name in COMPARED:
         draw_into(trained, name)
     measure_test_set(trained)
     if not distributed.is_main_process():

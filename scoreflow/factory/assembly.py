@@ -23,7 +23,7 @@ from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
-from scoreflow.training import trainer
+from scoreflow.training.settings import TrainingSettings
 
 SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
@@ -57,7 +57,7 @@ class Experiment:
     network: nn.Module
     model: ScoreModel
     objective: Objective
-    settings: trainer.Settings
+    settings: TrainingSettings
 
 
 def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:

@@ -10,7 +10,7 @@ from scoreflow.data.levels import centres
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
-from scoreflow.factory.likelihood import try_solver
+from scoreflow.factory.solver import try_solver
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel

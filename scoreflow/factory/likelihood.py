@@ -1,10 +1,9 @@
 """Likelihood settings from the `likelihood` section."""
 
-import torch
-
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import as_request_error, choose_key
+from scoreflow.factory.choose import choose_key
+from scoreflow.factory.solver import try_solver
 from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
 from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver
@@ -12,7 +11,6 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_set_size
-from scoreflow.sde.ode import odeint
 
 
 def build_solver(config: AnyConfig) -> Solver:
@@ -80,19 +78,3 @@ def question_of(
     return LikelihoodSettings(
         build_solver(config), c.seed, dequantizer, c.samples, c.batch_size, c.checked
     )
-
-
-def try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
-    """Refuse an ODE method that does not exist, or does not take such tolerances.
-
-    Args:
-        section: whose `method` it is, for the message.
-        method: "dopri5", "torchdiffeq:NAME" or "scipy:NAME".
-        rtol: relative tolerances of the parts of a state.
-    """
-    state = tuple(torch.zeros(1, 1, dtype=torch.float64) for _ in rtol)
-
-    def solve(method: str) -> None:
-        odeint(lambda _t, x, _rows: x, state, 0.0, 1e-3, method=method, rtol=rtol, atol=1.0)
-
-    as_request_error(solve, method, f"{section}.method")

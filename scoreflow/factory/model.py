@@ -8,7 +8,7 @@ from torch import nn
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose_key
-from scoreflow.factory.training import build_objective
+from scoreflow.losses.times import least_time
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
@@ -74,7 +74,7 @@ def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
         network,
         sde,
         choose_key("model.prediction", config.model.prediction),
-        build_objective(config).least_time,
+        least_time(choose_key("training.times", config.training.times), config.training.t_min),
         config.training.precision,
         channels_last(config),
         config.model.learned_variance,

@@ -10,7 +10,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.likelihood import try_solver
+from scoreflow.factory.solver import try_solver
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel

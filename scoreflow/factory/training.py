@@ -14,14 +14,14 @@ from scoreflow.losses.objective import Objective
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.schema.config import AnyConfig, Config
-from scoreflow.training import classifier_trainer, trainer
+from scoreflow.training.settings import ClassifierSettings, TrainingSettings
 
 
-def build_training(config: AnyConfig) -> trainer.Settings:
+def build_training(config: AnyConfig) -> TrainingSettings:
     """The settings of the trainer, checked."""
     section: dict[str, Any] = Config.of(config).training.to_dict()
-    names = [field.name for field in fields(trainer.Settings)]
-    settings = trainer.Settings(**{name: section[name] for name in names})
+    names = [field.name for field in fields(TrainingSettings)]
+    settings = TrainingSettings(**{name: section[name] for name in names})
     choose_key("training.decay", settings.decay)
     choose_key("training.precision", settings.precision)
     choose_key("training.compile_mode", settings.compile_mode)
@@ -38,12 +38,12 @@ def build_training(config: AnyConfig) -> trainer.Settings:
     return settings
 
 
-def build_classifying(config: AnyConfig) -> classifier_trainer.Settings:
+def build_classifying(config: AnyConfig) -> ClassifierSettings:
     """The settings of the classifier's trainer; flips and dequantization are those of training."""
     config = Config.of(config)
     c, t = config.classifier, config.training
     embedding = choose_key("training.dequantization", t.dequantization)
-    return classifier_trainer.Settings(
+    return ClassifierSettings(
         c.num_steps, c.batch_size, c.learning_rate, c.width, t.flip, embedding, config.seed
     )
 
@@ -84,7 +84,7 @@ def build_objective(config: AnyConfig) -> Objective:
     return objective
 
 
-def compiled(network: nn.Module, settings: trainer.Settings) -> nn.Module:
+def compiled(network: nn.Module, settings: TrainingSettings) -> nn.Module:
     """The network through torch.compile, if the settings ask for it and this machine can."""
     if not settings.compile:
         return network
@@ -108,7 +108,7 @@ def compiled(network: nn.Module, settings: trainer.Settings) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def remark(settings: trainer.Settings, device: torch.device) -> str | None:
+def remark(settings: TrainingSettings, device: torch.device) -> str | None:
     """Warning about a setting that is slow or without effect on this device, or None."""
     if device.type != "cpu":
         return None

@@ -7,13 +7,9 @@ import torch
 from scoreflow.errors import RequestError
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.samplers import (
-    ClassifierGuided,
-    Guided,
-    Sampler,
-)
-from scoreflow.samplers.sampler import Final
-from scoreflow.sde import Denoiser
+from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided
+from scoreflow.samplers.sampler import Final, Sampler
+from scoreflow.sde.prediction import Denoiser
 
 MAKE_CLASSIFIER = "train one with --mode classifier"
 

@@ -7,9 +7,8 @@
 The bounds hold for integers in two ways. As a density, of the points that uniform dequantization
 puts at random into the levels' bins (the very points of the exact likelihood), L_0 is a normal
 density; with "decoder", L_0 is the probability of the level itself, DDPM's way (what that costs a
-network trained on dequantized points: `losses.variational.decoder_term`). The chain begins at the
-points that the network was trained on: where those are the bins' centres there is no density,
-only a decoder.
+network trained on dequantized points: `losses.decoder`). The chain begins at the points that
+the network was trained on: where those are the bins' centres there is no density, only a decoder.
 """
 
 from collections.abc import Callable
@@ -37,8 +36,9 @@ from scoreflow.likelihood.discrete_bound import (
 )
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
-from scoreflow.losses.variational import decoder_term, prior_term, strata_of
-from scoreflow.samplers import Counted
+from scoreflow.losses.decoder import decoder_term
+from scoreflow.losses.variational import prior_term, strata_of
+from scoreflow.samplers.denoisers.instrumentation import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser

@@ -9,9 +9,9 @@ training") is that of a chain whose steps have become infinitely short,
 
     -log p(x_0) <= L_T + J + L_0,       L_0 = E -log N(x_0; x_0 estimate, I / snr)  at t_min,
 
-or for an integer with its decoder as L_0 (`losses.variational.decoder_term`). The pointwise
-I-MMSE relation (Kong et al. 2023, "Information-theoretic diffusion") is an equality for the best
-denoiser: with a Gaussian reference N_G and G the x_0 error of that one's best denoiser,
+or for an integer with its decoder as L_0 (`losses.decoder`). The pointwise I-MMSE relation
+(Kong et al. 2023, "Information-theoretic diffusion") is an equality for the best denoiser: with a
+Gaussian reference N_G and G the x_0 error of that one's best denoiser,
 
     -log p(x_0) = -log N_G(x_0) - 1/2 integral of (E|G|^2 - E|x_0 error|^2) dsnr
 

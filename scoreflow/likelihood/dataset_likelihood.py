@@ -12,13 +12,13 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, RunError
-from scoreflow.likelihood.dequantization import Dequantizer
+from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
 from scoreflow.likelihood.error_budget import Budget, budget_of
 from scoreflow.likelihood.flow_likelihood import Flow, LogLikelihood, Solver
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.progress_bar import Progress
-from scoreflow.samplers import Counted
+from scoreflow.samplers.denoisers.instrumentation import Counted
 from scoreflow.sde.analytic import Distribution
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import Status
@@ -259,8 +259,7 @@ def _result(
         local=[row["solver_error"] for row in found],
         finer={row["image"]: mean(row["nats"]) * -likelihood.per_nat for row in checked},
         per_nat=likelihood.per_nat,
-        dequantizer=deq,
-        sde=model.sde,
+        truncation_at_most=None if deq is None else at_most_bits(deq, model.sde),
     )
     result: dict[str, Any] = {
         "value": float(values.mean()),

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.levels import Embedding, centres, dequantize
-from scoreflow.losses import variational
+from scoreflow.losses.decoder import decoder_term
 from scoreflow.sde.analytic import log_normal_mass
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -122,7 +122,7 @@ class Dequantizer:
         with torch.no_grad():
             prediction = denoiser(x_t, t)
         _, w = sde.transition(torch.zeros_like(t), t)
-        return -variational.decoder_term(prediction.x_0, levels, self.num_levels, w)
+        return -decoder_term(prediction.x_0, levels, self.num_levels, w)
 
 
 LAST_STEP_DRAWS = 1 << 16

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
-from scoreflow.sde.base import SDE
 from scoreflow.uncertainty import standard_error
 
 
@@ -45,8 +43,7 @@ def budget_of(
     local: list[float | None],
     finer: dict[int, float],
     per_nat: float,
-    dequantizer: Dequantizer | None,
-    sde: SDE,
+    truncation_at_most: float | None,
 ) -> Budget:
     """The budget of the mean of some values.
 
@@ -57,8 +54,7 @@ def budget_of(
         local: of each image, the solver's own guess of its error, nats.
         finer: values of a few images, by number, at a tenth of the tolerance.
         per_nat: the unit in nats.
-        dequantizer: of integers.
-        sde: the process.
+        truncation_at_most: bound on what the start at t costs, bits/dim; None if not known.
     """
     total, by_probes = standard_error(values.mean(1)), _by_probes(values, probes, sign_set)
     images = total
@@ -68,7 +64,7 @@ def budget_of(
         images=images,
         probes=by_probes,
         solver=_by_solver(values, local, finer, per_nat),
-        truncation_at_most=None if dequantizer is None else at_most_bits(dequantizer, sde),
+        truncation_at_most=truncation_at_most,
     )
 
 

@@ -64,7 +64,7 @@ class Objective:
     @property
     def least_time(self) -> float:
         """The least time that is drawn, in steps."""
-        return 1.0 if self.times == "integer" else self.t_min
+        return at_times.least_time(self.times, self.t_min)
 
     def draw(self, noise: Noise, sde: SDE, whole: int | None = None) -> tuple[Tensor, Tensor]:
         """Times of a batch and their density relative to uniform ones, both (B,).

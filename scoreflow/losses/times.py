@@ -6,6 +6,16 @@ from torch import Tensor
 from scoreflow.sde.base import SDE
 
 
+def least_time(times: str, t_min: float) -> float:
+    """The least time that is drawn, in steps.
+
+    Args:
+        times: "integer", whose least is 1, "real" or "importance".
+        t_min: least real time, in steps.
+    """
+    return 1.0 if times == "integer" else t_min
+
+
 def integer_times(u: Tensor, num_steps: int) -> Tensor:
     """Times 1..N with equal probability, from u uniform on [0, 1)."""
     return 1 + (u * num_steps).floor().clamp(max=num_steps - 1)

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from scoreflow.samplers.reverse_variance import EpsError, Variance, reverse_variance
-from scoreflow.sde.analytic import log_normal_mass
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser, Prediction
@@ -107,32 +106,6 @@ def prior_term(sde: SDE, x_0: Tensor) -> Tensor:
     q, p = sde.variance(end), sde.prior_std() ** 2
     mean = broadcast(sde.alpha(end), x_0) * x_0
     return 0.5 * ((q + mean**2) / p - 1 + (p / q).log()).flatten(1).sum(1)
-
-
-def decoder_term(x_0: Tensor, levels: Tensor, num_levels: int, variance: Tensor) -> Tensor:
-    """L_0 of integers: -log of what N(x_0 estimate, variance I) gives to each level's bin, summed.
-
-    DDPM's discretised decoder (Ho et al. 2020, Eq. 13) on the bins [2k/L - 1, 2(k+1)/L - 1], the
-    outermost open to infinity, so that the levels' probabilities sum to 1. (The reverse mean at
-    s = 0 *is* the estimate of x_0.) A network that was trained on points spread over the bins
-    finds x_t as likely anywhere within one: where sigma_t is small against a bin, the chain has
-    paid for the place within it, about log(bin / (sigma_t sqrt(2 pi e))) nats a dimension, which
-    this term, unlike the density, does not give back.
-
-    Args:
-        x_0: the estimate at the chain's first time, (B, ...).
-        levels: the integers 0..L-1 that it should find, shaped like x_0.
-        num_levels: L.
-        variance: () or (B,), positive.
-
-    Returns:
-        Nats, (B,).
-    """
-    k = levels.to(x_0.dtype)  # twice an 8-bit level need not fit into 8 bits
-    low = torch.where(k == 0, -math.inf, 2 * k / num_levels - 1)
-    high = torch.where(k == num_levels - 1, math.inf, 2 * (k + 1) / num_levels - 1)
-    std = broadcast(variance.sqrt(), x_0)
-    return -log_normal_mass((low - x_0) / std, (high - x_0) / std).flatten(1).sum(1)
 
 
 def with_mean_held(prediction: Prediction) -> Prediction:

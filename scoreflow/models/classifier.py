@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from scoreflow.models.layers import IndexEmbedding, convolution, dense
 from scoreflow.models.unet_blocks import ResidualBlock
-from scoreflow.samplers.denoisers.guidance import LogProb
 from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.types import LogProb
 
 SINUSOIDS = 64
 SMALLEST = 4

@@ -36,6 +36,8 @@ from scoreflow.storage.checkpoint_file import DamagedError, read_state, sidecar,
 from scoreflow.storage.result_rows import Rows
 
 Scalar = int | float | np.generic | Tensor
+Say = Callable[[str], None]
+"""Shows a line to the user."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -185,7 +187,7 @@ class RunDir:
         self,
         map_location: str | torch.device = "cpu",
         step: int | None = None,
-        warn: Callable[[str], None] = _LOGGER.warning,
+        warn: Say = _LOGGER.warning,
     ) -> tuple[int, Json]:
         """The newest whole checkpoint, or the one of `step`.
 
@@ -258,6 +260,14 @@ class RunDir:
         """Write a picture whole, making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, png_bytes)
+
+
+def wrong_network(folder: RunDir, error: Exception) -> RequestError:
+    """What is wrong where a checkpoint does not fit the network of the run's config."""
+    return RequestError(
+        f"the checkpoints of {folder.path} are not of the network in its config.json "
+        f"({str(error).splitlines()[0]}): put back the config that it was trained with"
+    )
 
 
 def _drop_leftovers(folder: Path) -> None:

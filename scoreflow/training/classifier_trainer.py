@@ -6,7 +6,6 @@ does here what an average of weights would do.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scoreflow.data.dataset import Batches, Data
-from scoreflow.data.levels import Embedding, points
+from scoreflow.data.levels import points
 from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.classifier import Classifier, NoisyClassifier
@@ -24,35 +23,13 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training import trainer
+from scoreflow.training.settings import ClassifierSettings
 from scoreflow.uncertainty import rate_error, standard_error
 
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 1.0)
 """Times at which it is measured besides the least one, as shares of N."""
 INTERVAL = 20
 """Steps between two looks at the loss."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a classifier is trained.
-
-    Attributes:
-        num_steps: optimiser steps.
-        batch_size: images a step.
-        learning_rate: of Adam, at the beginning.
-        width: channels of its first level.
-        flip: mirror images as the run's training does.
-        dequantization: "uniform" or "centre", as the run's training has it.
-        seed: of the run.
-    """
-
-    num_steps: int
-    batch_size: int
-    learning_rate: float
-    width: int
-    flip: bool
-    dequantization: Embedding
-    seed: int
 
 
 def check_labels(data: Data, what: str) -> None:
@@ -68,7 +45,7 @@ def check_labels(data: Data, what: str) -> None:
 
 
 def train_classifier(
-    data: Data, sde: SDE, objective: Objective, settings: Settings
+    data: Data, sde: SDE, objective: Objective, settings: ClassifierSettings
 ) -> NoisyClassifier:
     """Train on x_t with t of the objective's law; the same bits each time on a CPU.
 

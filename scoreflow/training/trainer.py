@@ -27,60 +27,11 @@ from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training.ema import EMA
+from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 """Names of a step's phases in a profile."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The `training` section of a config, but for its objective.
-
-    Attributes:
-        num_steps: optimiser steps in all.
-        batch_size: images a step.
-        learning_rate: of Adam, after the warm-up.
-        warmup_steps: linear warm-up; 0 for none.
-        decay: "constant" (DDPM) or "cosine" to zero at num_steps.
-        clip_norm: greatest norm of the gradient; longer ones are scaled to it.
-        ema_decay: of the moving average of the weights.
-        precision: of the network in training and sampling: "float32", "tf32" or "bfloat16".
-        compile: torch.compile the network.
-        compile_mode: of torch.compile: "default", "reduce-overhead" (CUDA graphs, for small
-            batches, whose launches take longer than their work) or "max-autotune".
-        channels_last: memory format of weights and images.
-        micro_batches: parts in which a process takes its share of a batch, to spare memory.
-        flip: mirror each image left to right with probability 1/2.
-        dequantization: x_0 of a level, "uniform" on its bin or its "centre" (DDPM).
-        label_dropout: share of the data that a conditional network sees without their class.
-        log_every: steps between rows of metrics.jsonl.
-        checkpoint_every: steps between checkpoints, a multiple of log_every.
-    """
-
-    num_steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    decay: str
-    clip_norm: float
-    ema_decay: float
-    precision: str
-    compile: bool
-    compile_mode: str
-    channels_last: bool
-    micro_batches: int
-    flip: bool
-    dequantization: Embedding
-    label_dropout: float
-    log_every: int
-    checkpoint_every: int
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, 0-based; the first is not wasted on a rate of 0."""
-        warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
-        return self.learning_rate * warm * (cosine if self.decay == "cosine" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +66,7 @@ class Trainer:
         ema: EMA,
         data: Data,
         objective: Objective,
-        settings: Settings,
+        settings: TrainingSettings,
         seed: int,
         shard: Shard = ALONE,
     ) -> None:

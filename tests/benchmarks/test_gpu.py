@@ -14,8 +14,9 @@ from benchmarks import divergence
 from benchmarks.gpu import check, launcher, stages
 from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
-from scoreflow import factory
 from scoreflow.cli import command_line
+from scoreflow.factory.likelihood import build_solver
+from scoreflow.factory.training import build_objective, build_training
 from scoreflow.schema import request, resolve
 from scoreflow.storage.run_folder import RunDir
 
@@ -249,9 +250,9 @@ def test_every_command_of_run_is_one_that_it_takes(tmp_path):
             saved = request.flatten(config.to_dict())
             assert saved["data.path"] == str(tmp_path)
             assert saved["model.channels"] == 128
-        factory.build_training(config)
-        factory.build_objective(config)
-        factory.build_solver(config)
+        build_training(config)
+        build_objective(config)
+        build_solver(config)
 
 
 def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):

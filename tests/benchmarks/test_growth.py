@@ -15,7 +15,7 @@ import torch
 from benchmarks.growth import case as growth_case
 from benchmarks.growth import launch, rules, table
 from benchmarks.growth.case import LAYOUTS, Case
-from scoreflow import factory
+from scoreflow.factory.training import build_training
 from scoreflow.models.unet import UNet
 from scoreflow.runtime.distributed import Shard
 
@@ -207,7 +207,7 @@ def test_cases_go_from_small_to_large():
 @pytest.mark.parametrize("resolution", LAYOUTS)
 def test_every_layout_is_a_network_and_those_of_the_paper_have_its_size(resolution):
     config = growth_case.config_of(Case("resolution", resolution, 1), on_gpu=False)
-    settings = factory.build_training(config)
+    settings = build_training(config)
     assert table.arithmetic_of(CPU) == f"{settings.precision}, channels-last"
     assert settings.channels_last
     layout = {key: config.model[key] for key in ("channels", "multipliers", "attention_sizes")}

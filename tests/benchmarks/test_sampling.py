@@ -8,7 +8,6 @@ from torch import nn
 
 from benchmarks import contenders, measure, overhead, sampling
 from benchmarks.sampling import HALF, OURS, SAMPLERS, THEIRS, Case, Contender, CountedNetwork
-from scoreflow import factory
 
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -31,7 +30,7 @@ class Free(nn.Module):
 @pytest.fixture
 def free(monkeypatch):
     network = Free()
-    monkeypatch.setattr(factory, "build_network", lambda _config, _data: network)
+    monkeypatch.setattr(sampling, "build_network", lambda _config, _data: network)
     monkeypatch.setattr(contenders, "theirs", lambda *_: (None, None, network))
     return network
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoreflow import factory
+from scoreflow.factory import sampling
 from scoreflow.samplers import (
     DDIM,
     DEIS,
@@ -71,9 +71,9 @@ def of(name, sde):
 
 
 def test_every_sampler_of_the_command_line_is_here():
-    for name in factory.SAMPLERS:
+    for name in sampling.SAMPLERS:
         assert any(own.split("-")[0] == name for own in SAMPLERS), name
-    for name in set(factory.SAMPLERS) - {"pc", "ode", "ancestral", "ddim", "euler_maruyama"}:
+    for name in set(sampling.SAMPLERS) - {"pc", "ode", "ancestral", "ddim", "euler_maruyama"}:
         assert f"pc-{name}" in SAMPLERS
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import factory
 from scoreflow.cli.main import main
 from scoreflow.configs import default
 from scoreflow.data.dataset import Data
@@ -15,6 +14,9 @@ from scoreflow.data.levels import from_uint8, to_uint8
 from scoreflow.data.loading import load_digits
 from scoreflow.data.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
+from scoreflow.factory.editing import build_control
+from scoreflow.factory.sampling import SAMPLERS
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import Ancestral, Clipped, Counted, grid, sample
 from scoreflow.schema import request, resolve
 from scoreflow.schema.task_keys import METHODS, TASKS
@@ -211,7 +213,7 @@ def test_interpolate(digits, images):
     assert len(result["strides"]) == 3
 
 
-@pytest.mark.parametrize("sampler", factory.SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_vary_by_every_sampler(sampler, digits, images):
     more = ["sampling.task=vary", "control.strength=0.3", "control.count=2"]
     assert main(ask(digits, *more, f"--sampler={sampler}", "sampling.order=2")) == 0
@@ -250,7 +252,7 @@ def coloured():
 def task_of(data, **changes):
     flat = request.flatten(default.get_config().to_dict())
     flat |= {key.replace("__", "."): value for key, value in changes.items()}
-    return factory.build_control(resolve.resolve(flat, "it"), data)
+    return build_control(resolve.resolve(flat, "it"), data)
 
 
 def test_what_is_measured_of_images_in_colour(tmp_path):
@@ -274,9 +276,7 @@ def test_colours_of_a_grey_image(method):
     together = 0.02 * torch.eye(48) + 0.1 * torch.eye(16).repeat(3, 3)
     exact = gaussian(torch.zeros(48), together).denoiser(sde)
     task = task_of(data, sampling__task="colorize", control__method=method, control__noise=0.02)
-    drawing = factory.SamplingPlan(
-        Ancestral("posterior"), grid("uniform", sde, 200), Clipped(exact)
-    )
+    drawing = SamplingPlan(Ancestral("posterior"), grid("uniform", sde, 200), Clipped(exact))
     counted = Counted(exact)
     drawing, _ = task.conditioned(drawing, counted)
     x = sample(drawing.sampler, drawing.denoiser, sde, drawing.times, Noise.of(0, 0, n), COLOURED)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from scoreflow import factory
 from scoreflow.cli.main import main
 from scoreflow.configs import default, digits
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.evaluation.sample_summary import draw
+from scoreflow.factory import assembly
+from scoreflow.factory.model import build_model
+from scoreflow.factory.sampling import build_drawing
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import ClassifierGuided, Clipped, Guided
@@ -22,7 +24,7 @@ from scoreflow.training_run import trainer_of
 
 
 def built(made, trainer):
-    return factory.build_model(made.config, trainer.ema.module, made.model.sde)
+    return build_model(made.config, trainer.ema.module, made.model.sde)
 
 
 def guided_drawing(experiment, name, model, label, weight, steps=0):
@@ -30,7 +32,7 @@ def guided_drawing(experiment, name, model, label, weight, steps=0):
     config = ConfigDict(experiment.config.to_dict())
     config.sampling.label, config.sampling.guidance = label, float(weight)
     config.sampling.steps = steps or config.sampling.steps
-    return factory.build_drawing(config, name, model, experiment.data)
+    return build_drawing(config, name, model, experiment.data)
 
 
 CPU = torch.device("cpu")
@@ -60,7 +62,7 @@ def config_of(**changes):
 
 
 def experiment(training=False, **changes):
-    return factory.experiment(config_of(**changes), CPU, training)
+    return assembly.experiment(config_of(**changes), CPU, training)
 
 
 # ---- refused, in one line
@@ -101,7 +103,7 @@ def drawn_by(**changes):
     """The Denoiser of ddim, out of its clipping, the model and a classifier."""
     made = experiment(**changes)
     classifier = NoisyClassifier(Classifier((1, 8, 8), 10, 8), made.model.sde, 1.0)
-    drawing = factory.build_drawing(made.config, "ddim", made.model, made.data, classifier)
+    drawing = build_drawing(made.config, "ddim", made.model, made.data, classifier)
     assert isinstance(drawing.denoiser, Clipped)
     return drawing.denoiser.denoiser, made.model, drawing
 
@@ -130,7 +132,7 @@ def test_one_that_does_not_needs_a_classifier():
     assert (denoiser.denoiser, denoiser.weight) == (model, 2.0)
     made = experiment(sampling__label=3)
     with pytest.raises(RequestError, match="train one with --mode classifier"):
-        factory.build_drawing(made.config, "ddim", made.model, made.data)
+        build_drawing(made.config, "ddim", made.model, made.data)
 
 
 def test_a_point_of_a_sweep_of_guidance():
@@ -244,7 +246,7 @@ def test_digits_of_a_modest_training_are_of_the_class():
         "training.num_steps": 400,
         "training.checkpoint_every": 400,
     }
-    made = factory.experiment(resolve.resolve(flat, "digits"), CPU)
+    made = assembly.experiment(resolve.resolve(flat, "digits"), CPU)
     trainer = trainer_of(made)
     list(trainer.run())
     model, c = built(made, trainer), made.config.sampling

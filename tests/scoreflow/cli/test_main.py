@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import factory
 from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
+from scoreflow.factory.sampling import SAMPLERS
+from scoreflow.runtime.device import build_device
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import KEYS
 
@@ -131,14 +132,14 @@ def test_bad_flags(argv, expected, capfd):
 def test_devices_that_there_are_not(name, expected, capfd, recwarn):
     recwarn.clear()
     with pytest.raises(RequestError) as refusal:
-        factory.build_device(name)
+        build_device(name)
     assert len(str(refusal.value)) < 120
     assert not recwarn
     refused(capfd, ["--mode=train", f"--device={name}"], f"--device {name} cannot be", expected)
 
 
 def test_the_first_cpu_is_the_cpu():
-    assert factory.build_device("cpu:0") == factory.build_device("cpu") == torch.device("cpu")
+    assert build_device("cpu:0") == build_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -614,7 +615,7 @@ def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tm
 def test_every_mode_with_every_process(sde, tmp_path):
     workdir = tmp_path / "run"
     assert train_toy(workdir, f"--sde={sde}") == 0
-    for sampler in factory.SAMPLERS:
+    for sampler in SAMPLERS:
         command = ["run.py", "--mode=sample", f"--workdir={workdir}", f"--sampler={sampler}"]
         assert main([*command, "--device=cpu"]) == 0
         result = json.loads((workdir / "results" / f"samples-{sampler}.json").read_text())

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from scoreflow import factory
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.factory import assembly
+from scoreflow.factory.assembly import build_data, build_sde, experiment
 from scoreflow.factory.choose import as_request_error, choose_key
+from scoreflow.factory.editing import build_control
+from scoreflow.factory.likelihood import build_question, build_solver
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.sampling import build_drawing, high_order, needs_moments
+from scoreflow.factory.training import build_training
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import Config
 
@@ -57,9 +62,9 @@ def test_a_plan_is_refused_before_a_network_is_built(said, monkeypatch):
 
     monkeypatch.setattr(assembly, "build_network", no_network)
     with pytest.raises(RequestError, match=said):
-        factory.experiment(config_of(**PLANS[said]), CPU)
+        experiment(config_of(**PLANS[said]), CPU)
     with pytest.raises(AssertionError, match="built"):
-        factory.experiment(config_of(), CPU)
+        experiment(config_of(), CPU)
 
 
 def test_what_is_checked_without_a_table_of_errors_needs_one_to_be_built():
@@ -67,12 +72,10 @@ def test_what_is_checked_without_a_table_of_errors_needs_one_to_be_built():
     config = config_of(
         sampling__variance="optimal", sampling__grid="least_cost", sampling__steps=4
     )
-    made = factory.experiment(config, CPU)
+    made = experiment(config, CPU)
     with pytest.raises(AssertionError, match="needs a table of the network's errors"):
-        factory.build_drawing(config, "ancestral", made.model, made.data)
-    drawn = factory.build_drawing(
-        config, "ancestral", made.model, made.data, eps_error=torch.ones_like
-    )
+        build_drawing(config, "ancestral", made.model, made.data)
+    drawn = build_drawing(config, "ancestral", made.model, made.data, eps_error=torch.ones_like)
     assert drawn.sampler.variance == "optimal"
     assert drawn.sampler.eps_error is torch.ones_like
 
@@ -80,16 +83,16 @@ def test_what_is_checked_without_a_table_of_errors_needs_one_to_be_built():
 @pytest.mark.parametrize("made_of", [lambda config: config, Config.of])
 def test_the_factory_takes_both_forms_of_a_config(made_of):
     config = made_of(config_of(sampling__steps=3))
-    data = factory.build_data(config, CPU)
-    sde = factory.build_sde(config)
-    model = factory.build_model(config, factory.build_network(config, data), sde)
-    plan = factory.build_drawing(config, "dpm", model, data)
+    data = build_data(config, CPU)
+    sde = build_sde(config)
+    model = build_model(config, build_network(config, data), sde)
+    plan = build_drawing(config, "dpm", model, data)
     assert len(plan.times) == 4
-    assert factory.high_order(config, "dpm")
-    assert not factory.needs_moments(config, "dpm")
-    assert factory.build_training(config).batch_size == 128
-    assert factory.build_question(config, model, data).solver == factory.build_solver(config)
-    assert factory.build_control(config, data) is None
+    assert high_order(config, "dpm")
+    assert not needs_moments(config, "dpm")
+    assert build_training(config).batch_size == 128
+    assert build_question(config, model, data).solver == build_solver(config)
+    assert build_control(config, data) is None
 
 
 def test_the_nearest_name():

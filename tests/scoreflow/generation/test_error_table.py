@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from scoreflow import factory
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import experiment
+from scoreflow.factory.sampling import SAMPLERS, build_drawing, needs_moments
 from scoreflow.generation import error_table
 from scoreflow.samplers import (
     Ancestral,
@@ -110,7 +111,7 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
     config = config_of(
         "toy", sampling__variance="optimal", sampling__grid="least_cost", sampling__steps=6, **TOY
     )
-    made, calls = factory.experiment(config, CPU), []
+    made, calls = experiment(config, CPU), []
     plain = error_table.measure
 
     def counted(*arguments):
@@ -147,40 +148,40 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
 
 def test_what_needs_the_table():
     config = config_of("toy", sampling__variance="optimal", **SHORT)
-    assert [factory.needs_moments(config, n) for n in ("ancestral", "pc", "ddim", "ode")] == [
+    assert [needs_moments(config, n) for n in ("ancestral", "pc", "ddim", "ode")] == [
         True, True, False, False,
     ]  # fmt: skip
     config.sampling.predictor = "dpm"
-    assert not factory.needs_moments(config, "pc")
+    assert not needs_moments(config, "pc")
     config.sampling.grid = "least_cost"
-    assert [factory.needs_moments(config, n) for n in ("pc", "ddim", "ode")] == [True, True, False]
+    assert [needs_moments(config, n) for n in ("pc", "ddim", "ode")] == [True, True, False]
 
 
 def test_pc_takes_any_predictor_and_its_grid():
-    made = factory.experiment(config_of("toy", **SHORT), CPU)
-    for name in factory.SAMPLERS:
+    made = experiment(config_of("toy", **SHORT), CPU)
+    for name in SAMPLERS:
         made.config.sampling.predictor = name
         if name in ("pc", "ode"):
             with pytest.raises(
                 RequestError, match=r"sampling\.predictor must be one of ancestral"
             ):
-                factory.build_drawing(made.config, "pc", made.model, made.data)
+                build_drawing(made.config, "pc", made.model, made.data)
             continue
-        both = [factory.build_drawing(made.config, n, made.model, made.data) for n in ("pc", name)]
+        both = [build_drawing(made.config, n, made.model, made.data) for n in ("pc", name)]
         assert isinstance(both[0].sampler, PredictorCorrector)
         assert both[0].sampler.predictor == both[1].sampler
         assert torch.equal(both[0].times, both[1].times)
     made.config.sampling.predictor = "dpm"
     made.config.sampling.order = 3
-    pc = factory.build_drawing(made.config, "pc", made.model, made.data).sampler
+    pc = build_drawing(made.config, "pc", made.model, made.data).sampler
     assert pc.predictor == DPMSolver(3)
 
 
 def test_a_dynamic_threshold_takes_the_place_of_clipping_on_images_alone():
-    made = factory.experiment(config_of("digits", **DIGITS), CPU)
+    made = experiment(config_of("digits", **DIGITS), CPU)
 
     def denoiser():
-        return factory.build_drawing(made.config, "ddim", made.model, made.data).denoiser
+        return build_drawing(made.config, "ddim", made.model, made.data).denoiser
 
     assert isinstance(denoiser(), Clipped)
     made.config.sampling.dynamic_threshold = 0.9
@@ -190,7 +191,7 @@ def test_a_dynamic_threshold_takes_the_place_of_clipping_on_images_alone():
     made.config.sampling.dynamic_threshold = 0.0
     assert denoiser() is made.model
     with pytest.raises(RequestError, match=r"sampling\.dynamic_threshold is for images"):
-        factory.experiment(config_of("toy", sampling__dynamic_threshold=0.9, **SHORT), CPU)
+        experiment(config_of("toy", sampling__dynamic_threshold=0.9, **SHORT), CPU)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v", "score", "mean"])
@@ -203,13 +204,13 @@ def test_every_sampler_draws_from_every_network(process, prediction):
         "toy", sde__name=process, model__prediction=prediction, sampling__steps=4,
         sampling__tolerance=0.5, **TOY,
     )  # fmt: skip
-    made = factory.experiment(config, CPU)
+    made = experiment(config, CPU)
     made.network.eval()
-    cases = [(name, "ancestral") for name in factory.SAMPLERS]
-    cases += [("pc", name) for name in factory.SAMPLERS if name not in ("pc", "ode", "ancestral")]
+    cases = [(name, "ancestral") for name in SAMPLERS]
+    cases += [("pc", name) for name in SAMPLERS if name not in ("pc", "ode", "ancestral")]
     for name, predictor in cases:
         made.config.sampling.predictor = predictor
-        drawing = factory.build_drawing(made.config, name, made.model, made.data)
+        drawing = build_drawing(made.config, name, made.model, made.data)
         x = sample(
             drawing.sampler,
             drawing.denoiser,

@@ -101,7 +101,7 @@ def test_optimal_variances_are_the_best(found):
 
 
 def test_the_decoder_does_not_give_back_the_place_within_a_bin(found):
-    """What `losses.variational.decoder_term` says of networks trained on dequantized points."""
+    """What `losses.decoder` says of networks trained on dequantized points."""
     entries = {entry.name: entry for entry in found[0]}
     apart = entries["continuous bound, decoder"].value - entries["continuous bound"].value
     sigma = float(SDE.sigma(torch.ones((), dtype=F64)))

@@ -251,10 +251,10 @@ def test_the_shipped_schedules_cost_a_perfect_model_less_than_five_thousandths(e
     """Truncation at t_min costs most where many pixels share a level: four fifths in MNIST."""
     import importlib
 
-    from scoreflow import factory
+    from scoreflow.factory.assembly import build_sde
 
     config = importlib.import_module(f"scoreflow.configs.{experiment}").get_config()
-    sde = factory.build_sde(config)
+    sde = build_sde(config)
     p = torch.full((levels,), 0.19 / (levels - 1), dtype=F64)
     p[0] = 0.81
     truth = LevelGrid(p, 4)

@@ -10,6 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from scoreflow.losses import variational
+from scoreflow.losses.decoder import decoder_term
 from scoreflow.samplers import Ancestral, Step
 from scoreflow.samplers.reverse_variance import reverse_variance
 from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
@@ -197,7 +198,7 @@ def test_the_decoders_probabilities_sum_to_one(levels, std):
     for x in (-1.7, -0.3, 0.0, 0.997, 1.2):
         x_0 = torch.full((levels, 1), x, dtype=torch.float64)
         variance = torch.full((levels,), std**2, dtype=torch.float64)
-        p = (-variational.decoder_term(x_0, k, levels, variance)).exp()
+        p = (-decoder_term(x_0, k, levels, variance)).exp()
         assert float(p.sum()) == pytest.approx(1, abs=1e-12)
         assert (p >= 0).all()
 
@@ -213,7 +214,7 @@ def test_the_decoder_is_a_difference_of_distribution_functions():
     expected = -math.log(below(1 / 17, 0.05) - below(-1 / 17, 0.05))
     expected -= math.log(below(-15 / 17, -0.9))
     expected -= math.log(below(15 / 17, 0.8) - below(13 / 17, 0.8))
-    found = variational.decoder_term(x_0, k, 17, torch.tensor(std**2, dtype=torch.float64))
+    found = decoder_term(x_0, k, 17, torch.tensor(std**2, dtype=torch.float64))
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
@@ -222,7 +223,7 @@ def test_the_decoder_keeps_its_digits_in_the_tails():
     variance = torch.tensor(1e-6, dtype=torch.float64)
     x_0 = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
     k = torch.tensor([[200], [55]])
-    found = variational.decoder_term(x_0, k, 256, variance)
+    found = decoder_term(x_0, k, 256, variance)
     edge = (2 * 200 / 256 - 1 + 0.5) / 1e-3
     expected = -float(scipy.stats.norm.logsf(edge))
     torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-10, atol=0)

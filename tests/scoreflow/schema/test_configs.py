@@ -10,16 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow import factory
 from scoreflow.cli import classifier, compare, equivalence, likelihood, profile, sample, train
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
+from scoreflow.factory.assembly import build_data, build_sde, experiment
+from scoreflow.factory.editing import build_control
+from scoreflow.factory.sampling import SAMPLERS, build_drawing
+from scoreflow.factory.training import build_training
 from scoreflow.schema import request, resolve, task_keys
 from scoreflow.schema.config import Config
 from scoreflow.schema.section import Section
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
-from scoreflow.training.trainer import Settings
+from scoreflow.training.settings import TrainingSettings
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[3] / "configs").glob("[a-z]*.py"))
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "mnist_small": (28, 28), "default": (32, 32)}
@@ -54,7 +57,7 @@ def test_every_experiment_builds(name, tmp_path):
     if name in SHAPES:
         write_parquet(tmp_path, SHAPES[name])
         changes = {"data__name": "images", "data__path": str(tmp_path)}
-    made = factory.experiment(config_of(name, **changes), CPU)
+    made = experiment(config_of(name, **changes), CPU)
     event = tuple(made.data.train.shape[1:])
     parameters = sum(p.numel() for p in made.network.parameters())
     if name == "cifar10":
@@ -78,8 +81,7 @@ def test_an_experiment_changes_keys_and_adds_none(name):
 
 def test_the_same_seed_gives_the_same_network():
     networks = [
-        factory.experiment(config_of("toy", seed=seed), CPU).network.state_dict()
-        for seed in (0, 0, 1)
+        experiment(config_of("toy", seed=seed), CPU).network.state_dict() for seed in (0, 0, 1)
     ]
     assert all(torch.equal(networks[0][k], networks[1][k]) for k in networks[0])
     assert not all(torch.equal(networks[0][k], networks[2][k]) for k in networks[0])
@@ -159,13 +161,13 @@ MODES = {
 
 
 def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
-    class TrackedSettings(Settings):
+    class TrackedSettings(TrainingSettings):
         def __getattribute__(self, name):
             if not name.startswith("_"):
                 read.add(f"training.{name}")
             return super().__getattribute__(name)
 
-    monkeypatch.setattr("scoreflow.factory.training.trainer.Settings", TrackedSettings)
+    monkeypatch.setattr("scoreflow.factory.training.TrainingSettings", TrackedSettings)
     # a minute of identities reads no key that is not read before them
     monkeypatch.setattr("scoreflow.certificate.certificate.certify", lambda *_: iter(()))
     unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
@@ -178,35 +180,31 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     for number, config in enumerate(configs):
         tracked = Tracked(config, read)
         with RunDir.create(tmp_path / str(number), config.to_dict(), {}) as run:
-            made = factory.experiment(tracked, CPU)
-            # splatting the section into Settings is no reading
+            made = experiment(tracked, CPU)
+            # splatting the section into TrainingSettings is no reading
             train.train(made, run)
-        for name in factory.SAMPLERS:
-            factory.build_drawing(tracked, name, made.model, made.data)
+        for name in SAMPLERS:
+            build_drawing(tracked, name, made.model, made.data)
         for name, mode in MODES.items():
             # points in the plane have no classes
             refused = RequestError if name == "classifier" and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
-                mode(
-                    TrainedRun(
-                        RunDir.open(tmp_path / str(number)), factory.experiment(tracked, CPU)
-                    )
-                )
+                mode(TrainedRun(RunDir.open(tmp_path / str(number)), experiment(tracked, CPU)))
     for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
-        factory.build_control(Tracked(asked, read), made.data)
+        build_control(Tracked(asked, read), made.data)
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
-    factory.build_data(Tracked(images, read), CPU)
-    factory.build_sde(Tracked(config_of("digits", sde__name="ve"), read))
+    build_data(Tracked(images, read), CPU)
+    build_sde(Tracked(config_of("digits", sde__name="ve"), read))
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 
 
 def test_the_tracker_would_find_a_dead_key(read):
     tracked = Tracked(config_of("toy"), read)
-    factory.build_training(tracked)
+    build_training(tracked)
     assert read == set()
     tracked.sampling.to_dict()
     assert read == set()

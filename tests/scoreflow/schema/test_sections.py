@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from scoreflow import factory, samplers
+from scoreflow import samplers
 from scoreflow.cli import command_line
 from scoreflow.configs import default
 from scoreflow.data import levels
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly, sampling
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.sampling import COMPARED, HIGH_ORDER
 from scoreflow.likelihood import dequantization
 from scoreflow.losses import objective
 from scoreflow.models import score_model
@@ -62,7 +64,7 @@ def test_sections_are_frozen_and_refuse_what_is_out_of_range():
     config = default.get_config()
     config.sampling.eta = 2.0
     with pytest.raises(RequestError, match=r"sampling\.eta must lie in \[0, 1\], got 2"):
-        factory.build_sde(config)
+        build_sde(config)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,9 @@ def test_choices_are_the_names_that_the_rooms_know():
 
 
 def test_the_table_of_samplers():
-    assert tuple(SAMPLERS) == factory.SAMPLERS
-    assert factory.HIGH_ORDER == ("heun", "dpm", "dpm_sde", "deis", "unipc")
-    assert set(factory.COMPARED) <= set(SAMPLERS)
+    assert tuple(SAMPLERS) == sampling.SAMPLERS
+    assert HIGH_ORDER == ("heun", "dpm", "dpm_sde", "deis", "unipc")
+    assert set(COMPARED) <= set(SAMPLERS)
     for name, entry in SAMPLERS.items():
         method = getattr(samplers, entry.method)
         fields = {field.name for field in dataclasses.fields(method)}

@@ -17,13 +17,13 @@ from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.sde import VPSDE, Noise, Stream
 from scoreflow.sde.analytic import LevelGrid
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.training import classifier_trainer
 from scoreflow.training.classifier_file import load_classifier, save_classifier
 from scoreflow.training.classifier_trainer import measure, train_classifier
+from scoreflow.training.settings import ClassifierSettings
 
 SDE = VPSDE.log_linear(100, 0.05)
 OBJECTIVE = Objective("simple", "integer", 1.0, True, "beta", 1e-3, 5.0, 1.0, 1.0)
-SETTINGS = classifier_trainer.Settings(300, 64, 3e-3, 16, False, "uniform", 0)
+SETTINGS = ClassifierSettings(300, 64, 3e-3, 16, False, "uniform", 0)
 DARK = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 CLASSES = (LevelGrid(DARK, 16), LevelGrid(DARK.flip(0), 16))
 """Two classes of 4x4 images whose noisy laws are closed forms: darker pixels, and brighter."""

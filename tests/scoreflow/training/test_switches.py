@@ -9,10 +9,11 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from scoreflow import factory
 from scoreflow.configs import default
 from scoreflow.errors import RequestError
 from scoreflow.factory import training
+from scoreflow.factory.assembly import experiment
+from scoreflow.factory.training import build_training, compiled, remark
 from scoreflow.runtime import environment
 from scoreflow.schema import request, resolve
 from scoreflow.training.ema import EMA
@@ -42,7 +43,7 @@ def trained(**switches):
     flat = request.flatten(default.get_config().to_dict()) | TINY
     changed = {f"training.{key}": value for key, value in switches.items()}
     config = ConfigDict(resolve.resolve(flat | changed, "test").to_dict())
-    made = factory.experiment(config, CPU)
+    made = experiment(config, CPU)
     trainer = Trainer(
         made.model, made.network, EMA(made.network, 0.5), made.data, made.objective,
         made.settings, seed=3,
@@ -95,7 +96,7 @@ def test_the_plain_path_is_what_it_is_compared_with(plain):
 def settings(**changes):
     flat = request.flatten(default.get_config().to_dict())
     flat |= {f"training.{key}": value for key, value in changes.items()}
-    return factory.build_training(resolve.resolve(flat, "test"))
+    return build_training(resolve.resolve(flat, "test"))
 
 
 def test_a_mode_of_compiling_that_is_none_is_refused():
@@ -109,14 +110,14 @@ def test_a_missing_compiler_is_a_line(monkeypatch):
     network = torch.nn.Linear(1, 1)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match=r"needs a C\+\+ compiler and none was found"):
-        factory.compiled(network, settings(compile=True))
+        compiled(network, settings(compile=True))
     monkeypatch.setattr(training, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs the package triton"):
-        factory.compiled(network.to("meta"), settings(compile=True))
+        compiled(network.to("meta"), settings(compile=True))
     monkeypatch.setattr(training, "find_spec", lambda name: name)
     with pytest.raises(RequestError, match="needs a C compiler and none was found"):
-        factory.compiled(network, settings(compile=True))
-    assert factory.compiled(network, settings()) is network
+        compiled(network, settings(compile=True))
+    assert compiled(network, settings()) is network
 
 
 @pytest.mark.parametrize(
@@ -125,13 +126,13 @@ def test_a_missing_compiler_is_a_line(monkeypatch):
 )
 def test_a_cpu_that_emulates_bfloat16_is_remarked_on(monkeypatch, flags, remarked):
     monkeypatch.setattr(training, "cpu_flags", lambda: flags)
-    line = factory.remark(settings(precision="bfloat16"), CPU)
+    line = remark(settings(precision="bfloat16"), CPU)
     assert (line is not None) == remarked
-    assert factory.remark(settings(), CPU) is None
-    assert factory.remark(settings(precision="bfloat16"), torch.device("cuda")) is None
-    assert "is float32" in factory.remark(settings(precision="tf32"), CPU)
+    assert remark(settings(), CPU) is None
+    assert remark(settings(precision="bfloat16"), torch.device("cuda")) is None
+    assert "is float32" in remark(settings(precision="tf32"), CPU)
     graphs = settings(compile=True, compile_mode="reduce-overhead")
-    assert "on this CPU as default" in factory.remark(graphs, CPU)
+    assert "on this CPU as default" in remark(graphs, CPU)
 
 
 def test_the_cpu_is_named_where_it_can_be_asked(monkeypatch):

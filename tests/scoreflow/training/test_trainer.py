@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoreflow import factory
 from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.configs import default
 from scoreflow.errors import RunError
+from scoreflow.factory.assembly import experiment
+from scoreflow.factory.training import build_training
 from scoreflow.losses import denoising, objective
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import resolve
@@ -186,7 +187,7 @@ def trainer_of(device="cpu", **overrides):
             ["run.py", "--mode=train", *(f"--config.{k}={v}" for k, v in flags.items())]
         )
     )
-    made = factory.experiment(config, torch.device(device))
+    made = experiment(config, torch.device(device))
     ema = EMA(made.network, made.settings.ema_decay)
     return Trainer(
         made.model, made.network, ema, made.data, made.objective, made.settings, config.seed
@@ -333,7 +334,7 @@ def test_gradients_are_clipped_and_their_norm_is_what_it_was():
 
 
 def settings(**changes):
-    return replace(factory.build_training(default.get_config()), **changes)
+    return replace(build_training(default.get_config()), **changes)
 
 
 def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():
