@@ -29,7 +29,7 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
-STEPS = 200
+STEPS = 120
 """So many that a run cannot end between the sight of its 12th row and its kill."""
 TINY = {
     "model.channels": 8,
