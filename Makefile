@@ -23,7 +23,7 @@ lint: .venv/tested
 docs: .venv/installed
 	$(VENV)/python -m scoreflow.schema.docs > docs/config.md
 
-# Execute docs/tour.ipynb from scratch and keep its outputs; two minutes.
+# Execute docs/tour.ipynb from scratch and keep its outputs; three minutes of CPU time.
 tour: .venv/tested
 	$(VENV)/python docs/execute_tour.py
 

@@ -43,6 +43,7 @@ def executed(folder: Path) -> NotebookNode:
         timeout=SECONDS,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env={**os.environ, **own})
