@@ -25,7 +25,7 @@ docs: .venv/installed
 
 # Execute docs/tour.ipynb from scratch and keep its outputs; three minutes of CPU time.
 tour: .venv/tested
-	$(VENV)/python docs/execute_tour.py
+	$(VENV)/python tests/execute_tour.py
 
 # DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed

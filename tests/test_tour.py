@@ -20,8 +20,8 @@ CLAIMS = {  # what a section must check itself
 
 
 def execution():
-    """The module docs/execute_tour.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("execute_tour", ROOT / "docs/execute_tour.py")
+    """The module tests/execute_tour.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("execute_tour", ROOT / "tests/execute_tour.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
