@@ -383,7 +383,7 @@ def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd):
         assert all(bool(value.isfinite().all()) for value in state(workdir, 20)[name].values())
     resume = ["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"]
     assert main(resume) == 0  # what broke it is gone
-    assert [row["step"] for row in rows(workdir)] == list(range(2, 61, 2))
+    assert [row["step"] for row in rows(workdir)] == list(range(2, STEPS + 1, 2))
 
 
 @pytest.mark.parametrize(
