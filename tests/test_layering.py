@@ -17,10 +17,10 @@ FLOORS = [
     {"schema", "storage", "figures", "runtime", "data"},
     {"models", "configs"},
     {"losses", "generation"},
-    {"training", "likelihood", "evaluation", "certificate"},
+    {"training", "likelihood", "evaluation", "certificate", "interop"},
     {"factory", "report"},
     {"trained_run", "any_model"},
-    {"training_run"},
+    {"training_run", "imported_run"},
     {"cli"},
 ]
 FLOOR = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}

@@ -128,4 +128,4 @@ def _run(request: Request, argv: list[str]) -> None:
     if request.workdir is None or request.mode == "train":
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once
-    importlib.import_module(f"scoreflow.cli.{request.mode}").run(request, argv)
+    importlib.import_module(f"scoreflow.cli.modes.{request.mode}").run(request, argv)

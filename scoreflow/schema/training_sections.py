@@ -7,6 +7,7 @@ from scoreflow.schema.ranges import COUNT, COUNT_OR_NONE, FRACTION, POSITIVE, Ra
 from scoreflow.schema.section import Section, key
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
 EMBEDDINGS = ("uniform", "centre")
 
 
@@ -18,8 +19,8 @@ class DataConfig(Section):
 
     name: str = key(
         "digits",
-        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, or images",
-        choices=("digits", "toy", "images"),
+        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
+        choices=("digits", "toy", "images", "none"),
     )
     path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
     test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
@@ -40,11 +41,12 @@ class SDEConfig(Section):
         choices=("vp", "subvp", "ve"),
     )
     num_steps: int = key(1000, "N, steps of the chain", Range(2, 1_000_000, "[]"))
-    schedule: str = key(
-        "linear", "vp, subvp: noise schedule", choices=("linear", "cosine", "log_linear")
+    schedule: str = key("linear", "vp, subvp: noise schedule", choices=SCHEDULES)
+    betas: tuple[float, ...] = key(
+        (0.0,), "betas: the variance added by each of the N steps", Range(0, 1, "[]"), later=True
     )
-    beta_min: float = key(0.1, "linear: N times the first beta", POSITIVE)
-    beta_max: float = key(20.0, "linear: N times the last beta", POSITIVE)
+    beta_min: float = key(0.1, "linear, scaled_linear: N times the first beta", POSITIVE)
+    beta_max: float = key(20.0, "linear, scaled_linear: N times the last beta", POSITIVE)
     sigma_min: float = key(
         1e-3, "log_linear, ve: noise scale at t = 1 (subvp: its square)", FRACTION
     )
@@ -58,7 +60,9 @@ class ModelConfig(Section):
 
     NAME: ClassVar[str] = "model"
 
-    name: str = key("unet", "network: unet for images, mlp for vectors", choices=("unet", "mlp"))
+    name: str = key(
+        "unet", "network: unet for images, mlp for vectors, or your own as package.module:factory"
+    )
     prediction: str = key(
         "eps",
         "output of the network: noise, datum, velocity, score, or the reverse step's mean",
@@ -78,6 +82,108 @@ class ModelConfig(Section):
     num_groups: int = key(32, "unet: groups of GroupNorm", COUNT)
     dropout: float = key(0.1, "unet: dropout probability", Range(0, 1))
     conditional: bool = key(False, "unet: takes the class of the datum", later=True)
+    num_classes: int = key(
+        0, "unet: classes it is conditioned on; 0 for those of the data", COUNT_OR_NONE, later=True
+    )
+    null_class: bool = key(
+        True, "unet, conditional: has a row for no class; else every class is one", later=True
+    )
+    class_embedding: str = key(
+        "after",
+        "unet, conditional: added after the second dense layer, or to the sinusoids",
+        choices=("after", "before"),
+        later=True,
+    )
+    shape: tuple[int, ...] = key(
+        (0, 0, 0),
+        "(C, H, W) of its images; zeros for those of the data",
+        COUNT_OR_NONE,
+        later=True,
+    )
+    stem_multiplier: int = key(1, "unet: channels of the stem over `channels`", COUNT, later=True)
+    embedding_channels: int = key(
+        0, "unet: sinusoids of the time embedding; 0 for `channels`", COUNT_OR_NONE, later=True
+    )
+    time_embedding: str = key(
+        "positional",
+        "unet: sinusoids of the label at fixed frequencies, or at stored random ones",
+        choices=("positional", "fourier"),
+        later=True,
+    )
+    embedding_order: str = key(
+        "sin_cos", "unet: which sinusoids come first", choices=("sin_cos", "cos_sin"), later=True
+    )
+    frequency_shift: int = key(
+        1, "unet: frequencies 10000^(-k / (half - shift))", Range(0, 1, "[]"), later=True
+    )
+    norm_eps: float = key(1e-6, "unet: eps of each GroupNorm", POSITIVE, later=True)
+    channels_per_group: int = key(
+        0, "unet: at least so many channels a group; 0 for num_groups", COUNT_OR_NONE, later=True
+    )
+    padding: str = key(
+        "bottom_right",
+        "unet: zeros around the input of a halving convolution",
+        choices=("bottom_right", "symmetric"),
+        later=True,
+    )
+    heads: int = key(1, "unet: heads of each attention", COUNT, later=True)
+    head_channels: int = key(
+        0, "unet: channels of a head instead of `heads`; 0 for none", COUNT_OR_NONE, later=True
+    )
+    attention_up: str = key(
+        "each",
+        "unet: on the way up, attention after each block of a level, or the last one",
+        choices=("each", "last"),
+        later=True,
+    )
+    attention_middle: bool = key(True, "unet: attention in the middle", later=True)
+    scale_shift: bool = key(
+        False, "unet: the embedding scales and shifts the second norm's output", later=True
+    )
+    rescaled_skips: bool = key(
+        False, "unet: (h + branch) / sqrt 2 after each block and attention", later=True
+    )
+    resample: str = key(
+        "conv",
+        "unet: halve and double by a convolution, or a residual block (without, with weights in "
+        "its shortcut)",
+        choices=("conv", "residual", "residual_conv"),
+        later=True,
+    )
+    fir: bool = key(False, "unet: resize by the filter [1, 3, 3, 1]", later=True)
+    input_pyramid: bool = key(
+        False, "unet: the input, halved, is added at each halving", later=True
+    )
+    label: str = key(
+        "time",
+        "what the network's label is a function of: t, sigma/alpha or its logarithm",
+        choices=("time", "sigma", "log_sigma"),
+        later=True,
+    )
+    label_scale: float = key(
+        1.0, "label = scale * (time, ...) + offset", Range(-1e6, 1e6, "[]"), later=True
+    )
+    label_offset: float = key(
+        -1.0, "the same; DDPM's index is t - 1", Range(-1e6, 1e6, "[]"), later=True
+    )
+    integer_times: bool = key(
+        False, "evaluate it at the chain's integer times only, interpolated between", later=True
+    )
+    input_scale: str = key(
+        "unit",
+        "its input: x_t at unit scale, x_t as it is, or x_t / alpha",
+        choices=("unit", "none", "alpha"),
+        later=True,
+    )
+    data_std: float = key(
+        1.0, "standard deviation of the data that its unit scale takes", POSITIVE, later=True
+    )
+    data_range: str = key(
+        "symmetric",
+        "range of its images: symmetric [-1, 1] or unit [0, 1]",
+        choices=("symmetric", "unit"),
+        later=True,
+    )
     width: int = key(128, "mlp: hidden units of a layer", COUNT)
     depth: int = key(3, "mlp: hidden layers", COUNT)
     embedding: int = key(64, "mlp: dimensions of the time embedding", Range(4, 2**31))

@@ -559,7 +559,7 @@ def test_a_run_that_fails_ends_in_one_line_and_a_defect_in_a_traceback(
         def mode(*_):
             raise error
 
-        monkeypatch.setattr("scoreflow.cli.sample.run", mode)
+        monkeypatch.setattr("scoreflow.cli.modes.sample.run", mode)
 
     fail(RunError("the loss\n is not finite"))
     assert main(argv) == 1

@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow.cli import classifier, compare, equivalence, likelihood, profile, sample, train
+from scoreflow.cli.modes import (
+    classifier,
+    compare,
+    equivalence,
+    likelihood,
+    profile,
+    sample,
+    train,
+)
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_data, build_sde, experiment

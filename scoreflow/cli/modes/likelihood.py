@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoreflow.cli.bounds import measure_bounds
 from scoreflow.cli.console import say
+from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.data import loading, toy
 from scoreflow.data.dataset import Data, overlap
 from scoreflow.errors import RequestError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
-from scoreflow.cli.likelihood import measure_test_set
-from scoreflow.cli.sample import draw_into
+from scoreflow.cli.modes.likelihood import measure_test_set
+from scoreflow.cli.modes.sample import draw_into
 from scoreflow.factory import training
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.model import build_model

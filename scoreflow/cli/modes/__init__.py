@@ -1,0 +1,1 @@
+"""One file a --mode, each with `run(request, argv)`."""
