@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoreflow.interop.restricted_pickle import Buildable, Maker, load_pickle
+from scoreflow.interop.edm.restricted_pickle import Buildable, Maker, load_pickle
 from scoreflow.interop.torch_files import ForbiddenNameError, tensors_alone
 
 VERSION = 6
@@ -78,10 +78,10 @@ class _Storages:
         found = tensors_alone(io.BytesIO(content))
         if not isinstance(found, torch.storage.TypedStorage):
             raise ValueError(f"{type(found).__name__} in place of a storage")
-        numbers = found.untyped()
-        if numbers.nbytes() > len(content):
+        numbers = torch.empty(0, dtype=found.dtype).set_(found)  # type: ignore[call-overload]
+        if numbers.nbytes > len(content):
             raise ValueError("a storage of more bytes than it brings")
-        return torch.empty(0, dtype=found.dtype).set_(numbers)
+        return numbers
 
 
 def load_network(path: str | Path) -> object:
