@@ -14,6 +14,7 @@ Sizes come from the constructor's arguments; heads, scales and eps from each blo
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from scoreflow.interop.edm.modules import Arguments, MisfitError, Module
@@ -44,6 +45,7 @@ class Architecture:
     settings: dict[str, Any]
     heads: dict[str, int]
 
+    @cached_property
     def places(self) -> dict[str, str]:
         """Our name of each block, by its name in the file; `resize` ends those that resize."""
         fine, coarse = self.levels[0], self.levels[-1]
@@ -63,6 +65,7 @@ class Architecture:
                 found[f"dec.{side}x{side}_up"] = f"up.{up - 1}.resize"
         return found
 
+    @cached_property
     def layers(self) -> dict[str, str]:
         """Our name of each layer outside the blocks, by its name in the file."""
         side = f"{self.size}x{self.size}"
@@ -96,13 +99,15 @@ def architecture_of(network: Module, modules: dict[str, Module]) -> Architecture
     multipliers = told.wholes("channel_mult", (1, 2, 2, 2) if song else (1, 2, 3, 4))
     size = told.whole("img_resolution")
     levels = tuple(size >> level for level in range(len(multipliers)))
-    if not multipliers or levels[-1] << len(levels) - 1 != size:
+    if not levels or levels[-1] == 0 or levels[-1] << len(levels) - 1 != size:
         raise MisfitError(f"{len(multipliers)} levels do not divide its {size} pixels")
     if told.whole("channel_mult_emb", 4) != 4:
         raise MisfitError("an embedding of other than 4 times its channels cannot be had")
     blocks = told.whole("num_blocks", 4 if song else 3)
+    if not 0 < blocks <= len(modules):
+        raise MisfitError(f"{blocks} blocks a level, where it has {len(modules)} modules in all")
     plain = Architecture(song, size, levels, blocks, {}, {})
-    found = {name: _block(modules, name) for name in plain.places()}
+    found = {name: _part(modules, name, "UNetBlock") for name in plain.places}
     heads = {name: n for name, block in found.items() if (n := block.whole("num_heads")) > 0}
     settings = {
         "model.name": "unet",
@@ -121,9 +126,9 @@ def architecture_of(network: Module, modules: dict[str, Module]) -> Architecture
     return Architecture(song, size, levels, blocks, settings, heads)
 
 
-def _block(modules: dict[str, Module], name: str) -> Module:
-    if name not in modules or modules[name].kind != "UNetBlock":
-        raise MisfitError(f"its network has no block {name}")
+def _part(modules: dict[str, Module], name: str, kind: str) -> Module:
+    if name not in modules or modules[name].kind != kind:
+        raise MisfitError(f"its network has no {kind} {name}")
     return modules[name]
 
 
@@ -157,7 +162,7 @@ def _dhariwal(modules: dict[str, Module]) -> dict[str, Any]:
 
 
 def _frequency_shift(modules: dict[str, Module]) -> int:
-    sinusoids = modules["map_noise"]
+    sinusoids = _part(modules, "map_noise", "PositionalEmbedding")
     if sinusoids.whole("max_positions") != 10000:
         raise MisfitError("sinusoids down to another frequency than 1/10000 cannot be had")
     return int(sinusoids.flag("endpoint"))

@@ -61,7 +61,7 @@ def preconditioning_of(wrapper: Module) -> Preconditioning:
 
 
 def _vp(wrapper: Module) -> Preconditioning:
-    steps = wrapper.whole("M")
+    steps = _steps(wrapper)
     spread, beta_min = wrapper.real("beta_d"), wrapper.real("beta_min")
     settings = {
         "sde.name": "vp",
@@ -78,6 +78,13 @@ def _vp(wrapper: Module) -> Preconditioning:
     }
     schedule = f"linear in continuous time, betas {beta_min:g} to {beta_min + spread:g}"
     return Preconditioning(settings, False, schedule, f"eps, label {steps - 1} t / {steps}")
+
+
+def _steps(wrapper: Module) -> int:
+    steps = wrapper.whole("M")
+    if steps < 2:
+        raise MisfitError(f"a chain needs at least 2 steps, M is {steps}")
+    return steps
 
 
 def _ve(wrapper: Module) -> Preconditioning:
@@ -125,7 +132,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _iddpm(wrapper: Module) -> Preconditioning:
-    steps = wrapper.whole("M")
+    steps = _steps(wrapper)
     if (wrapper.real("C_1"), wrapper.real("C_2")) != (0.001, 0.008):
         raise MisfitError("a cosine schedule with other constants than 0.001 and 0.008")
     settings = {

@@ -18,6 +18,7 @@ RESIDUAL = {
     "skip": "shortcut",
 }
 ATTENTION = {"norm2": "norm", "qkv": "qkv", "proj": "proj"}
+KINDS = ("weight", "bias")
 TAKEN = {"map_noise.freqs": "embedding.frequencies"}
 UNUSED = ("map_augment.", "resample_filter")
 """Beginnings or ends of tensors without a place: augmentation is not asked for when a network is
@@ -66,11 +67,11 @@ def _name(name: str, plan: Architecture) -> str | None:
     if name in TAKEN:
         return TAKEN[name]
     layer, _, kind = name.rpartition(".")
-    if layer in (layers := plan.layers()):
-        return f"{layers[layer]}.{kind}"
+    if layer in plan.layers and kind in KINDS:
+        return f"{plan.layers[layer]}.{kind}"
     block, _, part = layer.rpartition(".")
-    place = plan.places().get(block)
-    if place is None:
+    place = plan.places.get(block)
+    if place is None or kind not in KINDS:
         return None
     if part in ATTENTION and not place.endswith("resize") and block in plan.heads:
         return f"{place}.attention.{ATTENTION[part]}.{kind}"
