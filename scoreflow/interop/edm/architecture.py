@@ -13,7 +13,7 @@ Sizes come from the constructor's arguments; heads, scales and eps from each blo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,19 +96,31 @@ def architecture_of(network: Module, modules: dict[str, Module]) -> Architecture
     if network.kind not in NETWORKS:
         raise MisfitError(f"its network is a {network.kind}: only {' and '.join(NETWORKS)} can be")
     song, told = network.kind == "SongUNet", network.arguments()
+    plan = _sizes(told, song, len(modules))
+    found = {name: _part(modules, name, "UNetBlock") for name in plan.places}
+    heads = {name: n for name, block in found.items() if (n := block.whole("num_heads")) > 0}
+    settings = {
+        **plan.settings,
+        **(_song(told, modules) if song else _dhariwal(modules)),
+        **_classes(told, song),
+        **_norms(modules),
+        **_attention(plan, found, heads),
+        **_scales(found),
+    }
+    return replace(plan, settings=settings, heads=heads)
+
+
+def _sizes(told: Arguments, song: bool, in_all: int) -> Architecture:
+    """Levels, blocks and channels, of a network of so many modules."""
     multipliers = told.wholes("channel_mult", (1, 2, 2, 2) if song else (1, 2, 3, 4))
-    size = told.whole("img_resolution")
+    size, blocks = told.whole("img_resolution"), told.whole("num_blocks", 4 if song else 3)
     levels = tuple(size >> level for level in range(len(multipliers)))
     if not levels or levels[-1] == 0 or levels[-1] << len(levels) - 1 != size:
         raise MisfitError(f"{len(multipliers)} levels do not divide its {size} pixels")
+    if not 0 < blocks <= in_all:
+        raise MisfitError(f"{blocks} blocks a level, where it has {in_all} modules in all")
     if told.whole("channel_mult_emb", 4) != 4:
         raise MisfitError("an embedding of other than 4 times its channels cannot be had")
-    blocks = told.whole("num_blocks", 4 if song else 3)
-    if not 0 < blocks <= len(modules):
-        raise MisfitError(f"{blocks} blocks a level, where it has {len(modules)} modules in all")
-    plain = Architecture(song, size, levels, blocks, {}, {})
-    found = {name: _part(modules, name, "UNetBlock") for name in plain.places}
-    heads = {name: n for name, block in found.items() if (n := block.whole("num_heads")) > 0}
     settings = {
         "model.name": "unet",
         "model.shape": (told.whole("in_channels"), size, size),
@@ -117,13 +129,8 @@ def architecture_of(network: Module, modules: dict[str, Module]) -> Architecture
         "model.blocks": blocks,
         "model.stem_multiplier": 1 if song else multipliers[0],
         "model.dropout": told.share("dropout", 0.1),
-        **(_song(told, modules) if song else _dhariwal(modules)),
-        **_classes(told, song),
-        **_norms(modules),
-        **_attention(plain, found, heads),
-        **_scales(found, song),
     }
-    return Architecture(song, size, levels, blocks, settings, heads)
+    return Architecture(song, size, levels, blocks, settings, {})
 
 
 def _part(modules: dict[str, Module], name: str, kind: str) -> Module:
@@ -200,19 +207,18 @@ def _attention(
     plan: Architecture, found: dict[str, Module], heads: dict[str, int]
 ) -> dict[str, Any]:
     """Which blocks attend, and with how many heads."""
+    coarse = plan.levels[-1]
+    middle = f"dec.{coarse}x{coarse}_in0"
     sides = tuple(side for side in plan.levels if f"enc.{side}x{side}_block0" in heads)
-    middle = f"dec.{plan.levels[-1]}x{plan.levels[-1]}_in0"
-    last = f"_block{plan.blocks}"
+    first_up = plan.blocks if plan.song else 0  # block of a level that attends on the way up
     expected = {
-        name
-        for name in found
-        if name.split(".")[1].split("x")[0] in map(str, sides)
-        and "_block" in name
-        and (name.startswith("enc") or not plan.song or name.endswith(last))
+        f"{way}.{side}x{side}_block{k}"
+        for side in sides
+        for way, first in (("enc", 0), ("dec", first_up))
+        for k in range(first, plan.blocks + (way == "dec"))
     }
-    if set(heads) - {middle} != expected:
-        odd = min((set(heads) - {middle}) ^ expected)
-        raise MisfitError(f"attention in {odd} and not as in the others of its size")
+    if odd := (set(heads) - {middle}) ^ expected:
+        raise MisfitError(f"attention in {min(odd)} and not as in the others of its size")
     widths = {name: found[name].whole("out_channels") for name in heads}
     cut = {widths[name] / count for name, count in heads.items()}
     counts = set(heads.values())
@@ -228,7 +234,7 @@ def _attention(
     }
 
 
-def _scales(found: dict[str, Module], song: bool) -> dict[str, Any]:
+def _scales(found: dict[str, Module]) -> dict[str, Any]:
     """How blocks take the embedding and the shortcut; each alike."""
     scales = {block.real("skip_scale") for block in found.values()}
     adaptive = {block.flag("adaptive_scale") for block in found.values()}

@@ -78,7 +78,7 @@ class _Storages:
         found = tensors_alone(io.BytesIO(content))
         if not isinstance(found, torch.storage.TypedStorage):
             raise ValueError(f"{type(found).__name__} in place of a storage")
-        numbers = torch.empty(0, dtype=found.dtype).set_(found)  # type: ignore[call-overload]
+        numbers = torch.empty(0, dtype=found.dtype).set_(found)
         if numbers.nbytes > len(content):
             raise ValueError("a storage of more bytes than it brings")
         return numbers

@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NoReturn, cast
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.torch_files import (
@@ -92,7 +92,9 @@ def _run(stream: IO[bytes], names: Mapping[str, Maker]) -> object:
     # A file that claims a string of 2^60 bytes gets what there is: mapped memory ends.
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         machine = _Machine(names)
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        for count, (opcode, argument, _) in enumerate(
+            pickletools.genops(cast(IO[bytes], content))
+        ):
             if opcode.name == "STOP":
                 return machine.answer()
             if count >= MOST_INSTRUCTIONS:

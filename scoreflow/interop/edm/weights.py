@@ -59,7 +59,8 @@ def qkv_major(rows: Tensor, heads: int) -> Tensor:
     """
     if rows.shape[0] % (3 * heads):
         raise MisfitError(f"an attention of {rows.shape[0]} rows cannot have {heads} heads")
-    return rows.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2)
+    ours: Tensor = rows.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2)
+    return ours
 
 
 def _name(name: str, plan: Architecture) -> str | None:
