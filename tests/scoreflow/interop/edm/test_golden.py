@@ -18,6 +18,7 @@ from scoreflow.factory.assembly import build_sde
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.interop.edm import weights as edm_weights
 from scoreflow.interop.edm.reader import read
+from scoreflow.models import time_embedding
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import flatten
@@ -105,20 +106,46 @@ def test_the_raw_output_is_the_original_s(name):
     assert error(found, name) < 2e-5
 
 
+def powers(index: Tensor, dim: int, order: str, shift: int) -> Tensor:
+    """The original's sinusoids in float64: of the label as it is, at frequencies of float32.
+
+    Ours are float32 throughout, where the last place of a label of 999 is 6e-5.
+    """
+    half = dim // 2
+    frequencies = (1 / 10000) ** (torch.arange(half, dtype=torch.float32) / (half - shift))
+    angles = index[:, None] * frequencies.to(index.dtype)
+    waves = (angles.sin(), angles.cos())
+    return torch.cat(waves if order == "sin_cos" else waves[::-1], dim=1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_raw_output_in_float64_is_the_original_s(name):
-    found = raw(name, built(name, "float64"), golden(name)["label64"], classes(name))
+    model = built(name, "float64")
+    found = raw(name, model, golden(name)["label64"], classes(name))
     assert found.dtype == torch.float64
-    # The sinusoids are float32 on both sides, and two float32 sines differ by 6e-8.
     assert error(found, name, "raw64") < 1e-5
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_estimates_are_the_original_s(name, precision):
-    x_0, eps = asked(name, built(name, precision), classes(name))
+def test_the_estimates_are_the_original_s(name):
+    x_0, eps = asked(name, built(name), classes(name))
+    # The original's own eps in float32 is 2.9e-5 from its float64 in VE's second row.
+    bar = 3e-5 if name == VE else 1e-5
     assert of_rows(x_0, golden(name)["x0"]) < 1e-5
-    assert of_rows(eps, golden(name)["eps"]) < 1e-5
+    assert of_rows(eps, golden(name)["eps"]) < bar
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_estimates_in_float64_are_the_original_s(name, monkeypatch):
+    model = built(name, "float64")
+    x_0, eps = asked(name, model, classes(name))
+    assert max(of_rows(x_0, golden(name)["x0"]), of_rows(eps, golden(name)["eps"])) < 1e-5
+    # With sinusoids as the original makes them, nothing else differs; but SongUNet's class vector
+    # and the bias that is added to it are one row of ours, rounded to float32.
+    monkeypatch.setattr(time_embedding, "sinusoidal_embedding", powers)
+    x_0, eps = asked(name, model, classes(name))
+    bar = 1e-7 if name == DDPMPP else 1e-10
+    assert max(of_rows(x_0, golden(name)["x0"]), of_rows(eps, golden(name)["eps"])) < bar
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,7 +200,6 @@ SETTINGS = [
     (ADM, "label ln(sigma)", {"model__label_scale": 1.0}),
     (DDPMPP, "GroupNorm eps 1e-5", {"model__norm_eps": 1e-5}),
     (DDPMPP, "skip_scale 1", {"model__rescaled_skips": False}),
-    (DDPMPP, "sines and cosines exchanged", {"model__embedding_order": "cos_sin"}),
     (DDPMPP, "label ln(sigma)", {"model__label_scale": 1.0}),
     (VE, "GroupNorm eps 1e-5", {"model__norm_eps": 1e-5}),
     (VE, "skip_scale 1", {"model__rescaled_skips": False}),
@@ -205,6 +231,16 @@ def test_rows_of_qkv_in_another_order_are_told_by_their_error(name, monkeypatch)
     assert found == pytest.approx(told(name, "qkv rows read as (3, head, channel)"), rel=0.02)
 
 
+@torch.no_grad()
+def test_exchanged_halves_of_sinusoids_and_classes_are_told_by_their_error():
+    # There the original's exchange of the two halves was left out behind the sum of both.
+    model = built(DDPMPP)
+    columns = model.network.embedding.inner.weight
+    columns.copy_(columns.roll(columns.shape[1] // 2, 1))
+    found = error(raw(DDPMPP, model, golden(DDPMPP)["label"], classes(DDPMPP)), DDPMPP)
+    assert found == pytest.approx(told(DDPMPP, "sines and cosines exchanged"), rel=0.02)
+
+
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_classes_counted_from_1_are_told_by_their_error(name):
     found = error(wrong_classes(name), name)
@@ -223,8 +259,8 @@ def test_every_tensor_matters(name):
     """Moving the entries of any tensor by one place shows; of keys' biases it cannot."""
     model, numbers, label = built(name), classes(name), golden(name)["label"]
     for own, tensor in model.network.state_dict().items():
-        if own.endswith("qkv.bias"):
-            continue  # a third of it, the keys', is invisible to a softmax
+        if own.endswith("qkv.bias") or tensor.numel() == 1:
+            continue  # a third of the former, the keys', is invisible to a softmax
         kept = tensor.clone()
         tensor.copy_(kept.flatten().roll(1).view_as(kept))
         assert error(raw(name, model, label, numbers), name) > 7e-5, own
