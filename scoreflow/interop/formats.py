@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from scoreflow.errors import RequestError, did_you_mean
-from scoreflow.interop import diffusers_format, openai
+from scoreflow.interop.diffusers import reader as diffusers
 from scoreflow.interop.imported import Imported
-from scoreflow.interop.openai_recipes import RECIPES
+from scoreflow.interop.openai import reader as openai
+from scoreflow.interop.openai.recipes import RECIPES
 
 Options = Mapping[str, object]
 
@@ -31,8 +32,8 @@ class Format:
 FORMATS = {
     "diffusers": Format(
         "a folder of a DDPMPipeline or UNet2DModel",
-        diffusers_format.recognises,
-        diffusers_format.read,
+        diffusers.recognises,
+        diffusers.read,
     ),
     "improved_diffusion": Format(
         "a .pt of OpenAI's improved-diffusion",
@@ -71,28 +72,26 @@ def recognise(path: Path) -> str:
     )
 
 
-def read(
-    path: Path, as_: str | None = None, recipe: str | None = None, options: Options | None = None
-) -> Imported:
+def read(path: Path, as_: str = "", recipe: str = "", options: Options | None = None) -> Imported:
     """A checkpoint of another codebase as our settings and weights.
 
     Args:
         path: its file or folder.
-        as_: its format; None to recognise it.
-        recipe: a published network's, whose flags `options` may change; None for none.
+        as_: its format; "" to recognise it.
+        recipe: a published network's, whose flags `options` may change; "" for none.
         options: answers to what the reader asks.
 
     Raises:
         RequestError: the format is unknown or another, or its reader refuses the file.
     """
     given = dict(options or {})
-    if recipe is not None:
+    if recipe:
         if recipe not in RECIPES:
             hint = did_you_mean(recipe, RECIPES, f"they are {', '.join(RECIPES)}")
             raise RequestError(f"unknown recipe {recipe!r}; {hint}")
         as_ = as_ or RECIPES[recipe].format
         given = {**RECIPES[recipe].options, **given}
-    if as_ is not None and as_ not in FORMATS:
+    if as_ and as_ not in FORMATS:
         hint = did_you_mean(as_, FORMATS, f"they are {', '.join(FORMATS)}")
         raise RequestError(f"unknown format {as_!r}; {hint}")
     name = as_ or recognise(path)

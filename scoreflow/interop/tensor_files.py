@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors, and PyTorch's own read without executing what is in them."""
+"""Named tensors from files: safetensors, and PyTorch's read without executing anything."""
 
 from pathlib import Path
 

@@ -51,9 +51,7 @@ class Shape:
         """
         if top == "input_blocks":
             level, block = divmod(k - 1, self.blocks + 1)
-            return f"down.{level}." + (
-                "resize" if block == self.blocks else f"blocks.{block}"
-            )
+            return f"down.{level}." + ("resize" if block == self.blocks else f"blocks.{block}")
         level, block = divmod(k, self.blocks + 1)
         coarsest = len(self.multipliers) - 1
         attended = coarsest - level in self.attends
@@ -93,7 +91,9 @@ def shape_of(tensors: Mapping[str, Tensor], where: Path) -> Shape:
         channels,
         tuple(width // channels for width in widths),
         blocks,
-        tuple(level for level, k in enumerate(first) if f"input_blocks.{k}.1.qkv.weight" in tensors),
+        tuple(
+            level for level, k in enumerate(first) if f"input_blocks.{k}.1.qkv.weight" in tensors
+        ),
         len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0,
         tensors["middle_block.0.emb_layers.1.weight"].shape[0] == 2 * widths[-1],
         levels > 1 and any(re.match(rf"{re.escape(resized)}[12]\.in_layers", n) for n in tensors),

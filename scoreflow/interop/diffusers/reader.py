@@ -4,18 +4,15 @@ What its constructor or its scheduler says and we cannot express is refused by k
 network that is asked wrongly answers without a word.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from scoreflow.errors import RequestError
-from scoreflow.interop import diffusers_folder
-from scoreflow.interop.diffusers_folder import Json
-from scoreflow.interop.diffusers_schedule import schedule
-from scoreflow.interop.imported import Imported, Weights
+from scoreflow.interop.diffusers import folder as folders
+from scoreflow.interop.diffusers.folder import Json
+from scoreflow.interop.diffusers.names import renamed
+from scoreflow.interop.diffusers.schedule import schedule
+from scoreflow.interop.imported import Imported
 from scoreflow.interop.options import Asked, answers
 
 ASKED = (Asked("size", int, "side of its images in pixels, where config.json has none", 0),)
@@ -79,33 +76,10 @@ FIXED: Json = {
 DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
 
-NAMES = [
-    (r"^conv_in\.", "stem."),
-    (r"^conv_norm_out\.", "head.0."),
-    (r"^conv_out\.", "head.2."),
-    (r"^time_embedding\.linear_1\.", "embedding.inner."),
-    (r"^time_embedding\.linear_2\.", "embedding.outer."),
-    (r"^class_embedding\.", "embedding.classes."),
-    (r"^mid_block\.resnets\.([01])\.", r"middle.\1.residual."),
-    (r"^mid_block\.attentions\.0\.", "middle.0.attention."),
-    (r"^(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", r"\1.\2.blocks.\3.residual."),
-    (r"^(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.", r"\1.\2.blocks.\3.attention."),
-    (r"^(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv\.", r"\1.\2.resize.1."),
-    (r"\.(norm|conv)([12])\.", r".\1_\2."),
-    (r"\.time_emb_proj\.", ".dense."),
-    (r"\.conv_shortcut\.", ".shortcut."),
-    (r"\.group_norm\.", ".norm."),
-    (r"\.to_out\.0\.", ".proj."),
-]
-"""Their names, as patterns, and ours."""
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Layers of attention as versions before 0.12 called them."""
-OUR_TOPS = ("stem", "embedding", "down", "middle", "up", "head")
-
 
 def recognises(path: Path) -> bool:
     """Whether a path looks like a diffusers folder with a U-Net."""
-    return diffusers_folder.holds_network(path)
+    return folders.holds_network(path)
 
 
 def read(path: Path, options: Mapping[str, object]) -> Imported:
@@ -119,21 +93,21 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
         RequestError: files are missing, or we cannot express what the config says.
     """
     told = answers("diffusers", ASKED, options)
-    folder = diffusers_folder.locate(path)
+    folder = folders.locate(path)
     where = folder.network / "config.json"
-    config = diffusers_folder.read_json(where)
+    config = folders.read_json(where)
     c = constructor(where, config)
-    scheduler = diffusers_folder.read_json(folder.scheduler)
+    scheduler = folders.read_json(folder.scheduler)
     noise, facts = schedule(folder.scheduler, scheduler)
     settings = {**network_settings(where, c, int(told["size"])), **noise}
     _match_channels(where, c, settings)
-    weights = renamed(diffusers_folder.tensors(folder.network), where)
+    weights = renamed(folders.tensors(folder.network), where)
     raw = None
     if folder.raw is not None:
-        raw = renamed(diffusers_folder.tensors(folder.raw), folder.raw)
-    step = diffusers_folder.step_of(folder.network, config)
+        raw = renamed(folders.tensors(folder.raw), folder.raw)
+    step = folders.step_of(folder.network, config)
     if not step and folder.raw is not None:
-        step = diffusers_folder.step_of(folder.raw, {})
+        step = folders.step_of(folder.raw, {})
     return Imported("diffusers", settings, weights, raw, _facts(path, folder, c) | facts, step)
 
 
@@ -206,34 +180,6 @@ def network_settings(where: Path, c: Json, size: int) -> Json:
     return settings
 
 
-def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
-    """Weights by our names; q, k and v are one tensor here.
-
-    Raises:
-        RequestError: a name that a UNet2DModel of `constructor`'s kind does not have.
-    """
-    now = {_present_name(name): tensor for name, tensor in tensors.items()}
-    ours: dict[str, Tensor] = {}
-    for name, tensor in now.items():
-        if ".to_k." in name or ".to_v." in name:
-            continue
-        own, value = name, tensor
-        if ".to_q." in name:
-            value = torch.cat([_part(now, name, each, where) for each in ("to_q", "to_k", "to_v")])
-            own = name.replace(".to_q.", ".qkv.")
-        for pattern, replacement in NAMES:
-            own = re.sub(pattern, replacement, own)
-        if own.split(".")[0] not in OUR_TOPS:
-            raise RequestError(
-                f"{where}: a UNet2DModel has no tensor {name!r}; save the network alone, by its "
-                "save_pretrained"
-            )
-        if own.endswith(("qkv.weight", "proj.weight")):
-            value = value.reshape(*value.shape[:2], 1, 1)  # a dense layer as a 1 x 1 convolution
-        ours[own] = value
-    return ours
-
-
 def beyond(where: Path, key: str, value: object, ours: object = None) -> RequestError:
     """The refusal of a key or value that we cannot express, with what to do instead."""
     listed = ", ".join(map(str, ours)) if isinstance(ours, tuple) else ours
@@ -283,20 +229,7 @@ def _match_channels(where: Path, c: Json, settings: Json) -> None:
         raise beyond(where, "out_channels", c["out_channels"], (wanted,))
 
 
-def _present_name(name: str) -> str:
-    for old, now in OLD_NAMES.items():
-        name = name.replace(f".{old}.", f".{now}.")
-    return name
-
-
-def _part(tensors: Mapping[str, Tensor], name: str, part: str, where: Path) -> Tensor:
-    wanted = name.replace("to_q", part)
-    if wanted not in tensors:
-        raise RequestError(f"{where}: the tensor {wanted} is missing: the file is not whole")
-    return tensors[wanted].flatten(1) if tensors[wanted].ndim > 1 else tensors[wanted]
-
-
-def _facts(path: Path, folder: diffusers_folder.Folder, c: Json) -> dict[str, str]:
+def _facts(path: Path, folder: folders.Folder, c: Json) -> dict[str, str]:
     """What was found, in words."""
     widths, classes = c["block_out_channels"], c["num_class_embeds"]
     heads = c["attention_head_dim"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Imported, Weights
-from scoreflow.interop.openai_shapes import Shape, shape_of
+from scoreflow.interop.openai.shapes import Shape, shape_of
 from scoreflow.interop.options import Asked, answers
 from scoreflow.interop.tensor_files import read_tensors
 
@@ -244,7 +244,11 @@ class _Names:
         if top == "middle_block" and parts[1] in ("0", "1", "2"):
             place = "middle.1" if parts[1] == "2" else "middle.0"
             return _in_block(place, rest, kind)
-        if top not in ("input_blocks", "output_blocks") or len(parts) < 4 or not parts[1].isdigit():
+        if (
+            top not in ("input_blocks", "output_blocks")
+            or len(parts) < 4
+            or not parts[1].isdigit()
+        ):
             return None
         place = self.shape.place(top, int(parts[1]), int(parts[2]))
         return _in_block(place, ".".join(parts[3:]), kind)

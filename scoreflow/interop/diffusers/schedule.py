@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from scoreflow.errors import RequestError
-from scoreflow.interop.diffusers_folder import Json
+from scoreflow.interop.diffusers.folder import Json
 
 CLASSES = {
     "DDPMScheduler",
