@@ -37,12 +37,12 @@ FORMATS = {
     ),
     "improved_diffusion": Format(
         "a .pt of OpenAI's improved-diffusion",
-        openai.recognises,
+        partial(openai.recognises, format="improved_diffusion"),
         partial(openai.read, format="improved_diffusion"),
     ),
     "guided_diffusion": Format(
         "a .pt of OpenAI's guided-diffusion",
-        openai.recognises,
+        partial(openai.recognises, format="guided_diffusion"),
         partial(openai.read, format="guided_diffusion"),
     ),
 }

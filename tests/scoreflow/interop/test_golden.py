@@ -1,6 +1,7 @@
 """diffusers' and OpenAI's networks against their own code, and against each likely misreading."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,7 +85,6 @@ SWITCHES = {
     "attention_head_dim = 4": {"model__head_channels": 4},
     "attention_head_dim = None": {"model__head_channels": 0},
     "timesteps counted from 1": {"model__label_offset": 0.0},
-    "one head": {"model__heads": 1, "model__head_channels": 0},
     "GroupNorm eps 1e-6": {"model__norm_eps": 1e-6},
     "sines before cosines": {"model__embedding_order": "sin_cos"},
     "frequencies with half - 1": {"model__frequency_shift": 1},
@@ -97,6 +97,7 @@ SWITCHES = {
 }
 """Misreadings that a config key is."""
 OTHERWISE = {
+    "one head",
     "q and k exchanged",
     "classes counted from 1",
     "qkv rows in the other order (qkv-major against head-major)",
@@ -134,15 +135,17 @@ def test_wrong_weights_err_as_much_as_the_original_told(golden, name):
     if "classes counted from 1" in told:
         wrong = model.labelled((found.arrays["class_labels"] + 1) % model.num_classes)
         assert relative(found.bare(wrong), found.arrays["raw"]) > 0.01
-    other = "qkv rows in the other order (qkv-major against head-major)"
-    if other in told:
-        order = {"qkv_major": "head_major", "head_major": "qkv_major"}
-        own = found.options.get("attention_order", "head_major")
-        wrong = type(found)(
-            found.path, found.folder, found.format, {**found.options, "attention_order": order[own]}
-        )
-        error = relative(wrong.bare(wrong.model()), found.arrays["raw"])
-        assert error == pytest.approx(told[other], rel=0.02)
+    orders = {"qkv_major": "head_major", "head_major": "qkv_major"}
+    own = found.options.get("attention_order", "head_major")
+    for reading, options in (
+        ("qkv rows in the other order (qkv-major against head-major)",
+         {**found.options, "attention_order": orders[own]}),
+        ("one head", {k: v for k, v in found.options.items() if "head" not in k} | {"heads": 1}),
+    ):  # fmt: skip
+        if reading in told:
+            wrong = replace(found, options=options)
+            error = relative(wrong.bare(wrong.model()), found.arrays["raw"])
+            assert error == pytest.approx(told[reading], rel=0.02), reading
 
 
 def q_and_k_exchanged(network):
