@@ -167,7 +167,7 @@ def shapes_of_ours(settings: dict) -> dict[str, torch.Size]:
 
 
 PUBLISHED = [
-    # With the paper's millions of parameters: CIFAR-10 (DDPM++, NCSN++) and ImageNet 64 x 64 (ADM).
+    # With their millions of parameters: CIFAR-10 (DDPM++, NCSN++) and ImageNet 64 x 64 (ADM).
     (True, 55.7, {"img_resolution": 32, "model_channels": 128, "channel_mult": [2, 2, 2]}),
     (True, 55.7, {"img_resolution": 32, "model_channels": 128, "channel_mult": [2, 2, 2]}),
     (False, 295.9, {"img_resolution": 64, "model_channels": 192, "channel_mult": [1, 2, 3, 4]}),
