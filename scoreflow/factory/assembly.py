@@ -29,6 +29,11 @@ SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
     "cosine": lambda kind, c: kind.cosine(c.num_steps),
     "log_linear": lambda kind, c: kind.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
+    "linear_continuous": lambda kind, c: kind.linear_continuous(
+        c.num_steps, c.beta_min, c.beta_max
+    ),
+    "scaled_linear": lambda kind, c: kind.scaled_linear(c.num_steps, c.beta_min, c.beta_max),
+    "betas": lambda kind, c: kind(torch.tensor(c.betas, dtype=torch.float64)),
 }
 SDES: dict[str, Callable[[SDEConfig], SDE]] = {
     "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
@@ -117,7 +122,14 @@ def build_sde(config: AnyConfig) -> SDE:
     """The process of the `sde` section."""
     c = Config.of(config).sde
     build = choose("sde", c.name, SDES)
-    if c.name != "ve" and c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
+    schedule = "" if c.name == "ve" else c.schedule
+    if schedule == "betas" and len(c.betas) != c.num_steps:
+        raise RequestError(
+            f"sde.betas must have a beta for each of the sde.num_steps = {c.num_steps} steps, got "
+            f"{len(c.betas)}"
+        )
+    by_ratio = schedule in ("linear", "scaled_linear")
+    if by_ratio and max(c.beta_min, c.beta_max) >= c.num_steps:
         raise RequestError(
             f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
             f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"

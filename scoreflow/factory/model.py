@@ -10,6 +10,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.losses.times import least_time
+from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
@@ -137,16 +138,27 @@ def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
 
 
 def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
-    """The network as a Denoiser, with the precision of the `training` section."""
+    """The network as a Denoiser, asked as its `model` section says; in training's precision."""
     config = Config.of(config)
+    c, t = config.model, config.training
+    if c.integer_times and t.times != "integer":
+        raise RequestError(
+            "model.integer_times = true is of a network that knows integer times alone, and needs "
+            f"training.times = integer, got {t.times}"
+        )
     return ScoreModel(
         network,
         sde,
-        choose_key("model.prediction", config.model.prediction),
-        least_time(choose_key("training.times", config.training.times), config.training.t_min),
-        config.training.precision,
+        choose_key("model.prediction", c.prediction),
+        least_time(choose_key("training.times", t.times), t.t_min),
+        t.precision,
         channels_last(config),
-        config.model.learned_variance,
+        c.learned_variance,
+        label=Label(choose_key("model.label", c.label), c.label_scale, c.label_offset),
+        input_scale=choose_key("model.input_scale", c.input_scale),
+        data_std=c.data_std,
+        data_range=choose_key("model.data_range", c.data_range),
+        integer_times=c.integer_times,
     )
 
 

@@ -65,8 +65,9 @@ class ModelConfig(Section):
     )
     prediction: str = key(
         "eps",
-        "output of the network: noise, datum, velocity, score, or the reverse step's mean",
-        choices=("eps", "x_0", "v", "score", "mean"),
+        "output of the network: noise, datum, velocity, score (times sigma; gradient: itself), or "
+        "the reverse step's mean",
+        choices=("eps", "x_0", "v", "score", "mean", "gradient"),
     )
     learned_variance: bool = key(False, "unet: predicts the variance of a reverse step as well")
     channels: int = key(128, "unet: channels of the finest level", COUNT)
