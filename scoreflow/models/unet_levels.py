@@ -6,8 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from scoreflow.models.layers import convolution
-from scoreflow.models.resampling import Doubling, Padding, doubled, halved, halving
+from scoreflow.models.layers import Doubling, Padding, convolution, doubled, halved, halving
 from scoreflow.models.unet_blocks import Block, ResidualBlock, Style
 
 
