@@ -23,6 +23,13 @@ from scoreflow.uncertainty import rate_error
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 """Images that the two-sample test compares at most, and those below which it says nothing."""
 
+UNIT = "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best"
+NOTHING_TO_COMPARE: dict[str, Any] = {
+    "unit": UNIT,
+    "two_sample": None,
+    "two_sample_of_test_data": None,
+}
+
 
 def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
     """Two-sample accuracy against training data, with that of real test data as its measure.
@@ -32,6 +39,8 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
     """
     train, test = _of_class(data, label)
     n = min(TWO_SAMPLE_IMAGES, len(samples), len(train))
+    if not n:
+        return {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
     m = min(n, len(test))
     values = values_of(samples, data)
     two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
@@ -39,7 +48,7 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
     found = {
         "value": two_sample["accuracy"] if enough else None,
         "standard_error": two_sample["standard_error"] if enough else None,
-        "unit": "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best",
+        "unit": UNIT,
         "two_sample": two_sample,
         "two_sample_of_test_data": nearest_neighbours.two_sample_accuracy(test[:m], train[:m])
         if m
@@ -74,7 +83,9 @@ def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_data(data: Data, num_images: int) -> dict[str, Any]:
-    """Test images and model-free baselines, for comparison."""
+    """Test images and model-free baselines, for comparison; nothing where there are none."""
+    if not len(data.test):
+        return {}
     encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
     found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
     found["num_shown"] = min(num_images, len(data.test))
@@ -133,7 +144,7 @@ def draw(
 
 def _two_sample_text(result: dict[str, Any]) -> str:
     if result["value"] is None:
-        return f"needs {LEAST_IMAGES} images"
+        return f"needs {LEAST_IMAGES} images of each"
     sides = result["two_sample"]
     return (
         f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "
