@@ -1,4 +1,4 @@
-"""Keys that say how a network is asked, and on which schedule, reach it; wrong ones are refused."""
+"""Keys of how a network is asked, and of its schedule, reach it; wrong ones are refused."""
 
 import pytest
 import torch
