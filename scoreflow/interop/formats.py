@@ -7,9 +7,15 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.interop.diffusers import reader as diffusers
+from scoreflow.interop.edm import reader as edm
 from scoreflow.interop.imported import Imported
 from scoreflow.interop.openai import reader as openai
-from scoreflow.interop.openai.recipes import RECIPES
+from scoreflow.interop.openai.recipes import RECIPES as OPENAI
+from scoreflow.interop.openai.recipes import Recipe
+from scoreflow.interop.score_sde import reader as score_sde
+from scoreflow.interop.score_sde.recipes import RECIPES as SCORE_SDE
+from scoreflow.interop.torch_files import ENDINGS as TORCH_ENDINGS
+from scoreflow.interop.torch_files import load_tensors
 
 Options = Mapping[str, object]
 
@@ -45,15 +51,24 @@ FORMATS = {
         partial(openai.recognises, format="guided_diffusion"),
         partial(openai.read, format="guided_diffusion"),
     ),
+    "edm": Format("a network-snapshot .pkl of NVlabs' EDM", edm.recognises, edm.read),
+    "score_sde": Format(
+        "a .pth of score_sde_pytorch",
+        score_sde.recognises,
+        score_sde.read,
+    ),
 }
 """By the name that --as takes."""
+RECIPES = OPENAI | {name: Recipe("score_sde", each) for name, each in SCORE_SDE.items()}
+"""By the name that --recipe takes: of OpenAI's files, of score_sde's configs."""
 
 
 def recognise(path: Path) -> str:
     """The name of a checkpoint's format.
 
     Raises:
-        RequestError: there is no such path, no format fits, or more than one does.
+        RequestError: there is no such path, no format fits, or more than one does; or a file of
+            torch.save that asks for code, which is named.
     """
     if not path.exists():
         raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
@@ -62,6 +77,8 @@ def recognise(path: Path) -> str:
         return found[0]
     known = "; ".join(f"{name}, {each.what}" for name, each in FORMATS.items())
     if not found:
+        if path.suffix in TORCH_ENDINGS:  # why none could read it, if it asks for code
+            load_tensors(path)
         raise RequestError(
             f"{path} is of no format that is read here ({known}): wrap the network instead "
             "(docs/networks.md)"
