@@ -152,7 +152,7 @@ class ExactOfUnitImages(nn.Module):
 
 def test_a_vp_of_images_in_0_1():
     """In [-1, 1] the pixels are N(-0.4, 0.04): the denoiser must be that Gaussian's."""
-    model = made("TwiceTheNoise", network_of_unit_images=ExactOfUnitImages())
+    model = made("import Rescaled", network_of_unit_images=ExactOfUnitImages())
     model = model.in_precision("float64")
     t = torch.tensor([1.0, 30.5, 500.0, 1000.0], dtype=torch.float64)
     x = torch.linspace(-2, 2, 4 * 12, dtype=torch.float64).view(4, 3, 2, 2)
