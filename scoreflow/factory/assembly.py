@@ -14,7 +14,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_solver, question_of
-from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.model import build_model, build_network, classes_of
 from scoreflow.factory.sampling import check_sampler
 from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
 from scoreflow.losses.objective import Objective
@@ -102,8 +102,13 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     """
     t_min = build_objective(config).least_time
     question_of(config, sde, t_min, data)
-    num_classes = data.num_classes if config.model.conditional else 0
-    guidance = guidance_of(config.sampling, num_classes, data)
+    share = config.training.label_dropout
+    if training and config.model.conditional and not config.model.null_class and share > 0:
+        raise RequestError(
+            f"training.label_dropout = {share} shows images without their class, for which "
+            "model.null_class = false leaves no row: set it to 0"
+        )
+    guidance = guidance_of(config.sampling, classes_of(config, data), data)
     if guidance.needs_classifier and training:
         raise RequestError(
             f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
