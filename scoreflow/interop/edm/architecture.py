@@ -147,13 +147,13 @@ def _song(told: Arguments, modules: dict[str, Module]) -> dict[str, Any]:
     taps = told.wholes("resample_filter", (1, 1))
     if taps not in FILTERS:
         raise MisfitError(f"resizing by the filter {list(taps)[:9]} cannot be had")
-    shift = 1 if kind == "fourier" else _frequency_shift(modules)
-    noise = told.whole("channel_mult_noise", 1) * told.whole("model_channels", 128)
+    fourier = kind == "fourier"
+    if (mult := told.whole("channel_mult_noise", 1)) != 1 + fourier:
+        raise MisfitError(f"{kind} embeddings of {mult} times its channels cannot be had")
     return {
         "model.time_embedding": kind,
-        "model.embedding_channels": noise,
         "model.embedding_order": "sin_cos",  # made cosines first, then exchanged
-        "model.frequency_shift": shift,
+        "model.frequency_shift": 1 if fourier else _frequency_shift(modules),
         "model.resample": "residual_conv",
         "model.fir": FILTERS[taps],
         "model.input_pyramid": encoder == "residual",

@@ -83,14 +83,18 @@ def _name(name: str, plan: Architecture) -> str | None:
 def _classes(tensors: Mapping[str, Tensor], plan: Architecture) -> dict[str, Tensor]:
     """Our table of class vectors, its first row for no class, out of a layer on one-hot rows.
 
-    SongUNet gives the layer its one-hot rows times sqrt(K), and the layer has a bias; no class is
-    a row of zeros in both networks.
+    No class is a row of zeros in both networks: what is left is the bias, which SongUNet's has.
     """
     if "map_label.weight" not in tensors:
         return {}
     weight = tensors["map_label.weight"].detach().double()  # (width, K)
-    scale = math.sqrt(weight.shape[1]) if plan.song else 1.0
+    scale = class_scale(plan, weight.shape[1])
     vectors = torch.cat((torch.zeros(1, len(weight), dtype=weight.dtype), scale * weight.t()))
     if "map_label.bias" in tensors:
         vectors = vectors + tensors["map_label.bias"].detach().double()
     return {"embedding.classes.weight": vectors.float()}
+
+
+def class_scale(plan: Architecture, count: int) -> float:
+    """What the layer's one-hot rows of so many classes are multiplied by."""
+    return math.sqrt(count) if plan.song else 1.0

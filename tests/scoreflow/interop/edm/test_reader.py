@@ -247,6 +247,8 @@ def add_tensor(held: dict[str, Record]) -> None:
         (DDPMPP, set_argument(encoder_type="skip"), "encoder_type = skip cannot be had"),
         (DDPMPP, set_argument(decoder_type="skip"), "decoder_type = skip cannot be had"),
         (DDPMPP, set_argument(embedding_type=["fourier"]), "embedding_type = list cannot be had"),
+        (DDPMPP, set_argument(channel_mult_noise=2), "positional embeddings of 2 times"),
+        ("ve_ncsnpp", set_argument(channel_mult_noise=1), "fourier embeddings of 1 times"),
         (DDPMPP, set_argument(resample_filter=[1, 2, 1]), r"filter \[1, 2, 1\] cannot be had"),
         ("vp_ddpmpp", set_state("", M=2.5), "no int M"),
         ("vp_ddpmpp", set_state("", M=0), "M is 0"),
