@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from scoreflow.models.layers import convolution
 from scoreflow.models.resampling import Doubling, Padding, doubled, halved, halving
@@ -62,7 +62,7 @@ class Plan:
             return Doubling(channels)
         return self._resizing(channels, partial(doubled, fir=self.fir))
 
-    def _resizing(self, channels: int, resize: Callable[..., object]) -> ResidualBlock:
+    def _resizing(self, channels: int, resize: Callable[[Tensor], Tensor]) -> ResidualBlock:
         return ResidualBlock(
             channels,
             channels,
