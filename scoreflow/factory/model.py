@@ -164,6 +164,7 @@ def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
         input_scale=choose_key("model.input_scale", c.input_scale),
         data_std=c.data_std,
         data_range=choose_key("model.data_range", c.data_range),
+        data_scale=c.data_scale,
         integer_times=c.integer_times,
     )
 

@@ -93,6 +93,8 @@ class ScoreModel:
         data_std: standard deviation of the images that "unit" takes, EDM's sigma_data.
         data_range: "symmetric" for a network of images in [-1, 1], "unit" for [0, 1].
         integer_times: evaluate the network at integer t alone, with v linear in the angle between.
+        data_scale: our images over its own, whose process is this one at the same scale: 255 / 256
+            if level k is 2 k / 255 - 1 to it and the centre of a bin to us.
 
     Raises:
         RequestError: one of these is none of its choices, or does not go with another.
@@ -113,9 +115,10 @@ class ScoreModel:
         data_std: float = 1.0,
         data_range: DataRange = "symmetric",
         integer_times: bool = False,
+        data_scale: float = 1.0,
     ) -> None:
         _check_parts(network, sde, output)
-        self.asking = Asking(label, input_scale, data_std, data_range, integer_times)
+        self.asking = Asking(label, input_scale, data_std, data_range, integer_times, data_scale)
         _check_asking(self.asking, output, t_min)
         self.network = network
         self.sde = sde
