@@ -35,9 +35,8 @@ from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config
-from scoreflow.schema.request import Flat, Source, flatten
+from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import resolve
-from scoreflow.schema.source import data_keys
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir, Say
@@ -148,6 +147,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
     flat = {
         **flatten(Config().to_dict()),
         "data.name": "none",
+        "model.data_scale": _unit(overrides),
         "likelihood.dequantization": "truncated_normal",
         **_of_training(imported.settings),
         **imported.settings,
@@ -189,7 +189,7 @@ def checked(experiment: Experiment) -> Arrival:
         x_0, on = _own_samples(experiment), f"{OWN_SAMPLES} samples of its own, for want of images"
     labels = _classes(model, labels, len(x_0))
     others = others_of(model)
-    calls = TIMES * (-(-len(x_0) // 16) + len(others))
+    calls = TIMES * (-(-len(x_0) // 16)) + TIMES // 2 * len(others)
     with Progress("check on arrival", calls, "call") as progress:
         asked = Reading("as it was read", model, "")
         return check(asked, others, x_0, on, labels, on_call=lambda: progress.advance(1))
@@ -203,6 +203,12 @@ def _refuse_used(workdir: Path) -> None:
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         what = "holds a run already" if (workdir / "config.json").exists() else "is not empty"
         raise RequestError(f"{workdir} {what}: choose another --workdir")
+
+
+def _unit(overrides: Flat) -> float:
+    """(L - 1) / L: all of these codebases show a network level k of L as 2 k / (L - 1) - 1."""
+    levels = 17 if overrides.get("data.name") == "digits" else 256
+    return (levels - 1) / levels
 
 
 def _of_training(settings: Mapping[str, Any]) -> Flat:

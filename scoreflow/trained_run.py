@@ -46,7 +46,7 @@ from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.classifier_file import load_classifier
 
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence")
+ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",

@@ -11,8 +11,14 @@ from scoreflow.errors import RequestError, nearest
 from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
-from scoreflow.schema.request import Flat, Request, flatten
-from scoreflow.schema.source import SOURCE_FLAGS, data_keys, source_of
+from scoreflow.schema.request import (
+    SOURCE_FLAGS,
+    Flat,
+    Request,
+    data_keys,
+    flatten,
+    source_of,
+)
 
 MODES = (
     "train",

@@ -1,5 +1,6 @@
 """An experiment from a config: process, data, network, loss and training settings."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
 
 SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
@@ -82,6 +84,7 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     choose_precision(checked)
     build_solver(checked)
     data = build_data(checked, device)
+    _refuse_other_levels(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
@@ -118,9 +121,20 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         check_sampler(config, name, sde, t_min, data)
 
 
+def _refuse_other_levels(config: Config, data: Data) -> None:
+    """Refuse data whose levels lie elsewhere in the units of the network's images."""
+    unit, levels = config.model.data_scale, data.num_levels
+    if levels is not None and unit != 1 and not math.isclose(unit, (levels - 1) / levels):
+        raise RequestError(
+            f"model.data_scale = {unit:g} is of images with {round(1 / (1 - unit))} levels, and "
+            f"{data.name} has {levels}: import the network anew with --data of the latter"
+        )
+
+
 def build_sde(config: AnyConfig) -> SDE:
-    """The process of the `sde` section."""
-    c = Config.of(config).sde
+    """The process of the `sde` section, which is of the images that the network knows, in ours."""
+    checked = Config.of(config)
+    c, unit = checked.sde, checked.model.data_scale
     build = choose("sde", c.name, SDES)
     schedule = "" if c.name == "ve" else c.schedule
     if schedule == "betas" and len(c.betas) != c.num_steps:
@@ -134,7 +148,7 @@ def build_sde(config: AnyConfig) -> SDE:
             f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
             f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
         )
-    return as_request_error(build, c, "sde")
+    return in_units(as_request_error(build, c, "sde"), unit)
 
 
 def build_data(config: AnyConfig, device: torch.device) -> Data:
@@ -148,12 +162,6 @@ def build_data(config: AnyConfig, device: torch.device) -> Data:
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
-    own = tuple(data.train.shape[1:])
-    if all(shape) and own != tuple(shape):
-        raise RequestError(
-            f"the network's images are {tuple(shape)} (channels, height, width), got {own} in "
-            f"{data.name}: take others, or resize them"
-        )
     return Data(
         data.name,
         data.train.to(device),

@@ -9,6 +9,7 @@ from torch import nn
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
+from scoreflow.factory.own_network import is_import_path, own_network
 from scoreflow.losses.times import least_time
 from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
@@ -52,8 +53,9 @@ def build_network(config: AnyConfig, data: Data) -> nn.Module:
     """The network of the `model` section, initialised from the run's seed, where the data lie."""
     config = Config.of(config)
     c, event = config.model, event_shape(config.model, data)
-    build = choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
-    if (c.name == "unet") != (len(event) == 3):
+    own = is_import_path(c.name)
+    build = _own if own else choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
+    if not own and (c.name == "unet") != (len(event) == 3):
         raise RequestError(
             f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
             f"{event}"
@@ -119,6 +121,10 @@ def _mlp(config: Config, event: tuple[int, ...], classes: int) -> MLP:
     return MLP(event[0], c.width, c.depth, c.embedding)
 
 
+def _own(config: Config, event: tuple[int, ...], classes: int) -> nn.Module:
+    return own_network(config.model.name, event, classes)
+
+
 def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
     c = config.model
     given: dict[str, Any] = {}
@@ -158,6 +164,7 @@ def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
         input_scale=choose_key("model.input_scale", c.input_scale),
         data_std=c.data_std,
         data_range=choose_key("model.data_range", c.data_range),
+        data_scale=c.data_scale,
         integer_times=c.integer_times,
     )
 

@@ -6,9 +6,10 @@ range, y, and estimate them at unit variance, z, by a rotation of its own:
     y_t = (x_t - alpha c) / d = alpha y_0 + (sigma / d) eps,    z_0 = y_0 / s = (x_0 - c) / (d s)
 
 with c = 0, d = 1 for images in [-1, 1], c = -1, d = 2 for images in [0, 1], and s its `data_std`
-(EDM's sigma_data, Karras et al. 2022, Table 1). The noise that it sees is the process' over d: a
-process with noise scale sigma_y on images in [0, 1] is the one here with sigma = 2 sigma_y and the
-same alpha. Its input is y_t times a factor of time,
+(EDM's sigma_data, Karras et al. 2022, Table 1). Both c and d are multiplied by its `data_scale`.
+The noise that it sees is the process' over d: a process with noise scale sigma_y on images in
+[0, 1] is the one here with sigma = 2 sigma_y and the same alpha. Its input is y_t times
+a factor of time,
 
     unit    1 / sqrt(alpha^2 s^2 + sigma^2 / d^2)           none    1           alpha    1 / alpha
 
@@ -78,6 +79,7 @@ class Asking:
         input_scale: by name, or the factor of the images as a function of the times.
         data_std: s, of the images in the range that the network sees.
         data_range: "symmetric", [-1, 1], or "unit", [0, 1].
+        data_scale: our images in [-1, 1] over such images as it knows them.
         integer_times: it is evaluated at the integers of the process only; see
             `scoreflow.models.integer_times`.
     """
@@ -87,6 +89,7 @@ class Asking:
     data_std: float = 1.0
     data_range: DataRange = "symmetric"
     integer_times: bool = False
+    data_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not callable(self.label):
@@ -98,16 +101,18 @@ class Asking:
         _choose("data_range", self.data_range, get_args(DataRange))
         if not self.data_std > 0:
             raise RequestError(f"data_std must be positive, got {self.data_std}")
+        if not self.data_scale > 0:
+            raise RequestError(f"data_scale must be positive, got {self.data_scale}")
 
     @cached_property
     def centre(self) -> float:
         """The c of x_0 = c + d y_0."""
-        return -1.0 if self.data_range == "unit" else 0.0
+        return -self.data_scale if self.data_range == "unit" else 0.0
 
     @cached_property
     def noise_unit(self) -> float:
         """The d of x_0 = c + d y_0, by which the noise that the network sees is smaller."""
-        return 2.0 if self.data_range == "unit" else 1.0
+        return (2.0 if self.data_range == "unit" else 1.0) * self.data_scale
 
     @cached_property
     def spread(self) -> float:
@@ -132,7 +137,7 @@ class Asking:
             of_one = r.ndim == 0 and r.is_cpu and r.item() == 1  # a VP's: nothing to divide by
             return x_t if of_one else x_t / broadcast(r, x_t)
         y = x_t
-        if self.data_range == "unit":
+        if self.centre != 0 or self.noise_unit != 1:
             y = (x_t - self.centre * broadcast(sde.alpha(t), x_t)) / self.noise_unit
         match self.input_scale:
             case "none":

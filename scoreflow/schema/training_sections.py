@@ -185,6 +185,12 @@ class ModelConfig(Section):
         choices=("symmetric", "unit"),
         later=True,
     )
+    data_scale: float = key(
+        1.0,
+        "our images over its own: (L - 1) / L if it knows level k of L as 2 k / (L - 1) - 1",
+        Range(0, 1, "(]"),
+        later=True,
+    )
     width: int = key(128, "mlp: hidden units of a layer", COUNT)
     depth: int = key(3, "mlp: hidden layers", COUNT)
     embedding: int = key(64, "mlp: dimensions of the time embedding", Range(4, 2**31))

@@ -50,8 +50,10 @@ class Golden:
         return formats.read(self.path, self.format, "", self.options)
 
     def model(self, precision: str = "float32", raw: bool = False, **changed: Any) -> ScoreModel:
-        """The network as a Denoiser, under other config keys if there are any."""
-        overrides = {name.replace("__", "."): value for name, value in changed.items()}
+        """The network as a Denoiser of its own images, under other config keys if any."""
+        overrides = {"model.data_scale": 1.0} | {
+            name.replace("__", "."): value for name, value in changed.items()
+        }
         config = config_of(self.imported, overrides)
         data = assembly.build_data(config, torch.device("cpu"))
         network = build_network(config, data)
@@ -60,7 +62,9 @@ class Golden:
         if precision == "float64":
             network = network.double()
         model = build_model(config, network, assembly.build_sde(config)).in_precision(precision)
-        classes = self.arrays.get("class_labels")
+        classes = None
+        if (self.folder / "golden.npz").is_file():
+            classes = self.arrays.get("class_labels")
         return model if classes is None else model.labelled(classes.long())
 
     def bare(self, model: ScoreModel, index: torch.Tensor | None = None) -> torch.Tensor:
@@ -119,3 +123,13 @@ GOLDEN = {
 def golden():
     """A checkpoint by its fixture's name."""
     return GOLDEN.__getitem__
+
+
+@pytest.fixture
+def golden_of():
+    """A checkpoint without golden answers, to have its network of."""
+
+    def make(path: Path, format: str = "diffusers", options: dict[str, Any] | None = None):
+        return Golden(path, path, format, options or {})
+
+    return make

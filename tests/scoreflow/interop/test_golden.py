@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from scoreflow.data.levels import centres
+from scoreflow.losses.decoder import decoder_term
 from scoreflow.losses.variational import prior_term, term
 from scoreflow.samplers import DDIM, Clipped, DPMSolver, sample
 from scoreflow.samplers.reverse_variance import reverse_variance
@@ -54,6 +56,23 @@ def test_estimates_at_the_chain_s_times(golden, name):
     errors = (estimate.x_0 - found.arrays["x0"]).flatten(1).abs().amax(1)
     assert bool((errors <= ROW * reach + of_eps).all())
     assert by_row(estimate.x_0[:3], found.arrays["x0"][:3]) < 10 * ROW
+
+
+@pytest.mark.parametrize("name", ["train_unconditional", "class_v", "cifar10_like"])
+def test_images_between_minus_and_plus_one_inclusive_are_our_bins_centres(golden, name):
+    """Theirs is 2 k / 255 - 1 and ours (2 k + 1) / 256 - 1: one is 255 / 256 of the other."""
+    found, unit = golden(name), 255 / 256
+    levels = found.arrays["image_levels"]
+    theirs = levels.double() * 2 / 255 - 1
+    torch.testing.assert_close(centres(levels, 256), unit * theirs)
+    model = found.model("float64", model__data_scale=unit)
+    t = found.index.double() + 1
+    estimate = model(unit * found.arrays["x_t"].double(), t)
+    assert by_row(estimate.eps, found.arrays["eps"]) < ROW
+    assert by_row(estimate.x_0[:3], unit * found.arrays["x0"][:3]) < 10 * ROW
+    alpha, sigma = found.model().sde.alpha(t), found.model().sde.sigma(t)
+    torch.testing.assert_close(model.sde.alpha(t), alpha)
+    torch.testing.assert_close(model.sde.sigma(t), unit * sigma)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -246,3 +265,36 @@ def test_the_terms_of_the_bound_are_improved_diffusion_s(golden, clip):
     x_0, sde = found.arrays["bpd_images"].double(), found.model().sde
     prior = prior_term(sde, x_0) / (x_0[0].numel() * math.log(2))
     torch.testing.assert_close(prior, found.arrays["bpd50_prior64"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bpd50_vb64", "bpd_full_vb"])
+def test_the_decoder_s_term_is_improved_diffusion_s_in_our_bins(golden, name):
+    """Its bins, 2 / 255 wide about 2 k / 255 - 1, are ours in the units of its images."""
+    found = golden("cifar10_like")
+    unit, seed = 255 / 256, found.about["noise_of_calc_bpd_loop"]["seed"]
+    theirs = found.arrays["bpd_images"].double()
+    levels = ((theirs + 1) * 127.5).round().to(torch.uint8)
+    model = found.model("float64", model__data_scale=unit)
+    x_0, t = centres(levels, 256), torch.tensor(1.0, dtype=torch.float64)
+    torch.testing.assert_close(x_0, unit * theirs, rtol=1e-6, atol=1e-7)
+    draw = np.random.RandomState(seed).standard_normal(tuple(x_0.shape)).astype(np.float32)
+    prediction = Clipped(model)(model.sde.perturb(x_0, t, torch.from_numpy(draw).double()), t)
+    # the lower end of the learned range is that of the step before in the chain that is used
+    s = found.arrays["bpd50_steps"][1].double() + 1 if name == "bpd50_vb64" else t + 1
+    _, w = model.sde.transition(t, s)
+    low = (model.sde.variance(t) * w / model.sde.variance(s)).log()
+    high = model.sde.variance(t).log()
+    variance = (low + prediction.fraction * (high - low)).exp()
+    ours = decoder_term(prediction.x_0, levels, 256, variance) / (x_0[0].numel() * math.log(2))
+    # theirs takes a normal's distribution function by tanh, right to 2e-4
+    torch.testing.assert_close(ours, found.arrays[name][:, 0].double(), rtol=3e-4, atol=1e-7)
+
+
+def test_terms_of_the_whole_chain(golden):
+    found = golden("cifar10_like")
+    seed, some = found.about["noise_of_calc_bpd_loop"]["seed"], [1, 7, 60, 400, 1500, 2900, 3900]
+    for k in some:
+        steps = torch.tensor([k - 1, k])
+        ours = bound_terms(found, steps, seed + k - 1, clip=True)[:, 0]
+        theirs = found.arrays["bpd_full_vb"][:, k].double()
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-7)
