@@ -155,7 +155,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
     }
     config = resolve(flat, "the import")
     asked = "likelihood.dequantization" in overrides
-    if not asked and _cut_bits(config) > MOST_CUT_BITS:
+    if not asked and _cut_bits(config, _levels(overrides)) > MOST_CUT_BITS:
         config = resolve({**flat, "likelihood.dequantization": "last_step"}, "the import")
     return config
 
@@ -207,8 +207,12 @@ def _refuse_used(workdir: Path) -> None:
 
 def _unit(overrides: Flat) -> float:
     """(L - 1) / L: all of these codebases show a network level k of L as 2 k / (L - 1) - 1."""
-    levels = 17 if overrides.get("data.name") == "digits" else 256
-    return (levels - 1) / levels
+    return (_levels(overrides) - 1) / _levels(overrides)
+
+
+def _levels(overrides: Flat) -> int:
+    """L of the data."""
+    return 17 if overrides.get("data.name") == "digits" else 256
 
 
 def _of_training(settings: Mapping[str, Any]) -> Flat:
@@ -218,11 +222,11 @@ def _of_training(settings: Mapping[str, Any]) -> Flat:
     return {}
 
 
-def _cut_bits(config: ConfigDict) -> float:
-    """What a truncated normal cuts off at the least time, in bits a dimension of 8-bit images."""
+def _cut_bits(config: ConfigDict, num_levels: int) -> float:
+    """What a truncated normal cuts off of so many levels at the least time, bits a dimension."""
     c = Config.of(config)
     t_min = build_objective(c).least_time
-    dequantizer = Dequantizer("truncated_normal", 256, t_min, "centre")
+    dequantizer = Dequantizer("truncated_normal", num_levels, t_min, "centre")
     return at_most_bits(dequantizer, assembly.build_sde(c)) or 0.0
 
 
@@ -263,7 +267,7 @@ def _own_samples(experiment: Experiment) -> Tensor:
 
 def _classes(model: ScoreModel, labels: Tensor | None, count: int) -> Tensor | None:
     """The data's classes, or the network's own in turn, where it cannot do without."""
-    if model.num_classes == 0 or getattr(model.network, "null_class", True):
+    if not model.needs_class:
         return None
     if labels is not None and int(labels.max()) < model.num_classes:
         return labels

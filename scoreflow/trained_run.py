@@ -22,7 +22,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.likelihood import build_question
+from scoreflow.factory.likelihood import asked_of, build_question
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
 from scoreflow.generation import error_table
@@ -255,6 +255,7 @@ class TrainedRun:
             "precision": self.model.precision,
             "num_images": min(error_table.IMAGES, len(self.data.train)),
             "device": str(self.experiment.device),
+            **({"label": int(c.label)} if self.model.needs_class else {}),
         }
         shard = distributed.shard()
         try:
@@ -269,6 +270,8 @@ class TrainedRun:
 
     def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
         c, model = config.sampling, self.model
+        if model.needs_class and c.label >= 0:
+            model = model.labelled(c.label)
         of_centres = config.training.dequantization == "centre"
         x_0 = error_table.points(self.data, config.seed, of_centres)
         calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
@@ -305,8 +308,9 @@ class TrainedRun:
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
         of = replace(self.data, test=self.data.accept(data), test_labels=None)
-        question = build_question(config, self.model, of)
-        return LogLikelihoods.of(measure(self.model, of, 0, question))
+        model = asked_of(config, self.model)
+        question = build_question(config, model, of)
+        return LogLikelihoods.of(measure(model, of, 0, question))
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.

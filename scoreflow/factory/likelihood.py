@@ -20,6 +20,21 @@ def build_solver(config: AnyConfig) -> Solver:
     return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
 
 
+def asked_of(config: AnyConfig, model: ScoreModel) -> ScoreModel:
+    """The Denoiser whose likelihood it is: that of the class `likelihood.label`, if it is one.
+
+    Raises:
+        RequestError: the network knows no such class, or cannot do without one.
+    """
+    label = Config.of(config).likelihood.label
+    if label == -1 and model.needs_class:
+        raise RequestError(
+            "this network has no row for no class, and its likelihood is one given a class: set "
+            f"likelihood.label to one of 0..{model.num_classes - 1}"
+        )
+    return model if label == -1 else model.labelled(label)
+
+
 def build_question(
     config: AnyConfig, model: ScoreModel, data: Data, dequantization: str = ""
 ) -> LikelihoodSettings:

@@ -138,6 +138,12 @@ class ScoreModel:
         )  # of a wrapper that shares gradients
         return getattr(inside, "num_classes", 0)
 
+    @property
+    def needs_class(self) -> bool:
+        """Whether it cannot answer for no class: each is one, and there is no row for none."""
+        inside = getattr(self.network, "module", self.network)
+        return self.num_classes > 0 and not getattr(inside, "null_class", True)
+
     def with_network(self, network: nn.Module) -> "ScoreModel":
         """The same Denoiser with another network in this one's place."""
         other = copy.copy(self)
@@ -219,6 +225,11 @@ class ScoreModel:
     def _value(self, x: Tensor, label: Tensor) -> Tensor:
         """The network's output, given the class if there is one."""
         given = [x, label]
+        if self.label is None and self.needs_class:
+            raise RequestError(
+                "this network has no row for no class: it needs one of its classes 0.."
+                f"{self.num_classes - 1}, as sampling.label or likelihood.label"
+            )
         if isinstance(self.label, Tensor):
             given.append(self.label)
         elif self.label is not None:

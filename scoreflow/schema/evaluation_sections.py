@@ -152,6 +152,9 @@ class LikelihoodConfig(Section):
 
     seed: int = key(0, "seed of dequantization and probes", COUNT_OR_NONE)
     num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
+    label: int = key(
+        -1, "log p given this class, of a network with classes; -1 for none", Range(-1, 2**31)
+    )
     batch_size: int = key(128, "points in flight at a time", COUNT)
     dequantization: str = key(
         "uniform", "how integer levels become points", choices=DEQUANTIZATIONS

@@ -37,6 +37,7 @@ def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int
     """
     start, c = time.monotonic(), experiment.config.equivalence
     model = model.in_precision(choose_precision(experiment.config))
+    model = model.labelled(0) if model.needs_class else model
     subject = certificate.Subject(model, experiment.data, trained=step > 0)
     drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
     effort = certificate.Effort(drawn, c.batch_size, c.train_steps)

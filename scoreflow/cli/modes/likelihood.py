@@ -20,7 +20,7 @@ from scoreflow.data.dataset import Data, overlap
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
-from scoreflow.factory.likelihood import build_question
+from scoreflow.factory.likelihood import asked_of, build_question
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, measure
 from scoreflow.models.score_model import ScoreModel
@@ -114,9 +114,12 @@ def _measured(
     folder: RunDir, weights: Weights, of: Data, name: str, dequantization: str = ""
 ) -> Measured:
     """The likelihood of data, its rows in results/{name}.jsonl."""
-    experiment, model = weights.experiment, weights.model
+    experiment = weights.experiment
+    model = asked_of(experiment.config, weights.model)
     c = experiment.config.likelihood
     heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
+    if c.label == -1:  # rows older than the key have none
+        del heading["label"]
     heading |= {
         "dequantization": dequantization or c.dequantization,
         "step": weights.step,
@@ -148,7 +151,8 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
         own = _own(trained)
         return _measured(trained.folder, own, trained.data, name, dequantization)
 
-    model, data, name = trained.model, trained.data, "likelihood-ledger"
+    model, data = asked_of(trained.config, trained.model), trained.data
+    name = "likelihood-ledger"
     found = measure_bounds(model, data, trained.config, measured, measure_by)
     if found is None:
         return

@@ -133,3 +133,9 @@ def golden_of():
         return Golden(path, path, format, options or {})
 
     return make
+
+
+@pytest.fixture
+def fixtures():
+    """The folder of all fixtures."""
+    return FIXTURES
