@@ -23,6 +23,7 @@ if not (Path(__file__).parent / "sde").is_dir() and (_CHECKOUT / "run.py").is_fi
 if TYPE_CHECKING:
     from scoreflow.any_model import bits_per_dim, sample
     from scoreflow.errors import RequestError, RunError
+    from scoreflow.imported_run import import_network
     from scoreflow.likelihood.error_budget import Budget
     from scoreflow.likelihood.flow_likelihood import LogLikelihood, Solver, log_likelihood
     from scoreflow.likelihood.log_likelihoods import LogLikelihoods
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "any_model": ("bits_per_dim", "sample"),
     "errors": ("RequestError", "RunError"),
+    "imported_run": ("import_network",),
     "likelihood.error_budget": ("Budget",),
     "likelihood.flow_likelihood": ("LogLikelihood", "Solver", "log_likelihood"),
     "likelihood.log_likelihoods": ("LogLikelihoods",),
@@ -76,6 +78,7 @@ __all__ = [
     "TrainedRun",
     "__version__",
     "bits_per_dim",
+    "import_network",
     "load",
     "log_likelihood",
     "sample",

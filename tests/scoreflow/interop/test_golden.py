@@ -75,6 +75,28 @@ def test_images_between_minus_and_plus_one_inclusive_are_our_bins_centres(golden
     torch.testing.assert_close(model.sde.sigma(t), unit * sigma)
 
 
+@pytest.mark.parametrize(
+    ("format", "file", "options"),
+    [
+        ("edm", "edm_adm_cond/network-snapshot-200000.pkl", {}),
+        ("edm", "vp_ddpmpp/network-snapshot-200000.pkl", {}),
+        ("edm", "ve_ncsnpp/network-snapshot-200000.pkl", {}),
+    ],
+)
+def test_units_of_the_images_change_no_estimate_of_noise(
+    golden_of, fixtures, format, file, options
+):
+    """Whatever the label is a function of, and whatever the input's scale."""
+    found, unit = golden_of(fixtures / format / file, format, options), 255 / 256
+    plain, scaled = found.model("float64"), found.model("float64", model__data_scale=unit)
+    t = torch.tensor([plain.t_min, 20.5, plain.sde.num_steps], dtype=torch.float64)
+    shape = found.imported.settings["model.shape"]
+    y_t = plain.sde.scale(t)[:, None, None, None] * torch.randn(3, *shape, dtype=torch.float64)
+    one, other = plain(y_t, t), scaled(unit * y_t, t)
+    torch.testing.assert_close(other.eps, one.eps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(other.x_0, unit * one.x_0, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_the_schedule_is_the_original_s(golden, name):
     found, sde = golden(name), golden(name).model().sde

@@ -1,0 +1,192 @@
+"""--mode import as a user meets it: what it prints, every mode after it, and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scoreflow.cli.main import main
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+TRAINED = FIXTURES / "improved_diffusion" / "digits_trained" / "ema_0.995_4000.pt"
+FLAGS = [
+    "--mode=import",
+    "--device=cpu",
+    f"--from={TRAINED}",
+    "--as=improved_diffusion",
+    "--set=size=8,heads=4,steps=4000",
+    "--set=schedule=cosine,norm_groups=4",
+    "--config.model.prediction=v",
+    "--data=digits",
+]
+
+
+def run(*flags):
+    return main(["run.py", *map(str, flags)])
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("imports") / "digits"
+    assert run(*FLAGS, f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(original, tmp_path):
+    """A copy to write in."""
+    return Path(shutil.copytree(original, tmp_path / "run"))
+
+
+def ask(workdir, mode, *more):
+    return run(f"--mode={mode}", f"--workdir={workdir}", "--device=cpu", *more)
+
+
+def result(workdir, name):
+    return json.loads((workdir / "results" / f"{name}.json").read_text())
+
+
+def test_it_says_what_it_found(tmp_path, capsys):
+    assert run(*FLAGS, f"--workdir={tmp_path / 'new'}") == 0
+    said = capsys.readouterr().out
+    for told in (
+        "is of the format improved_diffusion",
+        "U-Net, 16, 32 channels, 1 blocks a level, attention at 4 with 4 heads",
+        "cosine, 4000 steps",
+        "index x 1000/T",
+        "averaged",
+        "truncated_normal: it was trained on the levels themselves",
+        "passed on 32 images of digits",
+        "report.html",
+    ):
+        assert told in said
+    page = (tmp_path / "new" / "report.html").read_text()
+    for told in ("Imported network", "Noise error by log-SNR", "sha256 of ema_0.995_4000.pt"):
+        assert told in page
+
+
+def test_every_mode_works_on_it(workdir):
+    few = ["--config.sampling.steps=4", "--config.sampling.num_images=12"]
+    assert ask(workdir, "sample", "--sampler=ddim", *few) == 0
+    assert result(workdir, "samples-ddim")["num_images"] == 12
+    assert ask(workdir, "sample", "--config.sampling.task=vary", "--config.sampling.steps=4") == 0
+    crude = [f"--config.likelihood.{key}=0.1" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.num_images=3", "--config.likelihood.checked=0"]
+    ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
+    assert ask(workdir, "likelihood", *crude, *ledger) == 0
+    names = [row["name"] for row in result(workdir, "likelihood-ledger")["rows"]]
+    assert names[:2] == ["exact flow, truncated_normal", "exact flow, last_step"]
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(4,)", "--config.compare.num_images=16"]
+    assert ask(workdir, "compare", *nfe) == 0
+
+
+@pytest.mark.slow
+def test_the_certificate_holds_for_it(workdir, capsys):
+    tiny = [f"--config.equivalence.{key}" for key in ("num_images=4", "steps=4", "train_steps=2")]
+    assert ask(workdir, "equivalence", *tiny) == 0
+    assert "identities hold" in capsys.readouterr().out
+
+
+def test_training_goes_on_from_it_with_a_fresh_optimiser(workdir, capsys):
+    brief = [
+        "--config.training.num_steps=4004",
+        "--config.training.batch_size=8",
+        "--config.training.log_every=2",
+        "--config.training.checkpoint_every=2",
+        "--config.sampling.num_images=2",
+        "--config.sampling.steps=2",
+        "--config.sampling.tolerance=0.1",
+        "--config.likelihood.num_images=2",
+        "--config.likelihood.checked=0",
+    ]
+    assert ask(workdir, "train", *brief) == 0
+    assert "resuming" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4002, 4004]
+    assert max(row["loss"] for row in rows) < 0.4  # a fresh network has about 1
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["training"]["num_steps"] == 4004
+    # from here on it is a run like any other
+    assert ask(workdir, "train", "--config.training.num_steps=4006") == 2
+    assert "holds a run with another config" in capsys.readouterr().err
+
+
+def test_its_network_is_not_another(workdir, capsys):
+    assert ask(workdir, "train", "--config.model.channels=8") == 2
+    assert "model.channels (16 there, 8 asked)" in capsys.readouterr().err
+    assert ask(workdir, "sample", "--config.model.label_offset=0.5") == 2
+    assert "belongs to the trained weights" in capsys.readouterr().err
+
+
+@pytest.fixture
+def without(tmp_path):
+    """A run that was imported without images, and a folder of some that fit."""
+    workdir, images = tmp_path / "run", tmp_path / "images"
+    flags = [flag for flag in FLAGS if not flag.startswith("--data")]
+    assert run(*flags, f"--workdir={workdir}") == 0
+    images.mkdir()
+    for k in range(20):
+        Image.new("L", (8, 8), 10 * k).save(images / f"{k:02d}.png")
+    return workdir, images
+
+
+def test_images_may_be_named_later(without, capsys):
+    workdir, images = without
+    for mode in ("likelihood", "compare", "equivalence", "train"):
+        assert ask(workdir, mode) == 2
+        assert "add --data PATH" in capsys.readouterr().err
+    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
+    assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
+    assert result(workdir, "likelihood")["num_images"] == 2
+    few = ["--config.sampling.steps=2", "--config.sampling.num_images=2"]
+    assert ask(workdir, "sample", *few) == 0
+    assert ask(workdir, "sample", f"--data={images}", *few) == 0
+    assert ask(workdir, "sample", "--data=digits", *few) == 2
+    assert "256 levels, and digits has 17" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--mode=import", "--from=a.pt"], "needs --workdir DIR, a new folder"),
+        (["--mode=import", "--workdir=new"], "needs --from PATH"),
+        (["--mode=sample", "--workdir=new", "--recipe=x"], "--recipe is of --mode import"),
+        (["--mode=sample", "--workdir=new", "--anyway"], "--anyway is of --mode import"),
+        (["--mode=import", "--workdir=new", "--from=no/such/file.pt"], "there is no no/such/file"),
+        (["--mode=import", "--workdir=new", f"--from={TRAINED}"], "add --as improved_diffusion"),
+        (
+            ["--mode=import", "--workdir=new", f"--from={TRAINED}", "--as=openai"],
+            "unknown format 'openai'",
+        ),
+        (
+            ["--mode=import", "--workdir=new", f"--from={TRAINED}", "--recipe=cifar"],
+            "unknown recipe 'cifar'",
+        ),
+        (["--mode=import", "--workdir=new", f"--from={TRAINED}", "--set=heads"], "NAME=VALUE"),
+        (
+            ["--mode=import", "--workdir=new", f"--from={TRAINED}", "--config=digits"],
+            "--config names an experiment",
+        ),
+        (["--mode=import", "--workdir=new", f"--from={__file__}"], "of no format that is read"),
+        (
+            ["--mode=sample", "--workdir=new", "--data=digits"],
+            "holds no run",
+        ),
+    ],
+)
+def test_a_wrong_request_is_one_line(flags, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("--device=cpu", *flags) == 2
+    line = capsys.readouterr().err
+    assert told in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_of_our_own_keeps_its_data(tmp_path, capsys):
+    shutil.copytree(FIXTURES / "run-0.1", tmp_path / "run")
+    assert ask(tmp_path / "run", "sample", "--data=toy") == 2
+    assert "data.name belongs to the trained weights" in capsys.readouterr().err
