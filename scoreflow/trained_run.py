@@ -47,6 +47,8 @@ from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.classifier_file import load_classifier
 
+ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence")
+"""Modes that nothing can be done in without data."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
@@ -105,6 +107,11 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
     experiment = assembly.experiment(config, build_device(request.device), training)
+    if request.mode in ON_IMAGES and not len(experiment.data.test):
+        raise RequestError(
+            f"--mode {request.mode} measures on images, and {folder.path} was imported without "
+            "any: add --data PATH, a folder of images or a name on the Hub"
+        )
     return TrainedRun(folder, experiment, say)
 
 
@@ -290,6 +297,12 @@ class TrainedRun:
         It is that of the law without a class: guidance is no model of the data.
         """
         c = config.sampling
+        if len(self.data.train) < 2:
+            raise RequestError(
+                "the optimal variance and the least-cost grid are measured on training images, "
+                f"got {len(self.data.train)}: add --data PATH, or choose another "
+                "sampling.variance and sampling.grid"
+            )
         settings = {
             "weights": self.fingerprint,
             "seed": config.seed,

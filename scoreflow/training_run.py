@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.runtime import distributed
@@ -27,6 +28,9 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Interval, Trainer
+
+IMPORT = "results/import.json"
+"""What a run has whose weights came from another codebase."""
 
 
 def train(
@@ -73,12 +77,17 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
         command: what env.json says it was started by.
     """
     config, shard = training_config(request), distributed.shard()
-    resumes = (path / "config.json").exists()
+    resumes, imported = (path / "config.json").exists(), False
     shard.wait()  # the first process makes the folder that the others ask about
     if resumes:
-        saved = flatten(RunDir.open(path).config)
-        config = resumed_config(request, saved, path / "config.json")
+        there = RunDir.open(path)
+        imported = (path / IMPORT).exists() and not there.read_metrics()
+        config = resumed_config(request, flatten(there.config), path / "config.json", imported)
     experiment = assembly.experiment(config, build_device(request.device))
+    if not len(experiment.data.train):
+        raise RequestError(
+            f"{path} was imported without images, and training needs some: add --data PATH"
+        )
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -88,6 +97,8 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
         if resumes
         else RunDir.create(path, config.to_dict(), {}) as folder
     ):
+        if imported:  # what it is trained on with is its config from here on
+            folder.write_config(config.to_dict())
         folder.write_env({"command": command, **environment(str(experiment.device))})
         shard.wait()
         yield experiment, folder

@@ -12,8 +12,18 @@ from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import Flat, Request, flatten
+from scoreflow.schema.source import SOURCE_FLAGS, data_keys, source_of
 
-MODES = ("train", "sample", "likelihood", "compare", "classifier", "equivalence", "profile")
+MODES = (
+    "train",
+    "sample",
+    "likelihood",
+    "compare",
+    "classifier",
+    "equivalence",
+    "profile",
+    "import",
+)
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
 
@@ -22,8 +32,10 @@ def parse(argv: list[str]) -> Request:
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
-    for name in ("mode", "workdir", "device", "samplers", *SHORT):
+    for name in ("mode", "workdir", "device", "samplers", "data", *SHORT, *SOURCE_FLAGS):
         flags.DEFINE_string(name, None, "", flag_values=values)
+    flags.DEFINE_multi_string("set", None, "", flag_values=values)
+    flags.DEFINE_boolean("anyway", None, "", flag_values=values)
     try:
         holder = config_flags.DEFINE_config_file(
             "config", str(CONFIGS / "digits.py"), flag_values=values, sys_argv=argv
@@ -42,13 +54,18 @@ def parse(argv: list[str]) -> Request:
     short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
     if values["samplers"].present:
         short["compare.samplers"] = values.samplers.split(",")
+    if values["data"].present:
+        short |= data_keys(values.data)
     workdir = Path(values.workdir).expanduser() if values.workdir else None
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}
     _refuse_without_effect(values.mode, overrides)
     device = values.device or ""
-    return Request(values.mode, workdir, device, experiment, config, overrides, given)
+    names = (*SOURCE_FLAGS, "set", "anyway")
+    told = {name: values[name].value for name in names if values[name].present}
+    source = source_of(values.mode, told, given)
+    return Request(values.mode, workdir, device, experiment, config, overrides, given, source)
 
 
 def _refuse_without_effect(mode: str, overrides: Flat) -> None:

@@ -22,9 +22,11 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode equivalence|profile [--workdir DIR]
+  python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
 
   --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
-              profile (where a training step's time goes)
+              profile (where a training step's time goes), import (a checkpoint of another
+              codebase becomes a run; docs/interop.md)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -32,6 +34,13 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --sampler   SAMPLERS
               (short for --config.sampling.sampler)
   --version   print it
+  --data      digits, a folder of images or a name on the Hub (short for --config.data.name,
+              --config.data.path); an imported run takes any that fit its network
+  --from      import: a file, a folder, or a name on the Hugging Face Hub
+  --as        import: its format, where it is not recognised
+  --recipe    import: a published network, by its file's name
+  --set       import: answers to what the file does not say, as heads=4,steps=4000
+  --anyway    import: keep it although the check on arrival fails
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes
@@ -41,12 +50,16 @@ STOPPED = {
     "train": "; the same command goes on from the last checkpoint, if one was written",
     "compare": "; the cases that are done are kept, and the same command goes on after them",
     "likelihood": "; the images that are done are kept, and the same command goes on after them",
+    "import": "; nothing was written",
 }
 """What is left when a mode is interrupted."""
 
 
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
+
+FILES = {"import": "import_network"}
+"""Modules of modes whose names are no names of modules."""
 
 UNTRAINED = ("train", "equivalence", "profile")
 """Modes that do not need a trained run."""
@@ -122,10 +135,10 @@ def _run(request: Request, argv: list[str]) -> None:
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
         )
     if request.workdir is None and request.mode not in UNTRAINED:
-        raise RequestError(
-            f"--mode {request.mode} needs --workdir DIR, the folder of a trained run"
-        )
+        which = "a new folder" if request.mode == "import" else "the folder of a trained run"
+        raise RequestError(f"--mode {request.mode} needs --workdir DIR, {which}")
     if request.workdir is None or request.mode == "train":
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once
-    importlib.import_module(f"scoreflow.cli.modes.{request.mode}").run(request, argv)
+    module = FILES.get(request.mode, request.mode)
+    importlib.import_module(f"scoreflow.cli.modes.{module}").run(request, argv)

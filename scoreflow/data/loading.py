@@ -52,6 +52,21 @@ def load_digits(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
     return _cut("digits", (levels, labels), 17, test_fraction, split_seed)
 
 
+def no_images(shape: tuple[int, ...]) -> Data:
+    """No data, for a network that knows its own shape: 256 levels, no image in either part.
+
+    Args:
+        shape: (C, H, W) of the images that there would be.
+    """
+    if not all(shape):
+        raise RequestError(
+            "data.name = none needs model.shape, the (C, H, W) of the network's images, got "
+            f"{tuple(shape)}: name the data"
+        )
+    empty = torch.empty(0, *shape, dtype=torch.uint8)
+    return Data("none", empty, empty, 256, None, None)
+
+
 def load_images(path_or_name: str, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
     """Images from a folder of parquet files, a folder of image files, or the Hugging Face Hub.
 

@@ -25,6 +25,13 @@ from scoreflow.uncertainty import rate_error
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 """Images that the two-sample test compares at most, and those below which it says nothing."""
 
+UNIT = "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best"
+NOTHING_TO_COMPARE: dict[str, Any] = {
+    "unit": UNIT,
+    "two_sample": None,
+    "two_sample_of_test_data": None,
+}
+
 
 def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
     """`value_metrics` of samples as they are drawn: points (n, C, H, W), or vectors (n, D)."""
@@ -44,13 +51,15 @@ def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]
     """
     train, test = _of_class(data, label)
     n = min(TWO_SAMPLE_IMAGES, len(values), len(train))
+    if not n:
+        return {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
     m = min(n, len(test))
     two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
     enough = n >= LEAST_IMAGES and m > 0
     found = {
         "value": two_sample["accuracy"] if enough else None,
         "standard_error": two_sample["standard_error"] if enough else None,
-        "unit": "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best",
+        "unit": UNIT,
         "two_sample": two_sample,
         "two_sample_of_test_data": nearest_neighbours.two_sample_accuracy(test[:m], train[:m])
         if m
@@ -85,7 +94,9 @@ def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_data(data: Data, num_images: int) -> dict[str, Any]:
-    """Test images and model-free baselines, for comparison."""
+    """Test images and model-free baselines, for comparison; nothing where there are none."""
+    if not len(data.test):
+        return {}
     encoded = base64.b64encode(picture(data.test[:num_images], data)).decode()
     found: dict[str, Any] = {"picture_of_test_data": encoded, "num_test": len(data.test)}
     found["num_shown"] = min(num_images, len(data.test))
@@ -193,7 +204,7 @@ def _summary(
 
 def _two_sample_text(result: dict[str, Any]) -> str:
     if result["value"] is None:
-        return f"needs {LEAST_IMAGES} images"
+        return f"needs {LEAST_IMAGES} images of each"
     sides = result["two_sample"]
     return (
         f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "

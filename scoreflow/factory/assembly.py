@@ -122,13 +122,21 @@ def build_sde(config: AnyConfig) -> SDE:
 
 def build_data(config: AnyConfig, device: torch.device) -> Data:
     """The data of the `data` section, on the device."""
-    c = Config.of(config).data
+    checked = Config.of(config)
+    c, shape = checked.data, checked.model.shape
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
         "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed),
+        "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
+    own = tuple(data.train.shape[1:])
+    if all(shape) and own != tuple(shape):
+        raise RequestError(
+            f"the network's images are {tuple(shape)} (channels, height, width), got {own} in "
+            f"{data.name}: take others, or resize them"
+        )
     return Data(
         data.name,
         data.train.to(device),

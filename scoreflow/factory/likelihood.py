@@ -60,11 +60,12 @@ def question_of(
             f"likelihood.t_start must lie in [{t_min:g}, {end}), got {t:g}: this network "
             f"learned {config.training.times} times and is not asked below t = {t_min:g}"
         )
-    most = sign_set_size(data.test[0].numel())
+    dims = data.test.shape[1:].numel()
+    most = sign_set_size(dims)
     if c.probes > most:
         raise RequestError(
-            f"likelihood.probes must lie in 0..{most} for data of {data.test[0].numel()} "
-            f"dimensions, got {c.probes}; 0 is the exact divergence"
+            f"likelihood.probes must lie in 0..{most} for data of {dims} dimensions, "
+            f"got {c.probes}; 0 is the exact divergence"
         )
     dequantizer = None
     if data.num_levels is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from scoreflow.report.html import render
 from scoreflow.report.results import Results
 from scoreflow.report.sections import (
+    arrival,
     bounds,
     certificate,
     comparison,
@@ -22,6 +23,7 @@ from scoreflow.storage.run_folder import RunDir
 
 SECTIONS = (
     run_section.sections,
+    arrival.sections,
     samples.sections,
     likelihood.sections,
     bounds.sections,

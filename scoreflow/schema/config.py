@@ -149,7 +149,8 @@ def without_effect(name: str, mode: str) -> str | None:
     Returns:
         "leave it out", or what to set instead.
     """
-    if mode == "train" or belongs_to_weights(name) or name not in KEYS or mode in KEYS[name].modes:
+    whole = mode in ("train", "import")  # they write the config of a run
+    if whole or belongs_to_weights(name) or name not in KEYS or mode in KEYS[name].modes:
         return None
     return KEYS[name].instead.get(mode, "leave it out")
 

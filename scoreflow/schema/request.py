@@ -4,12 +4,31 @@ Wherever a config comes from (a file, overrides, the config.json of a run), `sch
 it key by key: an unknown key and a value of another type are refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Flat = dict[str, Any]
 """A config by dotted keys; tuples as lists, as in JSON."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint of another codebase, as --mode import names it.
+
+    Attributes:
+        path: a file, a folder, or a repository on the Hugging Face Hub as owner/name.
+        format: its codebase, "" to recognise it.
+        recipe: a published network whose flags are known, "" for none.
+        options: answers to what its reader asks.
+        anyway: whether it is kept also where the check on arrival fails.
+    """
+
+    path: str
+    format: str = ""
+    recipe: str = ""
+    options: Flat = field(default_factory=dict)
+    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,7 @@ class Request:
         config: the experiment with its overrides.
         overrides: what was given on the command line, short flags among them.
         names_experiment: whether --config was given.
+        source: what is imported; None in all other modes.
     """
 
     mode: str
@@ -33,6 +53,7 @@ class Request:
     config: Flat
     overrides: Flat
     names_experiment: bool
+    source: Source | None = None
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:

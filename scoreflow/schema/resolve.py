@@ -9,6 +9,8 @@ from scoreflow.schema import task_keys
 from scoreflow.schema.config import EVALUATION, LATER, Config, belongs_to_weights
 from scoreflow.schema.request import Flat, Request, flatten
 
+OF_NETWORK = ("sde", "model")
+"""Sections that an imported network cannot do without."""
 LISTED = 5
 """Differing keys that a refusal names."""
 
@@ -18,11 +20,25 @@ def training_config(request: Request) -> ConfigDict:
     return resolve(request.config, "the experiment")
 
 
-def resumed_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
-    """The config of the run in a folder, after refusing a request for another one."""
+def resumed_config(
+    request: Request, saved: Flat, where: Path, imported: bool = False
+) -> ConfigDict:
+    """The config of the run in a folder, after refusing a request for another one.
+
+    Args:
+        request: a training.
+        saved: the config in the folder.
+        where: its file.
+        imported: whether the weights are another codebase's, never trained on here: what they are
+            trained on with, and how, is still free.
+    """
     config = resolve(completed(saved), str(where))
     saved = flatten(config.to_dict())
     wanted = request.config if request.names_experiment else {**saved, **request.overrides}
+    if imported:
+        free = {k: v for k, v in wanted.items() if k.split(".")[0] not in OF_NETWORK}
+        config = resolve({**saved, **free}, "the request")
+        saved = flatten(config.to_dict())
     differing = [key for key in sorted(saved) if saved[key] != wanted.get(key)]
     if differing:
         listed = ", ".join(
@@ -54,17 +70,27 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     """A run's config with other sampling or likelihood settings."""
     saved = flatten(resolve(completed(saved), str(where)).to_dict())
     wanted = request.config if request.names_experiment else request.overrides
+    free = _unbound(saved)
     for key, value in wanted.items():
-        if belongs_to_weights(key) and saved.get(key) != value:
+        if belongs_to_weights(key) and key not in free and saved.get(key) != value:
             raise RequestError(
                 f"{key} belongs to the trained weights ({saved.get(key)} there, {value} asked); "
                 f"after training only the sections {', '.join(EVALUATION)} can change"
             )
-    given = {key: wanted[key] for key in wanted if not belongs_to_weights(key)}
+    given = {k: wanted[k] for k in wanted if not belongs_to_weights(k) or k in free}
     config = resolve({**saved, **given}, "the request")
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
+
+
+def _unbound(saved: Flat) -> set[str]:
+    """Keys of the weights' sections that may change: the data of a network with its own shape.
+
+    It was trained elsewhere, and whatever images fit it can be measured.
+    """
+    known = all(saved["model.shape"])
+    return {key for key in saved if known and key.startswith("data.")}
 
 
 def completed(saved: Flat) -> Flat:

@@ -118,6 +118,11 @@ class RunDir:
         """Say where this run runs now: commit, versions, device, command."""
         write_atomic(self.path / "env.json", dumps(env, "env", RunError, sort_keys=True))
 
+    def write_config(self, config: Json) -> None:
+        """Give the run another config: an imported one's, when training begins."""
+        text = dumps(config, "config", RequestError, sort_keys=True)
+        write_atomic(self.path / "config.json", text)
+
     # ---- metrics ----------------------------------------------------------------------------
 
     @property

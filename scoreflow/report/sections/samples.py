@@ -162,7 +162,7 @@ def _progress(results: Results, result: Json) -> list[Picture]:
 
 def _real(data: Json | None) -> Json | None:
     """Test data next to samples; results made before they were kept have none."""
-    if data is None:
+    if not data:  # nor has a network that was imported without images
         return None
     caption = f"{data['num_shown']} of {data['num_test']} held-out test data"
     shown = picture_in_json(data["picture_of_test_data"], WIDE, "real", (caption,))

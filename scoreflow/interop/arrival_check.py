@@ -1,0 +1,220 @@
+"""Is an imported network asked as it was trained? Its noise errors, held against a Gaussian's.
+
+At data x_0 and noise eps, x_t = alpha x_0 + sigma eps, the best estimate of eps under *any* law of
+data with variance v a dimension errs by no more than under the Gaussian of that variance, whose
+best estimate is linear (LMMSE):
+
+    E|eps error|^2 / D  <=  alpha^2 v / (alpha^2 v + sigma^2),
+
+which rises from 0 where there is noise alone to 1 where there is none. A trained network lies
+below it, and far below in between. One that is asked with a wrong label, range or order of heads
+lies above, or would err less if it were asked in another way: a few such ways are tried, on the
+same images and noise, and the best of them is the likeliest cause.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoreflow.interop.other_readings import Reading
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.uncertainty import standard_error
+
+TIMES = 16
+"""Times of the check, even in log-SNR."""
+REACH = 12.0
+"""Greatest |log-SNR| of them: beyond, every network errs by 0 or 1."""
+ALLOWED, ALLOWED_SHARE = 0.05, 0.1
+"""What a network may err more than the Gaussian: in all, and as a share of that."""
+SURE, GAIN = 4.0, 0.02
+"""Standard errors, and share of the error, by which another way to ask must be better to count."""
+FIRST_NOISE = 5 << 24
+"""First noise step of the check; those of other measurements lie below."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """E|eps error|^2 / D by time.
+
+    Attributes:
+        times: rising, in steps, (T,) float64.
+        log_snr: at these, (T,).
+        each: of each datum, (n, T) float64.
+        of_gaussian: what the best estimate errs under a Gaussian of the data's variance, (T,).
+    """
+
+    times: Tensor
+    log_snr: Tensor
+    each: Tensor
+    of_gaussian: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Over the data, (T,)."""
+        return self.each.mean(0)
+
+    @property
+    def error(self) -> Tensor:
+        """Standard error of the mean, (T,); zeros for a single datum."""
+        if len(self.each) < 2:
+            return torch.zeros_like(self.mean)
+        return self.each.std(0) / len(self.each) ** 0.5
+
+    @property
+    def excess(self) -> Tensor:
+        """How far each mean lies above what is allowed, (T,); above 0 is too far."""
+        allowed = self.of_gaussian * (1 + ALLOWED_SHARE) + ALLOWED
+        return self.mean - SURE * self.error - allowed
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The outcome of the check.
+
+    Attributes:
+        errors: of the network as it is asked.
+        others: name of each other way that was tried, and its mean error over data and times.
+        best: the way that is better than how it is asked, beyond doubt; None if none is.
+        on: what data it was made on, in words.
+    """
+
+    errors: Errors
+    others: dict[str, float]
+    best: Reading | None
+    on: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the network is asked as it was trained, as far as can be seen."""
+        return self.best is None and not self._above and bool(self.errors.each.isfinite().all())
+
+    @property
+    def _above(self) -> bool:
+        """Whether it errs more than a Gaussian, at some time or on average."""
+        e = self.errors
+        return bool((e.excess > 0).any()) or bool(e.mean.mean() > e.of_gaussian.mean() + ALLOWED)
+
+    def trouble(self) -> str:
+        """What is wrong and the likeliest cause, in one line; "" where nothing is."""
+        if self.passed:
+            return ""
+        e = self.errors
+        if not bool(e.each.isfinite().all()):
+            return "the network's answers are not finite"
+        k = int(e.excess.argmax())
+        told = (
+            f"at t = {e.times[k]:g} its mean |eps error|^2 is {e.mean[k]:.3g} a dimension, where "
+            f"a Gaussian of the data's variance has {e.of_gaussian[k]:.3g}"
+            if self._above
+            else f"its mean |eps error|^2 is {e.mean.mean():.3g} a dimension"
+        )
+        if self.best is None:
+            return (
+                f"{told}; no other way of asking that was tried is better, so the architecture, "
+                "the schedule or the weights are likely others, or the images unlike its own"
+            )
+        there = self.others[self.best.name]
+        return f"{told}; {there:.3g} on average with {self.best.name}: {self.best.remedy}"
+
+    def as_result(self) -> dict[str, Any]:
+        """For results/: the curve, what was tried, and the verdict."""
+        e = self.errors
+        return {
+            "passed": self.passed,
+            "on": self.on,
+            "trouble": self.trouble(),
+            "value": float(e.mean.mean()),
+            "standard_error": standard_error(e.each.mean(1)),
+            "unit": "E|eps error|^2 / D, mean over times even in log-SNR",
+            "times": e.times.tolist(),
+            "log_snr": e.log_snr.tolist(),
+            "eps_error": e.mean.tolist(),
+            "standard_errors": e.error.tolist(),
+            "of_gaussian": e.of_gaussian.tolist(),
+            "others": self.others,
+        }
+
+
+def times_of(sde: SDE, t_min: float) -> Tensor:
+    """Times even in log-SNR, within t_min and N: whole ones where they are above 1."""
+    ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
+    high, low = sde.log_snr(ends).clamp(-REACH, REACH).tolist()
+    even = torch.linspace(high, low, TIMES, dtype=torch.float64)
+    t = sde.time_of_log_snr(even)
+    return torch.where(t >= 1, t.round(), t).clamp(t_min, sde.num_steps).unique()
+
+
+@torch.no_grad()
+def errors_of(
+    denoiser: Denoiser,
+    sde: SDE,
+    times: Tensor,
+    x_0: Tensor,
+    seed: int = 0,
+    batch_size: int = 16,
+    on_call: Callable[[], None] = lambda: None,
+) -> Errors:
+    """The errors of a denoiser at some data.
+
+    Args:
+        denoiser: evaluated once a batch and time.
+        sde: the process.
+        times: in steps, (T,).
+        x_0: (n, ...) float64; datum k meets the noise of sample index k.
+        seed: of the noise.
+        batch_size: data at a time.
+        on_call: called after each evaluation.
+    """
+    rows = []
+    for index in torch.arange(len(x_0), device=x_0.device).split(batch_size):
+        batch, found = x_0[index], []
+        for k, t in enumerate(times):
+            noise = Noise(seed, index, FIRST_NOISE + k)
+            eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
+            estimate = denoiser(sde.perturb(batch, t, eps), t).eps
+            found.append((estimate - eps).square().flatten(1).mean(1).double().cpu())
+            on_call()
+        rows.append(torch.stack(found, 1))
+    signal = sde.alpha(times) ** 2 * float(x_0.var())
+    return Errors(
+        times, sde.log_snr(times), torch.cat(rows), signal / (signal + sde.variance(times))
+    )
+
+
+def check(
+    asked: Reading,
+    others: Sequence[Reading],
+    x_0: Tensor,
+    on: str,
+    tried: int = 8,
+    on_call: Callable[[], None] = lambda: None,
+) -> Arrival:
+    """Measure a network as it is asked, and in other ways.
+
+    Args:
+        asked: the network as it was read.
+        others: ways to read it otherwise, each with its remedy.
+        x_0: data, (n, ...) float64, at least 2.
+        on: what they are, in words.
+        tried: the first so many of them for the other ways.
+        on_call: called after each evaluation of a batch.
+    """
+    sde = asked.model.sde
+    times = times_of(sde, asked.model.t_min)
+    errors = errors_of(asked.model, sde, times, x_0, on_call=on_call)
+    own, found, best, least = errors.each[:tried].mean(1), {}, None, 0.0
+    for other in others:
+        its = other.model.sde
+        at = times.clamp(other.model.t_min, its.num_steps)
+        of_other = errors_of(other.model, its, at, x_0[:tried], on_call=on_call).each.mean(1)
+        found[other.name] = float(of_other.mean())
+        gain = own - of_other
+        doubt = SURE * (standard_error(gain) or 0.0) + GAIN * float(own.mean())
+        if float(gain.mean()) > max(doubt, least):
+            best, least = other, float(gain.mean())
+    return Arrival(errors, found, best, on)

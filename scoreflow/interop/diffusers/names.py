@@ -1,0 +1,75 @@
+"""diffusers' names of a UNet2DModel's tensors, of all its versions, as ours."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scoreflow.errors import RequestError
+from scoreflow.interop.imported import Weights
+
+NAMES = [
+    (r"^conv_in\.", "stem."),
+    (r"^conv_norm_out\.", "head.0."),
+    (r"^conv_out\.", "head.2."),
+    (r"^time_embedding\.linear_1\.", "embedding.inner."),
+    (r"^time_embedding\.linear_2\.", "embedding.outer."),
+    (r"^class_embedding\.", "embedding.classes."),
+    (r"^mid_block\.resnets\.([01])\.", r"middle.\1.residual."),
+    (r"^mid_block\.attentions\.0\.", "middle.0.attention."),
+    (r"^(down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", r"\1.\2.blocks.\3.residual."),
+    (r"^(down|up)_blocks\.(\d+)\.attentions\.(\d+)\.", r"\1.\2.blocks.\3.attention."),
+    (r"^(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv\.", r"\1.\2.resize.1."),
+    (r"\.(norm|conv)([12])\.", r".\1_\2."),
+    (r"\.time_emb_proj\.", ".dense."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+    (r"\.group_norm\.", ".norm."),
+    (r"\.to_out\.0\.", ".proj."),
+]
+"""Their names, as patterns, and ours."""
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Layers of attention as versions before 0.12 called them."""
+OUR_TOPS = ("stem", "embedding", "down", "middle", "up", "head")
+
+
+def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
+    """Weights by our names; q, k and v are one tensor here.
+
+    Raises:
+        RequestError: a name that a UNet2DModel of `constructor`'s kind does not have.
+    """
+    now = {_present_name(name): tensor for name, tensor in tensors.items()}
+    ours: dict[str, Tensor] = {}
+    for name, tensor in now.items():
+        if ".to_k." in name or ".to_v." in name:
+            continue
+        own, value = name, tensor
+        if ".to_q." in name:
+            value = torch.cat([_part(now, name, each, where) for each in ("to_q", "to_k", "to_v")])
+            own = name.replace(".to_q.", ".qkv.")
+        for pattern, replacement in NAMES:
+            own = re.sub(pattern, replacement, own)
+        if own.split(".")[0] not in OUR_TOPS:
+            raise RequestError(
+                f"{where}: a UNet2DModel has no tensor {name!r}; save the network alone, by its "
+                "save_pretrained"
+            )
+        if own.endswith(("qkv.weight", "proj.weight")):
+            value = value.reshape(*value.shape[:2], 1, 1)  # a dense layer as a 1 x 1 convolution
+        ours[own] = value
+    return ours
+
+
+def _present_name(name: str) -> str:
+    for old, now in OLD_NAMES.items():
+        name = name.replace(f".{old}.", f".{now}.")
+    return name
+
+
+def _part(tensors: Mapping[str, Tensor], name: str, part: str, where: Path) -> Tensor:
+    wanted = name.replace("to_q", part)
+    if wanted not in tensors:
+        raise RequestError(f"{where}: the tensor {wanted} is missing: the file is not whole")
+    return tensors[wanted].flatten(1) if tensors[wanted].ndim > 1 else tensors[wanted]

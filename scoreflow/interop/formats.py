@@ -1,0 +1,100 @@
+"""Which codebase a checkpoint is from, and its reader."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.interop.diffusers import reader as diffusers
+from scoreflow.interop.imported import Imported
+from scoreflow.interop.openai import reader as openai
+from scoreflow.interop.openai.recipes import RECIPES
+
+Options = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A codebase's way to keep a network.
+
+    Attributes:
+        what: a line for messages.
+        recognises: whether a path looks like it, without reading more than it must.
+        read: the path as settings and weights, given the user's answers.
+    """
+
+    what: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Options], Imported]
+
+
+FORMATS = {
+    "diffusers": Format(
+        "a folder of a DDPMPipeline or UNet2DModel",
+        diffusers.recognises,
+        diffusers.read,
+    ),
+    "improved_diffusion": Format(
+        "a .pt of OpenAI's improved-diffusion",
+        openai.recognises,
+        partial(openai.read, format="improved_diffusion"),
+    ),
+    "guided_diffusion": Format(
+        "a .pt of OpenAI's guided-diffusion",
+        openai.recognises,
+        partial(openai.read, format="guided_diffusion"),
+    ),
+}
+"""By the name that --as takes."""
+
+
+def recognise(path: Path) -> str:
+    """The name of a checkpoint's format.
+
+    Raises:
+        RequestError: there is no such path, no format fits, or more than one does.
+    """
+    if not path.exists():
+        raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
+    found = [name for name, each in FORMATS.items() if each.recognises(path)]
+    if len(found) == 1:
+        return found[0]
+    known = "; ".join(f"{name}, {each.what}" for name, each in FORMATS.items())
+    if not found:
+        raise RequestError(
+            f"{path} is of no format that is read here ({known}): wrap the network instead "
+            "(docs/networks.md)"
+        )
+    raise RequestError(
+        f"{path} may be {' or '.join(found)}, whose files look alike: add "
+        f"--as {found[0]}, or --recipe NAME for a published one"
+    )
+
+
+def read(path: Path, as_: str = "", recipe: str = "", options: Options | None = None) -> Imported:
+    """A checkpoint of another codebase as our settings and weights.
+
+    Args:
+        path: its file or folder.
+        as_: its format; "" to recognise it.
+        recipe: a published network's, whose flags `options` may change; "" for none.
+        options: answers to what the reader asks.
+
+    Raises:
+        RequestError: the format is unknown or another, or its reader refuses the file.
+    """
+    given = dict(options or {})
+    if recipe:
+        if recipe not in RECIPES:
+            hint = did_you_mean(recipe, RECIPES, f"they are {', '.join(RECIPES)}")
+            raise RequestError(f"unknown recipe {recipe!r}; {hint}")
+        as_ = as_ or RECIPES[recipe].format
+        given = {**RECIPES[recipe].options, **given}
+    if as_ and as_ not in FORMATS:
+        hint = did_you_mean(as_, FORMATS, f"they are {', '.join(FORMATS)}")
+        raise RequestError(f"unknown format {as_!r}; {hint}")
+    name = as_ or recognise(path)
+    if not path.exists():
+        raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
+    return FORMATS[name].read(path, given)

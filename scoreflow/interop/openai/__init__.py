@@ -1,0 +1,1 @@
+"""Files of OpenAI's improved-diffusion and guided-diffusion."""
