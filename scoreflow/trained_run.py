@@ -31,6 +31,7 @@ from scoreflow.generation.generate import draw_samples, out_of_evaluations
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill
+from scoreflow.interop.export import Exported, export
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -39,6 +40,7 @@ from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
+from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, resolve
 from scoreflow.sde.noise import Noise
@@ -344,6 +346,25 @@ class TrainedRun:
         """The run's classifier of noisy images; a RequestError if it has none."""
         sde, t_min = self.model.sde, self.model.t_min
         return load_classifier(self.folder.path, sde, t_min, self.data.train.device)
+
+    def export(self, to: str, out: str | Path, weights: str = "ema") -> Path:
+        """Write the network for other codebases.
+
+        Args:
+            to: "diffusers", a folder that its DDPMPipeline loads; or "safetensors", a file of our
+                names.
+            out: the new folder or file.
+            weights: "ema" for the averaged ones, "raw" for the others.
+
+        Raises:
+            RequestError: the format cannot express the network, or `out` is there already.
+        """
+        if weights not in ("ema", "raw"):
+            raise RequestError(f"weights must be ema or raw, got {weights!r}")
+        model, step = self.weights("ema" if weights == "ema" else "model")
+        tensors, event = model.network.state_dict(), tuple(self.data.train.shape[1:])
+        network = Exported(Config.of(self.config), tensors, event, weights, step)
+        return export(network, to, Path(out).expanduser())
 
     # ---- likelihood and latents -------------------------------------------------------------
 

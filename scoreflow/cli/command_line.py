@@ -11,7 +11,7 @@ from scoreflow.errors import RequestError, nearest
 from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
-from scoreflow.schema.request import Flat, Request, flatten
+from scoreflow.schema.request import Flat, Request, Target, flatten
 from scoreflow.schema.source import SOURCE_FLAGS, data_keys, source_of
 
 MODES = (
@@ -23,7 +23,9 @@ MODES = (
     "equivalence",
     "profile",
     "import",
+    "export",
 )
+TARGET_FLAGS = ("to", "out", "weights")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
 
@@ -32,7 +34,16 @@ def parse(argv: list[str]) -> Request:
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
-    for name in ("mode", "workdir", "device", "samplers", "data", *SHORT, *SOURCE_FLAGS):
+    for name in (
+        "mode",
+        "workdir",
+        "device",
+        "samplers",
+        "data",
+        *SHORT,
+        *SOURCE_FLAGS,
+        *TARGET_FLAGS,
+    ):
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_multi_string("set", None, "", flag_values=values)
     flags.DEFINE_boolean("anyway", None, "", flag_values=values)
@@ -65,7 +76,22 @@ def parse(argv: list[str]) -> Request:
     names = (*SOURCE_FLAGS, "set", "anyway")
     told = {name: values[name].value for name in names if values[name].present}
     source = source_of(values.mode, told, given)
-    return Request(values.mode, workdir, device, experiment, config, overrides, given, source)
+    told = {name: values[name].value for name in TARGET_FLAGS if values[name].present}
+    target = _target_of(values.mode, told)
+    mode = values.mode
+    return Request(mode, workdir, device, experiment, config, overrides, given, source, target)
+
+
+def _target_of(mode: str, told: dict[str, str]) -> Target | None:
+    """The target that the flags of --mode export name; None in the other modes."""
+    if mode != "export":
+        if told:
+            raise RequestError(f"--{next(iter(told))} is of --mode export, got --mode {mode}")
+        return None
+    for flag, what in (("to", "diffusers or safetensors"), ("out", "a new folder or file")):
+        if not told.get(flag):
+            raise RequestError(f"--mode export needs --{flag}, {what}")
+    return Target(told["to"], Path(told["out"]).expanduser(), told.get("weights", "ema"))
 
 
 def _refuse_without_effect(mode: str, overrides: Flat) -> None:

@@ -167,9 +167,7 @@ def _begin(folder: Path, settings: Json) -> None:
         write_atomic(path, dumps(kept, "settings.json", RunError))
 
 
-def _draw(
-    batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, rows: Rows
-) -> None:
+def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, rows: Rows) -> None:
     """Draw some batches and write each as it is done: images first, then its row."""
     device = draw.data.train.device
     with Progress(f"draw {draw.name}", sum(b - a for _, a, b in batches), "img") as progress:

@@ -32,6 +32,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Where --mode export writes a network, and in which format.
+
+    Attributes:
+        format: its codebase or container.
+        path: a new folder or file.
+        weights: "ema" for the averaged ones, "raw" for the others.
+    """
+
+    format: str
+    path: Path
+    weights: str
+
+
+@dataclass(frozen=True)
 class Request:
     """A command line.
 
@@ -44,6 +59,7 @@ class Request:
         overrides: what was given on the command line, short flags among them.
         names_experiment: whether --config was given.
         source: what is imported; None in all other modes.
+        target: what is exported to; None in all other modes.
     """
 
     mode: str
@@ -54,6 +70,7 @@ class Request:
     overrides: Flat
     names_experiment: bool
     source: Source | None = None
+    target: Target | None = None
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:

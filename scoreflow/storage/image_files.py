@@ -90,7 +90,9 @@ class PngFolder:
     def first(self, count: int) -> Array:
         """As `ImageFiles`."""
         images = [np.asarray(Image.open(self._path(k))) for k in range(count)]
-        return np.stack(images).reshape(count, *self.shape[1:], self.shape[0]).transpose(0, 3, 1, 2)
+        return (
+            np.stack(images).reshape(count, *self.shape[1:], self.shape[0]).transpose(0, 3, 1, 2)
+        )
 
     def _path(self, index: int) -> Path:
         return self.path / f"{index:08d}.png"
@@ -184,9 +186,7 @@ class TensorFile(_Rows):
         dtype: torch.uint8 or torch.float64.
     """
 
-    def __init__(
-        self, path: Path, count: int, shape: tuple[int, ...], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, path: Path, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__(path, count, shape, torch.empty(0, dtype=dtype).numpy().dtype)
         self.torch_dtype = dtype
 

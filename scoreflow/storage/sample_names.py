@@ -1,9 +1,9 @@
 """Names of samples in a run's folder: other settings, another name.
 
-    samples/00000800-ddim.png             the first draw of that sampler: the plain name
-    samples/00000800-ddim.json            what it was drawn with
-    samples/00000800-ddim-3fa41c07.png    another seed, number of steps, class, ...
-    samples/00000800-ddim/                where images are saved one by one, or in one file
+samples/00000800-ddim.png             the first draw of that sampler: the plain name
+samples/00000800-ddim.json            what it was drawn with
+samples/00000800-ddim-3fa41c07.png    another seed, number of steps, class, ...
+samples/00000800-ddim/                where images are saved one by one, or in one file
 """
 
 import hashlib

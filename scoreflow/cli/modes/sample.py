@@ -78,7 +78,7 @@ def _place(trained: TrainedRun, name: str, settings: Json) -> SampleName:
 def _where(place: SampleName, save: str) -> str:
     """Where they are, and why not under the plain name."""
     path: Path = place.picture if save == "grid" else place.images
-    return f"{path} ({place.differs})" if place.differs else str(path)
+    return f"{place.differs}: {path}" if place.differs else str(path)
 
 
 def _followed(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn) -> Tensor:

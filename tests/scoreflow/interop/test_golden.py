@@ -139,7 +139,10 @@ def test_wrong_weights_err_as_much_as_the_original_told(golden, name):
         order = {"qkv_major": "head_major", "head_major": "qkv_major"}
         own = found.options.get("attention_order", "head_major")
         wrong = type(found)(
-            found.path, found.folder, found.format, {**found.options, "attention_order": order[own]}
+            found.path,
+            found.folder,
+            found.format,
+            {**found.options, "attention_order": order[own]},
         )
         error = relative(wrong.bare(wrong.model()), found.arrays["raw"])
         assert error == pytest.approx(told[other], rel=0.02)
