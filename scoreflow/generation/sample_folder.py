@@ -124,7 +124,7 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
 
 def first_values(folder: Path, save: str, draw: Draw, count: int) -> Tensor:
     """The first samples of a full folder as the data are, (count, ...), on the data's device."""
-    found = torch.from_numpy(np.ascontiguousarray(files_of(folder, save, draw).first(count)))
+    found = torch.from_numpy(np.array(files_of(folder, save, draw).first(count), order="C"))
     if draw.data.num_levels is not None and save != "pt":
         found = from_uint8(found, draw.data.num_levels)
     return found.to(draw.data.train.device)
