@@ -35,9 +35,8 @@ from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config
-from scoreflow.schema.request import Flat, Source, flatten
+from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import resolve
-from scoreflow.schema.source import data_keys
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir, Say
@@ -148,6 +147,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
     flat = {
         **flatten(Config().to_dict()),
         "data.name": "none",
+        "model.data_scale": _unit(overrides),
         "likelihood.dequantization": "truncated_normal",
         **_of_training(imported.settings),
         **imported.settings,
@@ -187,12 +187,12 @@ def checked(experiment: Experiment) -> Arrival:
             labels = data.test_labels[:CHECKED].to(x_0.device)
     else:
         x_0, on = _own_samples(experiment), f"{OWN_SAMPLES} samples of its own, for want of images"
-    model = _told_classes(model, labels, len(x_0))
+    labels = _classes(model, labels, len(x_0))
     others = others_of(model)
     calls = TIMES * (-(-len(x_0) // 16) + len(others))
     with Progress("check on arrival", calls, "call") as progress:
         asked = Reading("as it was read", model, "")
-        return check(asked, others, x_0, on, on_call=lambda: progress.advance(1))
+        return check(asked, others, x_0, on, labels, on_call=lambda: progress.advance(1))
 
 
 # ---- parts of these -----------------------------------------------------------------------------
@@ -203,6 +203,12 @@ def _refuse_used(workdir: Path) -> None:
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         what = "holds a run already" if (workdir / "config.json").exists() else "is not empty"
         raise RequestError(f"{workdir} {what}: choose another --workdir")
+
+
+def _unit(overrides: Flat) -> float:
+    """(L - 1) / L: all of these codebases show a network level k of L as 2 k / (L - 1) - 1."""
+    levels = 17 if overrides.get("data.name") == "digits" else 256
+    return (levels - 1) / levels
 
 
 def _of_training(settings: Mapping[str, Any]) -> Flat:
@@ -246,21 +252,23 @@ def _own_samples(experiment: Experiment) -> Tensor:
     steps = min(OWN_STEPS, experiment.model.sde.num_steps)
     flat |= {"sampling.steps": steps, "sampling.grid": "auto", "sampling.final": "mean"}
     flat |= {"sampling.label": -1, "sampling.guidance": 1.0}
-    model = _told_classes(experiment.model, None, OWN_SAMPLES)
+    model = experiment.model
+    labels = _classes(model, None, OWN_SAMPLES)
+    model = model if labels is None else model.labelled(labels)
     plan = build_drawing(resolve(flat, "the import"), "ddim", model, experiment.data)
     noise = Noise.of(experiment.config.seed, 0, OWN_SAMPLES, experiment.device)
     event = tuple(experiment.data.train.shape[1:])
     return draw_samples(plan, model.sde, noise, event, OWN_SAMPLES, "samples of its own")
 
 
-def _told_classes(model: ScoreModel, labels: Tensor | None, count: int) -> ScoreModel:
-    """The network with the data's classes, or its own in turn, where it cannot do without."""
+def _classes(model: ScoreModel, labels: Tensor | None, count: int) -> Tensor | None:
+    """The data's classes, or the network's own in turn, where it cannot do without."""
     if model.num_classes == 0 or getattr(model.network, "null_class", True):
-        return model
-    if labels is None or int(labels.max()) >= model.num_classes:
-        device = next(model.network.parameters()).device
-        labels = torch.arange(count, device=device) % model.num_classes
-    return model.labelled(labels)
+        return None
+    if labels is not None and int(labels.max()) < model.num_classes:
+        return labels
+    device = next(model.network.parameters()).device
+    return torch.arange(count, device=device) % model.num_classes
 
 
 def _write(

@@ -10,10 +10,10 @@ clean data, the integer t = i is DDPM's step i, t = N is the prior; a network's 
 With s < t for two times on the path, a step always goes from t to s.
 
 Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `subvp` and `ve`
-(other clocks), `prediction` (four views of one estimate), `flow` (the ODE and its divergence),
-`ode.odeint` (the ODE solver; `ode.dopri5` is its method), `noise` (addressed randomness),
-`analytic` (exact denoisers and densities). `time_cache` only saves time in sampling loops, and
-`types` names the shapes.
+(other clocks; `log_alpha` has the shapes of a VP's), `prediction` (four views of one estimate),
+`flow` (the ODE and its divergence), `ode.odeint` (the ODE solver; `ode.dopri5` is its method),
+`noise` (addressed randomness), `analytic` (exact denoisers and densities). `time_cache` only saves
+time in sampling loops, and `types` names the shapes.
 """
 
 if __name__ == "sde":  # in a checkout; it would load every module a second time

@@ -145,6 +145,53 @@ class SDE(TimeCache, ABC):
         return (_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t)).sqrt()
 
 
+class Rescaled(SDE):
+    """A process of other units: the path of x_0 / c under another process, at the scale of x_0.
+
+    With y_0 = x_0 / c and y_t = alpha y_0 + sigma eps, c y_t = alpha x_0 + (c sigma) eps: the same
+    signal, and noise c times as large. A network that was trained on images from -1 to 1
+    inclusive, 2 k / (L - 1) - 1 of level k, knows the centres of our bins by c = (L - 1) / L.
+
+    Args:
+        base: the process of x_0 / c.
+        unit: c, positive.
+    """
+
+    def __init__(self, base: SDE, unit: float) -> None:
+        if not unit > 0:
+            raise ValueError(f"the unit of a process must be positive, got {unit}")
+        self.base, self.unit, self.num_steps = base, unit, base.num_steps
+
+    @at_times
+    def log_alpha(self, t: Times) -> Times:
+        """That of the other process."""
+        return self.base.log_alpha(t)
+
+    @at_times
+    def variance(self, t: Times) -> Times:
+        """c^2 times that of the other process."""
+        return self.unit**2 * self.base.variance(t)
+
+    def time(self, angle: Times) -> Times:
+        """The other process' time of tan(angle) / c."""
+        return self.base.time((angle.tan() / self.unit).atan())
+
+    def prior_std(self) -> Times:
+        """C times that of the other process."""
+        return self.unit * self.base.prior_std()
+
+    @between_times
+    def transition(self, s: Times, t: Times) -> tuple[Times, Times]:
+        """The same factor, and c^2 times the variance."""
+        a, w = self.base.transition(s, t)
+        return a, self.unit**2 * w
+
+
+def in_units(sde: SDE, unit: float) -> SDE:
+    """The process itself where the unit is 1, and else `Rescaled`."""
+    return sde if unit == 1 else Rescaled(sde, unit)
+
+
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Exact derivative of an elementwise function, by forward-mode differentiation."""
     tangent: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]

@@ -10,7 +10,7 @@ From x_t = alpha x_0 + sigma eps, with phi the angle, r the scale and x~ = x_t /
 An estimate of one is an estimate of all: noise prediction, denoising and score matching are the
 same regression. Each view is computed directly from the given one (score and eps are one but for a
 factor), so that no digit is lost where one of the scales is small. This is the only module that
-converts.
+converts: also estimates about another datum, z_0 = (x_0 - centre) / spread.
 """
 
 from collections.abc import Callable
@@ -111,3 +111,37 @@ def predict(
     """A Prediction at time t of an SDE."""
     alpha, sigma = broadcast(sde.alpha(t), x_t), broadcast(sde.sigma(t), x_t)
     return Prediction(x_t, alpha, sigma, kind, value, fraction)
+
+
+def predict_of_datum(
+    sde: SDE,
+    x_t: Batch,
+    t: Times,
+    kind: Literal["x_0", "v"],
+    value: Batch,
+    centre: float,
+    spread: float,
+    fraction: Batch | None = None,
+) -> Prediction:
+    """A Prediction from an estimate about the datum z_0 = (x_0 - centre) / spread.
+
+    Its path is x_t - alpha centre = (alpha spread) z_0 + sigma eps, of scale
+    R = sqrt(alpha^2 spread^2 + sigma^2) and with a rotation of its own, whose velocity v_z gives
+
+        x_0 = centre + spread z_0
+        v = spread r / R v_z + alpha sigma (1 - spread^2) / (r R^2) (x_t - alpha centre)
+            - sigma / r centre
+
+    with bounded factors wherever alpha and sigma are not both small: v loses no digit at either
+    end, where x_0 or eps alone would. EDM's network estimates -v_z (Karras et al. 2022, Eq. 7,
+    with spread = sigma_data). An estimate of eps is about every datum.
+    """
+    if kind == "x_0":
+        return predict(sde, x_t, t, "x_0", centre + spread * value, fraction)
+    alpha, sigma, r = sde.alpha(t), sde.sigma(t), sde.scale(t)
+    own_variance = (alpha * spread) ** 2 + sigma**2
+    of_v = spread * r / own_variance.sqrt()
+    of_x_t = alpha * sigma * (1 - spread**2) / (r * own_variance)
+    constant = -centre * (sigma / r + alpha * of_x_t)
+    v = broadcast(of_v, x_t) * value + broadcast(of_x_t, x_t) * x_t + broadcast(constant, x_t)
+    return predict(sde, x_t, t, "v", v, fraction)

@@ -33,5 +33,5 @@ class SubVPSDE(VPSDE):
         return (log_t - log_s).exp(), w
 
     def time(self, angle: Times) -> Times:
-        """Inverse interpolation: tan(phi) = 1 / alpha - alpha = -2 sinh(log alpha)."""
+        """The inverse of tan(phi) = 1 / alpha - alpha = -2 sinh(log alpha)."""
         return self._time_of(-(0.5 * angle.tan()).asinh())

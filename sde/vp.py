@@ -7,7 +7,8 @@ One float64 table holds log alpha at the integers 0..N, built from the betas of 
 Between integers log alpha is linear, so f = 1/2 log(1 - beta_i) and g^2 = -2 f are constant on
 each (i - 1, i], and the transition of the SDE over a whole step is exactly the chain's
 N(sqrt(1 - beta_i) x, beta_i I): the chain *is* the SDE at integer times, with no limit taken. The
-closed-form linear-beta VP-SDE of Song et al. 2021 is the limit N -> infinity of this table.
+closed-form linear-beta VP-SDE of Song et al. 2021 is the limit N -> infinity of this table, and
+has the same class: its log alpha is a parabola, and its chain the one of its integer times.
 """
 
 import math
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.sde.base import SDE
+from scoreflow.sde.log_alpha import LogAlpha, Parabola, Table
 from scoreflow.sde.time_cache import at_times
 from scoreflow.sde.types import Times
 
@@ -25,19 +27,22 @@ class VPSDE(SDE):
 
     Args:
         betas: (N,) float64, each in (0, 1): variance added by step i = 1..N (DDPM's beta_i).
+        path: log alpha on [0, N] with these betas; None for the log-linear one.
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, path: LogAlpha | None = None) -> None:
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError(f"betas must be a vector, one a step, got shape {tuple(betas.shape)}")
         bad = betas[~((betas > 0) & (betas < 1))]
         if len(bad):
-            raise ValueError(f"betas must lie in (0, 1), got {len(bad)} outside: {bad.tolist()}")
+            raise ValueError(
+                f"betas must lie in (0, 1), got {len(bad)} outside: {bad[:5].tolist()}"
+                + ("; 1 leaves no signal: cap it, as at 0.9999" if bool((bad == 1).any()) else "")
+            )
         self.betas = betas.double()
         self.num_steps = len(betas)
         steps = 0.5 * torch.log1p(-self.betas)
-        self._table = torch.cat([steps.new_zeros(1), steps.cumsum(0)])  # log alpha at 0..N
-        self._tables = {self._table.device: self._table}
+        self._path = path or Table(torch.cat([steps.new_zeros(1), steps.cumsum(0)]))
 
     @classmethod
     def linear(cls, num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> "VPSDE":
@@ -48,6 +53,34 @@ class VPSDE(SDE):
         """
         betas = torch.linspace(beta_min, beta_max, num_steps, dtype=torch.float64) / num_steps
         return cls(betas)
+
+    @classmethod
+    def scaled_linear(
+        cls, num_steps: int, beta_min: float = 0.85, beta_max: float = 12.0
+    ) -> "VPSDE":
+        """Betas whose roots are linear in i, from beta_min / N to beta_max / N (latent diffusion).
+
+        The defaults with N = 1000 are Stable Diffusion's (Rombach et al. 2022).
+        """
+        ends = (beta_min / num_steps) ** 0.5, (beta_max / num_steps) ** 0.5
+        return cls(torch.linspace(*ends, num_steps, dtype=torch.float64) ** 2)
+
+    @classmethod
+    def linear_continuous(
+        cls, num_steps: int, beta_min: float = 0.1, beta_max: float = 20.0
+    ) -> "VPSDE":
+        """The VP-SDE in closed form, its rate of noise linear in t (Song et al. 2021, Eq. 33).
+
+        alpha = exp(-u^2 (beta_max - beta_min) / 4 - u beta_min / 2) with u = t / N.
+
+        Args:
+            num_steps: N, steps on the way from u = 0 to 1; the path is the same for every N.
+            beta_min: rate per unit of u, at u = 0.
+            beta_max: the same at u = 1.
+        """
+        path = Parabola(num_steps, beta_min, beta_max)
+        log_alpha = path.at(torch.arange(num_steps + 1, dtype=torch.float64))
+        return cls(-torch.expm1(2 * log_alpha.diff()), path)
 
     @classmethod
     def cosine(cls, num_steps: int, offset: float = 0.008, beta_cap: float = 0.999) -> "VPSDE":
@@ -84,11 +117,8 @@ class VPSDE(SDE):
 
     @at_times
     def log_alpha(self, t: Times) -> Times:
-        """Linear interpolation of the table; at an integer, the slope is the one from below."""
-        table = self._on(t.device)
-        left = (t.detach().ceil() - 1).clamp(0, self.num_steps - 1).long()
-        below, above = table[left], table[left + 1]
-        return below + (t - left) * (above - below)
+        """Of the path; at an integer, the slope is the one from below."""
+        return self._path.at(t)
 
     @at_times
     def variance(self, t: Times) -> Times:
@@ -101,7 +131,7 @@ class VPSDE(SDE):
         return torch.ones_like(t)
 
     def time(self, angle: Times) -> Times:
-        """Inverse interpolation: cos(angle) = alpha."""
+        """The inverse of cos(angle) = alpha."""
         # log cos, from sin below pi/4 and from cos above, whichever keeps its digits
         return self._time_of(
             torch.where(
@@ -112,15 +142,6 @@ class VPSDE(SDE):
         )
 
     def _time_of(self, log_alpha: Times) -> Times:
-        """The time at which the interpolated table has this value."""
-        table = self._on(log_alpha.device)
-        right = torch.searchsorted(-table, -log_alpha).clamp(1, self.num_steps)
-        below, above = table[right - 1], table[right]
-        t = (right - 1) + (log_alpha - below) / (above - below)
+        """The time at which the path has this value."""
+        t = self._path.time_of(log_alpha)
         return t.clamp(0, self.num_steps)  # rounding at either end must not leave the path
-
-    def _on(self, device: torch.device) -> Tensor:
-        """The table on a device, copied there once."""
-        if device not in self._tables:
-            self._tables[device] = self._table.to(device)
-        return self._tables[device]

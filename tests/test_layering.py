@@ -38,6 +38,7 @@ CONFIG_READERS = {
     "trained_run",
     "any_model",
     "training_run",
+    "imported_run",
     "configs",
 }
 LONGEST_CHAIN, MOST_FILES = 12, 12

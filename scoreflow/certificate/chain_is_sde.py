@@ -21,7 +21,7 @@ from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import variational
 from scoreflow.sde.analytic import gaussian
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, Rescaled
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.sde.subvp import SubVPSDE
@@ -55,6 +55,9 @@ class _Chain:
 
 def chain(sde: SDE, device: torch.device | str = "cpu") -> list[Identity]:
     """A process against its chain; a sub-VP, which has none, through the VP of its betas."""
+    if isinstance(sde, Rescaled):
+        rows = chain(sde.base, device)
+        return [replace(row, name=f"{row.name}; in the units of its own images") for row in rows]
     if isinstance(sde, SubVPSDE):
         rows = chain(VPSDE(sde.betas), device)
         return [replace(row, name=f"{row.name}; the VP of this sub-VP's betas") for row in rows]

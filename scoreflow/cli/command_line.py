@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -11,8 +12,16 @@ from scoreflow.errors import RequestError, nearest
 from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
-from scoreflow.schema.request import Flat, Request, Target, flatten
-from scoreflow.schema.source import SOURCE_FLAGS, data_keys, source_of
+from scoreflow.schema.request import (
+    SOURCE_FLAGS,
+    TARGET_FLAGS,
+    Flat,
+    Request,
+    data_keys,
+    flatten,
+    source_of,
+    target_of,
+)
 
 MODES = (
     "train",
@@ -25,7 +34,6 @@ MODES = (
     "import",
     "export",
 )
-TARGET_FLAGS = ("to", "out", "weights")
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
 
@@ -73,25 +81,15 @@ def parse(argv: list[str]) -> Request:
     config, overrides = {**config, **short}, {**overrides, **short}
     _refuse_without_effect(values.mode, overrides)
     device = values.device or ""
-    names = (*SOURCE_FLAGS, "set", "anyway")
-    told = {name: values[name].value for name in names if values[name].present}
-    source = source_of(values.mode, told, given)
-    told = {name: values[name].value for name in TARGET_FLAGS if values[name].present}
-    target = _target_of(values.mode, told)
     mode = values.mode
+    source = source_of(mode, _given(values, (*SOURCE_FLAGS, "set", "anyway")), given)
+    target = target_of(mode, _given(values, TARGET_FLAGS))
     return Request(mode, workdir, device, experiment, config, overrides, given, source, target)
 
 
-def _target_of(mode: str, told: dict[str, str]) -> Target | None:
-    """The target that the flags of --mode export name; None in the other modes."""
-    if mode != "export":
-        if told:
-            raise RequestError(f"--{next(iter(told))} is of --mode export, got --mode {mode}")
-        return None
-    for flag, what in (("to", "diffusers or safetensors"), ("out", "a new folder or file")):
-        if not told.get(flag):
-            raise RequestError(f"--mode export needs --{flag}, {what}")
-    return Target(told["to"], Path(told["out"]).expanduser(), told.get("weights", "ema"))
+def _given(values: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:
+    """The values of those flags that were given."""
+    return {name: values[name].value for name in names if values[name].present}
 
 
 def _refuse_without_effect(mode: str, overrides: Flat) -> None:

@@ -1,5 +1,6 @@
 """An experiment from a config: process, data, network, loss and training settings."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_solver, question_of
-from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.model import build_model, build_network, classes_of
 from scoreflow.factory.sampling import check_sampler
 from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
 from scoreflow.losses.objective import Objective
@@ -23,12 +24,18 @@ from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
 
 SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
     "cosine": lambda kind, c: kind.cosine(c.num_steps),
     "log_linear": lambda kind, c: kind.log_linear(c.num_steps, c.sigma_min, c.alpha_min),
+    "linear_continuous": lambda kind, c: kind.linear_continuous(
+        c.num_steps, c.beta_min, c.beta_max
+    ),
+    "scaled_linear": lambda kind, c: kind.scaled_linear(c.num_steps, c.beta_min, c.beta_max),
+    "betas": lambda kind, c: kind(torch.tensor(c.betas, dtype=torch.float64)),
 }
 SDES: dict[str, Callable[[SDEConfig], SDE]] = {
     "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
@@ -77,6 +84,7 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     choose_precision(checked)
     build_solver(checked)
     data = build_data(checked, device)
+    _refuse_other_levels(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
@@ -97,8 +105,13 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     """
     t_min = build_objective(config).least_time
     question_of(config, sde, t_min, data)
-    num_classes = data.num_classes if config.model.conditional else 0
-    guidance = guidance_of(config.sampling, num_classes, data)
+    share = config.training.label_dropout
+    if training and config.model.conditional and not config.model.null_class and share > 0:
+        raise RequestError(
+            f"training.label_dropout = {share} shows images without their class, for which "
+            "model.null_class = false leaves no row: set it to 0"
+        )
+    guidance = guidance_of(config.sampling, classes_of(config, data), data)
     if guidance.needs_classifier and training:
         raise RequestError(
             f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
@@ -108,16 +121,34 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         check_sampler(config, name, sde, t_min, data)
 
 
+def _refuse_other_levels(config: Config, data: Data) -> None:
+    """Refuse data whose levels lie elsewhere in the units of the network's images."""
+    unit, levels = config.model.data_scale, data.num_levels
+    if levels is not None and unit != 1 and not math.isclose(unit, (levels - 1) / levels):
+        raise RequestError(
+            f"model.data_scale = {unit:g} is of images with {round(1 / (1 - unit))} levels, and "
+            f"{data.name} has {levels}: import the network anew with --data of the latter"
+        )
+
+
 def build_sde(config: AnyConfig) -> SDE:
-    """The process of the `sde` section."""
-    c = Config.of(config).sde
+    """The process of the `sde` section, which is of the images that the network knows, in ours."""
+    checked = Config.of(config)
+    c, unit = checked.sde, checked.model.data_scale
     build = choose("sde", c.name, SDES)
-    if c.name != "ve" and c.schedule == "linear" and max(c.beta_min, c.beta_max) >= c.num_steps:
+    schedule = "" if c.name == "ve" else c.schedule
+    if schedule == "betas" and len(c.betas) != c.num_steps:
+        raise RequestError(
+            f"sde.betas must have a beta for each of the sde.num_steps = {c.num_steps} steps, got "
+            f"{len(c.betas)}"
+        )
+    by_ratio = schedule in ("linear", "scaled_linear")
+    if by_ratio and max(c.beta_min, c.beta_max) >= c.num_steps:
         raise RequestError(
             f"sde.beta_min and sde.beta_max must be below sde.num_steps ({c.num_steps}), for a "
             f"beta is their ratio and below 1, got {c.beta_min} and {c.beta_max}"
         )
-    return as_request_error(build, c, "sde")
+    return in_units(as_request_error(build, c, "sde"), unit)
 
 
 def build_data(config: AnyConfig, device: torch.device) -> Data:
@@ -131,12 +162,6 @@ def build_data(config: AnyConfig, device: torch.device) -> Data:
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
-    own = tuple(data.train.shape[1:])
-    if all(shape) and own != tuple(shape):
-        raise RequestError(
-            f"the network's images are {tuple(shape)} (channels, height, width), got {own} in "
-            f"{data.name}: take others, or resize them"
-        )
     return Data(
         data.name,
         data.train.to(device),

@@ -32,19 +32,19 @@ def guidance_of(c: SamplingConfig, num_classes: int, data: Data) -> Guidance:
                 f"sampling.guidance = {c.guidance:g} needs a class, --config.sampling.label=K"
             )
         return Guidance(-1, 1.0, "")
-    if data.num_classes == 0 or data.num_levels is None:
+    if guide == "auto":
+        guide = "network" if num_classes else "classifier"
+    known = num_classes if guide == "network" and num_classes else data.num_classes
+    if known == 0 or data.num_levels is None:
         raise RequestError(
             f"sampling.label = {c.label} needs images with labels, and {data.name} has none"
         )
-    if c.label >= data.num_classes:
+    if c.label >= known:
         raise RequestError(
-            f"sampling.label must lie in 0..{data.num_classes - 1} (-1 for none), got {c.label}"
+            f"sampling.label must lie in 0..{known - 1} (-1 for none), got {c.label}"
         )
-    assert data.train_labels is not None, "num_classes counts them"
-    if not bool((data.train_labels == c.label).any()):
+    if data.train_labels is not None and not bool((data.train_labels == c.label).any()):
         raise RequestError(f"sampling.label = {c.label}: {data.name} has none in training")
-    if guide == "auto":
-        guide = "network" if num_classes else "classifier"
     if guide == "network" and not num_classes:
         raise RequestError(
             "sampling.guide = network needs a network trained with model.conditional = true; "

@@ -1,5 +1,6 @@
 """Network and Denoiser from the `model` section."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -7,77 +8,158 @@ from torch import nn
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import as_request_error, choose_key
+from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.losses.times import least_time
+from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
-from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.config import KEYS, AnyConfig, Config
 from scoreflow.schema.training_sections import ModelConfig
 from scoreflow.sde import SDE
+
+SWITCHES = (
+    "channels",
+    "multipliers",
+    "blocks",
+    "attention_sizes",
+    "dropout",
+    "num_groups",
+    "norm_eps",
+    "channels_per_group",
+    "heads",
+    "head_channels",
+    "attention_up",
+    "attention_middle",
+    "scale_shift",
+    "rescaled_skips",
+    "resample",
+    "padding",
+    "fir",
+    "input_pyramid",
+    "stem_multiplier",
+    "embedding_channels",
+    "time_embedding",
+    "embedding_order",
+    "frequency_shift",
+    "class_embedding",
+    "null_class",
+)
+"""Keys of the `model` section that are arguments of the U-Net, under the same names."""
 
 
 def build_network(config: AnyConfig, data: Data) -> nn.Module:
     """The network of the `model` section, initialised from the run's seed, where the data lie."""
     config = Config.of(config)
-    c, event = config.model, tuple(data.train.shape[1:])
-    choose_key("model.name", c.name)
+    c, event = config.model, event_shape(config.model, data)
+    build = choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
     if (c.name == "unet") != (len(event) == 3):
         raise RequestError(
             f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
             f"{event}"
         )
-    torch.manual_seed(config.seed)
-    network: nn.Module
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
-    if c.conditional and (c.name == "mlp" or data.num_classes == 0):
+    classes = classes_of(config, data)
+    torch.manual_seed(config.seed)
+    network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
+    memory = torch.channels_last if channels_last(config) else torch.contiguous_format
+    moved = network.to(data.train.device, memory_format=memory)  # which torch's types leave out
+    return cast(nn.Module, moved)
+
+
+def event_shape(c: ModelConfig, data: Data) -> tuple[int, ...]:
+    """The shape of what the network estimates: `model.shape`, or else that of the data.
+
+    Raises:
+        RequestError: the data have another shape than the network.
+    """
+    found = tuple(data.train.shape[1:])
+    if any(c.shape) and tuple(c.shape) != found:
+        raise RequestError(
+            f"the network is for images of shape {_by(c.shape)} (model.shape), the data have "
+            f"{_by(found)}: name others by data.name and data.path"
+        )
+    return found
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def classes_of(config: Config, data: Data) -> int:
+    """Classes that the network is conditioned on: `model.num_classes`, or those of the data.
+
+    Raises:
+        RequestError: a conditional network that cannot be one, or data with more classes than it.
+    """
+    c = config.model
+    if not c.conditional:
+        if c.num_classes:
+            raise RequestError(
+                f"model.num_classes = {c.num_classes} needs model.conditional = true, got false"
+            )
+        return 0
+    known = c.num_classes or data.num_classes
+    if c.name == "mlp" or known == 0:
         raise RequestError(
             "model.conditional needs model.name = unet and data with labels, got "
             f"{c.name} on {data.name} with {data.num_classes} classes"
         )
-    if c.name == "mlp":
-        network = as_request_error(
-            lambda c: MLP(event[0], c.width, c.depth, c.embedding), c, "model"
+    if data.num_classes > known:
+        raise RequestError(
+            f"the network knows {known} classes (model.num_classes), {data.name} has "
+            f"{data.num_classes}: give data with those classes, or without any"
         )
-    else:
-        classes, recompute = data.num_classes, config.training.recompute
-        network = as_request_error(lambda c: _unet(c, event, classes, recompute), c, "model")
-    memory = torch.channels_last if channels_last(config) else torch.contiguous_format
-    moved: Any = network
-    moved = moved.to(data.train.device, memory_format=memory)  # which torch's types leave out
-    return cast(nn.Module, moved)
+    return known
 
 
-def _unet(c: ModelConfig, event: tuple[int, ...], num_classes: int, recompute: bool) -> UNet:
-    if event[1] != event[2]:
-        raise ValueError(f"images must be square, got {event[1]} x {event[2]} pixels")
+def _mlp(config: Config, event: tuple[int, ...], classes: int) -> MLP:
+    c = config.model
+    return MLP(event[0], c.width, c.depth, c.embedding)
+
+
+def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
+    c = config.model
+    given: dict[str, Any] = {}
+    for name in SWITCHES:
+        given[name] = getattr(c, name)
+        if KEYS[f"model.{name}"].choices:
+            choose_key(f"model.{name}", given[name])
+    channels, height, width = event
     return UNet(
-        image_size=event[1],
-        in_channels=event[0],
-        out_channels=event[0] * (2 if c.learned_variance else 1),
-        channels=c.channels,
-        multipliers=c.multipliers,
-        blocks=c.blocks,
-        attention_sizes=c.attention_sizes,
-        dropout=c.dropout,
-        num_groups=c.num_groups,
-        num_classes=num_classes if c.conditional else 0,
-        recompute=recompute,
+        image_size=height if height == width else (height, width),
+        in_channels=channels,
+        out_channels=channels * (2 if c.learned_variance else 1),
+        num_classes=classes,
+        recompute=config.training.recompute,
+        **given,
     )
 
 
 def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
-    """The network as a Denoiser, with the precision of the `training` section."""
+    """The network as a Denoiser, asked as its `model` section says; in training's precision."""
     config = Config.of(config)
+    c, t = config.model, config.training
+    if c.integer_times and t.times != "integer":
+        raise RequestError(
+            "model.integer_times = true is of a network that knows integer times alone, and needs "
+            f"training.times = integer, got {t.times}"
+        )
     return ScoreModel(
         network,
         sde,
-        choose_key("model.prediction", config.model.prediction),
-        least_time(choose_key("training.times", config.training.times), config.training.t_min),
-        config.training.precision,
+        choose_key("model.prediction", c.prediction),
+        least_time(choose_key("training.times", t.times), t.t_min),
+        t.precision,
         channels_last(config),
-        config.model.learned_variance,
+        c.learned_variance,
+        label=Label(choose_key("model.label", c.label), c.label_scale, c.label_offset),
+        input_scale=choose_key("model.input_scale", c.input_scale),
+        data_std=c.data_std,
+        data_range=choose_key("model.data_range", c.data_range),
+        data_scale=c.data_scale,
+        integer_times=c.integer_times,
     )
 
 

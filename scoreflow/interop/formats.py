@@ -7,9 +7,12 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.interop.diffusers import reader as diffusers
+from scoreflow.interop.edm import reader as edm
 from scoreflow.interop.imported import Imported
 from scoreflow.interop.openai import reader as openai
 from scoreflow.interop.openai.recipes import RECIPES
+from scoreflow.interop.torch_files import ENDINGS as TORCH_ENDINGS
+from scoreflow.interop.torch_files import load_tensors
 
 Options = Mapping[str, object]
 
@@ -37,14 +40,15 @@ FORMATS = {
     ),
     "improved_diffusion": Format(
         "a .pt of OpenAI's improved-diffusion",
-        openai.recognises,
+        partial(openai.recognises, format="improved_diffusion"),
         partial(openai.read, format="improved_diffusion"),
     ),
     "guided_diffusion": Format(
         "a .pt of OpenAI's guided-diffusion",
-        openai.recognises,
+        partial(openai.recognises, format="guided_diffusion"),
         partial(openai.read, format="guided_diffusion"),
     ),
+    "edm": Format("a network-snapshot .pkl of NVlabs' EDM", edm.recognises, edm.read),
 }
 """By the name that --as takes."""
 
@@ -53,7 +57,8 @@ def recognise(path: Path) -> str:
     """The name of a checkpoint's format.
 
     Raises:
-        RequestError: there is no such path, no format fits, or more than one does.
+        RequestError: there is no such path, no format fits, or more than one does; or a file of
+            torch.save that asks for code, which is named.
     """
     if not path.exists():
         raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
@@ -62,6 +67,8 @@ def recognise(path: Path) -> str:
         return found[0]
     known = "; ".join(f"{name}, {each.what}" for name, each in FORMATS.items())
     if not found:
+        if path.suffix in TORCH_ENDINGS:  # why none could read it, if it asks for code
+            load_tensors(path)
         raise RequestError(
             f"{path} is of no format that is read here ({known}): wrap the network instead "
             "(docs/networks.md)"

@@ -14,6 +14,8 @@ import torch
 
 from scoreflow.errors import RequestError
 
+ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
+"""Of the names that such files have."""
 LONGEST_NAME = 80
 """Characters of a name from a file that a message shows."""
 _CAUSE = re.compile(r"WeightsUnpickler error:\s*(.+)")

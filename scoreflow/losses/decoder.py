@@ -23,7 +23,7 @@ def decoder_term(x_0: Tensor, levels: Tensor, num_levels: int, variance: Tensor)
         x_0: the estimate at the chain's first time, (B, ...).
         levels: the integers 0..L-1 that it should find, shaped like x_0.
         num_levels: L.
-        variance: () or (B,), positive.
+        variance: () or (B,), positive; or of each element, shaped like x_0.
 
     Returns:
         Nats, (B,).
@@ -31,5 +31,6 @@ def decoder_term(x_0: Tensor, levels: Tensor, num_levels: int, variance: Tensor)
     k = levels.to(x_0.dtype)  # twice an 8-bit level need not fit into 8 bits
     low = torch.where(k == 0, -math.inf, 2 * k / num_levels - 1)
     high = torch.where(k == num_levels - 1, math.inf, 2 * (k + 1) / num_levels - 1)
-    std = broadcast(variance.sqrt(), x_0)
+    std = variance.sqrt()
+    std = std if std.shape == x_0.shape else broadcast(std, x_0)
     return -log_normal_mass((low - x_0) / std, (high - x_0) / std).flatten(1).sum(1)

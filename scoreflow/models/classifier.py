@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scoreflow.models.layers import IndexEmbedding, convolution, dense
-from scoreflow.models.unet_blocks import ResidualBlock
+from scoreflow.models.layers import convolution, dense
+from scoreflow.models.time_embedding import IndexEmbedding
+from scoreflow.models.unet_blocks import ResidualBlock, Style
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.types import LogProb
 
@@ -52,7 +53,7 @@ class Classifier(nn.Module):
         size, inputs, outputs = shape[1:], width, width
         while True:
             self.blocks.append(
-                ResidualBlock(inputs, outputs, 4 * width, 0.0, _groups(inputs))
+                ResidualBlock(inputs, outputs, 4 * width, 0.0, Style(_groups(inputs)))
             )  # outputs are a multiple of inputs
             if any(side % 2 or side <= SMALLEST for side in size):
                 break

@@ -1,24 +1,14 @@
-"""Layers of the score networks: DDPM's initialisation and the timestep embedding.
+"""Layers of the score networks: DDPM's initialisation, and norms over groups.
 
 Every dense and convolutional layer starts as in DDPM (Ho et al. 2020, its TensorFlow code):
 weights uniform with variance scale / fan_avg, fan_avg = (fan_in + fan_out) / 2, biases zero. Where
 DDPM asks for zeros, the scale is 1e-10 ("zero-ish"): the layer answers nearly 0 at the start, yet
 what lies before it gets a gradient that is not exactly 0.
-
-The index i of a step is embedded as (transformer positions, Vaswani et al. 2017, Section 3.5)
-
-    [sin(w_0 i), ..., sin(w_{h-1} i), cos(w_0 i), ..., cos(w_{h-1} i)],
-    w_k = 10000^(-k / (h - 1)),
-
-smooth in i, so an index between two integers is as meaningful as an integer.
 """
 
 import math
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 ZERO_ISH = 1e-10
 """Variance scale of a layer that has to answer (nearly) nothing at the start."""
@@ -47,59 +37,23 @@ def _initialise(layer: nn.Linear | nn.Conv2d, scale: float) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def sinusoidal_embedding(index: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
-    """Sines, then cosines, of the index at dim / 2 frequencies from 1 down to 1 / 10000.
+def group_norm(
+    channels: int, num_groups: int, channels_per_group: int = 0, eps: float = 1e-6
+) -> nn.GroupNorm:
+    """GroupNorm over min(channels // channels_per_group, num_groups) groups.
 
     Args:
-        index: DDPM's 0-based timestep, any real number, (B,).
-        dim: even and at least 4.
-
-    Returns:
-        Values in [-1, 1], always float32 (bfloat16 cannot tell index 256 from 257), (B, dim).
+        channels: channels of what it normalises.
+        num_groups: groups, or the most of them.
+        channels_per_group: least channels of a group; 0 for num_groups groups whatever comes in.
+        eps: added to the variance of each group.
     """
-    half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=index.device)
-    frequencies = torch.exp(exponents * (-math.log(10000) / (half - 1)))
-    angles = index.float()[:, None] * frequencies
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
-
-
-class IndexEmbedding(nn.Module):
-    """SiLU(Dense(SiLU(Dense(sinusoids))) + class): the embedding of index and class.
-
-    DDPM applies the last SiLU anew in every block; it is the same value, so it is taken once. The
-    class is a learned vector, added as in Nichol & Dhariwal 2021 and ADM (Dhariwal & Nichol 2021);
-    the first vector stands for no class, the null token of Ho & Salimans 2022.
-
-    Args:
-        dim: number of sinusoids; even and at least 4.
-        width: size of the embedding that the blocks see.
-        num_classes: K; 0 for an unconditional network.
-    """
-
-    def __init__(self, dim: int, width: int, num_classes: int = 0) -> None:
-        super().__init__()
-        if dim < 4 or dim % 2:
-            raise ValueError(
-                f"the index embedding needs an even number of sinusoids, at least 4, got {dim} "
-                "(UNet: channels, MLP: embedding)"
-            )
-        self.dim, self.num_classes = dim, num_classes
-        self.inner = dense(dim, width)
-        self.outer = dense(width, width)
-        if num_classes > 0:
-            self.classes = nn.Embedding(num_classes + 1, width)
-
-    def forward(
-        self, index: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch width"]:
-        """Embed index and class, each (B,), -> (B, width); a label of -1, or None, is no class."""
-        sinusoids = sinusoidal_embedding(index, self.dim).to(self.inner.weight.dtype)
-        h = self.outer(F.silu(self.inner(sinusoids)))
-        if label is not None:
-            if self.num_classes == 0:
-                raise ValueError("this network was not made for classes and takes no label")
-            h = h + self.classes(label + 1)
-        elif self.num_classes > 0:
-            h = h + self.classes.weight[0]
-        return F.silu(h)
+    groups = num_groups
+    if channels_per_group > 0:
+        groups = min(channels // channels_per_group, num_groups)
+    if groups < 1 or channels % groups:
+        raise ValueError(
+            f"channels must be a multiple of the groups of their norm, got {channels} in {groups} "
+            "(num_groups, channels_per_group)"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scoreflow.models.layers import ZERO_ISH, IndexEmbedding, dense
+from scoreflow.models.layers import ZERO_ISH, dense
+from scoreflow.models.time_embedding import IndexEmbedding
 
 
 class MLP(nn.Module):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
+from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
+from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times
 from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.prediction import Prediction, predict
+from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
-Output = Literal["eps", "x_0", "v", "score", "mean"]
+Output = Literal["eps", "x_0", "v", "score", "mean", "gradient"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
 PRECISIONS = {
     "float32": torch.float32,
@@ -23,8 +25,8 @@ PRECISIONS = {
 """Dtype of a network's input, by the precision of its arithmetic."""
 
 NOTHING = nullcontext()
-CLOCK_ROUNDING = 1e-9
-"""Steps by which a time may fall short of t_min: angle and back is exact to a few last places."""
+DDPM_LABEL = Label()
+"""t - 1, DDPM's index."""
 
 
 @contextmanager
@@ -49,26 +51,53 @@ def _check_parts(network: object, sde: object, output: str) -> None:
         raise RequestError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
 
 
+def _check_asking(asking: Asking, output: str, t_min: float) -> None:
+    """Refuse ways of asking that do not go together."""
+    if output == "mean" and not asking.same_datum:
+        raise RequestError(
+            "output = mean is about images in [-1, 1], with data_std = 1 and data_range = "
+            f"symmetric, got {asking.data_std:g} and {asking.data_range}"
+        )
+    if asking.integer_times and t_min != 1:
+        raise RequestError(f"integer_times begin at t = 1, which t_min must be, got {t_min:g}")
+
+
 class ScoreModel:
     """Network + SDE + kind of prediction -> Denoiser.
 
-    The network sees x_t / r_t (unit scale under every SDE) and the index t - 1, both float32; its
-    answer is cast to the dtype of x_t, so that samplers and solvers keep their float64 state.
+    The network is called as network(x, label), and as network(x, label, label=classes) for a
+    class. By default x is x_t / r_t (unit scale under every SDE) and the label the index t - 1,
+    both float32; `scoreflow.models.asking` has the formulas of all else. The answer is cast to the
+    dtype of x_t, so that samplers and solvers keep their float64 state.
 
     Args:
-        network: (x (B, C, ...), index (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
-            variance. One with `num_classes` above 0 takes labels (B,) as well; without, it
-            answers for no class, so that this Denoiser is the unconditional one.
-        sde: the process.
-        output: what the network's output estimates: a view of `Prediction`; "score" is an output
-            of unit scale that is divided by sigma, and "mean" DDPM's posterior mean over a whole
-            step.
+        network: (x (B, C, ...), label (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
+            variance; or an object that has this as its `sample`, like a diffusers model's. One
+            with `num_classes` above 0 takes classes (B,) as `label`, too; without, it answers for
+            no class, so that this Denoiser is the unconditional one.
+        sde: the process of images in [-1, 1].
+        output: what the network's output estimates: a view of `Prediction`; "x_0" also of a
+            denoiser D(x; sigma); "score" is of unit scale, the score times sigma, "gradient" the
+            score itself, of the images in the network's range; "mean" is DDPM's posterior mean
+            over a whole step. "x_0" and "v" are about x_0 / data_std.
         t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
             integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
             mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
         channels_last: memory format of the images handed to the network.
         learned_variance: the second half of the output's channels is the reverse variance.
+        label: of the network at times t: a `Label`, affine in t, sigma or log sigma; or a function
+            of t (B,) float64, in steps, that returns (B,); integers stay integers.
+        input_scale: "unit", "none" (x_t as it is) or "alpha" (x_t / alpha); or a function of t
+            (B,) that gives the factor of x_t, (B,).
+        data_std: standard deviation of the images that "unit" takes, EDM's sigma_data.
+        data_range: "symmetric" for a network of images in [-1, 1], "unit" for [0, 1].
+        integer_times: evaluate the network at integer t alone, with v linear in the angle between.
+        data_scale: our images over its own, whose process is this one at the same scale: 255 / 256
+            if level k is 2 k / 255 - 1 to it and the centre of a bin to us.
+
+    Raises:
+        RequestError: one of these is none of its choices, or does not go with another.
     """
 
     def __init__(
@@ -80,8 +109,17 @@ class ScoreModel:
         precision: str = "float32",
         channels_last: bool = False,
         learned_variance: bool = False,
+        *,
+        label: Label | OfTimes = DDPM_LABEL,
+        input_scale: InputScale | OfTimes = "unit",
+        data_std: float = 1.0,
+        data_range: DataRange = "symmetric",
+        integer_times: bool = False,
+        data_scale: float = 1.0,
     ) -> None:
         _check_parts(network, sde, output)
+        self.asking = Asking(label, input_scale, data_std, data_range, integer_times, data_scale)
+        _check_asking(self.asking, output, t_min)
         self.network = network
         self.sde = sde
         self.output: Output = output
@@ -143,18 +181,27 @@ class ScoreModel:
         """Estimate at x_t (B, ...) and t, () or (B,), in steps within [t_min, N]."""
         if t.device.type == "cpu":  # on a GPU the check would wait for the device at every call
             self._check(t)
-        dtype = PRECISIONS[self.precision]
-        r = self.sde.scale(t)
-        of_one = r.ndim == 0 and r.is_cpu and r.item() == 1  # a VP's: nothing to divide by
-        x = (x_t if of_one else x_t / broadcast(r, x_t)).to(dtype)
+        if self.asking.integer_times:
+            return at_real_times(self._of_rows, self.sde, x_t, t)
+        return self._at(x_t, t)
+
+    def _of_rows(self, x_t: Tensor, t: Tensor, rows: Tensor | None) -> Prediction:
+        """The network's own estimate for some rows of a batch, each with its class."""
+        if rows is None or (self.words is None and not isinstance(self.label, Tensor)):
+            return self._at(x_t, t)
+        of_rows = copy.copy(self)
+        of_rows.words = None if self.words is None else self.words[rows]
+        of_rows.label = self.label[rows] if isinstance(self.label, Tensor) else self.label
+        return of_rows._at(x_t, t)
+
+    def _at(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """The network's own estimate, of one evaluation."""
+        x = self.asking.input(self.sde, x_t, t).to(PRECISIONS[self.precision])
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        if t.ndim == 0 and t.is_cpu:  # a copy to a GPU would wait for it; a number does not
-            index = x.new_full((len(x),), float(t) - 1)
-        else:
-            index = (t - 1).to(x.device, dtype).expand(len(x))
+        label = self.asking.labels(self.sde, x, t)
         with self._arithmetic(x):
-            answer = self._value(x, index)
+            answer = self._value(x, label)
         self._check_answer(answer, x)
         value = answer.to(x_t.dtype)
         fraction = None
@@ -169,17 +216,17 @@ class ScoreModel:
             return torch.autocast(x.device.type, torch.bfloat16)
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
-    def _value(self, x: Tensor, index: Tensor) -> Tensor:
+    def _value(self, x: Tensor, label: Tensor) -> Tensor:
         """The network's output, given the class if there is one."""
         given: dict[str, Tensor] = {}
         if isinstance(self.label, Tensor):
             given["label"] = self.label
         elif self.label is not None:
-            given["label"] = index.new_full((), self.label).long().expand(len(x))
+            given["label"] = x.new_full((), self.label).long().expand(len(x))
         if self.words is not None:
             given["words"] = self.words
-        value: Tensor = self.network(x, index, **given)
-        return value
+        value: Tensor = self.network(x, label, **given)
+        return value if isinstance(value, Tensor) else getattr(value, "sample", value)
 
     def _predict(
         self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None
@@ -188,6 +235,9 @@ class ScoreModel:
             case "score":
                 value = value / broadcast(self.sde.sigma(t), x_t)
                 return predict(self.sde, x_t, t, "score", value, fraction)
+            case "gradient":  # in x, from that in y = (x - c) / d
+                value = value / self.asking.noise_unit
+                return predict(self.sde, x_t, t, "score", value, fraction)
             case "mean":
                 # the posterior mean is affine in x_0: its value at 0 and its slope give x_0 back
                 s = (t - 1).clamp(min=0)
@@ -195,8 +245,11 @@ class ScoreModel:
                 _, w = self.sde.transition(s, t)
                 slope = broadcast(self.sde.alpha(s) * w / self.sde.variance(t), x_t)
                 return predict(self.sde, x_t, t, "x_0", (value - offset) / slope, fraction)
-            case kind:
+            case kind if kind == "eps" or self.asking.same_datum:
                 return predict(self.sde, x_t, t, kind, value, fraction)
+            case kind:
+                datum = self.asking.centre, self.asking.spread
+                return predict_of_datum(self.sde, x_t, t, kind, value, *datum, fraction)
 
     def _check_answer(self, answer: object, x: Tensor) -> None:
         """Refuse an answer of another shape: broadcast, it would be wrong without a word."""

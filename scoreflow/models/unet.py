@@ -12,29 +12,34 @@ named in `attention_sizes`. The index reaches every residual block, and with it 
 conditional network. The paper's CIFAR-10 network is `UNet(image_size=32, in_channels=3,
 out_channels=3)`: 35.7 million parameters.
 
+Its descendants differ in a few places, each an argument here, so that their weights can be loaded:
+DDPM++ and NCSN++ (Song et al. 2021), Nichol & Dhariwal 2021, ADM (Dhariwal & Nichol 2021), EDM
+(Karras et al. 2022) and the networks of diffusers. The defaults are DDPM's.
+
 No layer changes the memory format, so the network runs channels-last if its weights and input are;
 none looks at a value, so it compiles whole and never waits for the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scoreflow.models.layers import ZERO_ISH, IndexEmbedding, convolution
-from scoreflow.models.unet_blocks import (
-    Block,
-    Doubling,
-    Embedding,
-    Image,
+from scoreflow.models.layers import ZERO_ISH, convolution
+from scoreflow.models.resampling import Image, Padding, Remapped, filtered
+from scoreflow.models.time_embedding import IndexEmbedding, Order
+from scoreflow.models.unet_blocks import Embedding, ResidualBlock, Style, Words, again
+from scoreflow.models.unet_levels import (
     Level,
-    Remapped,
-    Words,
-    again,
-    halving,
+    Plan,
+    refuse_bad_channels,
+    refuse_bad_choices,
+    refuse_bad_levels,
+    way_down,
+    way_up,
 )
 
 SPARED_FROM = 64
@@ -48,24 +53,48 @@ class UNet(nn.Module):
     """DDPM's network: (x_t, index) -> an estimate of the shape of x_t.
 
     Args:
-        image_size: height and width of an image, in pixels; a multiple of 2^(levels - 1).
+        image_size: height and width of an image, one number or two, in pixels; each a multiple of
+            2^(levels - 1).
         in_channels: channels of x.
         out_channels: channels of the answer.
-        channels: channels C of the stem; a multiple of num_groups, and even.
+        channels: channels C; a multiple of num_groups (unless channels_per_group), and even.
         multipliers: channels of each level as whole multiples of C, finest level first.
         blocks: residual blocks a level on the way down; the way up has one more.
-        attention_sizes: sizes of the levels with attention; the middle always has it.
+        attention_sizes: levels with attention, each by the larger side of its images.
         dropout: probability inside each residual block, in [0, 1], in training only.
         num_groups: groups of each GroupNorm.
         num_classes: K, classes that it is conditioned on; 0 for none.
         recompute: in training, keep of each block only what goes in, and compute it again on the
             way back: a third more arithmetic, and memory for the largest block alone.
+        norm_eps: eps of each GroupNorm, (h - mean) / sqrt(variance + eps).
+        channels_per_group: if not 0, a norm of c channels has min(c // this, num_groups) groups.
+        heads: heads of each attention.
+        head_channels: if not 0, c / this heads where there are c channels.
+        attention_up: on the way up, attention after each block of a level, or its last one.
+        attention_middle: whether the middle has attention.
+        scale_shift: norm_2(h) (1 + scale) + shift, both from the embedding, not norm_2(h + shift).
+        rescaled_skips: (h + branch) / sqrt 2 after each residual block and each attention.
+        resample: halve and double by a convolution, or by a residual block, conv_1(resize(SiLU(
+            norm_1(h)))), whose shortcut is resize(h) or a 1 x 1 convolution of it.
+        padding: zeros that a halving convolution gets: below and to the right, or on every side.
+        fir: residual blocks resize by the filter [1, 3, 3, 1], not by means and repeating.
+        input_pyramid: at each halving p <- conv(filter(p)), of stride 2 and first of x itself, is
+            added: h <- h + p (over sqrt 2 with rescaled_skips), p <- h.
+        stem_multiplier: channels of the stem as a multiple of C.
+        embedding_channels: E, of which the embedding has 4 E; 0 for C.
+        time_embedding: E sinusoids at fixed frequencies, or 2 E at random ones,
+            sin(2 pi W index), W stored as `embedding.frequencies`.
+        embedding_order: sines or cosines first.
+        frequency_shift: fixed frequencies 10000^(-k / (E / 2 - shift)), 1 or 0.
+        class_embedding: a class is a vector added after the second dense layer, or to the
+            sinusoids before the first.
+        null_class: whether there is a vector for no class; a network without needs a label.
     """
 
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: int | tuple[int, int],
         in_channels: int,
         out_channels: int,
         channels: int = 128,
@@ -76,34 +105,93 @@ class UNet(nn.Module):
         num_groups: int = 32,
         num_classes: int = 0,
         recompute: bool = False,
+        norm_eps: float = 1e-6,
+        channels_per_group: int = 0,
+        heads: int = 1,
+        head_channels: int = 0,
+        attention_up: Literal["each", "last"] = "each",
+        attention_middle: bool = True,
+        scale_shift: bool = False,
+        rescaled_skips: bool = False,
+        resample: Literal["conv", "residual", "residual_conv"] = "conv",
+        padding: Padding = "bottom_right",
+        fir: bool = False,
+        input_pyramid: bool = False,
+        stem_multiplier: int = 1,
+        embedding_channels: int = 0,
+        time_embedding: Literal["positional", "fourier"] = "positional",
+        embedding_order: Order = "sin_cos",
+        frequency_shift: int = 1,
+        class_embedding: Literal["after", "before"] = "after",
+        null_class: bool = True,
     ) -> None:
         super().__init__()
-        _refuse_bad_channels(channels, multipliers, num_groups)
-        _refuse_bad_levels(image_size, len(multipliers), blocks, attention_sizes)
-        self.num_classes, self.recompute = num_classes, recompute
-        self.x_shape = (in_channels, image_size, image_size)
-        widths = [channels * multiplier for multiplier in multipliers]
-        attends = [image_size >> level in attention_sizes for level in range(len(widths))]
-        block = partial(
-            Block,
-            embedding=4 * channels,
+        refuse_bad_choices(
+            {
+                "attention_up": (attention_up, ("each", "last")),
+                "resample": (resample, ("conv", "residual", "residual_conv")),
+                "padding": (padding, ("bottom_right", "symmetric")),
+                "time_embedding": (time_embedding, ("positional", "fourier")),
+                "embedding_order": (embedding_order, ("sin_cos", "cos_sin")),
+                "class_embedding": (class_embedding, ("after", "before")),
+            }
+        )
+        refuse_bad_channels(channels, multipliers, num_groups, channels_per_group)
+        sizes = refuse_bad_levels(image_size, len(multipliers), blocks, attention_sizes)
+        if fir and resample == "conv":
+            raise ValueError("fir needs resample = residual or residual_conv, got conv")
+        self.num_classes, self.null_class, self.recompute = num_classes, null_class, recompute
+        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.x_shape = (in_channels, *sides)
+        style = Style(
+            num_groups,
+            channels_per_group,
+            norm_eps,
+            scale_shift,
+            rescaled_skips,
+            heads,
+            head_channels,
+        )
+        base = embedding_channels or channels
+        plan = Plan(
+            widths=[channels * multiplier for multiplier in multipliers],
+            attends=[size in attention_sizes for size in sizes],
+            blocks=blocks,
+            last_only=attention_up == "last",
+            embedding=4 * base,
             dropout=dropout,
-            num_groups=num_groups,
+            style=style,
             sparing=channels >= SPARED_FROM and not recompute,
+            resample=resample,
+            padding=padding,
+            fir=fir,
+            pyramid=in_channels if input_pyramid else 0,
         )
-
-        self.embedding = IndexEmbedding(channels, 4 * channels, num_classes)
-        self.stem = convolution(in_channels, channels, padding=1)
-        self.down, skips = _way_down(channels, widths, attends, blocks, block)
-        middle = widths[-1]
-        self.middle = nn.ModuleList([block(middle, middle, True), block(middle, middle, False)])
-        self.up = _way_up(skips, widths, attends, blocks, block)
+        fourier, stem = time_embedding == "fourier", channels * stem_multiplier
+        self.style = style
+        self.embedding = IndexEmbedding(
+            2 * base if fourier else base,
+            4 * base,
+            num_classes,
+            order=embedding_order,
+            shift=frequency_shift,
+            fourier=fourier,
+            null_class=null_class,
+            before=class_embedding == "before",
+        )
+        self.stem = convolution(in_channels, stem, padding=1)
+        self.down, skips = way_down(plan, stem)
+        middle, finest = plan.widths[-1], plan.widths[0]
+        self.middle = nn.ModuleList(
+            [plan.block(middle, middle, attention_middle), plan.block(middle, middle, False)]
+        )
+        self.up = way_up(plan, skips)
         self.head = nn.Sequential(
-            nn.GroupNorm(num_groups, widths[0], eps=1e-6),
+            style.norm(finest),
             nn.SiLU(),
-            convolution(widths[0], out_channels, padding=1, scale=ZERO_ISH),
+            convolution(finest, out_channels, padding=1, scale=ZERO_ISH),
         )
-        in_all = len(self.middle) + sum(len(level.blocks) for level in (*self.down, *self.up))
+        in_all = sum(isinstance(module, ResidualBlock) for module in self.modules())
         self.dropout_places = in_all if dropout > 0 else 0
 
     def forward(
@@ -116,14 +204,14 @@ class UNet(nn.Module):
         """Evaluate the network.
 
         Args:
-            x: images, (B, in_channels, image_size, image_size).
+            x: images, (B, in_channels, H, W).
             index: DDPM's 0-based timestep, t - 1 for time t in steps; any real number, (B,).
             label: classes 0..K-1, or -1 for no class, (B,) int64; None for no class in any row.
             words: in training, what each image's dropout is a function of: (B, dropout_places, 2)
                 int64 in [0, 2^32). None to draw them from torch's generator.
 
         Returns:
-            The raw estimate, (B, out_channels, image_size, image_size); under autocast it has
+            The raw estimate, (B, out_channels, H, W); under autocast it has
             autocast's dtype.
         """
         if x.shape[1:] != self.x_shape or index.shape != x.shape[:1]:
@@ -133,13 +221,16 @@ class UNet(nn.Module):
             )
         places = self._places(words, len(x), x.device)
         embedding = self.embedding(index, label)
-        skips = [self.stem(x)]
+        skips, pyramid = [self.stem(x)], x
         for level in self.down:
             assert isinstance(level, Level), "made above"
             for block in level.blocks:
                 skips.append(self._through(block, skips[-1], embedding, next(places)))
             if level.resize is not None:
-                skips.append(level.resize(skips[-1]))
+                h = self._resized(level.resize, skips[-1], embedding, places)
+                if level.pyramid is not None:
+                    h = pyramid = self.style.joined(h, level.pyramid(filtered(pyramid)))
+                skips.append(h)
         h = skips[-1]
         for block in self.middle:
             h = self._through(block, h, embedding, next(places))
@@ -149,7 +240,7 @@ class UNet(nn.Module):
                 h = torch.cat((h, skips.pop()), dim=1)
                 h = self._through(block, h, embedding, next(places))
             if level.resize is not None:
-                h = level.resize(h)
+                h = self._resized(level.resize, h, embedding, places)
         estimate: Tensor = self.head(h)
         return estimate
 
@@ -175,66 +266,11 @@ class UNet(nn.Module):
         found: Tensor = block(h, embedding, words)
         return found
 
-
-def _way_down(
-    width: int,
-    widths: list[int],
-    attends: list[bool],
-    blocks: int,
-    block: Callable[[int, int, bool], Block],
-) -> tuple[nn.ModuleList, list[int]]:
-    """The levels from fine to coarse, and the channels of the skips that they leave behind."""
-    levels, skips = nn.ModuleList(), [width]
-    for level, outputs in enumerate(widths):
-        inputs = [skips[-1]] + [outputs] * (blocks - 1)
-        last = level == len(widths) - 1
-        resize = None if last else halving(outputs)
-        levels.append(Level([block(i, outputs, attends[level]) for i in inputs], resize))
-        skips += [outputs] * (blocks if last else blocks + 1)
-    return levels, skips
-
-
-def _way_up(
-    skips: list[int],
-    widths: list[int],
-    attends: list[bool],
-    blocks: int,
-    block: Callable[[int, int, bool], Block],
-) -> nn.ModuleList:
-    """The levels from coarse to fine; each block takes one skip more, the last left first."""
-    levels, skips, width = nn.ModuleList(), list(skips), widths[-1]
-    for level, outputs in reversed(list(enumerate(widths))):
-        inputs = [width] + [outputs] * blocks
-        resize = Doubling(outputs) if level > 0 else None
-        levels.append(
-            Level([block(i + skips.pop(), outputs, attends[level]) for i in inputs], resize)
-        )
-        width = outputs
-    assert not skips, "the way up must take every skip of the way down"
-    return levels
-
-
-def _refuse_bad_channels(channels: int, multipliers: Sequence[int], num_groups: int) -> None:
-    if not multipliers or any(not isinstance(m, int) or m < 1 for m in multipliers):
-        raise ValueError(f"multipliers must be whole numbers >= 1, got {list(multipliers)}")
-    # Every level, and every concatenation of two on the way up, is a whole multiple of `channels`,
-    # so this one division covers every GroupNorm of the network.
-    if num_groups < 1 or channels % num_groups:
-        raise ValueError(
-            f"channels must be a multiple of num_groups, got {channels} and {num_groups}"
-        )
-
-
-def _refuse_bad_levels(
-    image_size: int, levels: int, blocks: int, attention_sizes: Sequence[int]
-) -> None:
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, got {blocks}")
-    if image_size < 1 or image_size % 2 ** (levels - 1):
-        raise ValueError(
-            f"image_size must be a multiple of 2^(levels - 1) = {2 ** (levels - 1)}, one halving "
-            f"between two of its {levels} multipliers, got {image_size}"
-        )
-    sizes = [image_size >> level for level in range(levels)]
-    if unknown := sorted(set(attention_sizes) - set(sizes)):
-        raise ValueError(f"attention_sizes must be among the levels' sizes {sizes}, got {unknown}")
+    def _resized(
+        self, resize: nn.Module, h: Image, embedding: Embedding, places: Iterator[Words | None]
+    ) -> Remapped:
+        """The image at the next level's size, by a residual block or by layers that take h."""
+        if isinstance(resize, ResidualBlock):
+            return self._through(resize, h, embedding, next(places))
+        found: Tensor = resize(h)
+        return found

@@ -1,4 +1,4 @@
-"""Blocks of DDPM's U-Net: residual blocks, self-attention, down- and upsampling.
+"""Blocks of DDPM's U-Net: residual blocks, which may resize, and self-attention.
 
 In training a block of a wide network keeps what goes into its norms, and computes what lies
 between norm and convolution again on the way back: cheap next to wide convolutions, and it was the
@@ -6,6 +6,7 @@ larger part of all that was kept.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,51 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scoreflow.models.dropout import dropout
-from scoreflow.models.layers import ZERO_ISH, convolution, dense
+from scoreflow.models.layers import ZERO_ISH, convolution, dense, group_norm
+from scoreflow.models.resampling import Image, Remapped
 
-Image = Float[Tensor, "batch channels height width"]
-Remapped = Float[Tensor, "batch outputs height width"]  # the same pixels, other channels
 Embedding = Float[Tensor, "batch embedding"]
 Words = Int[Tensor, "batch 2"]  # the randomness of a block's dropout
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all blocks of a network share; DDPM's, but for the groups.
+
+    Attributes:
+        num_groups, channels_per_group, norm_eps: of each norm, as in `group_norm`.
+        scale_shift: the embedding scales and shifts the second norm's output.
+        rescaled: the sum of h and a branch is divided by sqrt 2.
+        heads: heads of each attention.
+        head_channels: channels of a head instead, 0 for none.
+    """
+
+    num_groups: int
+    channels_per_group: int = 0
+    norm_eps: float = 1e-6
+    scale_shift: bool = False
+    rescaled: bool = False
+    heads: int = 1
+    head_channels: int = 0
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """A GroupNorm of so many channels."""
+        return group_norm(channels, self.num_groups, self.channels_per_group, self.norm_eps)
+
+    def joined(self, h: Tensor, branch: Tensor) -> Tensor:
+        """H + branch, or (h + branch) / sqrt 2."""
+        found = h + branch
+        return found * 2**-0.5 if self.rescaled else found
+
+    def heads_of(self, channels: int) -> int:
+        """Heads of an attention over so many channels."""
+        heads = channels // self.head_channels if self.head_channels > 0 else self.heads
+        if heads < 1 or channels % heads or channels % max(self.head_channels, 1):
+            raise ValueError(
+                "attention needs a multiple of its heads (heads, head_channels) in channels, got "
+                f"{channels} for {self.head_channels or self.heads}"
+            )
+        return heads
 
 
 class Block(nn.Module):
@@ -29,7 +69,7 @@ class Block(nn.Module):
         inputs: channels that come in.
         outputs: channels that go out.
         attends: whether attention follows.
-        embedding, dropout, num_groups, sparing: as in `ResidualBlock`.
+        embedding, dropout, style, sparing: as in `ResidualBlock`.
     """
 
     def __init__(
@@ -40,12 +80,12 @@ class Block(nn.Module):
         *,
         embedding: int,
         dropout: float,
-        num_groups: int,
+        style: Style,
         sparing: bool,
     ) -> None:
         super().__init__()
-        self.residual = ResidualBlock(inputs, outputs, embedding, dropout, num_groups, sparing)
-        self.attention = Attention(outputs, num_groups) if attends else nn.Identity()
+        self.residual = ResidualBlock(inputs, outputs, embedding, dropout, style, sparing)
+        self.attention = Attention(outputs, style) if attends else nn.Identity()
 
     def forward(self, h: Image, embedding: Embedding, words: Words | None = None) -> Remapped:
         """Apply both, (B, inputs, H, W) -> (B, outputs, H, W)."""
@@ -56,13 +96,19 @@ class Block(nn.Module):
 class ResidualBlock(nn.Module):
     """h + conv(dropout(SiLU(norm(conv(SiLU(norm(h))) + Dense(embedding))))).
 
+    With `style.scale_shift` the embedding comes after the second norm, as in ADM:
+    norm(conv(...)) (1 + scale) + shift, [scale, shift] = Dense(embedding). One that resizes does
+    so before the first convolution, conv(resize(SiLU(norm(h)))), and resizes h alike.
+
     Args:
         inputs: channels of h.
         outputs: channels of the answer; where they differ, a 1 x 1 convolution carries h over.
         embedding: size of the (already activated) embedding of the index.
         dropout: probability, in [0, 1].
-        num_groups: groups of each GroupNorm.
+        style: norms, and how embedding and branch are added.
         sparing: in training, compute norms, SiLU and dropout again on the way back.
+        resize: what halves or doubles the size; None for a block that keeps it.
+        weighted: a 1 x 1 convolution carries h over also where inputs and outputs are alike.
     """
 
     def __init__(
@@ -71,32 +117,48 @@ class ResidualBlock(nn.Module):
         outputs: int,
         embedding: int,
         dropout: float,
-        num_groups: int,
+        style: Style,
         sparing: bool = False,
+        resize: Callable[[Tensor], Tensor] | None = None,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
-        self.dropout, self.sparing = dropout, sparing
-        self.norm_1 = nn.GroupNorm(num_groups, inputs, eps=1e-6)
+        self.dropout, self.sparing, self.style, self.resize = dropout, sparing, style, resize
+        self.norm_1 = style.norm(inputs)
         self.conv_1 = convolution(inputs, outputs, padding=1)
-        self.dense = dense(embedding, outputs)
-        self.norm_2 = nn.GroupNorm(num_groups, outputs, eps=1e-6)
+        self.dense = dense(embedding, (2 if style.scale_shift else 1) * outputs)
+        self.norm_2 = style.norm(outputs)
         self.conv_2 = convolution(outputs, outputs, padding=1, scale=ZERO_ISH)
-        self.shortcut = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1)
+        plain = inputs == outputs and not weighted
+        self.shortcut = nn.Identity() if plain else convolution(inputs, outputs, 1)
 
     def forward(self, h: Image, embedding: Embedding, words: Words | None = None) -> Remapped:
         """Apply the block, (B, inputs, H, W) -> (B, outputs, H, W); no words, no dropout."""
         branch = self._spared(self._first, h)
-        branch = branch + self.dense(embedding)[:, :, None, None]
-        branch = self._spared(self._second, branch, words)
-        carried: Tensor = self.shortcut(h)
-        return carried + branch
+        told = self.dense(embedding)[:, :, None, None]
+        if self.style.scale_shift:
+            branch = self._spared(self._second, branch, words, *told.chunk(2, dim=1))
+        else:
+            branch = self._spared(self._second, branch + told, words)
+        carried: Tensor = self.shortcut(h if self.resize is None else self.resize(h))
+        return self.style.joined(carried, branch)
 
     def _first(self, h: Image) -> Remapped:
-        found: Tensor = self.conv_1(F.silu(self.norm_1(h)))
+        h = F.silu(self.norm_1(h))
+        found: Tensor = self.conv_1(h if self.resize is None else self.resize(h))
         return found
 
-    def _second(self, h: Image, words: Words | None) -> Image:
-        h = F.silu(self.norm_2(h))
+    def _second(
+        self,
+        h: Image,
+        words: Words | None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Image:
+        h = self.norm_2(h)
+        if scale is not None and shift is not None:
+            h = h * (1 + scale) + shift
+        h = F.silu(h)
         found: Tensor = self.conv_2(h if words is None else dropout(h, words, self.dropout))
         return found
 
@@ -110,76 +172,33 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """h + proj(softmax(q k^T / sqrt(C)) v), one head over the H W pixels; q, k, v from norm(h).
+    """h + proj(softmax(q k^T / sqrt(D)) v) over the H W pixels; q, k, v from norm(h).
+
+    With several heads each has D = C / heads of the channels, in order; with one, D = C. The rows
+    of the weights of q, k and v are ordered (3, head, channel).
 
     Args:
         channels: C.
-        num_groups: groups of the GroupNorm.
+        style: heads, norm, and how the branch is added.
     """
 
-    def __init__(self, channels: int, num_groups: int) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels, eps=1e-6)
+        self.style, self.heads = style, style.heads_of(channels)
+        self.norm = style.norm(channels)
         # Three C -> C layers in one product. Its fan_avg is 2 C and theirs is C: hence scale 2.
         self.qkv = convolution(channels, 3 * channels, 1, scale=2.0)
         self.proj = convolution(channels, channels, 1, scale=ZERO_ISH)
 
     def forward(self, h: Image) -> Image:
         """Apply the attention, (B, C, H, W) -> (B, C, H, W)."""
-        # (B, 3 C, H, W) -> (B, 1, H W, 3 C): one head, pixels as tokens. No copy if channels-last.
-        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)[:, None]
-        q, k, v = tokens.chunk(3, dim=-1)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is C^-0.5
-        branch: Tensor = self.proj(mixed[:, 0].transpose(1, 2).unflatten(2, h.shape[2:]))
-        return h + branch
-
-
-class Doubling(nn.Sequential):
-    """(B, C, H, W) -> (B, C, 2 H, 2 W): each pixel repeated, then a 3 x 3 convolution.
-
-    A new pixel sees 2 x 2 old ones, each of them through the sum of those weights that meet its
-    copies. That is a transposed convolution of stride 2 by the 4 x 4 sums of each 2 x 2 of the
-    weights: the same numbers, up to the order of sums, for 4/9 of the products.
-
-    Args:
-        channels: C.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.Upsample(scale_factor=2, mode="nearest"), convolution(channels, channels, padding=1)
-        )
-
-    def forward(self, h: Image) -> Remapped:
-        """Apply it; `nn.Sequential.forward(self, h)` is the definition."""
-        _, layer = self
-        assert isinstance(layer, nn.Conv2d), "made above"
-        # transposed: inputs first, and turned around
-        sums = F.pad(layer.weight.transpose(0, 1).flip(-2, -1), (1, 1, 1, 1))
-        sums = sums[..., :-1, :] + sums[..., 1:, :]
-        sums = sums[..., :-1] + sums[..., 1:]
-        return F.conv_transpose2d(h, sums, layer.bias, stride=2, padding=1)
-
-
-class Level(nn.Module):
-    """The blocks of one size, and the step to the next size (None at the last level).
-
-    It has no `forward`: `UNet.forward` calls its blocks and places the skip connections.
-    """
-
-    def __init__(self, blocks: list[Block], resize: nn.Module | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.resize = resize
-
-
-def halving(channels: int) -> nn.Module:
-    """(B, C, H, W) -> (B, C, H / 2, W / 2): a strided convolution, padded as TensorFlow's SAME.
-
-    For an even size that is one row and column at the bottom and right. PyTorch's `padding=1`
-    would put them at the top and left: another network, which loads the same weights.
-    """
-    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), convolution(channels, channels, stride=2))
+        # (B, 3 C, H, W) -> (3, B, heads, H W, D): pixels as tokens. No copy if channels-last.
+        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)
+        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is D^-0.5
+        mixed = mixed.transpose(1, 2).flatten(2)  # (B, H W, C)
+        branch: Tensor = self.proj(mixed.transpose(1, 2).unflatten(2, h.shape[2:]))
+        return self.style.joined(h, branch)
 
 
 def again(part: Callable[..., Tensor], *given: Tensor | None) -> Tensor:

@@ -65,8 +65,9 @@ class ModelConfig(Section):
     )
     prediction: str = key(
         "eps",
-        "output of the network: noise, datum, velocity, score, or the reverse step's mean",
-        choices=("eps", "x_0", "v", "score", "mean"),
+        "output of the network: noise, datum, velocity, score (times sigma; gradient: itself), or "
+        "the reverse step's mean",
+        choices=("eps", "x_0", "v", "score", "mean", "gradient"),
     )
     learned_variance: bool = key(False, "unet: predicts the variance of a reverse step as well")
     channels: int = key(128, "unet: channels of the finest level", COUNT)
@@ -182,6 +183,12 @@ class ModelConfig(Section):
         "symmetric",
         "range of its images: symmetric [-1, 1] or unit [0, 1]",
         choices=("symmetric", "unit"),
+        later=True,
+    )
+    data_scale: float = key(
+        1.0,
+        "our images over its own: (L - 1) / L if it knows level k of L as 2 k / (L - 1) - 1",
+        Range(0, 1, "(]"),
         later=True,
     )
     width: int = key(128, "mlp: hidden units of a layer", COUNT)

@@ -65,14 +65,20 @@ TOPS = {
 }
 
 
-def recognises(path: Path) -> bool:
-    """Whether a path may be a file of either codebase, by what its tensors are called."""
+def recognises(path: Path, format: str) -> bool:
+    """Whether a path may be a file of this codebase, by what its tensors are called.
+
+    Blocks that halve and double are guided-diffusion's alone; all else both have.
+    """
     if not path.is_file() or path.suffix not in (".pt", ".pth", ".bin"):
         return False
     try:
-        return read_tensors(path).keys() >= MARKS
+        tensors = read_tensors(path)
+        known = tensors.keys() >= MARKS
+        resamples = known and shape_of(tensors, path).residual_resampling
     except RequestError:
         return False
+    return known and (format == "guided_diffusion" or not resamples)
 
 
 def read(path: Path, options: Mapping[str, object], format: str = "guided_diffusion") -> Imported:

@@ -288,8 +288,8 @@ def test_data_that_cannot_be_read(tmp_path, capfd):
     (folder / "b.png").write_bytes(png(8, 8)[:40])
     refused(capfd, [*images, f"--config.data.path={folder}"], "b.png", "not a whole image")
     for name in "ab":
-        (folder / f"{name}.png").write_bytes(png(12, 8))
-    refused(capfd, [*images, f"--config.data.path={folder}"], "images must be square", "12")
+        (folder / f"{name}.png").write_bytes(png(9, 8))
+    refused(capfd, [*images, f"--config.data.path={folder}"], "image_size must be a multiple", "9")
 
 
 @pytest.mark.parametrize("mode", ["train", "sample", "likelihood"])

@@ -100,11 +100,11 @@ def test_the_nearest_name():
     assert nearest("zzz", ("ode", "pc")) is None
     assert did_you_mean("unett", ("unet", "mlp")) == "did you mean 'unet'?"
     assert did_you_mean("zzz", ("unet", "mlp"), "there are two") == "there are two"
-    assert choose_key("model.name", "mlp") == "mlp"
-    with pytest.raises(RequestError, match=r"^model\.name must be one of unet, mlp, got 'zzz'$"):
-        choose_key("model.name", "zzz")
-    with pytest.raises(RequestError, match=r"got 'unett'; did you mean 'unet'\?$"):
-        choose_key("model.name", "unett")
+    assert choose_key("sde.name", "vp") == "vp"
+    with pytest.raises(RequestError, match=r"^sde\.name must be one of vp, subvp, ve, got 'zzz'$"):
+        choose_key("sde.name", "zzz")
+    with pytest.raises(RequestError, match=r"got 'subv'; did you mean 'subvp'\?$"):
+        choose_key("sde.name", "subv")
 
 
 def test_an_error_of_a_constructor_names_the_section():
@@ -115,3 +115,86 @@ def test_an_error_of_a_constructor_names_the_section():
         with pytest.raises(RequestError, match=f"^{expected}$"):
             as_request_error(build, text, "model")
     assert as_request_error(len, "abc") == 3
+
+
+def built(**changes):
+    config = config_of(**changes)
+    return build_network(config, build_data(config, CPU))
+
+
+def test_every_switch_of_the_network_reaches_it():
+    """Each argument of the U-Net that a key of its name fixes, away from its default."""
+    changed = {
+        "norm_eps": 1e-2,
+        "channels_per_group": 8,
+        "heads": 2,
+        "head_channels": 4,
+        "attention_up": "last",
+        "attention_middle": False,
+        "scale_shift": True,
+        "rescaled_skips": True,
+        "resample": "residual",
+        "padding": "symmetric",
+        "input_pyramid": True,
+        "stem_multiplier": 2,
+        "embedding_channels": 16,
+        "time_embedding": "fourier",
+        "embedding_order": "cos_sin",
+        "frequency_shift": 0,
+    }
+    told = {"class_embedding": "before", "null_class": False, "num_classes": 12}
+    x, index, label = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.5]), torch.tensor([1, 9])
+    net = {"model__multipliers": [1, 2], "model__attention_sizes": [8, 4], "model__channels": 16}
+
+    def answer(given, **more):
+        network = built(**net, **more, **given)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in (*network.parameters(), *network.buffers()):
+            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        return network.eval()(x, index, *((label,) if more else ()))
+
+    with torch.no_grad():
+        plain = answer({})
+        for name, value in changed.items():
+            assert (answer({f"model__{name}": value}) - plain).abs().max() > 1e-4, name
+        filtered = {"model__resample": "residual", "model__fir": True}
+        assert (answer(filtered) - answer({"model__resample": "residual"})).abs().max() > 1e-3
+        plain = answer({}, model__conditional=True)
+        for name, value in told.items():
+            found = answer({f"model__{name}": value}, model__conditional=True)
+            assert (found - plain).abs().max() > 1e-3, name
+
+
+def test_a_network_for_images_of_a_shape_of_its_own():
+    assert built(model__shape=[1, 8, 8]).x_shape == (1, 8, 8)
+    said = (
+        r"for images of shape 3 x 32 x 32 \(model\.shape\), the data have 1 x 8 x 8: name others"
+    )
+    with pytest.raises(RequestError, match=said):
+        built(model__shape=[3, 32, 32])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model__name": "unett"}, r"one of unet, mlp, got 'unett'; did you mean 'unet'\?"),
+        ({"model__num_classes": 3}, "num_classes = 3 needs model.conditional = true"),
+        (
+            {"model__conditional": True, "model__num_classes": 3},
+            r"knows 3 classes \(model\.num_classes\), digits has 10",
+        ),
+        ({"model__padding": "top"}, "model.padding must be one of bottom_right, symmetric"),
+        ({"model__fir": True}, "model: fir needs resample = residual or residual_conv, got conv"),
+        ({"model__heads": 3}, r"attention needs a multiple of its heads .* got 8 for 3"),
+    ],
+)
+def test_networks_that_cannot_be_had(changes, said):
+    with pytest.raises(RequestError, match=said):
+        built(**changes)
+
+
+def test_labels_are_not_dropped_where_none_has_no_row():
+    told = {"model__conditional": True, "model__null_class": False}
+    with pytest.raises(RequestError, match=r"label_dropout = 0\.1 shows .* set it to 0"):
+        experiment(config_of(**told), CPU)
+    experiment(config_of(**told, training__label_dropout=0.0), CPU)

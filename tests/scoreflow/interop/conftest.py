@@ -50,8 +50,10 @@ class Golden:
         return formats.read(self.path, self.format, "", self.options)
 
     def model(self, precision: str = "float32", raw: bool = False, **changed: Any) -> ScoreModel:
-        """The network as a Denoiser, under other config keys if there are any."""
-        overrides = {name.replace("__", "."): value for name, value in changed.items()}
+        """The network as a Denoiser of its own images, under other config keys if any."""
+        overrides = {"model.data_scale": 1.0} | {
+            name.replace("__", "."): value for name, value in changed.items()
+        }
         config = config_of(self.imported, overrides)
         data = assembly.build_data(config, torch.device("cpu"))
         network = build_network(config, data)

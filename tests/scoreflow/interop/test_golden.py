@@ -1,11 +1,14 @@
 """diffusers' and OpenAI's networks against their own code, and against each likely misreading."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from scoreflow.data.levels import centres
+from scoreflow.losses.decoder import decoder_term
 from scoreflow.losses.variational import prior_term, term
 from scoreflow.samplers import DDIM, Clipped, DPMSolver, sample
 from scoreflow.samplers.reverse_variance import reverse_variance
@@ -55,6 +58,23 @@ def test_estimates_at_the_chain_s_times(golden, name):
     assert by_row(estimate.x_0[:3], found.arrays["x0"][:3]) < 10 * ROW
 
 
+@pytest.mark.parametrize("name", ["train_unconditional", "class_v", "cifar10_like"])
+def test_images_between_minus_and_plus_one_inclusive_are_our_bins_centres(golden, name):
+    """Theirs is 2 k / 255 - 1 and ours (2 k + 1) / 256 - 1: one is 255 / 256 of the other."""
+    found, unit = golden(name), 255 / 256
+    levels = found.arrays["image_levels"]
+    theirs = levels.double() * 2 / 255 - 1
+    torch.testing.assert_close(centres(levels, 256), unit * theirs)
+    model = found.model("float64", model__data_scale=unit)
+    t = found.index.double() + 1
+    estimate = model(unit * found.arrays["x_t"].double(), t)
+    assert by_row(estimate.eps, found.arrays["eps"]) < ROW
+    assert by_row(estimate.x_0[:3], unit * found.arrays["x0"][:3]) < 10 * ROW
+    alpha, sigma = found.model().sde.alpha(t), found.model().sde.sigma(t)
+    torch.testing.assert_close(model.sde.alpha(t), alpha)
+    torch.testing.assert_close(model.sde.sigma(t), unit * sigma)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_the_schedule_is_the_original_s(golden, name):
     found, sde = golden(name), golden(name).model().sde
@@ -84,7 +104,6 @@ SWITCHES = {
     "attention_head_dim = 4": {"model__head_channels": 4},
     "attention_head_dim = None": {"model__head_channels": 0},
     "timesteps counted from 1": {"model__label_offset": 0.0},
-    "one head": {"model__heads": 1, "model__head_channels": 0},
     "GroupNorm eps 1e-6": {"model__norm_eps": 1e-6},
     "sines before cosines": {"model__embedding_order": "sin_cos"},
     "frequencies with half - 1": {"model__frequency_shift": 1},
@@ -97,6 +116,7 @@ SWITCHES = {
 }
 """Misreadings that a config key is."""
 OTHERWISE = {
+    "one head",
     "q and k exchanged",
     "classes counted from 1",
     "qkv rows in the other order (qkv-major against head-major)",
@@ -134,18 +154,17 @@ def test_wrong_weights_err_as_much_as_the_original_told(golden, name):
     if "classes counted from 1" in told:
         wrong = model.labelled((found.arrays["class_labels"] + 1) % model.num_classes)
         assert relative(found.bare(wrong), found.arrays["raw"]) > 0.01
-    other = "qkv rows in the other order (qkv-major against head-major)"
-    if other in told:
-        order = {"qkv_major": "head_major", "head_major": "qkv_major"}
-        own = found.options.get("attention_order", "head_major")
-        wrong = type(found)(
-            found.path,
-            found.folder,
-            found.format,
-            {**found.options, "attention_order": order[own]},
-        )
-        error = relative(wrong.bare(wrong.model()), found.arrays["raw"])
-        assert error == pytest.approx(told[other], rel=0.02)
+    orders = {"qkv_major": "head_major", "head_major": "qkv_major"}
+    own = found.options.get("attention_order", "head_major")
+    for reading, options in (
+        ("qkv rows in the other order (qkv-major against head-major)",
+         {**found.options, "attention_order": orders[own]}),
+        ("one head", {k: v for k, v in found.options.items() if "head" not in k} | {"heads": 1}),
+    ):  # fmt: skip
+        if reading in told:
+            wrong = replace(found, options=options)
+            error = relative(wrong.bare(wrong.model()), found.arrays["raw"])
+            assert error == pytest.approx(told[reading], rel=0.02), reading
 
 
 def q_and_k_exchanged(network):
@@ -246,3 +265,36 @@ def test_the_terms_of_the_bound_are_improved_diffusion_s(golden, clip):
     x_0, sde = found.arrays["bpd_images"].double(), found.model().sde
     prior = prior_term(sde, x_0) / (x_0[0].numel() * math.log(2))
     torch.testing.assert_close(prior, found.arrays["bpd50_prior64"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bpd50_vb64", "bpd_full_vb"])
+def test_the_decoder_s_term_is_improved_diffusion_s_in_our_bins(golden, name):
+    """Its bins, 2 / 255 wide about 2 k / 255 - 1, are ours in the units of its images."""
+    found = golden("cifar10_like")
+    unit, seed = 255 / 256, found.about["noise_of_calc_bpd_loop"]["seed"]
+    theirs = found.arrays["bpd_images"].double()
+    levels = ((theirs + 1) * 127.5).round().to(torch.uint8)
+    model = found.model("float64", model__data_scale=unit)
+    x_0, t = centres(levels, 256), torch.tensor(1.0, dtype=torch.float64)
+    torch.testing.assert_close(x_0, unit * theirs, rtol=1e-6, atol=1e-7)
+    draw = np.random.RandomState(seed).standard_normal(tuple(x_0.shape)).astype(np.float32)
+    prediction = Clipped(model)(model.sde.perturb(x_0, t, torch.from_numpy(draw).double()), t)
+    # the lower end of the learned range is that of the step before in the chain that is used
+    s = found.arrays["bpd50_steps"][1].double() + 1 if name == "bpd50_vb64" else t + 1
+    _, w = model.sde.transition(t, s)
+    low = (model.sde.variance(t) * w / model.sde.variance(s)).log()
+    high = model.sde.variance(t).log()
+    variance = (low + prediction.fraction * (high - low)).exp()
+    ours = decoder_term(prediction.x_0, levels, 256, variance) / (x_0[0].numel() * math.log(2))
+    # theirs takes a normal's distribution function by tanh, right to 2e-4
+    torch.testing.assert_close(ours, found.arrays[name][:, 0].double(), rtol=3e-4, atol=1e-7)
+
+
+def test_terms_of_the_whole_chain(golden):
+    found = golden("cifar10_like")
+    seed, some = found.about["noise_of_calc_bpd_loop"]["seed"], [1, 7, 60, 400, 1500, 2900, 3900]
+    for k in some:
+        steps = torch.tensor([k - 1, k])
+        ours = bound_terms(found, steps, seed + k - 1, clip=True)[:, 0]
+        theirs = found.arrays["bpd_full_vb"][:, k].double()
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-7)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoreflow.models.layers import IndexEmbedding, convolution, dense, sinusoidal_embedding
+from scoreflow.models.layers import convolution, dense
+from scoreflow.models.time_embedding import IndexEmbedding, sinusoidal_embedding
 
 
 @pytest.mark.parametrize("dim", [4, 32, 128])

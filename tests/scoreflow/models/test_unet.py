@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from scoreflow.models import unet_blocks
+from scoreflow.models.resampling import Doubling
 from scoreflow.models.unet import UNet
-from scoreflow.models.unet_blocks import Attention, Doubling, ResidualBlock
+from scoreflow.models.unet_blocks import Attention, ResidualBlock, Style
 
 CIFAR10 = {"image_size": 32, "in_channels": 3, "out_channels": 3}
 TINY = {
@@ -386,7 +387,7 @@ def test_wide_networks_compute_their_norms_again(channels, recompute, spared):
 
 def test_no_convolution_is_computed_again():
     """Recomputing stops when what the way back asks for is there."""
-    block = ResidualBlock(8, 8, embedding=4, dropout=0.5, num_groups=4, sparing=True)
+    block = ResidualBlock(8, 8, embedding=4, dropout=0.5, style=Style(4), sparing=True)
     returned = []
     second = block.conv_2.register_forward_hook(lambda *_: returned.append(1))
     h = torch.randn(2, 8, 4, 4, requires_grad=True)

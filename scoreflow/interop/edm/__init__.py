@@ -1,0 +1,1 @@
+"""Pickles of NVlabs' EDM, read without executing what is in them."""
