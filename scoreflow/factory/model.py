@@ -9,6 +9,7 @@ from torch import nn
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
+from scoreflow.factory.own_network import is_import_path, own_network
 from scoreflow.losses.times import least_time
 from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
@@ -52,8 +53,9 @@ def build_network(config: AnyConfig, data: Data) -> nn.Module:
     """The network of the `model` section, initialised from the run's seed, where the data lie."""
     config = Config.of(config)
     c, event = config.model, event_shape(config.model, data)
-    build = choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
-    if (c.name == "unet") != (len(event) == 3):
+    own = is_import_path(c.name)
+    build = _own if own else choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
+    if not own and (c.name == "unet") != (len(event) == 3):
         raise RequestError(
             f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
             f"{event}"
@@ -117,6 +119,10 @@ def classes_of(config: Config, data: Data) -> int:
 def _mlp(config: Config, event: tuple[int, ...], classes: int) -> MLP:
     c = config.model
     return MLP(event[0], c.width, c.depth, c.embedding)
+
+
+def _own(config: Config, event: tuple[int, ...], classes: int) -> nn.Module:
+    return own_network(config.model.name, event, classes)
 
 
 def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:

@@ -65,16 +65,16 @@ def _check_asking(asking: Asking, output: str, t_min: float) -> None:
 class ScoreModel:
     """Network + SDE + kind of prediction -> Denoiser.
 
-    The network is called as network(x, label), and as network(x, label, label=classes) for a
-    class. By default x is x_t / r_t (unit scale under every SDE) and the label the index t - 1,
-    both float32; `scoreflow.models.asking` has the formulas of all else. The answer is cast to the
+    The network is called as network(x, label), and as network(x, label, classes) for a class. By
+    default x is x_t / r_t (unit scale under every SDE) and the label the index t - 1, both
+    float32; `scoreflow.models.asking` has the formulas of all else. The answer is cast to the
     dtype of x_t, so that samplers and solvers keep their float64 state.
 
     Args:
         network: (x (B, C, ...), label (B,)) -> (B, C, ...), or (B, 2C, ...) with a learned
             variance; or an object that has this as its `sample`, like a diffusers model's. One
-            with `num_classes` above 0 takes classes (B,) as `label`, too; without, it answers for
-            no class, so that this Denoiser is the unconditional one.
+            with `num_classes` above 0 takes classes (B,) int64 as well; without, it answers for no
+            class, so that this Denoiser is the unconditional one.
         sde: the process of images in [-1, 1].
         output: what the network's output estimates: a view of `Prediction`; "x_0" also of a
             denoiser D(x; sigma); "score" is of unit scale, the score times sigma, "gradient" the
@@ -218,14 +218,13 @@ class ScoreModel:
 
     def _value(self, x: Tensor, label: Tensor) -> Tensor:
         """The network's output, given the class if there is one."""
-        given: dict[str, Tensor] = {}
+        given = [x, label]
         if isinstance(self.label, Tensor):
-            given["label"] = self.label
+            given.append(self.label)
         elif self.label is not None:
-            given["label"] = x.new_full((), self.label).long().expand(len(x))
-        if self.words is not None:
-            given["words"] = self.words
-        value: Tensor = self.network(x, label, **given)
+            given.append(x.new_full((), self.label).long().expand(len(x)))
+        words = {} if self.words is None else {"words": self.words}
+        value: Tensor = self.network(*given, **words)
         return value if isinstance(value, Tensor) else getattr(value, "sample", value)
 
     def _predict(
