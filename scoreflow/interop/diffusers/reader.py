@@ -162,7 +162,9 @@ def network_settings(where: Path, c: Json, size: int) -> Json:
         "model.channels": widths[0],
         "model.multipliers": tuple(each // widths[0] for each in widths),
         "model.blocks": c["layers_per_block"],
-        "model.attention_sizes": tuple(height >> k for k, a in enumerate(attends) if a),
+        "model.attention_sizes": tuple(
+            max(height, width) >> k for k, a in enumerate(attends) if a
+        ),
         "model.attention_middle": c["add_attention"],
         "model.num_groups": c["norm_num_groups"],
         "model.dropout": float(c["dropout"]),

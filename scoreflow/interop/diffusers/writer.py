@@ -98,7 +98,7 @@ def constructor(network: Exported) -> Json:
     if sinusoids != widths[0]:
         raise beyond("model.embedding_channels", sinusoids, str(widths[0]))
     embedding = len(weights["embedding.outer.weight"])
-    attends = [height >> level in c.attention_sizes for level in range(len(widths))]
+    attends = [max(height, width) >> level in c.attention_sizes for level in range(len(widths))]
     table = weights.get("embedding.classes.weight")
     return {
         "sample_size": height if height == width else [height, width],

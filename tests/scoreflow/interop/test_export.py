@@ -16,7 +16,7 @@ from scoreflow.interop.diffusers import reader, writer
 from scoreflow.interop.diffusers.names import given_back, renamed
 from scoreflow.interop.export import export
 from scoreflow.interop.imported import Exported
-from scoreflow.models.layers import sinusoidal_embedding
+from scoreflow.models.time_embedding import sinusoidal_embedding
 from scoreflow.samplers import DDIM, DPMSolver, Step, grid
 from scoreflow.samplers.sampler import Multistep
 from scoreflow.schema.config import Config
@@ -82,7 +82,7 @@ def loaded(path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
-            pipe = diffusers.DDPMPipeline.from_pretrained(path)
+            pipe = diffusers.DDPMPipeline.from_pretrained(path, low_cpu_mem_usage=False)
     finally:
         logging.getLogger("diffusers").removeHandler(handler)
     assert said == []
@@ -132,8 +132,9 @@ def our_way(sampler, model, x):
 def in_float64(pipe, run):
     """Both networks in float64, with sinusoids that are the same to the last bit."""
     pipe.unet.double()
-    dim = pipe.unet.config.block_out_channels[0]
-    pipe.unet.time_proj.forward = lambda t: sinusoidal_embedding(t.float(), dim)
+    c = run.config.model
+    how = (c.channels, c.embedding_order, c.frequency_shift)
+    pipe.unet.time_proj.forward = lambda t: sinusoidal_embedding(t.float(), *how)
     run.model.network.double()
     return run.model.in_precision("float64")
 
@@ -145,6 +146,25 @@ CASES = {
     "v": {"model__prediction": "v", "sde__schedule": "cosine"},
     "x_0": {"model__prediction": "x_0"},
     "score": {"model__prediction": "score"},
+    "scaled_linear": {"sde__schedule": "scaled_linear"},
+    "closed_form": {"sde__schedule": "linear_continuous"},
+    "inclusive": {"model__data_scale": 255 / 256},
+    "inclusive_v": {"model__data_scale": 255 / 256, "model__prediction": "v"},
+    "switches": {
+        "model__norm_eps": 1e-5,
+        "model__padding": "symmetric",
+        "model__embedding_order": "cos_sin",
+        "model__frequency_shift": 0,
+        "model__head_channels": 4,
+        "model__scale_shift": True,
+        "model__integer_times": True,
+    },
+    "heads": {
+        "model__heads": 2,
+        "model__attention_middle": False,
+        "model__shape": (3, 8, 4),
+        "model__attention_sizes": (8,),
+    },
     "levels": {
         "model__shape": (1, 16, 16),
         "model__multipliers": (1, 2, 2),
@@ -160,9 +180,10 @@ def test_ddim_of_diffusers_is_ours_step_by_step(case, tmp_path):
     pipe = loaded(run.export("diffusers", tmp_path / "out"))
     model = in_float64(pipe, run)
     x = Noise.of(0, 0, 2).normal(Stream.PRIOR, run.data.train.shape[1:])
-    theirs = their_way(diffusers.DDIMScheduler, pipe, run, x)
+    unit = run.config.model.data_scale  # of images from -1 to 1 inclusive, as theirs are
+    theirs = their_way(diffusers.DDIMScheduler, pipe, run, x / unit)
     for ours, expected in zip(our_way(DDIM(), model, x), theirs, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours, unit * expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", ["linear", "v", "score"])
@@ -222,13 +243,12 @@ def test_there_and_back_is_bit_for_bit(case, tmp_path):
     config = resolve({**settings(), **back.settings}, "the import")
     assert config.model.prediction == ("eps" if turned else run.config.model.prediction)
     times = torch.arange(1, run.config.sde.num_steps + 1, dtype=torch.float64)
-    sde = assembly.build_sde(config) if case != "log_linear" else None
-    if sde is not None:
-        torch.testing.assert_close(
-            sde.log_alpha(times), run.model.sde.log_alpha(times), rtol=1e-13, atol=0
-        )
-    else:
-        assert list(back.settings["sde.betas"]) == run.model.sde.betas.tolist()
+    sde = assembly.build_sde(config)
+    torch.testing.assert_close(
+        sde.log_alpha(times), run.model.sde.log_alpha(times), rtol=1e-12, atol=1e-15
+    )
+    for key in ("blocks", "attention_sizes", "norm_eps", "padding", "embedding_order"):
+        assert config.model[key] == run.config.model[key]
 
 
 THEIRS = {
