@@ -52,6 +52,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
 
 STOPPED = {
     "train": "; the same command goes on from the last checkpoint, if one was written",
+    "sample": "; with sampling.save, the images that are done are kept, and the same command goes "
+    "on after them",
     "compare": "; the cases that are done are kept, and the same command goes on after them",
     "likelihood": "; the images that are done are kept, and the same command goes on after them",
     "import": "; nothing was written",
