@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoreflow.models.resampling import Doubling
+from scoreflow.models.layers import Doubling
 from scoreflow.models.score_model import arithmetic
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic

@@ -10,7 +10,10 @@ from scoreflow.interop.diffusers import reader as diffusers
 from scoreflow.interop.edm import reader as edm
 from scoreflow.interop.imported import Imported
 from scoreflow.interop.openai import reader as openai
-from scoreflow.interop.openai.recipes import RECIPES
+from scoreflow.interop.openai.recipes import RECIPES as OPENAI
+from scoreflow.interop.openai.recipes import Recipe
+from scoreflow.interop.score_sde import reader as score_sde
+from scoreflow.interop.score_sde.recipes import RECIPES as SCORE_SDE
 from scoreflow.interop.torch_files import ENDINGS as TORCH_ENDINGS
 from scoreflow.interop.torch_files import load_tensors
 
@@ -49,8 +52,15 @@ FORMATS = {
         partial(openai.read, format="guided_diffusion"),
     ),
     "edm": Format("a network-snapshot .pkl of NVlabs' EDM", edm.recognises, edm.read),
+    "score_sde": Format(
+        "a .pth of score_sde_pytorch",
+        score_sde.recognises,
+        score_sde.read,
+    ),
 }
 """By the name that --as takes."""
+RECIPES = OPENAI | {name: Recipe("score_sde", each) for name, each in SCORE_SDE.items()}
+"""By the name that --recipe takes: of OpenAI's files, of score_sde's configs."""
 
 
 def recognise(path: Path) -> str:

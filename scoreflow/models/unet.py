@@ -28,8 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scoreflow.models.layers import ZERO_ISH, convolution
-from scoreflow.models.resampling import Image, Padding, Remapped, filtered
+from scoreflow.models.layers import ZERO_ISH, Image, Padding, Remapped, convolution, filtered
 from scoreflow.models.time_embedding import IndexEmbedding, Order
 from scoreflow.models.unet_blocks import Embedding, ResidualBlock, Style, Words, again
 from scoreflow.models.unet_levels import (
@@ -79,7 +78,7 @@ class UNet(nn.Module):
         padding: zeros that a halving convolution gets: below and to the right, or on every side.
         fir: residual blocks resize by the filter [1, 3, 3, 1], not by means and repeating.
         input_pyramid: at each halving p <- conv(filter(p)), of stride 2 and first of x itself, is
-            added: h <- h + p (over sqrt 2 with rescaled_skips), p <- h.
+            added: h <- (h + p) / sqrt 2, p <- h.
         stem_multiplier: channels of the stem as a multiple of C.
         embedding_channels: E, of which the embedding has 4 E; 0 for C.
         time_embedding: E sinusoids at fixed frequencies, or 2 E at random ones,
@@ -168,7 +167,6 @@ class UNet(nn.Module):
             pyramid=in_channels if input_pyramid else 0,
         )
         fourier, stem = time_embedding == "fourier", channels * stem_multiplier
-        self.style = style
         self.embedding = IndexEmbedding(
             2 * base if fourier else base,
             4 * base,
@@ -229,7 +227,7 @@ class UNet(nn.Module):
             if level.resize is not None:
                 h = self._resized(level.resize, skips[-1], embedding, places)
                 if level.pyramid is not None:
-                    h = pyramid = self.style.joined(h, level.pyramid(filtered(pyramid)))
+                    h = pyramid = (h + level.pyramid(filtered(pyramid))) * 2**-0.5
                 skips.append(h)
         h = skips[-1]
         for block in self.middle:

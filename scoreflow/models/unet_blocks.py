@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scoreflow.models.dropout import dropout
-from scoreflow.models.layers import ZERO_ISH, convolution, dense, group_norm
-from scoreflow.models.resampling import Image, Remapped
+from scoreflow.models.layers import ZERO_ISH, Image, Remapped, convolution, dense, group_norm
 
 Embedding = Float[Tensor, "batch embedding"]
 Words = Int[Tensor, "batch 2"]  # the randomness of a block's dropout

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
-from scoreflow.models.layers import convolution
-from scoreflow.models.resampling import Doubling, Padding, doubled, halved, halving
+from scoreflow.models.layers import Doubling, Padding, convolution, doubled, halved, halving
 from scoreflow.models.unet_blocks import Block, ResidualBlock, Style
 
 
@@ -62,7 +61,7 @@ class Plan:
             return Doubling(channels)
         return self._resizing(channels, partial(doubled, fir=self.fir))
 
-    def _resizing(self, channels: int, resize: Callable[..., object]) -> ResidualBlock:
+    def _resizing(self, channels: int, resize: Callable[[Tensor], Tensor]) -> ResidualBlock:
         return ResidualBlock(
             channels,
             channels,

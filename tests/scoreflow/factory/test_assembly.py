@@ -137,7 +137,7 @@ def test_every_switch_of_the_network_reaches_it():
         "padding": "symmetric",
         "input_pyramid": True,
         "stem_multiplier": 2,
-        "embedding_channels": 16,
+        "embedding_channels": 32,
         "time_embedding": "fourier",
         "embedding_order": "cos_sin",
         "frequency_shift": 0,

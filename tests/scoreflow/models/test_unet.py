@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scoreflow.models import unet_blocks
-from scoreflow.models.resampling import Doubling
+from scoreflow.models.layers import Doubling
 from scoreflow.models.unet import UNet
 from scoreflow.models.unet_blocks import Attention, ResidualBlock, Style
 
