@@ -64,7 +64,7 @@ UNREAD_BY_LIKELIHOOD = {
     "against": "take the difference of two runs' bits_per_dim, image by image",
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
-NO_FUNCTION_OF = ("save", "progressive", "task")
+NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task")
 """Keys of the `sampling` section that change no sample."""
 
 

@@ -6,7 +6,7 @@
 
 A batch always holds the same samples, whoever draws it and after whatever interruption: another
 batch might change the last bit of a network's answer, and with it a level. So the folder is bit
-for bit what one process makes that nothing interrupts.
+for bit what one process makes that nothing interrupts. With another batch size all are drawn anew.
 """
 
 from collections.abc import Iterator
@@ -105,7 +105,9 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
     if distributed.is_main_process():
         _begin(folder, settings)
     shard.wait()
-    rows = rows_in(folder, f"progress-{save}", {"hash": hash_of(settings)}, shard.rank, "batch")
+    name = f"progress-{save}"
+    heading = {"hash": hash_of(settings), "batch_size": draw.batch_size}
+    rows = rows_in(folder, name, heading, shard.rank, "batch")
     todo = [
         batch
         for batch in draw.batches()
@@ -117,7 +119,7 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
         rows.adopt()
         files.finish()
     shard.wait()
-    done = rows_in(folder, f"progress-{save}", {"hash": hash_of(settings)}, 0, "batch").done
+    done = rows_in(folder, name, heading, 0, "batch").done
     seconds = sum(float(row["seconds"]) for row in done.values()) / shard.world
     return Stored(files.path, sum(int(row["rows"]) for row in done.values()), seconds, drawn)
 

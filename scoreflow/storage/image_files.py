@@ -154,7 +154,7 @@ class NpzFile(_Rows):
 
     def finish(self) -> None:
         """As `ImageFiles`."""
-        if self.path.exists():
+        if not self._raw.exists():
             return
         with replacing(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             with _member(archive, "arr_0.npy") as file, self._raw.open("rb") as rows:
@@ -196,7 +196,7 @@ class TensorFile(_Rows):
 
     def finish(self) -> None:
         """As `ImageFiles`: torch's own file, for which only the values are streamed."""
-        if self.path.exists():
+        if not self._raw.exists():
             return
         frame = self.path.with_name(f"{self.path.name}.frame")
         with skip_data():  # of the tensor no byte is touched, so no memory is taken

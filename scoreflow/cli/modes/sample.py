@@ -109,7 +109,9 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     plan = build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
     settings = recorded(config.control, trained.experiment.device)
     settings["sampling"] = config.sampling.to_dict()
-    place = _place(trained, task.task, {**settings, "weights": trained.fingerprint})
+    drawn_with = {f"control.{key}": value for key, value in config.control.to_dict().items()}
+    drawn_with |= {"task": task.task, **trained.draw_settings(config.sampling.sampler)}
+    place = _place(trained, task.task, drawn_with)
     edited = editing.edit(task, plan, model.sde)
     if not distributed.is_main_process():
         return

@@ -179,8 +179,9 @@ def _others(results: Results, result: Json) -> list[tuple[Cell, ...]]:
     here, rows = read_settings(shown.with_suffix(".json")), []
     for path in sorted(shown.parent.glob("*.json")):
         there, picture = read_settings(path), path.with_suffix(".png")
-        ours = there is not None and there.get("sampler") == result["settings"]["sampler"]
-        if here is None or there is None or not ours or picture == shown or not picture.exists():
+        if here is None or there is None or picture == shown or not picture.exists():
+            continue
+        if there.get("sampler") != here["sampler"] or "task" in there:
             continue
         link = picture.relative_to(results.run.path).as_posix()
         same = {key: value for key, value in there.items() if key != "hash"}

@@ -192,6 +192,17 @@ def test_what_one_process_left_several_complete(torchrun, tmp_path, monkeypatch)
     assert shared == alone
 
 
+def test_another_batch_size_draws_anew(tmp_path):
+    for save in FILES:
+        fill(tmp_path, save, images(), SETTINGS)
+    before = tree(tmp_path)
+    for save in FILES:
+        draw = of_shape((3, 8, 4), 256, batch_size=2)
+        assert fill(tmp_path, save, draw, SETTINGS).drawn == 11
+        before[f"progress-{save}.jsonl"] = 1 + 6
+    assert tree(tmp_path) == before
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path):
     fill(tmp_path, "png", images(), SETTINGS)
     before = tree(tmp_path)
