@@ -189,7 +189,7 @@ def checked(experiment: Experiment) -> Arrival:
         x_0, on = _own_samples(experiment), f"{OWN_SAMPLES} samples of its own, for want of images"
     labels = _classes(model, labels, len(x_0))
     others = others_of(model)
-    calls = TIMES * (-(-len(x_0) // 16) + len(others))
+    calls = TIMES * (-(-len(x_0) // 16)) + TIMES // 2 * len(others)
     with Progress("check on arrival", calls, "call") as progress:
         asked = Reading("as it was read", model, "")
         return check(asked, others, x_0, on, labels, on_call=lambda: progress.advance(1))

@@ -31,7 +31,8 @@ from scoreflow.generation.generate import draw_samples, out_of_evaluations
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill
-from scoreflow.interop.export import Exported, export
+from scoreflow.interop.export import export
+from scoreflow.interop.imported import Exported
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -49,7 +50,7 @@ from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.classifier_file import load_classifier
 
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence")
+ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",

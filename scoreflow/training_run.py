@@ -86,7 +86,7 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
     experiment = assembly.experiment(config, build_device(request.device))
     if not len(experiment.data.train):
         raise RequestError(
-            f"{path} was imported without images, and training needs some: add --data PATH"
+            f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
     if not distributed.is_main_process():
         shard.wait()
@@ -119,6 +119,11 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
         saved = flatten(RunDir.open(path).config)
         untrained_config(request, saved, path / "config.json")
     training = request.mode == "profile"
+    if config.data.name == "none":
+        raise RequestError(
+            f"--mode {request.mode} needs images, got data.name = none: add --data PATH, a folder "
+            "of images or a name on the Hub"
+        )
     experiment = assembly.experiment(config, build_device(request.device), training)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})

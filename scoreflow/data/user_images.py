@@ -33,6 +33,10 @@ def read_images(
     shape = tuple(data.test.shape[1:])
     kind, _, number = where.partition(":")
     if kind == "test" and not Path(where).exists():
+        if not len(data.test):
+            raise RequestError(
+                f"{where}: this run has no test images: name a file, or --data PATH"
+            )
         if not number.isdecimal() or int(number) >= len(data.test):
             raise RequestError(
                 f"a test image is test:K with K in 0..{len(data.test) - 1}, got {where!r}"

@@ -14,6 +14,7 @@ same images and noise, and the best of them is the likeliest cause.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from scoreflow.uncertainty import standard_error
 
 TIMES = 16
 """Times of the check, even in log-SNR."""
+STRIDE = 2
+"""Other ways to ask are tried at every so many of them."""
 REACH = 12.0
 """Greatest |log-SNR| of them: beyond, every network errs by 0 or 1."""
 ALLOWED, ALLOWED_SHARE = 0.05, 0.1
@@ -156,6 +159,7 @@ def errors_of(
     x_0: Tensor,
     labels: Tensor | None = None,
     seed: int = 0,
+    stride: int = 1,
     batch_size: int = 16,
     on_call: Callable[[], None] = lambda: None,
 ) -> Errors:
@@ -167,6 +171,7 @@ def errors_of(
         x_0: (n, ...) float64; datum k meets the noise of sample index k.
         labels: the class of each, (n,) int64; None for no class.
         seed: of the noise.
+        stride: at every so many of the times alone, each with the noise that is its own.
         batch_size: data at a time.
         on_call: called after each evaluation.
     """
@@ -174,13 +179,14 @@ def errors_of(
     for index in torch.arange(len(x_0), device=x_0.device).split(batch_size):
         batch, found = x_0[index], []
         denoiser = model if labels is None else model.labelled(labels[index])
-        for k, t in enumerate(times):
-            noise = Noise(seed, index, FIRST_NOISE + k)
+        for k in range(0, len(times), stride):
+            t, noise = times[k], Noise(seed, index, FIRST_NOISE + k)
             eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
             estimate = denoiser(sde.perturb(batch, t, eps), t).eps
             found.append((estimate - eps).square().flatten(1).mean(1).double().cpu())
             on_call()
         rows.append(torch.stack(found, 1))
+    times = times[::stride]
     signal = sde.alpha(times) ** 2 * float(x_0.var())
     return Errors(
         times, sde.log_snr(times), torch.cat(rows), signal / (signal + sde.variance(times))
@@ -204,20 +210,40 @@ def check(
         x_0: data, (n, ...) float64, at least 2.
         on: what they are, in words.
         labels: the class of each, (n,) int64; None for no class.
-        tried: the first so many of them for the other ways.
+        tried: the first so many of them, on which a way must not be worse to be tried on all.
         on_call: called after each evaluation of a batch.
     """
-    model = asked.model
-    times = times_of(model.sde, model.t_min)
-    errors = errors_of(model, times, x_0, labels, on_call=on_call)
-    own, found, best, least = errors.each[:tried].mean(1), {}, None, 0.0
-    few = None if labels is None else labels[:tried]
+    measure = partial(_measured, x_0=x_0, labels=labels, on_call=on_call)
+    times = times_of(asked.model.sde, asked.model.t_min)
+    log_snr = asked.model.sde.log_snr(times)
+    errors = errors_of(asked.model, times, x_0, labels, on_call=on_call)
+    found, best, least = {}, None, 0.0
     for other in others:
-        at = times.clamp(other.model.t_min, other.model.sde.num_steps)
-        theirs = errors_of(other.model, at, x_0[:tried], few, on_call=on_call)
+        theirs = measure(other.model, log_snr, count=tried, stride=STRIDE)
         found[other.name] = float(theirs.mean.mean())
-        gain = own - theirs.each.mean(1)
-        doubt = SURE * (standard_error(gain) or 0.0) + GAIN * float(own.mean())
+        if float((errors.each[:tried, ::STRIDE] - theirs.each).mean()) < least:
+            continue
+        theirs = measure(other.model, log_snr, count=len(x_0), stride=1)
+        found[other.name] = float(theirs.mean.mean())
+        gain = (errors.each - theirs.each).mean(1)
+        doubt = SURE * (standard_error(gain) or 0.0) + GAIN * float(errors.mean.mean())
         if not theirs.above and float(gain.mean()) > max(doubt, least):
             best, least = other, float(gain.mean())
     return Arrival(errors, found, best, on)
+
+
+def _measured(
+    model: ScoreModel,
+    log_snr: Tensor,
+    *,
+    count: int,
+    stride: int,
+    x_0: Tensor,
+    labels: Tensor | None,
+    on_call: Callable[[], None],
+) -> Errors:
+    """The errors of a network at its own times of these log-SNRs."""
+    t = model.sde.time_of_log_snr(log_snr)
+    at = torch.where(t >= 1, t.round(), t).clamp(model.t_min, model.sde.num_steps)
+    few = None if labels is None else labels[:count]
+    return errors_of(model, at, x_0[:count], few, stride=stride, on_call=on_call)

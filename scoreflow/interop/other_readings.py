@@ -7,18 +7,27 @@ output estimates, the schedule, or the order of the rows that attention takes fo
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from scoreflow.models.asking import Asking, Label
 from scoreflow.models.score_model import Output, ScoreModel
-from scoreflow.sde import VPSDE
+from scoreflow.sde import SDE, VPSDE
+from scoreflow.sde.base import Rescaled, in_units
 
-ORDERS = {
-    "rows of qkv as (head, 3, channel)": (1, 0, 2),
-    "rows of qkv as (head, channel, 3)": (1, 2, 0),
-}
-"""Orders in which codebases keep them: the axes of (3, head, channel), as we have them."""
+OURS = "(3, head, channel)"
+HEAD_MAJOR = "(head, 3, channel)"
+Axes = tuple[int, int, int]
+ORDERS: dict[str, Axes] = {OURS: (0, 1, 2), HEAD_MAJOR: (1, 0, 2), "(head, channel, 3)": (1, 2, 0)}
+"""Orders in which codebases keep the rows of q, k and v: axes of ours."""
+MISREAD = [
+    (was, order) for was in ORDERS for order in ORDERS if was != order and OURS in (was, order)
+]
+SAME_ORDER = [(OURS, OURS), (HEAD_MAJOR, HEAD_MAJOR)]
+"""Orders that a file may have been read in, and those that it may be kept in."""
+HEADS, HEAD_CHANNELS = (1, 2, 4, 8), (8, 64)
+"""Numbers of heads that are usual, and channels of one."""
 ESTIMATES: tuple[Output, ...] = ("eps", "x_0", "v")
 
 
@@ -54,7 +63,7 @@ def _asking(model: ScoreModel, **changed: object) -> ScoreModel:
 
 
 def _labels(model: ScoreModel) -> Iterator[Reading]:
-    """Labels of another unit, or with an end instead of a beginning at 0."""
+    """Labels of another unit, or counted from the other end."""
     own, n = model.asking.label, model.sde.num_steps
     if not isinstance(own, Label):
         return
@@ -62,17 +71,21 @@ def _labels(model: ScoreModel) -> Iterator[Reading]:
         "its label is likely another: model.label, model.label_scale and model.label_offset say "
         "what it is (OpenAI's files: --set rescale_timesteps=true or false)"
     )
-    units = {"the index from 0": (1.0, -1.0), "999 t": (999 / n, 0.0), "t in [0, 1]": (1 / n, 0.0)}
-    units |= {"the index x 1000 / N": (1000 / n, -1000 / n)}
-    units |= {f"labels {way} to N": (-1.0, float(n)) for way in ("falling",)}
-    for name, (scale, offset) in units.items():
-        label = Label("time", scale, offset)
-        if label != own and not _near(label, own, n):
-            yield Reading(f"the label {name}", _asking(model, label=label), remedy)
-    logs = {"ln(sigma)": (1.0, 0.0), "ln(sigma) / 4": (0.25, 0.0)}
-    for name, (scale, offset) in logs.items():
-        label = Label("log_sigma", scale, offset)
-        if own.of != "time" and label != own:
+    candidates = {
+        "the index from 0": Label("time", 1.0, -1.0),
+        "the index x 1000 / N": Label("time", 1000 / n, -1000 / n),
+        "999 t / N": Label("time", 999 / n, 0.0),
+        "t / N": Label("time", 1 / n, 0.0),
+        "steps from the noisiest": Label("time", -1.0, float(n)),
+    }
+    if own.of != "time":
+        candidates |= {"ln(sigma)": Label("log_sigma", 1.0, 0.0)}
+        candidates |= {"ln(sigma) / 4": Label("log_sigma", 0.25, 0.0)}
+        candidates |= {"sigma": Label("sigma", 1.0, 0.0)}
+    seen = [own]
+    for name, label in candidates.items():
+        if not any(_near(label, each, n) for each in seen):
+            seen.append(label)
             yield Reading(f"the label {name}", _asking(model, label=label), remedy)
 
 
@@ -96,7 +109,7 @@ def _inputs(model: ScoreModel) -> Iterator[Reading]:
         f"it was likely trained on images in {shown}: --config.model.data_range={other}",
     )
     for scale in ("unit", "none", "alpha"):
-        if scale == asking.input_scale or (isinstance(model.sde, VPSDE) and scale == "none"):
+        if scale == asking.input_scale or (type(plain(model.sde)) is VPSDE and scale == "none"):
             continue
         yield Reading(
             f"its input scaled by {scale}",
@@ -142,7 +155,8 @@ class _Negated(nn.Module):
 
 def _schedules(model: ScoreModel) -> Iterator[Reading]:
     """The usual schedules of a chain of as many steps."""
-    if type(model.sde) is not VPSDE:
+    own = plain(model.sde)
+    if type(own) is not VPSDE:
         return
     n = model.sde.num_steps
     usual: dict[str, Callable[[], VPSDE]] = {
@@ -151,9 +165,9 @@ def _schedules(model: ScoreModel) -> Iterator[Reading]:
     }
     for name, make in usual.items():
         sde = make()
-        if (sde.betas - model.sde.betas).abs().max() > 1e-9:
+        if (sde.betas - own.betas).abs().max() > 1e-9:
             other = copy.copy(model)
-            other.sde = sde
+            other.sde = in_units(sde, model.asking.data_scale)
             yield Reading(
                 f"the {name} schedule",
                 other,
@@ -163,37 +177,69 @@ def _schedules(model: ScoreModel) -> Iterator[Reading]:
 
 
 def _heads(model: ScoreModel) -> Iterator[Reading]:
-    """Other orders of the rows of q, k and v, where there is more than one head."""
-    if max((heads_of(each) for _, each in _attentions(model.network)), default=1) < 2:
+    """Other numbers of heads, and other orders of the rows of q, k and v."""
+    attentions = _attentions(model.network)
+    widths = [each.qkv.weight.shape[1] for each in attentions]
+    own = tuple(each.heads for each in attentions)
+    if not own:
         return
-    for name, axes in ORDERS.items():
-        network = copy.deepcopy(model.network)
-        for _, each in _attentions(network):
-            heads = heads_of(each)
-            for kind in (each.qkv.weight, each.qkv.bias):  # type: ignore[union-attr]
-                kind.data = _reordered(kind.data, heads, axes)
-        yield Reading(
-            name,
-            model.with_network(network),
-            "the rows of q, k and v are likely in another order (OpenAI's files: --set "
-            "attention_order=head_major or qkv_major)",
-        )
+    counts: dict[tuple[int, ...], str] = {own: ""}
+    for count in HEADS:
+        counts.setdefault(tuple(count for _ in widths), f"{count} heads")
+    for width in HEAD_CHANNELS:
+        counts.setdefault(tuple(c // width for c in widths), f"{width} channels a head")
+    for heads, name in counts.items():
+        if not all(h and c % h == 0 for h, c in zip(heads, widths, strict=True)):
+            continue
+        one = max((*own, *heads)) == 1  # whose rows are those of any order but the last
+        for was, order in [] if one else MISREAD if heads == own else SAME_ORDER:
+            network = copy.deepcopy(model.network)
+            for each, before, now in zip(_attentions(network), own, heads, strict=True):
+                _reinterpret(each, before, now, ORDERS[was], ORDERS[order])
+            rows = f"rows of qkv as {order}" + ("" if was == order else f", not {was}")
+            yield Reading(
+                ", ".join(filter(None, (name, rows))),
+                model.with_network(network),
+                "its attention likely has other heads, or the rows of q, k and v another order "
+                "(OpenAI's files: --set heads=, head_channels=, attention_order=)",
+            )
 
 
-def _reordered(rows: Tensor, heads: int, axes: tuple[int, int, int]) -> Tensor:
-    """Rows that are kept in the order `axes` of (3, head, channel), brought to that order."""
+def _reinterpret(attention: Any, before: int, now: int, was: Axes, order: Axes) -> None:  # noqa: ANN401
+    """Read the rows of an attention's file anew, which were read as `before` heads.
+
+    Args:
+        attention: changed in place.
+        before: its heads.
+        now: the heads that it gets.
+        was: the order in which its file's rows were read.
+        order: the one in which they are read now.
+    """
+    attention.heads = now
+    for part in (attention.qkv.weight, attention.qkv.bias):
+        part.data = _reordered(_reordered(part.data, before, was, back=True), now, order)
+
+
+def _reordered(rows: Tensor, heads: int, axes: Axes, back: bool = False) -> Tensor:
+    """Rows that are kept in the order `axes` of (3, head, channel), in that order; or back."""
     sizes = (3, heads, len(rows) // (3 * heads))
-    kept = rows.unflatten(0, tuple(sizes[axis] for axis in axes))
-    back = [axes.index(axis) for axis in range(3)]
-    return kept.permute(*back, *range(3, kept.ndim)).flatten(0, 2).contiguous()
+    order = tuple(axes.index(axis) for axis in range(3))
+    if back:
+        kept, order = rows.unflatten(0, sizes), axes
+    else:
+        kept = rows.unflatten(0, tuple(sizes[axis] for axis in axes))
+    return kept.permute(*order, *range(3, kept.ndim)).flatten(0, 2).contiguous()
 
 
-def _attentions(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, each in network.named_modules():
-        if isinstance(getattr(each, "qkv", None), nn.Conv2d):
-            yield name, each
+def _attentions(network: nn.Module) -> list[Any]:
+    """The attentions of our U-Net in a network, in their order; none of another architecture."""
+    return [
+        each
+        for each in network.modules()
+        if isinstance(getattr(each, "qkv", None), nn.Conv2d) and hasattr(each, "heads")
+    ]
 
 
-def heads_of(attention: nn.Module) -> int:
-    """Heads of an attention of our U-Net."""
-    return int(getattr(attention, "heads", 1))
+def plain(sde: SDE) -> SDE:
+    """The process in its own units."""
+    return sde.base if isinstance(sde, Rescaled) else sde

@@ -24,6 +24,7 @@ from scoreflow.models.layers import dense
 Order = Literal["sin_cos", "cos_sin"]
 FOURIER_SCALE = 16.0
 """Standard deviation of the random frequencies at the start, as in NCSN++."""
+NO_NULL = "this network has no row for no class"
 
 
 def sinusoidal_embedding(
@@ -135,6 +136,3 @@ class IndexEmbedding(nn.Module):
             return self.classes(label)  # type: ignore[no-any-return]
         except IndexError as error:  # a GPU stops by itself, and is not waited for here
             raise ValueError(f"{NO_NULL} or above {self.num_classes - 1}") from error
-
-
-NO_NULL = "this network has no row for no class"

@@ -138,7 +138,9 @@ def _down(
         blocks = (blocks - 3) // 2
     if blocks < 1:
         raise MisfitError("there is no residual block before the first halving")
-    widths, attends, at, pyramid = [], [], start, False
+    widths: list[int] = []
+    attends: list[bool] = []
+    at, pyramid, first = start, False, False
     while True:
         for k in range(blocks):
             if at + 2 >= len(kinds) or kinds[at] != "residual":

@@ -176,7 +176,8 @@ def _real(data: Json | None) -> Json | None:
 def _others(results: Results, result: Json) -> list[tuple[Cell, ...]]:
     """The pictures of this sampler under other settings, and what is other about them."""
     shown = results.drawn(result, result["step"], result["settings"]["sampler"])
-    here, rows = read_settings(shown.with_suffix(".json")), []
+    here = read_settings(shown.with_suffix(".json"))
+    rows: list[tuple[Cell, ...]] = []
     for path in sorted(shown.parent.glob("*.json")):
         there, picture = read_settings(path), path.with_suffix(".png")
         if here is None or there is None or picture == shown or not picture.exists():

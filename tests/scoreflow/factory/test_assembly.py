@@ -167,11 +167,12 @@ def test_every_switch_of_the_network_reaches_it():
 
 def test_a_network_for_images_of_a_shape_of_its_own():
     assert built(model__shape=[1, 8, 8]).x_shape == (1, 8, 8)
+    digits = build_data(config_of(), CPU)
     said = (
         r"for images of shape 3 x 32 x 32 \(model\.shape\), the data have 1 x 8 x 8: name others"
     )
     with pytest.raises(RequestError, match=said):
-        built(model__shape=[3, 32, 32])
+        build_network(config_of(model__shape=[3, 32, 32]), digits)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ class Foreign(nn.Module):
     datum y_0 / std, its label the ratio of noise to signal.
     """
 
-    def __init__(self, law, sde, unit, std, input_scale, output):
+    def __init__(self, law, sde, unit, std, input_scale, output, scale=1.0):
         super().__init__()
-        low, width = (-1.0, 2.0) if unit else (0.0, 1.0)
+        low, width = (-scale, 2 * scale) if unit else (0.0, scale)
         self.law = GaussianMixture(
             law.weights, (law.means - low) / width, law.covariances / width**2
         )
@@ -74,8 +74,9 @@ def test_every_way_of_asking_gives_the_exact_denoiser(name, output, unit, mixtur
         torch.tensor(37.25, dtype=F64),
         torch.tensor([1.0, 8.5, 50.0, 77.7, 100.0], dtype=F64),
     )
-    for std, input_scale, t in itertools.product((1.0, 0.6), ("unit", "none", "alpha"), times):
-        network = Foreign(mixture, sde, unit, std, input_scale, output)
+    stds = ((1.0, 1.0), (0.6, 1.0), (0.6, 255 / 256))
+    for (std, scale), input_scale, t in itertools.product(stds, ("unit", "none", "alpha"), times):
+        network = Foreign(mixture, sde, unit, std, input_scale, output, scale)
         network.t = t
         model = ScoreModel(
             network,
@@ -86,6 +87,7 @@ def test_every_way_of_asking_gives_the_exact_denoiser(name, output, unit, mixtur
             input_scale=input_scale,
             data_std=std,
             data_range="unit" if unit else "symmetric",
+            data_scale=scale,
         )
         x_0, eps = points(mixture)
         x_t = sde.perturb(x_0, t, eps)
