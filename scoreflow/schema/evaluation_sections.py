@@ -92,6 +92,13 @@ class SamplingConfig(Section):
     tolerance: float = key(1e-4, "ode: local error, unit scale", POSITIVE, modes=SAMPLE_ALONE)
     method: str = key("dopri5", "ode: dopri5, torchdiffeq:NAME or scipy:NAME")
     max_evaluations: int = key(10_000, "ode: evaluations of a sample, at most", EVALUATIONS)
+    save: str = key(
+        "grid",
+        "a picture of the first 64; or all images: a PNG each, an npz for OpenAI's evaluator, a "
+        "tensor file",
+        choices=("grid", "png", "npz", "pt"),
+        modes=SAMPLE_ALONE,
+    )
     progressive: bool = key(
         False, "write a picture and a GIF of x_0 along the way", modes=SAMPLE_ALONE
     )
