@@ -393,6 +393,17 @@ def test_safetensors_hold_names_and_config(tmp_path):
         assert config.to_dict() == run.config.to_dict()
 
 
+def test_how_it_is_drawn_may_be_said(tmp_path, capfd):
+    run_of(tmp_path / "run")
+    ask = ["run.py", "--mode=export", f"--workdir={tmp_path / 'run'}", "--to=diffusers"]
+    more = ("clip=true", "variance=posterior", "grid=leading")
+    told = [f"--config.sampling.{each}" for each in more]
+    assert main([*ask, *told, f"--out={tmp_path / 'out'}", "--device=cpu"]) == 0
+    c = loaded(tmp_path / "out").scheduler.config
+    found = (c.clip_sample, c.variance_type, c.timestep_spacing)
+    assert found == (True, "fixed_small", "leading")
+
+
 def test_the_command_and_what_it_refuses(tmp_path, capfd):
     run_of(tmp_path / "run")
     ask = ["run.py", "--mode=export", f"--workdir={tmp_path / 'run'}", "--device=cpu"]
