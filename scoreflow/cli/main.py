@@ -42,9 +42,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --recipe    import: a published network, by its file's name
   --set       import: answers to what the file does not say, as heads=4,steps=4000
   --anyway    import: keep it although the check on arrival fails
-  --to        export: diffusers (a folder) or safetensors (a file)
-  --out       export: the new folder or file
-  --weights   export: ema (the averaged ones, default) or raw
+  --to, --out, --weights ema|raw       export: in which format, into which folder or file
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes

@@ -566,7 +566,7 @@ def test_a_run_that_fails_ends_in_one_line_and_a_defect_in_a_traceback(
     assert capfd.readouterr().err == "run.py: the loss is not finite\n"
     fail(KeyboardInterrupt())
     assert main(argv) == 130
-    assert capfd.readouterr().err == "stopped\n"
+    assert capfd.readouterr().err.startswith("stopped; with sampling.save, the images that are")
     fail(RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         main(argv)
@@ -583,7 +583,7 @@ def test_an_interrupt_says_what_is_left(mode, expected, trained, monkeypatch, ca
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"scoreflow.cli.{mode}.run", interrupted)
+    monkeypatch.setattr(f"scoreflow.cli.modes.{mode}.run", interrupted)
     capfd.readouterr()
     assert main(["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]) == 130
     err = capfd.readouterr().err
@@ -693,7 +693,8 @@ def test_a_learned_variance_is_trained_and_used(tmp_path):
     for variance in ("learned", "beta"):
         command = ["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]
         assert main([*command, f"--config.sampling.variance={variance}"]) == 0
-        drawn[variance] = (workdir / "samples" / "00000004-ancestral.png").read_bytes()
+        result = json.loads((workdir / "results" / "samples-ancestral.json").read_text())
+        drawn[variance] = (workdir / "samples" / f"{result['picture']}.png").read_bytes()
     assert drawn["learned"] != drawn["beta"]
 
 
