@@ -154,7 +154,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
         **overrides,
     }
     config = resolve(flat, "the import")
-    asked = "likelihood.dequantization" in overrides
+    asked = "likelihood.dequantization" in {**imported.settings, **overrides}
     if not asked and _cut_bits(config, _levels(overrides)) > MOST_CUT_BITS:
         config = resolve({**flat, "likelihood.dequantization": "last_step"}, "the import")
     return config

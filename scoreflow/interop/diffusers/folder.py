@@ -19,12 +19,28 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.tensor_files import read_tensors
+from scoreflow.schema.config import KEYS
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """Names of the weights, the first that there is."""
 NETWORKS = ("unet", "unet_ema", ".")
 """Where in a folder the network may lie; a checkpoint of training has both of the first two."""
 SCHEDULE = "scheduler_config.json"
+OURS = "scoreflow.json"
+"""What our own export adds: settings that diffusers' files have no place for."""
+OUR_KEYS = (
+    *(key for key in KEYS if key.startswith("sde.")),
+    "training.times",
+    "training.t_min",
+    "training.dequantization",
+    "model.conditional",
+    "model.num_classes",
+    "model.null_class",
+    "model.integer_times",
+    "model.data_scale",
+    "likelihood.dequantization",
+)
+"""The config keys in it."""
 
 Json = dict[str, Any]
 
@@ -106,6 +122,19 @@ def read_json(path: Path) -> Json:
     if not isinstance(found, dict):
         raise RequestError(f"{path} must hold an object, got a {type(found).__name__}")
     return found
+
+
+def our_settings(network: Path) -> Json:
+    """Config keys that our own export left in or above the network's folder; else none.
+
+    Args:
+        network: the network's folder.
+    """
+    for base in (network, network.parent):
+        if (base / OURS).is_file():
+            found = read_json(base / OURS)
+            return {key: found[key] for key in OUR_KEYS if key in found}
+    return {}
 
 
 def step_of(network: Path, config: Json) -> int:

@@ -99,7 +99,12 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
     c = constructor(where, config)
     scheduler = folders.read_json(folder.scheduler)
     noise, facts = schedule(folder.scheduler, scheduler)
-    settings = {**network_settings(where, c, int(told["size"])), **noise}
+    ours = folders.our_settings(folder.network)
+    settings = {**network_settings(where, c, int(told["size"])), **noise, **ours}
+    if ours:
+        facts = facts | {"exported": f"by ScoreFlow: its own process and points, {folders.OURS}"}
+        if ours.get("model.null_class") and c["num_class_embeds"]:
+            facts["classes"] = f"{c['num_class_embeds'] - 1}, and no class"
     _match_channels(where, c, settings)
     weights = renamed(folders.tensors(folder.network), where)
     raw = None

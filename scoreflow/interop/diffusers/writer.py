@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError
+from scoreflow.interop.diffusers import folder
 from scoreflow.interop.diffusers.names import given_back
 from scoreflow.interop.imported import Exported, Weights
 from scoreflow.schema.config import Config
+from scoreflow.schema.request import flatten
 from scoreflow.schema.training_sections import SDEConfig
 from scoreflow.sde import VPSDE
 
@@ -61,7 +63,18 @@ def files(network: Exported) -> dict[str, Any]:
         "unet/config.json": _about("UNet2DModel") | constructor(network),
         "unet/diffusion_pytorch_model.safetensors": given_back(weights),
         "scheduler/scheduler_config.json": _about("DDPMScheduler") | scheduler(network.config),
+        folder.OURS: our_settings(network),
     }
+
+
+def our_settings(network: Exported) -> Json:
+    """What diffusers' files have no place for: our process, times, points of a level, classes."""
+    flat = flatten(network.config.to_dict())
+    found = {key: flat[key] for key in folder.OUR_KEYS}
+    table = network.weights.get("embedding.classes.weight")
+    if table is not None:
+        found["model.num_classes"] = len(table) - int(network.config.model.null_class)
+    return found
 
 
 def refuse_unlike(config: Config) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ import torch
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
+from scoreflow.imported_run import import_network
 from scoreflow.interop.diffusers import reader, writer
+from scoreflow.interop.diffusers.folder import OUR_KEYS
 from scoreflow.interop.diffusers.names import given_back, renamed
 from scoreflow.interop.export import export
 from scoreflow.interop.imported import Exported
@@ -244,11 +247,39 @@ def test_there_and_back_is_bit_for_bit(case, tmp_path):
     assert config.model.prediction == ("eps" if turned else run.config.model.prediction)
     times = torch.arange(1, run.config.sde.num_steps + 1, dtype=torch.float64)
     sde = assembly.build_sde(config)
-    torch.testing.assert_close(
-        sde.log_alpha(times), run.model.sde.log_alpha(times), rtol=1e-12, atol=1e-15
-    )
+    assert torch.equal(sde.log_alpha(times), run.model.sde.log_alpha(times))
     for key in ("blocks", "attention_sizes", "norm_eps", "padding", "embedding_order"):
         assert config.model[key] == run.config.model[key]
+
+
+@pytest.mark.parametrize("null_class", [True, False])
+def test_classes_come_back_as_they_were(null_class, tmp_path):
+    run = run_of(
+        tmp_path / "run",
+        model__conditional=True,
+        model__num_classes=3,
+        model__null_class=null_class,
+        training__label_dropout=0.1 if null_class else 0.0,
+    )
+    back = reader.read(run.export("diffusers", tmp_path / "out"), {})
+    assert back.settings["model.num_classes"] == 3
+    assert back.settings["model.null_class"] == null_class
+    assert back.facts["classes"].startswith("3, and n")
+
+
+def test_an_import_of_an_export_is_the_same_run(tmp_path):
+    """Process, points of a level and times are kept, which diffusers has no place for."""
+    run = load(Path(__file__).parents[2] / "fixtures" / "run-0.1", "cpu")
+    out = run.export("diffusers", tmp_path / "out")
+    back = import_network(out, tmp_path / "back", data="digits", device="cpu", anyway=True)
+    for key in OUR_KEYS:
+        if key not in ("model.num_classes", "model.conditional"):
+            assert flatten(back.config.to_dict())[key] == flatten(run.config.to_dict())[key], key
+    x, images = run.sample(4, "dpm", steps=4), run.data.test[:3]
+    assert torch.equal(back.sample(4, "dpm", steps=4), x)
+    settings = {"probes": 1, "tolerance": 1e-2, "tolerance_bits": 1e-2, "checked": 0}
+    found, own = (each.log_likelihood(images, **settings) for each in (back, run))
+    assert torch.equal(found.bits_per_dim, own.bits_per_dim)
 
 
 THEIRS = {
