@@ -181,7 +181,7 @@ def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measu
     def measure_it() -> Measured:
         return _measured(trained.folder, asked, trained.data, "likelihood-published-clock", name)
 
-    return {f"{name}, labels 999 t as published": measure_it}
+    return {"labels 999 t, as published": measure_it}
 
 
 # ---- in pairs -----------------------------------------------------------------------------------
