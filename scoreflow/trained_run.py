@@ -30,6 +30,9 @@ from scoreflow.generation.error_table import ErrorTable
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import SamplingPlan
+from scoreflow.generation.sample_folder import Draw, fill
+from scoreflow.interop.export import export
+from scoreflow.interop.imported import Exported
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -38,6 +41,7 @@ from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
+from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, resolve
 from scoreflow.sde.noise import Noise
@@ -51,6 +55,7 @@ ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
+    "save": "sample returns tensors; sample_to writes files, as its argument `save` says",
 }
 UNREAD_BY_LIKELIHOOD = {
     "data": "pass the images themselves",
@@ -60,6 +65,8 @@ UNREAD_BY_LIKELIHOOD = {
     "against": "take the difference of two runs' bits_per_dim, image by image",
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
+NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task")
+"""Keys of the `sampling` section that change no sample."""
 
 
 def load(
@@ -211,15 +218,67 @@ class TrainedRun:
             (num_images, C, H, W) uint8 levels or float64 points; (num_images, D) for vectors.
         """
         _refuse_unread(settings, UNREAD_BY_SAMPLE, "sample")
-        settings["num_images"] = num_images
-        settings |= {} if sampler is None else {"sampler": sampler}
-        config = self._with("sampling", settings)
+        config = self._sampling(num_images, sampler, settings)
         c = config.sampling
         plan = self.plan(c.sampler, config)
         noise = Noise.of(c.seed, 0, num_images, self.data.train.device)
         event = tuple(self.data.train.shape[1:])
         x = draw_samples(plan, self.model.sde, noise, event, c.batch_size, c.sampler)
         return values_of(x, self.data) if levels else x
+
+    def sample_to(
+        self,
+        folder: str | Path,
+        num_images: int,
+        sampler: str | None = None,
+        save: str = "png",
+        **settings: Any,  # noqa: ANN401
+    ) -> Path:
+        """Draw samples into a folder, a batch at a time; the same call again goes on.
+
+        Args:
+            folder: for samples of these settings alone.
+            num_images: how many.
+            sampler: its name; None for the config's.
+            save: "png", a file an image; "npz", OpenAI's evaluator's; "pt", a tensor of what
+                `sample` returns.
+            settings: as in `sample`.
+
+        Returns:
+            The folder of the PNGs, or the file.
+
+        Raises:
+            RequestError: the folder holds samples of other settings, or a setting is wrong.
+        """
+        _refuse_unread(settings, UNREAD_BY_SAMPLE, "sample_to")
+        config = self._sampling(num_images, sampler, settings)
+        name, path = config.sampling.sampler, Path(folder).expanduser()
+        draw = self.draw(self.plan(name, config), name, config)
+        return fill(path, save, draw, self.draw_settings(name, config)).path
+
+    def _sampling(self, num_images: int, sampler: str | None, settings: Json) -> ConfigDict:
+        named = {} if sampler is None else {"sampler": sampler}
+        return self._with("sampling", {**settings, "num_images": num_images, **named})
+
+    def draw(self, plan: SamplingPlan, name: str, config: ConfigDict | None = None) -> Draw:
+        """What a plan draws under a config: the run's, or one with another `sampling` section."""
+        c = (self.config if config is None else config).sampling
+        return Draw(name, plan, self.model.sde, self.data, c.seed, c.num_images, c.batch_size)
+
+    def draw_settings(self, name: str, config: ConfigDict | None = None) -> Json:
+        """All that a sampler's samples are a function of: settings, weights, kind of device.
+
+        Args:
+            name: of the sampler.
+            config: as in `draw`.
+        """
+        config = self.config if config is None else config
+        guide = build_guidance(config, self.model, self.data)
+        section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
+        made = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
+        if guide.needs_classifier:
+            made["classifier"] = fingerprint(self.classifier().network)
+        return {**section, **made, "step": self.step, "weights": self.fingerprint}
 
     def plan(self, sampler: str, config: ConfigDict | None = None) -> SamplingPlan:
         """How a sampler draws from this network under a config.
@@ -291,6 +350,25 @@ class TrainedRun:
         """The run's classifier of noisy images; a RequestError if it has none."""
         sde, t_min = self.model.sde, self.model.t_min
         return load_classifier(self.folder.path, sde, t_min, self.data.train.device)
+
+    def export(self, to: str, out: str | Path, weights: str = "ema") -> Path:
+        """Write the network for other codebases.
+
+        Args:
+            to: "diffusers", a folder that its DDPMPipeline loads; or "safetensors", a file of our
+                names.
+            out: the new folder or file.
+            weights: "ema" for the averaged ones, "raw" for the others.
+
+        Raises:
+            RequestError: the format cannot express the network, or `out` is there already.
+        """
+        if weights not in ("ema", "raw"):
+            raise RequestError(f"weights must be ema or raw, got {weights!r}")
+        model, step = self.weights("ema" if weights == "ema" else "model")
+        tensors, event = model.network.state_dict(), tuple(self.data.train.shape[1:])
+        network = Exported(Config.of(self.config), tensors, event, weights, step)
+        return export(network, to, Path(out).expanduser())
 
     # ---- likelihood and latents -------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -13,11 +14,13 @@ from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
     SOURCE_FLAGS,
+    TARGET_FLAGS,
     Flat,
     Request,
     data_keys,
     flatten,
     source_of,
+    target_of,
 )
 
 MODES = (
@@ -29,6 +32,7 @@ MODES = (
     "equivalence",
     "profile",
     "import",
+    "export",
 )
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
@@ -38,7 +42,16 @@ def parse(argv: list[str]) -> Request:
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
-    for name in ("mode", "workdir", "device", "samplers", "data", *SHORT, *SOURCE_FLAGS):
+    for name in (
+        "mode",
+        "workdir",
+        "device",
+        "samplers",
+        "data",
+        *SHORT,
+        *SOURCE_FLAGS,
+        *TARGET_FLAGS,
+    ):
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_multi_string("set", None, "", flag_values=values)
     flags.DEFINE_boolean("anyway", None, "", flag_values=values)
@@ -68,10 +81,15 @@ def parse(argv: list[str]) -> Request:
     config, overrides = {**config, **short}, {**overrides, **short}
     _refuse_without_effect(values.mode, overrides)
     device = values.device or ""
-    names = (*SOURCE_FLAGS, "set", "anyway")
-    told = {name: values[name].value for name in names if values[name].present}
-    source = source_of(values.mode, told, given)
-    return Request(values.mode, workdir, device, experiment, config, overrides, given, source)
+    mode = values.mode
+    source = source_of(mode, _given(values, (*SOURCE_FLAGS, "set", "anyway")), given)
+    target = target_of(mode, _given(values, TARGET_FLAGS))
+    return Request(mode, workdir, device, experiment, config, overrides, given, source, target)
+
+
+def _given(values: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:
+    """The values of those flags that were given."""
+    return {name: values[name].value for name in names if values[name].present}
 
 
 def _refuse_without_effect(mode: str, overrides: Flat) -> None:

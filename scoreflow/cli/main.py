@@ -23,10 +23,11 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode equivalence|profile [--workdir DIR]
   python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
+  python run.py --mode export --to diffusers|safetensors --out PATH --workdir DIR
 
   --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
               profile (where a training step's time goes), import (a checkpoint of another
-              codebase becomes a run; docs/interop.md)
+              codebase becomes a run; docs/interop.md), export (the other way)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -41,6 +42,9 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --recipe    import: a published network, by its file's name
   --set       import: answers to what the file does not say, as heads=4,steps=4000
   --anyway    import: keep it although the check on arrival fails
+  --to        export: diffusers (a folder) or safetensors (a file)
+  --out       export: the new folder or file
+  --weights   export: ema (the averaged ones, default) or raw
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes
@@ -48,6 +52,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
 
 STOPPED = {
     "train": "; the same command goes on from the last checkpoint, if one was written",
+    "sample": "; with sampling.save, the images that are done are kept, and the same command goes "
+    "on after them",
     "compare": "; the cases that are done are kept, and the same command goes on after them",
     "likelihood": "; the images that are done are kept, and the same command goes on after them",
     "import": "; nothing was written",
@@ -58,7 +64,7 @@ STOPPED = {
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
 
-FILES = {"import": "import_network"}
+FILES = {"import": "import_network", "export": "export_network"}
 """Modules of modes whose names are no names of modules."""
 
 UNTRAINED = ("train", "equivalence", "profile")

@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from scoreflow.evaluation import nearest_neighbours
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.pictures import GRID_IMAGES, picture
 from scoreflow.generation.plan import SamplingPlan
+from scoreflow.generation.sample_folder import Draw, fill, first_values
 from scoreflow.runtime import distributed
 from scoreflow.runtime.stopwatch import Stopwatch
 from scoreflow.samplers import Clipped, Counted
@@ -32,17 +34,26 @@ NOTHING_TO_COMPARE: dict[str, Any] = {
 
 
 def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
+    """`value_metrics` of samples as they are drawn: points (n, C, H, W), or vectors (n, D)."""
+    return value_metrics(values_of(samples, data), data, label)
+
+
+def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
     """Two-sample accuracy against training data, with that of real test data as its measure.
 
     The value is None where there are too few images to say anything. Samples of a class are held
     against data of that class, and it is said how many have their nearest training image in it.
+
+    Args:
+        values: samples as the data are: levels, or vectors.
+        data: the data.
+        label: the class of the samples, -1 for none.
     """
     train, test = _of_class(data, label)
-    n = min(TWO_SAMPLE_IMAGES, len(samples), len(train))
+    n = min(TWO_SAMPLE_IMAGES, len(values), len(train))
     if not n:
         return {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
     m = min(n, len(test))
-    values = values_of(samples, data)
     two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
     enough = n >= LEAST_IMAGES and m > 0
     found = {
@@ -101,7 +112,14 @@ def _of_data(data: Data, num_images: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples as a result for results/, a PNG, and a line for the terminal."""
+    """Samples as a result for results/, a PNG, and a line for the terminal.
+
+    Attributes:
+        samples: as drawn, all of them; of samples on the disk the first, as the data are.
+        result: what they cost and are worth.
+        picture: the first of them.
+        line: the same in a line.
+    """
 
     samples: Tensor
     result: dict[str, Any]
@@ -125,21 +143,63 @@ def draw(
     event = tuple(data.train.shape[1:])
     samples = draw_samples(replace(drawing, denoiser=counted), sde, noise, event, batch_size, name)
     seconds = watch.seconds
+    evaluations = distributed.shard().total(counted.rows)
+    values = values_of(samples, data)
+    result, line = _summary(drawing, name, data, values, len(samples), evaluations, seconds)
+    return Drawn(samples, result, picture(values, data), line)
+
+
+def store(folder: Path, save: str, draw: Draw, settings: dict[str, Any]) -> Drawn:
+    """Draw samples into a folder, and summarise them by the first `TWO_SAMPLE_IMAGES`.
+
+    Args:
+        folder: where; see `generation.sample_folder`.
+        save: the kind of file.
+        draw: what is drawn.
+        settings: all that the samples are a function of.
+    """
+    stored = fill(folder, save, draw, settings)
+    values = first_values(folder, save, draw, min(TWO_SAMPLE_IMAGES, draw.num_images))
+    result, line = _summary(
+        draw.plan,
+        draw.name,
+        draw.data,
+        values,
+        draw.num_images,
+        stored.evaluations,
+        stored.seconds,
+    )
+    result["saved"] = {"as": save, "measured": len(values)}
+    there = draw.num_images - stored.drawn
+    line += f"; {there} images were there already" if there else ""
+    return Drawn(values, result, picture(values, draw.data), line)
+
+
+def _summary(
+    drawing: SamplingPlan,
+    name: str,
+    data: Data,
+    values: Tensor,
+    count: int,
+    evaluations: int,
+    seconds: float,
+) -> tuple[dict[str, Any], str]:
+    """What `count` samples cost, and what these of them are worth; the same in a line."""
     result = {
-        "nfe": distributed.shard().total(counted.rows) / len(samples),
+        "nfe": evaluations / count,
         "seconds": seconds,
-        "images_per_second": len(samples) / seconds,
-        "num_images": len(samples),
+        "images_per_second": count / seconds,
+        "num_images": count,
         "steps": len(drawing.times) - 1,
         "clipped": isinstance(drawing.denoiser, Clipped),
-        **sample_metrics(samples, data, drawing.label),
-        "data": _of_data(data, len(samples)),
+        **value_metrics(values, data, drawing.label),
+        "data": _of_data(data, len(values)),
     }
     line = (
-        f"{name:9s} {len(samples)} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
+        f"{name:9s} {count} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
         f"two-sample accuracy {_two_sample_text(result)}{_class_text(result)}"
     )
-    return Drawn(samples, result, picture(values_of(samples, data), data), line)
+    return result, line
 
 
 def _two_sample_text(result: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from scoreflow.schema.config import Config
+
 Weights = Mapping[str, Tensor]
 """Tensors by their names in ScoreFlow's U-Net, float32."""
 
@@ -29,3 +31,22 @@ class Imported:
     raw: Weights | None
     facts: dict[str, str]
     step: int = 0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a writer of a foreign checkpoint is handed.
+
+    Attributes:
+        config: of the run.
+        weights: by our names.
+        event: (C, H, W) of its images, or (D,).
+        which: "ema" or "raw".
+        step: training steps behind it.
+    """
+
+    config: Config
+    weights: Weights
+    event: tuple[int, ...]
+    which: str
+    step: int

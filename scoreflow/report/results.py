@@ -64,6 +64,17 @@ class Results:
             self.damaged.append(str(error))
             return None
 
+    def drawn(self, result: Json, step: int, name: str) -> Path:
+        """The picture of a result, by the name that it has; the oldest have step and name alone.
+
+        Args:
+            result: of a draw.
+            step: of its checkpoint.
+            name: of the sampler, or the task.
+        """
+        plain = self.run.sample_path(step, name)
+        return plain.with_name(f"{result['picture']}.png") if "picture" in result else plain
+
     def picture(
         self, path: Path, most: int, title: str, caption: tuple[str, ...] = ()
     ) -> Picture | None:

@@ -19,6 +19,8 @@ from scoreflow.schema.training_sections import PRECISIONS
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
+DRAWN = ("sample", "compare", "export")
+"""Modes of a key that another codebase's sampler has too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class SamplingConfig(Section):
             "angle",
             "least_cost",
         ),
+        modes=DRAWN,
     )
     final: str = key(
         "mean",
@@ -72,9 +75,10 @@ class SamplingConfig(Section):
         "beta",
         "ancestral, pc: variance of a step",
         choices=("beta", "posterior", "optimal", "learned"),
+        modes=DRAWN,
     )
     eta: float = key(0.0, "ddim: share of the posterior's noise", Range(0, 1, "[]"))
-    clip: bool = key(True, "clip the estimate of x_0 to [-1, 1], in all but ode")
+    clip: bool = key(True, "clip the estimate of x_0 to [-1, 1], in all but ode", modes=DRAWN)
     dynamic_threshold: float = key(
         0.0, "instead of clipping: threshold at this quantile of |x_0|; 0 for none", Range(0, 1)
     )
@@ -92,6 +96,13 @@ class SamplingConfig(Section):
     tolerance: float = key(1e-4, "ode: local error, unit scale", POSITIVE, modes=SAMPLE_ALONE)
     method: str = key("dopri5", "ode: dopri5, torchdiffeq:NAME or scipy:NAME")
     max_evaluations: int = key(10_000, "ode: evaluations of a sample, at most", EVALUATIONS)
+    save: str = key(
+        "grid",
+        "a picture of the first 64; or all images: a PNG each, an npz for OpenAI's evaluator, a "
+        "tensor file",
+        choices=("grid", "png", "npz", "pt"),
+        modes=SAMPLE_ALONE,
+    )
     progressive: bool = key(
         False, "write a picture and a GIF of x_0 along the way", modes=SAMPLE_ALONE
     )

@@ -36,6 +36,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Where --mode export writes a network, and in which format.
+
+    Attributes:
+        format: its codebase or container.
+        path: a new folder or file.
+        weights: "ema" for the averaged ones, "raw" for the others.
+    """
+
+    format: str
+    path: Path
+    weights: str
+
+
+@dataclass(frozen=True)
 class Request:
     """A command line.
 
@@ -48,6 +63,7 @@ class Request:
         overrides: what was given on the command line, short flags among them.
         names_experiment: whether --config was given.
         source: what is imported; None in all other modes.
+        target: what is exported to; None in all other modes.
     """
 
     mode: str
@@ -58,6 +74,7 @@ class Request:
     overrides: Flat
     names_experiment: bool
     source: Source | None = None
+    target: Target | None = None
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:
@@ -138,3 +155,28 @@ def data_keys(data: str) -> Flat:
     if data in DATA_SETS:
         return {"data.name": data, "data.path": ""}
     return {"data.name": "images", "data.path": data}
+
+
+# ---- the flags of --mode export ----------------------------------------------------------------
+
+TARGET_FLAGS = ("to", "out", "weights")
+
+
+def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
+    """The target that the flags name; None in the other modes.
+
+    Args:
+        mode: of the command line.
+        told: those of `TARGET_FLAGS` that were given.
+
+    Raises:
+        RequestError: flags of export in another mode, or export without --to or --out.
+    """
+    if mode != "export":
+        if told:
+            raise RequestError(f"--{next(iter(told))} is of --mode export, got --mode {mode}")
+        return None
+    for flag, what in (("to", "diffusers or safetensors"), ("out", "a new folder or file")):
+        if not told.get(flag):
+            raise RequestError(f"--mode export needs --{flag}, {what}")
+    return Target(told["to"], Path(told["out"]).expanduser(), told.get("weights", "ema"))

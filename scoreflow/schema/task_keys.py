@@ -44,8 +44,9 @@ def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> Non
             f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
             f"{overrides['sampling.sampler']}"
         )
-    if task != "none" and overrides.get("sampling.progressive"):
-        raise RequestError(
-            "sampling.progressive has no effect on sampling.task = "
-            f"{task}: it shows images drawn without a task; leave it out"
-        )
+    for key, what in (("progressive", "shows"), ("save", "stores")):
+        if task != "none" and overrides.get(f"sampling.{key}", "grid") not in (False, "grid"):
+            raise RequestError(
+                f"sampling.{key} has no effect on sampling.task = {task}: it {what} images drawn "
+                "without a task; leave it out"
+            )

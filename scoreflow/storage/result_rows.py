@@ -7,6 +7,7 @@ processes write a file each, and read all of them.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -100,6 +101,21 @@ class Rows:
             self.path.parent.mkdir(exist_ok=True)
             write_atomic(self.path, b"".join([self._first, *self._kept]))
             self._begun = True
+
+
+def rows_in(folder: Path, name: str, heading: Json, rank: int, key: str) -> Rows:
+    """{name}.jsonl of a folder: the rows made under this heading, and room for more.
+
+    Of several processes, each but the first writes {name}.rank{rank}.jsonl.
+    """
+    own = folder / (f"{name}.rank{rank}.jsonl" if rank else f"{name}.jsonl")
+    ranked = re.compile(rf"{re.escape(name)}(\.rank\d+)?\.jsonl")
+
+    def others() -> list[Path]:
+        found = (path for path in folder.glob("*.jsonl") if ranked.fullmatch(path.name))
+        return sorted(path for path in found if path != own)
+
+    return Rows(own, heading, key, others)
 
 
 def _is_done(row: Json) -> bool:

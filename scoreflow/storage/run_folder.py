@@ -33,7 +33,7 @@ from scoreflow.storage.atomic_files import (
     write_atomic,
 )
 from scoreflow.storage.checkpoint_file import DamagedError, read_state, sidecar, write_state
-from scoreflow.storage.result_rows import Rows
+from scoreflow.storage.result_rows import Rows, rows_in
 
 Scalar = int | float | np.generic | Tensor
 Say = Callable[[str], None]
@@ -247,15 +247,7 @@ class RunDir:
 
         Of several processes, each but the first writes results/{name}.rank{rank}.jsonl.
         """
-        folder = self.path / "results"
-        own = folder / (f"{name}.rank{rank}.jsonl" if rank else f"{name}.jsonl")
-        ranked = re.compile(rf"{re.escape(name)}(\.rank\d+)?\.jsonl")
-
-        def others() -> list[Path]:
-            found = (path for path in folder.glob("*.jsonl") if ranked.fullmatch(path.name))
-            return sorted(path for path in found if path != own)
-
-        return Rows(own, heading, key, others)
+        return rows_in(self.path / "results", name, heading, rank, key)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

@@ -62,7 +62,8 @@ def test_samples_are_those_of_the_command_line(folder, run):
     x = run.sample(6, sampler="dpm", steps=5)
     assert x.dtype == torch.uint8
     written = run.save_grid(x, folder / "grid.png").read_bytes()
-    assert written == (folder / "samples" / "00000060-dpm.png").read_bytes()
+    name = json.loads((folder / "results" / "samples-dpm.json").read_text())["picture"]
+    assert written == (folder / "samples" / f"{name}.png").read_bytes()
     points = run.sample(6, sampler="dpm", steps=5, levels=False)
     assert points.dtype == torch.float64
     assert run.save_grid(points, folder / "points.png").read_bytes() == written

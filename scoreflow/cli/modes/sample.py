@@ -1,17 +1,23 @@
 """--mode sample: draw with the sampler of the config, or edit the user's image."""
 
+from pathlib import Path
+
+from torch import Tensor
+
 from scoreflow.cli.console import recorded, say
-from scoreflow.evaluation.sample_summary import draw
+from scoreflow.evaluation.sample_summary import Drawn, draw, store
 from scoreflow.factory.editing import build_control, build_flow_plan
-from scoreflow.factory.guidance import build_guidance
 from scoreflow.generation import edit_summary, editing, trajectory
 from scoreflow.generation.edit_plan import EditPlan
+from scoreflow.generation.generate import draw_samples
+from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import Request
 from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.sample_names import SampleName, name_for
 from scoreflow.trained_run import TrainedRun, open_run
 
 
@@ -32,42 +38,86 @@ def sample(trained: TrainedRun) -> None:
 
 
 def draw_into(trained: TrainedRun, name: str) -> None:
-    """Samples of a sampler into the run's folder: a picture, and what they are worth."""
-    config, data, folder, model = trained.config, trained.data, trained.folder, trained.model
-    plan, c = trained.plan(name), config.sampling
-    guide = build_guidance(config, model, data).guide
-    settings = {**recorded(c, trained.experiment.device), "sampler": name, "guide": guide}
-    drawn = draw(plan, name, model.sde, data, c.seed, c.num_images, c.batch_size)
+    """Samples of a sampler into the run's folder: a picture, and what they are worth.
+
+    Their files have a name of their own: a draw replaces only what the same settings drew.
+    """
+    plan, c = trained.plan(name), trained.config.sampling
+    drawn_with = trained.draw_settings(name)
+    place = _place(trained, name, drawn_with)
+    if c.save == "grid":
+        drawn = draw(
+            plan, name, trained.model.sde, trained.data, c.seed, c.num_images, c.batch_size
+        )
+    else:
+        if distributed.is_main_process():
+            place.record()  # before the first image, so that the same command finds them again
+        drawn = store(place.images, c.save, trained.draw(plan, name), drawn_with)
+    last = _followed(trained, plan, drawn) if c.progressive else None
     if not distributed.is_main_process():
         return
-    path = folder.sample_path(trained.step, name)
-    folder.write_image(path, drawn.picture)
+    settings = recorded(c, trained.experiment.device)
+    settings |= {"sampler": name, "guide": drawn_with["guide"]}
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
-    if c.progressive:
-        shown = trajectory.SHOWN if data.num_levels is not None else len(drawn.samples)
-        last = drawn.samples[:shown]
-        noise = Noise.of(c.seed, 0, len(last), data.train.device)
-        seen = trajectory.follow(plan, model.sde, noise, data, last)
-        strip = folder.sample_path(trained.step, f"{name}-progress")
-        folder.write_image(strip, trajectory.strip(seen, data))
-        folder.write_image(strip.with_suffix(".gif"), trajectory.animation(seen, data))
-        kept["progress"] = f"x_0 estimated at {len(seen.times)} times"
-    folder.write_result(f"samples-{name}", kept)
-    say(f"{drawn.line}; {path}")
+    kept |= {"weights": trained.fingerprint, "picture": place.name}
+    place.record()
+    trained.folder.write_image(place.picture, drawn.picture)
+    if last is not None:
+        kept["progress"] = _follow(trained, plan, place, last)
+    trained.folder.write_result(f"samples-{name}", kept)
+    say(f"{drawn.line}; {_where(place, c.save)}")
+
+
+def _place(trained: TrainedRun, name: str, settings: Json) -> SampleName:
+    """Where samples, or edited images, of some settings belong; the same in every process."""
+    plain = trained.folder.sample_path(trained.step, name)
+    place = name_for(plain.parent, plain.stem, settings)
+    return distributed.shard().broadcast_from_rank_0(place)
+
+
+def _where(place: SampleName, save: str) -> str:
+    """Where they are, and why not under the plain name."""
+    path: Path = place.picture if save == "grid" else place.images
+    return f"{place.differs}: {path}" if place.differs else str(path)
+
+
+def _followed(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn) -> Tensor:
+    """The samples whose way is shown, as drawn; every process must call this."""
+    c, vectors = trained.config.sampling, trained.data.num_levels is None
+    shown = c.num_images if vectors else min(trajectory.SHOWN, c.num_images)
+    if c.save == "grid":
+        return drawn.samples[:shown]
+    noise = Noise.of(c.seed, 0, min(shown, len(drawn.samples)), trained.data.train.device)
+    event = tuple(trained.data.train.shape[1:])
+    return draw_samples(plan, trained.model.sde, noise, event, c.batch_size, "those shown")
+
+
+def _follow(trained: TrainedRun, plan: SamplingPlan, place: SampleName, last: Tensor) -> str:
+    """A strip and a GIF of the estimates on the way to some samples."""
+    data, folder = trained.data, trained.folder
+    noise = Noise.of(trained.config.sampling.seed, 0, len(last), data.train.device)
+    seen = trajectory.follow(plan, trained.model.sde, noise, data, last)
+    strip = place.beside("progress")
+    folder.write_image(strip, trajectory.strip(seen, data))
+    folder.write_image(strip.with_suffix(".gif"), trajectory.animation(seen, data))
+    return f"x_0 estimated at {len(seen.times)} times"
 
 
 def _edit(trained: TrainedRun, task: EditPlan) -> None:
     folder, config, model = trained.folder, trained.config, trained.model
     flown = task.task in LATENT_TASKS
     plan = build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
+    settings = recorded(config.control, trained.experiment.device)
+    settings["sampling"] = config.sampling.to_dict()
+    drawn_with = {f"control.{key}": value for key, value in config.control.to_dict().items()}
+    drawn_with |= {"task": task.task, **trained.draw_settings(config.sampling.sampler)}
+    place = _place(trained, task.task, drawn_with)
     edited = editing.edit(task, plan, model.sde)
     if not distributed.is_main_process():
         return
-    settings = recorded(config.control, trained.experiment.device)
-    settings["sampling"] = config.sampling.to_dict()
-    path = folder.sample_path(trained.step, task.task)
-    folder.write_image(path, edit_summary.picture(edited))
-    result = {**edited.result, "caption": edit_summary.caption(edited)}
+    place.record()
+    folder.write_image(place.picture, edit_summary.picture(edited))
+    result = {**edited.result, "caption": edit_summary.caption(edited), "picture": place.name}
     result |= {"step": trained.step, "settings": settings}
     folder.write_result(task.task, result)
-    say(f"{edit_summary.describe(edited)}; {path}")
+    say(f"{edit_summary.describe(edited)}; {_where(place, 'grid')}")

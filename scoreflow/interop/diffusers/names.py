@@ -29,6 +29,25 @@ NAMES = [
     (r"\.to_out\.0\.", ".proj."),
 ]
 """Their names, as patterns, and ours."""
+THEIR_NAMES = [
+    (r"^stem\.", "conv_in."),
+    (r"^head\.0\.", "conv_norm_out."),
+    (r"^head\.2\.", "conv_out."),
+    (r"^embedding\.inner\.", "time_embedding.linear_1."),
+    (r"^embedding\.outer\.", "time_embedding.linear_2."),
+    (r"^embedding\.classes\.", "class_embedding."),
+    (r"^middle\.([01])\.residual\.", r"mid_block.resnets.\1."),
+    (r"^middle\.0\.attention\.", "mid_block.attentions.0."),
+    (r"^(down|up)\.(\d+)\.blocks\.(\d+)\.residual\.", r"\1_blocks.\2.resnets.\3."),
+    (r"^(down|up)\.(\d+)\.blocks\.(\d+)\.attention\.", r"\1_blocks.\2.attentions.\3."),
+    (r"^(down|up)\.(\d+)\.resize\.1\.", r"\1_blocks.\2.\1samplers.0.conv."),
+    (r"\.(norm|conv)_([12])\.", r".\1\2."),
+    (r"\.dense\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.norm\.", ".group_norm."),
+    (r"\.proj\.", ".to_out.0."),
+]
+"""Our names, as patterns, and theirs."""
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention as versions before 0.12 called them."""
 OUR_TOPS = ("stem", "embedding", "down", "middle", "up", "head")
@@ -60,6 +79,23 @@ def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
             value = value.reshape(*value.shape[:2], 1, 1)  # a dense layer as a 1 x 1 convolution
         ours[own] = value
     return ours
+
+
+def given_back(weights: Weights) -> dict[str, Tensor]:
+    """Our weights by diffusers' names: `renamed` undone, bit for bit."""
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        own, value = name, tensor
+        for pattern, replacement in THEIR_NAMES:
+            own = re.sub(pattern, replacement, own)
+        if ".qkv." in name or own.endswith(".to_out.0.weight"):
+            value = value.flatten(1) if value.ndim > 1 else value  # a dense layer there
+        if ".qkv." not in name:
+            theirs[own] = value
+            continue
+        for layer, part in zip(("to_q", "to_k", "to_v"), value.chunk(3), strict=True):
+            theirs[own.replace(".qkv.", f".{layer}.")] = part
+    return theirs
 
 
 def _present_name(name: str) -> str:

@@ -29,7 +29,7 @@ def _section(
     names = result.get("given") or [row["image"] for row in result.get("images", [])]
     step = result["step"]
     caption = result.get("caption") or _tiles(task, names)  # runs of 0.1 have none
-    shown = results.picture(results.run.sample_path(step, task), WIDE, task, (caption,))
+    shown = results.picture(results.drawn(result, step, task), WIDE, task, (caption,))
     pictures = [] if shown is None else [Figures((shown,))]
     title = ": ".join([task.capitalize(), *([_listed(names)] if names else [])])
     return Section(title, (*pictures, *make(result)))

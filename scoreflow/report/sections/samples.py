@@ -1,11 +1,13 @@
 """Samples of each sampler: pictures, two-sample accuracy, classes, and held-out data."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from scoreflow.evaluation.columns import COLUMNS, Column
 from scoreflow.report.blocks import (
     Block,
+    Cell,
     Figures,
     Fold,
     Heading,
@@ -20,6 +22,7 @@ from scoreflow.report.results import Results, picture_in_json
 from scoreflow.report.sections.tables import class_table, metrics_table
 from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.sample_names import differences, read_settings
 
 WIDE, STRIP = 420, 1000
 """CSS pixels of a picture of samples, and of a strip of times."""
@@ -48,6 +51,7 @@ class _Drawn(NamedTuple):
         classes: how many samples have each class, None where there are no classes.
         progress: a GIF and a strip of the estimates on the way, if the draw made them.
         real: test data, where the result has them: how many are shown, and the rest.
+        others: a row for each draw with other settings: its picture, and what differs.
     """
 
     name: str
@@ -56,6 +60,7 @@ class _Drawn(NamedTuple):
     classes: list[int] | None
     progress: list[Picture]
     real: Json | None
+    others: list[tuple[Cell, ...]]
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -76,6 +81,9 @@ def sections(results: Results) -> Iterator[Section]:
     blocks += [*_too_few(drawn), Text(NOTE, small=True)]
     if any(each.classes is not None for each in drawn):
         blocks += _classes(drawn, real)
+    if others := tuple(row for each in drawn for row in each.others):
+        table = Table(("picture", "in place of the settings above"), others, prose=True)
+        blocks.append(Fold("Draws with other settings", (table,)))
     for each in drawn:
         if each.progress:
             heading = f"{each.name}, step by step"
@@ -89,7 +97,9 @@ def _read(results: Results, result: Json) -> _Drawn:
     lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
     if "of_class" in result:
         lines.append(_of_class(result["of_class"]))
-    path = results.run.sample_path(step, name)
+    if saved := result.get("saved"):
+        lines.append(_saved(results.drawn(result, step, name).with_suffix(""), saved))
+    path = results.drawn(result, step, name)
     return _Drawn(
         name,
         _row(result),
@@ -97,7 +107,14 @@ def _read(results: Results, result: Json) -> _Drawn:
         result.get("classes"),
         _progress(results, result),
         _real(result.get("data")),
+        _others(results, result),
     )
+
+
+def _saved(images: Path, saved: Json) -> str:
+    """Where all the images are, and how many of them the table is of."""
+    where = f"{images.parent.name}/{images.name}/"
+    return f"all as {saved['as']} in {where}; measured on the first {saved['measured']}"
 
 
 def _row(result: Json) -> Json:
@@ -131,7 +148,8 @@ def _of_class(found: Json) -> str:
 
 def _progress(results: Results, result: Json) -> list[Picture]:
     """How the samples came about, as a GIF and as a strip, where the last draw made them."""
-    strip = results.run.sample_path(result["step"], f"{result['settings']['sampler']}-progress")
+    drawn = results.drawn(result, result["step"], result["settings"]["sampler"])
+    strip = drawn.with_name(f"{drawn.stem}-progress.png")
     moving = strip.with_suffix(".gif")
     if "progress" not in result or not (strip.exists() and moving.exists()):
         return []
@@ -153,6 +171,23 @@ def _real(data: Json | None) -> Json | None:
         "picture": shown,
         "classes": data.get("classes"),
     }
+
+
+def _others(results: Results, result: Json) -> list[tuple[Cell, ...]]:
+    """The pictures of this sampler under other settings, and what is other about them."""
+    shown = results.drawn(result, result["step"], result["settings"]["sampler"])
+    here = read_settings(shown.with_suffix(".json"))
+    rows: list[tuple[Cell, ...]] = []
+    for path in sorted(shown.parent.glob("*.json")):
+        there, picture = read_settings(path), path.with_suffix(".png")
+        if here is None or there is None or picture == shown or not picture.exists():
+            continue
+        if there.get("sampler") != here["sampler"] or "task" in there:
+            continue
+        link = picture.relative_to(results.run.path).as_posix()
+        same = {key: value for key, value in there.items() if key != "hash"}
+        rows.append((Cell(picture.stem, link=link), Cell(differences(same, here))))
+    return rows
 
 
 def _table(drawn: list[_Drawn]) -> Table:

@@ -43,6 +43,13 @@ TINY = [
 ]
 
 
+def picture_of(workdir, task):
+    """Where the last result of a task says that its picture is."""
+    name = json.loads((workdir / "results" / f"{task}.json").read_text())["picture"]
+    assert name.startswith(f"00000004-{task}")
+    return workdir / "samples" / f"{name}.png"
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("control") / "digits"
@@ -143,7 +150,7 @@ def test_a_measured_task(task, method, digits, images, capfd):
     assert main(ask(digits, *more)) == 0
     out = capfd.readouterr().out
     assert out.count("\n") == 1
-    picture = digits / "samples" / f"00000004-{task}.png"
+    picture = picture_of(digits, task)
     assert out.rstrip().endswith(str(picture))
     result = json.loads((digits / "results" / f"{task}.json").read_text())
     assert result["num_images"] == 3
@@ -167,7 +174,7 @@ def test_a_measured_task(task, method, digits, images, capfd):
 def test_the_picture_shows_what_was_given_and_what_is_known(digits, images):
     more = ["sampling.task=inpaint", "control.image=digit.png", "control.mask=mask.png"]
     assert main(ask(digits, *more, "control.method=replace", "control.count=2")) == 0
-    with Image.open(digits / "samples" / "00000004-inpaint.png") as shown:
+    with Image.open(picture_of(digits, "inpaint")) as shown:
         pixels = np.asarray(shown)
     scale, gap = 48 // 8, 3
     tiles = [
@@ -201,7 +208,7 @@ def test_reconstruct(digits, images):
     errors = [row["value"] for row in result["tolerances"]]
     assert errors[2] <= errors[1] <= errors[0]
     assert result["value"] == errors[2] < 0.1
-    assert (digits / "samples" / "00000004-reconstruct.png").exists()
+    assert picture_of(digits, "reconstruct").exists()
 
 
 def test_interpolate(digits, images):
@@ -235,7 +242,7 @@ def test_the_same_seed_gives_the_same_images_in_any_batch(digits, images):
     for batch in (1, 2, 8):
         more = ["sampling.task=inpaint", f"sampling.batch_size={batch}", "control.count=3"]
         assert main(ask(digits, *more)) == 0
-        pictures.append((digits / "samples" / "00000004-inpaint.png").read_bytes())
+        pictures.append(picture_of(digits, "inpaint").read_bytes())
     assert pictures[0] == pictures[1] == pictures[2]
 
 

@@ -206,6 +206,8 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build_data(Tracked(images, read), CPU)
     build_sde(Tracked(config_of("digits", sde__name="ve"), read))
+    own = {"sde__schedule": "betas", "sde__num_steps": 2, "sde__betas": [0.1, 0.2]}
+    build_sde(Tracked(config_of("digits", **own), read))
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 

@@ -1,0 +1,209 @@
+"""Draw many samples into a folder, a batch at a time: resumable, and shared between processes.
+
+    settings.json          what they are a function of, and its hash
+    00000000.png, ... | samples.npz | samples.pt
+    progress-png.jsonl     a line a batch that is done: evaluations and seconds
+
+A batch always holds the same samples, whoever draws it and after whatever interruption: another
+batch might change the last bit of a network's answer, and with it a level. So the folder is bit
+for bit what one process makes that nothing interrupts. With another batch size all are drawn anew.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import from_uint8, to_uint8, values_of
+from scoreflow.errors import RequestError, RunError
+from scoreflow.generation.generate import out_of_evaluations
+from scoreflow.generation.plan import SamplingPlan
+from scoreflow.runtime import distributed
+from scoreflow.runtime.progress_bar import Progress
+from scoreflow.runtime.stopwatch import Stopwatch
+from scoreflow.samplers import Counted, sample
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json, dumps, write_atomic
+from scoreflow.storage.image_files import ImageFiles, NpzFile, PngFolder, TensorFile
+from scoreflow.storage.result_rows import Rows, rows_in
+from scoreflow.storage.sample_names import differences, hash_of, read_settings
+
+SAVED = ("png", "npz", "pt")
+"""What `sampling.save` may be for samples in a folder."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn: sample k is a function of this and k alone.
+
+    Attributes:
+        name: of the sampler.
+        plan: how it draws.
+        sde: the process.
+        data: what samples are like.
+        seed: of the noise.
+        num_images: samples 0..num_images-1.
+        batch_size: samples at a time.
+    """
+
+    name: str
+    plan: SamplingPlan
+    sde: SDE
+    data: Data
+    seed: int
+    num_images: int
+    batch_size: int
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.data.train.shape[1:])
+
+    def batches(self) -> Iterator[tuple[int, int, int]]:
+        """(number, first sample, sample after the last) of each batch."""
+        for number, start in enumerate(range(0, self.num_images, self.batch_size)):
+            yield number, start, min(start + self.batch_size, self.num_images)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Samples in a folder.
+
+    Attributes:
+        path: the folder of PNGs, or the file.
+        evaluations: of the network, rows in all.
+        seconds: that drawing took, over all times that it went on.
+        drawn: how many were drawn now; the others were there.
+    """
+
+    path: Path
+    evaluations: int
+    seconds: float
+    drawn: int
+
+
+def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
+    """Draw what a folder lacks; every process must call this.
+
+    Args:
+        folder: made if it is not there.
+        save: one of `SAVED`.
+        draw: what is drawn.
+        settings: JSON values, all that the samples are a function of.
+
+    Raises:
+        RequestError: the folder holds samples of other settings, or such samples cannot be
+            saved so.
+        RunError: a solver gave up, or the disk is full.
+    """
+    files, shard = files_of(folder, save, draw), distributed.shard()
+    if distributed.is_main_process():
+        _begin(folder, settings)
+    shard.wait()
+    name = f"progress-{save}"
+    heading = {"hash": hash_of(settings), "batch_size": draw.batch_size}
+    rows = rows_in(folder, name, heading, shard.rank, "batch")
+    todo = [
+        batch
+        for batch in draw.batches()
+        if shard.has(batch[0]) and not (batch[0] in rows.done and files.holds(*batch[1:]))
+    ]
+    _draw(todo, files, draw, rows)
+    drawn = shard.total(sum(stop - start for _, start, stop in todo))
+    if distributed.is_main_process():
+        rows.adopt()
+        files.finish()
+    shard.wait()
+    done = rows_in(folder, name, heading, 0, "batch").done
+    seconds = sum(float(row["seconds"]) for row in done.values()) / shard.world
+    return Stored(files.path, sum(int(row["rows"]) for row in done.values()), seconds, drawn)
+
+
+def first_values(folder: Path, save: str, draw: Draw, count: int) -> Tensor:
+    """The first samples of a full folder as the data are, (count, ...), on the data's device."""
+    found = torch.from_numpy(np.array(files_of(folder, save, draw).first(count), order="C"))
+    if draw.data.num_levels is not None and save != "pt":
+        found = from_uint8(found, draw.data.num_levels)
+    return found.to(draw.data.train.device)
+
+
+def files_of(folder: Path, save: str, draw: Draw) -> ImageFiles:
+    """The files of a folder.
+
+    Raises:
+        RequestError: such samples cannot be saved so, or `save` is none of `SAVED`.
+    """
+    vectors = draw.data.num_levels is None
+    if save == "pt":
+        dtype = torch.float64 if vectors else torch.uint8
+        return TensorFile(folder / "samples.pt", draw.num_images, draw.event, dtype)
+    if save == "npz":
+        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, draw.plan.label)
+    if save == "png":
+        return PngFolder(folder, draw.num_images, draw.event)
+    raise RequestError(f"samples are saved as {', '.join(SAVED)}, got {save!r}")
+
+
+def _begin(folder: Path, settings: Json) -> None:
+    """Make the folder, or see that it is of these settings."""
+    path = folder / "settings.json"
+    there = read_settings(path)
+    if there is not None and there.get("hash") != hash_of(settings):
+        differing = differences(settings, there) or "their settings differ"
+        raise RequestError(
+            f"{folder} holds samples of other settings ({differing}): choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"cannot make the folder {folder} ({error.strerror}): choose another"
+        ) from error
+    if there is None:
+        kept = {"hash": hash_of(settings), **settings}
+        write_atomic(path, dumps(kept, "settings.json", RunError))
+
+
+def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, rows: Rows) -> None:
+    """Draw some batches and write each as it is done: images first, then its row."""
+    device = draw.data.train.device
+    with Progress(f"draw {draw.name}", sum(b - a for _, a, b in batches), "img") as progress:
+        for number, start, stop in batches:
+            counted = Counted(draw.plan.denoiser)
+            shown, watch = Counted(counted, progress.evaluated), Stopwatch(device)
+            with out_of_evaluations():
+                x = sample(
+                    draw.plan.sampler,
+                    shown,
+                    draw.sde,
+                    draw.plan.times,
+                    Noise.of(draw.seed, start, stop, device),
+                    draw.event,
+                    final=draw.plan.final,
+                )
+            _put(files, start, _stored(x, files, draw.data))
+            rows.append([{"batch": number, "rows": counted.rows, "seconds": watch.seconds}])
+            progress.advance(stop - start)
+
+
+def _stored(x: Tensor, files: ImageFiles, data: Data) -> Tensor:
+    """Samples as their file has them: levels, pixels of 0..255, or vectors."""
+    values = values_of(x, data)
+    if data.num_levels is None or isinstance(files, TensorFile):
+        return values
+    return to_uint8(values, data.num_levels)
+
+
+def _put(files: ImageFiles, start: int, values: Tensor) -> None:
+    try:
+        files.put(start, values.cpu().numpy())
+    except OSError as error:
+        raise RunError(
+            f"cannot write {files.path} ({error.strerror}): what is done is kept, and the same "
+            "command goes on after it"
+        ) from error

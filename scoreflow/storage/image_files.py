@@ -1,0 +1,244 @@
+"""Arrays of images on the disk, written by index in any order and finished once.
+
+A PNG each, one npz as OpenAI's evaluator reads it, or one tensor file. None of them needs more
+memory than the images handed over: npz and tensor file are rows of a raw file until all are there,
+and are then copied piece by piece. Several processes may write, each at its own indices.
+"""
+
+import io
+import os
+import shutil
+import zipfile
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.serialization import skip_data
+
+from scoreflow.errors import RequestError
+from scoreflow.storage.atomic_files import replacing
+
+Array = np.ndarray[Any, Any]
+PIECE = 2**20
+"""Bytes that are copied at a time."""
+
+
+class ImageFiles(Protocol):
+    """Images 0..count-1 of one shape."""
+
+    @property
+    def path(self) -> Path:
+        """What is there in the end."""
+        ...
+
+    def put(self, start: int, images: Array) -> None:
+        """Write images start, start + 1, ...: (n, *shape)."""
+        ...
+
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether what `put` wrote of them is still there."""
+        ...
+
+    def finish(self) -> None:
+        """Make the file of rows that are all there; again, nothing."""
+        ...
+
+    def first(self, count: int) -> Array:
+        """The first images of a finished file: (count, *shape)."""
+        ...
+
+
+class PngFolder:
+    """A PNG an image, 00000000.png and so on.
+
+    Args:
+        folder: where.
+        count: how many images.
+        shape: (C, H, W), C = 1 or 3.
+    """
+
+    def __init__(self, folder: Path, count: int, shape: tuple[int, ...]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise RequestError(
+                "sampling.save = png is for grey and RGB images, got samples of shape "
+                f"{shape}: save them as pt"
+            )
+        self.path, self.count, self.shape = folder, count, shape
+
+    def put(self, start: int, images: Array) -> None:
+        """As `ImageFiles`; uint8 in 0..255. A file appears whole."""
+        for k, image in enumerate(images, start=start):
+            pixels, path = image.transpose(1, 2, 0), self._path(k)
+            shown = Image.fromarray(pixels.squeeze(2) if self.shape[0] == 1 else pixels)
+            stream = io.BytesIO()
+            shown.save(stream, format="PNG")
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(stream.getbuffer())
+            temporary.replace(path)
+
+    def holds(self, start: int, stop: int) -> bool:
+        """As `ImageFiles`; a file that lost its bytes with the power is not there."""
+        paths = (self._path(k) for k in range(start, stop))
+        return all(path.exists() and path.stat().st_size > 0 for path in paths)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def first(self, count: int) -> Array:
+        """As `ImageFiles`."""
+        images = [np.asarray(Image.open(self._path(k))) for k in range(count)]
+        return (
+            np.stack(images).reshape(count, *self.shape[1:], self.shape[0]).transpose(0, 3, 1, 2)
+        )
+
+    def _path(self, index: int) -> Path:
+        return self.path / f"{index:08d}.png"
+
+
+class _Rows:
+    """A raw file with a row an image, from which a finished file is made.
+
+    Args:
+        path: of the finished file.
+        count: how many images.
+        row: the shape of a row.
+        dtype: of its values.
+    """
+
+    def __init__(self, path: Path, count: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.path, self.count, self.row, self.dtype = path, count, row, dtype
+        self._raw = path.with_name(f"{path.name}.part")
+        self._bytes = prod(row) * dtype.itemsize
+
+    def _put(self, start: int, rows: Array) -> None:
+        self._raw.open("ab").close()  # made by whichever process is first
+        with self._raw.open("r+b") as file:
+            file.truncate(self.count * self._bytes)
+            file.seek(start * self._bytes)
+            file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def holds(self, start: int, stop: int) -> bool:
+        """As `ImageFiles`."""
+        return self.path.exists() or self._raw.exists()
+
+
+class NpzFile(_Rows):
+    """One npz: `arr_0` (n, H, W, C) uint8, and with a class `arr_1`, (n,) int64.
+
+    The format of the evaluator of guided-diffusion (Dhariwal & Nichol 2021), which its
+    sample scripts write.
+
+    Args:
+        path: of the file.
+        count: how many images.
+        shape: (C, H, W).
+        label: the class of all of them, -1 for none.
+    """
+
+    def __init__(self, path: Path, count: int, shape: tuple[int, ...], label: int) -> None:
+        if len(shape) != 3:
+            raise RequestError(
+                f"sampling.save = npz is for images, got samples of shape {shape}: save them as pt"
+            )
+        super().__init__(path, count, (*shape[1:], shape[0]), np.dtype(np.uint8))
+        self.label = label
+
+    def put(self, start: int, images: Array) -> None:
+        """As `ImageFiles`; uint8 in 0..255."""
+        self._put(start, images.transpose(0, 2, 3, 1))
+
+    def finish(self) -> None:
+        """As `ImageFiles`."""
+        if not self._raw.exists():
+            return
+        with replacing(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            with _member(archive, "arr_0.npy") as file, self._raw.open("rb") as rows:
+                _header(file, (self.count, *self.row), self.dtype)
+                shutil.copyfileobj(rows, file, PIECE)
+            if self.label >= 0:
+                labels = np.full(self.count, self.label, np.int64)
+                with _member(archive, "arr_1.npy") as file:
+                    _header(file, labels.shape, labels.dtype)
+                    file.write(labels.tobytes())
+        self._raw.unlink()
+
+    def first(self, count: int) -> Array:
+        """As `ImageFiles`."""
+        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            rows = np.frombuffer(file.read(count * self._bytes), self.dtype)
+        return rows.reshape(count, *self.row).transpose(0, 3, 1, 2)
+
+
+class TensorFile(_Rows):
+    """One tensor (n, *shape), as torch.save writes it: levels of images, or float64 vectors.
+
+    Args:
+        path: of the file.
+        count: how many images.
+        shape: of one.
+        dtype: torch.uint8 or torch.float64.
+    """
+
+    def __init__(self, path: Path, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__(path, count, shape, torch.empty(0, dtype=dtype).numpy().dtype)
+        self.torch_dtype = dtype
+
+    def put(self, start: int, images: Array) -> None:
+        """As `ImageFiles`."""
+        self._put(start, images)
+
+    def finish(self) -> None:
+        """As `ImageFiles`: torch's own file, for which only the values are streamed."""
+        if not self._raw.exists():
+            return
+        frame = self.path.with_name(f"{self.path.name}.frame")
+        with skip_data():  # of the tensor no byte is touched, so no memory is taken
+            torch.save(torch.empty(self.count, *self.row, dtype=self.torch_dtype), frame)
+        with (
+            replacing(self.path) as temporary,
+            zipfile.ZipFile(temporary, "w") as archive,
+            zipfile.ZipFile(frame) as skeleton,
+        ):
+            for name in skeleton.namelist():
+                values = name.endswith("/data/0")
+                with (
+                    self._raw.open("rb") if values else skeleton.open(name) as source,
+                    _member(archive, name, 64 if values else 1) as file,
+                ):
+                    shutil.copyfileobj(source, file, PIECE)
+        frame.unlink()
+        self._raw.unlink()
+
+    def first(self, count: int) -> Array:
+        """As `ImageFiles`."""
+        whole: torch.Tensor = torch.load(self.path, mmap=True, weights_only=True)
+        return whole[:count].clone().numpy()
+
+
+def _member(archive: zipfile.ZipFile, name: str, align: int = 1) -> Any:  # noqa: ANN401
+    """A file inside an archive, uncompressed and without a date, to be written in pieces.
+
+    Args:
+        archive: that is written.
+        name: of the file.
+        align: its bytes begin at a multiple of this, so that they can be mapped.
+    """
+    info = zipfile.ZipInfo(name)
+    if align > 1:
+        header = archive.fp.tell() + 30 + len(name) + 20 + 4 if archive.fp else 0  # 20: zip64
+        fill = -header % align
+        info.extra = b"FB" + fill.to_bytes(2, "little") + b"\0" * fill
+    return archive.open(info, "w", force_zip64=True)
+
+
+def _header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:  # noqa: ANN401
+    described = np.lib.format.dtype_to_descr(dtype)
+    head = {"descr": described, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, head)

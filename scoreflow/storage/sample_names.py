@@ -1,0 +1,113 @@
+"""Names of samples in a run's folder: other settings, another name.
+
+samples/00000800-ddim.png             the first draw of that sampler: the plain name
+samples/00000800-ddim.json            what it was drawn with
+samples/00000800-ddim-3fa41c07.png    another seed, number of steps, class, ...
+samples/00000800-ddim/                where images are saved one by one, or in one file
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from scoreflow.errors import RequestError, RunError
+from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+
+SHORT = 8
+"""Digits of a hash in a name."""
+NAMED = 3
+"""Settings that a line names."""
+
+
+@dataclass(frozen=True)
+class SampleName:
+    """Where the samples of some settings belong.
+
+    Attributes:
+        folder: of the run's samples.
+        name: of their files, without ending.
+        settings: all that they are a function of.
+        other: the settings under the plain name, None where that is this one.
+    """
+
+    folder: Path
+    name: str
+    settings: Json
+    other: Json | None = None
+
+    @property
+    def picture(self) -> Path:
+        """Their picture."""
+        return self.folder / f"{self.name}.png"
+
+    @property
+    def images(self) -> Path:
+        """The folder for the images themselves."""
+        return self.folder / self.name
+
+    def beside(self, what: str) -> Path:
+        """Another picture of them, "progress" say."""
+        return self.folder / f"{self.name}-{what}.png"
+
+    @property
+    def differs(self) -> str:
+        """How their settings differ from those under the plain name, "" where they are those."""
+        return "" if self.other is None else differences(self.settings, self.other)
+
+    def record(self) -> None:
+        """Write down what they are drawn with."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(
+            self.folder / f"{self.name}.json",
+            dumps({"hash": hash_of(self.settings), **self.settings}, self.name, RunError),
+        )
+
+
+def name_for(folder: Path, plain: str, settings: Json) -> SampleName:
+    """The plain name, or, where other settings have it, one with a hash of these.
+
+    Args:
+        folder: of the run's samples.
+        plain: step and sampler.
+        settings: JSON values.
+    """
+    own, other = hash_of(settings), read_settings(folder / f"{plain}.json")
+    taken = any((folder / f"{plain}{ending}").exists() for ending in (".png", ".gif", ""))
+    if other is None and not taken:
+        return SampleName(folder, plain, settings)
+    if other is not None and other.get("hash") == own:
+        return SampleName(folder, plain, settings)
+    return SampleName(folder, f"{plain}-{own[:SHORT]}", settings, other or {})
+
+
+def hash_of(settings: Json) -> str:
+    """SHA-256 of settings, in whatever order they come."""
+    text = dumps(settings, "the settings of samples", RunError, indent=None, sort_keys=True)
+    return hashlib.sha256(text).hexdigest()
+
+
+def read_settings(path: Path) -> Json | None:
+    """The settings in a file, with their hash; None if it is missing or damaged."""
+    try:
+        return load_json(path, "", "")
+    except RequestError:
+        return None
+
+
+def differences(settings: Json, other: Json) -> str:
+    """Which settings are other than those, in a few words."""
+    if not other.keys() & settings.keys():
+        return "another draw, of which nothing is recorded, has the plain name"
+    found = [
+        f"{key} {_short(settings[key])}, not {_short(other[key])}"
+        for key in settings
+        if key in other and json.loads(json.dumps(settings[key])) != other[key]
+    ]
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return "; ".join(found[:NAMED]) + more
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 2 * SHORT else f"{text[:SHORT]}..."
