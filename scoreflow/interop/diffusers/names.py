@@ -10,6 +10,10 @@ from torch import Tensor
 from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Weights
 
+OWN_NOTE = "_scoreflow"
+"""What an export of a run of ours adds to its network's config; diffusers passes it over."""
+OWN_KEYS = ("model.data_scale", "training.dequantization")
+"""Keys in there: where its levels lie, for ours were not trained on what diffusers shows."""
 NAMES = [
     (r"^conv_in\.", "stem."),
     (r"^conv_norm_out\.", "head.0."),

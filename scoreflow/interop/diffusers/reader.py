@@ -10,7 +10,7 @@ from pathlib import Path
 from scoreflow.errors import RequestError
 from scoreflow.interop.diffusers import folder as folders
 from scoreflow.interop.diffusers.folder import Json
-from scoreflow.interop.diffusers.names import renamed
+from scoreflow.interop.diffusers.names import OWN_KEYS, OWN_NOTE, renamed
 from scoreflow.interop.diffusers.schedule import schedule
 from scoreflow.interop.imported import Imported
 from scoreflow.interop.options import Asked, answers
@@ -99,7 +99,9 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
     c = constructor(where, config)
     scheduler = folders.read_json(folder.scheduler)
     noise, facts = schedule(folder.scheduler, scheduler)
-    settings = {**network_settings(where, c, int(told["size"])), **noise}
+    own = {name: config.get(OWN_NOTE, {}).get(name) for name in OWN_KEYS}
+    noted = {name: value for name, value in own.items() if value is not None}
+    settings = {**network_settings(where, c, int(told["size"])), **noise, **noted}
     _match_channels(where, c, settings)
     weights = renamed(folders.tensors(folder.network), where)
     raw = None

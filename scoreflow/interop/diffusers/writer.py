@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError
-from scoreflow.interop.diffusers.names import given_back
+from scoreflow.interop.diffusers.names import OWN_KEYS, OWN_NOTE, given_back
 from scoreflow.interop.imported import Exported, Weights
 from scoreflow.schema.config import Config
 from scoreflow.schema.training_sections import SDEConfig
@@ -58,7 +58,7 @@ def files(network: Exported) -> dict[str, Any]:
     classes = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     return {
         "model_index.json": _about("DDPMPipeline") | classes,
-        "unet/config.json": _about("UNet2DModel") | constructor(network),
+        "unet/config.json": _about("UNet2DModel") | constructor(network) | _note(network.config),
         "unet/diffusion_pytorch_model.safetensors": given_back(weights),
         "scheduler/scheduler_config.json": _about("DDPMScheduler") | scheduler(network.config),
     }
@@ -172,6 +172,17 @@ def betas(c: SDEConfig) -> Json:
 
 def _about(kind: str) -> Json:
     return {"_class_name": kind, "_diffusers_version": VERSION}
+
+
+def _note(config: Config) -> Json:
+    """Where the levels lie for this network, which diffusers does not ask."""
+    sections = config.to_dict()
+    return {OWN_NOTE: {name: _value(sections, name) for name in OWN_KEYS}}
+
+
+def _value(sections: Json, name: str) -> object:
+    section, _, option = name.partition(".")
+    return sections[section][option]
 
 
 def _head_channels(config: Config, widths: list[int], attends: list[bool]) -> int | None:
