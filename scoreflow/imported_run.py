@@ -144,18 +144,21 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
     Raises:
         RequestError: a key is unknown, or its value of a wrong type or range.
     """
+    centred = imported.settings.get("training.dequantization") == "centre"
+    levels = 17 if overrides.get("data.name") == "digits" else 256
     flat = {
         **flatten(Config().to_dict()),
         "data.name": "none",
-        "model.data_scale": _unit(overrides),
-        "likelihood.dequantization": "truncated_normal",
+        # all of these codebases show a network level k of L as 2 k / (L - 1) - 1
+        "model.data_scale": (levels - 1) / levels,
+        "likelihood.dequantization": "truncated_normal" if centred else "uniform",
         **_of_training(imported.settings),
         **imported.settings,
         **overrides,
     }
     config = resolve(flat, "the import")
-    asked = "likelihood.dequantization" in {**imported.settings, **overrides}
-    if not asked and _cut_bits(config, _levels(overrides)) > MOST_CUT_BITS:
+    asked = "likelihood.dequantization" in overrides
+    if centred and not asked and _cut_bits(config, levels) > MOST_CUT_BITS:
         config = resolve({**flat, "likelihood.dequantization": "last_step"}, "the import")
     return config
 
@@ -203,16 +206,6 @@ def _refuse_used(workdir: Path) -> None:
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         what = "holds a run already" if (workdir / "config.json").exists() else "is not empty"
         raise RequestError(f"{workdir} {what}: choose another --workdir")
-
-
-def _unit(overrides: Flat) -> float:
-    """(L - 1) / L: all of these codebases show a network level k of L as 2 k / (L - 1) - 1."""
-    return (_levels(overrides) - 1) / _levels(overrides)
-
-
-def _levels(overrides: Flat) -> int:
-    """L of the data."""
-    return 17 if overrides.get("data.name") == "digits" else 256
 
 
 def _of_training(settings: Mapping[str, Any]) -> Flat:

@@ -66,13 +66,15 @@ class Errors:
         """Standard error of the mean, (T,); zeros for a single datum."""
         if len(self.each) < 2:
             return torch.zeros_like(self.mean)
-        return self.each.std(0) / len(self.each) ** 0.5
+        found: Tensor = self.each.std(0) / len(self.each) ** 0.5
+        return found
 
     @property
     def excess(self) -> Tensor:
         """How far each mean lies above what is allowed, (T,); above 0 is too far."""
         allowed = self.of_gaussian * (1 + ALLOWED_SHARE) + ALLOWED
-        return self.mean - SURE * self.error - allowed
+        found: Tensor = self.mean - SURE * self.error - allowed
+        return found
 
     @property
     def above(self) -> bool:
@@ -149,7 +151,8 @@ def times_of(sde: SDE, t_min: float) -> Tensor:
     high, low = sde.log_snr(ends).clamp(-REACH, REACH).tolist()
     even = torch.linspace(high, low, TIMES, dtype=torch.float64)
     t = sde.time_of_log_snr(even)
-    return torch.where(t >= 1, t.round(), t).clamp(t_min, sde.num_steps).unique()
+    found: Tensor = torch.where(t >= 1, t.round(), t).clamp(t_min, sde.num_steps).unique()
+    return found
 
 
 @torch.no_grad()

@@ -228,7 +228,8 @@ def _reordered(rows: Tensor, heads: int, axes: Axes, back: bool = False) -> Tens
         kept, order = rows.unflatten(0, sizes), axes
     else:
         kept = rows.unflatten(0, tuple(sizes[axis] for axis in axes))
-    return kept.permute(*order, *range(3, kept.ndim)).flatten(0, 2).contiguous()
+    found: Tensor = kept.permute(*order, *range(3, kept.ndim)).flatten(0, 2).contiguous()
+    return found
 
 
 def _attentions(network: nn.Module) -> list[Any]:

@@ -1,6 +1,6 @@
 """Likelihood bounds beside the exact flow, on the same images: --config.likelihood.ledger=true."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from ml_collections import ConfigDict
@@ -32,6 +32,7 @@ def measure_bounds(
     config: ConfigDict,
     measured: Measured,
     measure_by: Callable[[str], Measured],
+    more: Mapping[str, Callable[[], Measured]] = {},
 ) -> tuple[Json, bytes | None] | None:
     """Every bound and estimate of the same images, and the rate-distortion curve.
 
@@ -41,6 +42,7 @@ def measure_bounds(
         config: its config.
         measured: the exact flow by the config's dequantization.
         measure_by: the exact flow by another one.
+        more: what else is the exact flow of, by name, as of the network asked in another way.
 
     Returns:
         The result, and a PNG of progressive reconstructions if the data are images, in the first
@@ -52,6 +54,10 @@ def measure_bounds(
         found = measure_by(other)
         say(f"{other}: {found.line}")
         exact.append((f"exact flow, {other}", found))
+    for name, measure in more.items():
+        found = measure()
+        say(f"{name}: {found.line}")
+        exact.append((f"exact flow, {name}", found))
     if not distributed.is_main_process():
         return None
     kind: bound_table.Kind = (

@@ -7,6 +7,7 @@ likelihood-data-NAME.json         other data, and the AUROC of telling them from
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.likelihood import asked_of, build_question
+from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, measure
 from scoreflow.models.score_model import ScoreModel
@@ -152,14 +154,34 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
         return _measured(trained.folder, own, trained.data, name, dequantization)
 
     model, data = asked_of(trained.config, trained.model), trained.data
-    name = "likelihood-ledger"
-    found = measure_bounds(model, data, trained.config, measured, measure_by)
+    name, more = "likelihood-ledger", _by_its_published_clock(trained)
+    found = measure_bounds(model, data, trained.config, measured, measure_by, more)
     if found is None:
         return
     result, picture = found
     _write(trained, name, result)
     if picture is not None:
         trained.folder.write_image(trained.folder.sample_path(trained.step, name), picture)
+
+
+def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measured]]:
+    """The flow as score_sde's own evaluation asks its discrete networks, for one of them."""
+    c = trained.config
+    discrete = c.model.integer_times and c.sde.name == "vp" and c.sde.schedule == "linear"
+    try:
+        known = discrete and trained.folder.read_result("import")["format"] == "score_sde"
+    except RequestError:  # not an imported run
+        known = False
+    if not known or c.likelihood.t_start:
+        return {}
+    own = _own(trained)
+    asked = replace(own, model=clock.published(own.model, c.sde.beta_min, c.sde.beta_max))
+    name = "truncated_normal"
+
+    def measure_it() -> Measured:
+        return _measured(trained.folder, asked, trained.data, "likelihood-published-clock", name)
+
+    return {"labels 999 t, as published": measure_it}
 
 
 # ---- in pairs -----------------------------------------------------------------------------------

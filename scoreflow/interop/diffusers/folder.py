@@ -38,7 +38,6 @@ OUR_KEYS = (
     "model.null_class",
     "model.integer_times",
     "model.data_scale",
-    "likelihood.dequantization",
 )
 """The config keys in it."""
 

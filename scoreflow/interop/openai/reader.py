@@ -270,7 +270,8 @@ class _Names:
                 f"an attention of {channels} channels cannot have {heads} heads: option heads or "
                 "head_channels is wrong"
             )
-        return rows.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        found: Tensor = rows.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        return found
 
 
 def _in_block(place: str, layer: str, kind: str) -> str | None:

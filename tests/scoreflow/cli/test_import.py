@@ -82,6 +82,25 @@ def test_every_mode_works_on_it(workdir):
     assert ask(workdir, "compare", *nfe) == 0
 
 
+def test_the_ledger_shows_what_score_sde_s_own_clock_gives(tmp_path):
+    source = FIXTURES / "score_sde" / "vp_ddpm" / "checkpoint_24.pth"
+    images = tmp_path / "images"
+    images.mkdir()
+    for k in range(12):
+        Image.new("RGB", (8, 8), (20 * k, 10 * k, 255 - k)).save(images / f"{k:02d}.png")
+    options = "--set=sde=vp,continuous=false,size=8,norm_groups=4"
+    workdir = tmp_path / "run"
+    told = [f"--from={source}", f"--workdir={workdir}", options, f"--data={images}", "--anyway"]
+    assert run("--mode=import", "--device=cpu", *told) == 0
+    crude = [f"--config.likelihood.{key}=0.1" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
+    ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
+    assert ask(workdir, "likelihood", *crude, *ledger) == 0
+    rows = {row["name"]: row for row in result(workdir, "likelihood-ledger")["rows"]}
+    theirs = rows["exact flow, labels 999 t, as published"]
+    assert theirs["value"] != rows["exact flow, truncated_normal"]["value"]
+
+
 @pytest.mark.slow
 def test_the_certificate_holds_for_it(workdir, capsys):
     tiny = [f"--config.equivalence.{key}" for key in ("num_images=4", "steps=4", "train_steps=2")]

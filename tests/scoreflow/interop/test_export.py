@@ -13,7 +13,7 @@ import torch
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
-from scoreflow.imported_run import import_network
+from scoreflow.imported_run import config_of, import_network
 from scoreflow.interop.diffusers import reader, writer
 from scoreflow.interop.diffusers.folder import OUR_KEYS
 from scoreflow.interop.diffusers.names import given_back, renamed
@@ -456,3 +456,16 @@ def test_the_command_and_what_it_refuses(tmp_path, capfd):
     shutil.rmtree(out)
     assert main(["run.py", "--mode=sample", f"--workdir={tmp_path}", "--to=diffusers"]) == 2
     assert "--to is of --mode export, got --mode sample" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [1.0, 255 / 256])
+def test_where_its_levels_lie_comes_back_with_it(tmp_path, scale):
+    """Ours are the centres of bins, or anywhere in them, which no other codebase says or asks."""
+    kept = {"training__dequantization": "uniform" if scale == 1 else "centre"}
+    run = run_of(tmp_path / "run", model__data_scale=scale, **kept)
+    run.export("diffusers", tmp_path / "out")
+    loaded(tmp_path / "out")
+    config = config_of(reader.read(tmp_path / "out", {}), {})
+    assert config.model.data_scale == scale
+    assert config.training.dequantization == kept["training__dequantization"]
+    assert (config.likelihood.dequantization == "uniform") == (scale == 1)
