@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from scoreflow.sde.analytic import GaussianMixture  # noqa: E402
-from scoreflow.sde.base import SDE, broadcast  # noqa: E402
+from scoreflow.sde.base import SDE, Rescaled, broadcast  # noqa: E402
 from scoreflow.sde.noise import Noise, Stream  # noqa: E402
 from scoreflow.sde.prediction import Denoiser, Prediction, predict  # noqa: E402
 from scoreflow.sde.subvp import SubVPSDE  # noqa: E402
@@ -70,6 +70,7 @@ PROCESSES = {
     "ve": lambda: VESDE(200, 0.01, 20.0),
     "exploding": lambda: ScaledSDE(200, 0.0),
     "scaled": lambda: ScaledSDE(200, 0.3),
+    "rescaled": lambda: Rescaled(VPSDE.cosine(200), 0.8),
 }
 
 

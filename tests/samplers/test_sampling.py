@@ -25,6 +25,7 @@ from scoreflow.samplers import (
     grid,
     sample,
 )
+from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ve import VESDE
 from scoreflow.sde.vp import VPSDE
@@ -259,6 +260,8 @@ def test_the_prior_has_the_processs_scale(process, elementwise):
     r = (process.alpha(end) ** 2 + process.sigma(end) ** 2).sqrt()
     if isinstance(process, VESDE):  # SMLD's prior leaves out the data under the noise
         r = process.sigma(end)
+    if isinstance(process, Rescaled):  # that of the other process, in its units
+        r = process.unit * process.base.scale(end)
     torch.testing.assert_close(x, r * noise.normal(Stream.PRIOR, (3,)), rtol=1e-13, atol=0)
 
 
