@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from scoreflow.factory.sampling import build_drawing
 from scoreflow.factory.training import build_objective
 from scoreflow.generation.generate import draw_samples
 from scoreflow.interop import formats, hub
-from scoreflow.interop.arrival_check import TIMES, Arrival, check
+from scoreflow.interop.arrival_check import Arrival, check
 from scoreflow.interop.imported import Imported, Weights
 from scoreflow.interop.other_readings import Reading, others_of
 from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
@@ -105,6 +106,7 @@ def bring_in(
         command: what env.json says it was started by.
         say: gets a line for each thing found.
     """
+    workdir = workdir.resolve()
     _refuse_used(workdir)
     path = hub.local(source.path)
     imported = formats.read(path, source.format, source.recipe, source.options)
@@ -114,6 +116,7 @@ def bring_in(
     load(experiment.network, imported.weights, path)
     if imported.raw is not None:
         load(build_network(experiment.config, experiment.data), imported.raw, path)
+    experiment.network.eval()  # a check under dropout would be of another network
     facts = {**imported.facts, "dequantization": _told(experiment.config)}
     say(f"{path} is of the format {imported.format}")
     for subject, text in facts.items():
@@ -191,11 +194,10 @@ def checked(experiment: Experiment) -> Arrival:
     else:
         x_0, on = _own_samples(experiment), f"{OWN_SAMPLES} samples of its own, for want of images"
     labels = _classes(model, labels, len(x_0))
-    others = others_of(model)
-    calls = TIMES * (-(-len(x_0) // 16)) + TIMES // 2 * len(others)
-    with Progress("check on arrival", calls, "call") as progress:
-        asked = Reading("as it was read", model, "")
-        return check(asked, others, x_0, on, labels, on_call=lambda: progress.advance(1))
+    others, asked = others_of(model), Reading("as it was read", model, "")
+    with Progress("check on arrival", 1 + len(others), "reading") as progress:
+        done = partial(progress.advance, 1)
+        return check(asked, others, x_0, on, labels, on_call=progress.evaluated, on_reading=done)
 
 
 # ---- parts of these -----------------------------------------------------------------------------

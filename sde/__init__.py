@@ -19,7 +19,7 @@ time in sampling loops, and `types` names the shapes.
 if __name__ == "sde":  # in a checkout; it would load every module a second time
     raise ImportError("sde is a part of scoreflow: import scoreflow.sde instead")
 
-from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.base import SDE, Rescaled, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, Status, odeint
 from scoreflow.sde.prediction import Denoiser, Kind, Prediction
@@ -35,6 +35,7 @@ __all__ = [
     "Kind",
     "Noise",
     "Prediction",
+    "Rescaled",
     "Solution",
     "Status",
     "Stream",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.denoisers.wrapper import Wrapper
+from scoreflow.samplers.denoisers.wrapper import Wrapper, further_evaluations
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
@@ -21,7 +21,7 @@ class Counted(Wrapper):
     Attributes:
         calls: number of calls of the denoiser.
         rows: network evaluations, summed over samples: a call of a denoiser that is made of two
-            networks counts twice.
+            networks counts twice, as does a row that is interpolated between two integer times.
     """
 
     def __init__(self, denoiser: Denoiser, after_call: Callable[[], None] = lambda: None) -> None:
@@ -33,7 +33,11 @@ class Counted(Wrapper):
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction, counted."""
         self.calls += 1
-        self.rows += len(x_t) * self.evaluations
+        further = further_evaluations(self.denoiser, t)
+        rows = len(x_t)
+        if further is not None:
+            rows += int(further.expand(len(x_t)).sum())
+        self.rows += rows * self.evaluations
         prediction = self.denoiser(x_t, t)
         self.after_call()
         return prediction

@@ -6,6 +6,8 @@ A wrapper is itself a Denoiser, (x_t, t) -> Prediction, so wrappers compose in a
 
 from abc import ABC, abstractmethod
 
+from torch import Tensor
+
 from scoreflow.sde.prediction import Denoiser, Prediction
 from scoreflow.sde.types import Batch, Times
 
@@ -32,3 +34,18 @@ class Wrapper(ABC):
 def evaluations(denoiser: Denoiser) -> int:
     """Network evaluations of one call of a denoiser: its `evaluations`, or 1 if it has none."""
     return getattr(denoiser, "evaluations", 1)
+
+
+def further_evaluations(denoiser: Denoiser, t: Times) -> Tensor | None:
+    """Evaluations of each row beyond those of `evaluations`, that depend on its time.
+
+    A network that knows the integers alone is asked twice between two of them: its Denoiser has a
+    `further_evaluations(t)`, shaped like t; wrappers hand on what the one inside says.
+
+    Returns:
+        Counts shaped like t, or None where there never are any.
+    """
+    while isinstance(denoiser, Wrapper):
+        denoiser = denoiser.denoiser
+    own = getattr(denoiser, "further_evaluations", None)
+    return None if own is None else own(t)

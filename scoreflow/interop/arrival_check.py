@@ -204,6 +204,7 @@ def check(
     labels: Tensor | None = None,
     tried: int = 8,
     on_call: Callable[[], None] = lambda: None,
+    on_reading: Callable[[], None] = lambda: None,
 ) -> Arrival:
     """Measure a network as it is asked, and in other ways.
 
@@ -215,6 +216,7 @@ def check(
         labels: the class of each, (n,) int64; None for no class.
         tried: the first so many of them, on which a way must not be worse to be tried on all.
         on_call: called after each evaluation of a batch.
+        on_reading: called after each of the 1 + len(others) ways.
     """
     measure = partial(_measured, x_0=x_0, labels=labels, on_call=on_call)
     times = times_of(asked.model.sde, asked.model.t_min)
@@ -222,6 +224,7 @@ def check(
     errors = errors_of(asked.model, times, x_0, labels, on_call=on_call)
     found, best, least = {}, None, 0.0
     for other in others:
+        on_reading()  # after the one before
         theirs = measure(other.model, log_snr, count=tried, stride=STRIDE)
         found[other.name] = float(theirs.mean.mean())
         if float((errors.each[:tried, ::STRIDE] - theirs.each).mean()) < least:
@@ -232,6 +235,7 @@ def check(
         doubt = SURE * (standard_error(gain) or 0.0) + GAIN * float(errors.mean.mean())
         if not theirs.above and float(gain.mean()) > max(doubt, least):
             best, least = other, float(gain.mean())
+    on_reading()
     return Arrival(errors, found, best, on)
 
 

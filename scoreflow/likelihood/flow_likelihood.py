@@ -17,6 +17,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from scoreflow.samplers.denoisers.wrapper import further_evaluations
 from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
 from scoreflow.sde.noise import Noise
@@ -144,29 +145,29 @@ class Flow:
             for slots, solution in odeint_queue(
                 queue.field, queue.source, like, *span, capacity=capacity, **limits
             ):
-                yield self._found(queue.held[slots], solution)
+                yield self._found(queue, slots, solution)
             return
         free = torch.arange(capacity, device=self.like.device)
         while len((state := queue.source(free))[0]):
             solution = odeint(queue.field, state, *span, method=solver.method, **limits)
-            yield self._found(queue.held[: len(state[0])], solution)
+            yield self._found(queue, free[: len(state[0])], solution)
 
     def start(self, x: Tensor) -> tuple[Tensor, ...]:
         """The state of points: on the unit scale, and no change of volume yet."""
         unit = x.double() / self.sde.scale(self.t)
         return unit, unit.new_zeros(len(x), max(self.solver.probes, 1))
 
-    def _found(self, row: Tensor, solution: Solution) -> LogLikelihood:
+    def _found(self, queue: "_Queue", slots: Tensor, solution: Solution) -> LogLikelihood:
         latent, divergence = solution.state
         dims, scale = self.shape.numel(), self.sde.scale(self.end)
         std = self.sde.prior_std() / scale
         energy = (latent / std) ** 2 + torch.log(2 * math.pi * std**2)
         log_prior = -0.5 * energy.flatten(1).sum(1)
         return LogLikelihood(
-            row=row,
+            row=queue.held[slots],
             log_prob=log_prior[:, None] + divergence - dims * self.sde.scale(self.t).log(),
             latent=latent * scale,
-            evaluations=solution.evaluations,
+            evaluations=solution.evaluations + queue.further[slots],
             status=solution.status,
             solver_error=solution.error[1],
         )
@@ -190,12 +191,14 @@ class _Queue:
 
     Attributes:
         held: the number in the order of arrival of the point in each slot, (capacity,).
+        further: evaluations of it beyond one a call of the denoiser, (capacity,).
     """
 
     def __init__(self, flow: Flow, arrivals: Arrivals, capacity: int) -> None:
         self.flow, self.arrivals, self.arrived = flow, arrivals, 0
         self.signs = flow.like.new_zeros(capacity, flow.solver.probes, *flow.shape)
         self.held = torch.zeros(capacity, dtype=torch.int64, device=flow.like.device)
+        self.further = torch.zeros_like(self.held)
 
     def source(self, free: Tensor) -> State:
         """The states of the next points, at most one a free slot."""
@@ -205,13 +208,15 @@ class _Queue:
         if probes and len(x):
             self.signs[slots] = sign_probes(noise, tuple(self.flow.shape), probes)
         number = torch.arange(self.arrived, self.arrived + len(x), device=self.held.device)
-        self.held[slots] = number
+        self.held[slots], self.further[slots] = number, 0
         self.arrived += len(x)
         return self.flow.start(x)
 
     def field(self, angle: Tensor, state: State, rows: Tensor) -> State:
         """Velocity and divergence in the angle; rows are the slots of the state."""
         sde, denoiser, x = self.flow.sde, self.flow.denoiser, state[0]
+        if (further := further_evaluations(denoiser, sde.time(angle))) is not None:
+            self.further[rows] += further
         random = self.flow.solver.probes > 0
         probes = self.signs[rows].unbind(1) if random else unit_probes(x)
         v, products = velocity_and_divergence(sde, denoiser, angle, x, probes)

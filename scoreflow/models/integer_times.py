@@ -36,8 +36,7 @@ def at_real_times(ask: Ask, sde: SDE, x_t: Tensor, t: Tensor) -> Prediction:
         x_t: (B, ...).
         t: () or (B,) float64 in [1, N], in steps.
     """
-    nearest = t.round()
-    whole = (t - nearest).abs() <= CLOCK_ROUNDING
+    nearest, whole = t.round(), ~between_integers(t)
     if bool(whole.all()):
         return ask(x_t, nearest, None)
     low = torch.where(whole, nearest, t.floor().clamp(1, sde.num_steps - 1))
@@ -56,6 +55,11 @@ def at_real_times(ask: Ask, sde: SDE, x_t: Tensor, t: Tensor) -> Prediction:
     if fraction is not None and above.fraction is not None:
         fraction = _towards(fraction, above.fraction, w, rows)
     return predict(sde, x_t, t, "v", v, fraction)
+
+
+def between_integers(t: Tensor) -> Tensor:
+    """Whether each time lies between two integers: where the network is asked twice."""
+    return (t - t.round()).abs() > CLOCK_ROUNDING
 
 
 def _moved(x: Tensor, factor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
-from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times
+from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
@@ -190,6 +190,10 @@ class ScoreModel:
         if self.asking.integer_times:
             return at_real_times(self._of_rows, self.sde, x_t, t)
         return self._at(x_t, t)
+
+    def further_evaluations(self, t: Tensor) -> Tensor | None:
+        """How often each row's network is asked beyond once, shaped like t; None for never."""
+        return between_integers(t).long() if self.asking.integer_times else None
 
     def _of_rows(self, x_t: Tensor, t: Tensor, rows: Tensor | None) -> Prediction:
         """The network's own estimate for some rows of a batch, each with its class."""

@@ -152,3 +152,19 @@ def test_a_wrong_architecture_is_one_line(tmp_path):
     with pytest.raises(sf.RequestError, match="3 x 8 x 8"):
         import_network(DDPM, tmp_path / "run", data="digits", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_dropout_is_off_in_the_check(tmp_path):
+    """A network with dropout is as good as without: it is the training's alone."""
+    without = import_network(TRAINED, tmp_path / "a", data="digits", **DIGITS)
+    other = {**DIGITS, "overrides": {"model.prediction": "v", "model.dropout": 0.3}}
+    dropping = import_network(TRAINED, tmp_path / "b", data="digits", **other)
+    curves = [run.folder.read_result("import")["check"] for run in (without, dropping)]
+    assert curves[0]["eps_error"] == curves[1]["eps_error"]
+
+
+def test_the_folder_that_one_stands_in_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = import_network(TRAINED, ".", data="digits", **DIGITS)
+    assert made.folder.path == tmp_path
+    assert (tmp_path / "config.json").is_file()

@@ -165,7 +165,11 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
 
 
 def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measured]]:
-    """The flow as score_sde's own evaluation asks its discrete networks, for one of them."""
+    """The flow as score_sde's own evaluation asks its discrete networks, for one of them.
+
+    Twice: from where ours begins and with our dequantization, so that the clock is all that
+    differs; and from where theirs begins.
+    """
     c = trained.config
     discrete = c.model.integer_times and c.sde.name == "vp" and c.sde.schedule == "linear"
     try:
@@ -175,13 +179,19 @@ def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measu
     if not known or c.likelihood.t_start:
         return {}
     own = _own(trained)
-    asked = replace(own, model=clock.published(own.model, c.sde.beta_min, c.sde.beta_max))
-    name = "truncated_normal"
 
-    def measure_it() -> Measured:
-        return _measured(trained.folder, asked, trained.data, "likelihood-published-clock", name)
+    def measure_it(name: str, start: float, dequantization: str) -> Measured:
+        other = clock.published(own.model, c.sde.beta_min, c.sde.beta_max, start)
+        asked = replace(own, model=other)
+        return _measured(trained.folder, asked, trained.data, name, dequantization)
 
-    return {"labels 999 t, as published": measure_it}
+    begun, name = 1 / c.sde.num_steps, "likelihood-published-"
+    return {
+        "labels 999 t, all else alike": lambda: measure_it(f"{name}labels", begun, ""),
+        "labels 999 t, from t = 1e-5 as published": lambda: measure_it(
+            f"{name}clock", clock.LEAST_TIME, "truncated_normal"
+        ),
+    }
 
 
 # ---- in pairs -----------------------------------------------------------------------------------

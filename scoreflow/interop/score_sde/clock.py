@@ -17,18 +17,21 @@ LAST_LABEL, LEAST_TIME = 999, 1e-5
 """The label of the last time, and the least time as a share of it."""
 
 
-def published(model: ScoreModel, beta_min: float, beta_max: float) -> ScoreModel:
+def published(
+    model: ScoreModel, beta_min: float, beta_max: float, least_time: float = LEAST_TIME
+) -> ScoreModel:
     """A discrete VP network as the published evaluation asks it.
 
     Args:
         model: asked at its own integer times, of linear betas.
         beta_min: N times the first beta.
         beta_max: N times the last one.
+        least_time: where it begins, as a share of the last time.
     """
     other, steps = copy.copy(model), model.sde.num_steps
     process = VPSDE.linear_continuous(steps, beta_min, beta_max)
     other.sde = in_units(process, model.asking.data_scale)
     label = Label("time", LAST_LABEL / steps, 0.0)
     other.asking = replace(model.asking, label=label, integer_times=False)
-    other.t_min = LEAST_TIME * steps
+    other.t_min = least_time * steps
     return other

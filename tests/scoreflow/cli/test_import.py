@@ -97,8 +97,13 @@ def test_the_ledger_shows_what_score_sde_s_own_clock_gives(tmp_path):
     ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
     assert ask(workdir, "likelihood", *crude, *ledger) == 0
     rows = {row["name"]: row for row in result(workdir, "likelihood-ledger")["rows"]}
-    theirs = rows["exact flow, labels 999 t, as published"]
-    assert theirs["value"] != rows["exact flow, truncated_normal"]["value"]
+    ours = next(iter(rows.values()))
+    assert ours["name"] == "exact flow, last_step"
+    alike = rows["exact flow, labels 999 t, all else alike"]
+    assert alike["value"] != ours["value"]
+    assert alike["minus_first"] == pytest.approx(alike["value"] - ours["value"])
+    theirs = rows["exact flow, labels 999 t, from t = 1e-5 as published"]
+    assert theirs["value"] not in (ours["value"], alike["value"])
 
 
 @pytest.mark.slow

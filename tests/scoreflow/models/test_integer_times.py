@@ -6,6 +6,7 @@ from torch import nn
 
 import scoreflow as sf
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import DDIM, Clipped, Counted, grid, sample
 from scoreflow.schema.samplers import NAMES
 from scoreflow.sde import VESDE, VPSDE
 from scoreflow.sde.base import broadcast
@@ -173,3 +174,24 @@ def test_every_sampler_asks_about_integers_alone(name):
     for steps in (7, 60) if name != "ode" else (7,):
         sf.sample(model, (1, 2, 2), 3, sampler=name, num_levels=4, steps=steps)
     assert model.network.rows > 20
+
+
+def test_the_evaluations_of_a_likelihood_are_those_of_the_network():
+    """Both of those between two integers count, row by row."""
+    model, law = images_model(VPSDE.linear(60))
+    images = law.levels(sf.Noise.of(0, 0, 5)).view(5, 1, 2, 2)
+    x = 2 * (images.double() + 0.5) / 4 - 1
+    noise, solver = sf.Noise.of(0, 0, 5), sf.Solver(tolerance=1e-3, tolerance_bits=1e-3)
+    found = sf.log_likelihood(model, model.sde, x, 1.0, noise, solver)
+    assert int(found.evaluations.sum()) == model.network.rows
+    assert int(found.evaluations.min()) > 20
+
+
+@pytest.mark.parametrize("steps", [7, 60])
+def test_counted_evaluations_are_those_of_the_network(steps):
+    model, _ = images_model(VPSDE.linear(60))
+    counted = Counted(Clipped(model))
+    times = grid("log_snr", model.sde, steps)
+    sample(DDIM(), counted, model.sde, times, sf.Noise.of(0, 0, 3), (1, 2, 2))
+    assert counted.rows == model.network.rows
+    assert counted.calls <= steps
