@@ -106,7 +106,7 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
     saved = flatten(folder.config)
-    config = evaluation_config(request, saved, request.workdir / "config.json")
+    config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
     experiment = assembly.experiment(config, build_device(request.device), training)
