@@ -52,6 +52,11 @@ from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
+ONE_PART = (
+    "all {} images are measured on, and stand in for training images too, for want of both a "
+    "train and a test split"
+)
+"""Said of images that measure a network from elsewhere."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
@@ -109,12 +114,15 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
-    experiment = assembly.experiment(config, build_device(request.device), training)
+    device = build_device(request.device)
+    experiment = assembly.experiment(config, device, training, folder.bound)
     if request.mode in ON_IMAGES and not len(experiment.data.test):
         raise RequestError(
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
             "any: add --data PATH, a folder of images or a name on the Hub"
         )
+    if experiment.data.one_part:
+        say(f"{experiment.data.name}: {ONE_PART.format(len(experiment.data.test))}")
     return TrainedRun(folder, experiment, say)
 
 

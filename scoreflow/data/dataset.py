@@ -61,6 +61,11 @@ class Data:
         return values.to(own.device, own.dtype)
 
     @property
+    def one_part(self) -> bool:
+        """Whether both parts are the same data, so that nothing is held out."""
+        return len(self.train) > 0 and self.train is self.test
+
+    @property
     def num_classes(self) -> int:
         """One more than the greatest label in training; 0 for data without labels."""
         return 0 if self.train_labels is None else int(self.train_labels.max()) + 1

@@ -152,7 +152,9 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
 def _result(common: Comparing, found: list[Json]) -> Json:
     """The rows of the cases, of held-out data, and what two sets of the truth get."""
     judge, rows, count = common.judge, common.rows, common.count
-    test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
+    test_data: Json = {}
+    if not common.data.one_part:
+        test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
     floors = kept(rows, "floors", lambda: judge.floors(count))
     orders = _orders(common) if common.data.name == "toy" else []
     return {
@@ -183,10 +185,11 @@ def _asked_for(trained: TrainedRun) -> Data:
         return data
     labels = (data.train_labels, data.test_labels)
     train, test = ((each == label).to(data.train.device) for each in labels)
+    images = data.train[train]
     return replace(
         data,
-        train=data.train[train],
-        test=data.test[test],
+        train=images,
+        test=images if data.one_part else data.test[test],
         train_labels=data.train_labels[train.to(data.train_labels.device)],
         test_labels=data.test_labels[test.to(data.test_labels.device)],
     )

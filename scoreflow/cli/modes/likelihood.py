@@ -94,7 +94,7 @@ def assess(trained: TrainedRun) -> None:
 def measure_test_set(trained: TrainedRun) -> Measured:
     """The likelihood of the test set into results/likelihood.json and .jsonl."""
     data = trained.data
-    doubles = overlap(data)
+    doubles = overlap(data) if trained.folder.bound else 0  # else not what it was trained on
     if doubles:
         say(
             f"{doubles} of {len(data.test)} test images are in the training set too: "
@@ -197,10 +197,12 @@ def _against(trained: TrainedRun) -> Weights:
     if not folder.checkpoint_steps():
         raise RequestError(f"likelihood.against: {folder.path} has no checkpoint")
     own = requests.flatten(experiment.config.to_dict())
-    asked = {key: own[key] for key in own if key.startswith("likelihood.")}
+    free = ("likelihood.",) if folder.bound else ("likelihood.", "data.")
+    asked = {key: own[key] for key in own if key.startswith(free)}
     config = {**resolve.completed(requests.flatten(folder.config)), **asked}
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
-    other = assembly.experiment(resolved, experiment.device, training=False)
+    bound = folder.bound or trained.folder.bound  # one that is not is measured on our images
+    other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "

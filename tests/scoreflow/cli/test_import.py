@@ -167,6 +167,30 @@ def test_images_may_be_named_later(without, capsys):
     assert "256 levels, and digits has 17" in capsys.readouterr().err
 
 
+def test_images_that_measure_it_are_not_split(without, capsys):
+    workdir, images = without
+    few = ["--config.sampling.steps=2", "--config.sampling.num_images=20", "--sampler=ddim"]
+    capsys.readouterr()
+    assert ask(workdir, "sample", f"--data={images}", *few) == 0
+    said = "images: all 20 images are measured on, and stand in for training images too"
+    assert said in capsys.readouterr().out
+    found = result(workdir, "samples-ddim")
+    assert found["data"]["num_test"] == 20
+    assert found["two_sample"]["num_each"] == 20
+    assert found["two_sample_of_test_data"] is None  # nothing is held out
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(2,)", "--config.compare.num_images=20"]
+    assert ask(workdir, "compare", f"--data={images}", *nfe) == 0
+    assert result(workdir, "compare")["rows"][0]["num_images"] == 20
+    assert result(workdir, "compare")["test_data"] == {}
+    assert "held-out data" not in capsys.readouterr().out
+    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.checked=0"]
+    assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
+    assert result(workdir, "likelihood")["num_images"] == 20
+    assert result(workdir, "likelihood")["in_training_set"] == 0
+    assert "in the training set" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
