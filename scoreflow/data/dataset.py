@@ -121,6 +121,14 @@ def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(generator.permutation(num_items))
 
 
+def digest(values: Tensor, labels: Tensor | None = None) -> str:
+    """SHA-256 of data, and of their labels if they are given."""
+    found = hashlib.sha256(values.cpu().contiguous().numpy())
+    if labels is not None:
+        found.update(labels.cpu().contiguous().numpy())
+    return found.hexdigest()
+
+
 def overlap(of: Data) -> int:
     """How many data of the test part are equal to one of the training part."""
     return len(_digests(of.test, set(_digests(of.train))))

@@ -190,7 +190,7 @@ def load_folder(
 
 
 def _wanted(there: list[str], everything: str) -> list[str]:
-    """Which of the splits train and test to read: what there is, if test is; or else all as one."""
+    """Which splits to read: of train and test what there is, if test is; or else all as one."""
     return there if there and there[-1] != "train" else [everything]
 
 
