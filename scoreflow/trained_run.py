@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from torch import Tensor, nn
 
-from scoreflow.data.dataset import Data
+from scoreflow.data.dataset import Data, digest
 from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
@@ -52,6 +52,11 @@ from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
+ONE_PART = (
+    "all {} images are measured on, and stand in for training images too, for want of both a "
+    "train and a test split"
+)
+"""Said of images that measure a network from elsewhere."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
@@ -106,15 +111,18 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
     saved = flatten(folder.config)
-    config = evaluation_config(request, saved, request.workdir / "config.json")
+    config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
-    experiment = assembly.experiment(config, build_device(request.device), training)
+    device = build_device(request.device)
+    experiment = assembly.experiment(config, device, training, folder.bound)
     if request.mode in ON_IMAGES and not len(experiment.data.test):
         raise RequestError(
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
             "any: add --data PATH, a folder of images or a name on the Hub"
         )
+    if experiment.data.one_part:
+        say(f"{experiment.data.name}: {ONE_PART.format(len(experiment.data.test))}")
     return TrainedRun(folder, experiment, say)
 
 
@@ -170,6 +178,31 @@ class TrainedRun:
     def fingerprint(self) -> str:
         """SHA-256 of the averaged weights."""
         return fingerprint(self.model.network)
+
+    @cached_property
+    def measured_on(self) -> Json:
+        """Whose images a result is of, as that keeps it: under "measured_on" name, path, SHA-256.
+
+        Empty for a run that its data belong to: its config says which they are.
+        """
+        if self.folder.bound or not len(self.data.test):
+            return {}
+        parts = {"test": digest(self.data.test), "train": digest(self.data.train)}
+        path = self.config.data.path
+        return {"measured_on": {"name": self.data.name, "path": path, "sha256": parts}}
+
+    @cached_property
+    def data_digests(self) -> Json:
+        """What settings of a result need where data can change: under "data" SHA-256s, or {}."""
+        if self.folder.bound:
+            return {}
+        data = self.data
+        return {
+            "data": {
+                "train": digest(data.train, data.train_labels),
+                "test": digest(data.test, data.test_labels),
+            }
+        }
 
     def weights(self, name: str) -> tuple[ScoreModel, int]:
         """A network of the last whole checkpoint as a Denoiser, and its step.
@@ -278,6 +311,10 @@ class TrainedRun:
         made = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
+        if not self.folder.bound:  # else both belong to the weights
+            made["num_levels"] = self.data.num_levels
+            if needs_moments(config, name):
+                made["data"] = self.data_digests["data"]["train"]
         return {**section, **made, "step": self.step, "weights": self.fingerprint}
 
     def plan(self, sampler: str, config: ConfigDict | None = None) -> SamplingPlan:
@@ -315,6 +352,7 @@ class TrainedRun:
             "num_images": min(error_table.IMAGES, len(self.data.train)),
             "device": str(self.experiment.device),
             **({"label": int(c.label)} if self.model.needs_class else {}),
+            **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
         shard = distributed.shard()
         try:
@@ -347,9 +385,11 @@ class TrainedRun:
         self.folder.write_result("moments", {**found.as_result(), "settings": settings})
 
     def classifier(self) -> NoisyClassifier:
-        """The run's classifier of noisy images; a RequestError if it has none."""
-        sde, t_min = self.model.sde, self.model.t_min
-        return load_classifier(self.folder.path, sde, t_min, self.data.train.device)
+        """The run's classifier of noisy images; a RequestError if it has none of these data."""
+        sde, t_min, data = self.model.sde, self.model.t_min, self.data
+        of = digest(data.train, data.train_labels)
+        bound = self.folder.bound
+        return load_classifier(self.folder.path, sde, t_min, data.train.device, of, bound)
 
     def export(self, to: str, out: str | Path, weights: str = "ema") -> Path:
         """Write the network for other codebases.

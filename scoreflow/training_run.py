@@ -29,9 +29,6 @@ from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Interval, Trainer
 
-IMPORT = "results/import.json"
-"""What a run has whose weights came from another codebase."""
-
 
 def train(
     config: str | Path | ConfigDict,
@@ -81,7 +78,7 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
     shard.wait()  # the first process makes the folder that the others ask about
     if resumes:
         there = RunDir.open(path)
-        imported = (path / IMPORT).exists() and not there.read_metrics()
+        imported = not there.bound
         config = resumed_config(request, flatten(there.config), path / "config.json", imported)
     experiment = assembly.experiment(config, build_device(request.device))
     if not len(experiment.data.train):

@@ -61,6 +61,11 @@ class Data:
         return values.to(own.device, own.dtype)
 
     @property
+    def one_part(self) -> bool:
+        """Whether both parts are the same data, so that nothing is held out."""
+        return len(self.train) > 0 and self.train is self.test
+
+    @property
     def num_classes(self) -> int:
         """One more than the greatest label in training; 0 for data without labels."""
         return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
@@ -114,6 +119,14 @@ class Batches:
 def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return torch.from_numpy(generator.permutation(num_items))
+
+
+def digest(values: Tensor, labels: Tensor | None = None) -> str:
+    """SHA-256 of data, and of their labels if they are given."""
+    found = hashlib.sha256(values.cpu().contiguous().numpy())
+    if labels is not None:
+        found.update(labels.cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 def overlap(of: Data) -> int:

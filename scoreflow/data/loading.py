@@ -28,7 +28,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.sources import Row, damaged, hub_rows, image_files, parquet_rows
+from scoreflow.data.sources import (
+    Row,
+    damaged,
+    hub_rows,
+    hub_splits,
+    image_files,
+    parquet_rows,
+)
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -67,27 +74,34 @@ def no_images(shape: tuple[int, ...]) -> Data:
     return Data("none", empty, empty, 256, None, None)
 
 
-def load_images(path_or_name: str, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+def load_images(
+    path_or_name: str, test_fraction: float = 0.2, split_seed: int = 0, whole: bool = False
+) -> Data:
     """Images from a folder of parquet files, a folder of image files, or the Hugging Face Hub.
+
+    A network that was trained elsewhere has no training images here. What measures it, `whole`,
+    is a test split where there is one, or else every image; and where there is no training split
+    beside it, the same images are both parts.
 
     Args:
         path_or_name: a folder that exists; otherwise, unless it is written like a path, the Hub's
             `name` or `owner/name`.
         test_fraction: share held out where the folder is one pool; in (0, 1).
         split_seed: seed of that split.
+        whole: hold nothing out of one pool.
     """
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():
         if any(path.glob("*.parquet")):
-            return load_parquet(path)
-        return load_folder(path, test_fraction, split_seed)
+            return load_parquet(path, whole=whole)
+        return load_folder(path, test_fraction, split_seed, whole)
     if path_or_name and path.exists():
         raise RequestError(f"a dataset is a folder, got the file {path}: pass the folder it is in")
     if not HUB_NAME.fullmatch(path_or_name):
         raise RequestError(
             f"no such dataset path: {path_or_name!r}; pass a folder of images or of parquet files"
         )
-    return load_hub(path_or_name)
+    return load_hub(path_or_name, whole=whole)
 
 
 def load_pool(path_or_name: str) -> Tensor:
@@ -106,25 +120,33 @@ def load_pool(path_or_name: str) -> Tensor:
     return torch.cat([whole.train, whole.test])
 
 
-def load_parquet(path: str | Path, train_split: str = "train", test_split: str = "test") -> Data:
+def load_parquet(
+    path: str | Path, train_split: str = "train", test_split: str = "test", whole: bool = False
+) -> Data:
     """A folder of {split}-*.parquet in the Hugging Face image schema, 256 levels.
 
     Columns: `image` or `img`, a struct {bytes, path} whose bytes are an image file; if there are
-    labels, `label`.
+    labels, `label`. With `whole`, splits are as in `load_images`.
     """
     folder = _folder(path)
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise RequestError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    splits = [
-        _collect(*parquet_rows(parquet, folder, split)) for split in (train_split, test_split)
-    ]
+    names = [train_split, test_split]
+    if whole:
+        names = _wanted([name for name in names if any(folder.glob(f"{name}-*.parquet"))], "")
+    splits = [_collect(*parquet_rows(parquet, folder, name)) for name in names]
     return _join(folder.resolve().name, *splits)
 
 
-def load_hub(name: str, train_split: str = "train", test_split: str = "test") -> Data:
-    """An image data set of the Hugging Face Hub by its `name` or `owner/name`, 256 levels."""
+def load_hub(
+    name: str, train_split: str = "train", test_split: str = "test", whole: bool = False
+) -> Data:
+    """An image data set of the Hugging Face Hub by its `name` or `owner/name`, 256 levels.
+
+    With `whole`, splits are as in `load_images`.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -132,19 +154,25 @@ def load_hub(name: str, train_split: str = "train", test_split: str = "test") ->
             f"{name!r} is no folder here, so it names a Hugging Face Hub dataset, which needs the"
             " datasets package: pip install datasets, or pass a folder"
         ) from error
-    splits = [_collect(*hub_rows(datasets, name, split)) for split in (train_split, test_split)]
-    return _join(name, *splits)
+    names = [train_split, test_split]
+    if whole:
+        there = hub_splits(datasets, name)
+        names = _wanted([each for each in names if each in there], "+".join(there))
+    return _join(name, *[_collect(*hub_rows(datasets, name, split)) for split in names])
 
 
-def load_folder(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
+def load_folder(
+    path: str | Path, test_fraction: float = 0.2, split_seed: int = 0, whole: bool = False
+) -> Data:
     """Your own image files, 256 levels: path/train/** and path/test/**, or one pool split by seed.
 
     Files are taken in the order of their names (hidden ones are left out). Where they lie in
     sub-folders, the first sub-folder is the class, numbered in the order of the classes' names.
+    With `whole`, nothing is split, and one of the two folders is enough.
     """
     folder = _folder(path)
     parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
-    if len(parts) == 1:
+    if len(parts) == 1 and not whole:
         missing = {"train": "test", "test": "train"}[parts[0].name]
         raise RequestError(
             f"{folder} has {parts[0].name}/ but no {missing}/: add it, or keep all images in one"
@@ -153,12 +181,17 @@ def load_folder(path: str | Path, test_fraction: float = 0.2, split_seed: int = 
     found = [image_files(part) for part in parts or [folder]]
     classes = sorted({name for files in found for _, name in files if name is not None})
     splits = [_folder_split(files, classes) for files in found]
-    if parts:
+    if parts or whole:
         return _join(folder.resolve().name, *splits)
     return _cut(folder.resolve().name, splits[0], 256, test_fraction, split_seed)
 
 
 # ---- helpers of the loaders ---------------------------------------------------------------------
+
+
+def _wanted(there: list[str], everything: str) -> list[str]:
+    """Which splits to read: of train and test what there is, if test is; or else all as one."""
+    return there if there and there[-1] != "train" else [everything]
 
 
 def _folder(path: str | Path) -> Path:
@@ -222,8 +255,9 @@ def _labels(labels: list[int | None], where: str) -> Tensor | None:
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def _join(name: str, train: Split, test: Split) -> Data:
-    """Data of two splits that must look alike."""
+def _join(name: str, train: Split, test: Split | None = None) -> Data:
+    """Data of two splits that must look alike, or of one that is both."""
+    test = train if test is None else test
     if train[0].shape[1:] != test[0].shape[1:]:
         raise RequestError(
             f"{name}: train and test must share one size and mode, got"

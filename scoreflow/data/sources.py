@@ -29,8 +29,9 @@ def _columns(names: list[str], where: str) -> tuple[str, bool]:
 
 
 def parquet_rows(parquet: ModuleType, folder: Path, split: str) -> Rows:
-    """The rows of folder/{split}-*.parquet, in the Hugging Face image schema."""
-    files = sorted(folder.glob(f"{split}-*.parquet"))
+    """The rows of folder/{split}-*.parquet, in the Hugging Face image schema; of "", all files."""
+    pattern = f"{split}-*.parquet" if split else "*.parquet"
+    files = sorted(folder.glob(pattern))
     if not files:
         present = ", ".join(sorted(file.name for file in folder.glob("*.parquet"))) or "none"
         raise RequestError(
@@ -41,7 +42,7 @@ def parquet_rows(parquet: ModuleType, folder: Path, split: str) -> Rows:
     except (ValueError, OSError) as error:
         raise RequestError(damaged(str(folder), "parquet file", error)) from error
     rows = (row for file in files for row in _file_rows(parquet, file))
-    return rows, total, f"{folder}/{split}-*.parquet"
+    return rows, total, f"{folder}/{pattern}"
 
 
 def _file_rows(parquet: ModuleType, file: Path) -> Iterator[Row]:
@@ -64,16 +65,21 @@ def _file_rows(parquet: ModuleType, file: Path) -> Iterator[Row]:
         raise RequestError(damaged(str(file), "parquet file", error)) from error
 
 
+def hub_splits(datasets: ModuleType, name: str) -> list[str]:
+    """The names of the splits of a Hub dataset."""
+    try:
+        return [str(each) for each in datasets.get_dataset_split_names(name)]
+    except Exception as error:  # whatever the library or its HTTP client raises
+        raise _not_had(f"Hub dataset {name!r}", error) from error
+
+
 def hub_rows(datasets: ModuleType, name: str, split: str) -> Rows:
     """The rows of a split of a Hub dataset."""
     where = f"Hub dataset {name!r}, split {split!r}"
     try:
         rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the library's, its HTTP client's, the file system's: all end here
-        raise RequestError(
-            f"{where} cannot be had ({_line(error)}): check the name and the connection,"
-            " or pass a folder"
-        ) from error
+        raise _not_had(where, error) from error
     image, labelled = _columns(rows.column_names, where)
     try:
         rows = rows.cast_column(image, datasets.Image(decode=False))
@@ -106,6 +112,13 @@ def image_files(root: Path) -> list[tuple[Path, str | None]]:
             f"no images in {root}: expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return [found[parts] for parts in sorted(found)]
+
+
+def _not_had(where: str, error: Exception) -> RequestError:
+    return RequestError(
+        f"{where} cannot be had ({_line(error)}): check the name and the connection,"
+        " or pass a folder"
+    )
 
 
 def _line(error: Exception) -> str:

@@ -111,7 +111,7 @@ def columns_of(rows: list[Json]) -> list[Column]:
 
 def reference_rows(test_data: Json, floors: Json) -> list[Json]:
     """The same metrics on held-out data, and on two sets of the true law where it is known."""
-    rows = [{"sampler": "held-out data", **test_data}]
+    rows = [{"sampler": "held-out data", **test_data}] if test_data else []
     return [*rows, {"sampler": "two sets of the truth", **floors}] if floors else rows
 
 

@@ -53,9 +53,9 @@ def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]
     n = min(TWO_SAMPLE_IMAGES, len(values), len(train))
     if not n:
         return {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
-    m = min(n, len(test))
+    m = 0 if data.one_part else min(n, len(test))  # real data that are held out
     two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
-    enough = n >= LEAST_IMAGES and m > 0
+    enough = n >= LEAST_IMAGES and len(test) > 0
     found = {
         "value": two_sample["accuracy"] if enough else None,
         "standard_error": two_sample["standard_error"] if enough else None,
@@ -78,7 +78,7 @@ def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> d
     assert data.train_labels is not None, "only labelled data come here"
     rate, n = classes[label] / sum(classes), sum(classes)
     found = {"label": label, "rate": rate, "standard_error": rate_error(rate, n)}
-    if len(test):
+    if len(test) and not data.one_part:
         real = nearest_neighbours.nearest_classes(test, data.train, data.train_labels)
         found["rate_of_test_data"] = real[label] / len(test)
     return found
@@ -104,7 +104,7 @@ def _of_data(data: Data, num_images: int) -> dict[str, Any]:
         found["num_shown"] = min(found["num_shown"], GRID_IMAGES)
     if data.test_labels is not None:
         found["classes"] = torch.bincount(data.test_labels).tolist()
-    if data.num_levels is not None:
+    if data.num_levels is not None and not data.one_part:
         bits = nearest_neighbours.histogram_bits_per_dim(data.train, data.test, data.num_levels)
         found |= dict(zip(("histogram_bits_per_dim", "standard_error"), bits, strict=True))
     return found

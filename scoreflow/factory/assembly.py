@@ -67,13 +67,16 @@ class Experiment:
     settings: TrainingSettings
 
 
-def experiment(config: ConfigDict, device: torch.device, training: bool = True) -> Experiment:
+def experiment(
+    config: ConfigDict, device: torch.device, training: bool = True, bound: bool = True
+) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
     Args:
         config: the config.
         device: where everything shall lie.
         training: whether the network will be trained; it is compiled for that alone.
+        bound: whether the data are what it is or was trained on; others measure it alone.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -83,7 +86,7 @@ def experiment(config: ConfigDict, device: torch.device, training: bool = True) 
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device)
+    data = build_data(checked, device, bound)
     _refuse_other_levels(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data)
@@ -151,21 +154,22 @@ def build_sde(config: AnyConfig) -> SDE:
     return in_units(as_request_error(build, c, "sde"), unit)
 
 
-def build_data(config: AnyConfig, device: torch.device) -> Data:
-    """The data of the `data` section, on the device."""
+def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> Data:
+    """The data of the `data` section, on the device; of images not `bound`, nothing is split."""
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
-        "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed),
+        "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed, not bound),
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
+    train = data.train.to(device)
     return Data(
         data.name,
-        data.train.to(device),
-        data.test.to(device),
+        train,
+        train if data.test is data.train else data.test.to(device),
         data.num_levels,
         data.train_labels,
         data.test_labels,

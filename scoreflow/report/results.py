@@ -19,6 +19,15 @@ PHONE = 320
 Made = TypeVar("Made")
 
 
+def measured_on(result: Json, lead: str = "") -> str:
+    """Whose images a result is of, in words behind a lead; "" where they belong to the run."""
+    of = result.get("measured_on")
+    if not of:
+        return ""
+    path = "" if of["path"] in ("", of["name"]) else f"{of['path']}, "
+    return f"{lead}{of['name']} ({path}SHA-256 of the images {of['sha256']['test'][:12]}…)"
+
+
 class Results:
     """What results/*.json hold.
 

@@ -32,7 +32,8 @@ def _likelihood(result: Json) -> Headline:
     number = with_error(result["value"], result["standard_error"])
     count = result["num_images"]
     what = "exact negative log-likelihood (lower is better)"
-    label = f"{result['unit']}, {what} of {count} test data"
+    of = result.get("measured_on")
+    label = f"{result['unit']}, {what} of {count} test data" + (f" of {of['name']}" if of else "")
     return Headline(number, label, "exact-log-likelihood")
 
 

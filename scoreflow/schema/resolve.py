@@ -66,11 +66,21 @@ def untrained_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     return config
 
 
-def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
-    """A run's config with other sampling or likelihood settings."""
+def evaluation_config(
+    request: Request, saved: Flat, where: Path, bound: bool = True
+) -> ConfigDict:
+    """A run's config with other sampling or likelihood settings.
+
+    Args:
+        request: for a run that exists.
+        saved: its config.
+        where: the file of that.
+        bound: whether its data belong to its weights. Those of another codebase were trained on
+            none of ours: whatever images fit them can be measured.
+    """
     saved = flatten(resolve(completed(saved), str(where)).to_dict())
     wanted = request.config if request.names_experiment else request.overrides
-    free = _unbound(saved)
+    free = set() if bound else {key for key in saved if key.startswith("data.")}
     for key, value in wanted.items():
         if belongs_to_weights(key) and key not in free and saved.get(key) != value:
             raise RequestError(
@@ -82,15 +92,6 @@ def evaluation_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
-
-
-def _unbound(saved: Flat) -> set[str]:
-    """Keys of the weights' sections that may change: the data of a network with its own shape.
-
-    It was trained elsewhere, and whatever images fit it can be measured.
-    """
-    known = all(saved["model.shape"])
-    return {key for key in saved if known and key.startswith("data.")}
 
 
 def completed(saved: Flat) -> Flat:

@@ -38,6 +38,8 @@ from scoreflow.storage.result_rows import Rows, rows_in
 Scalar = int | float | np.generic | Tensor
 Say = Callable[[str], None]
 """Shows a line to the user."""
+IMPORT = "results/import.json"
+"""What a run has whose weights came from another codebase."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -159,6 +161,11 @@ class RunDir:
                     f"{path} line {number} is damaged: got {line[:60]!r}; remove that line"
                 ) from error
         return rows
+
+    @property
+    def bound(self) -> bool:
+        """Whether the weights are of this run's data: all but imported ones, until trained on."""
+        return not (self.path / IMPORT).exists() or bool(self.read_metrics())
 
     # ---- checkpoints ------------------------------------------------------------------------
 

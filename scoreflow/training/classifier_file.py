@@ -13,8 +13,18 @@ from scoreflow.storage.checkpoint_file import DamagedError, read_state, write_st
 CLASSIFIER_FILE = "classifier.pt"
 
 
-def save_classifier(folder: Path, model: NoisyClassifier) -> None:
-    """Write DIR/classifier.pt and its hash, in the place of what was there."""
+class OtherDataError(RequestError):
+    """A classifier of other data than those that are asked about."""
+
+
+def save_classifier(folder: Path, model: NoisyClassifier, data: str = "") -> None:
+    """Write DIR/classifier.pt and its hash, in the place of what was there.
+
+    Args:
+        folder: the run's folder.
+        model: the classifier.
+        data: SHA-256 of what it was trained on, where that does not belong to the run's weights.
+    """
     network = model.network
     state = {
         "shape": list(network.shape),
@@ -22,11 +32,16 @@ def save_classifier(folder: Path, model: NoisyClassifier) -> None:
         "width": network.width,
         "network": network.state_dict(),
     }
-    write_state(folder / CLASSIFIER_FILE, state)
+    write_state(folder / CLASSIFIER_FILE, {**state, **({"data": data} if data else {})})
 
 
 def load_classifier(
-    folder: Path, sde: SDE, t_min: float, device: torch.device | str = "cpu"
+    folder: Path,
+    sde: SDE,
+    t_min: float,
+    device: torch.device | str = "cpu",
+    data: str = "",
+    bound: bool = True,
 ) -> NoisyClassifier:
     """The run's classifier, in eval mode and without gradients of its weights.
 
@@ -35,8 +50,11 @@ def load_classifier(
         sde: its process.
         t_min: the least time of its training, in steps.
         device: where to.
+        data: SHA-256 of the data that it shall know.
+        bound: whether those belong to the run's weights, so that one which names none knows them.
 
     Raises:
+        OtherDataError: it was trained on other data.
         RequestError: there is none, or it is damaged.
     """
     path, make = folder / CLASSIFIER_FILE, f"{MAKE_CLASSIFIER} --workdir {folder}"
@@ -49,5 +67,7 @@ def load_classifier(
     except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(f"{path} is damaged ({reason}): {make}") from error
+    if state.get("data", data if bound else "") != data:
+        raise OtherDataError(f"{path} was trained on other data than these: {make}, under these")
     network = network.to(device).eval().requires_grad_(False)
     return NoisyClassifier(network, sde, t_min)

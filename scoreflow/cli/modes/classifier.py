@@ -3,6 +3,7 @@
 import time
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.data.dataset import digest
 from scoreflow.factory.training import build_classifying
 from scoreflow.schema.request import Request
 from scoreflow.trained_run import TrainedRun, open_run
@@ -26,9 +27,10 @@ def train(trained: TrainedRun) -> None:
     model = train_classifier(data, sde, experiment.objective, settings)
     seconds = time.monotonic() - start
     found = measure(model, data, settings.seed)
-    save_classifier(folder.path, model)
+    save_classifier(folder.path, model, _of(trained))
     kept = recorded(experiment.config.classifier, experiment.device)
-    folder.write_result("classifier", {**found, "seconds": seconds, "settings": kept})
+    about = {"seconds": seconds, "settings": kept, **trained.measured_on}
+    folder.write_result("classifier", {**found, **about})
     half = found["times"][len(found["times"]) // 2]
     say(
         f"classifier of {found['num_classes']} classes, {settings.num_steps} steps in "
@@ -36,3 +38,9 @@ def train(trained: TrainedRun) -> None:
         f"{found['num_test']} test images, at t = {half['t']:g} on {half['accuracy']:.3f}; "
         f"{path}"
     )
+
+
+def _of(trained: TrainedRun) -> str:
+    """What its data are told apart by, where they can be others; else nothing."""
+    data = trained.data
+    return "" if trained.folder.bound else digest(data.train, data.train_labels)

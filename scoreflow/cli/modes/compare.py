@@ -30,7 +30,7 @@ from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
-from scoreflow.training.classifier_file import CLASSIFIER_FILE
+from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
 
 REFERENCE = (1e-3, 56.0)
 """A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
@@ -81,14 +81,14 @@ def compare(trained: TrainedRun) -> None:
             "again, and the old ones go"
         )
     common = Comparing(trained, data, judge, rows, count)
-    sweeps = _sweeps(trained, judge)
+    sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
     cases = _draw(common, wanted)
     sweep = _swept(common) if sweeps else None
     if not distributed.is_main_process():
         return
     result = _result(common, [rows.done[case] for case in cases.names.values()])
     settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
-    result |= {"step": trained.step, "settings": settings}
+    result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     trained.folder.write_result("compare", result)
     _print(result)
@@ -100,11 +100,15 @@ def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
     by: Json = {"classifier": "", "inception": inception}
     file, classifier = trained.folder.path / CLASSIFIER_FILE, None
     if data.train_labels is not None and data.num_levels is not None:
-        if file.exists():
-            by["classifier"] = hashlib.sha256(file.read_bytes()).hexdigest()
-            classifier = trained.classifier()
+        try:
+            classifier = trained.classifier() if file.exists() else None
+        except OtherDataError as error:
+            say(f"no feature distance: {error}")
         else:
-            say("no feature distance: make a classifier with --mode classifier")
+            if classifier is None:
+                say("no feature distance: make a classifier with --mode classifier")
+        if classifier is not None:
+            by["classifier"] = hashlib.sha256(file.read_bytes()).hexdigest()
     judge = build_judge(inception, data, trained.data, classifier)
     if inception and inception != fid.DOWNLOAD:  # a file that is there: it has been read
         by["inception"] = hashlib.sha256(Path(inception).read_bytes()).hexdigest()
@@ -126,6 +130,7 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
             if without_effect(f"sampling.{key}", "compare") is None
         },
         "judged_by": judged_by,
+        **trained.data_digests,
     }
 
 
@@ -152,7 +157,9 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
 def _result(common: Comparing, found: list[Json]) -> Json:
     """The rows of the cases, of held-out data, and what two sets of the truth get."""
     judge, rows, count = common.judge, common.rows, common.count
-    test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
+    test_data: Json = {}
+    if not common.data.one_part:
+        test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
     floors = kept(rows, "floors", lambda: judge.floors(count))
     orders = _orders(common) if common.data.name == "toy" else []
     return {
@@ -183,10 +190,11 @@ def _asked_for(trained: TrainedRun) -> Data:
         return data
     labels = (data.train_labels, data.test_labels)
     train, test = ((each == label).to(data.train.device) for each in labels)
+    images = data.train[train]
     return replace(
         data,
-        train=data.train[train],
-        test=data.test[test],
+        train=images,
+        test=images if data.one_part else data.test[test],
         train_labels=data.train_labels[train.to(data.train_labels.device)],
         test_labels=data.test_labels[test.to(data.test_labels.device)],
     )
@@ -207,9 +215,8 @@ def _orders(common: Comparing) -> list[Json]:
 # ---- guidance swept -----------------------------------------------------------------------------
 
 
-def _sweeps(trained: TrainedRun, judge: SampleQuality) -> bool:
+def _sweeps(trained: TrainedRun, judge: SampleQuality, exists: bool) -> bool:
     """Whether there is something to guide by; what cannot be swept is refused before any work."""
-    exists = (trained.folder.path / CLASSIFIER_FILE).exists()
     one_class = trained.config.sampling.label >= 0
     weights = trained.config.compare.guidance
     guides = bool(trained.model.num_classes) or exists

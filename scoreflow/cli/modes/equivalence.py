@@ -13,6 +13,7 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
+from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import open_run
 from scoreflow.training_run import fresh_run
@@ -26,11 +27,21 @@ def run(request: Request, argv: list[str]) -> None:
             certify(experiment, folder, experiment.model, 0)
         return
     trained = open_run(request, say)
-    certify(trained.experiment, trained.folder, trained.model, trained.step)
+    about = trained.measured_on
+    certify(trained.experiment, trained.folder, trained.model, trained.step, about)
 
 
-def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int) -> None:
+def certify(
+    experiment: Experiment, folder: RunDir, model: ScoreModel, step: int, more: Json | None = None
+) -> None:
     """Check every identity on a network; step 0 is an untrained one.
+
+    Args:
+        experiment: its config and data.
+        folder: for the result.
+        model: the network.
+        step: of its checkpoint.
+        more: what the result says besides.
 
     Raises:
         RunError: an identity failed; the results have been written.
@@ -45,11 +56,10 @@ def certify(experiment: Experiment, folder: RunDir, model: ScoreModel, step: int
     result = certificate.as_result(rows, time.monotonic() - start)
     where = environment(str(experiment.device))
     sde = experiment.config.sde.name
-    about = {"sde": sde, "precision": model.precision, "trained": step > 0}
-    settings = {**recorded(c, experiment.device), **about}
-    folder.write_result(
-        "equivalence", {**result, "step": step, "settings": settings, "environment": where}
-    )
+    of_network = {"sde": sde, "precision": model.precision, "trained": step > 0}
+    settings = {**recorded(c, experiment.device), **of_network}
+    about = {"step": step, "settings": settings, "environment": where, **(more or {})}
+    folder.write_result("equivalence", {**result, **about})
     failed = [identity.name for _, identity in rows if not identity.passed]
     page = write_report(folder)
     say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")

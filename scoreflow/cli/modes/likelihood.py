@@ -6,7 +6,6 @@ likelihood-against-OTHER.json     the difference to other weights, image by imag
 likelihood-data-NAME.json         other data, and the AUROC of telling them from the test set
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.data import loading, toy
-from scoreflow.data.dataset import Data, overlap
+from scoreflow.data.dataset import Data, digest, overlap
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
@@ -94,7 +93,7 @@ def assess(trained: TrainedRun) -> None:
 def measure_test_set(trained: TrainedRun) -> Measured:
     """The likelihood of the test set into results/likelihood.json and .jsonl."""
     data = trained.data
-    doubles = overlap(data)
+    doubles = overlap(data) if trained.folder.bound else 0  # else not what it was trained on
     if doubles:
         say(
             f"{doubles} of {len(data.test)} test images are in the training set too: "
@@ -127,7 +126,7 @@ def _measured(
         "step": weights.step,
         "device": experiment.device.type,
         "weights": weights.digest,
-        "data": hashlib.sha256(of.test.cpu().numpy().tobytes()).hexdigest(),
+        "data": digest(of.test),
     }
     shard = distributed.shard()
     if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
@@ -141,7 +140,7 @@ def _measured(
 def _write(trained: TrainedRun, name: str, result: Json) -> None:
     settings = trained.config.likelihood.to_dict() | {"device": str(trained.experiment.device)}
     if distributed.is_main_process():
-        kept = {**result, "step": trained.step, "settings": settings}
+        kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
         trained.folder.write_result(name, kept)
 
 
@@ -207,10 +206,12 @@ def _against(trained: TrainedRun) -> Weights:
     if not folder.checkpoint_steps():
         raise RequestError(f"likelihood.against: {folder.path} has no checkpoint")
     own = requests.flatten(experiment.config.to_dict())
-    asked = {key: own[key] for key in own if key.startswith("likelihood.")}
+    free = ("likelihood.",) if folder.bound else ("likelihood.", "data.")
+    asked = {key: own[key] for key in own if key.startswith(free)}
     config = {**resolve.completed(requests.flatten(folder.config)), **asked}
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
-    other = assembly.experiment(resolved, experiment.device, training=False)
+    bound = folder.bound or trained.folder.bound  # one that is not is measured on our images
+    other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "

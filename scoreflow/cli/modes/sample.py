@@ -59,7 +59,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     settings = recorded(c, trained.experiment.device)
     settings |= {"sampler": name, "guide": drawn_with["guide"]}
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
-    kept |= {"weights": trained.fingerprint, "picture": place.name}
+    kept |= {"weights": trained.fingerprint, "picture": place.name, **trained.measured_on}
     place.record()
     trained.folder.write_image(place.picture, drawn.picture)
     if last is not None:
@@ -111,6 +111,8 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     settings["sampling"] = config.sampling.to_dict()
     drawn_with = {f"control.{key}": value for key, value in config.control.to_dict().items()}
     drawn_with |= {"task": task.task, **trained.draw_settings(config.sampling.sampler)}
+    if any(str(value).startswith("test:") for value in config.control.to_dict().values()):
+        drawn_with |= trained.data_digests
     place = _place(trained, task.task, drawn_with)
     edited = editing.edit(task, plan, model.sde)
     if not distributed.is_main_process():
@@ -118,6 +120,6 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     place.record()
     folder.write_image(place.picture, edit_summary.picture(edited))
     result = {**edited.result, "caption": edit_summary.caption(edited), "picture": place.name}
-    result |= {"step": trained.step, "settings": settings}
+    result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     folder.write_result(task.task, result)
     say(f"{edit_summary.describe(edited)}; {_where(place, 'grid')}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.report.blocks import Cell, Figures, Picture, Section, Table, Text, number
-from scoreflow.report.results import Results
+from scoreflow.report.results import Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Likelihood bounds"
@@ -34,7 +34,8 @@ def _bounds(results: Results, result: Json) -> Section:
     caption = ("Estimates of x_0 as more of the code arrives, then the test image",)
     shown: Picture | None = results.picture(path, WIDE, title, caption)
     figures = Figures((*_plots(result), *([] if shown is None else [shown])))
-    said = f"The same {result['num_images']} images by every method, checkpoint of step {step}."
+    images = f"{result['num_images']} images{measured_on(result, ' of ')}"
+    said = f"The same {images} by every method, checkpoint of step {step}."
     return Section(TITLE, (Text(said), Table(columns, rows, note=note), figures))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from scoreflow.report.blocks import Cell, Section, Table, Text, number, with_error
-from scoreflow.report.results import Results
+from scoreflow.report.results import Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Exact log-likelihood"
@@ -73,10 +73,10 @@ def _likelihood(result: Json, of_data: Json) -> Section:
 def _how(result: Json) -> str:
     doubles = result.get("in_training_set", 0)
     among = f", {doubles} of them in the training set too" if doubles else ""
-    law = result["dequantization"]
+    of, law = measured_on(result, " of "), result["dequantization"]
     dequantized = "" if law == "none" else f"{law} dequantization, "
     return (
-        f"{result['num_images']} test data{among}, {result['nfe']:.0f} evaluations each, "
+        f"{result['num_images']} test data{of}{among}, {result['nfe']:.0f} evaluations each, "
         f"{result['seconds']:.1f} s, {dequantized}checkpoint of step {result['step']}."
     )
 
@@ -121,7 +121,8 @@ def _against(other: str, result: Json) -> Section:
             number(result["value"], result["standard_error"], sign="+"),
         ),
     )
-    note = f"{count} images, with the same dequantization and probes."
+    of = measured_on(result, " of ")
+    note = f"{count} images{of}, with the same dequantization and probes."
     table = Table(("weights", unit), rows, note=note, sortable=False)
     return Section(f"Log-likelihood against {other}", (table,))
 
@@ -133,7 +134,10 @@ def _other_data(other: str, result: Json) -> Section:
         for score, row in result["detection"].items()
     )
     head = with_error(result["value"], result["standard_error"])
-    note = "An AUROC of 0.5 is chance; 1 separates the data from the test set without error."
+    note = (
+        "An AUROC of 0.5 is chance; 1 separates the data from the test set"
+        f"{measured_on(result, ', ')}, without error."
+    )
     return Section(
         f"Log-likelihood of other data: {other}",
         (

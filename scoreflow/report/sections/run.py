@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scoreflow.report.blocks import Block, Cell, Fold, Section, Table, plain
-from scoreflow.report.results import Results
+from scoreflow.report.results import Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "About this run"
@@ -69,6 +69,9 @@ def _training(result: Json) -> dict[str, str]:
 
 def _data(results: Results) -> str:
     """As far as the configuration and the other results tell."""
+    others = [measured_on(result) for result in results.by_name.values()]
+    if any(others):  # the network is from elsewhere
+        return "; ".join(["measured on " + each for each in dict.fromkeys(others) if each])
     name = _section(results.run.config, "data").get("name", "")
     tested = (results.by_name[key].get("data") for key in results.named("samples-"))
     counts = [each["num_test"] for each in tested if isinstance(each, dict) and "num_test" in each]

@@ -18,7 +18,7 @@ from scoreflow.report.blocks import (
     plain,
     with_error,
 )
-from scoreflow.report.results import Results, picture_in_json
+from scoreflow.report.results import Results, measured_on, picture_in_json
 from scoreflow.report.sections.tables import class_table, metrics_table
 from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import Json
@@ -97,6 +97,8 @@ def _read(results: Results, result: Json) -> _Drawn:
     lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
     if "of_class" in result:
         lines.append(_of_class(result["of_class"]))
+    if against := measured_on(result, "held against "):
+        lines.append(against)
     if saved := result.get("saved"):
         lines.append(_saved(results.drawn(result, step, name).with_suffix(""), saved))
     path = results.drawn(result, step, name)

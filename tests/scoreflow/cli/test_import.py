@@ -1,5 +1,6 @@
 """--mode import as a user meets it: what it prints, every mode after it, and refusals."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import scoreflow as sf
 from scoreflow.cli.main import main
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -172,6 +174,124 @@ def test_images_may_be_named_later(without, capsys):
     assert "256 levels, and digits has 17" in capsys.readouterr().err
 
 
+def test_images_that_measure_it_are_not_split(without, capsys):
+    workdir, images = without
+    few = ["--config.sampling.steps=2", "--config.sampling.num_images=20", "--sampler=ddim"]
+    capsys.readouterr()
+    assert ask(workdir, "sample", f"--data={images}", *few) == 0
+    said = "images: all 20 images are measured on, and stand in for training images too"
+    assert said in capsys.readouterr().out
+    found = result(workdir, "samples-ddim")
+    assert found["data"]["num_test"] == 20
+    assert found["two_sample"]["num_each"] == 20
+    assert found["two_sample_of_test_data"] is None  # nothing is held out
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(2,)", "--config.compare.num_images=20"]
+    assert ask(workdir, "compare", f"--data={images}", *nfe) == 0
+    assert result(workdir, "compare")["rows"][0]["num_images"] == 20
+    assert result(workdir, "compare")["test_data"] == {}
+    assert "held-out data" not in capsys.readouterr().out
+    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.checked=0"]
+    assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
+    assert result(workdir, "likelihood")["num_images"] == 20
+    assert result(workdir, "likelihood")["in_training_set"] == 0
+    assert "in the training set" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def others(without):
+    """The run, and two folders of images that fit it."""
+    workdir, images = without
+    lighter = images.parent / "lighter"
+    lighter.mkdir()
+    for k in range(20):
+        Image.new("L", (8, 8), 255 - 5 * k).save(lighter / f"{k:02d}.png")
+    return workdir, images, lighter
+
+
+def digest_of(images):
+    levels = b"".join(Image.open(each).tobytes() for each in sorted(images.iterdir()))
+    return hashlib.sha256(levels).hexdigest()
+
+
+def test_a_result_of_images_that_can_change_says_whose_it_is(others):
+    workdir, images, _ = others
+    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
+    ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
+    assert ask(workdir, "likelihood", f"--data={images}", *crude, *ledger) == 0
+    few = ["--config.sampling.steps=2", "--config.sampling.num_images=12", "--sampler=ddim"]
+    assert ask(workdir, "sample", f"--data={images}", *few) == 0
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(2,)", "--config.compare.num_images=12"]
+    assert ask(workdir, "compare", f"--data={images}", *nfe) == 0
+    digest = digest_of(images)
+    for name in ("likelihood", "likelihood-ledger", "samples-ddim", "compare"):
+        sha256 = {"test": digest, "train": digest}
+        whose = {"name": "images", "path": str(images), "sha256": sha256}
+        assert result(workdir, name)["measured_on"] == whose, name
+    page = (workdir / "report.html").read_text()
+    assert "of 2 test data of images" in page
+    assert f"measured on images ({images}, SHA-256 of the images {digest[:12]}" in page
+
+
+def test_compare_measures_anew_on_other_images(others, capsys):
+    workdir, images, lighter = others
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(2,)", "--config.compare.num_images=12"]
+    distances = []
+    for data in (images, lighter, lighter):
+        assert ask(workdir, "compare", f"--data={data}", *nfe) == 0
+        distances.append(result(workdir, "compare")["rows"][0]["nearest_train_distance"])
+        told = capsys.readouterr().out
+        assert ("of other settings" in told) == (len(distances) == 2)
+    assert distances[0] != distances[1] == distances[2]
+
+
+def test_moments_and_samples_by_them_are_of_the_images_named(others, capsys):
+    workdir, images, lighter = others
+    few = ["--config.sampling.steps=3", "--config.sampling.num_images=4", "--sampler=ancestral"]
+    few += ["--config.sampling.variance=optimal"]
+    kept = []
+    for data in (images, lighter):
+        assert ask(workdir, "sample", f"--data={data}", *few) == 0
+        kept.append(result(workdir, "moments"))
+    assert kept[0]["settings"] != kept[1]["settings"]
+    assert kept[0] | {"settings": {}} != kept[1] | {"settings": {}}
+    assert "data" in capsys.readouterr().out.splitlines()[-1]  # drawn beside the others
+
+
+def test_an_edited_test_image_is_of_the_images_named(others):
+    workdir, images, lighter = others
+    vary = ["--config.sampling.task=vary", "--config.sampling.steps=3"]
+    names = set()
+    for data in (images, lighter):
+        assert ask(workdir, "sample", f"--data={data}", *vary) == 0
+        names.add(result(workdir, "vary")["picture"])
+    assert len(names) == 2
+
+
+def test_a_classifier_guides_and_judges_on_its_own_images_alone(tmp_path, capsys):
+    brief = ["--config.classifier.num_steps=2", "--config.classifier.batch_size=4"]
+    for name in ("one", "two"):
+        for k in range(20):
+            folder = tmp_path / name / "ab"[k % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 5 * k + (100 if name == "two" else 0)).save(folder / f"{k}.png")
+    fresh = tmp_path / "fresh"
+    flags = [flag for flag in FLAGS if not flag.startswith("--data")]
+    assert run(*flags, f"--workdir={fresh}") == 0
+    one, two = f"--data={tmp_path / 'one'}", f"--data={tmp_path / 'two'}"
+    assert ask(fresh, "classifier", one, *brief) == 0
+    few = ["--config.sampling.steps=2", "--config.sampling.num_images=2", "--sampler=ddim"]
+    few += ["--config.sampling.label=1"]
+    assert ask(fresh, "sample", one, *few) == 0
+    assert ask(fresh, "sample", two, *few) == 2
+    assert "was trained on other data than these" in capsys.readouterr().err
+    nfe = ["--samplers=ddim", "--config.compare.nfe=(2,)", "--config.compare.num_images=12"]
+    assert ask(fresh, "compare", two, "--config.compare.guidance=()", *nfe) == 0
+    assert "no feature distance" in capsys.readouterr().out
+    assert "feature_distance" not in result(fresh, "compare")["rows"][0]
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -208,6 +328,12 @@ def test_a_wrong_request_is_one_line(flags, told, tmp_path, monkeypatch, capsys)
     assert told in line
     assert line.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_results_of_a_run_of_our_own_name_no_data_for_they_cannot_change():
+    own = sf.load(FIXTURES / "run-0.1", "cpu")
+    assert own.measured_on == own.data_digests == {}
+    assert not {"data", "num_levels"} & own.draw_settings("ddim").keys()
 
 
 def test_a_run_of_our_own_keeps_its_data(tmp_path, capsys):

@@ -88,3 +88,9 @@ def test_a_fresh_network_without_images_is_refused(mode, capsys, tmp_path, monke
     assert main([*argv, "--device", "cpu"]) == 2
     assert "needs images, got data.name = none: add --data PATH" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shape_of_its_own_frees_no_data_of_a_run_that_was_trained_here(folder, capsys):
+    status, said = call(folder, capsys, "sample", "--data=digits")
+    assert status == 2
+    assert "data.name belongs to the trained weights (none there, digits asked)" in said

@@ -361,14 +361,14 @@ def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
     ["./nothing", "~/no-such-thing", "/no/such", "a/b/c", "", "data/", "../..x", "my images"],
 )
 def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(loading, "load_hub", lambda name: pytest.fail(f"looked up {name}"))
+    monkeypatch.setattr(loading, "load_hub", lambda name, **_: pytest.fail(f"looked up {name}"))
     refused("no such dataset path: .*; pass a folder", load_images, name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "ylecun/mnist", "some-one/data_set.v2"])
 def test_other_names_go_to_the_hub(name, monkeypatch):
     digits, asked = load_digits(), []
-    monkeypatch.setattr(loading, "load_hub", lambda name: asked.append(name) or digits)
+    monkeypatch.setattr(loading, "load_hub", lambda name, **_: asked.append(name) or digits)
     assert load_images(name) is digits
     assert asked == [name]
 
@@ -407,6 +407,7 @@ def stand_in(monkeypatch, splits):
 
     fake = ModuleType("datasets")
     fake.load_dataset, fake.Image = load_dataset, lambda decode: ("Image", decode)
+    fake.get_dataset_split_names = lambda _name: list(splits)
     monkeypatch.setitem(sys.modules, "datasets", fake)
 
 
@@ -539,3 +540,60 @@ def test_cifar10_has_its_classes():
     torch.testing.assert_close(
         means, torch.tensor([0.4914, 0.4822, 0.4465]).double(), atol=2e-3, rtol=0
     )
+
+
+# ---- images that measure a network from elsewhere: nothing is held out of one pool
+
+
+def whole(path, train, test):
+    """Both parts of what is loaded, as images; the same object where they are one."""
+    loaded = load_images(str(path), whole=True)
+    assert torch.equal(loaded.train, planar(train))
+    assert torch.equal(loaded.test, planar(test))
+    assert loaded.one_part == (loaded.train is loaded.test)
+    return loaded
+
+
+def test_a_pool_of_image_files_is_measured_whole(tmp_path):
+    images = pictures(10)
+    write_images(tmp_path / "pool", images)
+    assert whole(tmp_path / "pool", images, images).one_part
+    assert len(load_images(str(tmp_path / "pool")).test) == 2
+    write_images(tmp_path / "split" / "test" / "a", images[:3])
+    assert whole(tmp_path / "split", images[:3], images[:3]).test_labels.tolist() == [0, 0, 0]
+    write_images(tmp_path / "split" / "train" / "b", images[3:])
+    assert not whole(tmp_path / "split", images[3:], images[:3]).one_part
+    write_images(tmp_path / "half" / "train", images)
+    assert whole(tmp_path / "half", images, images).one_part
+
+
+def test_parquet_files_are_measured_whole_unless_there_is_a_test_split(tmp_path):
+    images = pictures(6)
+    rows = [encoded(image) for image in images]
+    write_parquet(tmp_path / "train-0.parquet", rows[:2])
+    assert whole(tmp_path, images[:2], images[:2]).one_part
+    write_parquet(tmp_path / "validation-0.parquet", rows[2:4])
+    assert whole(tmp_path, images[:4], images[:4]).one_part
+    write_parquet(tmp_path / "test-0.parquet", rows[4:])
+    assert not whole(tmp_path, images[:2], images[4:]).one_part
+    (tmp_path / "train-0.parquet").unlink()
+    assert whole(tmp_path, images[4:], images[4:]).one_part
+
+
+def test_a_set_of_the_hub_is_measured_whole_unless_it_has_a_test_split(monkeypatch):
+    images = pictures(4)
+    rows = [{"image": {"bytes": encoded(image), "path": None}} for image in images]
+    first, last = Rows(rows[:2], ["image"]), Rows(rows[2:], ["image"])
+    stand_in(monkeypatch, {"train": first, "validation": last, "train+validation": first})
+    monkeypatch.setattr(
+        sys.modules["datasets"], "get_dataset_split_names", lambda _: ["train", "validation"]
+    )
+    assert whole("owner/name", images[:2], images[:2]).one_part
+    stand_in(monkeypatch, {"train": first, "test": last})
+    assert not whole("owner/name", images[:2], images[2:]).one_part
+    stand_in(monkeypatch, {"test": last})
+    assert whole("owner/name", images[2:], images[2:]).one_part
+    with monkeypatch.context() as patched:
+        stand_in(patched, {"test": last})
+        patched.delattr(sys.modules["datasets"], "get_dataset_split_names")
+        refused("'owner/name' cannot be had", lambda: load_images("owner/name", whole=True))
