@@ -142,7 +142,7 @@ def test_which_of_the_two_codebases_is_asked_where_files_look_alike(golden):
         ({"size": 8, "schedule": "linear", "steps": 10}, "how attention is cut into heads"),
         ({"size": 8, "schedule": "linear", "steps": 10, "heads": 3}, "cannot have 3 heads"),
         ({"size": 8, "schedule": "sigmoid", "steps": 10, "heads": 1}, "one of linear, cosine"),
-        ({"size": 8, "schedule": "linear", "steps": 0, "heads": 1}, "steps must be above 0"),
+        ({"size": 8, "schedule": "linear", "steps": 0, "heads": 1}, "number above 0 (steps"),
         ({"size": "8px", "schedule": "linear", "steps": 1, "heads": 1}, "a whole number"),
         ({"sizes": 8}, "no option 'sizes'; did you mean 'size'"),
         ({"size": 8, "schedule": "linear", "steps": 10, "heads": True}, "heads must be a whole"),
