@@ -1,5 +1,6 @@
 """What a reader asks of the user because the file does not say it: names, kinds and defaults."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from scoreflow.errors import RequestError, did_you_mean
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 """What an answer must be, by its type."""
+MOST = 2**53
+"""Beyond what whole numbers are not all numbers of double precision."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,11 @@ class Asked:
         """The answer in its type.
 
         Raises:
-            RequestError: it is of another type, not above 0, or not among the choices.
+            RequestError: it is of another type, no finite number, not above 0 where its default
+                is not 0, below 0, or not among the choices.
         """
+        if type(value) is int and abs(value) >= MOST:
+            raise RequestError(f"option {self.name} must be below 2^53, got one beyond it")
         if self.kind is float and type(value) is int:
             value = float(value)
         if type(value) is not self.kind:
@@ -44,9 +50,17 @@ class Asked:
             raise RequestError(
                 f"option {self.name} must be one of {', '.join(self.choices)}, got {value!r}"
             )
-        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-            raise RequestError(f"option {self.name} must be above 0, got {value}")
+        if self.kind in (int, float):
+            self._refuse_out_of_range(value)
         return value
+
+    def _refuse_out_of_range(self, value: float) -> None:
+        """Refuse what is not finite, or below the least; a default of 0 may be said as well."""
+        least = "0 or above" if self.default == 0 else "above 0"
+        if not math.isfinite(value) or value < 0 or (value == 0 and self.default != 0):
+            raise RequestError(
+                f"option {self.name} must be a finite number {least} ({self.meaning}), got {value}"
+            )
 
 
 def answers(

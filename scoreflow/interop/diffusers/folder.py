@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.tensor_files import read_tensors
+from scoreflow.interop.torch_files import first_line
 from scoreflow.schema.config import KEYS
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -116,20 +117,27 @@ def read_json(path: Path) -> Json:
     """
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read ({error}): download it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{path} cannot be read ({first_line(error)}): download it again"
+        ) from error
     if not isinstance(found, dict):
-        raise RequestError(f"{path} must hold an object, got a {type(found).__name__}")
+        raise RequestError(f"{path} must hold an object, got a {type(found).__name__}: download it again")
     return found
 
 
-def our_settings(network: Path) -> Json:
-    """Config keys that our own export left in or above the network's folder; else none.
+def our_settings(path: Path, folder: Folder) -> Json:
+    """Config keys that our own export left in the network's folder or its pipeline's; else none.
 
     Args:
-        network: the network's folder.
+        path: what the user named. The folder above the network's counts if it lies in this, or if
+            the scheduler was taken from it as well: it is the network's pipeline then.
+        folder: the files that were found there.
     """
-    for base in (network, network.parent):
+    network, scheduler = folder.network.absolute(), folder.scheduler.absolute()
+    inside = network.parent.is_relative_to(path.absolute())
+    shared = network.parent in scheduler.parents and network not in scheduler.parents
+    for base in (network, network.parent) if inside or shared else (network,):
         if (base / OURS).is_file():
             found = read_json(base / OURS)
             return {key: found[key] for key in OUR_KEYS if key in found}
@@ -138,8 +146,9 @@ def our_settings(network: Path) -> Json:
 
 def step_of(network: Path, config: Json) -> int:
     """Training steps behind a network, 0 where its folder does not say."""
-    if isinstance(config.get("optimization_step"), int):  # of an average that was saved as such
-        return int(config["optimization_step"])
+    told = config.get("optimization_step")  # of an average that was saved as such
+    if type(told) is int and told >= 0:
+        return told
     named = re.fullmatch(r"checkpoint-(\d+)", network.parent.name)
     return int(named[1]) if named else 0
 
@@ -150,7 +159,7 @@ def _class_of(folder: Path) -> str:
         return ""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ""
     return str(found.get("_class_name", "")) if isinstance(found, dict) else ""
 

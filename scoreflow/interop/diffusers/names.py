@@ -9,6 +9,8 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Weights
+from scoreflow.interop.tensor_files import as_convolution
+from scoreflow.interop.torch_files import printable
 
 NAMES = [
     (r"^conv_in\.", "stem."),
@@ -59,24 +61,41 @@ def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
     Raises:
         RequestError: a name that a UNet2DModel of `constructor`'s kind does not have.
     """
-    now = {_present_name(name): tensor for name, tensor in tensors.items()}
+    now: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if now.setdefault(_present_name(name), tensor) is not tensor:
+            raise RequestError(
+                f"{where}: {printable(name)} is there by its old name and by its present one: "
+                "the file is damaged"
+            )
     ours: dict[str, Tensor] = {}
     for name, tensor in now.items():
         if ".to_k." in name or ".to_v." in name:
             continue
         own, value = name, tensor
         if ".to_q." in name:
-            value = torch.cat([_part(now, name, each, where) for each in ("to_q", "to_k", "to_v")])
+            parts = [_part(now, name, each, where) for each in ("to_q", "to_k", "to_v")]
+            if not parts[0].ndim or len({part.shape for part in parts}) > 1:
+                raise RequestError(
+                    f"{where}: {printable(name)} must have the shape of its keys and values, got "
+                    f"{', '.join(str(tuple(part.shape)) for part in parts)}: the file is damaged"
+                )
+            value = torch.cat(parts)
             own = name.replace(".to_q.", ".qkv.")
         for pattern, replacement in NAMES:
             own = re.sub(pattern, replacement, own)
         if own.split(".")[0] not in OUR_TOPS:
             raise RequestError(
-                f"{where}: a UNet2DModel has no tensor {name!r}; save the network alone, by its "
+                f"{where}: a UNet2DModel has no tensor {printable(name)!r}; save the network alone, by its "
                 "save_pretrained"
             )
         if own.endswith(("qkv.weight", "proj.weight")):
-            value = value.reshape(*value.shape[:2], 1, 1)  # a dense layer as a 1 x 1 convolution
+            value = as_convolution(value, name, where)
+        if own in ours:
+            raise RequestError(
+                f"{where}: two tensors are {own} of our U-Net, the second {printable(name)}: the "
+                "file is damaged"
+            )
         ours[own] = value
     return ours
 

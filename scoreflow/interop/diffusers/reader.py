@@ -9,7 +9,9 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.diffusers import folder as folders
+from scoreflow.interop.diffusers import kinds
 from scoreflow.interop.diffusers.folder import Json
+from scoreflow.interop.diffusers.kinds import shown
 from scoreflow.interop.diffusers.names import renamed
 from scoreflow.interop.diffusers.schedule import schedule
 from scoreflow.interop.imported import Imported
@@ -99,7 +101,7 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
     c = constructor(where, config)
     scheduler = folders.read_json(folder.scheduler)
     noise, facts = schedule(folder.scheduler, scheduler)
-    ours = folders.our_settings(folder.network)
+    ours = folders.our_settings(path, folder)
     settings = {**network_settings(where, c, int(told["size"])), **noise, **ours}
     if ours:
         facts = facts | {"exported": f"by ScoreFlow: its own process and points, {folders.OURS}"}
@@ -133,8 +135,10 @@ def constructor(where: Path, config: Json) -> Json:
             if kind in ("UNetModel", "UNetUnconditionalModel")
             else "wrap the network instead (docs/networks.md)"
         )
-        raise RequestError(f"{where}: _class_name must be UNet2DModel, got {kind}: {older}")
-    given = {k: v for k, v in config.items() if k[0] != "_" and k not in OF_THE_AVERAGE}
+        raise RequestError(f"{where}: _class_name must be UNet2DModel, got {shown(kind)}: {older}")
+    given = {
+        k: v for k, v in config.items() if not k.startswith("_") and k not in OF_THE_AVERAGE
+    }
     for key, value in given.items():
         if key not in DEFAULTS and value not in (None, False):
             raise beyond(where, key, value)
@@ -142,6 +146,7 @@ def constructor(where: Path, config: Json) -> Json:
     for key, values in FIXED.items():
         if c[key] not in values:
             raise beyond(where, key, c[key], values)
+    kinds.check(where, c, kinds.NETWORK)
     return c
 
 
@@ -175,7 +180,7 @@ def network_settings(where: Path, c: Json, size: int) -> Json:
         "model.dropout": float(c["dropout"]),
         "model.norm_eps": float(c["norm_eps"]),
         "model.embedding_order": "cos_sin" if c["flip_sin_to_cos"] else "sin_cos",
-        "model.frequency_shift": c["freq_shift"],
+        "model.frequency_shift": int(c["freq_shift"]),
         "model.padding": "symmetric" if c["downsample_padding"] else "bottom_right",
         "model.scale_shift": c["resnet_time_scale_shift"] == "scale_shift",
         "model.head_channels": per_head or 0,
@@ -192,7 +197,7 @@ def beyond(where: Path, key: str, value: object, ours: object = None) -> Request
     listed = ", ".join(map(str, ours)) if isinstance(ours, tuple) else ours
     rule = f" must be {listed} to be read," if ours is not None else " is not known here,"
     return RequestError(
-        f"{where}: {key}{rule} got {value}: wrap the network instead (docs/networks.md)"
+        f"{where}: {shown(key)}{rule} got {shown(value)}: wrap the network instead (docs/networks.md)"
     )
 
 
@@ -226,7 +231,7 @@ def _size(where: Path, c: Json, size: int) -> tuple[int, int]:
     if not found:
         raise RequestError(f"{where} has no sample_size: add --set size=PIXELS")
     height, width = found if isinstance(found, list) else (found, found)
-    return int(height), int(width)
+    return height, width
 
 
 def _match_channels(where: Path, c: Json, settings: Json) -> None:

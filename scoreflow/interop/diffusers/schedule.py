@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from scoreflow.errors import RequestError
+from scoreflow.interop.diffusers import kinds
 from scoreflow.interop.diffusers.folder import Json
+from scoreflow.interop.diffusers.kinds import shown
 
 CLASSES = {
     "DDPMScheduler",
@@ -36,12 +38,26 @@ DEFAULTS: Json = {
     "variance_type": "fixed_small",
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
-    "clip_sample": True,
+    "clip_sample": False,
     "clip_sample_range": 1.0,
+    "thresholding": False,
 }
-"""DDPMScheduler's own defaults of what matters."""
+"""DDPMScheduler's own defaults of what matters, save that only `CLIPPING` clip."""
+CLIPPING = {
+    "DDPMScheduler",
+    "GaussianDDPMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+}
+"""Schedulers that clip their estimate of x_0 unless they are told not to; no others do."""
+OWN_DEFAULTS: dict[str, Json] = {
+    "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+}
+"""Defaults of one scheduler that the others do not share."""
 OF_DRAWING = {
-    "thresholding",
+    "flow_shift",
+    "time_shift_type",
     "dynamic_thresholding_ratio",
     "sample_max_value",
     "timestep_spacing",
@@ -70,7 +86,8 @@ OF_DRAWING = {
     "tensor_format",
     "clip_predicted_image",
 }
-"""Keys that change how samples are drawn and not what the network means."""
+"""Keys that change how samples are drawn and not what the network means. Those of flows are here
+only as far as nothing comes of them while use_flow_sigmas is false."""
 PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 VARIANCES = {
     "fixed_small": "posterior",
@@ -93,7 +110,7 @@ def schedule(where: Path, config: Json) -> tuple[Json, dict[str, str]]:
         RequestError: another process, or a key or value that we do not have.
     """
     c = _checked(where, config)
-    steps = int(c["num_train_timesteps"])
+    steps = c["num_train_timesteps"]
     noise, described = _betas(where, c, steps)
     learned = c["variance_type"] == "learned_range"
     settings = {
@@ -112,28 +129,43 @@ def schedule(where: Path, config: Json) -> tuple[Json, dict[str, str]]:
         "sampling.variance": VARIANCES[c["variance_type"]],
         "sampling.clip": bool(c["clip_sample"]),
     }
-    return settings, {
+    facts = {
         "schedule": f"{described}, {steps} steps",
         "prediction": c["prediction_type"],
         "label": "the step's index from 0, at the chain's integer times",
         "variance": c["variance_type"],
     }
+    if c["thresholding"]:
+        own = "clipped to the range of images" if c["clip_sample"] else "as they are"
+        facts["thresholding"] = (
+            "its pipeline cuts each x_0 at a quantile of its own pixels, which no sampler here "
+            f"does: estimates are taken {own}"
+        )
+    return settings, facts
 
 
 def _checked(where: Path, config: Json) -> Json:
     kind = config.get("_class_name", "DDPMScheduler")
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise RequestError(
-            f"{where}: _class_name must be of DDPM's chain, as DDPMScheduler, got {kind}: {REMEDY}"
+            f"{where}: _class_name must be of DDPM's chain, as DDPMScheduler, got {shown(kind)}: "
+            f"{REMEDY}"
         )
-    given = {key: value for key, value in config.items() if key[0] != "_"}
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
     if "timesteps" in given:  # the name in versions 0.0.x, which today's library passes over
         given.setdefault("num_train_timesteps", given.pop("timesteps"))
     for key, value in given.items():
         if key not in DEFAULTS and key not in OF_DRAWING and value not in (None, False):
-            raise RequestError(f"{where}: {key} is not known here, got {value}: {REMEDY}")
-    c: Json = {**DEFAULTS, **{k: v for k, v in given.items() if k in DEFAULTS}}
-    c["clip_sample"] = given.get("clip_sample", given.get("clip_predicted_image", True))
+            raise RequestError(
+                f"{where}: {shown(key)} is not known here, got {shown(value)}: {REMEDY}"
+            )
+    if "clip_predicted_image" in given:  # its name in the same versions
+        given.setdefault("clip_sample", given["clip_predicted_image"])
+    own = {"clip_sample": kind in CLIPPING, **OWN_DEFAULTS.get(kind, {})}
+    c: Json = {**DEFAULTS, **own, **{k: v for k, v in given.items() if k in DEFAULTS}}
+    kinds.check(where, c, kinds.SCHEDULER)
+    if c["variance_type"] is None:  # of solvers that draw no noise
+        c["variance_type"] = DEFAULTS["variance_type"]
     if c["rescale_betas_zero_snr"]:
         raise RequestError(
             f"{where}: rescale_betas_zero_snr = true leaves no signal at the last step, where the "
@@ -143,7 +175,8 @@ def _checked(where: Path, config: Json) -> Json:
     for key, known in (("prediction_type", PREDICTIONS), ("variance_type", VARIANCES)):
         if c[key] not in known:
             raise RequestError(
-                f"{where}: {key} must be one of {', '.join(known)}, got {c[key]}: {REMEDY}"
+                f"{where}: {key} must be one of {', '.join(known)}, got "
+                f"{shown(c[key])}: {REMEDY}"
             )
     if c["clip_sample"] and c["clip_sample_range"] != 1:
         raise RequestError(
@@ -157,7 +190,7 @@ def _betas(where: Path, c: Json, steps: int) -> tuple[Json, str]:
     """The keys of the schedule, and its name with its ends."""
     low, high, name = float(c["beta_start"]), float(c["beta_end"]), c["beta_schedule"]
     ends = {"sde.beta_min": steps * low, "sde.beta_max": steps * high}
-    shown = f"betas from {low:g} to {high:g}"
+    ends_told = f"betas from {low:g} to {high:g}"
     if c["trained_betas"] is not None:
         own = tuple(map(float, c["trained_betas"]))
         if len(own) != steps:
@@ -168,16 +201,16 @@ def _betas(where: Path, c: Json, steps: int) -> tuple[Json, str]:
         return {"sde.schedule": "betas", "sde.betas": own}, "betas listed in the file"
     match name:
         case "linear":
-            return {"sde.schedule": "linear", **ends}, f"linear {shown}"
+            return {"sde.schedule": "linear", **ends}, f"linear {ends_told}"
         case "scaled_linear":
-            return {"sde.schedule": "scaled_linear", **ends}, f"{shown}, their roots linear"
+            return {"sde.schedule": "scaled_linear", **ends}, f"{ends_told}, their roots linear"
         case "squaredcos_cap_v2":
             return {"sde.schedule": "cosine"}, "cosine"
         case "sigmoid":
             places = torch.linspace(-6, 6, steps, dtype=torch.float64)
             own = tuple((places.sigmoid() * (high - low) + low).tolist())
-            return {"sde.schedule": "betas", "sde.betas": own}, f"sigmoid {shown}"
+            return {"sde.schedule": "betas", "sde.betas": own}, f"sigmoid {ends_told}"
     raise RequestError(
         f"{where}: beta_schedule must be linear, scaled_linear, squaredcos_cap_v2 or sigmoid, got "
-        f"{name}: list its betas as trained_betas"
+        f"{shown(name)}: list its betas as trained_betas"
     )

@@ -20,7 +20,8 @@ from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Imported, Weights
 from scoreflow.interop.openai.shapes import Shape, shape_of
 from scoreflow.interop.options import Asked, answers
-from scoreflow.interop.tensor_files import read_tensors
+from scoreflow.interop.tensor_files import as_convolution, read_tensors
+from scoreflow.interop.torch_files import printable
 
 ORDERS = ("head_major", "qkv_major")
 ASKED = (
@@ -74,11 +75,14 @@ def recognises(path: Path, format: str) -> bool:
         return False
     try:
         tensors = read_tensors(path)
-        known = tensors.keys() >= MARKS
-        resamples = known and shape_of(tensors, path).residual_resampling
     except RequestError:
         return False
-    return known and (format == "guided_diffusion" or not resamples)
+    if not tensors.keys() >= MARKS:
+        return False
+    try:
+        return format == "guided_diffusion" or not shape_of(tensors, path).residual_resampling
+    except RequestError:  # which reading it says
+        return False
 
 
 def read(path: Path, options: Mapping[str, object], format: str = "guided_diffusion") -> Imported:
@@ -230,13 +234,20 @@ class _Names:
             own = self._name(name)
             if own is None:
                 raise RequestError(
-                    f"{where}: a U-Net of OpenAI's has no tensor {name!r}: only their plain "
+                    f"{where}: a U-Net of OpenAI's has no tensor {printable(name)!r}: only their plain "
                     "diffusion networks can be read, no classifiers or upsamplers"
                 )
-            if own.endswith(("attention.qkv.weight", "attention.qkv.bias")):
-                tensor = self._qkv_major(tensor)
+            if own in ours:
+                raise RequestError(
+                    f"{where}: two tensors are {own} of our U-Net, the second {printable(name)}: "
+                    "the file is damaged"
+                )
             is_dense = own.endswith((".qkv.weight", ".proj.weight"))
-            ours[own] = tensor.reshape(*tensor.shape[:2], 1, 1) if is_dense else tensor
+            if is_dense:
+                tensor = as_convolution(tensor, name, where)
+            if own.endswith(("attention.qkv.weight", "attention.qkv.bias")):
+                tensor = self._qkv_major(tensor, name, where)
+            ours[own] = tensor
         return ours
 
     def _name(self, name: str) -> str | None:
@@ -259,8 +270,13 @@ class _Names:
         place = self.shape.place(top, int(parts[1]), int(parts[2]))
         return _in_block(place, ".".join(parts[3:]), kind)
 
-    def _qkv_major(self, rows: Tensor) -> Tensor:
+    def _qkv_major(self, rows: Tensor, name: str, where: Path) -> Tensor:
         """Rows (head, 3, channel) as ours, (3, head, channel)."""
+        if not rows.ndim or len(rows) % 3:
+            raise RequestError(
+                f"{where}: {printable(name)} must have rows of queries, keys and values, got the "
+                f"shape {tuple(rows.shape)}: the file is damaged"
+            )
         if self.told["attention_order"] == "qkv_major":
             return rows
         channels = len(rows) // 3

@@ -8,8 +8,20 @@ from pathlib import Path
 from torch import Tensor
 
 from scoreflow.errors import RequestError
+from scoreflow.interop.torch_files import printable
 
 REMEDY = "wrap the network instead (docs/networks.md)"
+IMAGE_CHANNELS = (1, 3)
+"""Channels of images, grey or in colour."""
+NEEDED = {
+    "time_embed.0.weight": 2,
+    "input_blocks.0.0.weight": 4,
+    "middle_block.0.emb_layers.1.weight": 2,
+    "out.2.weight": 4,
+}
+"""Tensors that tell sizes, and their numbers of dimensions."""
+BLOCK = re.compile(r"(?:input|output)_blocks\.(?:0|[1-9][0-9]{0,3})\.[0-9]\.[a-z_.0-9]+")
+"""What a tensor of a numbered block is called."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ def shape_of(tensors: Mapping[str, Tensor], where: Path) -> Shape:
     Raises:
         RequestError: the tensors are of another network, or of one that our U-Net cannot be.
     """
+    _check_names(tensors, where)
     count = _count(tensors, "output_blocks")
     blocks = _blocks(tensors, count)
     if count % (blocks + 1) or count != _count(tensors, "input_blocks"):
@@ -74,17 +87,12 @@ def shape_of(tensors: Mapping[str, Tensor], where: Path) -> Shape:
             f"improved- or guided-diffusion: {REMEDY}"
         )
     levels = count // (blocks + 1)
-    stem = tensors["input_blocks.0.0.weight"]
-    channels, image_channels = stem.shape[0], stem.shape[1]
+    channels, image_channels = tensors["input_blocks.0.0.weight"].shape[:2]
     first = [1 + level * (blocks + 1) for level in range(levels)]
     widths = [_channels_of(tensors, f"input_blocks.{k}.0", where) for k in first]
     _refuse_other_widths(tensors, channels, widths, where)
     out = tensors["out.2.weight"].shape[0]
-    if out not in (image_channels, 2 * image_channels):
-        raise RequestError(
-            f"{where}: a network of {image_channels} channels in must have as many out, or twice "
-            f"with a variance, got {out}: an upsampler cannot be read"
-        )
+    _refuse_upsampler(image_channels, out, where)
     resized = f"output_blocks.{blocks}."
     return Shape(
         image_channels,
@@ -101,6 +109,50 @@ def shape_of(tensors: Mapping[str, Tensor], where: Path) -> Shape:
     )
 
 
+def _check_names(tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse names that no network has, and what is missing or of another rank."""
+    for name in tensors:
+        numbered = name.startswith(("input_blocks.", "output_blocks."))
+        if numbered and not BLOCK.fullmatch(name):
+            raise RequestError(
+                f"{where}: a block's tensor is called as input_blocks.1.0.in_layers.2.weight, "
+                f"got {printable(name)}: the file is of another network; {REMEDY}"
+            )
+    for name, rank in NEEDED.items():
+        _needed(tensors, name, rank, where)
+    if "label_emb.weight" in tensors:
+        _needed(tensors, "label_emb.weight", 2, where)
+
+
+def _needed(tensors: Mapping[str, Tensor], name: str, rank: int, where: Path) -> Tensor:
+    """A tensor that tells a size; refused if missing, of another rank, or empty."""
+    if name not in tensors:
+        raise RequestError(
+            f"{where}: the tensor {name} is missing: the file is not whole, or {REMEDY}"
+        )
+    found = tensors[name]
+    if found.ndim != rank or not found.numel():
+        raise RequestError(
+            f"{where}: the tensor {name} must have {rank} dimensions, none of them 0, got "
+            f"{tuple(found.shape)}: the file is damaged, or {REMEDY}"
+        )
+    return found
+
+
+def _refuse_upsampler(channels: int, out: int, where: Path) -> None:
+    """Refuse a network that sees more than x_t, or answers with other than its estimate."""
+    if channels not in IMAGE_CHANNELS:
+        raise RequestError(
+            f"{where}: a network must see images of 1 or 3 channels, got {channels}: an "
+            "upsampler cannot be read, which sees a smaller image beside x_t"
+        )
+    if out not in (channels, 2 * channels):
+        raise RequestError(
+            f"{where}: a network of {channels} channels in must have as many out, or twice "
+            f"with a variance, got {out}: {REMEDY}"
+        )
+
+
 def _count(tensors: Mapping[str, Tensor], top: str) -> int:
     return 1 + max((int(n.split(".")[1]) for n in tensors if n.startswith(f"{top}.")), default=-1)
 
@@ -113,12 +165,7 @@ def _blocks(tensors: Mapping[str, Tensor], count: int) -> int:
 
 
 def _channels_of(tensors: Mapping[str, Tensor], block: str, where: Path) -> int:
-    name = f"{block}.in_layers.2.weight"
-    if name not in tensors:
-        raise RequestError(
-            f"{where}: the tensor {name} is missing: the file is not whole, or {REMEDY}"
-        )
-    return tensors[name].shape[0]
+    return _needed(tensors, f"{block}.in_layers.2.weight", 4, where).shape[0]
 
 
 def _refuse_other_widths(

@@ -3,14 +3,17 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import build_sde
 from scoreflow.interop import formats
 from scoreflow.interop.diffusers.reader import DEFAULTS
+from scoreflow.interop.diffusers.schedule import CLASSES, schedule
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import flatten
 
@@ -235,3 +238,60 @@ def test_an_older_scheduler_s_timesteps_are_its_steps(ddpm):
         _class_name="GaussianDDPMScheduler",
     )
     assert formats.read(ddpm).settings["sde.num_steps"] == 500
+
+
+# ---- schedulers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES - {"GaussianDDPMScheduler"}))  # a name of old
+def test_every_scheduler_s_own_file_can_be_read(tmp_path, name):
+    import diffusers
+
+    scheduler = getattr(diffusers, name)()
+    scheduler.save_pretrained(tmp_path)
+    file = tmp_path / "scheduler_config.json"
+    written = json.loads(file.read_text())
+    settings, facts = schedule(file, written)
+    flat = flatten(Config().to_dict()) | settings
+    process = build_sde(Config.of_flat(flat, "here"))
+    t = torch.arange(1, 1001, dtype=torch.float64)
+    theirs = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(process.alpha(t) ** 2, theirs, rtol=2e-4, atol=1e-7)
+    assert settings["sampling.clip"] is written.get("clip_sample", False)
+    assert facts["variance"] == "fixed_small"
+    assert "thresholding" not in facts
+    # and what a file of another version leaves out is this class's default
+    bare = {"_class_name": name}
+    assert schedule(file, bare) == (settings, facts)
+
+
+@pytest.mark.parametrize("key", ["use_flow_sigmas", "use_dynamic_shifting"])
+def test_flows_are_refused(key):
+    with pytest.raises(RequestError, match=f"{key} is not known here, got True"):
+        schedule(Path("here"), {"_class_name": "UniPCMultistepScheduler", key: True})
+
+
+@pytest.mark.parametrize(("clip", "told"), [(True, "clipped to the range"), (False, "as they ar")])
+def test_thresholding_is_said(clip, told):
+    settings, facts = schedule(Path("here"), {"thresholding": True, "clip_sample": clip})
+    assert told in facts["thresholding"]
+    assert settings["sampling.clip"] is clip
+
+
+# ---- whose settings -----------------------------------------------------------------------------
+
+
+def test_our_settings_are_those_of_the_network_s_own_pipeline(ddpm, tmp_path):
+    from scoreflow.interop.diffusers.folder import OURS
+
+    ours = {"model.data_scale": 0.5, "training.t_min": 3.0}
+    plain = formats.read(ddpm).settings
+    (ddpm.parent / OURS).write_text(json.dumps(ours))  # of something else: above the pipeline
+    assert formats.read(ddpm).settings == plain
+    alone = tmp_path / "alone"
+    shutil.copytree(ddpm / "unet", alone)
+    shutil.copy(ddpm / "scheduler" / "scheduler_config.json", alone)
+    assert formats.read(alone).settings == plain
+    (ddpm.parent / OURS).rename(ddpm / OURS)
+    assert formats.read(ddpm).settings == plain | ours
+    assert formats.read(ddpm / "unet").settings == plain | ours  # whose scheduler is there too

@@ -142,7 +142,7 @@ def test_which_of_the_two_codebases_is_asked_where_files_look_alike(golden):
         ({"size": 8, "schedule": "linear", "steps": 10}, "how attention is cut into heads"),
         ({"size": 8, "schedule": "linear", "steps": 10, "heads": 3}, "cannot have 3 heads"),
         ({"size": 8, "schedule": "sigmoid", "steps": 10, "heads": 1}, "one of linear, cosine"),
-        ({"size": 8, "schedule": "linear", "steps": 0, "heads": 1}, "steps must be above 0"),
+        ({"size": 8, "schedule": "linear", "steps": 0, "heads": 1}, "number above 0 (steps"),
         ({"size": "8px", "schedule": "linear", "steps": 1, "heads": 1}, "a whole number"),
         ({"sizes": 8}, "no option 'sizes'; did you mean 'size'"),
         ({"size": 8, "schedule": "linear", "steps": 10, "heads": True}, "heads must be a whole"),
@@ -171,3 +171,59 @@ def test_other_networks_are_refused(tmp_path):
         with pytest.raises(RequestError) as refusal:
             formats.read(path, "guided_diffusion", "", told)
         assert message in str(refusal.value)
+
+
+def without(tensors, name):
+    return {key: tensor for key, tensor in tensors.items() if key != name}
+
+
+def test_an_upsampler_is_refused_with_a_learned_variance_too(tmp_path):
+    # guided-diffusion's sr networks see (x_t, the smaller image), and answer with (eps, variance)
+    tensors = plain_network(2, 1, ())
+    tensors["input_blocks.0.0.weight"] = torch.zeros(8, 6, 3, 3)
+    tensors["out.2.weight"], tensors["out.2.bias"] = torch.zeros(6, 8, 3, 3), torch.zeros(6)
+    path = saved(tensors, tmp_path / "64_256_upsampler.pt")
+    told = {"size": 16, "heads": 1, "schedule": "linear", "steps": 10}
+    for as_ in ("guided_diffusion", "improved_diffusion", ""):
+        with pytest.raises(RequestError, match="got 6: an upsampler cannot be read"):
+            formats.read(path, as_, "", told)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t | {"output_blocks.foo.weight": torch.zeros(1)}, "got output_blocks.foo.weig"),
+        (lambda t: t | {"input_blocks.0.weight": torch.zeros(1)}, "got input_blocks.0.weight"),
+        (
+            lambda t: without(t, "middle_block.0.emb_layers.1.weight"),
+            "middle_block.0.emb_layers.1.weight is missing",
+        ),
+        (lambda t: without(t, "out.2.weight"), "out.2.weight is missing"),
+        (
+            lambda t: t | {"input_blocks.0.0.weight": torch.zeros(8)},
+            "must have 4 dimensions, none of them 0, got (8,)",
+        ),
+        (
+            lambda t: t | {"input_blocks.1.0.in_layers.2.weight": torch.tensor(1.0)},
+            "must have 4 dimensions, none of them 0, got ()",
+        ),
+        (
+            lambda t: t | {"middle_block.1.qkv.weight": torch.zeros(3, 16, 3)},
+            "the matrix of a dense layer, got the shape (3, 16, 3)",
+        ),
+        (lambda t: t | {"middle_block.1.qkv.bias": torch.tensor(1.0)}, "rows of queries, keys"),
+        (
+            lambda t: t | {"input_blocks.1.4.in_layers.2.weight": torch.zeros(8, 8, 3, 3)},
+            "two tensors are down.0.blocks.0.residual.conv_1.weight",
+        ),
+        (lambda t: t | {"out.0.bias": torch.zeros(8, dtype=torch.int8)}, "a tensor of int8"),
+        (lambda t: {**t, 3: torch.zeros(1)}, "it has a int for a name"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(tmp_path, change, message):
+    path = saved(change(plain_network(2, 1, ())), tmp_path / "model.pt")
+    told = {"size": 16, "heads": 1, "schedule": "linear", "steps": 10}
+    with pytest.raises(RequestError) as refusal:
+        formats.read(path, "guided_diffusion", "", told)
+    assert message in str(refusal.value)
+    assert str(refusal.value).isprintable()
