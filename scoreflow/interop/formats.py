@@ -15,7 +15,7 @@ from scoreflow.interop.openai.recipes import Recipe
 from scoreflow.interop.score_sde import reader as score_sde
 from scoreflow.interop.score_sde.recipes import RECIPES as SCORE_SDE
 from scoreflow.interop.torch_files import ENDINGS as TORCH_ENDINGS
-from scoreflow.interop.torch_files import load_tensors
+from scoreflow.interop.torch_files import load_tensors, read_once
 
 Options = Mapping[str, object]
 
@@ -72,7 +72,8 @@ def recognise(path: Path) -> str:
     """
     if not path.exists():
         raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
-    found = [name for name, each in FORMATS.items() if each.recognises(path)]
+    with read_once():
+        found = [name for name, each in FORMATS.items() if each.recognises(path)]
     if len(found) == 1:
         return found[0]
     known = "; ".join(f"{name}, {each.what}" for name, each in FORMATS.items())
@@ -111,7 +112,10 @@ def read(path: Path, as_: str = "", recipe: str = "", options: Options | None = 
     if as_ and as_ not in FORMATS:
         hint = did_you_mean(as_, FORMATS, f"they are {', '.join(FORMATS)}")
         raise RequestError(f"unknown format {as_!r}; {hint}")
-    name = as_ or recognise(path)
-    if not path.exists():
-        raise RequestError(f"there is no {path}: --from takes a file, a folder or a Hub's name")
-    return FORMATS[name].read(path, given)
+    with read_once():
+        name = as_ or recognise(path)
+        if not path.exists():
+            raise RequestError(
+                f"there is no {path}: --from takes a file, a folder or a Hub's name"
+            )
+        return FORMATS[name].read(path, given)

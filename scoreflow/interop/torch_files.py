@@ -7,6 +7,9 @@ line that says which name the file asked for.
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +21,9 @@ ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 """Of the names that such files have."""
 LONGEST_NAME = 80
 """Characters of a name from a file that a message shows."""
+_KEPT: ContextVar[dict[tuple[object, ...], dict[str, Any]] | None] = ContextVar(
+    "kept", default=None
+)
 _CAUSE = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _ASKED_FOR = re.compile(r"GLOBAL (\S+)|class (\S+) to the unpickler")
 
@@ -36,6 +42,42 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         RequestError: it cannot be read, is damaged or of another format, is no dictionary, or asks
             for anything but tensors and plain values: the message names what, and nothing ran.
     """
+    kept = _KEPT.get()
+    if kept is None:
+        return _load(path)
+    key = _state_of(path)
+    if key not in kept:
+        kept[key] = _load(path)
+    return dict(kept[key])
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Inside it a file is read once: `load_tensors` keeps what it found until the outermost ends.
+
+    Readers look into a file of many gigabytes one after another to tell whose it is. A file that
+    has changed meanwhile, by its size or the time of its last change, is read again.
+    """
+    if _KEPT.get() is not None:
+        yield
+        return
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _state_of(path: str | Path) -> tuple[object, ...]:
+    """What changes when a file does."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return (str(path),)  # the reading will say why
+    return str(path), found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _load(path: str | Path) -> dict[str, Any]:
     try:
         found = tensors_alone(open_file(path))
     except ForbiddenNameError as error:

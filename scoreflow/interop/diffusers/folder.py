@@ -122,7 +122,9 @@ def read_json(path: Path) -> Json:
             f"{path} cannot be read ({first_line(error)}): download it again"
         ) from error
     if not isinstance(found, dict):
-        raise RequestError(f"{path} must hold an object, got a {type(found).__name__}: download it again")
+        raise RequestError(
+            f"{path} must hold an object, got a {type(found).__name__}: download it again"
+        )
     return found
 
 

@@ -71,6 +71,8 @@ def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
     ours: dict[str, Tensor] = {}
     for name, tensor in now.items():
         if ".to_k." in name or ".to_v." in name:
+            query = re.sub(r"\.to_[kv]\.", ".to_q.", name)
+            _part(now, query, "to_q", where)
             continue
         own, value = name, tensor
         if ".to_q." in name:

@@ -136,9 +136,7 @@ def constructor(where: Path, config: Json) -> Json:
             else "wrap the network instead (docs/networks.md)"
         )
         raise RequestError(f"{where}: _class_name must be UNet2DModel, got {shown(kind)}: {older}")
-    given = {
-        k: v for k, v in config.items() if not k.startswith("_") and k not in OF_THE_AVERAGE
-    }
+    given = {k: v for k, v in config.items() if not k.startswith("_") and k not in OF_THE_AVERAGE}
     for key, value in given.items():
         if key not in DEFAULTS and value not in (None, False):
             raise beyond(where, key, value)

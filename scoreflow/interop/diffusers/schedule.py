@@ -175,8 +175,7 @@ def _checked(where: Path, config: Json) -> Json:
     for key, known in (("prediction_type", PREDICTIONS), ("variance_type", VARIANCES)):
         if c[key] not in known:
             raise RequestError(
-                f"{where}: {key} must be one of {', '.join(known)}, got "
-                f"{shown(c[key])}: {REMEDY}"
+                f"{where}: {key} must be one of {', '.join(known)}, got {shown(c[key])}: {REMEDY}"
             )
     if c["clip_sample"] and c["clip_sample_range"] != 1:
         raise RequestError(

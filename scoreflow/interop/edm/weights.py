@@ -8,6 +8,8 @@ from torch import Tensor
 
 from scoreflow.interop.edm.architecture import Architecture
 from scoreflow.interop.edm.modules import MisfitError
+from scoreflow.interop.tensor_files import odd_tensor
+from scoreflow.interop.torch_files import printable
 
 RESIDUAL = {
     "norm0": "norm_1",
@@ -38,6 +40,8 @@ def renamed(tensors: Mapping[str, Tensor], plan: Architecture, negated: bool) ->
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if odd := odd_tensor(tensor):
+            raise MisfitError(f"its {printable(name)} is {odd}")
         if name.startswith("map_label.") or name.startswith(UNUSED[0]) or name.endswith(UNUSED[1]):
             continue
         own = _name(name, plan)
@@ -57,6 +61,8 @@ def qkv_major(rows: Tensor, heads: int) -> Tensor:
         rows: weights or biases, (3 C, ...).
         heads: that divide C.
     """
+    if not rows.ndim:
+        raise MisfitError("an attention has one number for its rows")
     if rows.shape[0] % (3 * heads):
         raise MisfitError(f"an attention of {rows.shape[0]} rows cannot have {heads} heads")
     ours: Tensor = rows.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2)
@@ -88,10 +94,13 @@ def _classes(tensors: Mapping[str, Tensor], plan: Architecture) -> dict[str, Ten
     if "map_label.weight" not in tensors:
         return {}
     weight = tensors["map_label.weight"].detach().double()  # (width, K)
+    bias = tensors.get("map_label.bias")
+    if weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1]:
+        raise MisfitError("its map_label is no dense layer")
     scale = class_scale(plan, weight.shape[1])
     vectors = torch.cat((torch.zeros(1, len(weight), dtype=weight.dtype), scale * weight.t()))
-    if "map_label.bias" in tensors:
-        vectors = vectors + tensors["map_label.bias"].detach().double()
+    if bias is not None:
+        vectors = vectors + bias.detach().double()
     return {"embedding.classes.weight": vectors.float()}
 
 

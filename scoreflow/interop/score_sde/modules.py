@@ -12,18 +12,33 @@ All its layers lie in one list, `all_modules.N`, in the order in which they are 
 weights though inputs and outputs are alike.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from scoreflow.interop.tensor_files import odd_tensor
+from scoreflow.interop.torch_files import printable
+
 Kind = Literal[
     "frequencies", "dense", "convolution", "norm", "residual", "resizing", "attention",
     "resize", "pyramid", "unknown",
 ]  # fmt: skip
 LISTED = "all_modules."
+NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
+"""Of a layer in the list."""
 Tensors = Mapping[str, Tensor]
+
+
+RANKS: dict[Kind, dict[str, int]] = {
+    "convolution": {"weight": 4},
+    "residual": {"Conv_1.weight": 4},
+    "resizing": {"Conv_1.weight": 4},
+    "attention": {f"NIN_{k}.W": 2 for k in range(4)},
+}
+"""What is looked into of a layer, by its kind, and the number of its dimensions."""
 
 
 class MisfitError(ValueError):
@@ -66,8 +81,10 @@ def grouped(tensors: Tensors) -> list[dict[str, Tensor]]:
     found: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, _, rest = name.removeprefix(LISTED).partition(".")
-        if not name.startswith(LISTED) or not number.isdigit() or not rest:
-            raise MisfitError(f"its networks have no tensor {name!r}")
+        if not name.startswith(LISTED) or not NUMBER.fullmatch(number) or not rest:
+            raise MisfitError(f"its networks have no tensor {printable(name)!r}")
+        if odd := odd_tensor(tensor):
+            raise MisfitError(f"its {printable(name)} is {odd}")
         found.setdefault(int(number), {})[rest] = tensor
     if not found or sorted(found) != list(range(len(found))):
         raise MisfitError("a layer without weights (resamp_with_conv = False) cannot be had")
@@ -90,6 +107,8 @@ def kind_of(layer: Tensors) -> Kind:
         return "frequencies"
     if names != {""}:
         return "unknown"
+    if not layer.keys() <= {"weight", "bias"}:
+        return "unknown"
     plain: dict[int, Kind] = {1: "norm", 2: "dense", 4: "convolution"}
     return plain.get(layer["weight"].ndim, "unknown") if "weight" in layer else "unknown"
 
@@ -106,12 +125,15 @@ def architecture_of(tensors: Tensors) -> Architecture:
     stem = 3 if fourier else 2
     if len(kinds) < stem + 6 or kinds[stem] != "convolution":
         raise MisfitError("they do not begin with a time embedding and a stem")
+    _check_layers(layers, kinds)
     ncsnpp = any("Conv_2.weight" in layer for layer in layers)
     widths, blocks, attends, pyramid = _down(layers, kinds, stem + 1)
     plan = _planned(fourier, ncsnpp, len(widths), blocks, attends, pyramid)
     if [kind for kind, _ in plan] != [_on_the_way(kind) for kind in kinds]:
         _check_kinds(plan, kinds)
     channels = len(layers[stem]["weight"])
+    if not channels or not all(widths):
+        raise MisfitError("a layer without channels")
     if any(width % channels for width in widths):
         raise MisfitError(f"levels of {widths} channels on a stem of {channels}")
     return Architecture(
@@ -125,6 +147,22 @@ def architecture_of(tensors: Tensors) -> Architecture:
         pyramid,
         tuple(place for _, place in plan),
     )
+
+
+def _check_layers(layers: list[dict[str, Tensor]], kinds: list[Kind]) -> None:
+    """Refuse a layer that lacks what its kind has, or has it in another rank."""
+    for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+        for name, rank in RANKS.get(kind, {}).items():
+            if name not in layer:
+                raise MisfitError(f"layer {number}, of the kind {kind}, has no {name}")
+            if layer[name].ndim != rank:
+                raise MisfitError(
+                    f"layer {number}'s {name} must have {rank} dimensions, got "
+                    f"{tuple(layer[name].shape)}"
+                )
+        for name, tensor in layer.items():
+            if name.endswith(".W") and tensor.ndim != 2:
+                raise MisfitError(f"layer {number}'s {name} is no matrix")
 
 
 def _down(
@@ -147,13 +185,15 @@ def _down(
                 raise MisfitError(f"layer {at} is no residual block, but a level has {blocks}")
             widths[len(attends) :] = [len(layers[at]["Conv_1.weight"])]
             at += 1
-            attend = kinds[at] == "attention"
+            attend = kinds[at] == "attention"  # there is one: `at` was two below the end
             at += attend
             if k == 0:
                 first = attend
             elif attend != first:
                 raise MisfitError(f"attention follows some blocks of a level (layer {at}) only")
         attends.append(first)
+        if at + 1 >= len(kinds):
+            raise MisfitError("its layers end on the way down")
         if kinds[at] not in ("resize", "resizing"):
             break
         at += 1

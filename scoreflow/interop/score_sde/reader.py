@@ -29,6 +29,7 @@ from scoreflow.interop.score_sde.modules import (
 )
 from scoreflow.interop.score_sde.recipes import ASKED
 from scoreflow.interop.score_sde.weights import averaged, renamed
+from scoreflow.interop.tensor_files import odd_tensor
 from scoreflow.interop.torch_files import load_tensors
 
 NAME = "score_sde"
@@ -94,19 +95,21 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
         weights,
         raw if weights is not raw else None,
         facts,
-        step if isinstance(step, int) else 0,
+        step if type(step) is int and step >= 0 else 0,
     )
 
 
 def _network(held: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
     """The raw weights without prefix, and the table of noise scales, largest first."""
     found = held.get("model")
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise MisfitError("it has no state dict under `model`")
     network = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
     sigmas = network.pop("sigmas", None)
-    if sigmas is None or sigmas.ndim != 1 or len(sigmas) < 2:
+    if odd_tensor(sigmas) or sigmas.ndim != 1 or len(sigmas) < 2:
         raise MisfitError("it has no table `sigmas`, which tells the steps of the chain")
+    if not 0 < float(sigmas[-1]) < float(sigmas[0]) < math.inf:
+        raise MisfitError("its table `sigmas` does not fall from its most noise to its least")
     return network, sigmas
 
 

@@ -4,8 +4,6 @@ Its 1 x 1 layers ("NIN") hold W as (inputs, outputs). The list of averages has t
 are trained, in the order of the network's: without the Fourier frequencies.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,8 @@ from scoreflow.interop.score_sde.modules import (
     Tensors,
     grouped,
 )
+from scoreflow.interop.tensor_files import odd_tensor
+from scoreflow.interop.torch_files import printable
 
 RESIDUAL = {
     "GroupNorm_0": "norm_1",
@@ -28,12 +28,14 @@ RESIDUAL = {
 }
 
 
-def averaged(tensors: Tensors, averages: Sequence[Tensor]) -> dict[str, Tensor]:
+def averaged(tensors: Tensors, averages: object) -> dict[str, Tensor]:
     """The averages under the names of the raw weights, and what is not averaged as it is.
 
     Raises:
-        MisfitError: the list does not have the trained parameters' number or shapes.
+        MisfitError: it is no list of tensors of the trained parameters' number and shapes.
     """
+    if not isinstance(averages, list | tuple):
+        raise MisfitError(f"its averages are no list, but a {type(averages).__name__}")
     trained = [name for name in tensors if name != f"{LISTED}0.W"]
     if len(averages) != len(trained):
         raise MisfitError(
@@ -42,6 +44,8 @@ def averaged(tensors: Tensors, averages: Sequence[Tensor]) -> dict[str, Tensor]:
         )
     found = dict(tensors)
     for name, average in zip(trained, averages, strict=True):
+        if odd := odd_tensor(average):
+            raise MisfitError(f"the average of {name} is {odd}")
         if average.shape != tensors[name].shape:
             raise MisfitError(
                 f"the average of {name} has the shape {tuple(average.shape)}, the parameter "
@@ -65,6 +69,8 @@ def renamed(tensors: Tensors, architecture: Architecture, negated: bool) -> dict
             layer = _attention(layer)
         for name, tensor in layer.items():
             own = _name(place, name, architecture.ncsnpp)
+            if own in found:
+                raise MisfitError(f"two tensors are {own} of our U-Net, the second {name}")
             sign = -1.0 if negated and place == "head.2" else 1.0
             matrix = name.endswith(".W")
             turned = tensor.T[:, :, None, None] if matrix else tensor
@@ -74,10 +80,16 @@ def renamed(tensors: Tensors, architecture: Architecture, negated: bool) -> dict
 
 def _attention(layer: Tensors) -> dict[str, Tensor]:
     """Queries, keys and values as one layer's rows, in this order."""
-    found = {name: tensor for name, tensor in layer.items() if name.startswith("GroupNorm_0")}
+    parts = {f"NIN_{k}.{kind}" for k in range(4) for kind in "Wb"}
+    if lacking := sorted(parts - layer.keys()):
+        raise MisfitError(f"an attention has no {lacking[0]}")
+    found = {name: tensor for name, tensor in layer.items() if name not in parts}
     found["proj.W"], found["proj.b"] = layer["NIN_3.W"], layer["NIN_3.b"]
-    found["qkv.W"] = torch.cat([layer[f"NIN_{k}.W"] for k in range(3)], dim=1)
-    found["qkv.b"] = torch.cat([layer[f"NIN_{k}.b"] for k in range(3)])
+    for kind, axis in (("W", 1), ("b", 0)):
+        three = [layer[f"NIN_{k}.{kind}"] for k in range(3)]
+        if three[0].ndim != axis + 1 or len({part.shape for part in three}) > 1:
+            raise MisfitError("queries, keys and values of an attention differ in their shapes")
+        found[f"qkv.{kind}"] = torch.cat(three, dim=axis)
     return found
 
 
@@ -90,5 +102,7 @@ def _name(place: str, name: str, ncsnpp: bool) -> str:
     if place.endswith("attention"):
         return f"{place}.{'norm' if inner == 'GroupNorm_0' else inner}.{kind}"
     if place.endswith("residual") or (place.endswith("resize") and ncsnpp):
+        if inner not in RESIDUAL:
+            raise MisfitError(f"a residual block has no {printable(name)}")
         return f"{place}.{RESIDUAL[inner]}.{kind}"
     return f"{place}.1.{kind}" if place.endswith("resize") else f"{place}.{kind}"

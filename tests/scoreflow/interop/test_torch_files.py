@@ -2,13 +2,15 @@
 
 import argparse
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from scoreflow.errors import RequestError
-from scoreflow.interop.torch_files import load_tensors
+from scoreflow.interop import formats, torch_files
+from scoreflow.interop.torch_files import load_tensors, read_once, tensors_alone
 
 ran: list[str] = []
 
@@ -156,3 +158,22 @@ def test_a_list_a_folder_and_a_missing_file(tmp_path):
         load_tensors(tmp_path)
     with pytest.raises(RequestError, match=r"cannot be read \(No such file"):
         load_tensors(tmp_path / "none.pt")
+
+
+def test_a_file_is_read_once_to_be_recognised_and_imported(golden, tmp_path, monkeypatch):
+    readings = []
+
+    def counted(stream):
+        readings.append(stream.name)
+        return tensors_alone(stream)
+
+    monkeypatch.setattr(torch_files, "tensors_alone", counted)
+    found = golden("adm_new_order")
+    path = shutil.copy(found.path, tmp_path / "model.pt")
+    for expected in (1, 2):  # and nothing is kept for the next import
+        formats.read(path, "", "", found.options)
+        assert len(readings) == expected
+    with read_once():
+        load_tensors(path)
+        torch.save({"a": torch.ones(3)}, path)
+        assert set(load_tensors(path)) == {"a"}  # changed meanwhile
