@@ -65,7 +65,7 @@ def import_network(
     *,
     format: str = "",
     recipe: str = "",
-    data: str = "",
+    data: str | Path = "",
     options: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     anyway: bool = False,
@@ -88,7 +88,7 @@ def import_network(
         RequestError: the file cannot be read or had, or the check on arrival fails.
     """
     source = Source(str(path), format, recipe, dict(options or {}), anyway)
-    own = flatten(dict(overrides or {})) | (data_keys(data) if data else {})
+    own = flatten(dict(overrides or {})) | (data_keys(str(data)) if data else {})
     command = f"scoreflow.import_network({str(path)!r}, {str(workdir)!r})"
     return bring_in(source, Path(workdir).expanduser(), own, device, command, print)
 

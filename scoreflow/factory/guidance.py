@@ -10,8 +10,25 @@ from scoreflow.schema.evaluation_sections import SamplingConfig
 
 
 def build_guidance(config: AnyConfig, model: ScoreModel, data: Data) -> Guidance:
-    """The guidance of the `sampling` section; "auto" takes the network, if it is conditional."""
-    return guidance_of(Config.of(config).sampling, model.num_classes, data)
+    """The guidance of the `sampling` section; "auto" takes the network, if it is conditional.
+
+    Raises:
+        RequestError: as of `guidance_of`, or the network has no answer for no class and needs one.
+    """
+    found = guidance_of(Config.of(config).sampling, model.num_classes, data)
+    if not model.needs_class or model.label is not None:
+        return found
+    if found.label == -1:
+        raise RequestError(
+            "this network has no row for no class: draw one of its classes, "
+            f"--config.sampling.label=0..{model.num_classes - 1}"
+        )
+    if found.weight != 1 or found.needs_classifier:
+        raise RequestError(
+            "guidance needs the network's answer for no class, and this network has no row for "
+            f"it: leave sampling.guidance at 1, got {found.weight:g} by the {found.guide}"
+        )
+    return found
 
 
 def guidance_of(c: SamplingConfig, num_classes: int, data: Data) -> Guidance:

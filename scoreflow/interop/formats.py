@@ -1,11 +1,12 @@
 """Which codebase a checkpoint is from, and its reader."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.interop import own_file
 from scoreflow.interop.diffusers import reader as diffusers
 from scoreflow.interop.edm import reader as edm
 from scoreflow.interop.imported import Imported
@@ -57,6 +58,7 @@ FORMATS = {
         score_sde.recognises,
         score_sde.read,
     ),
+    own_file.NAME: Format("a .safetensors of --mode export", own_file.recognises, own_file.read),
 }
 """By the name that --as takes."""
 RECIPES = OPENAI | {name: Recipe("score_sde", each) for name, each in SCORE_SDE.items()}
@@ -76,6 +78,8 @@ def recognise(path: Path) -> str:
         found = [name for name, each in FORMATS.items() if each.recognises(path)]
     if len(found) == 1:
         return found[0]
+    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        raise RequestError(f"{path} is a run already: pass it as --workdir to any other mode")
     known = "; ".join(f"{name}, {each.what}" for name, each in FORMATS.items())
     if not found:
         if path.suffix in TORCH_ENDINGS:  # why none could read it, if it asks for code
@@ -105,13 +109,11 @@ def read(path: Path, as_: str = "", recipe: str = "", options: Options | None = 
     given = dict(options or {})
     if recipe:
         if recipe not in RECIPES:
-            hint = did_you_mean(recipe, RECIPES, f"they are {', '.join(RECIPES)}")
-            raise RequestError(f"unknown recipe {recipe!r}; {hint}")
+            raise RequestError(f"unknown recipe {recipe!r}; {_listed(recipe, RECIPES)}")
         as_ = as_ or RECIPES[recipe].format
         given = {**RECIPES[recipe].options, **given}
     if as_ and as_ not in FORMATS:
-        hint = did_you_mean(as_, FORMATS, f"they are {', '.join(FORMATS)}")
-        raise RequestError(f"unknown format {as_!r}; {hint}")
+        raise RequestError(f"unknown format {as_!r}; {_listed(as_, FORMATS)}")
     with read_once():
         name = as_ or recognise(path)
         if not path.exists():
@@ -119,3 +121,8 @@ def read(path: Path, as_: str = "", recipe: str = "", options: Options | None = 
                 f"there is no {path}: --from takes a file, a folder or a Hub's name"
             )
         return FORMATS[name].read(path, given)
+
+
+def _listed(name: str, known: Collection[str]) -> str:
+    """The nearest name, if one is near, and all that there are."""
+    return f"{did_you_mean(name, known)} they are {', '.join(known)}".strip()

@@ -201,6 +201,11 @@ def _against(trained: TrainedRun) -> Weights:
     name, experiment = trained.config.likelihood.against, trained.experiment
     if name == "raw":
         model, _ = trained.weights("model")
+        if fingerprint(model.network) == trained.fingerprint:
+            raise RequestError(
+                f"likelihood.against = raw: {trained.folder.path} has one set of weights, which "
+                "would be compared with itself"
+            )
         return Weights("raw", experiment, model, trained.step, fingerprint(model.network))
     folder = RunDir.open(name)
     if not folder.checkpoint_steps():

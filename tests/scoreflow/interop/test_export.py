@@ -14,6 +14,7 @@ from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.imported_run import config_of, import_network
+from scoreflow.interop import formats
 from scoreflow.interop.diffusers import reader, writer
 from scoreflow.interop.diffusers.folder import OUR_KEYS
 from scoreflow.interop.diffusers.names import given_back, renamed
@@ -469,3 +470,36 @@ def test_where_its_levels_lie_comes_back_with_it(tmp_path, scale):
     assert config.model.data_scale == scale
     assert config.training.dequantization == kept["training__dequantization"]
     assert (config.likelihood.dequantization == "uniform") == (scale == 1)
+
+
+def test_a_file_of_safetensors_comes_back_as_the_run_that_it_was(tmp_path):
+    run = load(Path(__file__).parents[2] / "fixtures" / "run-0.1", "cpu")
+    out = run.export("safetensors", tmp_path / "out.safetensors")
+    back = import_network(out, tmp_path / "back", data="digits", device="cpu", anyway=True)
+    assert back.fingerprint == run.fingerprint
+    assert back.step == run.step
+    own, theirs = (flatten(each.config.to_dict()) for each in (run, back))
+    moved = {"model.shape", "data.name"}
+    assert {k for k in own if k.split(".")[0] in ("sde", "model", "training") and k not in moved
+            and own[k] != theirs[k]} == set()  # fmt: skip
+    assert torch.equal(back.sample(4, "dpm", steps=4), run.sample(4, "dpm", steps=4))
+
+
+def test_the_classes_of_a_file_of_safetensors(tmp_path):
+    run = run_of(tmp_path / "run", model__conditional=True, model__num_classes=3)
+    back = formats.read(run.export("safetensors", tmp_path / "out.safetensors"))
+    assert back.format == "scoreflow"
+    assert back.settings["model.num_classes"] == 3
+
+
+def test_a_run_and_a_damaged_export_are_told_what_they_are(tmp_path):
+    run = run_of(tmp_path / "run")
+    with pytest.raises(RequestError, match="is a run already: pass it as --workdir"):
+        formats.read(tmp_path / "run")
+    out = run.export("safetensors", tmp_path / "out.safetensors")
+    tensors = safetensors.load_file(out)
+    safetensors.save_file(tensors, out, {"scoreflow": "1", "config": "[]", "shape": "[3, 8, 8]"})
+    with pytest.raises(RequestError, match="is no whole export of ScoreFlow"):
+        formats.read(out)
+    with pytest.raises(RequestError, match=r"did you mean 'score_sde'.* they are diffusers, "):
+        formats.read(out, "score_sd")
