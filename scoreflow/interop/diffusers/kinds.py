@@ -49,7 +49,7 @@ NAMES = Kind("a list of names", lambda value: _listed(value, NAME.holds))
 COUNT = Kind(f"a whole number from 1 to {LARGEST}", _count)
 COUNT_OR_NONE = Kind(
     f"a whole number from 0 to {LARGEST}, or null",
-    lambda value: value is None or value is not False and value == 0 or _count(value),
+    lambda value: value is None or (value is not False and value == 0) or _count(value),
 )
 COUNTS = Kind(f"a list of {COUNT.what}s", lambda value: _listed(value, _count))
 SIDES = Kind(

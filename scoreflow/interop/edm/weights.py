@@ -95,7 +95,7 @@ def _classes(tensors: Mapping[str, Tensor], plan: Architecture) -> dict[str, Ten
         return {}
     weight = tensors["map_label.weight"].detach().double()  # (width, K)
     bias = tensors.get("map_label.bias")
-    if weight.ndim != 2 or bias is not None and bias.shape != weight.shape[:1]:
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         raise MisfitError("its map_label is no dense layer")
     scale = class_scale(plan, weight.shape[1])
     vectors = torch.cat((torch.zeros(1, len(weight), dtype=weight.dtype), scale * weight.t()))

@@ -67,9 +67,11 @@ def outcome(read: Callable[[], Imported], where: Path) -> bool:
             NETWORKS[told], {name: each.to("meta") for name, each in found.weights.items()}, where
         )
     except RequestError as refusal:
-        assert str(refusal).isprintable()
-        return False
-    return True
+        told = str(refusal)
+    else:
+        return True
+    assert told.isprintable()
+    return False
 
 
 def damages(name: str, tensors: Tensors) -> dict[str, Tensors]:
@@ -150,7 +152,7 @@ def test_a_file_of_other_things(tmp_path, name, as_):
                        torch.full((9,), torch.nan), torch.ones(9, dtype=torch.bool)):  # fmt: skip
             changed.append({**held, "model": {**network, "module.sigmas": sigmas}})
             changed.append({**held, "model": {**network, "sigmas": sigmas}})
-    for each in changed:
+    for each in changed[as_::2]:  # every other one
         torch.save(each, path)
         outcome(lambda: formats.read(path, format, "", FILES[name]), path)
 
