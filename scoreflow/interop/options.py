@@ -50,7 +50,7 @@ class Asked:
             raise RequestError(
                 f"option {self.name} must be one of {', '.join(self.choices)}, got {value!r}"
             )
-        if self.kind in (int, float):
+        if isinstance(value, int | float) and self.kind is not bool:
             self._refuse_out_of_range(value)
         return value
 

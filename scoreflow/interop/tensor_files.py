@@ -1,5 +1,6 @@
 """Named tensors from files: safetensors, and PyTorch's read without executing anything."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,23 @@ def as_convolution(matrix: Tensor, name: str, where: Path) -> Tensor:
     return matrix.reshape(*matrix.shape[:2], 1, 1)
 
 
-def _odd(found: dict[str, Any]) -> str:
+def refuse_twice(there: bool, own: str, name: str, where: Path) -> None:
+    """Refuse a second tensor for one place of our U-Net.
+
+    Args:
+        there: whether the place has one already.
+        own: its name here.
+        name: its name in the file.
+        where: the file, for messages.
+    """
+    if there:
+        raise RequestError(
+            f"{where}: two tensors are {own} of our U-Net, the second {printable(name)}: the file "
+            "is damaged"
+        )
+
+
+def _odd(found: Mapping[Any, object]) -> str:
     """What a dictionary has that no state dict has; "" for nothing."""
     if not found:
         return "it is empty"

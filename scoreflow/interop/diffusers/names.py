@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Weights
-from scoreflow.interop.tensor_files import as_convolution
+from scoreflow.interop.tensor_files import as_convolution, refuse_twice
 from scoreflow.interop.torch_files import printable
 
 NAMES = [
@@ -88,16 +88,12 @@ def renamed(tensors: Mapping[str, Tensor], where: Path) -> Weights:
             own = re.sub(pattern, replacement, own)
         if own.split(".")[0] not in OUR_TOPS:
             raise RequestError(
-                f"{where}: a UNet2DModel has no tensor {printable(name)!r}; save the network alone, by its "
-                "save_pretrained"
+                f"{where}: a UNet2DModel has no tensor {printable(name)!r}; save the network "
+                "alone, by its save_pretrained"
             )
         if own.endswith(("qkv.weight", "proj.weight")):
             value = as_convolution(value, name, where)
-        if own in ours:
-            raise RequestError(
-                f"{where}: two tensors are {own} of our U-Net, the second {printable(name)}: the "
-                "file is damaged"
-            )
+        refuse_twice(own in ours, own, name, where)
         ours[own] = value
     return ours
 

@@ -195,7 +195,8 @@ def beyond(where: Path, key: str, value: object, ours: object = None) -> Request
     listed = ", ".join(map(str, ours)) if isinstance(ours, tuple) else ours
     rule = f" must be {listed} to be read," if ours is not None else " is not known here,"
     return RequestError(
-        f"{where}: {shown(key)}{rule} got {shown(value)}: wrap the network instead (docs/networks.md)"
+        f"{where}: {shown(key)}{rule} got {shown(value)}: wrap the network instead "
+        "(docs/networks.md)"
     )
 
 

@@ -20,7 +20,7 @@ from scoreflow.errors import RequestError
 from scoreflow.interop.imported import Imported, Weights
 from scoreflow.interop.openai.shapes import Shape, shape_of
 from scoreflow.interop.options import Asked, answers
-from scoreflow.interop.tensor_files import as_convolution, read_tensors
+from scoreflow.interop.tensor_files import as_convolution, read_tensors, refuse_twice
 from scoreflow.interop.torch_files import printable
 
 ORDERS = ("head_major", "qkv_major")
@@ -234,14 +234,10 @@ class _Names:
             own = self._name(name)
             if own is None:
                 raise RequestError(
-                    f"{where}: a U-Net of OpenAI's has no tensor {printable(name)!r}: only their plain "
-                    "diffusion networks can be read, no classifiers or upsamplers"
+                    f"{where}: a U-Net of OpenAI's has no tensor {printable(name)!r}: only their "
+                    "plain diffusion networks can be read, no classifiers or upsamplers"
                 )
-            if own in ours:
-                raise RequestError(
-                    f"{where}: two tensors are {own} of our U-Net, the second {printable(name)}: "
-                    "the file is damaged"
-                )
+            refuse_twice(own in ours, own, name, where)
             is_dense = own.endswith((".qkv.weight", ".proj.weight"))
             if is_dense:
                 tensor = as_convolution(tensor, name, where)

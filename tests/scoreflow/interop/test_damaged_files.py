@@ -67,9 +67,11 @@ def outcome(read: Callable[[], Imported], where: Path) -> bool:
             NETWORKS[told], {name: each.to("meta") for name, each in found.weights.items()}, where
         )
     except RequestError as refusal:
-        assert str(refusal).isprintable()
-        return False
-    return True
+        told = str(refusal)
+    else:
+        return True
+    assert told.isprintable()
+    return False
 
 
 def damages(name: str, tensors: Tensors) -> dict[str, Tensors]:
@@ -99,11 +101,11 @@ def damages(name: str, tensors: Tensors) -> dict[str, Tensors]:
 
 
 def tried(tensors: Tensors) -> Iterator[tuple[str, Tensors]]:
-    """What was done and what came of it: each damage at two tensors, the ends and some more."""
+    """What was done and what came of it: each damage once or twice, at the ends and some more."""
     names = list(tensors)
     few = names[:3] + random.Random(0).sample(names, AT_RANDOM) + names[-2:]
     for k, name in enumerate(few):
-        yield from list(damages(name, tensors).items())[k % 4 :: 4]
+        yield from list(damages(name, tensors).items())[k % 6 :: 6]
 
 
 # ---- files of torch.save ------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def test_a_file_of_other_things(tmp_path, name, as_):
                        torch.full((9,), torch.nan), torch.ones(9, dtype=torch.bool)):  # fmt: skip
             changed.append({**held, "model": {**network, "module.sigmas": sigmas}})
             changed.append({**held, "model": {**network, "sigmas": sigmas}})
-    for each in changed:
+    for each in changed[as_::2]:  # every other one
         torch.save(each, path)
         outcome(lambda: formats.read(path, format, "", FILES[name]), path)
 
@@ -254,7 +256,7 @@ def test_a_changed_record(monkeypatch, name):
     states += [each.state[kind] for each in few + label for kind in ("_parameters", "_buffers")]
     for state in states:
         for key, own in list(state.items()):
-            others = draw.sample(OTHER_KINDS, 2)
+            others = draw.sample(OTHER_KINDS, 1)
             if isinstance(own, Tensor):
                 others += [own.flatten(), own.flatten()[0], own[..., None], own.to(torch.int8)]
                 others += [own.to_sparse(), own.to(torch.complex64), own[:0]]

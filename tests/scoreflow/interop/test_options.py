@@ -35,7 +35,7 @@ def test_numbers_that_are_none_are_refused(value, default):
 
 @pytest.mark.parametrize(("kind", "default"), [(int, None), (int, 32), (float, 0.1)])
 def test_zero_is_refused_where_it_is_not_the_default(kind, default):
-    with pytest.raises(RequestError, match="above 0 .its count., got 0"):
+    with pytest.raises(RequestError, match=r"above 0 \(its count\), got 0"):
         Asked("count", kind, "its count", default).accept(0)
 
 
