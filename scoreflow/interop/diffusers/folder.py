@@ -123,13 +123,14 @@ def read_json(path: Path) -> Json:
     return found
 
 
-def our_settings(network: Path) -> Json:
+def our_settings(network: Path, path: Path) -> Json:
     """Config keys that our own export left in or above the network's folder; else none.
 
     Args:
         network: the network's folder.
+        path: what was named: nothing that lies outside of it is of the network.
     """
-    for base in (network, network.parent):
+    for base in (network,) if network == path else (network, network.parent):
         if (base / OURS).is_file():
             found = read_json(base / OURS)
             return {key: found[key] for key in OUR_KEYS if key in found}

@@ -99,7 +99,7 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
     c = constructor(where, config)
     scheduler = folders.read_json(folder.scheduler)
     noise, facts = schedule(folder.scheduler, scheduler)
-    ours = folders.our_settings(folder.network)
+    ours = folders.our_settings(folder.network, path)
     settings = {**network_settings(where, c, int(told["size"])), **noise, **ours}
     if ours:
         facts = facts | {"exported": f"by ScoreFlow: its own process and points, {folders.OURS}"}

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,3 +236,17 @@ def test_an_older_scheduler_s_timesteps_are_its_steps(ddpm):
         _class_name="GaussianDDPMScheduler",
     )
     assert formats.read(ddpm).settings["sde.num_steps"] == 500
+
+
+def test_settings_of_ours_outside_of_the_folder_named_are_another_network_s(tmp_path):
+    fixture = Path(__file__).parents[3] / "fixtures" / "diffusers" / "ddpm"
+    shutil.copytree(fixture / "unet", tmp_path / "network")
+    shutil.copy(fixture / "scheduler" / "scheduler_config.json", tmp_path / "network")
+    shutil.copytree(fixture, tmp_path / "pipeline")
+    plain = formats.read(tmp_path / "network").settings
+    for where in (tmp_path, tmp_path / "pipeline"):
+        (where / "scoreflow.json").write_text('{"model.data_scale": 0.5}')
+    assert formats.read(tmp_path / "network").settings == plain
+    assert formats.read(tmp_path / "pipeline").settings["model.data_scale"] == 0.5
+    shutil.move(tmp_path / "pipeline" / "scoreflow.json", tmp_path / "network")
+    assert formats.read(tmp_path / "network").settings["model.data_scale"] == 0.5
