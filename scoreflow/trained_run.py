@@ -52,11 +52,6 @@ from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
-ONE_PART = (
-    "all {} images are measured on, and stand in for training images too, for want of both a "
-    "train and a test split"
-)
-"""Said of images that measure a network from elsewhere."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
@@ -121,8 +116,8 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
             "any: add --data PATH, a folder of images or a name on the Hub"
         )
-    if experiment.data.one_part:
-        say(f"{experiment.data.name}: {ONE_PART.format(len(experiment.data.test))}")
+    for remark in experiment.remarks:
+        say(remark)
     return TrainedRun(folder, experiment, say)
 
 
