@@ -303,7 +303,7 @@ class TrainedRun:
         config = self.config if config is None else config
         guide = build_guidance(config, self.model, self.data)
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
-        made = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
+        made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights

@@ -46,8 +46,8 @@ def guidance_of(c: SamplingConfig, num_classes: int, data: Data, own: bool = Fal
         raise RequestError(
             f"sampling.label must lie in 0..{known - 1} (-1 for none), got {c.label}"
         )
-    taught = (own and guide == "network") or data.train_labels is None
-    if not taught and not bool((data.train_labels == c.label).any()):
+    labels = None if own and guide == "network" else data.train_labels
+    if labels is not None and not bool((labels == c.label).any()):
         raise RequestError(f"sampling.label = {c.label}: {data.name} has none in training")
     if guide == "network" and not num_classes:
         raise RequestError(
