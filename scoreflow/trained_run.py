@@ -52,11 +52,6 @@ from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
-ONE_PART = (
-    "all {} images are measured on, and stand in for training images too, for want of both a "
-    "train and a test split"
-)
-"""Said of images that measure a network from elsewhere."""
 UNREAD_BY_SAMPLE = {
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
@@ -121,8 +116,8 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
             "any: add --data PATH, a folder of images or a name on the Hub"
         )
-    if experiment.data.one_part:
-        say(f"{experiment.data.name}: {ONE_PART.format(len(experiment.data.test))}")
+    for remark in experiment.remarks:
+        say(remark)
     return TrainedRun(folder, experiment, say)
 
 
@@ -308,7 +303,7 @@ class TrainedRun:
         config = self.config if config is None else config
         guide = build_guidance(config, self.model, self.data)
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
-        made = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
+        made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights

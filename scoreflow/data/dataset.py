@@ -123,9 +123,9 @@ def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
 
 def digest(values: Tensor, labels: Tensor | None = None) -> str:
     """SHA-256 of data, and of their labels if they are given."""
-    found = hashlib.sha256(values.cpu().contiguous().numpy())
+    found = hashlib.sha256(values.cpu().numpy().tobytes())
     if labels is not None:
-        found.update(labels.cpu().contiguous().numpy())
+        found.update(labels.cpu().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from ml_collections import ConfigDict
@@ -56,6 +56,7 @@ class Experiment:
         model: the network, compiled if the config says so, as a Denoiser.
         objective: what training minimises.
         settings: how it is trained.
+        remarks: a line each for what is to be known of data that measure it alone.
     """
 
     config: ConfigDict
@@ -65,6 +66,7 @@ class Experiment:
     model: ScoreModel
     objective: Objective
     settings: TrainingSettings
+    remarks: tuple[str, ...] = ()
 
 
 def experiment(
@@ -88,10 +90,11 @@ def experiment(
     build_solver(checked)
     data = build_data(checked, device, bound)
     _refuse_other_levels(checked, data)
+    data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
-    return Experiment(config, device, data, network, model, objective, settings)
+    return Experiment(config, device, data, network, model, objective, settings, remarks)
 
 
 def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
@@ -114,7 +117,8 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
             f"training.label_dropout = {share} shows images without their class, for which "
             "model.null_class = false leaves no row: set it to 0"
         )
-    guidance = guidance_of(config.sampling, classes_of(config, data), data)
+    own = config.model.num_classes > 0
+    guidance = guidance_of(config.sampling, classes_of(config, data), data, own)
     if guidance.needs_classifier and training:
         raise RequestError(
             f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
@@ -132,6 +136,25 @@ def _refuse_other_levels(config: Config, data: Data) -> None:
             f"model.data_scale = {unit:g} is of images with {round(1 / (1 - unit))} levels, and "
             f"{data.name} has {levels}: import the network anew with --data of the latter"
         )
+
+
+def _measuring(config: Config, data: Data) -> tuple[Data, tuple[str, ...]]:
+    """Data that measure a network from elsewhere, without labels that are not of its classes."""
+    own, theirs = config.model.num_classes, data.num_classes
+    remarks = []
+    if data.one_part:
+        remarks.append(
+            f"{data.name}: all {len(data.test)} images are measured on, and stand in for training "
+            "images too, for want of both a train and a test split"
+        )
+    if own and theirs == own:
+        remarks.append(f"{data.name}: its class k is taken for class k of the network's {own}")
+    if own and theirs not in (0, own):
+        remarks.append(
+            f"{data.name}: its {theirs} classes are not the network's {own}, and are left out"
+        )
+        data = replace(data, train_labels=None, test_labels=None)
+    return data, tuple(remarks)
 
 
 def build_sde(config: AnyConfig) -> SDE:

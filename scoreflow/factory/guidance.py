@@ -15,7 +15,9 @@ def build_guidance(config: AnyConfig, model: ScoreModel, data: Data) -> Guidance
     Raises:
         RequestError: as of `guidance_of`, or the network has no answer for no class and needs one.
     """
-    found = guidance_of(Config.of(config).sampling, model.num_classes, data)
+    checked = Config.of(config)
+    own = checked.model.num_classes > 0
+    found = guidance_of(checked.sampling, model.num_classes, data, own)
     if not model.needs_class or model.label is not None:
         return found
     if found.label == -1:
@@ -31,13 +33,14 @@ def build_guidance(config: AnyConfig, model: ScoreModel, data: Data) -> Guidance
     return found
 
 
-def guidance_of(c: SamplingConfig, num_classes: int, data: Data) -> Guidance:
+def guidance_of(c: SamplingConfig, num_classes: int, data: Data, own: bool = False) -> Guidance:
     """The same for a network that need not exist yet.
 
     Args:
         c: the `sampling` section.
         num_classes: classes that the network knows; 0 for an unconditional one.
-        data: what it is trained on.
+        data: what it is trained on, or measured on.
+        own: whether the classes are the network's (`model.num_classes`), whatever the data have.
 
     Raises:
         RequestError: there is no such class, or nothing to guide by.
@@ -60,7 +63,8 @@ def guidance_of(c: SamplingConfig, num_classes: int, data: Data) -> Guidance:
         raise RequestError(
             f"sampling.label must lie in 0..{known - 1} (-1 for none), got {c.label}"
         )
-    if data.train_labels is not None and not bool((data.train_labels == c.label).any()):
+    labels = None if own and guide == "network" else data.train_labels
+    if labels is not None and not bool((labels == c.label).any()):
         raise RequestError(f"sampling.label = {c.label}: {data.name} has none in training")
     if guide == "network" and not num_classes:
         raise RequestError(

@@ -1,5 +1,7 @@
 """A plan is checked before a network is built; names are refused with the nearest one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from scoreflow.factory import assembly
 from scoreflow.factory.assembly import build_data, build_sde, experiment
 from scoreflow.factory.choose import as_request_error, choose_key
 from scoreflow.factory.editing import build_control
+from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_question, build_solver
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, high_order, needs_moments
@@ -199,3 +202,35 @@ def test_labels_are_not_dropped_where_none_has_no_row():
     with pytest.raises(RequestError, match=r"label_dropout = 0\.1 shows .* set it to 0"):
         experiment(config_of(**told), CPU)
     experiment(config_of(**told, training__label_dropout=0.0), CPU)
+
+
+ITS_CLASSES = {"model__conditional": True, "model__null_class": False}
+
+
+@pytest.mark.parametrize(
+    ("classes", "labelled", "told"),
+    [
+        (12, False, "digits: its 10 classes are not the network's 12, and are left out"),
+        (3, False, "digits: its 10 classes are not the network's 3, and are left out"),
+        (10, True, "digits: its class k is taken for class k of the network's 10"),
+    ],
+)
+def test_classes_of_data_from_elsewhere_are_not_taken_for_the_network_s(classes, labelled, told):
+    """Class k of an ImageNet network is no digit."""
+    config = config_of(**ITS_CLASSES, model__num_classes=classes, sampling__label=classes - 1)
+    made = experiment(config, CPU, training=False, bound=False)
+    assert made.model.num_classes == classes
+    assert (made.data.train_labels is not None) == (made.data.test_labels is not None) == labelled
+    assert made.remarks == (told,)
+
+
+def test_a_class_of_the_network_needs_no_image_of_it():
+    data = build_data(config_of(), CPU)
+    few = replace(data, train_labels=data.train_labels.clamp(min=1))
+    c = config_of(sampling__label=0).sampling
+    assert guidance_of(c, 10, few, own=True).label == 0
+    with pytest.raises(RequestError, match="digits has none in training"):
+        guidance_of(c, 10, few)  # which learned its classes from these
+    by_classifier = config_of(sampling__label=0, sampling__guide="classifier").sampling
+    with pytest.raises(RequestError, match="digits has none in training"):
+        guidance_of(by_classifier, 10, few, own=True)
