@@ -111,7 +111,7 @@ def bring_in(
     path = hub.local(source.path)
     imported = formats.read(path, source.format, source.recipe, source.options)
     experiment = assembly.experiment(
-        config_of(imported, overrides), build_device(device), training=False
+        config_of(imported, overrides), build_device(device), training=False, bound=False
     )
     load(experiment.network, imported.weights, path)
     if imported.raw is not None:
@@ -121,6 +121,8 @@ def bring_in(
     say(f"{path} is of the format {imported.format}")
     for subject, text in facts.items():
         say(f"  {subject:14s} {text}")
+    for remark in experiment.remarks:
+        say(f"  {'data':14s} {remark}")
     arrival = checked(experiment)
     say(f"  {'check':14s} {_verdict(arrival)}")
     if not arrival.passed and not source.anyway:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import scoreflow as sf
 from scoreflow.imported_run import config_of, import_network
@@ -86,6 +87,18 @@ def test_without_images_its_own_samples_are_checked(tmp_path):
     assert found.bits_per_dim.isfinite().all()
     with pytest.raises(sf.RequestError, match="measured on training images"):
         run.sample(2, variance="optimal", steps=5)
+
+
+def test_it_is_checked_on_all_images_and_measured_on_the_same(tmp_path):
+    for k in range(10):
+        folder = tmp_path / "images" / "test"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * k).save(folder / f"{k}.png")
+    data = str(tmp_path / "images")
+    run = import_network(TRAINED, tmp_path / "run", data=data, anyway=True, **DIGITS)
+    assert run.folder.read_result("import")["check"]["on"] == "10 images of images"
+    assert torch.equal(run.data.test, sf.load(tmp_path / "run", "cpu").data.test)
+    assert run.data.one_part
 
 
 def test_a_check_that_fails_writes_nothing_unless_anyway(tmp_path):
