@@ -144,7 +144,7 @@ def interrupt_after(path):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("way", ["timeout", "interrupt"])
+@pytest.mark.parametrize("way", [pytest.param("timeout", marks=pytest.mark.slow), "interrupt"])
 def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
     path = tmp_path / "worker"
     command = [sys.executable, "-c", LAUNCHER.format(answer="ended"), str(path)]
@@ -162,6 +162,7 @@ def test_a_launcher_that_is_stopped_ends_its_workers(tmp_path, way):
         os.kill(int(path.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_a_launcher_that_does_not_hear_is_killed_after_a_grace(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.3)
     path = tmp_path / "worker"

@@ -104,7 +104,8 @@ def run(sampler, denoiser, sde, times, x, noise):
 
 @pytest.mark.parametrize("process", FAST_FIRST)
 @pytest.mark.parametrize(
-    "name", ["dpm", "deis", pytest.param("unip", marks=pytest.mark.slow), "unipc"]
+    "name",
+    ["dpm", *(pytest.param(each, marks=pytest.mark.slow) for each in ("deis", "unip", "unipc"))],
 )
 def test_corrections_leave_a_predictor_its_order(name, process):
     """Against the flow itself under the same corrections: the paths differ by the predictor alone.

@@ -169,7 +169,9 @@ def test_images_that_are_gone_are_drawn_again(tmp_path):
     assert fill(tmp_path / "png", "png", images(), SETTINGS).drawn == 3
 
 
-@pytest.mark.parametrize(("world", "save"), [(2, "png"), (2, "npz"), (6, "pt")])
+@pytest.mark.parametrize(
+    ("world", "save"), [(2, "png"), (2, "npz"), pytest.param(6, "pt", marks=pytest.mark.slow)]
+)
 def test_processes_together_make_the_folder_of_one(save, world, torchrun, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

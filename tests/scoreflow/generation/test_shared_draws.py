@@ -41,7 +41,7 @@ def drawn(count):
     return draw_samples(drawing, sde, Noise.of(0, 0, count), (1, 2, 2), 2, "it"), counted.rows
 
 
-@pytest.mark.parametrize("world", [2, 6])
+@pytest.mark.parametrize("world", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_processes_together_draw_what_one_draws(world, torchrun, tmp_path):
     """Bit for bit, and counted once, also where there are more processes than samples."""
     script = tmp_path / "script.py"
