@@ -22,6 +22,7 @@ lint: .venv/tested
 # The reference of all config keys.
 docs: .venv/installed
 	$(VENV)/python -m scoreflow.schema.docs > docs/config.md
+	$(VENV)/python -m scoreflow.interop.docs > docs/import_options.md
 
 # Execute docs/tour.ipynb from scratch and keep its outputs; three minutes of CPU time.
 tour: .venv/tested

@@ -135,7 +135,7 @@ def bring_in(
         "format": imported.format,
         "recipe": source.recipe,
         "options": source.options,
-        "sha256": hub.digests(path),
+        "sha256": hub.digests(path, *imported.also),
     }
     env = {"command": command, "imported": about, **environment(str(experiment.device))}
     result = {**about, "facts": facts, "step": imported.step, "check": arrival.as_result()}

@@ -47,10 +47,17 @@ def local(source: str | Path) -> Path:
         ) from error
 
 
-def digests(path: Path) -> dict[str, str]:
-    """SHA-256 of a checkpoint's files, by their paths inside it."""
+def digests(path: Path, *also: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's files, by their paths inside it.
+
+    Args:
+        path: the file or folder that was named.
+        also: files beside that file, which were read with it.
+    """
     files = (
-        [path] if path.is_file() else sorted(each for each in path.rglob("*") if _is_ours(each))
+        [path, *also]
+        if path.is_file()
+        else sorted(each for each in path.rglob("*") if _is_ours(each))
     )
     base = path.parent if path.is_file() else path
     return {each.relative_to(base).as_posix(): _sha256(each) for each in files}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,7 @@ class Imported:
         raw: the raw ones, where the file has both; None where it has one set.
         facts: what was found, by its subject in the user's words ("schedule": "linear, ...").
         step: training steps behind it, 0 where the file does not say.
+        also: files that were read besides the one that was named.
     """
 
     format: str
@@ -31,6 +33,7 @@ class Imported:
     raw: Weights | None
     facts: dict[str, str]
     step: int = 0
+    also: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

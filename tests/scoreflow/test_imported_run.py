@@ -181,3 +181,12 @@ def test_the_folder_that_one_stands_in_is_taken(tmp_path, monkeypatch):
     made = import_network(TRAINED, ".", data="digits", **DIGITS)
     assert made.folder.path == tmp_path
     assert (tmp_path / "config.json").is_file()
+
+
+def test_the_hash_of_every_file_that_was_read_is_kept(tmp_path):
+    path = FIXTURES / "improved_diffusion" / "cifar10_like" / "ema_0.9999_500000.pt"
+    told = {"format": "improved_diffusion", "options": OPTIONS, "device": "cpu"}
+    run = import_network(path, tmp_path / "run", anyway=True, **told)
+    kept = run.folder.read_result("import")["sha256"]
+    files = (path, path.with_name("model500000.pt"))
+    assert kept == {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}

@@ -4,6 +4,7 @@ What its constructor or its scheduler says and we cannot express is refused by k
 network that is asked wrongly answers without a word.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -244,11 +245,13 @@ def _facts(path: Path, folder: folders.Folder, c: Json) -> dict[str, str]:
     """What was found, in words."""
     widths, classes = c["block_out_channels"], c["num_class_embeds"]
     heads = c["attention_head_dim"]
-    which = (
-        "averaged, and the raw ones of " + folder.raw.relative_to(path).as_posix()
-        if folder.raw is not None
-        else "one set; whether averaged, its folder does not say"
-    )
+    which = "one set; whether averaged, its folder does not say"
+    if folder.raw is not None:
+        which = "averaged, and the raw ones of " + folder.raw.relative_to(path).as_posix()
+    elif folder.network.name == "unet" and re.fullmatch(
+        r"checkpoint-\d+", folder.network.absolute().parent.name
+    ):  # of train_unconditional.py, which keeps its average in unet_ema/
+        which = "raw"
     return {
         "architecture": (
             f"U-Net, {', '.join(map(str, widths))} channels, {c['layers_per_block']} blocks a "

@@ -112,7 +112,8 @@ def read(path: Path, options: Mapping[str, object], format: str = "guided_diffus
     raw = _Names(shape, told).renamed(read_tensors(raw_path), raw_path) if raw_path else None
     settings = {**_network(shape, told), **_process(shape, told)}
     facts = _facts(shape, told) | {"weights": _which(path, average, raw_path)}
-    return Imported(format, settings, weights, raw, facts, step)
+    also = (raw_path,) if raw_path else ()
+    return Imported(format, settings, weights, raw, facts, step, also)
 
 
 # ---- settings -----------------------------------------------------------------------------------

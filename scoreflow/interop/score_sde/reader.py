@@ -135,14 +135,17 @@ def _told(architecture: Architecture, options: Mapping[str, object]) -> dict[str
             "an input pyramid without sums over sqrt 2 (skip_rescale)",
         ),
         (told["fir"] and not architecture.ncsnpp, "the filter (fir) in a ddpm"),
-        (told["scale_by_sigma"] != exploding, "scale_by_sigma is for ve, and ve needs it"),
+        (told["scale_by_sigma"] != exploding, "scale_by_sigma without ve, or ve without it,"),
         (not (told["centered"] or exploding), "images in [0, 1] (centered = False) without ve"),
-        (told["sde"] == "subvp" and not told["continuous"], "subvp is asked at real times alone"),
+        (
+            told["sde"] == "subvp" and not told["continuous"],
+            "subvp at integer times",
+        ),
         (
             exploding and architecture.fourier != told["continuous"],
-            "ve at real times has Fourier features, and at integer ones none",
+            "ve at real times without Fourier features, or at integer ones with them,",
         ),
-        (architecture.fourier and not exploding, "Fourier features of a label other than sigma"),
+        (architecture.fourier and not exploding, "Fourier features without ve"),
     ):
         if wrong:
             raise MisfitError(f"{why} cannot be had")

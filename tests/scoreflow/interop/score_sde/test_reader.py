@@ -335,9 +335,17 @@ def test_formats_and_recipes_know_it():
         (VE, {"fir": False}, r"an input pyramid without the filter \(fir\) cannot be had"),
         (VE, {"skip_rescale": False}, r"without sums over sqrt 2 \(skip_rescale\) cannot"),
         (VE, {"sde": "vp"}, "Fourier features"),
-        (VE, {"scale_by_sigma": False}, "scale_by_sigma is for ve, and ve needs it"),
-        (SUBVP, {"continuous": False}, "subvp is asked at real times alone"),
-        (PP, {"sde": "ve", "continuous": True}, "ve at real times has Fourier features"),
+        (
+            VE,
+            {"scale_by_sigma": False},
+            "scale_by_sigma without ve, or ve without it, cannot",
+        ),
+        (
+            SUBVP,
+            {"continuous": False},
+            "subvp at integer times cannot be had",
+        ),
+        (PP, {"sde": "ve", "continuous": True}, "ve at real times without Fourier features"),
         (PP, {"centered": False}, r"images in \[0, 1\] .* without ve"),
     ],
 )
