@@ -33,10 +33,9 @@ class Counted(Wrapper):
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction, counted."""
         self.calls += 1
-        further = further_evaluations(self.denoiser, t)
         rows = len(x_t)
-        if further is not None:
-            rows += int(further.expand(len(x_t)).sum())
+        if (further := further_evaluations(self.denoiser)) is not None:
+            rows += int(further(t).expand(len(x_t)).sum())
         self.rows += rows * self.evaluations
         prediction = self.denoiser(x_t, t)
         self.after_call()

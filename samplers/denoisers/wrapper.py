@@ -5,6 +5,7 @@ A wrapper is itself a Denoiser, (x_t, t) -> Prediction, so wrappers compose in a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -36,16 +37,15 @@ def evaluations(denoiser: Denoiser) -> int:
     return getattr(denoiser, "evaluations", 1)
 
 
-def further_evaluations(denoiser: Denoiser, t: Times) -> Tensor | None:
-    """Evaluations of each row beyond those of `evaluations`, that depend on its time.
+def further_evaluations(denoiser: Denoiser) -> Callable[[Times], Tensor] | None:
+    """Evaluations of each row beyond those of `evaluations`, as a function of its time.
 
-    A network that knows the integers alone is asked twice between two of them: its Denoiser has a
-    `further_evaluations(t)`, shaped like t; wrappers hand on what the one inside says.
+    A network that knows the integers alone is asked twice between two of them: its Denoiser's
+    `further_evaluations` says where. Wrappers hand on what the one inside says.
 
     Returns:
-        Counts shaped like t, or None where there never are any.
+        Times -> counts of their shape; None where there never are any.
     """
     while isinstance(denoiser, Wrapper):
         denoiser = denoiser.denoiser
-    own = getattr(denoiser, "further_evaluations", None)
-    return None if own is None else own(t)
+    return getattr(denoiser, "further_evaluations", None)

@@ -215,8 +215,8 @@ class _Queue:
     def field(self, angle: Tensor, state: State, rows: Tensor) -> State:
         """Velocity and divergence in the angle; rows are the slots of the state."""
         sde, denoiser, x = self.flow.sde, self.flow.denoiser, state[0]
-        if (further := further_evaluations(denoiser, sde.time(angle))) is not None:
-            self.further[rows] += further
+        if (further := further_evaluations(denoiser)) is not None:
+            self.further[rows] += further(sde.time(angle))
         random = self.flow.solver.probes > 0
         probes = self.signs[rows].unbind(1) if random else unit_probes(x)
         v, products = velocity_and_divergence(sde, denoiser, angle, x, probes)

@@ -36,7 +36,7 @@ def at_real_times(ask: Ask, sde: SDE, x_t: Tensor, t: Tensor) -> Prediction:
         x_t: (B, ...).
         t: () or (B,) float64 in [1, N], in steps.
     """
-    nearest, whole = t.round(), ~between_integers(t)
+    nearest, whole = t.round(), between_integers(t) == 0
     if bool(whole.all()):
         return ask(x_t, nearest, None)
     low = torch.where(whole, nearest, t.floor().clamp(1, sde.num_steps - 1))
@@ -58,8 +58,8 @@ def at_real_times(ask: Ask, sde: SDE, x_t: Tensor, t: Tensor) -> Prediction:
 
 
 def between_integers(t: Tensor) -> Tensor:
-    """Whether each time lies between two integers: where the network is asked twice."""
-    return (t - t.round()).abs() > CLOCK_ROUNDING
+    """1 for each time between two integers, where the network is asked once more; else 0."""
+    return ((t - t.round()).abs() > CLOCK_ROUNDING).long()
 
 
 def _moved(x: Tensor, factor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
@@ -191,9 +191,10 @@ class ScoreModel:
             return at_real_times(self._of_rows, self.sde, x_t, t)
         return self._at(x_t, t)
 
-    def further_evaluations(self, t: Tensor) -> Tensor | None:
-        """How often each row's network is asked beyond once, shaped like t; None for never."""
-        return between_integers(t).long() if self.asking.integer_times else None
+    @property
+    def further_evaluations(self) -> Callable[[Tensor], Tensor] | None:
+        """How often the network is asked beyond once, as a function of t; None for never."""
+        return between_integers if self.asking.integer_times else None
 
     def _of_rows(self, x_t: Tensor, t: Tensor, rows: Tensor | None) -> Prediction:
         """The network's own estimate for some rows of a batch, each with its class."""
