@@ -1,7 +1,5 @@
 """The U-Net against the published architecture: diffusers' UNet2DModel with the same weights."""
 
-import re
-
 import pytest
 import torch
 from torch import nn
@@ -38,42 +36,6 @@ def randomise(network, seed=0):
 
 
 # --- The published network -----------------------------------------------------------------------
-
-NAMES = [
-    (r"^conv_in\.", "stem."),
-    (r"^conv_norm_out\.", "head.0."),
-    (r"^conv_out\.", "head.2."),
-    (r"^time_embedding\.linear_1\.", "embedding.inner."),
-    (r"^time_embedding\.linear_2\.", "embedding.outer."),
-    (r"^class_embedding\.", "embedding.classes."),
-    (r"^mid_block\.resnets\.(\d)\.", r"middle.\1.residual."),
-    (r"^mid_block\.attentions\.0\.", "middle.0.attention."),
-    (r"^(down|up)_blocks\.(\d)\.resnets\.(\d)\.", r"\1.\2.blocks.\3.residual."),
-    (r"^(down|up)_blocks\.(\d)\.attentions\.(\d)\.", r"\1.\2.blocks.\3.attention."),
-    (r"^(down|up)_blocks\.(\d)\.(down|up)samplers\.0\.conv\.", r"\1.\2.resize.1."),
-    (r"\.(norm|conv)([12])\.", r".\1_\2."),
-    (r"\.time_emb_proj\.", ".dense."),
-    (r"\.conv_shortcut\.", ".shortcut."),
-    (r"\.group_norm\.", ".norm."),
-    (r"\.to_out\.0\.", ".proj."),
-]
-
-
-def from_diffusers(tensors):
-    """Tensors under diffusers' names (weights, or their gradients) -> under ours."""
-    ours = {}
-    for name, tensor in tensors.items():
-        if ".to_k." in name or ".to_v." in name:
-            continue
-        if ".to_q." in name:
-            parts = [tensors[name.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
-            tensor, name = torch.cat(parts), name.replace(".to_q.", ".qkv.")
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        if name.endswith(("qkv.weight", "proj.weight")):
-            tensor = tensor[:, :, None, None]  # a dense layer over the pixels as 1 x 1 convolution
-        ours[name] = tensor
-    return ours
 
 
 def diffusers_network(image_size, channels, widths, attends, in_channels, groups, classes=None):
@@ -113,7 +75,7 @@ def relative_error(ours, theirs):
     ],
     ids=["cifar10", "tiny", "tiny-attention-everywhere"],
 )
-def test_equals_diffusers_in_value_and_gradient(config, theirs):
+def test_equals_diffusers_in_value_and_gradient(config, theirs, from_diffusers):
     reference = randomise(diffusers_network(*theirs))
     network = UNet(**config).eval()
     network.load_state_dict(from_diffusers(reference.state_dict()))
@@ -136,7 +98,7 @@ def test_equals_diffusers_in_value_and_gradient(config, theirs):
         assert (parameter.grad - gradients[name]).abs().max() < 1e-4 * gradients[name].abs().max()
 
 
-def test_equals_diffusers_told_of_classes():
+def test_equals_diffusers_told_of_classes(from_diffusers):
     """Their class embedding, with no class as the first of one class more."""
     reference = randomise(diffusers_network(8, 32, (32, 64), (False, True), 1, 8, classes=4))
     network = UNet(**TINY, num_classes=3).eval()

@@ -45,44 +45,6 @@ def relative_error(ours, theirs):
 
 # --- Random networks of diffusers ----------------------------------------------------------------
 
-NAMES = [
-    (r"^conv_in\.", "stem."),
-    (r"^conv_norm_out\.", "head.0."),
-    (r"^conv_out\.", "head.2."),
-    (r"^time_proj\.weight", "embedding.frequencies"),
-    (r"^time_embedding\.linear_1\.", "embedding.inner."),
-    (r"^time_embedding\.linear_2\.", "embedding.outer."),
-    (r"^class_embedding\.", "embedding.classes."),
-    (r"^mid_block\.resnets\.(\d)\.", r"middle.\1.residual."),
-    (r"^mid_block\.attentions\.0\.", "middle.0.attention."),
-    (r"^(down|up)_blocks\.(\d)\.resnets\.(\d)\.", r"\1.\2.blocks.\3.residual."),
-    (r"^(down|up)_blocks\.(\d)\.attentions\.(\d)\.", r"\1.\2.blocks.\3.attention."),
-    (r"^(down|up)_blocks\.(\d)\.(down|up)samplers\.0\.conv\.", r"\1.\2.resize.1."),
-    (r"^(down|up)_blocks\.(\d)\.(down|up)samplers\.0\.", r"\1.\2.resize."),
-    (r"\.(norm|conv)([12])\.", r".\1_\2."),
-    (r"\.time_emb_proj\.", ".dense."),
-    (r"\.conv_shortcut\.", ".shortcut."),
-    (r"\.group_norm\.", ".norm."),
-    (r"\.to_out\.0\.", ".proj."),
-]
-
-
-def renamed(tensors):
-    """Tensors under diffusers' names -> under ours."""
-    ours = {}
-    for name, tensor in tensors.items():
-        if ".to_k." in name or ".to_v." in name:
-            continue
-        if ".to_q." in name:
-            parts = [tensors[name.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
-            tensor, name = torch.cat(parts), name.replace(".to_q.", ".qkv.")
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        if name.endswith(("qkv.weight", "proj.weight")):
-            tensor = tensor[:, :, None, None]  # a dense layer over the pixels as 1 x 1 convolution
-        ours[name] = tensor
-    return ours
-
 
 def drawn(seed):
     """A network's arguments, each switch on about every other time."""
@@ -166,12 +128,12 @@ def asked(c, seed):
     return x, torch.tensor([731.0, 41.37]), *label
 
 
-def answers(seed):
+def answers(seed, from_diffusers):
     """Arguments, the network under test, theirs, and what both are asked."""
     c = drawn(seed)
     reference = randomise(theirs(c), seed)
     network = ours(c)
-    network.load_state_dict(renamed(reference.state_dict()))
+    network.load_state_dict(from_diffusers(reference.state_dict()))
     return c, network, reference, asked(c, seed)
 
 
@@ -189,8 +151,10 @@ SEEDS = range(24)
 
 @pytest.mark.parametrize("seed", SEEDS)
 @torch.no_grad()
-def test_a_random_network_of_diffusers_answers_alike_and_no_wrong_switch_does(seed):
-    c, network, reference, (x, index, *label) = answers(seed)
+def test_a_random_network_of_diffusers_answers_alike_and_no_wrong_switch_does(
+    seed, from_diffusers
+):
+    c, network, reference, (x, index, *label) = answers(seed, from_diffusers)
     expected = reference(x, index, *label).sample
     assert expected.std() > 0.05
     assert relative_error(network(x, index, *label), expected) < 2e-5
@@ -214,12 +178,12 @@ def test_the_random_networks_have_every_switch_both_ways():
 
 
 @torch.no_grad()
-def test_scale_and_shift_are_not_exchanged_nor_the_rows_of_heads():
+def test_scale_and_shift_are_not_exchanged_nor_the_rows_of_heads(from_diffusers):
     found = {"scale_shift": True, "head_channels": 4, "attends": [True, True]}
     c = drawn(0) | found | {"multipliers": (1, 2), "resample": "conv", "num_classes": 0}
     reference = randomise(theirs(c), 3)
     network = ours(c)
-    network.load_state_dict(renamed(reference.state_dict()))
+    network.load_state_dict(from_diffusers(reference.state_dict()))
     x, index = asked(c, 3)
     expected = reference(x, index).sample
     assert relative_error(network(x, index), expected) < 2e-5
@@ -239,7 +203,7 @@ def test_scale_and_shift_are_not_exchanged_nor_the_rows_of_heads():
 
 
 @torch.no_grad()
-def test_fourier_features_are_diffusers():
+def test_fourier_features_are_diffusers(from_diffusers):
     """Its network takes the logarithm of its timestep, and divides its output by it."""
     from diffusers import UNet2DModel
 
@@ -250,7 +214,7 @@ def test_fourier_features_are_diffusers():
         norm_num_groups=4, attention_head_dim=None, time_embedding_type="fourier",
     ).eval())  # fmt: skip
     network = UNet(**SMALL, time_embedding="fourier").eval()
-    network.load_state_dict(renamed({
+    network.load_state_dict(from_diffusers({
         name: tensor for name, tensor in reference.state_dict().items() if name != "time_proj.W"
     }))  # fmt: skip
     x, sigma = torch.randn(2, 2, 8, 8), torch.tensor([0.3, 40.0])
