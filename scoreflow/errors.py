@@ -33,3 +33,8 @@ def did_you_mean(
     """The hint of a message about a wrong name: the nearest option, or another text."""
     near = nearest(name, options, cutoff)
     return f"did you mean {near!r}?" if near is not None else otherwise
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,6 +23,9 @@ class Data:
         num_levels: L, or None for real-valued data.
         train_labels: (n,) int64, or None.
         test_labels: (n,) int64, or None.
+        class_names: the name of each class, by its number; empty where they have none.
+        test_names: what each held-out datum is called, its file say; empty where none has a name.
+        remarks: a line each for what is to be known of how they were read.
     """
 
     name: str
@@ -31,6 +34,9 @@ class Data:
     num_levels: int | None
     train_labels: Tensor | None
     test_labels: Tensor | None
+    class_names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def accept(self, values: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Values like those of this data set, on its device and of its dtype.

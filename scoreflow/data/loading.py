@@ -14,36 +14,24 @@ The `load_` functions are pure and return `Data`. They refuse what they cannot r
 nothing is resized, converted or dropped.
 """
 
-import io
 import math
 import re
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from scoreflow.data.collect import Split, collect
 from scoreflow.data.dataset import Data
-from scoreflow.data.sources import (
-    Row,
-    damaged,
-    hub_rows,
-    hub_splits,
-    image_files,
-    parquet_rows,
-)
+from scoreflow.data.reading.image_file import describe
+from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.data.sources.folders import image_files
+from scoreflow.data.sources.hub import hub_rows, hub_splits
+from scoreflow.data.sources.parquet import parquet_rows
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises on bytes that are no whole image."""
-
-Split = tuple[Tensor, Tensor | None]
-"""Levels (n, C, H, W) uint8 and labels (n,) int64."""
 
 
 # ---- loaders ------------------------------------------------------------------------------------
@@ -75,7 +63,12 @@ def no_images(shape: tuple[int, ...]) -> Data:
 
 
 def load_images(
-    path_or_name: str, test_fraction: float = 0.2, split_seed: int = 0, whole: bool = False
+    path_or_name: str,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    whole: bool = False,
+    reading: Reading = AS_IT_IS,
+    labels: str = "auto",
 ) -> Data:
     """Images from a folder of parquet files, a folder of image files, or the Hugging Face Hub.
 
@@ -89,6 +82,8 @@ def load_images(
         test_fraction: share held out where the folder is one pool; in (0, 1).
         split_seed: seed of that split.
         whole: hold nothing out of one pool.
+        reading: how image files are read.
+        labels: where the classes are: "auto", "none", "folders", or a column's name.
     """
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():
@@ -136,7 +131,7 @@ def load_parquet(
     names = [train_split, test_split]
     if whole:
         names = _wanted([name for name in names if any(folder.glob(f"{name}-*.parquet"))], "")
-    splits = [_collect(*parquet_rows(parquet, folder, name)) for name in names]
+    splits = [collect(*parquet_rows(parquet, folder, name)) for name in names]
     return _join(folder.resolve().name, *splits)
 
 
@@ -158,7 +153,7 @@ def load_hub(
     if whole:
         there = hub_splits(datasets, name)
         names = _wanted([each for each in names if each in there], "+".join(there))
-    return _join(name, *[_collect(*hub_rows(datasets, name, split)) for split in names])
+    return _join(name, *[collect(*hub_rows(datasets, name, split)) for split in names])
 
 
 def load_folder(
@@ -204,55 +199,7 @@ def _folder(path: str | Path) -> Path:
 def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
     number = {name: index for index, name in enumerate(classes)}
     rows = ((str(path), path, None if name is None else number.get(name)) for path, name in files)
-    return _collect(rows, len(files), "image files")
-
-
-def _collect(rows: Iterable[Row], total: int, where: str) -> Split:
-    """Decode `total` rows into one array; every image must look like the first."""
-    if total == 0:
-        raise RequestError(f"no images in {where}: it has 0 rows")
-    images, labels, first = np.empty(0, np.uint8), [], ""
-    bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
-    for index, (name, source, label) in enumerate(bar):
-        pixels = decode(source, name)
-        if index == 0:
-            images, first = np.empty((total, *pixels.shape), np.uint8), name
-        elif pixels.shape != images.shape[1:]:
-            raise RequestError(
-                f"images must share one size and mode, got {describe(images.shape[1:])}"
-                f" in {first} and {describe(pixels.shape)} in {name}; convert them first"
-            )
-        images[index] = pixels
-        labels.append(label)
-    return torch.from_numpy(images), _labels(labels, where)
-
-
-def decode(source: bytes | Path | None, where: str) -> np.ndarray:
-    """One image file as (C, H, W) uint8: grey stays one channel, RGB three."""
-    if source is None:
-        raise RequestError(f"{where} has no image: every row needs the bytes of an image file")
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except DAMAGE as error:
-        raise RequestError(damaged(where, "image", error)) from error
-    if mode not in ("L", "RGB"):
-        raise RequestError(
-            f"{where}: images must be 8-bit grey (L) or RGB, got mode {mode}; convert it first"
-        )
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-def _labels(labels: list[int | None], where: str) -> Tensor | None:
-    if all(label is None for label in labels):
-        return None
-    for index, label in enumerate(labels):
-        if not isinstance(label, int) or label < 0:
-            raise RequestError(
-                f"{where}: all images need a class or none (integers from 0), got {label!r} for"
-                f" image {index}"
-            )
-    return torch.tensor(labels, dtype=torch.int64)
+    return collect(rows, len(files), "image files")
 
 
 def _join(name: str, train: Split, test: Split | None = None) -> Data:
@@ -285,9 +232,3 @@ def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_se
     test, train = order[:num_test], order[num_test:]
     pick = (lambda rows: None) if labels is None else (lambda rows: labels[rows])
     return Data(name, levels[train], levels[test], num_levels, pick(train), pick(test))
-
-
-def describe(shape: tuple[int, ...]) -> str:
-    """An image of this shape, (C, H, W), in words."""
-    channels, height, width = shape
-    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"

@@ -11,6 +11,7 @@ from torch import nn
 from scoreflow.data import loading as data_sets
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
+from scoreflow.data.reading.settings import Reading
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
@@ -22,7 +23,7 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
-from scoreflow.schema.training_sections import SDEConfig
+from scoreflow.schema.training_sections import DataConfig, SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
@@ -181,19 +182,21 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
     """The data of the `data` section, on the device; of images not `bound`, nothing is split."""
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
+    reading = build_reading(c)
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
-        "images": lambda: data_sets.load_images(c.path, c.test_fraction, c.split_seed, not bound),
+        "images": lambda: data_sets.load_images(
+            c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
+        ),
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
     train = data.train.to(device)
-    return Data(
-        data.name,
-        train,
-        train if data.test is data.train else data.test.to(device),
-        data.num_levels,
-        data.train_labels,
-        data.test_labels,
-    )
+    test = train if data.test is data.train else data.test.to(device)
+    return replace(data, train=train, test=test)
+
+
+def build_reading(c: DataConfig) -> Reading:
+    """How the `data` section says that image files are read."""
+    return Reading(background=c.background, levels=c.levels)

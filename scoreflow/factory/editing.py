@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import centres
-from scoreflow.data.user_images import read_images, read_mask
+from scoreflow.data.reading.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.solver import try_solver

@@ -27,6 +27,35 @@ class DataConfig(Section):
     split_seed: int = key(
         0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
     )
+    size: str = key(
+        "",
+        'images: their size as "64" or "48x64" (height x width); "" for that of the files',
+        later=True,
+    )
+    fit: str = key(
+        "refuse",
+        "images of another size: refused, cropped, resized or padded",
+        choices=("refuse", "crop", "resize", "pad"),
+        later=True,
+    )
+    mode: str = key(
+        "exact",
+        "images: as they are, else refused; or converted to grey, RGB, or what fits all",
+        choices=("exact", "auto", "grey", "rgb"),
+        later=True,
+    )
+    background: str = key(
+        "", 'colour under transparent pixels, as "#ffffff"; "" to refuse them', later=True
+    )
+    levels: int = key(
+        0, "levels of a channel; 0 for those of the files", Range(0, 65536, "[]"), later=True
+    )
+    labels: str = key(
+        "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
+    )
+    cache: str = key(
+        "", 'folder for decoded images that do not fit into memory; "" for the run\'s', later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from scoreflow.configs import default
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import from_uint8, to_uint8
 from scoreflow.data.loading import load_digits
-from scoreflow.data.user_images import read_images, read_mask
+from scoreflow.data.reading.user_images import read_images, read_mask
 from scoreflow.errors import RequestError
 from scoreflow.factory.editing import build_control
 from scoreflow.factory.sampling import SAMPLERS

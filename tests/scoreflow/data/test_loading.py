@@ -14,6 +14,7 @@ from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Batches
 from scoreflow.data.levels import dequantize, quantize, to_uint8
 from scoreflow.data.loading import load_digits, load_folder, load_hub, load_images, load_parquet
+from scoreflow.data.reading.image_file import decode
 from scoreflow.errors import RequestError, RunError
 
 SHARED = Path(os.environ.get("SCOREFLOW_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -344,13 +345,11 @@ def test_folder_images_that_do_not_fit_are_named(tmp_path):
 def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
     whole = encoded(pictures(1, (9, 7, 3))[0], file_format, **options)
-    expected = loading.decode(whole, "it")
+    expected = decode(whole, "it")
     for cut in range(len(whole)):
         with contextlib.suppress(RequestError):
-            assert (
-                loading.decode(whole[:cut], "it") == expected
-            ).all()  # only padding was missing
-    refused("it: not a whole image", loading.decode, whole[: len(whole) // 2], "it")
+            assert (decode(whole[:cut], "it") == expected).all()  # only padding was missing
+    refused("it: not a whole image", decode, whole[: len(whole) // 2], "it")
 
 
 # ---- which one it is

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import from_uint8
-from scoreflow.data.loading import decode, describe
+from scoreflow.data.reading.image_file import decode, describe
 from scoreflow.errors import RequestError
 
 WHITE = 128
