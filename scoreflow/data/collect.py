@@ -1,36 +1,118 @@
 """Rows of a source decoded into one array of levels."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scoreflow.data.reading.image_file import decode, describe
+from scoreflow.data.dataset import Data
+from scoreflow.data.reading.conversion import Pixels
+from scoreflow.data.reading.image_file import describe, read
+from scoreflow.data.reading.refusal import MOST_REFUSED, Refused, together
+from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.data.reading.tally import Tally
 from scoreflow.data.sources.labels import numbered
 from scoreflow.data.sources.rows import Row
 from scoreflow.errors import RequestError
 
 Split = tuple[Tensor, Tensor | None]
-"""Levels (n, C, H, W) uint8 and labels (n,) int64."""
+"""Values of pixels (n, C, H, W), uint8 or, for more than 256 levels, int32; labels (n,) int64."""
 
 
-def collect(rows: Iterable[Row], total: int, where: str) -> Split:
-    """Decode `total` rows into one array; every image must look like the first."""
+def collect(
+    rows: Iterable[Row],
+    total: int,
+    where: str,
+    reading: Reading = AS_IT_IS,
+    tally: Tally | None = None,
+) -> Split:
+    """Decode `total` rows into one array; every image must look like the first.
+
+    Args:
+        rows: the images.
+        total: how many they are.
+        where: they come from.
+        reading: how their files are read.
+        tally: counts what is found in them.
+
+    Raises:
+        RequestError: images cannot be read so; up to a number of them are named.
+    """
     if total == 0:
         raise RequestError(f"no images in {where}: it has 0 rows")
+    tally = Tally(reading) if tally is None else tally
     images, labels, first = np.empty(0, np.uint8), [], ""
+    refused: list[Refused] = []
     bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
     for index, (name, source, label) in enumerate(bar):
-        pixels = decode(source, name)
-        if index == 0:
-            images, first = np.empty((total, *pixels.shape), np.uint8), name
-        elif pixels.shape != images.shape[1:]:
-            raise RequestError(
-                f"images must share one size and mode, got {describe(images.shape[1:])}"
-                f" in {first} and {describe(pixels.shape)} in {name}; convert them first"
-            )
-        images[index] = pixels
+        try:
+            pixels = tally.add(name, read(source, name, reading))
+            if not first:
+                kind = np.uint8 if reading.levels <= 256 else np.int32
+                images, first = np.empty((total, *pixels.shape), kind), name
+            elif reading.mode == "auto":
+                images, pixels = _in_colour_if_one_is(images, pixels)
+            _refuse_another_shape(pixels.shape, images.shape[1:], name, first, reading)
+            images[index] = pixels
+        except Refused as error:
+            refused.append(error)
         labels.append(label)
+        if len(refused) == MOST_REFUSED:
+            break
+    if refused:
+        raise together(refused, len(labels), total)
     return torch.from_numpy(images), numbered(labels, where)
+
+
+def in_one_mode(splits: list[Split], reading: Reading) -> list[Split]:
+    """Splits of which one may have colour and another not: all in RGB then, if that is allowed."""
+    if reading.mode != "auto":
+        return splits
+    most = max(values.shape[1] for values, _ in splits)
+    return [
+        (values.repeat_interleave(most // values.shape[1], 1), labels) for values, labels in splits
+    ]
+
+
+def in_levels(data: Data, tally: Tally) -> Data:
+    """Data whose values of pixels are made levels, with what is to be known of how it was read."""
+    if not tally.total:
+        return data
+    scale = tally.scale()
+    train = scale.levels(data.train)
+    test = train if data.test is data.train else scale.levels(data.test)
+    remarks = (*data.remarks, *tally.remarks())
+    return replace(data, train=train, test=test, num_levels=scale.num_levels, remarks=remarks)
+
+
+def _in_colour_if_one_is(images: Pixels, pixels: Pixels) -> tuple[Pixels, Pixels]:
+    """All images so far and the next in RGB, if one of them is."""
+    if images.shape[1] < len(pixels):
+        images = images.repeat(len(pixels), axis=1)
+    return images, pixels.repeat(images.shape[1] // len(pixels), axis=0)
+
+
+def _refuse_another_shape(
+    shape: tuple[int, ...], wanted: tuple[int, ...], name: str, first: str, reading: Reading
+) -> None:
+    if shape == wanted:
+        return
+    flags = []
+    if shape[1:] != wanted[1:]:
+        flags += [reading.flag("size", _side(wanted)), reading.flag("fit", "crop")]
+    if shape[0] != wanted[0]:
+        flags.append(reading.flag("mode", "auto"))
+    raise Refused(
+        "images must share one size and mode",
+        f"got {describe(wanted)} in {first} and {describe(shape)} in {name}",
+        f"add {' '.join(flags)}",
+        ", ",
+    )
+
+
+def _side(shape: tuple[int, ...]) -> str:
+    height, width = shape[1:]
+    return f"{height}" if height == width else f"{height}x{width}"

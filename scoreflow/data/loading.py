@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.data.collect import Split, collect
+from scoreflow.data.collect import Split, collect, in_levels, in_one_mode
 from scoreflow.data.dataset import Data
 from scoreflow.data.reading.image_file import describe
 from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.data.reading.tally import Tally
 from scoreflow.data.sources.folders import image_files
 from scoreflow.data.sources.hub import hub_rows, hub_splits
 from scoreflow.data.sources.parquet import parquet_rows
@@ -85,38 +86,50 @@ def load_images(
         reading: how image files are read.
         labels: where the classes are: "auto", "none", "folders", or a column's name.
     """
+    return _load_images(path_or_name, test_fraction, split_seed, whole, Tally(reading))
+
+
+def _load_images(
+    path_or_name: str, test_fraction: float, split_seed: int, whole: bool, tally: Tally
+) -> Data:
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():
         if any(path.glob("*.parquet")):
-            return load_parquet(path, whole=whole)
-        return load_folder(path, test_fraction, split_seed, whole)
+            return in_levels(load_parquet(path, whole=whole, tally=tally), tally)
+        return in_levels(load_folder(path, test_fraction, split_seed, whole, tally), tally)
     if path_or_name and path.exists():
         raise RequestError(f"a dataset is a folder, got the file {path}: pass the folder it is in")
     if not HUB_NAME.fullmatch(path_or_name):
         raise RequestError(
             f"no such dataset path: {path_or_name!r}; pass a folder of images or of parquet files"
         )
-    return load_hub(path_or_name, whole=whole)
+    return in_levels(load_hub(path_or_name, whole=whole, tally=tally), tally)
 
 
-def load_pool(path_or_name: str) -> Tensor:
-    """All images of a data set, whatever its splits: levels (n, C, H, W) uint8.
+def load_pool(path_or_name: str, tally: Tally | None = None) -> Tensor:
+    """All images of a data set, whatever its splits: levels (n, C, H, W).
 
     Args:
         path_or_name: as in `load_images`, or "digits".
+        tally: says how files are read, and counts what is found in them.
     """
     if path_or_name == "digits":
         whole = load_digits()
         return torch.cat([whole.train, whole.test])
-    path = Path(path_or_name).expanduser()
+    path, tally = Path(path_or_name).expanduser(), tally or Tally()
     if path.is_dir() and not any(path.glob("*.parquet")):
-        return _folder_split(image_files(path), [])[0]
-    whole = load_images(path_or_name)
+        pixels, _ = _folder_split(image_files(path), [], tally)
+        return tally.scale().levels(pixels)
+    whole = _load_images(path_or_name, 0.2, 0, False, tally)
     return torch.cat([whole.train, whole.test])
 
 
 def load_parquet(
-    path: str | Path, train_split: str = "train", test_split: str = "test", whole: bool = False
+    path: str | Path,
+    train_split: str = "train",
+    test_split: str = "test",
+    whole: bool = False,
+    tally: Tally | None = None,
 ) -> Data:
     """A folder of {split}-*.parquet in the Hugging Face image schema, 256 levels.
 
@@ -131,12 +144,19 @@ def load_parquet(
     names = [train_split, test_split]
     if whole:
         names = _wanted([name for name in names if any(folder.glob(f"{name}-*.parquet"))], "")
-    splits = [collect(*parquet_rows(parquet, folder, name)) for name in names]
-    return _join(folder.resolve().name, *splits)
+    tally = tally or Tally()
+    splits = [
+        collect(*parquet_rows(parquet, folder, each), tally.reading, tally) for each in names
+    ]
+    return _join(folder.resolve().name, *in_one_mode(splits, tally.reading))
 
 
 def load_hub(
-    name: str, train_split: str = "train", test_split: str = "test", whole: bool = False
+    name: str,
+    train_split: str = "train",
+    test_split: str = "test",
+    whole: bool = False,
+    tally: Tally | None = None,
 ) -> Data:
     """An image data set of the Hugging Face Hub by its `name` or `owner/name`, 256 levels.
 
@@ -153,11 +173,17 @@ def load_hub(
     if whole:
         there = hub_splits(datasets, name)
         names = _wanted([each for each in names if each in there], "+".join(there))
-    return _join(name, *[collect(*hub_rows(datasets, name, split)) for split in names])
+    tally = tally or Tally()
+    splits = [collect(*hub_rows(datasets, name, each), tally.reading, tally) for each in names]
+    return _join(name, *in_one_mode(splits, tally.reading))
 
 
 def load_folder(
-    path: str | Path, test_fraction: float = 0.2, split_seed: int = 0, whole: bool = False
+    path: str | Path,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    whole: bool = False,
+    tally: Tally | None = None,
 ) -> Data:
     """Your own image files, 256 levels: path/train/** and path/test/**, or one pool split by seed.
 
@@ -175,7 +201,8 @@ def load_folder(
         )
     found = [image_files(part) for part in parts or [folder]]
     classes = sorted({name for files in found for _, name in files if name is not None})
-    splits = [_folder_split(files, classes) for files in found]
+    tally = tally or Tally()
+    splits = in_one_mode([_folder_split(each, classes, tally) for each in found], tally.reading)
     if parts or whole:
         return _join(folder.resolve().name, *splits)
     return _cut(folder.resolve().name, splits[0], 256, test_fraction, split_seed)
@@ -196,10 +223,10 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
-def _folder_split(files: list[tuple[Path, str | None]], classes: list[str]) -> Split:
+def _folder_split(files: list[tuple[Path, str | None]], classes: list[str], tally: Tally) -> Split:
     number = {name: index for index, name in enumerate(classes)}
     rows = ((str(path), path, None if name is None else number.get(name)) for path, name in files)
-    return collect(rows, len(files), "image files")
+    return collect(rows, len(files), "image files", tally.reading, tally)
 
 
 def _join(name: str, train: Split, test: Split | None = None) -> Data:

@@ -11,7 +11,7 @@ from torch import nn
 from scoreflow.data import loading as data_sets
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
-from scoreflow.data.reading.settings import Reading
+from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
@@ -199,4 +199,10 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
 
 def build_reading(c: DataConfig) -> Reading:
     """How the `data` section says that image files are read."""
-    return Reading(background=c.background, levels=c.levels)
+    fit, mode = choose_key("data.fit", c.fit), choose_key("data.mode", c.mode)
+    size = size_of(c.size)
+    if size is None and fit != "refuse":
+        raise RequestError(
+            f"data.fit = {fit} needs the size that images get: add --config.data.size=64, say"
+        )
+    return Reading(size, fit, mode, c.background, c.levels)

@@ -1,38 +1,74 @@
-"""One image file as (C, H, W) integers, or refused in one line."""
+"""One image file as (C, H, W) integers, or refused in one line.
+
+What the file holds that the array would not is refused, or converted where the settings allow it:
+nothing is dropped without a word.
+"""
 
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from scoreflow.errors import RequestError, first_line
+from scoreflow.data.reading.conversion import Converted, converted, of_array
+from scoreflow.data.reading.formats import decoders
+from scoreflow.data.reading.header import header_of
+from scoreflow.data.reading.refusal import Refused
+from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.errors import first_line
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What Pillow raises on bytes that are no whole image."""
 
+Source = bytes | Path | np.ndarray[Any, Any] | None
+"""A file's bytes or path, or an array (H, W) or (H, W, C) of bool, uint8 or uint16."""
 
-def decode(source: bytes | Path | None, where: str) -> np.ndarray:
-    """One image file as (C, H, W) uint8: grey stays one channel, RGB three."""
+
+def read(source: Source, where: str, reading: Reading = AS_IT_IS) -> Converted:
+    """One image, with what was done to it.
+
+    Args:
+        source: the file, or an array.
+        where: what it is called in messages.
+        reading: how it is read.
+
+    Raises:
+        Refused: it cannot be read, or not without a conversion that is not allowed.
+    """
     if source is None:
-        raise RequestError(f"{where} has no image: every row needs the bytes of an image file")
+        raise Refused(where, "has no image", "every row needs the bytes of an image file", " ")
+    if isinstance(source, np.ndarray):
+        return of_array(source, where, reading)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            mode, pixels = image.mode, np.asarray(image)
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        with Image.open(io.BytesIO(content), formats=decoders()) as image:
+            header = header_of(image, content)
     except DAMAGE as error:
-        raise RequestError(damaged(where, "image", error)) from error
-    if mode not in ("L", "RGB"):
-        raise RequestError(
-            f"{where}: images must be 8-bit grey (L) or RGB, got mode {mode}; convert it first"
-        )
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+        what = f"not a whole image ({first_line(error)})"
+        raise Refused(where, what, "replace or remove it") from error
+    return converted(image, header, where, reading)
+
+
+def decode(source: Source, where: str, reading: Reading = AS_IT_IS) -> np.ndarray[Any, Any]:
+    """One image file as (C, H, W): uint8 in 0..255, or uint16 as it is stored."""
+    return read(source, where, reading).pixels
 
 
 def describe(shape: tuple[int, ...]) -> str:
     """An image of this shape, (C, H, W), in words."""
     channels, height, width = shape
-    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+    kind = {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
+    return f"{width}x{height} {kind}"
 
 
 def damaged(where: str, kind: str, error: Exception) -> str:

@@ -1,10 +1,17 @@
 """How image files are read: their size, their mode, their number of levels."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+from PIL import ImageColor
+
+from scoreflow.errors import RequestError
+
 Fit = Literal["refuse", "crop", "resize", "pad"]
 Mode = Literal["exact", "auto", "grey", "rgb"]
+
+SIZE = re.compile(r"\s*(\d{1,6})\s*(?:[xX]\s*(\d{1,6})\s*)?")
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,7 @@ class Reading:
         mode: "exact" takes what can be read without a conversion; the others convert.
         background: colour under transparent pixels, as "#ffffff"; "" to refuse them.
         levels: L of each channel; 0 for those of the files.
+        section: of the config keys that messages name.
     """
 
     size: tuple[int, int] | None = None
@@ -24,6 +32,64 @@ class Reading:
     mode: Mode = "exact"
     background: str = ""
     levels: int = 0
+    section: str = "data"
+
+    def __post_init__(self) -> None:
+        if self.levels == 1:
+            raise RequestError(
+                f"{self.section}.levels must be 2 or more, or 0 for those of the files, got 1"
+            )
+        if self.background:
+            _ = self.colour
+
+    @property
+    def converts(self) -> bool:
+        """Whether the pixels of a file may be converted."""
+        return self.mode != "exact"
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green and blue of the background, each in 0..255; black for none.
+
+        Raises:
+            RequestError: it is no colour, or a transparent one.
+        """
+        refusal = RequestError(
+            f"{self.section}.background must be an opaque colour, as #ffffff or white, got "
+            f"{self.background!r}"
+        )
+        try:
+            found = ImageColor.getrgb(self.background or "#000000")
+        except ValueError as error:
+            raise refusal from error
+        if len(found) != 3:
+            raise refusal
+        return found
+
+    def flag(self, option: str, value: object) -> str:
+        """The flag of the command line that sets one of these, for a message."""
+        return f"--config.{self.section}.{option}={value}"
 
 
 AS_IT_IS = Reading()
+
+
+def size_of(text: str | int, name: str = "data.size") -> tuple[int, int] | None:
+    """(H, W) from "64" for a square, or "48x64" for height x width; None from "".
+
+    Args:
+        text: as in the config.
+        name: of the key, for the message.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if text == "":
+        return None
+    found = SIZE.fullmatch(str(text))
+    height, width = (int(each or found[1]) for each in found.groups()) if found else (0, 0)
+    if not height or not width:
+        raise RequestError(
+            f"{name} must be a side in pixels, as 64, or height x width, as 48x64, got {text!r}"
+        )
+    return height, width

@@ -208,7 +208,10 @@ def grey(height=5, width=4):
             [grey(), encoded(pictures(1, (5, 4, 3))[0])],
             "4x5 grey in .* row 0 and 4x5 RGB in .* row 1",
         ),
-        ([grey(), encoded(pictures(1, (5, 4, 4))[0])], "row 1: images must be .* got mode RGBA"),
+        (
+            [grey(), encoded(pictures(1, (5, 4, 4))[0])],
+            r"row 1: transparent pixels \(mode RGBA\); add --config.data.background=#ffffff",
+        ),
         ([grey(), grey()[:-30]], "row 1: not a whole image"),
         ([grey(), b"no image"], "row 1: not a whole image"),
         ([grey(), b""], "row 1: not a whole image"),
@@ -337,7 +340,7 @@ def test_folder_images_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "zz.png").write_bytes(grey()[:40])
     refused(r"zz\.png: not a whole image", load_images, str(tmp_path))
     (tmp_path / "zz.png").write_bytes(encoded(pictures(1)[0] > 99))
-    refused(r"zz\.png: images must be .* got mode 1; convert", load_images, str(tmp_path))
+    refused(r"one number of levels, got 256 in .* and 2 in .*zz\.png", load_images, str(tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -1,0 +1,156 @@
+"""What an image file holds by its header, beyond the pixels that Pillow gives.
+
+Pillow gives eight bits of a colour channel whatever the file has, the first of several pictures,
+and the pixels before they are turned. What of this a file has is found here, in one rule for all
+formats.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import ExifTags, Image
+
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+SAMPLE_BITS, SAMPLES, SAMPLE_FORMAT = 258, 277, 339
+"""Tags of a TIFF file."""
+HIGH_BITS, TWELVE_BITS = 0x40, 0x20
+"""Of the third byte of an AV1 configuration record."""
+SRGB_GAMMA = 1 / 2.2
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file holds.
+
+    Attributes:
+        format: Pillow's name of it.
+        mode: Pillow's name of the pixel format.
+        levels: L, the number of values of a channel.
+        pictures: pages or frames.
+        oriented: whether viewers turn or mirror the pixels.
+        profile: an ICC profile, or None.
+        gamma: of a PNG file; sRGB's own where it says nothing.
+        strange: what else it holds that cannot be read, in words; "" for nothing.
+    """
+
+    format: str
+    mode: str
+    levels: int
+    pictures: int
+    oriented: bool
+    profile: bytes | None
+    gamma: float
+    strange: str
+
+    @property
+    def grey(self) -> bool:
+        """Whether it has no colour."""
+        return self.mode in GREY_MODES
+
+    @property
+    def deep(self) -> bool:
+        """Whether it has more than eight bits a channel."""
+        return self.levels > 256
+
+
+def header_of(image: Image.Image, content: bytes) -> Header:
+    """The header of a file that is opened but not loaded; it is loaded afterwards.
+
+    Args:
+        image: from Pillow.
+        content: the file.
+    """
+    pictures = int(getattr(image, "n_frames", 1))
+    levels, strange = _levels(image, content)
+    # Pillow turns a TIFF when it loads it, and finds a PNG's tag only then
+    turned = image.format == "TIFF" and _orientation(image) != 1
+    image.load()
+    profile = image.info.get("icc_profile") or None
+    gamma = image.info.get("gamma", SRGB_GAMMA)
+    gamma = SRGB_GAMMA if profile is not None or "srgb" in image.info else float(gamma)
+    turned = turned or _orientation(image) != 1
+    kind = image.format or ""
+    return Header(kind, image.mode, levels, pictures, turned, profile, gamma, strange)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever Pillow raises on a damaged EXIF block, the pixels are whole
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+# ---- bits ---------------------------------------------------------------------------------------
+
+
+def _levels(image: Image.Image, content: bytes) -> tuple[int, str]:
+    """L of the file's channels, and what of it cannot be read."""
+    if image.mode not in (*GREY_MODES, "RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
+        return 256, f"values that are no levels of grey or RGB (mode {image.mode})"
+    by_format = {
+        "PNG": _png,
+        "TIFF": _tiff,
+        "JPEG2000": _jpeg2000,
+        "AVIF": _avif,
+        "PPM": _ppm,
+        "SGI": _sgi,
+    }
+    levels, strange = by_format.get(image.format or "", _eight)(image, content)
+    if image.mode in ("P", "PA"):
+        return 256, strange
+    if image.mode == "1":
+        return 2, strange
+    if levels > 65536:
+        return levels, strange or "more than 16 bits a channel"
+    if levels > 256 and "transparency" in image.info:
+        return levels, strange or "a transparent colour of more than 8 bits"
+    return levels, strange
+
+
+def _eight(_image: Image.Image, _content: bytes) -> tuple[int, str]:
+    return 256, ""
+
+
+def _png(_image: Image.Image, content: bytes) -> tuple[int, str]:
+    depth = content[content.index(b"IHDR") + 12]
+    return 2**depth, ""
+
+
+def _tiff(image: Image.Image, _content: bytes) -> tuple[int, str]:
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    depths, samples = tags.get(SAMPLE_BITS, (1,)), tags.get(SAMPLES, 1)
+    if samples > len(image.getbands()):  # Pillow reads over channels whose meaning is not said
+        return 2 ** max(depths), f"{samples} channels, which are more than those of {image.mode}"
+    if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
+        return 2 ** max(depths), "signed or floating-point values"
+    return 2 ** max(depths), ""
+
+
+def _jpeg2000(_image: Image.Image, content: bytes) -> tuple[int, str]:
+    start = content.index(b"\xff\x4f\xff\x51") + 40  # the codestream's SIZ marker: the components
+    channels = int.from_bytes(content[start - 2 : start])
+    found = content[start : start + 3 * channels : 3]
+    depths = {1 + (each & 0x7F) for each in found}
+    if any(each & 0x80 for each in found) or not depths <= {8, 16}:  # Pillow shifts the others
+        return 2 ** max(depths), "values of other than 8 or 16 bits without a sign"
+    return 2 ** max(depths), ""
+
+
+def _avif(_image: Image.Image, content: bytes) -> tuple[int, str]:
+    third = content[content.index(b"av1C") + 6]
+    bits = (12 if third & TWELVE_BITS else 10) if third & HIGH_BITS else 8
+    return 2**bits, ""
+
+
+def _sgi(_image: Image.Image, content: bytes) -> tuple[int, str]:
+    return 2 ** (8 * content[3]), ""
+
+
+NETPBM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
+
+
+def _ppm(_image: Image.Image, content: bytes) -> tuple[int, str]:
+    found = NETPBM.match(content)
+    return (int(found[1]) + 1 if found else 2), ""  # a bitmap, P1 or P4, states no maximum

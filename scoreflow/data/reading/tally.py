@@ -1,0 +1,230 @@
+"""What was found while the images of a set were read: their number of levels, what was done.
+
+A file of few levels, and one of 8 bits that is taken at fewer, gives brightness: 0 is black, 255
+is white, and level k of L is shown at the integer nearest to 255 k / (L - 1). A value that is no
+such integer is refused, or goes to the nearest level where conversions are allowed. Files of 8
+bits whose values are all below L are taken as levels themselves, if no conversions are allowed.
+Values of more than 8 bits are levels as they are stored.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.data.reading.conversion import Converted, Pixels
+from scoreflow.data.reading.refusal import Refused
+from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.errors import RequestError
+
+
+def brightness(num_levels: int) -> Pixels:
+    """Where the levels of a picture are shown: (L,) uint8, for L in 2..256."""
+    top = num_levels - 1
+    return ((np.arange(num_levels) * 510 + top) // (2 * top)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From the values of pixels to levels.
+
+    Attributes:
+        num_levels: L.
+        table: (256,) uint8, the level of each brightness; None where values are levels.
+    """
+
+    num_levels: int
+    table: Tensor | None = None
+
+    def levels(self, pixels: Tensor) -> Tensor:
+        """Levels, uint8 for L up to 256 and int32 above, of pixels uint8 or uint16."""
+        if self.table is not None:
+            pixels = self.table.to(pixels.device)[pixels.int()]
+        return pixels.to(torch.uint8 if self.num_levels <= 256 else torch.int32)
+
+
+@dataclass
+class Tally:
+    """Counts over all images that one data set is made of.
+
+    Args:
+        reading: how they are read.
+
+    Attributes:
+        total: images so far.
+        done: how many had each conversion.
+        kept: in how many something was left as it stands.
+        converted: how many had a conversion.
+        resized: how many were resized.
+        enlarged: how many of these grew.
+        files: by the number of levels that files can hold, the first that has it.
+        off: the first that has a value between levels, and the value.
+        above: the first that has a value of L or more, and the value.
+        stored: the first whose values are levels as they are stored.
+    """
+
+    reading: Reading = AS_IT_IS
+    total: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    converted: int = 0
+    resized: int = 0
+    enlarged: int = 0
+    between: int = 0
+    files: dict[int, str] = field(default_factory=dict)
+    off: tuple[str, int] | None = None
+    above: tuple[str, int] | None = None
+    stored: str | None = None
+
+    def add(self, where: str, image: Converted) -> Pixels:
+        """Count one image; its pixels.
+
+        Raises:
+            Refused: a stored value is none of the levels that are asked for.
+        """
+        if image.stored:
+            self._refuse_above(where, int(image.pixels.max(initial=0)))
+            self.stored = self.stored or where
+        else:
+            self._look_at_values(where, image)
+        self.total += 1
+        self.done.update(image.done)
+        self.kept.update(image.kept)
+        self.converted += bool(image.done)
+        self.resized += image.resized
+        self.enlarged += image.enlarged
+        self.files.setdefault(image.levels, where)
+        return image.pixels
+
+    def _refuse_above(self, where: str, most: int) -> None:
+        if most >= self.reading.levels:
+            wanted = f"{self.reading.section}.levels = {self.reading.levels}"
+            raise Refused(
+                where,
+                f"the stored value {most}, where {wanted} allows 0..{self.reading.levels - 1}",
+                f"add {self.reading.flag('levels', 2 ** most.bit_length())}",
+            )
+
+    def _look_at_values(self, where: str, image: Converted) -> None:
+        """Whether the values are levels, or the brightness of levels."""
+        wanted = self.reading.levels or image.levels
+        if wanted >= 256:
+            return
+        shown = np.isin(np.arange(256), brightness(wanted))[image.pixels]
+        self.between += not shown.all()
+        if self.off is None and not shown.all():
+            self.off = (where, int(image.pixels[~shown].flat[0]))
+        most = int(image.pixels.max(initial=0))
+        if self.above is None and (most >= wanted or image.levels < 256):
+            self.above = (where, most)
+
+    # ---- levels ---------------------------------------------------------------------------------
+
+    def scale(self) -> Scale:
+        """How the pixels of the set become levels.
+
+        Raises:
+            RequestError: files differ in their number of levels, or values are no levels.
+        """
+        reading, own = self.reading, max(self.files, default=256)
+        if self.stored is not None:
+            return self._as_stored()
+        if not reading.levels and len(self.files) > 1:
+            if not reading.converts:
+                raise RequestError(self._differ())
+            own = 256
+        if not reading.levels and reading.converts and self.off is not None:
+            own = 256  # a conversion made values between the levels of the files
+        wanted = reading.levels or own
+        if wanted >= 256:
+            return Scale(wanted)
+        if self._are_levels():
+            return Scale(wanted)
+        if self.off is not None and not reading.converts:
+            raise RequestError(self._off(wanted))
+        return Scale(wanted, _nearest(wanted))
+
+    def _are_levels(self) -> bool:
+        """Whether 8-bit values are themselves the levels that are asked for."""
+        return bool(self.reading.levels and not self.reading.converts and self.above is None)
+
+    def _as_stored(self) -> Scale:
+        spread = next((name for levels, name in self.files.items() if levels <= 256), None)
+        if spread is not None and self.above is not None:
+            raise RequestError(
+                f"images must all be of more than 8 bits or none, got {self.stored} whose stored "
+                f"values are taken as levels, and {spread}; add "
+                f"{self.reading.flag('mode', 'grey')} {self.reading.flag('levels', 0)}"
+            )
+        return Scale(self.reading.levels)
+
+    def _differ(self) -> str:
+        names = " and ".join(f"{levels} in {name}" for levels, name in self.files.items())
+        return (
+            f"images must share one number of levels, got {names}; add "
+            f"{self.reading.flag('levels', 256)} to take all as brightness, 0 black and 255 white"
+        )
+
+    def _off(self, wanted: int) -> str:
+        assert self.off is not None, "asked by the caller"
+        name, value = self.off
+        grid = brightness(wanted)
+        nearest, all_of_them = self.reading.flag("mode", "auto"), self.reading.flag("levels", 256)
+        return (
+            f"{name}: the value {value} is none of the {wanted} levels, which are shown at "
+            f"{', '.join(map(str, grid[:3]))}, ..., 255; add {nearest} for the nearest "
+            f"level, or {all_of_them}"
+        )
+
+    # ---- words ----------------------------------------------------------------------------------
+
+    def remarks(self) -> tuple[str, ...]:
+        """A line each for what is to be known of how the set was read; none for a plain one."""
+        parts = [*self._conversions(), *self._sizes()]
+        lines = ["; ".join(parts)] if parts else []
+        for what, count in self.kept.items():
+            lines.append(
+                f"{count} of {self.total} files have {what}, which is not applied: their values "
+                "are taken as they stand"
+            )
+        scale = self.scale()
+        lines += self._levels(scale)
+        return tuple(lines)
+
+    def _conversions(self) -> list[str]:
+        if not self.converted:
+            return []
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.done.items())
+        return [f"{self.converted} of {self.total} files converted: {kinds}"]
+
+    def _sizes(self) -> list[str]:
+        if not self.resized:
+            return []
+        assert self.reading.size is not None, "else nothing is resized"
+        height, width = self.reading.size
+        many = "all" if self.resized == self.total else f"{self.resized} of {self.total}"
+        grown = f", {self.enlarged} of them enlarged" if self.enlarged else ""
+        return [f"{many} resized to {width}x{height} by {self.reading.fit}{grown}"]
+
+    def _levels(self, scale: Scale) -> list[str]:
+        count = scale.num_levels
+        if self.stored is not None:
+            return [f"{count} levels: the values as they are stored"]
+        if count >= 256:
+            return []
+        if scale.table is None:
+            return [f"{count} levels: all values are below {count} and taken as levels themselves"]
+        if self.between:
+            return [
+                f"{count} levels: {self.between} of {self.total} files had values between them, "
+                "which went to the nearest"
+            ]
+        return [f"{count} levels, from black to white"]
+
+
+def _nearest(num_levels: int) -> Tensor:
+    """The level nearest to each brightness, (256,) uint8."""
+    values, top = torch.arange(256), num_levels - 1
+    return ((values * 2 * top + 255) // 510).to(torch.uint8)
