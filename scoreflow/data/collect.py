@@ -106,10 +106,11 @@ def _refuse_another_shape(
     if shape[0] != wanted[0]:
         flags.append(reading.flag("mode", "auto"))
     raise Refused(
-        "images must share one size and mode",
-        f"got {describe(wanted)} in {first} and {describe(shape)} in {name}",
+        name,
+        f"{describe(shape)}, unlike the {describe(wanted)} of {first}",
         f"add {' '.join(flags)}",
-        ", ",
+        f"images must share one size and mode, got {describe(wanted)} in {first} and "
+        f"{describe(shape)} in {name}",
     )
 
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import centres
-from scoreflow.data.reading.user_images import read_images, read_mask
+from scoreflow.data.reading.settings import Reading
+from scoreflow.data.reading.user_images import Given, read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose_key
+from scoreflow.factory.choose import choose, choose_key
 from scoreflow.factory.solver import try_solver
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.plan import SamplingPlan
@@ -25,8 +25,9 @@ from scoreflow.samplers import (
 from scoreflow.samplers.editing.linear_operators import middle_square
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
-from scoreflow.schema.evaluation_sections import SamplingConfig
+from scoreflow.schema.evaluation_sections import ControlConfig, LikelihoodConfig, SamplingConfig
 from scoreflow.schema.task_keys import MEASURED
+from scoreflow.schema.training_sections import FITS, READING_MODES, DataConfig
 
 
 def build_control(config: AnyConfig, data: Data) -> EditPlan | None:
@@ -39,26 +40,43 @@ def build_control(config: AnyConfig, data: Data) -> EditPlan | None:
         raise RequestError(
             f"sampling.task = {task} is about images, and the data of this run are vectors"
         )
+    reading = build_user_reading(c, config.data)
     if task in MEASURED:
-        return _measured(config, data, data.num_levels)
+        return _measured(config, data, data.num_levels, reading)
     if task == "interpolate":
         if c.count < 2:
             raise RequestError(f"interpolate needs control.count of 2 or more, got {c.count}")
-        (a, first), (b, second) = (read_images(each, data) for each in (c.image, c.other))
-        return _plan(config, data.num_levels, torch.cat((a, b)), first + second)
-    given, names = read_images(c.image, data, c.count if task == "reconstruct" else 1)
-    plan = _plan(config, data.num_levels, given, names)
+        a, b = (read_images(each, data, reading=reading) for each in (c.image, c.other))
+        both = Given(torch.cat((a.levels, b.levels)), a.names + b.names, a.remarks + b.remarks)
+        return _plan(config, data.num_levels, both)
+    count = c.count if task == "reconstruct" else 1
+    given = read_images(c.image, data, count, reading=reading)
+    plan = _plan(config, data.num_levels, given)
     return replace(plan, strength=c.strength) if task == "vary" else plan
 
 
-def _plan(config: Config, num_levels: int, given: Tensor, names: list[str]) -> EditPlan:
+def build_user_reading(c: ControlConfig | LikelihoodConfig, run: DataConfig) -> Reading:
+    """How files of a user's own are read: as a section says, or else as the data of the run were.
+
+    Args:
+        c: the section.
+        run: of the data.
+    """
+    fit = choose(f"{c.NAME}.fit", c.fit or run.fit, FITS)
+    mode = choose(f"{c.NAME}.mode", c.mode or run.mode, READING_MODES)
+    background = c.background or run.background
+    return Reading(fit=fit, mode=mode, background=background, section=c.NAME)
+
+
+def _plan(config: Config, num_levels: int, given: Given) -> EditPlan:
     c = config.sampling
     return EditPlan(
         c.task,
-        given,
-        names,
+        given.levels,
+        given.names,
         config.control.count,
         num_levels,
+        remarks=given.remarks,
         sampler=c.sampler,
         seed=c.seed,
         batch_size=c.batch_size,
@@ -73,21 +91,21 @@ def build_flow_plan(config: AnyConfig, model: ScoreModel) -> SamplingPlan:
     return SamplingPlan(flow, flow.times(model.sde.num_steps), model)
 
 
-def _measured(config: Config, data: Data, num_levels: int) -> EditPlan:
+def _measured(config: Config, data: Data, num_levels: int, reading: Reading) -> EditPlan:
     c, shape = config.control, tuple(data.test.shape[1:])
     method = choose_key("control.method", c.method)
     if method != "mmps":
         _refuse_indivisible(method, config.sampling)
-    operator, coarse = _operator(config, shape)
-    given, names = read_images(c.image, data, also=(coarse,) if coarse else ())
-    value = centres(given, num_levels)
-    itself = tuple(given.shape[1:]) != shape  # the file is coarse, or grey, already
+    operator, coarse = _operator(config, shape, reading)
+    given = read_images(c.image, data, also=(coarse,) if coarse else (), reading=reading)
+    value = centres(given.levels, num_levels)
+    itself = tuple(value.shape[1:]) != shape  # the file is coarse, or grey, already
     value = value if itself else operator.apply(value)
     # a level stands for a bin, and a mean over n of them for the mean of n uniform laws
     bins = 2 / num_levels / 12**0.5
     noise = c.noise or (bins if itself else bins * operator.gain**0.5)
     return replace(
-        _plan(config, num_levels, data.test[:0] if itself else given, names),
+        _plan(config, num_levels, given._replace(levels=data.test[:0]) if itself else given),
         measurement=Measurement(operator, value, noise),
         method=method,
         weight=c.weight,
@@ -110,12 +128,14 @@ def _refuse_indivisible(method: str, c: SamplingConfig) -> None:
         )
 
 
-def _operator(config: Config, shape: tuple[int, ...]) -> tuple[Operator, tuple[int, ...] | None]:
+def _operator(
+    config: Config, shape: tuple[int, ...], reading: Reading
+) -> tuple[Operator, tuple[int, ...] | None]:
     """A, and the shape of an image that is y itself, if one can be."""
     c, task = config.control, config.sampling.task
     channels, height, width = shape
     if task == "inpaint":
-        known = read_mask(c.mask, shape) if c.mask else middle_square(shape)
+        known = read_mask(c.mask, shape, reading) if c.mask else middle_square(shape)
         return Masked(known), None
     if task == "colorize":
         if channels != 3:

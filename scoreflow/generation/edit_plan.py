@@ -36,6 +36,7 @@ class EditPlan:
         sampler: name of the sampler, for the summary.
         seed: of the noise.
         batch_size: images at a time.
+        remarks: a line each for what was done to the files of the given images.
     """
 
     task: str
@@ -51,6 +52,7 @@ class EditPlan:
     sampler: str = "ode"
     seed: int = 0
     batch_size: int = 256
+    remarks: tuple[str, ...] = ()
 
     def conditioned(
         self, sampling: SamplingPlan, counted: Counted

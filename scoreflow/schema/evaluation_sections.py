@@ -14,7 +14,7 @@ from scoreflow.schema.ranges import (
 )
 from scoreflow.schema.section import Section, key
 from scoreflow.schema.task_keys import METHODS, TASKS
-from scoreflow.schema.training_sections import PRECISIONS
+from scoreflow.schema.training_sections import FITS, PRECISIONS, READING_MODES
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
 SAMPLE_ALONE = ("sample",)
@@ -124,6 +124,13 @@ class ControlConfig(Section):
     image: str = key("test:0", "the given image: a file, or test:K, the K-th test image")
     other: str = key("test:1", "interpolate: the image at the other end")
     mask: str = key("", 'inpaint: a file, white where to fill in; "" for the middle square')
+    fit: str = key("", 'files of another size; "" for what was done to the data', choices=FITS)
+    mode: str = key(
+        "",
+        'files converted, as data.mode; "" for what was done to the data',
+        choices=READING_MODES,
+    )
+    background: str = key("", 'colour under transparent pixels; "" for that of the data')
     factor: int = key(2, "superresolve: pixels of a block, a side", Range(2, 2**15))
     method: str = key(
         "mmps", "inpaint, colorize, superresolve: posterior sampling", choices=tuple(METHODS)
@@ -190,6 +197,15 @@ class LikelihoodConfig(Section):
     terms: int = key(64, "ledger: random times of the bounds, one in each stratum", COUNT)
     against: str = key("", 'compare in pairs with: "raw", the raw weights, or a run\'s folder')
     data: str = key("", 'data to score instead: "train", a folder or a name on the Hub')
+    fit: str = key(
+        "", 'data: those of another size; "" for what was done to the data', choices=FITS
+    )
+    mode: str = key(
+        "",
+        'data: converted, as data.mode; "" for what was done to the data',
+        choices=READING_MODES,
+    )
+    background: str = key("", 'colour under transparent pixels; "" for that of the data')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,20 @@ from typing import Any
 
 from scoreflow.errors import RequestError
 
+READ = ("image", "fit", "mode", "background")
+"""Keys of the given image."""
 MEASURED = {
-    "inpaint": ("image", "mask", "method", "count"),
-    "colorize": ("image", "method", "count"),
-    "superresolve": ("image", "factor", "method", "count"),
+    "inpaint": (*READ, "mask", "method", "count"),
+    "colorize": (*READ, "method", "count"),
+    "superresolve": (*READ, "factor", "method", "count"),
 }
 """Given a measurement of an image, images that fit it."""
 LATENT_TASKS = {
-    "reconstruct": ("image", "count"),
-    "interpolate": ("image", "other", "count"),
+    "reconstruct": (*READ, "count"),
+    "interpolate": (*READ, "other", "count"),
 }
 """Tasks that encode images to latents and decode them."""
-TASKS = {**MEASURED, **LATENT_TASKS, "vary": ("image", "strength", "count")}
+TASKS = {**MEASURED, **LATENT_TASKS, "vary": (*READ, "strength", "count")}
 METHODS: dict[str, tuple[str, ...]] = {
     "replace": (),
     "dps": ("weight",),

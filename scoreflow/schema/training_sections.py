@@ -9,6 +9,8 @@ from scoreflow.schema.section import Section, key
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
 EMBEDDINGS = ("uniform", "centre")
+FITS = ("refuse", "crop", "resize", "pad")
+READING_MODES = ("exact", "auto", "grey", "rgb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,13 @@ class DataConfig(Section):
     fit: str = key(
         "refuse",
         "images of another size: refused, cropped, resized or padded",
-        choices=("refuse", "crop", "resize", "pad"),
+        choices=FITS,
         later=True,
     )
     mode: str = key(
         "exact",
         "images: as they are, else refused; or converted to grey, RGB, or what fits all",
-        choices=("exact", "auto", "grey", "rgb"),
+        choices=READING_MODES,
         later=True,
     )
     background: str = key(

@@ -17,9 +17,11 @@ from scoreflow.cli.console import say
 from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.data import loading, toy
 from scoreflow.data.dataset import Data, digest, overlap
+from scoreflow.data.reading.tally import Tally
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.editing import build_user_reading
 from scoreflow.factory.likelihood import asked_of, build_question
 from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
@@ -29,6 +31,7 @@ from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema import request as requests
 from scoreflow.schema import resolve
+from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
@@ -45,6 +48,9 @@ NOT_OF_A_ROW = (
     "terms",
     "against",
     "data",
+    "fit",
+    "mode",
+    "background",
 )
 """Keys of the section that a row does not depend on."""
 
@@ -262,7 +268,10 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         raise RequestError("likelihood.data is for images; this run's data are vectors")
     if wanted == "train":
         return "train", replace(own, name="train", test=own.train, test_labels=own.train_labels)
-    levels = loading.load_pool(wanted)
+    config = Config.of(experiment.config)
+    reading = build_user_reading(config.likelihood, config.data)
+    tally = Tally(reading.like(own.test.shape[1:], own.num_levels))
+    levels = loading.load_pool(wanted, tally)
     top = int(levels.max())
     if levels.shape[1:] != own.test.shape[1:]:
         raise RequestError(
@@ -278,6 +287,8 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
             f"likelihood.data needs two images of each side to tell apart, got {len(levels)} in "
             f"{wanted} and likelihood.num_images = {experiment.config.likelihood.num_images}"
         )
+    for remark in tally.remarks():
+        say(f"likelihood.data: {remark}")
     name = Path(wanted).expanduser().resolve().name
     return name, replace(own, name=name, test=levels.to(own.test.device), test_labels=None)
 

@@ -119,7 +119,10 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
         return
     place.record()
     folder.write_image(place.picture, edit_summary.picture(edited))
+    for remark in task.remarks:
+        say(remark)
     result = {**edited.result, "caption": edit_summary.caption(edited), "picture": place.name}
+    result |= {"remarks": task.remarks} if task.remarks else {}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     folder.write_result(task.task, result)
     say(f"{edit_summary.describe(edited)}; {_where(place, 'grid')}")

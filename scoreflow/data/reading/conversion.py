@@ -10,11 +10,16 @@ from PIL import Image, ImageOps
 from scoreflow.data.reading.colour import is_srgb, to_srgb
 from scoreflow.data.reading.header import SRGB_GAMMA, Header
 from scoreflow.data.reading.refusal import Refused
-from scoreflow.data.reading.settings import Reading
+from scoreflow.data.reading.settings import MODE_OF, Reading
 
 Pixels = np.ndarray[Any, Any]
 
-NAMES = {"P": "a palette", "PA": "a palette", "CMYK": "CMYK", "YCbCr": "YCbCr"}
+NAMES = {
+    "P": "a palette (mode P)",
+    "PA": "a palette with transparency (mode PA)",
+    "CMYK": "colours in CMYK",
+    "YCbCr": "colours in YCbCr",
+}
 """Modes that are only read by a conversion, and what they are called."""
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as Pillow's conversion to grey."""
@@ -129,7 +134,7 @@ def _needs(header: Header, alpha: Image.Image | None, reading: Reading) -> Itera
     elif header.pictures > 1 and not reading.converts:
         yield f"{header.pictures} pictures, of which the first would be taken", flag, ""
     if header.mode in NAMES and not reading.converts:
-        yield f"{NAMES[header.mode]} (mode {header.mode})", flag, ""
+        yield NAMES[header.mode], flag, ""
     yield from _of_depth(header.mode, header.levels, header.grey, reading)
     if header.oriented and not reading.converts:
         yield "an EXIF orientation that turns or mirrors it", flag, ""
@@ -139,14 +144,11 @@ def _needs(header: Header, alpha: Image.Image | None, reading: Reading) -> Itera
 
 def _of_depth(mode: str, levels: int, grey: bool, reading: Reading) -> Iterator[Need]:
     bits = (levels - 1).bit_length()
-    key = f"{reading.section}.levels = {reading.levels}"
     if levels <= 256:
         if reading.levels > 256:
-            yield (
-                f"{bits} bits, where {key} takes the stored values of deeper files",
-                reading.flag("levels", 0),
-                "",
-            )
+            what = f"{bits} bits, where {reading.levels} levels are stored values of deeper files"
+            flag = "" if reading.given else reading.flag("levels", 0)
+            yield what, flag, "" if flag else "give one of more bits"
     elif not grey:
         what = f"{bits} bits a channel in colour"
         if reading.levels > 256:
@@ -155,7 +157,10 @@ def _of_depth(mode: str, levels: int, grey: bool, reading: Reading) -> Iterator[
             yield what, reading.flag("mode", "rgb"), ""
     elif not reading.converts and not reading.levels:
         own, eight = reading.flag("levels", levels), reading.flag("mode", "grey")
-        remedy = f"add {own} to take its values as they stand, or {eight} for 8 bits"
+        remedy = (
+            f"add {own}, or the number that all its values are below, to take them as they stand; "
+            f"or {eight} for 8 bits"
+        )
         yield f"{bits}-bit grey (mode {mode})", "", remedy
 
 
@@ -163,9 +168,9 @@ def _done(header: Header, alpha: Image.Image | None, reading: Reading) -> Iterat
     if header.pictures > 1:
         yield "first of several pictures"
     if header.mode in NAMES:
-        yield NAMES[header.mode].removeprefix("a ")
+        yield "palette" if header.mode in ("P", "PA") else header.mode
     if header.deep and not (header.grey and (reading.levels > 256 or not reading.converts)):
-        yield f"{(header.levels - 1).bit_length()} bits to 8"
+        yield f"from {(header.levels - 1).bit_length()} bits to 8"
     if header.oriented:
         yield "orientation"
     if alpha is not None:
@@ -252,9 +257,9 @@ def _shaped(image: Converted, where: str, reading: Reading) -> Converted:
         pixels = _grey(pixels)
         done.append("colour to grey")
     height, width = pixels.shape[1:]
+    refuse(_needs_of_shape(pixels.shape, reading), where)
     scale = 1.0
     if reading.size not in (None, (height, width)):
-        refuse(_of_size(width, height, reading), where)
         scale = _scale(reading, width, height)
         pixels = fitted(pixels, reading)
     resized = pixels.shape[1:] != (height, width)
@@ -264,10 +269,26 @@ def _shaped(image: Converted, where: str, reading: Reading) -> Converted:
     )
 
 
-def _of_size(width: int, height: int, reading: Reading) -> Iterator[Need]:
+def _needs_of_shape(shape: tuple[int, ...], reading: Reading) -> Iterator[Need]:
+    channels, height, width = shape
+    if reading.channels not in (None, channels):
+        assert reading.channels is not None, "mypy does not see it"
+        mode = MODE_OF.get(reading.channels)
+        what = f"{_kind(channels)}, where {_kind(reading.channels)} is wanted"
+        yield what, reading.flag("mode", mode) if mode else "", "" if mode else "convert it first"
+    if reading.size not in (None, (height, width)):
+        yield from needs_of_size(width, height, reading)
+
+
+def _kind(channels: int) -> str:
+    return {1: "grey", 3: "RGB"}.get(channels, f"an image of {channels} channels")
+
+
+def needs_of_size(width: int, height: int, reading: Reading) -> Iterator[Need]:
+    """What is in the way of another size."""
     if reading.fit == "refuse":
         assert reading.size is not None, "asked by the caller"
-        what = f"{width}x{height} pixels, where {reading.size[1]}x{reading.size[0]} is wanted"
+        what = f"{width}x{height} pixels, where {reading.size[1]}x{reading.size[0]} are wanted"
         yield what, reading.flag("fit", "crop"), "or fit=resize, fit=pad"
 
 
@@ -278,13 +299,16 @@ def _scale(reading: Reading, width: int, height: int) -> float:
     return min(sides) if reading.fit == "pad" else max(sides)
 
 
-def fitted(pixels: Pixels, reading: Reading) -> Pixels:
-    """Pixels of the size that is asked for, by Lanczos' filter over all that a new one covers.
+def fitted(
+    pixels: Pixels, reading: Reading, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Pixels:
+    """Pixels of the size that is asked for.
 
     Args:
         pixels: (C, H, W) uint8 or uint16.
         reading: the size; "crop" cuts the middle of what covers it, "pad" puts the background
             around what fits into it, "resize" stretches.
+        by: the filter; Lanczos' is spread over all that a new pixel covers.
 
     Returns:
         (C, *size), of the same dtype; uint16 within the range of the given values.
@@ -298,12 +322,12 @@ def fitted(pixels: Pixels, reading: Reading) -> Pixels:
             channel.astype(np.float32) if deep else np.ascontiguousarray(channel)
         )
         if reading.fit == "crop":
-            band = ImageOps.fit(band, size, Image.Resampling.LANCZOS)
+            band = ImageOps.fit(band, size, by)
         elif reading.fit == "pad":
             filled = colour * int(channel.max()) // 255 if deep else colour
-            band = ImageOps.pad(band, size, Image.Resampling.LANCZOS, color=filled)
+            band = ImageOps.pad(band, size, by, color=filled)
         else:
-            band = band.resize(size, Image.Resampling.LANCZOS)
+            band = band.resize(size, by)
         fitted.append(np.asarray(band))
     found = np.stack(fitted)
     if not deep:

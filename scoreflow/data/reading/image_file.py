@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from scoreflow.data.reading.conversion import Converted, converted, of_array
 from scoreflow.data.reading.formats import decoders
-from scoreflow.data.reading.header import header_of
+from scoreflow.data.reading.header import Header, header_of
 from scoreflow.data.reading.refusal import Refused
 from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.errors import first_line
@@ -45,18 +45,31 @@ def read(source: Source, where: str, reading: Reading = AS_IT_IS) -> Converted:
     Raises:
         Refused: it cannot be read, or not without a conversion that is not allowed.
     """
-    if source is None:
-        raise Refused(where, "has no image", "every row needs the bytes of an image file", " ")
     if isinstance(source, np.ndarray):
         return of_array(source, where, reading)
+    return converted(*opened(source, where), where, reading)
+
+
+def opened(source: bytes | Path | None, where: str) -> tuple[Image.Image, Header]:
+    """A file as Pillow reads it, loaded, with what else it holds.
+
+    Raises:
+        Refused: it is no whole image.
+    """
+    if source is None:
+        remedy = "every row needs the bytes of an image file"
+        raise Refused(where, "no image", remedy, f"{where} has no image")
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
         with Image.open(io.BytesIO(content), formats=decoders()) as image:
             header = header_of(image, content)
+    except UnidentifiedImageError as error:  # whose text is an address in memory
+        what = "not a whole image (it begins like no format that is read)"
+        raise Refused(where, what, "replace or remove it") from error
     except DAMAGE as error:
         what = f"not a whole image ({first_line(error)})"
         raise Refused(where, what, "replace or remove it") from error
-    return converted(image, header, where, reading)
+    return image, header
 
 
 def decode(source: Source, where: str, reading: Reading = AS_IT_IS) -> np.ndarray[Any, Any]:

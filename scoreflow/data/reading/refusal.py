@@ -15,16 +15,16 @@ class Refused(RequestError):
         where: what the image is called.
         what: what it holds that is in the way.
         remedy: what to do.
-        joint: between where and what.
+        message: where it alone is refused, instead of "where: what".
     """
 
-    def __init__(self, where: str, what: str, remedy: str, joint: str = ": ") -> None:
-        self.named, self.remedy = f"{where}{joint}{what}", remedy
-        super().__init__(f"{self.named}; {remedy}")
+    def __init__(self, where: str, what: str, remedy: str, message: str = "") -> None:
+        super().__init__(f"{message or f'{where}: {what}'}; {remedy}")
+        self.where, self.what, self.remedy = where, what, remedy
 
 
 def together(refused: list[Refused], read: int, total: int) -> RequestError:
-    """One error for all that were refused.
+    """One error for all that were refused, by what is in the way.
 
     Args:
         refused: at least one.
@@ -33,10 +33,13 @@ def together(refused: list[Refused], read: int, total: int) -> RequestError:
     """
     if len(refused) == 1:
         return refused[0]
+    kinds: dict[str, list[str]] = {}
+    for each in refused[:MOST_NAMED]:
+        kinds.setdefault(each.what, []).append(each.where)
+    named = "; ".join(f"{what}: {', '.join(names)}" for what, names in kinds.items())
+    more = f"; and {len(refused) - MOST_NAMED} more" if len(refused) > MOST_NAMED else ""
     count = (
         f"{len(refused)} of {total}" if read == total else f"{len(refused)} of the first {read}"
     )
-    named = "; ".join(f"{each.named}" for each in refused[:MOST_NAMED])
-    more = f"; and {len(refused) - MOST_NAMED} more" if len(refused) > MOST_NAMED else ""
     remedies = "; or ".join(dict.fromkeys(each.remedy for each in refused))
-    return RequestError(f"{count} images are refused: {named}{more}. Remedy: {remedies}")
+    return RequestError(f"{count} images are refused. {named}{more}. Remedy: {remedies}")

@@ -1,7 +1,7 @@
 """How image files are read: their size, their mode, their number of levels."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import ImageColor
@@ -11,6 +11,8 @@ from scoreflow.errors import RequestError
 Fit = Literal["refuse", "crop", "resize", "pad"]
 Mode = Literal["exact", "auto", "grey", "rgb"]
 
+MODE_OF: dict[int, Mode] = {1: "grey", 3: "rgb"}
+"""By the number of channels."""
 SIZE = re.compile(r"\s*(\d{1,6})\s*(?:[xX]\s*(\d{1,6})\s*)?")
 
 
@@ -25,6 +27,7 @@ class Reading:
         background: colour under transparent pixels, as "#ffffff"; "" to refuse them.
         levels: L of each channel; 0 for those of the files.
         section: of the config keys that messages name.
+        channels: that every image must have; None for those of the files.
     """
 
     size: tuple[int, int] | None = None
@@ -33,6 +36,7 @@ class Reading:
     background: str = ""
     levels: int = 0
     section: str = "data"
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.levels == 1:
@@ -41,6 +45,11 @@ class Reading:
             )
         if self.background:
             _ = self.colour
+
+    @property
+    def given(self) -> bool:
+        """Whether a run states the size and the levels, so that no key does."""
+        return self.section != "data"
 
     @property
     def converts(self) -> bool:
@@ -65,6 +74,13 @@ class Reading:
         if len(found) != 3:
             raise refusal
         return found
+
+    def like(self, shape: tuple[int, ...], num_levels: int) -> "Reading":
+        """The same for images that must have the shape (C, H, W) and the levels of a run's."""
+        channels, height, width = shape
+        mode = MODE_OF.get(channels, "exact") if self.converts else "exact"
+        size = (height, width)
+        return replace(self, size=size, channels=channels, levels=num_levels, mode=mode)
 
     def flag(self, option: str, value: object) -> str:
         """The flag of the command line that sets one of these, for a message."""

@@ -57,11 +57,14 @@ class Tally:
         done: how many had each conversion.
         kept: in how many something was left as it stands.
         converted: how many had a conversion.
+        greys: how many without colour there are, and how many of these had no conversion.
+        between: how many had a value between levels.
         resized: how many were resized.
         enlarged: how many of these grew.
         files: by the number of levels that files can hold, the first that has it.
         off: the first that has a value between levels, and the value.
-        above: the first that has a value of L or more, and the value.
+        most: the greatest value.
+        few: whether a file of fewer than 256 levels was among them.
         stored: the first whose values are levels as they are stored.
     """
 
@@ -70,12 +73,14 @@ class Tally:
     done: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
     converted: int = 0
+    greys: tuple[int, int] = (0, 0)
     resized: int = 0
     enlarged: int = 0
     between: int = 0
     files: dict[int, str] = field(default_factory=dict)
     off: tuple[str, int] | None = None
-    above: tuple[str, int] | None = None
+    most: int = 0
+    few: bool = False
     stored: str | None = None
 
     def add(self, where: str, image: Converted) -> Pixels:
@@ -93,19 +98,21 @@ class Tally:
         self.done.update(image.done)
         self.kept.update(image.kept)
         self.converted += bool(image.done)
+        if len(image.pixels) == 1:
+            self.greys = (self.greys[0] + 1, self.greys[1] + (not image.done))
         self.resized += image.resized
         self.enlarged += image.enlarged
         self.files.setdefault(image.levels, where)
         return image.pixels
 
     def _refuse_above(self, where: str, most: int) -> None:
-        if most >= self.reading.levels:
-            wanted = f"{self.reading.section}.levels = {self.reading.levels}"
-            raise Refused(
-                where,
-                f"the stored value {most}, where {wanted} allows 0..{self.reading.levels - 1}",
-                f"add {self.reading.flag('levels', 2 ** most.bit_length())}",
-            )
+        if most < self.reading.levels:
+            return
+        flag = self.reading.flag("levels", 2 ** most.bit_length())
+        flag = self.reading.flag("mode", "grey") if self.reading.given else flag
+        raise Refused(
+            where, f"stored values that are not all in 0..{self.reading.levels - 1}", f"add {flag}"
+        )
 
     def _look_at_values(self, where: str, image: Converted) -> None:
         """Whether the values are levels, or the brightness of levels."""
@@ -116,9 +123,8 @@ class Tally:
         self.between += not shown.all()
         if self.off is None and not shown.all():
             self.off = (where, int(image.pixels[~shown].flat[0]))
-        most = int(image.pixels.max(initial=0))
-        if self.above is None and (most >= wanted or image.levels < 256):
-            self.above = (where, most)
+        self.most = max(self.most, int(image.pixels.max(initial=0)))
+        self.few |= image.levels < 256
 
     # ---- levels ---------------------------------------------------------------------------------
 
@@ -140,19 +146,20 @@ class Tally:
         wanted = reading.levels or own
         if wanted >= 256:
             return Scale(wanted)
-        if self._are_levels():
+        if self._below() and not reading.converts:
             return Scale(wanted)
         if self.off is not None and not reading.converts:
             raise RequestError(self._off(wanted))
         return Scale(wanted, _nearest(wanted))
 
-    def _are_levels(self) -> bool:
-        """Whether 8-bit values are themselves the levels that are asked for."""
-        return bool(self.reading.levels and not self.reading.converts and self.above is None)
+    def _below(self) -> bool:
+        """Whether 8-bit values are all below the number of levels that is asked for."""
+        return 0 < self.most < self.reading.levels and not self.few
 
     def _as_stored(self) -> Scale:
         spread = next((name for levels, name in self.files.items() if levels <= 256), None)
-        if spread is not None and self.above is not None:
+        alike = self.reading.levels == 256 or (self.most < self.reading.levels and not self.few)
+        if spread is not None and not alike:
             raise RequestError(
                 f"images must all be of more than 8 bits or none, got {self.stored} whose stored "
                 f"values are taken as levels, and {spread}; add "
@@ -170,12 +177,17 @@ class Tally:
     def _off(self, wanted: int) -> str:
         assert self.off is not None, "asked by the caller"
         name, value = self.off
-        grid = brightness(wanted)
-        nearest, all_of_them = self.reading.flag("mode", "auto"), self.reading.flag("levels", 256)
+        grid = [str(each) for each in brightness(wanted)]
+        shown = ", ".join(grid if wanted <= 4 else [*grid[:3], "...", "255"])
+        remedy = f"add {self.reading.flag('levels', 256)}"
+        nearest = f"{self.reading.flag('mode', 'auto')} for the nearest level"
+        if self.reading.given:
+            remedy = f"add {nearest}"
+        elif self.reading.levels:
+            remedy += f", or {nearest}"
         return (
             f"{name}: the value {value} is none of the {wanted} levels, which are shown at "
-            f"{', '.join(map(str, grid[:3]))}, ..., 255; add {nearest} for the nearest "
-            f"level, or {all_of_them}"
+            f"{shown}; {remedy}"
         )
 
     # ---- words ----------------------------------------------------------------------------------
@@ -194,10 +206,14 @@ class Tally:
         return tuple(lines)
 
     def _conversions(self) -> list[str]:
-        if not self.converted:
+        converted, kinds = self.converted, dict(self.done)
+        if self.reading.mode == "auto" and 0 < self.greys[0] < self.total:  # beside colour
+            kinds["grey to RGB"] = self.greys[0]
+            converted += self.greys[1]
+        if not kinds:
             return []
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.done.items())
-        return [f"{self.converted} of {self.total} files converted: {kinds}"]
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return [f"{converted} of {self.total} files converted: {shown}"]
 
     def _sizes(self) -> list[str]:
         if not self.resized:
@@ -211,17 +227,21 @@ class Tally:
     def _levels(self, scale: Scale) -> list[str]:
         count = scale.num_levels
         if self.stored is not None:
-            return [f"{count} levels: the values as they are stored"]
+            return [] if self.reading.given else [f"{count} levels: the values as they are stored"]
         if count >= 256:
             return []
         if scale.table is None:
             return [f"{count} levels: all values are below {count} and taken as levels themselves"]
+        if self._below():
+            return [
+                f"{count} levels: all values are below {count}, and dark, not levels themselves"
+            ]
         if self.between:
             return [
                 f"{count} levels: {self.between} of {self.total} files had values between them, "
                 "which went to the nearest"
             ]
-        return [f"{count} levels, from black to white"]
+        return [] if self.reading.given else [f"{count} levels, from black to white"]
 
 
 def _nearest(num_levels: int) -> Tensor:

@@ -1,85 +1,173 @@
 """Reading a user's images and masks: in the format of the run's data, or refused."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import from_uint8
-from scoreflow.data.reading.image_file import decode, describe
+from scoreflow.data.reading.conversion import Converted, Pixels, fitted, needs_of_size, refuse
+from scoreflow.data.reading.image_file import describe, read
+from scoreflow.data.reading.settings import MODE_OF, Mode, Reading
+from scoreflow.data.reading.tally import Tally
 from scoreflow.errors import RequestError
 
 WHITE = 128
-"""The least grey of a mask that counts as white."""
+"""The least value of a mask's channel that counts as white, and of its transparency as clear."""
+AS_THE_RUN = Reading(section="control")
+
+
+class Given(NamedTuple):
+    """Images that a user gives.
+
+    Attributes:
+        levels: (n, C, H, W), of the dtype of the data.
+        names: what each is called.
+        remarks: a line each for what was done to them.
+    """
+
+    levels: Tensor
+    names: list[str]
+    remarks: tuple[str, ...] = ()
 
 
 def read_images(
-    where: str, data: Data, count: int = 1, also: tuple[tuple[int, ...], ...] = ()
-) -> tuple[Tensor, list[str]]:
+    where: str,
+    data: Data,
+    count: int = 1,
+    also: tuple[tuple[int, ...], ...] = (),
+    reading: Reading = AS_THE_RUN,
+) -> Given:
     """Images as levels, and what they are called.
 
     Args:
-        where: a file, whose 0..255 are spread over the levels of the data; or "test:K", the K-th
-            test image, from 0.
+        where: a file; or "test:K", the K-th test image, from 0.
         data: of the run.
         count: with "test:K", so many images from the K-th on, or as many as there are.
         also: other shapes (C, H, W) that a file may have.
-
-    Returns:
-        (n, C, H, W) uint8 in 0..L-1, and n names.
+        reading: what may be done to a file; its size, levels and channels are the data's.
     """
     assert data.num_levels is not None, "vectors were refused before"
-    shape = tuple(data.test.shape[1:])
     kind, _, number = where.partition(":")
     if kind == "test" and not Path(where).exists():
-        if not len(data.test):
-            raise RequestError(
-                f"{where}: this run has no test images: name a file, or --data PATH"
-            )
-        if not number.isdecimal() or int(number) >= len(data.test):
-            raise RequestError(
-                f"a test image is test:K with K in 0..{len(data.test) - 1}, got {where!r}"
-            )
-        first = int(number)
-        levels = data.test[first : first + count]
-        return levels, [f"test:{k}" for k in range(first, first + len(levels))]
-    pixels = _pixels(where, "image", "a file, or test:K for a test image")
-    if tuple(pixels.shape) not in (shape, *also):
-        wanted = " or ".join(dict.fromkeys(describe(each) for each in (shape, *also)))
+        return _of_the_test_set(where, number, data, count)
+    path = _file(where, "image", "a file, or test:K for a test image")
+    shapes = tuple(dict.fromkeys((tuple(data.test.shape[1:]), *also)))
+    tally = Tally(reading.like(shapes[0], data.num_levels))
+    image = _in_one_of(shapes, path, where, tally.reading)
+    pixels = torch.from_numpy(tally.add(where, image).astype(np.int32))[None]
+    levels = tally.scale().levels(pixels).to(data.test)
+    return Given(levels, [where], tuple(f"{where}: {each}" for each in tally.remarks()))
+
+
+def _of_the_test_set(where: str, number: str, data: Data, count: int) -> Given:
+    if not len(data.test):
+        raise RequestError(f"{where}: this run has no test images: name a file, or --data PATH")
+    if not number.isdecimal() or int(number) >= len(data.test):
         raise RequestError(
-            f"{where} is {describe(tuple(pixels.shape))}, but must be {wanted} like the data of "
-            "this run: crop, scale or convert it first"
+            f"a test image is test:K with K in 0..{len(data.test) - 1}, got {where!r}"
         )
-    return from_uint8(pixels, data.num_levels)[None].to(data.test.device), [where]
+    first = int(number)
+    levels = data.test[first : first + count]
+    return Given(levels, [f"test:{k}" for k in range(first, first + len(levels))])
 
 
-def read_mask(where: str, shape: tuple[int, ...]) -> Tensor:
-    """What of an image is known, from a file that is white where it is to be made up.
+def _in_one_of(
+    shapes: tuple[tuple[int, ...], ...], path: Path, where: str, reading: Reading
+) -> Converted:
+    """A file in one of the shapes (C, H, W), converted to the first if that is allowed."""
+    mode: Mode = "auto" if reading.converts else "exact"
+    as_it_is = replace(reading, size=None, channels=None, mode=mode)
+    image = read(path, where, as_it_is)
+    if image.pixels.shape in shapes:
+        return image
+    channels, height, width = shapes[0]
+    wanted_mode = MODE_OF.get(channels)
+    flags = []
+    if len(image.pixels) != channels and not reading.converts:
+        flags.append(reading.flag("mode", wanted_mode))
+    if image.pixels.shape[1:] != (height, width) and reading.fit == "refuse":
+        flags.append(reading.flag("fit", "crop"))
+    if wanted_mode is None or flags:
+        wanted = " or ".join(describe(each) for each in shapes)
+        remedy = "give a test image, test:K" if wanted_mode is None else f"add {' '.join(flags)}"
+        raise RequestError(
+            f"{where} is {describe(image.pixels.shape)}, but must be {wanted} like the data of "
+            f"this run: {remedy}"
+        )
+    return read(path, where, reading)
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def read_mask(where: str, shape: tuple[int, ...], reading: Reading = AS_THE_RUN) -> Tensor:
+    """What of an image is known, from a file that is white or transparent where it is not.
+
+    A mask may have any mode. Where it has transparent pixels and others in black and white alone,
+    the white ones are to be made up as well; beside a picture in colours or greys, the transparent
+    ones alone. One whose values are 0 and 1 has its white at 1.
 
     Args:
-        where: a file, of the size of the data.
+        where: a file.
         shape: (C, H, W) of the data.
+        reading: what may be done to a mask of another size.
 
     Returns:
         bool, `shape`.
     """
-    pixels = _pixels(where, "mask", "a file that is white where the image is to be made up")
-    if pixels.shape[1:] != shape[1:]:
-        size, wanted = (f"{s[2]}x{s[1]}" for s in (pixels.shape, shape))
-        raise RequestError(f"mask {where} is {size} pixels, but must be {wanted} like the image")
-    known = (pixels < WHITE).all(0).expand(shape)
+    path = _file(where, "mask", "a file that is white where the image is to be made up")
+    any_mode = replace(reading, mode="rgb", size=None, levels=0)
+    # over white and over black: what differs is transparent
+    light, dark = (
+        read(path, where, replace(any_mode, background=ground)).pixels.astype(int)
+        for ground in ("#ffffff", "#000000")
+    )
+    unknown = _unknown(dark, (light - dark).max(0) >= WHITE)
+    known = torch.from_numpy(~_of_size(unknown, shape[1:], where, reading))
     if known.all() or not known.any():
         only = (
-            "black: nothing would be made up" if known.all() else "white: nothing would be given"
+            "black: nothing would be made up"
+            if known.all()
+            else "white or transparent: nothing would be given"
         )
         raise RequestError(f"mask {where} is all {only}; it must have both")
-    return known
+    return known.expand(shape)
 
 
-def _pixels(where: str, what: str, remedy: str) -> Tensor:
-    """A file's (C, H, W) uint8."""
+def _unknown(values: Pixels, clear: Pixels) -> Pixels:
+    """Where a mask says that the image is to be made up, (H, W) bool.
+
+    Args:
+        values: (3, H, W) in 0..255.
+        clear: (H, W) bool, where it is transparent.
+    """
+    if not clear.any() and values.max() == 1:
+        values = values * 255
+    white = (values >= WHITE).any(0)
+    if clear.any() and not np.isin(values[:, ~clear], (0, 255)).all():
+        return clear
+    return clear | white
+
+
+def _of_size(mask: Pixels, size: tuple[int, ...], where: str, reading: Reading) -> Pixels:
+    """A mask of the size of the image, each pixel the nearest of its own."""
+    height, width = mask.shape
+    if size == mask.shape:
+        return mask
+    reading = replace(reading, size=(size[0], size[1]), background="")
+    refuse(needs_of_size(width, height, reading), f"mask {where}")
+    found = fitted(mask[None].astype(np.uint8) * np.uint8(255), reading, Image.Resampling.NEAREST)
+    nearest: Pixels = found[0] >= WHITE
+    return nearest
+
+
+def _file(where: str, what: str, remedy: str) -> Path:
     path = Path(where).expanduser()
     if not path.is_file():
         raise RequestError(f"no such {what}: {where!r}; pass {remedy}")
-    return torch.from_numpy(decode(path, where).copy())
+    return path

@@ -76,7 +76,7 @@ def images(tmp_path, monkeypatch):
         Image.fromarray(np.asarray(pixels, np.uint8)).save(tmp_path / name)
 
     save("digit.png", to_uint8(levels, 17))
-    save("coarse.png", np.full((4, 4), 200))
+    save("coarse.png", np.full((4, 4), to_uint8(torch.tensor(12), 17)))
     save("wide.png", np.zeros((8, 9)))
     save("colour.png", np.zeros((8, 8, 3)))
     save("mask.png", np.pad(np.full((8, 3), 255), ((0, 0), (0, 5))))
@@ -122,10 +122,11 @@ def test_other_greys_go_to_the_nearest_level():
 
 def test_a_file_and_a_test_image_are_read_alike(images):
     data = load_digits()
-    file, named = read_images("digit.png", data)
+    file, named, said = read_images("digit.png", data)
+    assert said == ()
     assert torch.equal(file, data.test[5:6])
     assert named == ["digit.png"]
-    of_test, names = read_images("test:5", data, 3)
+    of_test, names, _ = read_images("test:5", data, 3)
     assert torch.equal(of_test, data.test[5:8])
     assert names == ["test:5", "test:6", "test:7"]
     last = len(data.test) - 1
@@ -323,7 +324,10 @@ def test_colours_of_a_grey_image(method):
         ),
         (["sampling.task=vary", "control.image=torn.png"], ["torn.png: not a whole image"]),
         (["sampling.task=inpaint", "control.mask=no.png"], ["no such mask: 'no.png'"]),
-        (["sampling.task=inpaint", "control.mask=small-mask.png"], ["is 4x4", "must be 8x8"]),
+        (
+            ["sampling.task=inpaint", "control.mask=small-mask.png"],
+            ["4x4 pixels", "8x8 are wanted", "control.fit"],
+        ),
         (["sampling.task=inpaint", "control.mask=black.png"], ["all black", "nothing"]),
         (["sampling.task=inpaint", "control.mask=white.png"], ["all white", "nothing"]),
         (["sampling.task=superresolve", "control.factor=3"], ["must divide", "8x8", "3"]),

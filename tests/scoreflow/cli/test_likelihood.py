@@ -314,17 +314,32 @@ def test_the_training_set_can_be_scored(run):
 
 def test_other_data_that_do_not_fit_are_refused(run, tmp_path, capfd):
     write_png(tmp_path / "wide" / "a.png", np.zeros((8, 9), np.uint8))
-    refused(run, capfd, f"data={tmp_path / 'wide'}", says=["(1, 8, 8)", "(1, 8, 9)"])
+    refused(
+        run,
+        capfd,
+        f"data={tmp_path / 'wide'}",
+        says=["9x8 pixels, where 8x8 are wanted", "likelihood.fit=crop"],
+    )
     write_png(tmp_path / "colour" / "a.png", np.zeros((8, 8, 3), np.uint8))
-    refused(run, capfd, f"data={tmp_path / 'colour'}", says=["(1, 8, 8)", "(3, 8, 8)"])
+    refused(
+        run,
+        capfd,
+        f"data={tmp_path / 'colour'}",
+        says=["RGB, where grey is wanted", "likelihood.mode=grey"],
+    )
     write_png(tmp_path / "bright" / "a.png", np.full((8, 8), 17, np.uint8))
-    refused(run, capfd, f"data={tmp_path / 'bright'}", says=["0..16", "got 17"])
+    refused(
+        run,
+        capfd,
+        f"data={tmp_path / 'bright'}",
+        says=["17 is none of the 17 levels", "likelihood.mode=auto"],
+    )
     (tmp_path / "empty").mkdir()
     refused(run, capfd, f"data={tmp_path / 'empty'}", says=["no images"])
     floats = tmp_path / "floats" / "a.tif"
     floats.parent.mkdir()
     Image.fromarray(np.zeros((8, 8), np.float32)).save(floats)
-    refused(run, capfd, f"data={floats.parent}", says=["mode F", "8-bit"])
+    refused(run, capfd, f"data={floats.parent}", says=["mode F", "no levels"])
 
 
 # ---- a test set that was trained on

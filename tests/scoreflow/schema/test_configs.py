@@ -22,7 +22,7 @@ from scoreflow.cli.modes import (
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_data, build_sde, experiment
-from scoreflow.factory.editing import build_control
+from scoreflow.factory.editing import build_control, build_user_reading
 from scoreflow.factory.sampling import SAMPLERS, build_drawing
 from scoreflow.factory.training import build_training
 from scoreflow.schema import request, resolve, task_keys
@@ -202,6 +202,8 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
         build_control(Tracked(asked, read), made.data)
+    tracked = Config.of(Tracked(config_of("digits"), read))
+    build_user_reading(tracked.likelihood, tracked.data)
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build_data(Tracked(images, read), CPU)
