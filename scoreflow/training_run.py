@@ -4,6 +4,7 @@ for interval in train("digits", "runs/mine", {"training.num_steps": 500}):
     print(interval.step, interval.loss)
 """
 
+import io
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from scoreflow.data import identity
 from scoreflow.errors import RequestError, Stopped
@@ -35,8 +38,12 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training import initial
 from scoreflow.training.ema import EMA
+from scoreflow.training.preview import preview
 from scoreflow.training.stopping import Stop
 from scoreflow.training.trainer import ALONE, Interval, Trainer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def train(
@@ -316,12 +323,25 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
             folder.log(interval.step, seconds, **scalars)
             for name, value in {**scalars, "images_per_second": rate}.items():
                 writer.add_scalar(name, value, interval.step)
+            if settings.preview_every and interval.step % settings.preview_every == 0:
+                _look(trainer, folder, writer, seconds)
             due = interval.step % settings.checkpoint_every == 0
             if due or interval.step == settings.num_steps:
                 saved = _save(trainer, folder)
             yield interval
         if trainer.step > saved:
             _save(trainer, folder)
+
+
+def _look(trainer: Trainer, folder: RunDir, writer: "SummaryWriter", seconds: float) -> None:
+    """A preview of this step: previews/STEP.png, a row of metrics.jsonl, and TensorBoard."""
+    found = preview(trainer)
+    folder.write_image(folder.preview_path(trainer.step), found.picture)
+    pixels = np.array(Image.open(io.BytesIO(found.picture)).convert("RGB"))
+    writer.add_image("preview", pixels, trainer.step, dataformats="HWC")
+    if found.loss is not None:
+        folder.log(trainer.step, seconds, held_out_loss=found.loss)
+        writer.add_scalar("held_out_loss", found.loss, trainer.step)
 
 
 def _save(trainer: Trainer, folder: RunDir) -> int:

@@ -314,6 +314,10 @@ class RunDir:
         """Where the picture of a sampler's samples at a step belongs."""
         return self.path / "samples" / f"{step:08d}-{sampler}.png"
 
+    def preview_path(self, step: int) -> Path:
+        """Where the picture of a preview at a step belongs."""
+        return self.path / "previews" / f"{step:08d}.png"
+
     def write_image(self, path: Path, png_bytes: bytes) -> None:
         """Write a picture whole, making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
