@@ -123,7 +123,7 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
         )
     for remark in experiment.remarks:
         say(remark)
-    return TrainedRun(folder, experiment, say, at=_asked_step(config, request.mode))
+    return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode))
 
 
 def experiment_of(
@@ -159,7 +159,7 @@ def _data_of(folder: RunDir, config: ConfigDict, device: torch.device) -> Data:
     return assembly.data_of_run(config, device, folder.data, folder.path, moved)
 
 
-def _asked_step(config: ConfigDict, mode: str) -> int:
+def asked_step(config: ConfigDict, mode: str) -> int:
     """The checkpoint that a mode reads; 0 for the last. `load` ("") takes either key."""
     drawn, measured = int(config.sampling.step), int(config.likelihood.step)
     if mode == "likelihood":

@@ -111,7 +111,7 @@ def opened(
         raise RequestError(
             f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
-    init = _begin_with(experiment, path, there)
+    init = begin_with(experiment, path, there)
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -167,13 +167,18 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
         history.append({"step": step, "date": date, "changes": changes})
         told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
         say(f"from step {step} on: {told}")
+        if "training.num_steps" in changes and config.training.decay == "cosine":
+            say(
+                "training.decay = cosine falls to 0 at training.num_steps, and so at another step "
+                "from here on: the learning rate is that of a training of the new length"
+            )
     if moved or any(key.startswith("training.") for key in changes):
         folder.forget_metrics_after(step)
     if moved or changes:
         folder.write_config(config.to_dict(), history)
 
 
-def _begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
+def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
     """Weights of training.init into a network that has no checkpoint; {} where there is nothing.
 
     Returns:
