@@ -12,6 +12,21 @@ class RunError(RuntimeError):
     """The run failed after it had begun (exit status 1)."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal ended a training, and the step that it was at is saved.
+
+    Args:
+        step: that is saved.
+        number: of the signal.
+    """
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(
+            f"stopped at step {step}, which is saved; the same command goes on from there"
+        )
+        self.status = 128 + number
+
+
 def nearest(name: str, options: Iterable[str], cutoff: float = 0.4) -> str | None:
     """The option spelt most like a name.
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from torch import Tensor, nn
 
+from scoreflow.data import identity
 from scoreflow.data.dataset import Data, digest
 from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
@@ -52,12 +53,15 @@ from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
+OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
 UNREAD_BY_SAMPLE = {
+    "step": OTHER_STEP,
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
     "save": "sample returns tensors; sample_to writes files, as its argument `save` says",
 }
 UNREAD_BY_LIKELIHOOD = {
+    "step": OTHER_STEP,
     "data": "pass the images themselves",
     "num_images": "pass fewer images",
     "ledger": "the bounds are made by --mode likelihood",
@@ -110,7 +114,8 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
     device = build_device(request.device)
-    experiment = assembly.experiment(config, device, training, folder.bound)
+    needed = training or request.mode in ON_IMAGES
+    experiment = experiment_of(folder, config, device, needed, training)
     if request.mode in ON_IMAGES and not len(experiment.data.test):
         raise RequestError(
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
@@ -118,7 +123,53 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
         )
     for remark in experiment.remarks:
         say(remark)
-    return TrainedRun(folder, experiment, say)
+    return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode))
+
+
+def experiment_of(
+    folder: RunDir,
+    config: ConfigDict,
+    device: torch.device,
+    needed: bool,
+    training: bool = False,
+) -> Experiment:
+    """What a run's config describes, with its data, or a stand-in for them where there is one.
+
+    Args:
+        folder: of the run.
+        config: its config, or one with other settings of evaluation.
+        device: where everything shall lie.
+        needed: whether the data themselves are.
+        training: whether its network will be trained.
+
+    Raises:
+        RequestError: the data are needed, and are gone or changed.
+    """
+    record = folder.data if folder.bound else {}
+    data: Data | None = None  # that the config says
+    if record and not needed and not record["empty_classes"]:
+        data = identity.absent(record, device)
+    elif record:
+        data = _data_of(folder, config, device)
+    return assembly.experiment(config, device, training, folder.bound, data)
+
+
+def _data_of(folder: RunDir, config: ConfigDict, device: torch.device) -> Data:
+    moved = config.data.path != folder.config["data"].get("path", "")
+    return assembly.data_of_run(config, device, folder.data, folder.path, moved)
+
+
+def asked_step(config: ConfigDict, mode: str) -> int:
+    """The checkpoint that a mode reads; 0 for the last. `load` ("") takes either key."""
+    drawn, measured = int(config.sampling.step), int(config.likelihood.step)
+    if mode == "likelihood":
+        return measured
+    if mode == "" and drawn and measured and drawn != measured:
+        raise RequestError(
+            f"a run is loaded at one step, got sampling.step = {drawn} and likelihood.step = "
+            f"{measured}: load it twice"
+        )
+    return drawn or (measured if mode == "" else 0)
 
 
 class TrainedRun:
@@ -129,6 +180,7 @@ class TrainedRun:
         experiment: what its config describes.
         say: gets a line for a damaged checkpoint that is passed over.
         loaded: the averaged network and its step, where they are in memory already.
+        at: the step of the checkpoint that is read; 0 for the last whole one.
 
     Attributes:
         folder: the run's folder.
@@ -141,9 +193,10 @@ class TrainedRun:
         experiment: Experiment,
         say: Say = print,
         loaded: tuple[ScoreModel, int] | None = None,
+        at: int = 0,
     ) -> None:
         self.folder, self.experiment, self._say = folder, experiment, say
-        self._given = loaded
+        self._given, self._at = loaded, at or None
 
     @cached_property
     def _loaded(self) -> tuple[ScoreModel, int]:
@@ -155,9 +208,29 @@ class TrainedRun:
         return self.experiment.config
 
     @property
-    def data(self) -> Data:
-        """The data set, on the run's device."""
+    def like(self) -> Data:
+        """What the data are like: shape, levels and classes; it need not hold any."""
         return self.experiment.data
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set, on the run's device; loaded when it is first asked for.
+
+        Raises:
+            RequestError: the data are gone, or no longer those that the run was trained on.
+        """
+        if isinstance(self.like, identity.AbsentData):
+            return _data_of(self.folder, self.config, self.experiment.device)
+        return self.like
+
+    @cached_property
+    def data_if_there(self) -> Data:
+        """The data set, or, where it is gone or changed, a stand-in, and a line about it."""
+        try:
+            return self.data
+        except RequestError as error:
+            self._say(f"samples are compared with no data: {error}")
+            return self.like
 
     @property
     def model(self) -> ScoreModel:
@@ -200,7 +273,7 @@ class TrainedRun:
         }
 
     def weights(self, name: str) -> tuple[ScoreModel, int]:
-        """A network of the last whole checkpoint as a Denoiser, and its step.
+        """A network of the checkpoint, the last whole one or that asked for, and its step.
 
         Args:
             name: "ema" for the averaged weights, "model" for the raw ones.
@@ -210,10 +283,10 @@ class TrainedRun:
         """
         if name not in ("ema", "model"):
             raise RequestError(f"weights must be 'ema' or 'model', got {name!r}")
-        _, state = self.folder.load_checkpoint(warn=self._say)
+        _, state = self.folder.load_checkpoint(step=self._at, warn=self._say)
         network = self.experiment.network
         if name != "ema":  # beside the averaged one, which is in it
-            network = build_network(self.config, self.data)
+            network = build_network(self.config, self.like)
         try:
             network.load_state_dict(state[name])
             step = state["step"]
@@ -249,10 +322,10 @@ class TrainedRun:
         config = self._sampling(num_images, sampler, settings)
         c = config.sampling
         plan = self.plan(c.sampler, config)
-        noise = Noise.of(c.seed, 0, num_images, self.data.train.device)
-        event = tuple(self.data.train.shape[1:])
+        noise = Noise.of(c.seed, 0, num_images, self.like.train.device)
+        event = tuple(self.like.train.shape[1:])
         x = draw_samples(plan, self.model.sde, noise, event, c.batch_size, c.sampler)
-        return values_of(x, self.data) if levels else x
+        return values_of(x, self.like) if levels else x
 
     def sample_to(
         self,
@@ -288,10 +361,24 @@ class TrainedRun:
         named = {} if sampler is None else {"sampler": sampler}
         return self._with("sampling", {**settings, "num_images": num_images, **named})
 
-    def draw(self, plan: SamplingPlan, name: str, config: ConfigDict | None = None) -> Draw:
-        """What a plan draws under a config: the run's, or one with another `sampling` section."""
+    def draw(
+        self,
+        plan: SamplingPlan,
+        name: str,
+        config: ConfigDict | None = None,
+        data: Data | None = None,
+    ) -> Draw:
+        """What a plan draws under a config.
+
+        Args:
+            plan: of the sampler.
+            name: of the sampler.
+            config: the run's, or one with another `sampling` section.
+            data: to compare the samples with; None for a stand-in, and no comparison.
+        """
         c = (self.config if config is None else config).sampling
-        return Draw(name, plan, self.model.sde, self.data, c.seed, c.num_images, c.batch_size)
+        data = self.like if data is None else data
+        return Draw(name, plan, self.model.sde, data, c.seed, c.num_images, c.batch_size)
 
     def draw_settings(self, name: str, config: ConfigDict | None = None) -> Json:
         """All that a sampler's samples are a function of: settings, weights, kind of device.
@@ -301,13 +388,13 @@ class TrainedRun:
             config: as in `draw`.
         """
         config = self.config if config is None else config
-        guide = build_guidance(config, self.model, self.data)
+        guide = build_guidance(config, self.model, self.like)
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
         made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights
-            made["num_levels"] = self.data.num_levels
+            made["num_levels"] = self.like.num_levels
             if needs_moments(config, name):
                 made["data"] = self.data_digests["data"]["train"]
         return {**section, **made, "step": self.step, "weights": self.fingerprint}
@@ -320,10 +407,10 @@ class TrainedRun:
             config: the run's, or one with another `sampling` section.
         """
         config = self.config if config is None else config
-        guidance = build_guidance(config, self.model, self.data)
+        guidance = build_guidance(config, self.model, self.like)
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
-        return build_drawing(config, sampler, self.model, self.data, classifier, table)
+        return build_drawing(config, sampler, self.model, self.like, classifier, table)
 
     def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
@@ -401,7 +488,7 @@ class TrainedRun:
         if weights not in ("ema", "raw"):
             raise RequestError(f"weights must be ema or raw, got {weights!r}")
         model, step = self.weights("ema" if weights == "ema" else "model")
-        tensors, event = model.network.state_dict(), tuple(self.data.train.shape[1:])
+        tensors, event = model.network.state_dict(), tuple(self.like.train.shape[1:])
         network = Exported(Config.of(self.config), tensors, event, weights, step)
         return export(network, to, Path(out).expanduser())
 
@@ -420,7 +507,7 @@ class TrainedRun:
         """
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
-        of = replace(self.data, test=self.data.accept(data), test_labels=None)
+        of = replace(self.like, test=self.like.accept(data), test_labels=None)
         model = asked_of(config, self.model)
         question = build_question(config, model, of)
         return LogLikelihoods.of(measure(model, of, 0, question))
@@ -432,7 +519,7 @@ class TrainedRun:
             data: as in `log_likelihood`; levels stand at the centres of their bins.
             tolerance: of the ODE solver; None for sampling.tolerance.
         """
-        x, num_levels = self.data.accept(data), self.data.num_levels
+        x, num_levels = self.like.accept(data), self.like.num_levels
         points = x if num_levels is None else centres(x, num_levels)
         return self._flowed("encode", points, tolerance)
 
@@ -446,19 +533,19 @@ class TrainedRun:
             tolerance: of the ODE solver; None for sampling.tolerance.
             levels: whether images come as integer levels, not as points of [-1, 1).
         """
-        event = tuple(self.data.train.shape[1:])
+        event = tuple(self.like.train.shape[1:])
         if tuple(latents.shape[1:]) != event or not latents.is_floating_point():
             raise RequestError(
                 f"latents must be floats (n, *{event}), got {tuple(latents.shape)} {latents.dtype}"
             )
         x = self._flowed("decode", latents, tolerance)
-        return values_of(x, self.data) if levels else x
+        return values_of(x, self.like) if levels else x
 
     def _flowed(self, way: str, x: Tensor, tolerance: float | None) -> Tensor:
         c = self.config.sampling
         tolerance = c.tolerance if tolerance is None else tolerance
         flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
-        move, x = getattr(flow, way), x.to(self.data.train.device, torch.float64)
+        move, x = getattr(flow, way), x.to(self.like.train.device, torch.float64)
         with out_of_evaluations():
             parts = [move(self.model, self.model.sde, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)
@@ -472,7 +559,7 @@ class TrainedRun:
             values: as in `save_grid`.
             columns: images a row, at least 1.
         """
-        return Image.open(io.BytesIO(picture(values, self.data, columns)))
+        return Image.open(io.BytesIO(picture(values, self.like, columns)))
 
     def save_grid(self, values: Tensor, path: str | Path) -> Path:
         """Write samples or data as a PNG: a grid of the first 64 images, or points in the plane.
@@ -481,11 +568,11 @@ class TrainedRun:
             values: levels or points (n, C, H, W), or vectors (n, D), as `sample` returns them.
             path: of the file.
         """
-        if self.data.num_levels is not None and values.is_floating_point():
-            values = values_of(values, self.data)
+        if self.like.num_levels is not None and values.is_floating_point():
+            values = values_of(values, self.like)
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, picture(values, self.data))
+        write_atomic(path, picture(values, self.like))
         return path
 
     def _with(self, section: str, settings: Json) -> ConfigDict:

@@ -4,17 +4,22 @@ for interval in train("digits", "runs/mine", {"training.num_steps": 500}):
     print(interval.step, interval.loss)
 """
 
+import io
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
-from scoreflow.errors import RequestError
+from scoreflow.data import identity
+from scoreflow.errors import RequestError, Stopped
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.runtime import distributed
@@ -23,11 +28,22 @@ from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
-from scoreflow.schema.resolve import resumed_config, training_config, untrained_config
+from scoreflow.schema.resolve import (
+    Changes,
+    resumed_config,
+    training_config,
+    untrained_config,
+)
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
+from scoreflow.training import initial
 from scoreflow.training.ema import EMA
+from scoreflow.training.preview import preview
+from scoreflow.training.stopping import Stop
 from scoreflow.training.trainer import ALONE, Interval, Trainer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def train(
@@ -39,7 +55,10 @@ def train(
     """Train a run, or go on with the one in the folder; an iterator over log intervals.
 
     Checkpoints and metrics are written as --mode train writes them, and a run that was stopped
-    goes on bit for bit on a CPU. Nothing happens before the first iteration.
+    goes on bit for bit on a CPU. Nothing happens before the first iteration. Overrides of a run
+    that is there may be of keys that may change (docs/runs.md). Ctrl-C and SIGTERM that come while
+    steps are taken in the main thread end the loop with a KeyboardInterrupt, after the step is
+    saved; a loop that is left by `break` keeps its last checkpoint.
 
     Args:
         config: an experiment by its name ("digits"), its file, or a ConfigDict.
@@ -58,47 +77,129 @@ def train(
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command) as (experiment, folder):
-        trainer = trainer_of(experiment, distributed.shard())
+        trainer = trainer_of(experiment, distributed.shard(), folder.history)
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, print)
         yield from intervals(trainer, folder)
 
 
 @contextmanager
-def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experiment, RunDir]]:
+def opened(
+    request: Request, path: Path, command: str, say: Say = print
+) -> Iterator[tuple[Experiment, RunDir]]:
     """The experiment of a request and its folder, made or opened by the first process alone.
+
+    What can be refused is, before anything is written: another config, data that are not those
+    that the run was trained on, weights to begin with that are of another network.
 
     Args:
         request: a training.
         path: the run's folder.
         command: what env.json says it was started by.
+        say: gets a line for what is changed.
     """
     config, shard = training_config(request), distributed.shard()
-    resumes, imported = (path / "config.json").exists(), False
+    there = RunDir.open(path) if (path / "config.json").exists() else None
     shard.wait()  # the first process makes the folder that the others ask about
-    if resumes:
-        there = RunDir.open(path)
-        imported = not there.bound
-        config = resumed_config(request, flatten(there.config), path / "config.json", imported)
-    experiment = assembly.experiment(config, build_device(request.device))
+    changes: Changes = {}
+    if there is not None:
+        saved, where, imported = flatten(there.config), path / "config.json", not there.bound
+        config, changes = resumed_config(request, saved, where, imported)
+        _refuse_fewer_steps(there, changes)
+    experiment = _experiment(request, config, path, there)
     if not len(experiment.data.train):
         raise RequestError(
             f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
+    init = begin_with(experiment, path, there)
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
         return
     with (
-        RunDir.open(path, training=True)
-        if resumes
-        else RunDir.create(path, config.to_dict(), {}) as folder
-    ):
-        if imported:  # what it is trained on with is its config from here on
+        RunDir.create(path, config.to_dict(), {})
+        if there is None
+        else RunDir.open(path, training=True)
+    ) as folder:
+        if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
+        _change(folder, config, changes, say)
+        folder.write_data(identity.record(experiment.data, config.data.path, path))
+        if init:
+            folder.write_result("init", init)
         folder.write_env({"command": command, **environment(str(experiment.device))})
         shard.wait()
         yield experiment, folder
+
+
+def _experiment(
+    request: Request, config: ConfigDict, path: Path, there: RunDir | None
+) -> Experiment:
+    """The objects of a config, with the data that the run was trained on, if it was."""
+    device, data = build_device(request.device), None
+    if there is not None and there.bound:
+        moved = "data.path" in request.overrides
+        moved = moved and config.data.path != there.config["data"].get("path", "")
+        data = assembly.data_of_run(config, device, there.data, path, moved)
+    return assembly.experiment(config, device, data=data)
+
+
+def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
+    done = max(folder.checkpoint_steps(), default=0)
+    old, new = changes.get("training.num_steps", [done, done])
+    if new < done:
+        raise RequestError(
+            f"training.num_steps may grow, but {folder.path} has done {done} of {old} steps, got "
+            f"{new}: ask for more, or use an earlier checkpoint by --config.sampling.step=K"
+        )
+
+
+def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> None:
+    """Write down what a training does otherwise from here on; rows of what it leaves go.
+
+    Where the checkpoint that a change was made at is lost, it holds from the one before.
+    """
+    step = folder.whole_step() or 0
+    history = [{**each, "step": min(each["step"], step)} for each in folder.history]
+    moved = history != folder.history
+    if changes:
+        date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        history.append({"step": step, "date": date, "changes": changes})
+        told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
+        say(f"from step {step} on: {told}")
+        if "training.num_steps" in changes and config.training.decay == "cosine":
+            say(
+                "training.decay = cosine falls to 0 at training.num_steps, and so at another step "
+                "from here on: the learning rate is that of a training of the new length"
+            )
+    if moved or any(key.startswith("training.") for key in changes):
+        folder.forget_metrics_after(step)
+    if moved or changes:
+        folder.write_config(config.to_dict(), history)
+
+
+def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
+    """Weights of training.init into a network that has no checkpoint; {} where there is nothing.
+
+    Returns:
+        What the run keeps of where they are from.
+
+    Raises:
+        RequestError: they cannot be read, are of another network, or no longer what they were.
+    """
+    source = experiment.config.training.init
+    if not source or (there is not None and there.checkpoint_steps()):
+        return {}
+    found = initial.read(Path(source).expanduser())
+    initial.load(experiment.network, found)
+    if there is not None and (there.path / "results" / "init.json").exists():
+        before = there.read_result("init")["sha256"]
+        if before != found.sha256:
+            raise RequestError(
+                f"training.init: the weights of {source} are not those that {path} began with: "
+                "begin anew in another --workdir"
+            )
+    return found.as_result()
 
 
 @contextmanager
@@ -128,12 +229,15 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
         yield experiment, folder
 
 
-def trainer_of(experiment: Experiment, shard: Shard = ALONE) -> Trainer:
+def trainer_of(
+    experiment: Experiment, shard: Shard = ALONE, history: Sequence[Json] = ()
+) -> Trainer:
     """The training of an experiment, at its beginning.
 
     Args:
         experiment: what is trained.
         shard: this process's share of every batch.
+        history: of the run, as its folder keeps it.
     """
     return Trainer(
         experiment.model,
@@ -144,7 +248,18 @@ def trainer_of(experiment: Experiment, shard: Shard = ALONE) -> Trainer:
         experiment.settings,
         experiment.config.seed,
         shard,
+        eras_of(history),
     )
+
+
+def eras_of(history: Sequence[Json]) -> tuple[tuple[int, int], ...]:
+    """(first step, batch size) of each part of a training; () where the size never changed."""
+    sizes = [
+        (each["step"], *each["changes"]["training.batch_size"])
+        for each in history
+        if "training.batch_size" in each["changes"]
+    ]
+    return ((0, sizes[0][1]), *((step, new) for step, _, new in sizes)) if sizes else ()
 
 
 def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -> None:
@@ -160,32 +275,90 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
         raise wrong_network(folder, error) from error
 
 
-def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
-    """Train to the last step; the first process keeps metrics, curves and checkpoints."""
-    if not distributed.is_main_process():
-        yield from trainer.run()
-        return
+def intervals(trainer: Trainer, folder: RunDir, stop: Stop | None = None) -> Iterator[Interval]:
+    """Train to the last step; the first process keeps metrics, curves and checkpoints.
+
+    At SIGINT or SIGTERM the step that is under way is done and saved.
+
+    Args:
+        trainer: where it begins.
+        folder: of the run.
+        stop: that listens already; None to listen while steps are taken, and no longer.
+
+    Raises:
+        Stopped: a signal came, and the step is saved; it is a KeyboardInterrupt.
+        RunError: a loss was not finite.
+    """
+    asked = Stop() if stop is None else stop
+    steps = trainer.run(asked)
+    if stop is None:
+        steps = _listening(steps, asked)
+    if distributed.is_main_process():
+        yield from _kept(steps, trainer, folder)
+    else:
+        yield from steps
+    if trainer.stopped and asked.signal is None:  # another process was asked to
+        asked.signal = signal.SIGTERM
+    if trainer.stopped and trainer.step < trainer.settings.num_steps:
+        trainer.shard.wait()  # a process that ends has torchrun end those that are still saving
+        assert asked.signal is not None, "only a signal stops a training"
+        raise Stopped(trainer.step, asked.signal)
+
+
+def _listening(steps: Iterator[Interval], stop: Stop) -> Iterator[Interval]:
+    while True:
+        with stop.listening():
+            interval = next(steps, None)
+        if interval is None:
+            return
+        yield interval
+
+
+def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
+    """The intervals, their numbers in metrics.jsonl and TensorBoard, and checkpoints when due."""
     from torch.utils.tensorboard import SummaryWriter  # seconds that sampling should not pay for
 
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
+    saved = first
     with SummaryWriter(str(folder.path / "tensorboard"), purge_step=first + 1) as writer:
-        for interval in trainer.run():
+        for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds
             scalars = {key: value for key, value in asdict(interval).items() if key != "step"}
             folder.log(interval.step, seconds, **scalars)
             for name, value in {**scalars, "images_per_second": rate}.items():
                 writer.add_scalar(name, value, interval.step)
+            if settings.preview_every and interval.step % settings.preview_every == 0:
+                _look(trainer, folder, writer, seconds)
             due = interval.step % settings.checkpoint_every == 0
             if due or interval.step == settings.num_steps:
-                folder.save_checkpoint(interval.step, trainer.state())
-                folder.write_result("training", summary(trainer))
+                saved = _save(trainer, folder)
             yield interval
+        if trainer.step > saved:
+            _save(trainer, folder)
 
 
-def summary(trainer: Trainer) -> Json:
+def _look(trainer: Trainer, folder: RunDir, writer: "SummaryWriter", seconds: float) -> None:
+    """A preview of this step: previews/STEP.png, a row of metrics.jsonl, and TensorBoard."""
+    found = preview(trainer)
+    folder.write_image(folder.preview_path(trainer.step), found.picture)
+    pixels = np.array(Image.open(io.BytesIO(found.picture)).convert("RGB"))
+    writer.add_image("preview", pixels, trainer.step, dataformats="HWC")
+    if found.loss is not None:
+        folder.log(trainer.step, seconds, held_out_loss=found.loss)
+        writer.add_scalar("held_out_loss", found.loss, trainer.step)
+
+
+def _save(trainer: Trainer, folder: RunDir) -> int:
+    """A checkpoint of the step that is done, and the summary up to it; the step."""
+    folder.save_checkpoint(trainer.step, trainer.state(), trainer.settings.keep)
+    folder.write_result("training", summary(trainer, folder))
+    return trainer.step
+
+
+def summary(trainer: Trainer, folder: RunDir) -> Json:
     """What was trained, when, and on what data: results/training.json, for the report."""
-    data = trainer.data
+    data, init = trainer.data, folder.path / "results" / "init.json"
     return {
         "step": trainer.step,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -197,5 +370,8 @@ def summary(trainer: Trainer) -> Json:
             "shape": list(data.train.shape[1:]),
             "num_levels": data.num_levels,
             "num_classes": 0 if data.train_labels is None else len(data.train_labels.unique()),
+            "remarks": list(data.remarks),
         },
+        "history": folder.history,
+        "init": folder.read_result("init") if init.exists() else None,
     }

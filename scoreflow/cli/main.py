@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scoreflow.cli import command_line
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, Stopped
 from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
 from scoreflow.version import __version__
@@ -89,6 +89,9 @@ def main(argv: list[str]) -> int:
         return _fail(argv, error, 2)
     except RunError as error:
         return _fail(argv, error, 1)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print(f"stopped{STOPPED.get(mode, '')}", file=sys.stderr)
         return 130

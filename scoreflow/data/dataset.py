@@ -11,6 +11,9 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError
 
+BLOCK = 4096
+"""Data that are hashed at a time."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -96,11 +99,14 @@ class Batches:
         num_items: size of the data set.
         batch_size: items a step; it need not divide num_items and may exceed it.
         seed: 0 or more.
+        eras: of a training whose batch size changed, (first step, batch size) of each part, from
+            step 0 on: item p is then counted over the parts, so none is left out or repeated.
     """
 
     num_items: int
     batch_size: int
     seed: int
+    eras: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_items < 1 or self.batch_size < 1 or self.seed < 0:
@@ -111,14 +117,23 @@ class Batches:
 
     def indices(self, step: int) -> Tensor:
         """Which items step `step` (from 0) sees: (batch_size,) int64."""
-        start, parts = step * self.batch_size, []
-        stop = start + self.batch_size
+        start, size = self._span(step)
+        stop, parts = start + size, []
         while start < stop:
             epoch, offset = divmod(start, self.num_items)
             taken = _epoch_order(self.num_items, self.seed, epoch)[offset : offset + stop - start]
             parts.append(taken)
             start += len(taken)
         return torch.cat(parts)
+
+    def _span(self, step: int) -> tuple[int, int]:
+        """How many items were seen before a step, and how many it sees."""
+        start, first, size = 0, 0, self.batch_size
+        for begin, own in self.eras:
+            if begin > step:
+                break
+            start, first, size = start + (begin - first) * size, begin, own
+        return start + (step - first) * size, size
 
 
 @lru_cache(maxsize=2)
@@ -129,7 +144,9 @@ def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
 
 def digest(values: Tensor, labels: Tensor | None = None) -> str:
     """SHA-256 of data, and of their labels if they are given."""
-    found = hashlib.sha256(values.cpu().numpy().tobytes())
+    found = hashlib.sha256()
+    for start in range(0, len(values), BLOCK):
+        found.update(values[start : start + BLOCK].cpu().numpy().tobytes())
     if labels is not None:
         found.update(labels.cpu().numpy().tobytes())
     return found.hexdigest()

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
 from torch import nn
 
+from scoreflow.data import identity, toy
 from scoreflow.data import loading as data_sets
-from scoreflow.data import toy
 from scoreflow.data.dataset import Data
 from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.errors import RequestError
@@ -71,7 +72,11 @@ class Experiment:
 
 
 def experiment(
-    config: ConfigDict, device: torch.device, training: bool = True, bound: bool = True
+    config: ConfigDict,
+    device: torch.device,
+    training: bool = True,
+    bound: bool = True,
+    data: Data | None = None,
 ) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
@@ -80,6 +85,7 @@ def experiment(
         device: where everything shall lie.
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
+        data: those of the config, where they are loaded already, or a stand-in for them.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -89,7 +95,7 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound)
+    data = build_data(checked, device, bound) if data is None else data
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
@@ -195,6 +201,49 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
     train = data.train.to(device)
     test = train if data.test is data.train else data.test.to(device)
     return replace(data, train=train, test=test)
+
+
+def data_of_run(
+    config: ConfigDict, device: torch.device, record: identity.Record, run: Path, moved: bool
+) -> Data:
+    """The data that a run was trained on, wherever they lie now.
+
+    Args:
+        config: of the run, with a `data.path` that may be another one.
+        device: where they shall lie.
+        record: what the run knows of them; {} for a run that is older than its record, whose data
+            are taken as they are.
+        run: its folder.
+        moved: whether the user said where they are now.
+
+    Raises:
+        RequestError: they are gone, or no longer what they were.
+    """
+    checked = Config.of(config)
+    c, path = checked.data, checked.data.path
+    if not record:
+        return build_data(checked, device)
+    paths = [path] if moved or c.name != "images" else identity.candidates(record, path, run)
+    if not paths:
+        raise RequestError(
+            f"the data of {run} are gone: {record['absolute']} is not there; say where they are "
+            "now by --config.data.path=DIR (drawing samples needs none)"
+        )
+    refused = []
+    for each in paths:
+        where = f"the data at {each or c.name} are not those that {run} was trained on"
+        try:
+            data = build_data(replace(checked, data=replace(c, path=each)), device)
+            different = identity.differences(record, data)
+        except RequestError as error:
+            different = str(error)
+        if not different:
+            return data
+        refused.append(f"{where}: {different}")
+    raise RequestError(
+        f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "
+        f"train on these in a new folder, --config.training.init={run} to begin with its network"
+    )
 
 
 def build_reading(c: DataConfig) -> Reading:

@@ -35,6 +35,11 @@ def build_training(config: AnyConfig) -> TrainingSettings:
             "training.checkpoint_every must be a multiple of training.log_every "
             f"({settings.log_every}), got {settings.checkpoint_every}"
         )
+    if settings.preview_every % settings.log_every:
+        raise RequestError(
+            "training.preview_every must be a multiple of training.log_every "
+            f"({settings.log_every}), or 0, got {settings.preview_every}"
+        )
     return settings
 
 

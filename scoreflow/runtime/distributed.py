@@ -7,6 +7,7 @@ wait for the hardest. They meet once, when all are done.
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,6 +52,26 @@ class Shard:
 
         dist.all_reduce(values)
         return values / self.world
+
+    def asking_any(self, question: Callable[[], bool]) -> Callable[[], bool]:
+        """Whether any process answers yes; every process must call this, and then the answer.
+
+        Alone, it is asked when the answer is called for. Of several processes each is asked now,
+        and the answers travel while it does something else: all get the same one.
+        """
+        if self.world == 1:
+            return question
+        import torch
+        import torch.distributed as dist
+
+        flag = torch.tensor([int(question())])
+        travelling = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True)
+
+        def answer() -> bool:
+            travelling.wait()
+            return bool(flag.item())
+
+        return answer
 
     def gathered(self, own: dict[int, Any]) -> dict[int, Any]:
         """What all processes have found, by index; every process must call this."""

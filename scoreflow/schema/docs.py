@@ -18,8 +18,9 @@ INTRODUCTION = f"""# Config keys
 An experiment (`configs/*.py`) starts from these defaults and changes some;
 `--config.SECTION.KEY=VALUE` changes one more. A run keeps its whole config in `config.json`.
 
-Training takes every key, and fixes those marked "train". After it a mode takes the keys that have
-an effect on it, which lie in the sections
+Training takes every key, and fixes those marked "train"; those that are marked "resume" as well
+may be given another value when it goes on ([runs.md](runs.md)). After it a mode takes the keys
+that have an effect on it, which lie in the sections
 {", ".join(f"`{name}`" for name in EVALUATION)}.
 A meaning that begins with names and a colon ("ddim: ...") belongs to these choices alone. Keys
 added "later" are missing in the oldest runs; the default does what these runs did.
@@ -44,7 +45,7 @@ def _section(section: type[Section], title: str) -> str:
 
 def _row(key: Key) -> tuple[str, ...]:
     since = "later" if key.later else "0.1"
-    modes = ", ".join(key.modes) or "train"
+    modes = ", ".join(key.modes) or ", ".join(filter(None, ("train", key.changes)))
     return (f"`{key.option}`", _code(key.default), _values(key), key.meaning, modes, since)
 
 

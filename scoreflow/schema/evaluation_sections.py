@@ -38,6 +38,12 @@ class SamplingConfig(Section):
         instead={"compare": "name samplers by --samplers ddim,dpm"},
     )
     seed: int = key(0, "seed of the noise", COUNT_OR_NONE, modes=SAMPLE_ALONE)
+    step: int = key(
+        0,
+        "draw from the checkpoint of this training step; 0 for the last",
+        COUNT_OR_NONE,
+        modes=("sample", "compare", "equivalence", "export"),
+    )
     num_images: int = key(64, "samples in all", COUNT, modes=SAMPLE_ALONE)
     batch_size: int = key(
         64, "samples at a time", COUNT, modes=("sample", "compare", "equivalence")
@@ -169,6 +175,9 @@ class LikelihoodConfig(Section):
     MODES: ClassVar[tuple[str, ...]] = ("likelihood",)
 
     seed: int = key(0, "seed of dequantization and probes", COUNT_OR_NONE)
+    step: int = key(
+        0, "measure the checkpoint of this training step; 0 for the last", COUNT_OR_NONE
+    )
     num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
     label: int = key(
         -1, "log p given this class, of a network with classes; -1 for none", Range(-1, 2**31)

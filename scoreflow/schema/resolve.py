@@ -1,29 +1,49 @@
 """A config, complete and checked: its keys, types and ranges, and what a saved run allows."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from scoreflow.errors import RequestError
 from scoreflow.schema import task_keys
-from scoreflow.schema.config import EVALUATION, LATER, Config, belongs_to_weights
+from scoreflow.schema.config import EVALUATION, KEYS, LATER, Config, belongs_to_weights
 from scoreflow.schema.request import Flat, Request, flatten
+from scoreflow.schema.section import WHERE_THE_DATA_FIT
 
+OF_A_CHECKPOINT = ("sampling.step", "likelihood.step")
+"""Keys that name a checkpoint."""
 OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
 LISTED = 5
 """Differing keys that a refusal names."""
+Changes = dict[str, list[Any]]
+"""What a resumed training does otherwise: [old value, new value] by dotted key."""
 
 
 def training_config(request: Request) -> ConfigDict:
-    """The config of a new run."""
+    """The config of a new run.
+
+    Raises:
+        RequestError: it is none, or names a checkpoint that there cannot be yet.
+    """
+    for key in OF_A_CHECKPOINT:
+        if request.config.get(key):
+            raise RequestError(
+                f"{key} names a checkpoint of a run that is there, and a training draws and "
+                f"measures at its end, got {request.config[key]}: leave it out"
+            )
     return resolve(request.config, "the experiment")
 
 
 def resumed_config(
     request: Request, saved: Flat, where: Path, imported: bool = False
-) -> ConfigDict:
-    """The config of the run in a folder, after refusing a request for another one.
+) -> tuple[ConfigDict, Changes]:
+    """The config of the run in a folder, and what the request changes in it.
+
+    Keys that no weight depends on may change, and those that each step reads anew
+    (`Key.changes`), where the request sets them by name. What an experiment's file says otherwise
+    is refused: a file that is named again must not take back what was changed since.
 
     Args:
         request: a training.
@@ -31,6 +51,9 @@ def resumed_config(
         where: its file.
         imported: whether the weights are another codebase's, never trained on here: what they are
             trained on with, and how, is still free.
+
+    Raises:
+        RequestError: another value of a key that is fixed.
     """
     config = resolve(completed(saved), str(where))
     saved = flatten(config.to_dict())
@@ -39,18 +62,42 @@ def resumed_config(
         free = {k: v for k, v in wanted.items() if k.split(".")[0] not in OF_NETWORK}
         config = resolve({**saved, **free}, "the request")
         saved = flatten(config.to_dict())
-    differing = [key for key in sorted(saved) if saved[key] != wanted.get(key)]
+    named = {key: request.overrides[key] for key in request.overrides if may_change(key)}
+    changed = resolve({**saved, **named}, "the request")
+    new = flatten(changed.to_dict())
+    differing = [k for k in sorted(saved) if saved[k] != wanted.get(k) and k not in named]
     if differing:
-        listed = ", ".join(
-            f"{key} ({saved[key]} there, {wanted.get(key)} asked)" for key in differing[:LISTED]
+        raise RequestError(_another_config(saved, wanted, differing, where.parent))
+    return changed, {k: [saved[k], new[k]] for k in sorted(saved) if saved[k] != new[k]}
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed training may give a key another value."""
+    return key in KEYS and (not belongs_to_weights(key) or bool(KEYS[key].changes))
+
+
+def _another_config(saved: Flat, wanted: Flat, differing: list[str], folder: Path) -> str:
+    """The refusal of keys that differ, with what there is to do about them."""
+    listed = ", ".join(
+        f"{key} ({saved[key]} there, {wanted.get(key)} asked)" for key in differing[:LISTED]
+    )
+    if len(differing) > LISTED:
+        listed += f" and {len(differing) - LISTED} more"
+    remedies = ["resume without these"]
+    if any(may_change(key) for key in differing):
+        remedies[0] = "resume without --config"
+        able = next(key for key in differing if may_change(key))
+        remedies.append(f"change a key by its own flag, as --config.{able}={wanted.get(able)}")
+    if any(not may_change(key) and key.split(".")[0] not in OF_NETWORK for key in differing):
+        remedies.append(
+            f"begin a new run with the network of this one, --config.training.init={folder}"
         )
-        if len(differing) > LISTED:
-            listed += f" and {len(differing) - LISTED} more"
-        raise RequestError(
-            f"{where.parent} holds a run with another config: {listed}; resume without these, "
-            "or choose another --workdir"
-        )
-    return config
+    remedies.append("choose another --workdir")
+    return f"{folder} holds a run with another config: {listed}; {_or(remedies)}"
+
+
+def _or(choices: list[str]) -> str:
+    return ", or ".join([", ".join(choices[:-1]), choices[-1]])
 
 
 def untrained_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
@@ -80,7 +127,9 @@ def evaluation_config(
     """
     saved = flatten(resolve(completed(saved), str(where)).to_dict())
     wanted = request.config if request.names_experiment else request.overrides
-    free = set() if bound else {key for key in saved if key.startswith("data.")}
+    moved = {key for key in request.overrides if _is_a_place(key)}
+    wanted = {k: wanted[k] for k in wanted if not bound or k in moved or not _is_a_place(k)}
+    free = moved if bound else {key for key in saved if key.startswith("data.")}
     for key, value in wanted.items():
         if belongs_to_weights(key) and key not in free and saved.get(key) != value:
             raise RequestError(
@@ -92,6 +141,11 @@ def evaluation_config(
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
+
+
+def _is_a_place(key: str) -> bool:
+    """Whether a key says where the data lie, not what they are."""
+    return key in KEYS and KEYS[key].changes == WHERE_THE_DATA_FIT
 
 
 def completed(saved: Flat) -> Flat:

@@ -29,6 +29,12 @@ LISTS = {
 """The same for a tuple, by the type of its items."""
 
 
+FROM_A_STEP_ON = "resume"
+"""A key of the weights that each step reads anew: it may change where a training goes on."""
+WHERE_THE_DATA_FIT = "resume, and all modes, where the data are the same"
+"""Where the data lie, which may be another place than they were trained on at."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of a config.
@@ -44,6 +50,8 @@ class Key:
             weights, which training fixes. Training takes every key, for it stores the config.
         instead: what to set instead, by a mode in which it has no effect.
         later: absent from the oldest runs; the default does what they did.
+        changes: how a resumed training may give a key of the weights another value, in words;
+            "" for never.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Key:
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
+    changes: str
 
     @property
     def section(self) -> str:
@@ -118,6 +127,7 @@ def key(
     modes: tuple[str, ...] | None = None,
     instead: Mapping[str, str] | None = None,
     later: bool = False,
+    changes: str = "",
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -129,6 +139,7 @@ def key(
         modes: None for those of the section.
         instead: by mode.
         later: absent from the oldest runs.
+        changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
     """
     about = {
         "meaning": meaning,
@@ -137,6 +148,7 @@ def key(
         "modes": modes,
         "instead": instead or {},
         "later": later,
+        "changes": changes,
     }
     declared: T = field(default=default, metadata=about)
     return declared

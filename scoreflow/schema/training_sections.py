@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from scoreflow.schema.ranges import COUNT, COUNT_OR_NONE, FRACTION, POSITIVE, Range
-from scoreflow.schema.section import Section, key
+from scoreflow.schema.section import FROM_A_STEP_ON, WHERE_THE_DATA_FIT, Section, key
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
@@ -24,7 +24,11 @@ class DataConfig(Section):
         "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
         choices=("digits", "toy", "images", "none"),
     )
-    path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
+    path: str = key(
+        "",
+        "images: a folder of Parquet or image files, or a name on the Hub",
+        changes=WHERE_THE_DATA_FIT,
+    )
     test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
     split_seed: int = key(
         0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
@@ -56,7 +60,10 @@ class DataConfig(Section):
         "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
     )
     cache: str = key(
-        "", 'folder for decoded images that do not fit into memory; "" for the run\'s', later=True
+        "",
+        'folder for decoded images that do not fit into memory; "" for the run\'s',
+        later=True,
+        changes=WHERE_THE_DATA_FIT,
     )
 
 
@@ -233,16 +240,29 @@ class TrainingConfig(Section):
 
     NAME: ClassVar[str] = "training"
 
-    num_steps: int = key(800_000, "optimiser steps in all", COUNT)
-    batch_size: int = key(128, "images a step", COUNT)
-    learning_rate: float = key(2e-4, "learning rate of Adam, after the warm-up", POSITIVE)
-    warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE)
-    decay: str = key("constant", "learning-rate schedule", choices=("constant", "cosine"))
+    num_steps: int = key(800_000, "optimiser steps in all", COUNT, changes=FROM_A_STEP_ON)
+    batch_size: int = key(128, "images a step", COUNT, changes=FROM_A_STEP_ON)
+    learning_rate: float = key(
+        2e-4, "learning rate of Adam, after the warm-up", POSITIVE, changes=FROM_A_STEP_ON
+    )
+    warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE, changes=FROM_A_STEP_ON)
+    decay: str = key(
+        "constant",
+        "learning-rate schedule",
+        choices=("constant", "cosine"),
+        changes=FROM_A_STEP_ON,
+    )
     clip_norm: float = key(
-        1.0, "greatest norm of the gradient; longer ones are scaled to it", POSITIVE
+        1.0,
+        "greatest norm of the gradient; longer ones are scaled to it",
+        POSITIVE,
+        changes=FROM_A_STEP_ON,
     )
     ema_decay: float = key(
-        0.9999, "decay of the moving average of the weights, a step", Range(0, 1)
+        0.9999,
+        "decay of the moving average of the weights, a step",
+        Range(0, 1),
+        changes=FROM_A_STEP_ON,
     )
     objective: str = key(
         "simple",
@@ -264,7 +284,9 @@ class TrainingConfig(Section):
         choices=("integer", "real", "importance"),
     )
     t_min: float = key(1.0, "real, importance: least time, in steps", Range(0, 1, "(]"))
-    flip: bool = key(False, "mirror each image left to right with probability 1/2")
+    flip: bool = key(
+        False, "mirror each image left to right with probability 1/2", changes=FROM_A_STEP_ON
+    )
     low_discrepancy: bool = key(False, "spread the times of a batch evenly")
     variance: str = key(
         "beta",
@@ -284,24 +306,62 @@ class TrainingConfig(Section):
         later=True,
     )
     label_dropout: float = key(
-        0.1, "conditional: share of the data shown without class", Range(0, 1), later=True
+        0.1,
+        "conditional: share of the data shown without class",
+        Range(0, 1),
+        later=True,
+        changes=FROM_A_STEP_ON,
     )
     micro_batches: int = key(
-        1, "parts of a batch, one after another, to save memory", COUNT, later=True
+        1,
+        "parts of a batch, one after another, to save memory",
+        COUNT,
+        later=True,
+        changes=FROM_A_STEP_ON,
     )
     recompute: bool = key(
-        False, "unet: recompute the activations of its blocks, to save memory", later=True
+        False,
+        "unet: recompute the activations of its blocks, to save memory",
+        later=True,
+        changes=FROM_A_STEP_ON,
     )
     precision: str = key(
-        "float32", "arithmetic of the network; tf32 on a GPU alone", choices=PRECISIONS
+        "float32",
+        "arithmetic of the network; tf32 on a GPU alone",
+        choices=PRECISIONS,
+        changes=FROM_A_STEP_ON,
     )
-    compile: bool = key(False, "torch.compile the network")
+    compile: bool = key(False, "torch.compile the network", changes=FROM_A_STEP_ON)
     compile_mode: str = key(
         "default",
         "compile: mode of torch.compile",
         choices=("default", "reduce-overhead", "max-autotune"),
         later=True,
+        changes=FROM_A_STEP_ON,
     )
-    channels_last: bool = key(True, "unet: memory format; see docs/scaling.md")
-    log_every: int = key(100, "steps between rows of metrics.jsonl", COUNT)
-    checkpoint_every: int = key(5000, "steps between checkpoints, a multiple of log_every", COUNT)
+    channels_last: bool = key(
+        True, "unet: memory format; see docs/scaling.md", changes=FROM_A_STEP_ON
+    )
+    log_every: int = key(100, "steps between rows of metrics.jsonl", COUNT, changes=FROM_A_STEP_ON)
+    checkpoint_every: int = key(
+        5000, "steps between checkpoints, a multiple of log_every", COUNT, changes=FROM_A_STEP_ON
+    )
+    keep: int = key(
+        2,
+        "checkpoints kept, the last ones; 0 for all",
+        COUNT_OR_NONE,
+        later=True,
+        changes=FROM_A_STEP_ON,
+    )
+    preview_every: int = key(
+        0,
+        "steps between previews (samples, held-out loss), a multiple of log_every; 0 for none",
+        COUNT_OR_NONE,
+        later=True,
+        changes=FROM_A_STEP_ON,
+    )
+    init: str = key(
+        "",
+        "start from trained weights: a run's folder, or a file of --mode export --to safetensors",
+        later=True,
+    )

@@ -36,20 +36,34 @@ def write_state(path: Path, state: Json) -> None:
         write_atomic(hashes, line)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a state is there and fits its hash."""
+    try:
+        _checked(path)
+    except DamagedError:
+        return False
+    return True
+
+
 def read_state(path: Path, map_location: str | torch.device) -> Json:
     """Load a state, checked against its hash.
 
     Raises:
         DamagedError: it is not there, does not fit its hash, or holds more than plain values.
     """
+    data = _checked(path)
+    try:
+        state: Json = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DamagedError(f"{path} holds more than tensors and plain values") from error
+    return state
+
+
+def _checked(path: Path) -> bytes:
     try:
         data, recorded = path.read_bytes(), sidecar(path).read_bytes()
     except OSError as error:
         raise DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
     if hashlib.sha256(data).hexdigest().encode() not in recorded.split():
         raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
-    try:
-        state: Json = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DamagedError(f"{path} holds more than tensors and plain values") from error
-    return state
+    return data

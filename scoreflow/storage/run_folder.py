@@ -1,6 +1,6 @@
 """A run's folder: the only place where a run meets the disk.
 
-    config.json  env.json  metrics.jsonl  checkpoints/  samples/  results/  lock
+    config.json  data.json  env.json  metrics.jsonl  checkpoints/  samples/  results/  lock
 
 Files appear whole: written under a temporary name, fsynced, renamed, and the folder fsynced. The
 one file that grows, metrics.jsonl, gets a line at a time; a line without its newline was cut off
@@ -32,7 +32,13 @@ from scoreflow.storage.atomic_files import (
     take_lock,
     write_atomic,
 )
-from scoreflow.storage.checkpoint_file import DamagedError, read_state, sidecar, write_state
+from scoreflow.storage.checkpoint_file import (
+    DamagedError,
+    is_whole,
+    read_state,
+    sidecar,
+    write_state,
+)
 from scoreflow.storage.result_rows import Rows, rows_in
 
 Scalar = int | float | np.generic | Tensor
@@ -40,6 +46,11 @@ Say = Callable[[str], None]
 """Shows a line to the user."""
 IMPORT = "results/import.json"
 """What a run has whose weights came from another codebase."""
+HISTORY = "history"
+"""Beside the sections of config.json: what was changed on resuming, a {step, date, changes} each;
+`config` is without it, for it is no key."""
+DATA = "data.json"
+"""What the training data are, and where they were."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -52,7 +63,8 @@ class RunDir:
 
     def __init__(self, path: Path, config: Json, lock: FileLock | None) -> None:
         self.path = path
-        self.config = config
+        self.config = {key: value for key, value in config.items() if key != HISTORY}
+        self.history: list[Json] = list(config.get(HISTORY, []))
         self._lock = lock
         self._metrics: IO[bytes] | None = None
         if lock is not None:
@@ -120,10 +132,29 @@ class RunDir:
         """Say where this run runs now: commit, versions, device, command."""
         write_atomic(self.path / "env.json", dumps(env, "env", RunError, sort_keys=True))
 
-    def write_config(self, config: Json) -> None:
-        """Give the run another config: an imported one's, when training begins."""
-        text = dumps(config, "config", RequestError, sort_keys=True)
+    def write_config(self, config: Json, history: list[Json] | None = None) -> None:
+        """Give the run another config: an imported one's, when training begins, or a changed one.
+
+        Args:
+            config: its sections.
+            history: what was changed, and from which step on; None for what it was.
+        """
+        history = self.history if history is None else history
+        kept = {**config, **({HISTORY: history} if history else {})}
+        text = dumps(kept, "config", RequestError, sort_keys=True)
         write_atomic(self.path / "config.json", text)
+        self.config = json.loads(dumps(config, "config", RequestError))
+        self.history = json.loads(text).get(HISTORY, [])
+
+    @property
+    def data(self) -> Json:
+        """What data.json says of the training data; {} in a run that is older than it."""
+        path = self.path / DATA
+        return load_json(path, "", "restore it, or remove it") if path.exists() else {}
+
+    def write_data(self, about: Json) -> None:
+        """Keep what the training data are."""
+        write_atomic(self.path / DATA, dumps(about, DATA, RunError))
 
     # ---- metrics ----------------------------------------------------------------------------
 
@@ -162,6 +193,17 @@ class RunDir:
                 ) from error
         return rows
 
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the rows of later steps: of a training that goes on otherwise from here."""
+        assert self._metrics is not None, "forgetting needs a RunDir opened for training"
+        kept = [row for row in self.read_metrics() if row["step"] <= step]
+        lines = [dumps(row, "metrics", RunError, indent=None) for row in kept]
+        self._metrics.close()
+        write_atomic(self.path / "metrics.jsonl", b"".join(lines))
+        self._metrics = _open_metrics(self.path / "metrics.jsonl")
+        self._logged = {_row_key(row) for row in kept}
+        self._last_logged_step = max((row["step"] for row in kept), default=None)
+
     @property
     def bound(self) -> bool:
         """Whether the weights are of this run's data: all but imported ones, until trained on."""
@@ -182,14 +224,16 @@ class RunDir:
         """Write checkpoints/{step:08d}.pt and its hash; of the ones before it leave keep - 1.
 
         The rows logged so far reach the disk first: a run resumed here will not write them again.
+        A keep of 0 leaves all.
         """
         assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
-        assert keep >= 1, f"keep must be at least 1, got {keep}"
+        assert keep >= 0, f"keep must be at least 0, got {keep}"
         os.fsync(self._metrics.fileno())
         path = self._checkpoints / f"{step:08d}.pt"
         write_state(path, state)
         # Later steps than this one were found damaged (or this run would have begun there).
-        for old in [earlier for earlier in self.checkpoint_steps() if earlier <= step][:-keep]:
+        earlier = [each for each in self.checkpoint_steps() if each <= step]
+        for old in earlier[:-keep] if keep else ():
             old_path = self._checkpoints / f"{old:08d}.pt"
             old_path.unlink()
             sidecar(old_path).unlink(missing_ok=True)
@@ -214,7 +258,10 @@ class RunDir:
         steps = self.checkpoint_steps()
         if step is not None and step not in steps:
             present = ", ".join(map(str, steps)) or "none"
-            raise RequestError(f"{self.path} has no checkpoint of step {step}, it has {present}")
+            raise RequestError(
+                f"{self.path} has no checkpoint of step {step}, it has {present}; "
+                "training.keep says how many of the last ones a training leaves (0: all)"
+            )
         damaged = []
         for candidate in reversed(steps) if step is None else [step]:
             path = self._checkpoints / f"{candidate:08d}.pt"
@@ -228,6 +275,13 @@ class RunDir:
         raise RequestError(
             f"{self.path} has no whole checkpoint ({reason}): train again, in a new folder"
         )
+
+    def whole_step(self) -> int | None:
+        """The step of the newest checkpoint whose hash fits; None where there is none."""
+        for step in reversed(self.checkpoint_steps()):
+            if is_whole(self._checkpoints / f"{step:08d}.pt"):
+                return step
+        return None
 
     # ---- results ----------------------------------------------------------------------------
 
@@ -259,6 +313,10 @@ class RunDir:
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""
         return self.path / "samples" / f"{step:08d}-{sampler}.png"
+
+    def preview_path(self, step: int) -> Path:
+        """Where the picture of a preview at a step belongs."""
+        return self.path / "previews" / f"{step:08d}.png"
 
     def write_image(self, path: Path, png_bytes: bytes) -> None:
         """Write a picture whole, making its folder."""

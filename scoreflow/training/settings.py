@@ -29,6 +29,8 @@ class TrainingSettings:
         label_dropout: share of the data that a conditional network sees without their class.
         log_every: steps between rows of metrics.jsonl.
         checkpoint_every: steps between checkpoints, a multiple of log_every.
+        keep: checkpoints that are kept; 0 for all.
+        preview_every: steps between previews, a multiple of log_every; 0 for none.
     """
 
     num_steps: int
@@ -48,6 +50,8 @@ class TrainingSettings:
     label_dropout: float
     log_every: int
     checkpoint_every: int
+    keep: int = 2
+    preview_every: int = 0
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0-based; the first is not wasted on a rate of 0."""

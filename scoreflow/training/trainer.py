@@ -9,7 +9,7 @@ ends the run with the name of its step.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,11 @@ class Trainer:
         settings: the training section.
         seed: of the run.
         shard: this process's share of every batch.
+        eras: (first step, batch size) of each part of a training whose batch size changed.
+
+    Attributes:
+        step: how many are done.
+        stopped: whether the last `run` was asked to end before its last step.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Trainer:
         settings: TrainingSettings,
         seed: int,
         shard: Shard = ALONE,
+        eras: tuple[tuple[int, int], ...] = (),
     ) -> None:
         parts = shard.world * settings.micro_batches
         if settings.batch_size < parts:
@@ -81,11 +87,12 @@ class Trainer:
             model = model.with_network(DistributedDataParallel(model.network))
         self.model, self.network, self.ema, self.data = model, network, ema, data
         self.objective, self.settings, self.seed = objective, settings, seed
-        self.step = 0
+        self.step, self.stopped = 0, False
+        self._pending = torch.empty(0, 2)  # rows of an interval that is not yet over
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, fused=True
         )
-        self.batches = Batches(len(data.train), settings.batch_size, seed)
+        self.batches = Batches(len(data.train), settings.batch_size, seed, eras)
         self._labels = _labels_of(data, model)
         self._dropout_places = getattr(network, "dropout_places", 0)
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
@@ -103,11 +110,13 @@ class Trainer:
                 f"step {self.step}: it left weights that are not finite; a checkpoint, if there "
                 "is one, is from before it. Try a smaller training.learning_rate"
             )
+        pending = {"pending": self._pending} if len(self._pending) else {}
         return {
             "step": self.step,
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **pending,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -116,28 +125,48 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        inside = self.step % self.settings.log_every
+        pending = state.get("pending", torch.empty(0, 2)).cpu()
+        self._pending = pending[max(len(pending) - inside, 0) :]
 
-    def run(self) -> Iterator[Interval]:
+    def run(self, stop: Callable[[], bool] | None = None) -> Iterator[Interval]:
         """Train to the last step, pausing after every log interval.
+
+        Args:
+            stop: asked after each step whether to end there; of several processes all end at the
+                same one, if any is asked to. What the interval had so far is in `state`, so a
+                run that goes on from there logs what it would have logged.
 
         Raises:
             RunError: a loss or gradient was not finite; names the step.
         """
-        settings = self.settings
-        while self.step < settings.num_steps:
-            count = min(
-                settings.log_every - self.step % settings.log_every, settings.num_steps - self.step
-            )
-            rows = self.shard.mean(self.advance(count))
-            self._refuse_non_finite(rows)
-            loss, grad_norm = rows.double().mean(0).tolist()
-            yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
+        settings, self.stopped = self.settings, False
+        while self.step < settings.num_steps and not self.stopped:
+            inside = self.step % settings.log_every
+            count = min(settings.log_every - inside, settings.num_steps - self.step)
+            new = self.shard.mean(self.advance(count, stop))
+            self._refuse_non_finite(new)
+            rows = torch.cat([self._pending, new])
+            self._pending = rows if self.step % settings.log_every else rows[:0]
+            if len(new) == count:
+                loss, grad_norm = rows.double().mean(0).tolist()
+                yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
 
-    def advance(self, count: int) -> Tensor:
-        """Some steps, whatever the interval: (count, 2), their losses and gradient norms."""
+    def advance(self, count: int, stop: Callable[[], bool] | None = None) -> Tensor:
+        """Some steps, whatever the interval: (count, 2), their losses and gradient norms.
+
+        Args:
+            count: of the steps, at least 1.
+            stop: as in `run`; there are fewer rows where it said so.
+        """
         self.model.network.train()
+        rows: list[Tensor] = []
         with arithmetic(self.settings.precision):
-            return torch.stack([self._advance() for _ in range(count)])
+            while len(rows) < count and not self.stopped:
+                agreed = self.shard.asking_any(stop) if stop is not None else None
+                rows.append(self._advance())
+                self.stopped = agreed is not None and agreed()
+        return torch.stack(rows)
 
     def _advance(self) -> Tensor:
         """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""

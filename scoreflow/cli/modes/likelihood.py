@@ -36,7 +36,7 @@ from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import TrainedRun, open_run
+from scoreflow.trained_run import TrainedRun, experiment_of, open_run
 from scoreflow.uncertainty import standard_error
 
 NOT_OF_A_ROW = (
@@ -221,8 +221,11 @@ def _against(trained: TrainedRun) -> Weights:
     asked = {key: own[key] for key in own if key.startswith(free)}
     config = {**resolve.completed(requests.flatten(folder.config)), **asked}
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
-    bound = folder.bound or trained.folder.bound  # one that is not is measured on our images
-    other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
+    if folder.bound:
+        other = experiment_of(folder, resolved, experiment.device, needed=True)
+    else:  # it is measured on our images
+        bound = trained.folder.bound
+        other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
     if not torch.equal(other.data.test, experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.data.dataset import Data
 from scoreflow.evaluation.sample_summary import Drawn, draw, store
 from scoreflow.factory.editing import build_control, build_flow_plan
 from scoreflow.generation import edit_summary, editing, trajectory
@@ -28,13 +29,20 @@ def run(request: Request, _argv: list[str]) -> None:
 
 def sample(trained: TrainedRun) -> None:
     """Samples, or an edited image, into the run's folder."""
-    task = build_control(trained.config, trained.data)
+    task = build_control(trained.config, _data_to_edit(trained))
     if task is None:
         draw_into(trained, trained.config.sampling.sampler)
     else:
         _edit(trained, task)
     if distributed.is_main_process():
         write_report(trained.folder)
+
+
+def _data_to_edit(trained: TrainedRun) -> Data:
+    """The data, where an image of theirs is edited, or else what they are like."""
+    c, task = trained.config.control, trained.config.sampling.task
+    named = {"none": (), "interpolate": (c.image, c.other)}.get(task, (c.image,))
+    return trained.data if any(each.startswith("test:") for each in named) else trained.like
 
 
 def draw_into(trained: TrainedRun, name: str) -> None:
@@ -47,12 +55,23 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     place = _place(trained, name, drawn_with)
     if c.save == "grid":
         drawn = draw(
-            plan, name, trained.model.sde, trained.data, c.seed, c.num_images, c.batch_size
+            plan,
+            name,
+            trained.model.sde,
+            trained.data_if_there,
+            c.seed,
+            c.num_images,
+            c.batch_size,
         )
     else:
         if distributed.is_main_process():
             place.record()  # before the first image, so that the same command finds them again
-        drawn = store(place.images, c.save, trained.draw(plan, name), drawn_with)
+        drawn = store(
+            place.images,
+            c.save,
+            trained.draw(plan, name, data=trained.data_if_there),
+            drawn_with,
+        )
     last = _followed(trained, plan, drawn) if c.progressive else None
     if not distributed.is_main_process():
         return
@@ -83,18 +102,18 @@ def _where(place: SampleName, save: str) -> str:
 
 def _followed(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn) -> Tensor:
     """The samples whose way is shown, as drawn; every process must call this."""
-    c, vectors = trained.config.sampling, trained.data.num_levels is None
+    c, vectors = trained.config.sampling, trained.like.num_levels is None
     shown = c.num_images if vectors else min(trajectory.SHOWN, c.num_images)
     if c.save == "grid":
         return drawn.samples[:shown]
-    noise = Noise.of(c.seed, 0, min(shown, len(drawn.samples)), trained.data.train.device)
-    event = tuple(trained.data.train.shape[1:])
+    noise = Noise.of(c.seed, 0, min(shown, len(drawn.samples)), trained.like.train.device)
+    event = tuple(trained.like.train.shape[1:])
     return draw_samples(plan, trained.model.sde, noise, event, c.batch_size, "those shown")
 
 
 def _follow(trained: TrainedRun, plan: SamplingPlan, place: SampleName, last: Tensor) -> str:
     """A strip and a GIF of the estimates on the way to some samples."""
-    data, folder = trained.data, trained.folder
+    data, folder = trained.like, trained.folder
     noise = Noise.of(trained.config.sampling.seed, 0, len(last), data.train.device)
     seen = trajectory.follow(plan, trained.model.sde, noise, data, last)
     strip = place.beside("progress")

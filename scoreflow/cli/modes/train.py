@@ -18,6 +18,7 @@ from scoreflow.schema.request import Request
 from scoreflow.schema.resolve import training_config
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
+from scoreflow.training.stopping import Stop
 from scoreflow.training.trainer import Trainer
 from scoreflow.training_run import intervals, opened, resume, trainer_of
 
@@ -26,13 +27,13 @@ def run(request: Request, argv: list[str]) -> None:
     """Train a new run, or go on with the one in the folder."""
     config = training_config(request)
     path = request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
-    with opened(request, path, command_of(argv)) as (experiment, folder):
+    with opened(request, path, command_of(argv), say) as (experiment, folder):
         train(experiment, folder, program_of(argv))
 
 
 def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
     """Train to the last step, then draw and measure; `program` stands in the last hint."""
-    trainer = trainer_of(experiment, distributed.shard())
+    trainer = trainer_of(experiment, distributed.shard(), folder.history)
     if remark := training.remark(experiment.settings, experiment.device):
         say(remark)
     if folder.checkpoint_steps():
@@ -55,8 +56,11 @@ def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") ->
 
 def _to_the_end(trainer: Trainer, folder: RunDir) -> None:
     settings, first, start = trainer.settings, trainer.step, time.monotonic()
-    with Progress("train", settings.num_steps, "step", first) as progress:
-        for interval in intervals(trainer, folder):
+    with (
+        Stop().listening() as stop,
+        Progress("train", settings.num_steps, "step", first) as progress,
+    ):
+        for interval in intervals(trainer, folder, stop):
             images = settings.batch_size * (interval.step - first)
             progress.advance(
                 interval.step - progress.bar.n,

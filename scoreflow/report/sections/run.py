@@ -8,8 +8,8 @@ from scoreflow.report.results import Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "About this run"
-FILES = ("config.json", "env.json", "metrics.jsonl")
-FOLDERS = ("results", "samples", "checkpoints")
+FILES = ("config.json", "data.json", "env.json", "metrics.jsonl")
+FOLDERS = ("results", "samples", "previews", "checkpoints")
 UNLISTED = (".tmp", ".sha256")
 
 
@@ -40,6 +40,7 @@ def _facts(results: Results, env: Json) -> list[tuple[str, str]]:
         "Process": _process(config.get("sde")),
         "Network": ", ".join(_of(config.get("model"), found.get("parameters"))),
         "Training": ", ".join(_trained(results)),
+        "Begun with": found.get("Begun with", ""),
         "Date": found.get("Date", ""),
         "Device": str(env.get("device_name") or env.get("device") or ""),
         "Code": f"commit {env['commit']}" if env.get("commit") else "",
@@ -64,7 +65,18 @@ def _training(result: Json) -> dict[str, str]:
         "Data": ", ".join(told),
         "parameters": f"{result['parameters']:,} parameters",
         "Date": str(result["date"]),
+        "Begun with": _begun(result.get("init")),
     }
+
+
+def _begun(init: Json | None) -> str:
+    """The weights that the training did not begin without."""
+    if not init:
+        return ""
+    return (
+        f"the averaged weights of {init['source']}, step {init['step']} "
+        f"(SHA-256 {init['sha256'][:12]}…)"
+    )
 
 
 def _data(results: Results) -> str:
@@ -106,7 +118,9 @@ def _trained(results: Results) -> list[str]:
     if not rows:
         return []
     step, size = max(row["step"] for row in rows), c.get("batch_size")
-    told = [f"{step:,} steps" + (f" of {size} images" if isinstance(size, int) else "")]
+    changed = any("training.batch_size" in each["changes"] for each in results.run.history)
+    of = f" of {size} images" if isinstance(size, int) and not changed else ""
+    told = [f"{step:,} steps{of}"]
     seconds = _seconds([row["seconds"] for row in rows if "seconds" in row])
     return [*told, *([f"{_duration(seconds)}"] if seconds else [])]
 

@@ -11,6 +11,7 @@ from scoreflow.report.blocks import (
     Table,
     Text,
     number,
+    plain,
     with_error,
 )
 from scoreflow.report.results import Results
@@ -18,10 +19,15 @@ from scoreflow.storage.atomic_files import Json
 
 CURVES = (
     ("loss", "Training loss", "loss", True),
+    ("held_out_loss", "Loss of the averaged weights on held-out data", "loss", True),
     ("grad_norm", "Norm of the gradient", "norm", True),
     ("learning_rate", "Learning rate", "learning rate", False),
 )
 """What is plotted of metrics.jsonl, where it is there: key, title, ordinate, if logarithmic."""
+
+
+PREVIEW, SHOWN = 400, 6
+"""CSS pixels of a preview, and how many are shown."""
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -29,7 +35,8 @@ def sections(results: Results) -> Iterator[Section]:
     curves = _curves(results)
     if curves:
         said = "Each point is the mean over the steps since the point before."
-        yield Section("Training", (Text(said), Figures(tuple(curves))))
+        more = (*_previews(results), *_history(results))
+        yield Section("Training", (Text(said), Figures(tuple(curves)), *more))
     for name, make in (("classifier", _classifier), ("profile", _profile)):
         found = results.show(name, make)
         if found is not None:
@@ -45,6 +52,41 @@ def _curves(results: Results) -> list[Plot]:
             x, y = zip(*line, strict=True)
             found.append(Plot(title, "step", y_label, (Series("", x, y),), log_y=log_y))
     return found
+
+
+def _previews(results: Results) -> Iterator[Heading | Text | Figures]:
+    """Samples on the way: the last previews, from the same noise."""
+    paths = sorted((results.run.path / "previews").glob("*.png"))
+    # the last one, and back from it at about half the steps each: early ones differ most
+    chosen, step = [], None
+    for path in reversed(paths):
+        if step is None or int(path.stem) <= step / 2:
+            chosen.append(path)
+            step = int(path.stem)
+    found = (results.picture(each, PREVIEW, f"step {int(each.stem):,}") for each in chosen[:SHOWN])
+    pictures = [each for each in found if each is not None]
+    if pictures:
+        yield Heading("Previews")
+        yield Text("Samples of the averaged weights, in all of them from the same noise.")
+        yield Figures(tuple(reversed(pictures)))
+
+
+def _history(results: Results) -> Iterator[Heading | Table]:
+    """What was changed on resuming."""
+    rows = tuple(
+        (
+            number(each["step"], form=","),
+            Cell(key),
+            Cell(plain(old)),
+            Cell(plain(new)),
+            Cell(str(each["date"])),
+        )
+        for each in results.run.history
+        for key, (old, new) in each["changes"].items()
+    )
+    if rows:
+        yield Heading("Changed on the way")
+        yield Table(("from step", "key", "before", "since", "date"), rows)
 
 
 def _classifier(result: Json) -> Section:

@@ -521,15 +521,19 @@ def test_a_resume_with_all_different_names_five_keys(trained, capfd):
     saved = request.flatten(json.loads((trained / "config.json").read_text()))
     other = command_line.parse(["run.py", "--mode=train"]).config
     number = sum(saved[key] != other[key] for key in saved)
-    assert f" and {number - 5} more; resume without these" in err
+    assert f" and {number - 5} more; resume without --config" in err
+    assert "change a key by its own flag, as --config." in err
 
 
 def test_training_again_with_another_config_names_the_keys(trained, capfd):
     ask = ["--mode=train", f"--workdir={trained}", "--device=cpu"]
     before = tree(trained)
-    refused(capfd, [*ask, "--config.training.num_steps=9"], "training.num_steps (4 there, 9 asked")
+    refused(capfd, [*ask, "--config.sde.num_steps=9"], "sde.num_steps (", " there, 9 asked")
+    refused(capfd, [*ask, "--config.training.num_steps=3"], "may grow", "has done 4 of 4", "got 3")
     refused(capfd, [*ask, "--config", f"{ROOT}/configs/digits.py"], "data.name", "more;")
-    refused(capfd, [*ask, "--sampler=ode"], "sampling.sampler (ancestral there, ode asked)")
+    new = f"--config.training.init={trained}"
+    refused(capfd, [*ask, "--config.training.objective=p2"], "training.objective (", new)
+    refused(capfd, [*ask, "--config.sampling.step=4"], "sampling.step names a checkpoint")
     assert tree(trained) == before
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from scoreflow.schema import request, resolve, task_keys
 from scoreflow.schema.config import Config
 from scoreflow.schema.section import Section
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import TrainedRun
+from scoreflow.trained_run import TrainedRun, asked_step
 from scoreflow.training.settings import TrainingSettings
+from scoreflow.training_run import begin_with
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[3] / "configs").glob("[a-z]*.py"))
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "mnist_small": (28, 28), "default": (32, 32)}
@@ -210,6 +212,10 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     build_sde(Tracked(config_of("digits", sde__name="ve"), read))
     own = {"sde__schedule": "betas", "sde__num_steps": 2, "sde__betas": [0.1, 0.2]}
     build_sde(Tracked(config_of("digits", **own), read))
+    named = config_of("toy", training__init=str(tmp_path / "0"), model__width=8)
+    tracked = experiment(named, CPU)
+    begin_with(replace(tracked, config=Tracked(named, read)), tmp_path / "2", None)
+    assert asked_step(Tracked(named, read), "") == 0
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 

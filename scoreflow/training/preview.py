@@ -1,0 +1,82 @@
+"""What a network draws, and its loss on held-out data, while it is trained.
+
+Samples k of every preview start from the same x_N, and the held-out data have the same times and
+noise each time: what differs between two previews is the weights. Nothing here is drawn from the
+training's randomness, so a training with previews is, bit for bit, the one without.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import points, values_of
+from scoreflow.generation.pictures import picture
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import Clipped, DPMSolver, grid, sample
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import Denoiser
+from scoreflow.training.trainer import Trainer
+
+IMAGES, POINTS, STEPS, COLUMNS = 16, 1000, 20, 8
+"""Samples of a preview (vectors are shown as points), steps of its sampler, images a row."""
+HELD_OUT = 256
+"""Held-out data whose loss is measured, at most."""
+APART = 2**32 - 1
+"""The step that their noise is addressed by, which no training comes to."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A look at the averaged weights of a step.
+
+    Attributes:
+        picture: a PNG of samples.
+        loss: the training's, on the first held-out data; None where nothing is held out.
+    """
+
+    picture: bytes
+    loss: float | None
+
+
+def preview(trainer: Trainer) -> Preview:
+    """Samples of the averaged weights, and their loss on held-out data."""
+    model = trainer.model.with_network(trainer.ema.module)
+    drawn = values_of(_drawn(model, trainer.data), trainer.data)
+    few = trainer.data.test[:HELD_OUT]
+    loss = _loss(trainer, model, few) if len(few) else None
+    return Preview(picture(drawn, trainer.data, COLUMNS), loss)
+
+
+def _drawn(model: ScoreModel, data: Data) -> Tensor:
+    """Samples as points; of a conditional network a class each, in turn."""
+    vectors = data.num_levels is None
+    noise = Noise.of(0, 0, POINTS if vectors else IMAGES, data.train.device)
+    if model.num_classes:
+        model = model.labelled(noise.index % model.num_classes)
+    denoiser: Denoiser = model if vectors else Clipped(model)
+    times = grid("log_snr", model.sde, STEPS, model.t_min)
+    event = tuple(data.train.shape[1:])
+    return sample(DPMSolver(order=2), denoiser, model.sde, times, noise, event)
+
+
+@torch.no_grad()
+def _loss(trainer: Trainer, model: ScoreModel, few: Tensor) -> float:
+    """The mean of the objective over some data, each at one fixed time and noise."""
+    data, settings, size = trainer.data, trainer.settings, trainer.settings.batch_size
+    labels = data.test_labels if model.num_classes else None
+    losses = []
+    for start in range(0, len(few), size):
+        part = few[start : start + size]
+        noise = Noise.of(trainer.seed, start, start + len(part), few.device).at(APART)
+        x_0 = points(
+            part, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, settings.dequantization
+        ).float()
+        t, density = trainer.objective.draw(noise, model.sde)
+        eps = noise.normal(Stream.TRAIN_EPS, tuple(part.shape[1:])).float()
+        asked = model
+        if labels is not None:
+            asked = model.labelled(labels[start : start + len(part)].to(few.device))
+        losses.append(trainer.objective.loss(asked, x_0, t, eps) / density)
+    return float(torch.cat(losses).double().mean())
