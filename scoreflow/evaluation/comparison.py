@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
-from scoreflow.generation.generate import draw_samples
+from scoreflow.generation.generate import draw_samples, outside
 from scoreflow.generation.pictures import picture
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
@@ -56,7 +56,7 @@ def measured(
     watch, title = Stopwatch(noise.index.device), f"{case.sampler} {case.budget}"
     x = draw_samples(drawing, sde, noise, event, batch_size, title)
     seconds = watch.seconds
-    row = {
+    row: Json = {
         "sampler": case.sampler,
         "budget": case.budget,
         "nfe": distributed.shard().total(counted.rows) / count,
@@ -66,6 +66,8 @@ def measured(
         "processes": distributed.shard().world,
         "threads": torch.get_num_threads(),
     }
+    if left := outside(x, data.num_levels):
+        row["outside"] = left / count
     return row, picture(values_of(x, data)[: _shown(data)], data), x
 
 

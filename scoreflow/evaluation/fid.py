@@ -23,17 +23,17 @@ fewer. KID is unbiased, so their number is no part of what it measures."""
 
 
 class Images(torch.utils.data.Dataset[Tensor]):
-    """Images as torch-fidelity takes them, (3, H, W) uint8."""
+    """Images as torch-fidelity takes them, (3, H, W) uint8; each made when it is asked for."""
 
     def __init__(self, values: Tensor, num_levels: int) -> None:
-        grey = to_uint8(values, num_levels).cpu()
-        self.images = grey.expand(-1, 3, -1, -1) if grey.shape[1] == 1 else grey
+        self.values, self.num_levels = values, num_levels
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.values)
 
     def __getitem__(self, k: int) -> Tensor:
-        return self.images[k]
+        image = to_uint8(self.values[k : k + 1], self.num_levels)[0].cpu()
+        return image.expand(3, -1, -1) if len(image) == 1 else image
 
 
 def scores(

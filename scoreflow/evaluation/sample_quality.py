@@ -85,11 +85,9 @@ class SampleQuality:
             **_with_error("nearest_train_distance", mean_and_error(nearest)),
             "copies": int((nearest == 0).sum()),
         }
-        sides = ("samples_recognised", "real_recognised")
-        for side in sides:
+        for side in ("samples_recognised", "real_recognised"):
             found |= _with_error(side, (two[side], rate_error(two[side], n)))
-        worse = max(sides, key=lambda side: abs(found[side] - 0.5))
-        found |= _with_error("told_apart", (abs(found[worse] - 0.5), found[f"{worse}_error"]))
+        found |= _with_error("told_apart", (two["told_apart"], two["told_apart_error"]))
         if self.labels is not None:
             found |= self._classes(self.labels(values))
         if self.features is not None:

@@ -1,4 +1,4 @@
-"""Summary of samples: cost, two-sample accuracy and classes, with held-out data for comparison."""
+"""Summary of samples: cost, how they are told from data, classes; held-out data for comparison."""
 
 import base64
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
-from scoreflow.evaluation import nearest_neighbours
-from scoreflow.generation.generate import draw_samples
+from scoreflow.evaluation import distances, nearest_neighbours
+from scoreflow.generation.generate import OUTSIDE, draw_samples, outside
 from scoreflow.generation.pictures import GRID_IMAGES, picture
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill, first_values
@@ -25,11 +25,26 @@ from scoreflow.uncertainty import rate_error
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 """Images that the two-sample test compares at most, and those below which it says nothing."""
 
-UNIT = "1-nearest-neighbour two-sample accuracy against training data; 0.5 is best"
+LOUD_SHARE = 0.01
+"""Of samples that leave the range of images, above which it is said in a line of its own."""
+REMEDY = (
+    "Train longer, predict v (--config.model.prediction=v), or take a sampler that clips the "
+    "estimate of x_0, as --sampler dpm with --config.sampling.clip=true"
+)
+METRIC = "told_apart"
+"""What `value` is in a result of samples; without a name, of results older than it, it was the
+two-sample accuracy, which calls noise ideal: recognised always, and the data never."""
+UNIT = (
+    "how far the worse of two recognition rates, of samples and of training data by their nearest "
+    "neighbours, is from 0.5; 0 is best, 0.5 worst"
+)
 NOTHING_TO_COMPARE: dict[str, Any] = {
+    "metric": METRIC,
     "unit": UNIT,
     "two_sample": None,
     "two_sample_of_test_data": None,
+    "precision_recall": None,
+    "precision_recall_of_test_data": None,
 }
 
 
@@ -39,7 +54,7 @@ def sample_metrics(samples: Tensor, data: Data, label: int = -1) -> dict[str, An
 
 
 def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]:
-    """Two-sample accuracy against training data, with that of real test data as its measure.
+    """How well samples and training data are told apart, with real test data as the measure.
 
     The value is None where there are too few images to say anything. Samples of a class are held
     against data of that class, and it is said how many have their nearest training image in it.
@@ -49,47 +64,64 @@ def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]
         data: the data.
         label: the class of the samples, -1 for none.
     """
-    train, test = _of_class(data, label)
+    train, test = _of_class(data, label, TWO_SAMPLE_IMAGES)
     n = min(TWO_SAMPLE_IMAGES, len(values), len(train))
+    found = {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
     if not n:
-        return {"value": None, "standard_error": None, **NOTHING_TO_COMPARE}
+        return found
     m = 0 if data.one_part else min(n, len(test))  # real data that are held out
-    two_sample = nearest_neighbours.two_sample_accuracy(values[:n], train[:n])
-    enough = n >= LEAST_IMAGES and len(test) > 0
-    found = {
-        "value": two_sample["accuracy"] if enough else None,
-        "standard_error": two_sample["standard_error"] if enough else None,
-        "unit": UNIT,
-        "two_sample": two_sample,
-        "two_sample_of_test_data": nearest_neighbours.two_sample_accuracy(test[:m], train[:m])
-        if m
-        else None,
-    }
+    found |= _against_data("", values[:n], train[:n])
+    if m:
+        found |= _against_data("_of_test_data", test[:m], train[:m])
+    if n >= LEAST_IMAGES and len(test) > 0:
+        two_sample = found["two_sample"]
+        found |= {"value": two_sample[METRIC], "standard_error": two_sample[f"{METRIC}_error"]}
     if data.train_labels is not None and data.num_levels is not None:
-        classes = nearest_neighbours.nearest_classes(values, data.train, data.train_labels)
-        found["classes"] = classes
+        nearest, index = distances.nearest(values, data.train)
+        labels = data.train_labels.to(index.device)[index]
+        classes = torch.bincount(labels, minlength=data.num_classes).tolist()
+        found |= {"classes": classes, "copies": int((nearest == 0).sum())}
         if label >= 0:
-            found["of_class"] = _of_its_class(classes, test, data, label)
+            found["of_class"] = _of_its_class(classes, data, label)
     return found
 
 
-def _of_its_class(classes: list[int], test: Tensor, data: Data, label: int) -> dict[str, Any]:
+def _against_data(of: str, values: Tensor, train: Tensor) -> dict[str, Any]:
+    """The two-sample test, and precision and recall where there are enough for its neighbours."""
+    found = {f"two_sample{of}": nearest_neighbours.two_sample_accuracy(values, train)}
+    if len(values) >= LEAST_IMAGES:
+        both = nearest_neighbours.precision_recall(values, train)
+        found[f"precision_recall{of}"] = both
+    return found
+
+
+def _of_its_class(classes: list[int], data: Data, label: int) -> dict[str, Any]:
     """How many samples, and how many test images of the class, are nearest to one of the class."""
     assert data.train_labels is not None, "only labelled data come here"
     rate, n = classes[label] / sum(classes), sum(classes)
     found = {"label": label, "rate": rate, "standard_error": rate_error(rate, n)}
+    _, test = _of_class(data, label)
     if len(test) and not data.one_part:
         real = nearest_neighbours.nearest_classes(test, data.train, data.train_labels)
         found["rate_of_test_data"] = real[label] / len(test)
     return found
 
 
-def _of_class(data: Data, label: int) -> tuple[Tensor, Tensor]:
-    """Training and test data of one class, or all of them for -1."""
+def _of_class(data: Data, label: int, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first training and test data of one class, or of all of them for -1.
+
+    Args:
+        data: the data.
+        label: of the class.
+        most: so many at most; None for all of the class.
+    """
     if label < 0 or data.train_labels is None or data.test_labels is None:
-        return data.train, data.test
+        return data.train[:most], data.test[:most]
     pairs = ((data.train, data.train_labels), (data.test, data.test_labels))
-    train, test = (each[(labels == label).to(each.device)] for each, labels in pairs)
+    rows = [(labels == label).nonzero()[:most, 0] for _, labels in pairs]
+    train, test = (
+        each[index.to(each.device)] for (each, _), index in zip(pairs, rows, strict=True)
+    )
     return train, test
 
 
@@ -145,7 +177,8 @@ def draw(
     seconds = watch.seconds
     evaluations = distributed.shard().total(counted.rows)
     values = values_of(samples, data)
-    result, line = _summary(drawing, name, data, values, len(samples), evaluations, seconds)
+    cost = _Cost(len(samples), evaluations, seconds, outside(samples, data.num_levels))
+    result, line = _summary(drawing, name, data, values, cost)
     return Drawn(samples, result, picture(values, data), line)
 
 
@@ -160,57 +193,87 @@ def store(folder: Path, save: str, draw: Draw, settings: dict[str, Any]) -> Draw
     """
     stored = fill(folder, save, draw, settings)
     values = first_values(folder, save, draw, min(TWO_SAMPLE_IMAGES, draw.num_images))
-    result, line = _summary(
-        draw.plan,
-        draw.name,
-        draw.data,
-        values,
-        draw.num_images,
-        stored.evaluations,
-        stored.seconds,
-    )
+    cost = _Cost(draw.num_images, stored.evaluations, stored.seconds, stored.outside)
+    result, line = _summary(draw.plan, draw.name, draw.data, values, cost)
     result["saved"] = {"as": save, "measured": len(values)}
     there = draw.num_images - stored.drawn
     line += f"; {there} images were there already" if there else ""
     return Drawn(values, result, picture(values, draw.data), line)
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """What was drawn, at which cost.
+
+    Attributes:
+        count: samples.
+        evaluations: of the network, rows in all.
+        seconds: in all.
+        outside: samples that leave the range of images, None where that is not known.
+    """
+
+    count: int
+    evaluations: int
+    seconds: float
+    outside: int | None
+
+
 def _summary(
-    drawing: SamplingPlan,
-    name: str,
-    data: Data,
-    values: Tensor,
-    count: int,
-    evaluations: int,
-    seconds: float,
+    drawing: SamplingPlan, name: str, data: Data, values: Tensor, cost: _Cost
 ) -> tuple[dict[str, Any], str]:
-    """What `count` samples cost, and what these of them are worth; the same in a line."""
+    """What samples cost, and what these of them are worth; the same in a line, or two."""
     result = {
-        "nfe": evaluations / count,
-        "seconds": seconds,
-        "images_per_second": count / seconds,
-        "num_images": count,
+        "nfe": cost.evaluations / cost.count,
+        "seconds": cost.seconds,
+        "images_per_second": cost.count / cost.seconds,
+        "num_images": cost.count,
         "steps": len(drawing.times) - 1,
         "clipped": isinstance(drawing.denoiser, Clipped),
+        "outside": None if cost.outside is None else {"count": cost.outside, "more_than": OUTSIDE},
         **value_metrics(values, data, drawing.label),
         "data": _of_data(data, len(values)),
     }
     line = (
-        f"{name:9s} {count} images, {result['nfe']:.0f} evaluations each, {seconds:.1f} s; "
-        f"two-sample accuracy {_two_sample_text(result)}{_class_text(result)}"
+        f"{name:9s} {cost.count} images, {result['nfe']:.0f} evaluations each, "
+        f"{cost.seconds:.1f} s; {_two_sample_text(result)}{_class_text(result)}"
     )
-    return result, line
+    return result, _outside_text(cost) + line
+
+
+def _outside_text(cost: _Cost) -> str:
+    """How many samples leave the range of images: a line of its own, "" for hardly any."""
+    if not cost.outside or cost.outside <= LOUD_SHARE * cost.count:
+        return ""
+    return (
+        f"{cost.outside} of {cost.count} samples ({cost.outside / cost.count:.0%}) leave [-1, 1] "
+        f"by more than {OUTSIDE:g} and are cut off there: the estimates go astray on the way. "
+        f"{REMEDY}\n"
+    )
 
 
 def _two_sample_text(result: dict[str, Any]) -> str:
     if result["value"] is None:
-        return f"needs {LEAST_IMAGES} images of each"
-    sides = result["two_sample"]
+        return f"a comparison with data needs {LEAST_IMAGES} images of each"
+    sides, real = result["two_sample"], result["two_sample_of_test_data"]
+    of_real = "" if real is None else f", held-out data {real[METRIC]:.3f}"
     return (
-        f"{result['value']:.3f} +- {result['standard_error']:.3f}, the mean of samples recognised "
-        f"{sides['samples_recognised']:.2f} and data recognised {sides['real_recognised']:.2f} "
-        "(0.5 is best for each; misses can cancel)"
+        f"told from training data by {result['value']:.3f} +- {result['standard_error']:.3f} "
+        f"(0 is best, 0.5 worst{of_real}), as samples are recognised "
+        f"{sides['samples_recognised']:.2f} and data {sides['real_recognised']:.2f}"
+        f"{_precision_text(result)}"
     )
+
+
+def _precision_text(result: dict[str, Any]) -> str:
+    """Precision and recall, each with that of held-out data."""
+    own, real = result["precision_recall"], result["precision_recall_of_test_data"]
+    if own is None:
+        return ""
+    parts = []
+    for name in ("precision", "recall"):
+        of_real = "" if real is None else f" ({real[name]:.2f})"
+        parts.append(f"{name} {own[name]:.2f}{of_real}")
+    return f"; {', '.join(parts)}"
 
 
 def _class_text(result: dict[str, Any]) -> str:

@@ -14,6 +14,23 @@ from scoreflow.samplers import Counted, sample
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 
+OUTSIDE = 0.5
+"""By how much a sample must leave [-1, 1], a quarter of that range, to be counted: a network that
+is trained hardly at all stays within, where its start is well posed."""
+
+
+def outside(samples: Tensor, num_levels: int | None) -> int | None:
+    """How many samples leave the range of images by more than `OUTSIDE`, before they are levels.
+
+    Args:
+        samples: points as they are drawn, (n, ...).
+        num_levels: None for vectors, which have no range.
+    """
+    if num_levels is None:
+        return None
+    inside = samples.abs() <= 1 + OUTSIDE  # nan is not
+    return int((~inside).flatten(1).any(1).sum())
+
 
 def draw_samples(
     plan: SamplingPlan,

@@ -20,7 +20,7 @@ from torch import Tensor
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import from_uint8, to_uint8, values_of
 from scoreflow.errors import RequestError, RunError
-from scoreflow.generation.generate import out_of_evaluations
+from scoreflow.generation.generate import out_of_evaluations, outside
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
@@ -79,12 +79,15 @@ class Stored:
         evaluations: of the network, rows in all.
         seconds: that drawing took, over all times that it went on.
         drawn: how many were drawn now; the others were there.
+        outside: how many leave the range of images; None for vectors, and where samples are older
+            than the count.
     """
 
     path: Path
     evaluations: int
     seconds: float
     drawn: int
+    outside: int | None = None
 
 
 def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
@@ -121,7 +124,10 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
     shard.wait()
     done = rows_in(folder, name, heading, 0, "batch").done
     seconds = sum(float(row["seconds"]) for row in done.values()) / shard.world
-    return Stored(files.path, sum(int(row["rows"]) for row in done.values()), seconds, drawn)
+    counts = [row.get("outside") for row in done.values()]
+    left = None if None in counts else sum(int(each) for each in counts if each)
+    evaluations = sum(int(row["rows"]) for row in done.values())
+    return Stored(files.path, evaluations, seconds, drawn, left)
 
 
 def first_values(folder: Path, save: str, draw: Draw, count: int) -> Tensor:
@@ -187,7 +193,8 @@ def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, ro
                     final=draw.plan.final,
                 )
             _put(files, start, _stored(x, files, draw.data))
-            rows.append([{"batch": number, "rows": counted.rows, "seconds": watch.seconds}])
+            row = {"batch": number, "rows": counted.rows, "seconds": watch.seconds}
+            rows.append([{**row, "outside": outside(x, draw.data.num_levels)}])
             progress.advance(stop - start)
 
 

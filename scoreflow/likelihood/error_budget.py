@@ -1,4 +1,14 @@
-"""Error budget of a mean log-likelihood: images, probes, solver tolerance, truncation."""
+"""Error budget of a mean log-likelihood: images, probes, solver tolerance, truncation.
+
+Of n images with P probes each, the mean of image i over its probes varies by the image and by the
+probes, so that the squared standard error of the mean of all is a sum of two,
+
+    total^2 = images^2 + probes^2
+
+total^2 from the spread of the images' means, which has both; probes^2 from the spread within the
+images; images^2 what is left. Few images know total^2 badly, and a difference that is smaller than
+its own standard error says nothing: then the parts are not told apart, and the total is stated.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,27 +18,42 @@ from torch import Tensor
 
 from scoreflow.uncertainty import standard_error
 
+LOUD_BITS = 0.05
+"""A truncation, in bits/dim, from which on it has a line of its own."""
+
 
 @dataclass(frozen=True)
 class Budget:
     """In the unit of the mean; None for what is not known.
 
     Attributes:
-        images: standard error by the choice of images and their dequantization.
+        images: standard error by the choice of images and their dequantization; None also where
+            it is not told apart from that by the probes.
         probes: standard error by the random probes of the divergence; 0 when it was exact.
         solver: of the ODE solver, by solving some of the images again at a tenth of the tolerance:
             what that moved their mean by and its standard error, as the root of the sum of
             squares; where none was, the accumulated estimates of its local errors.
         truncation_at_most: bound on what the start at t costs; for integers only.
+        total: standard error by images and probes together, never less than that by the probes;
+            images^2 + probes^2 where both are known. None also in results older than it.
+        too_few: of so many images the parts cannot be told apart; None where they are.
+        prior_at_most: bound on what the prior costs where the flow ends, in bits/dim or nats a
+            dimension; None in results older than it.
     """
 
     images: float | None
     probes: float | None
     solver: float | None
     truncation_at_most: float | None
+    total: float | None = None
+    too_few: int | None = None
+    prior_at_most: float | None = None
 
     def __str__(self) -> str:
-        named = (("images", self.images), ("probes", self.probes), ("solver", self.solver))
+        named = [("images", self.images), ("probes", self.probes), ("solver", self.solver)]
+        if self.too_few is not None:
+            told = f"images and probes: {self.too_few} images are too few to tell the two apart"
+            named[:2] = [(told, self.total)]
         text = " ".join(f"+- {value:.4f} ({name})" for name, value in named if value is not None)
         if self.truncation_at_most is not None:
             text += f", truncation <= {self.truncation_at_most:.4f}"
@@ -44,6 +69,7 @@ def budget_of(
     finer: dict[int, float],
     per_nat: float,
     truncation_at_most: float | None,
+    prior_at_most: float | None = None,
 ) -> Budget:
     """The budget of the mean of some values.
 
@@ -55,17 +81,36 @@ def budget_of(
         finer: values of a few images, by number, at a tenth of the tolerance.
         per_nat: the unit in nats.
         truncation_at_most: bound on what the start at t costs, bits/dim; None if not known.
+        prior_at_most: bound on what the prior costs, in the unit.
     """
-    total, by_probes = standard_error(values.mean(1)), _by_probes(values, probes, sign_set)
-    images = total
-    if total is not None and by_probes:
-        images = math.sqrt(max(total**2 - by_probes**2, 0.0))
+    by_probes = _by_probes(values, probes, sign_set)
+    total, images, too_few = _joint(values, by_probes)
     return Budget(
         images=images,
         probes=by_probes,
         solver=_by_solver(values, local, finer, per_nat),
         truncation_at_most=truncation_at_most,
+        total=total,
+        too_few=too_few,
+        prior_at_most=prior_at_most,
     )
+
+
+def _joint(
+    values: Tensor, by_probes: float | None
+) -> tuple[float | None, float | None, int | None]:
+    """Total, the part of the images, and how many they are where they are too few for that."""
+    total, (n, columns) = standard_error(values.mean(1)), values.shape
+    if total is None or not by_probes:
+        return total, total, None
+    left = total**2 - by_probes**2
+    # of a variance from f degrees of freedom the relative standard error is sqrt(2 / f)
+    error = math.hypot(
+        total**2 * math.sqrt(2 / (n - 1)), by_probes**2 * math.sqrt(2 / (n * (columns - 1)))
+    )
+    if left < error:
+        return max(total, by_probes), None, n
+    return total, math.sqrt(left), None
 
 
 def _by_probes(values: Tensor, probes: int, sign_set: int) -> float | None:

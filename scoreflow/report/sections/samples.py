@@ -1,10 +1,10 @@
-"""Samples of each sampler: pictures, two-sample accuracy, classes, and held-out data."""
+"""Samples of each sampler: pictures, how they are told from data, classes, held-out data."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scoreflow.evaluation.columns import COLUMNS, Column
+from scoreflow.evaluation.columns import COLUMNS, Column, told_apart
 from scoreflow.report.blocks import (
     Block,
     Cell,
@@ -26,18 +26,32 @@ from scoreflow.storage.sample_names import differences, read_settings
 
 WIDE, STRIP = 420, 1000
 """CSS pixels of a picture of samples, and of a strip of times."""
-KEYS = ("nfe", "images_per_second", "two_sample", "samples_recognised", "real_recognised")
+KEYS = (
+    "nfe",
+    "images_per_second",
+    "told_apart",
+    "samples_recognised",
+    "real_recognised",
+    "precision",
+    "recall",
+    "outside",
+)
 SHOWN = (
     *(column for column in COLUMNS if column.key in KEYS),
-    Column("held_out", "accuracy of held-out data", ""),
+    Column("held_out", "held-out data told apart", ""),
+    Column("held_out_precision", "their precision", ""),
+    Column("held_out_recall", "their recall", ""),
     Column("num_held_out", "held-out data used", "", "d"),
 )
 NOTE = (
-    "Two-sample accuracy is the mean of two rates: how often the nearest neighbour of a sample is "
-    "a sample (samples recognised), and that of a training datum a training datum (data "
-    "recognised). 0.5 is best for each: above it a kind lies closer to its own than to the other, "
-    "below it closer to the other, and a miss above cancels one below in the mean. Held-out data "
-    "stand in for the samples in the last columns: what a perfect model would get."
+    "Two rates say whether samples and training data can be told apart: how often the nearest "
+    "neighbour of a sample is a sample (samples recognised), and that of a training datum a "
+    "training datum (data recognised). 0.5 is best for each: above it a kind lies closer to its "
+    "own than to the other, below it closer to the other. Told apart is the distance of the worse "
+    "one from 0.5: 0 is best, and 0.5, which noise has, is worst. Their mean, the two-sample "
+    "accuracy, is no measure: a miss above cancels one below. Precision is the share of samples "
+    "among the data, recall that of data among the samples. Held-out data stand in for the "
+    "samples in the last columns: what a perfect model would get."
 )
 
 
@@ -78,7 +92,7 @@ def sections(results: Results) -> Iterator[Section]:
     if real is not None:
         pictures.append(real["picture"])
     blocks: list[Block] = [Figures(tuple(pictures)), _table(drawn)]
-    blocks += [*_too_few(drawn), Text(NOTE, small=True)]
+    blocks += [*_too_few(drawn), *_out_of_range(results, drawn), Text(NOTE, small=True)]
     if any(each.classes is not None for each in drawn):
         blocks += _classes(drawn, real)
     if others := tuple(row for each in drawn for row in each.others):
@@ -121,20 +135,30 @@ def _saved(images: Path, saved: Json) -> str:
 
 def _row(result: Json) -> Json:
     """The metrics under the names that a comparison gives them."""
-    sides, value = result["two_sample"], result["value"]
+    sides, real = result["two_sample"], result["two_sample_of_test_data"]
     row: Json = {
         "nfe": float(result["nfe"]),
         "images_per_second": float(result["images_per_second"]),
-        "two_sample": None if value is None else float(value),
-        "two_sample_error": result["standard_error"],
+        "told_apart": None,
     }
-    real = result["two_sample_of_test_data"]
-    if value is not None:
-        row |= {key: float(sides[key]) for key in ("samples_recognised", "real_recognised")}
-    if value is not None and real is not None:
-        row["held_out"], row["held_out_error"] = float(real["accuracy"]), real["standard_error"]
-        row["num_held_out"] = int(real["num_each"])
+    if left := result.get("outside"):
+        row["outside"] = left["count"] / result["num_images"]
+    if result["value"] is None:
+        return row
+    float(result["value"]), result["standard_error"]  # of a whole result; older, other numbers
+    row["told_apart"], row["told_apart_error"] = told_apart(sides)
+    row |= {key: float(sides[key]) for key in ("samples_recognised", "real_recognised")}
+    row |= result.get("precision_recall") or {}
+    if real is not None:
+        row |= _held_out(real, result.get("precision_recall_of_test_data") or {})
     return row
+
+
+def _held_out(real: Json, both: Json) -> Json:
+    """The same of held-out data, under names of their own."""
+    row: Json = {"num_held_out": int(real["num_each"])}
+    row["held_out"], row["held_out_error"] = told_apart(real)
+    return row | {f"held_out_{key}": value for key, value in both.items()}
 
 
 def _of_class(found: Json) -> str:
@@ -195,14 +219,28 @@ def _others(results: Results, result: Json) -> list[tuple[Cell, ...]]:
 def _table(drawn: list[_Drawn]) -> Table:
     """The metrics, a row a sampler."""
     rows = [{"sampler": each.name, **each.row} for each in drawn]
-    return metrics_table("sampler", lambda row: str(row["sampler"]), rows, [], SHOWN)
+    shown = [column for column in SHOWN if any(column.key in row for row in rows)]
+    return metrics_table("sampler", lambda row: str(row["sampler"]), rows, [], shown)
 
 
 def _too_few(drawn: list[_Drawn]) -> list[Text]:
     """The samplers that drew too few images to be compared with data."""
-    names = [each.name for each in drawn if each.row["two_sample"] is None]
+    names = [each.name for each in drawn if each.row["told_apart"] is None]
     said = f"{', '.join(names)}: too few images for a two-sample test."
     return [Text(said, small=True)] if names else []
+
+
+def _out_of_range(results: Results, drawn: list[_Drawn]) -> list[Text]:
+    """The samplers of which samples leave the range of images, and by how much."""
+    lines = []
+    for each in drawn:
+        if each.row.get("outside"):
+            more = results.by_name[f"samples-{each.name}"]["outside"]["more_than"]
+            lines.append(
+                f"{each.name}: {each.row['outside']:.1%} of the samples leave [-1, 1] by more "
+                f"than {more:g}, and are cut off there: the estimates go astray on the way."
+            )
+    return [Text(line) for line in lines]
 
 
 def _classes(drawn: list[_Drawn], real: Json | None) -> list[Block]:

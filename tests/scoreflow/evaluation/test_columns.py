@@ -2,7 +2,8 @@
 
 import pytest
 
-from scoreflow.evaluation.columns import COLUMNS, GUIDANCE, LEAST, MOST, Column
+from scoreflow.evaluation.columns import COLUMNS, GUIDANCE, LEAST, MOST, Column, told_apart
+from scoreflow.uncertainty import rate_error
 
 
 def best(target, values, errors=None):
@@ -39,7 +40,8 @@ def test_every_row_that_is_marked_has_a_value():
 def test_what_ranks_samplers_has_a_target():
     targets = {column.key: column.target for column in COLUMNS}
     assert all(targets[key] == LEAST for key in ("fid", "wasserstein", "feature_distance"))
-    assert targets["two_sample"] == 0.5
+    assert targets["told_apart"] == LEAST
+    assert targets["two_sample"] is None  # noise has its ideal of 0.5
     assert {column.key for column in GUIDANCE if column.target is None} == {"nfe"}
 
 
@@ -49,3 +51,11 @@ def test_numbers_and_errors_as_text():
     assert column.text({"it": 1.234}) == "1.23"
     assert column.text({"it": None}) == column.text({}) == ""
     assert Column("it", "it", "it", "").text({"it": 12.345, "it_error": 0.12}) == "12.35 +- 0.12"
+
+
+def test_the_worse_rate_counts_also_in_results_older_than_it():
+    noise = {"accuracy": 0.5, "samples_recognised": 0.0, "real_recognised": 1.0}
+    assert told_apart(noise) == (0.5, None)
+    sides = {"samples_recognised": 0.45, "real_recognised": 0.75, "num_each": 40}
+    assert told_apart(sides) == (0.25, rate_error(0.75, 40))
+    assert told_apart({**sides, "told_apart": 0.1, "told_apart_error": 0.2}) == (0.1, 0.2)

@@ -161,8 +161,8 @@ def test_frechet_distance_of_equal_sets_is_zero_and_of_a_shift_its_square():
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-12)
 
 
-def test_nearest_distances_find_copies_in_any_chunk(monkeypatch):
-    monkeypatch.setattr(distances, "CHUNK", 7)
+def test_nearest_distances_find_copies_in_any_block(monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK_ELEMENTS", 7 * 64)
     levels = torch.randint(256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     levels = levels.to(torch.uint8)
     changed = levels[:4].clone()

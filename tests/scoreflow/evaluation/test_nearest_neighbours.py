@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from scoreflow.evaluation import distances
 from scoreflow.evaluation.nearest_neighbours import (
     histogram_bits_per_dim,
     nearest_classes,
+    nearest_labels,
+    precision_recall,
     two_sample_accuracy,
 )
 from scoreflow.uncertainty import rate_error
@@ -64,6 +67,17 @@ def test_collapsed_samples_are_recognised_and_real_ones_not():
     assert found["samples_recognised"] > 0.99
 
 
+def test_wide_noise_has_the_ideal_accuracy_and_the_worst_rate():
+    """Noise lies closer to the data than to itself, and the data closer to themselves."""
+    generator = torch.Generator().manual_seed(0)
+    real, noise = (scale * torch.randn(100, 256, generator=generator) for scale in (1.0, 4.0))
+    found = two_sample_accuracy(noise, real)
+    assert (found["samples_recognised"], found["real_recognised"]) == (0.0, 1.0)
+    assert found["accuracy"] == 0.5
+    assert found["told_apart"] == 0.5
+    assert found["told_apart_error"] == pytest.approx(rate_error(1.0, 100))
+
+
 def test_integer_levels_and_images_are_compared_as_numbers():
     levels = torch.tensor([[[[0, 250]]], [[[255, 3]]]], dtype=torch.uint8)
     assert two_sample_accuracy(levels, levels + 0.1)["accuracy"] == 0
@@ -79,3 +93,70 @@ def test_nearest_classes():
     labels = torch.tensor([0, 0, 2, 4])
     samples = torch.tensor([[0.4], [0.9], [9.0], [11.0], [100.0], [-5.0]])
     assert nearest_classes(samples, real, labels) == [3, 0, 2, 0, 1]
+
+
+# ---- in blocks
+
+
+def levels_of(n, seed):
+    """Images of few levels, so that many are equally near."""
+    drawn = torch.randint(3, (n, 2, 3, 4), generator=torch.Generator().manual_seed(seed))
+    return (100 * drawn).to(torch.uint8)
+
+
+class OnDisk:
+    """Images of which only slices are in memory: the most elements that were at a time."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.most = values, values.shape, 0
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, rows):
+        found = self.values[rows]
+        self.most = max(self.most, found.numel())
+        return found
+
+
+def whole_distances(x, y):
+    """Between all pairs, from integers, without rounding but for the root."""
+    x, y = (z.long().flatten(1) for z in (x, y))
+    return (x[:, None] - y[None]).square().sum(2).double().sqrt()
+
+
+@pytest.mark.parametrize("elements", [1, 7 * 24, 1 << 21])
+def test_blocks_of_any_size_find_what_the_whole_matrix_has(elements, monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK_ELEMENTS", elements)
+    x, y, labels = levels_of(23, 0), levels_of(61, 1), torch.arange(61) % 7
+    apart = whole_distances(x, y)
+    found, index = distances.nearest(x, y)
+    assert torch.equal(found, apart.min(1).values)
+    assert torch.equal(index, apart.argmin(1))  # the first of equals
+    assert torch.equal(nearest_labels(x, y, labels), labels[apart.argmin(1)])
+    own = whole_distances(y, y).fill_diagonal_(math.inf)
+    found, index = distances.nearest(y, y, apart=True)
+    assert torch.equal(found, own.min(1).values)
+    assert torch.equal(index, own.argmin(1))
+
+
+@pytest.mark.parametrize("elements", [1, 7 * 24, 1 << 21])
+def test_precision_and_recall_in_blocks(elements, monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK_ELEMENTS", elements)
+    x, y = levels_of(23, 2), levels_of(31, 3)
+    apart = whole_distances(x, y)
+    reach_x, reach_y = (whole_distances(z, z).sort(1).values[:, 3] for z in (x, y))
+    found = precision_recall(x, y)
+    assert found["precision"] == float((apart <= reach_y[None]).any(1).double().mean())
+    assert found["recall"] == float((apart <= reach_x[:, None]).any(0).double().mean())
+
+
+def test_no_more_of_a_data_set_is_in_memory_than_a_block(monkeypatch):
+    monkeypatch.setattr(distances, "BLOCK_ELEMENTS", 10 * 24)
+    there, labels = OnDisk(levels_of(400, 4)), torch.arange(400) % 3
+    samples = levels_of(5, 5)
+    alike = nearest_classes(samples, there.values, labels)
+    assert nearest_classes(samples, there, labels) == alike
+    assert there.most == 10 * 24
+    bits = histogram_bits_per_dim(there.values, there.values[:3], 256)
+    assert histogram_bits_per_dim(OnDisk(there.values), there.values[:3], 256) == bits

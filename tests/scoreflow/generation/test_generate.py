@@ -28,16 +28,16 @@ def test_few_images_make_no_claim():
     found = drawn(9)
     assert found.result["value"] is None
     assert found.result["standard_error"] is None
-    assert "two-sample accuracy needs 10 images" in found.line
+    assert "a comparison with data needs 10 images" in found.line
 
 
-def test_the_line_says_that_two_misses_can_cancel():
+def test_the_line_gives_the_worse_rate_and_both():
     found = drawn(10)
-    sides = found.result["two_sample"]
+    sides, real = found.result["two_sample"], found.result["two_sample_of_test_data"]
     assert found.result["standard_error"] > 0.05
     assert (
-        f"the mean of samples recognised {sides['samples_recognised']:.2f} and data recognised "
-        f"{sides['real_recognised']:.2f} (0.5 is best for each; misses can cancel)"
+        f"(0 is best, 0.5 worst, held-out data {real['told_apart']:.3f}), as samples are "
+        f"recognised {sides['samples_recognised']:.2f} and data {sides['real_recognised']:.2f}"
     ) in found.line
 
 

@@ -31,7 +31,13 @@ SAMPLES = {
     "images_per_second": 12.34,
     "num_images": 512,
     "two_sample": {"samples_recognised": 0.71, "real_recognised": 0.52},
-    "two_sample_of_test_data": {"accuracy": 0.5012, "standard_error": 0.022, "num_each": 360},
+    "two_sample_of_test_data": {
+        "samples_recognised": 0.48,
+        "real_recognised": 0.5234,
+        "told_apart": 0.0234,
+        "told_apart_error": 0.0262,
+        "num_each": 360,
+    },
 }
 SETTINGS = {
     "steps": 50,
@@ -168,7 +174,7 @@ def test_report_of_everything(run):
     for source in checker.sources:
         assert (shown(source) == pixels(picture)).all()
     text = " ".join(checker.text)
-    for expected in ("1.9512", "bits/dim", "ancestral", "0.612", "0.501", "Training loss"):
+    for expected in ("1.9512", "bits/dim", "ancestral", "0.210", "0.023", "Training loss"):
         assert expected in text
     assert f"17 levels {math.log2(17):.4f}" in text
     assert page.count("<svg") == 2  # loss and norm of the gradient; no learning rate was logged
@@ -220,7 +226,7 @@ def test_no_clipping_is_told_and_all_steps_are_counted(run):
 
 def test_each_sampler_has_its_own_baseline(run):
     for sampler, number in (("ancestral", 12), ("ode", 360)):
-        real = {"accuracy": number / 1000, "standard_error": 0.1, "num_each": number}
+        real = {"told_apart": number / 1000, "told_apart_error": 0.1, "num_each": number}
         keep(run, sampler, two_sample_of_test_data=real)
     cells = parse(write_report(run))[1].cells
     for sampler, number in (("ancestral", 12), ("ode", 360)):
@@ -232,7 +238,7 @@ def test_too_few_images_have_no_accuracy(run):
     keep(run, "ode", value=None, standard_error=None, num_images=1)
     text = " ".join(parse(write_report(run))[1].text)
     assert "ode: too few images for a two-sample test" in text
-    assert "0.501" not in text  # what held-out data get
+    assert "0.023" not in text  # what held-out data get
 
 
 def test_test_data_stand_beside_samples_once(run):
