@@ -107,7 +107,7 @@ class ModelConfig(Section):
     )
     blocks: int = key(2, "unet: residual blocks a level", COUNT)
     attention_sizes: tuple[int, ...] = key(
-        (16,), "unet: sides of the feature maps with self-attention, pixels", COUNT
+        (16,), "unet: larger sides of the feature maps with self-attention, pixels", COUNT
     )
     num_groups: int = key(32, "unet: groups of GroupNorm", COUNT)
     dropout: float = key(0.1, "unet: dropout probability", Range(0, 1))
