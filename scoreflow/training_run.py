@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
@@ -35,6 +36,8 @@ def train(
     workdir: str | Path,
     overrides: dict[str, Any] | None = None,
     device: str = "",
+    data: object = None,
+    data_test: object = None,
 ) -> Iterator[Interval]:
     """Train a run, or go on with the one in the folder; an iterator over log intervals.
 
@@ -46,18 +49,25 @@ def train(
         workdir: the run's folder; made if it is not there.
         overrides: other values, as {"training.num_steps": 500}, or a dict a section.
         device: "cpu", "cuda", "cuda:1"; "" for the best one found.
+        data: in place of the config's: an array or tensor of images (n, C, H, W) or (n, H, W, C)
+            or of vectors (n, D), a pair (array, labels), or a sequence of images or (image,
+            label) such as a torch Dataset (docs/python_data.md). The same again to go on.
+        data_test: the held-out part of `data`; None to cut it by data.test_fraction.
 
     Raises:
         RequestError: the config is wrong, or the folder holds a run with another one.
         RunError: a loss was not finite.
     """
-    name, given = load_experiment(config)
+    name, found = load_experiment(config)
     own = flatten(overrides or {})
-    flat = {**flatten(given.to_dict()), **own}
+    flat = {**flatten(found.to_dict()), **own}
+    given = None if data is None else assembly.given_of(flat, data, data_test)
+    if given is not None:
+        flat |= assembly.keys_of_given(flat, given)
     path = Path(workdir).expanduser()
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
-    with opened(request, path, command) as (experiment, folder):
+    with opened(request, path, command, given) as (experiment, folder):
         trainer = trainer_of(experiment, distributed.shard())
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, print)
@@ -65,13 +75,16 @@ def train(
 
 
 @contextmanager
-def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experiment, RunDir]]:
+def opened(
+    request: Request, path: Path, command: str, given: Data | None = None
+) -> Iterator[tuple[Experiment, RunDir]]:
     """The experiment of a request and its folder, made or opened by the first process alone.
 
     Args:
         request: a training.
         path: the run's folder.
         command: what env.json says it was started by.
+        given: the data, where they come from Python.
     """
     config, shard = training_config(request), distributed.shard()
     resumes, imported = (path / "config.json").exists(), False
@@ -80,11 +93,14 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
         there = RunDir.open(path)
         imported = not there.bound
         config = resumed_config(request, flatten(there.config), path / "config.json", imported)
-    experiment = assembly.experiment(config, build_device(request.device))
+    experiment = assembly.experiment(config, build_device(request.device), given=given)
     if not len(experiment.data.train):
-        raise RequestError(
-            f"{path} has no images (data.name = none), and training needs some: add --data PATH"
+        remedy = (
+            "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
+            if config.data.name == "given"
+            else f"data.name = {config.data.name}: add --data PATH"
         )
+        raise RequestError(f"{path} has no images here, and training needs some; {remedy}")
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)

@@ -11,6 +11,7 @@ from torch import nn
 from scoreflow.data import loading as data_sets
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
+from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
@@ -23,6 +24,7 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.request import Flat
 from scoreflow.schema.training_sections import DataConfig, SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.base import in_units
@@ -71,7 +73,11 @@ class Experiment:
 
 
 def experiment(
-    config: ConfigDict, device: torch.device, training: bool = True, bound: bool = True
+    config: ConfigDict,
+    device: torch.device,
+    training: bool = True,
+    bound: bool = True,
+    given: Data | None = None,
 ) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
@@ -80,6 +86,7 @@ def experiment(
         device: where everything shall lie.
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
+        given: the data themselves, where data.name = given.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -89,7 +96,7 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound)
+    data = build_data(checked, device, bound, given)
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
@@ -178,8 +185,17 @@ def build_sde(config: AnyConfig) -> SDE:
     return in_units(as_request_error(build, c, "sde"), unit)
 
 
-def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> Data:
-    """The data of the `data` section, on the device; of images not `bound`, nothing is split."""
+def build_data(
+    config: AnyConfig, device: torch.device, bound: bool = True, given: Data | None = None
+) -> Data:
+    """The data of the `data` section, on the device.
+
+    Args:
+        config: the config.
+        device: where the data shall lie.
+        bound: whether they are what the network is trained on; of other images nothing is split.
+        given: what data.name = given stands for; None where it is not here.
+    """
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
     reading = build_reading(c)
@@ -189,12 +205,38 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
         "images": lambda: data_sets.load_images(
             c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
         ),
+        "given": lambda: given or no_data(shape, c.levels),
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
     train = data.train.to(device)
     test = train if data.test is data.train else data.test.to(device)
     return replace(data, train=train, test=test)
+
+
+def given_of(flat: Flat, data: object, data_test: object = None) -> Data:
+    """Data from Python under the settings of a config's `data` section.
+
+    Args:
+        flat: the config by its dotted keys.
+        data: as in `scoreflow.train`.
+        data_test: the same.
+    """
+    option = {name: flat[f"data.{name}"] for name in ("test_fraction", "split_seed")}
+    return given_data(data, data_test, flat.get("data.levels", 0), **option)
+
+
+def keys_of_given(flat: Flat, given: Data) -> Flat:
+    """What a config says of data from Python, so that the run can be used without them."""
+    keys: Flat = {
+        "data.name": "given",
+        "data.path": "",
+        "data.levels": given.num_levels or 0,
+        "model.shape": list(given.train.shape[1:]),
+    }
+    if flat["model.conditional"] and not flat.get("model.num_classes"):
+        keys["model.num_classes"] = given.num_classes
+    return keys
 
 
 def build_reading(c: DataConfig) -> Reading:

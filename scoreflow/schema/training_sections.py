@@ -19,8 +19,9 @@ class DataConfig(Section):
 
     name: str = key(
         "digits",
-        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
-        choices=("digits", "toy", "images", "none"),
+        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, vectors, "
+        "none, or given from Python",
+        choices=("digits", "toy", "images", "vectors", "given", "none"),
     )
     path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
     test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)

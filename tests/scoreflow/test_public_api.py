@@ -218,7 +218,7 @@ def test_the_likelihood_of_any_network_is_the_one_that_is_known():
 
 @pytest.mark.parametrize("num_levels", [2, 17, 4096, 65536])
 def test_any_number_of_levels_has_its_bits(num_levels):
-    """A uniform law costs log2 L; with 1/4 of it below 0 and 3/4 above, a level its own -log2 p."""
+    """Uniform, log2 L each; with 1/4 of the mass below 0, the -log2 p of each level."""
     sde = sf.VPSDE.log_linear(200, 1e-4)
     strata = (2 * torch.arange(64) + 1) * num_levels // 128  # none at the edge of a step of p
     images = strata.view(16, 1, 2, 2)
