@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import values_of
+from scoreflow.data.levels import MOST_LEVELS, dtype_of, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory.likelihood import build_question
 from scoreflow.factory.sampling import build_drawing, needs_moments
@@ -28,9 +28,6 @@ from scoreflow.schema.experiments import default_config
 from scoreflow.schema.request import flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.sde.noise import Noise
-
-MOST_LEVELS = 256
-"""Of images, whose levels are uint8."""
 
 
 def sample(
@@ -52,7 +49,8 @@ def sample(
         settings: any key of the `sampling` section: steps, order, seed, grid, eta, ...
 
     Returns:
-        uint8 levels (num_samples, C, H, W); float64 (num_samples, D) where num_levels is None.
+        levels (num_samples, C, H, W), uint8 up to 256 of them and else int32; float64
+        (num_samples, D) where num_levels is None.
 
     Raises:
         RequestError: a setting is wrong, or needs a trained run with its data.
@@ -60,7 +58,8 @@ def sample(
     _check_levels(num_levels)
     config = configured({f"sampling.{key}": value for key, value in settings.items()})
     c, device = config.sampling, device_of(model)
-    nothing = torch.empty(0, *shape, dtype=torch.float32 if num_levels is None else torch.uint8)
+    dtype = torch.float32 if num_levels is None else dtype_of(num_levels)
+    nothing = torch.empty(0, *shape, dtype=dtype)
     data = Data("given", nothing.to(device), nothing.to(device), num_levels, None, None)
     if needs_moments(config, sampler):
         raise RequestError(
@@ -86,7 +85,7 @@ def bits_per_dim(
     Args:
         model: around any network; it is put into evaluation mode while it is measured.
         images: integer levels (n, C, H, W) in 0..num_levels-1.
-        num_levels: 2..256; 256 for 8 bits.
+        num_levels: 2..65536; 256 for 8 bits.
         trained_on: x_0 of a level in the network's training: "uniform" on its bin, or the
             bin's "centre".
         settings: any key of the `likelihood` section: probes, tolerance, dequantization, ...
@@ -100,7 +99,9 @@ def bits_per_dim(
         raise RequestError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
     keys = {f"likelihood.{key}": value for key, value in settings.items()}
     config = configured({**keys, "training.dequantization": trained_on})
-    nothing = torch.empty(0, *images.shape[1:], dtype=torch.uint8, device=device_of(model))
+    nothing = torch.empty(
+        0, *images.shape[1:], dtype=dtype_of(num_levels), device=device_of(model)
+    )
     data = Data("given", nothing, nothing, num_levels, None, None)
     data = replace(data, test=data.accept(images))
     question = build_question(config, model, data)

@@ -76,6 +76,8 @@ NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task")
 def load(
     workdir: str | Path,
     device: str | torch.device = "",
+    data: object = None,
+    data_test: object = None,
     **settings: Any,  # noqa: ANN401
 ) -> "TrainedRun":
     """A run by its folder.
@@ -83,6 +85,8 @@ def load(
     Args:
         workdir: the folder that training wrote.
         device: "cpu", "cuda", "cuda:1"; "" for the best one found.
+        data: what the run was trained on, where that was given from Python; as in `train`.
+        data_test: its held-out part; None to cut it as the training did.
         settings: other values of keys that no weight depends on, a dict a section:
             `sampling={"batch_size": 16}`.
 
@@ -94,18 +98,23 @@ def load(
             "load takes a folder, a device and settings by section, as "
             f"load(DIR, 'cpu', sampling={{'steps': 20}}), got {workdir!r} and {device!r}"
         )
+    if isinstance(data, dict):  # a section, like all others
+        settings, data = {**settings, "data": data}, None
     overrides, path = flatten(settings), Path(workdir).expanduser()
     request = Request("", path, str(device), "", {}, overrides, False)
-    return open_run(request, print)
+    return open_run(request, print, given=(data, data_test))
 
 
-def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun":
+def open_run(
+    request: Request, say: Say, training: bool = False, given: tuple[object, object] = (None, None)
+) -> "TrainedRun":
     """The run that a request names, under the settings that it overrides.
 
     Args:
         request: with a workdir.
         say: gets a line for a damaged checkpoint that is passed over.
         training: whether its network will be trained; it is compiled for that alone.
+        given: data from Python and their held-out part, None where there are none.
     """
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
@@ -115,7 +124,18 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
     device = build_device(request.device)
     needed = training or request.mode in ON_IMAGES
-    experiment = experiment_of(folder, config, device, needed, training)
+    data = None if given[0] is None else assembly.given_of(flatten(config.to_dict()), *given)
+    if data is not None and config.data.name != "given":
+        raise RequestError(
+            f"{folder.path} was trained on data.name = {config.data.name}, which it finds by "
+            "itself: leave out data"
+        )
+    if needed and config.data.name == "given" and data is None:
+        raise RequestError(
+            f"--mode {request.mode} measures on data, and those of {folder.path} were given "
+            f"from Python: use scoreflow.load({str(folder.path)!r}, data=DATA).log_likelihood"
+        )
+    experiment = experiment_of(folder, config, device, needed, training, data)
     if request.mode in ON_IMAGES and not len(experiment.data.test):
         raise RequestError(
             f"--mode {request.mode} measures on images, and {folder.path} was imported without "
@@ -132,6 +152,7 @@ def experiment_of(
     device: torch.device,
     needed: bool,
     training: bool = False,
+    given: Data | None = None,
 ) -> Experiment:
     """What a run's config describes, with its data, or a stand-in for them where there is one.
 
@@ -141,22 +162,25 @@ def experiment_of(
         device: where everything shall lie.
         needed: whether the data themselves are.
         training: whether its network will be trained.
+        given: the data, where they come from Python.
 
     Raises:
         RequestError: the data are needed, and are gone or changed.
     """
     record = folder.data if folder.bound else {}
     data: Data | None = None  # that the config says
-    if record and not needed and not record["empty_classes"]:
+    if record and given is None and not needed and not record["empty_classes"]:
         data = identity.absent(record, device)
     elif record:
-        data = _data_of(folder, config, device)
-    return assembly.experiment(config, device, training, folder.bound, data)
+        data = _data_of(folder, config, device, given)
+    return assembly.experiment(config, device, training, folder.bound, data, given)
 
 
-def _data_of(folder: RunDir, config: ConfigDict, device: torch.device) -> Data:
+def _data_of(
+    folder: RunDir, config: ConfigDict, device: torch.device, given: Data | None = None
+) -> Data:
     moved = config.data.path != folder.config["data"].get("path", "")
-    return assembly.data_of_run(config, device, folder.data, folder.path, moved)
+    return assembly.data_of_run(config, device, folder.data, folder.path, moved, given)
 
 
 def asked_step(config: ConfigDict, mode: str) -> int:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from scoreflow.data import identity
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, Stopped
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
@@ -51,6 +52,8 @@ def train(
     workdir: str | Path,
     overrides: dict[str, Any] | None = None,
     device: str = "",
+    data: object = None,
+    data_test: object = None,
 ) -> Iterator[Interval]:
     """Train a run, or go on with the one in the folder; an iterator over log intervals.
 
@@ -65,18 +68,25 @@ def train(
         workdir: the run's folder; made if it is not there.
         overrides: other values, as {"training.num_steps": 500}, or a dict a section.
         device: "cpu", "cuda", "cuda:1"; "" for the best one found.
+        data: in place of the config's: an array or tensor of images (n, C, H, W) or (n, H, W, C)
+            or of vectors (n, D), a pair (array, labels), or a sequence of images or (image,
+            label) such as a torch Dataset (docs/python_data.md). The same again to go on.
+        data_test: the held-out part of `data`; None to cut it by data.test_fraction.
 
     Raises:
         RequestError: the config is wrong, or the folder holds a run with another one.
         RunError: a loss was not finite.
     """
-    name, given = load_experiment(config)
+    name, found = load_experiment(config)
     own = flatten(overrides or {})
-    flat = {**flatten(given.to_dict()), **own}
+    flat = {**flatten(found.to_dict()), **own}
+    given = None if data is None else assembly.given_of(flat, data, data_test)
+    if given is not None:
+        flat |= assembly.keys_of_given(flat, given)
     path = Path(workdir).expanduser()
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
-    with opened(request, path, command) as (experiment, folder):
+    with opened(request, path, command, given=given) as (experiment, folder):
         trainer = trainer_of(experiment, distributed.shard(), folder.history)
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, print)
@@ -85,7 +95,11 @@ def train(
 
 @contextmanager
 def opened(
-    request: Request, path: Path, command: str, say: Say = print
+    request: Request,
+    path: Path,
+    command: str,
+    say: Say = print,
+    given: Data | None = None,
 ) -> Iterator[tuple[Experiment, RunDir]]:
     """The experiment of a request and its folder, made or opened by the first process alone.
 
@@ -97,20 +111,25 @@ def opened(
         path: the run's folder.
         command: what env.json says it was started by.
         say: gets a line for what is changed.
+        given: the data, where they come from Python.
     """
     config, shard = training_config(request), distributed.shard()
     there = RunDir.open(path) if (path / "config.json").exists() else None
     shard.wait()  # the first process makes the folder that the others ask about
+    imported = False
     changes: Changes = {}
     if there is not None:
         saved, where, imported = flatten(there.config), path / "config.json", not there.bound
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
-    experiment = _experiment(request, config, path, there)
+    experiment = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
-        raise RequestError(
-            f"{path} has no images (data.name = none), and training needs some: add --data PATH"
+        remedy = (
+            "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
+            if config.data.name == "given"
+            else f"data.name = {config.data.name}: add --data PATH"
         )
+        raise RequestError(f"{path} has no images here, and training needs some; {remedy}")
     init = begin_with(experiment, path, there)
     if not distributed.is_main_process():
         shard.wait()
@@ -133,15 +152,19 @@ def opened(
 
 
 def _experiment(
-    request: Request, config: ConfigDict, path: Path, there: RunDir | None
+    request: Request,
+    config: ConfigDict,
+    path: Path,
+    there: RunDir | None,
+    given: Data | None = None,
 ) -> Experiment:
     """The objects of a config, with the data that the run was trained on, if it was."""
     device, data = build_device(request.device), None
     if there is not None and there.bound:
         moved = "data.path" in request.overrides
         moved = moved and config.data.path != there.config["data"].get("path", "")
-        data = assembly.data_of_run(config, device, there.data, path, moved)
-    return assembly.experiment(config, device, data=data)
+        data = assembly.data_of_run(config, device, there.data, path, moved, given)
+    return assembly.experiment(config, device, data=data, given=given)
 
 
 def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:

@@ -21,7 +21,8 @@ class Data:
 
     Args:
         name: what results and pictures call it.
-        train: (n, C, H, W) uint8 levels in 0..num_levels-1; (n, D) float32 when that is None.
+        train: (n, C, H, W) levels in 0..num_levels-1, uint8, or int32 where they are more than
+            256; (n, D) float32 when that is None.
         test: the same for the held-out part.
         num_levels: L, or None for real-valued data.
         train_labels: (n,) int64, or None.

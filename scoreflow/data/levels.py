@@ -14,6 +14,18 @@ Embedding = Literal["uniform", "centre"]
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 
 
+MOST_LEVELS = 65536
+"""Of a channel: what 16 bits hold."""
+
+
+def dtype_of(num_levels: int) -> torch.dtype:
+    """What levels 0..L-1 are kept in: uint8, and int32 where they are more than 256.
+
+    Torch does not compute in uint16, which would hold as many.
+    """
+    return torch.uint8 if num_levels <= 256 else torch.int32
+
+
 def dequantize(levels: Tensor, u: Tensor, num_levels: int) -> Tensor:
     """The point 2 (levels + u) / L - 1, in the precision of u.
 
@@ -70,13 +82,18 @@ def quantize(x: Tensor, num_levels: int) -> Tensor:
         raise RunError(f"cannot quantize: {count} of {x.numel()} values are not finite")
     rounding = 2 * num_levels * torch.finfo(x.dtype).eps
     levels = ((x + 1) / 2 * num_levels + rounding).floor()
-    return levels.clamp(0, num_levels - 1).to(torch.uint8)
+    return levels.clamp(0, num_levels - 1).to(dtype_of(num_levels))
 
 
 def to_uint8(levels: Tensor, num_levels: int) -> Tensor:
     """Levels 0..L-1 spread over the 0..255 of a picture, to the nearest integer."""
+    return spread(levels, num_levels, 255).to(torch.uint8)
+
+
+def spread(levels: Tensor, num_levels: int, white: int) -> Tensor:
+    """Levels 0..L-1 over the 0..white of a picture, to the nearest integer, int64."""
     top = num_levels - 1
-    return ((levels.to(torch.int64) * 510 + top) // (2 * top)).to(torch.uint8)
+    return (levels.to(torch.int64) * 2 * white + top) // (2 * top)
 
 
 def values_of(samples: Tensor, data: Data) -> Tensor:
@@ -85,6 +102,11 @@ def values_of(samples: Tensor, data: Data) -> Tensor:
 
 
 def from_uint8(pixels: Tensor, num_levels: int) -> Tensor:
-    """Levels 0..L-1 of the 0..255 of a picture, to the nearest: `to_uint8` undone."""
+    """Levels 0..L-1 of the 0..255 of a picture, to the nearest: `to_uint8` undone up to 256."""
+    return gathered(pixels, num_levels, 255)
+
+
+def gathered(pixels: Tensor, num_levels: int, white: int) -> Tensor:
+    """Levels 0..L-1 of the 0..white of a picture, to the nearest: up to L = white + 1 exact."""
     top = num_levels - 1
-    return ((pixels.to(torch.int64) * 2 * top + 255) // 510).to(torch.uint8)
+    return ((pixels.to(torch.int64) * 2 * top + white) // (2 * white)).to(dtype_of(num_levels))

@@ -12,6 +12,7 @@ from torch import nn
 from scoreflow.data import identity, toy
 from scoreflow.data import loading as data_sets
 from scoreflow.data.dataset import Data
+from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
@@ -24,6 +25,7 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.request import Flat
 from scoreflow.schema.training_sections import DataConfig, SDEConfig
 from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.base import in_units
@@ -77,6 +79,7 @@ def experiment(
     training: bool = True,
     bound: bool = True,
     data: Data | None = None,
+    given: Data | None = None,
 ) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
@@ -86,6 +89,7 @@ def experiment(
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
         data: those of the config, where they are loaded already, or a stand-in for them.
+        given: the data themselves, where data.name = given.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -95,7 +99,7 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound) if data is None else data
+    data = build_data(checked, device, bound, given) if data is None else data
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
@@ -184,8 +188,17 @@ def build_sde(config: AnyConfig) -> SDE:
     return in_units(as_request_error(build, c, "sde"), unit)
 
 
-def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> Data:
-    """The data of the `data` section, on the device; of images not `bound`, nothing is split."""
+def build_data(
+    config: AnyConfig, device: torch.device, bound: bool = True, given: Data | None = None
+) -> Data:
+    """The data of the `data` section, on the device.
+
+    Args:
+        config: the config.
+        device: where the data shall lie.
+        bound: whether they are what the network is trained on; of other images nothing is split.
+        given: what data.name = given stands for; None where it is not here.
+    """
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
     reading = build_reading(c)
@@ -195,6 +208,7 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
         "images": lambda: data_sets.load_images(
             c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
         ),
+        "given": lambda: given or no_data(shape, c.levels),
         "none": lambda: data_sets.no_images(shape),
     }
     data = choose("data.name", c.name, loaders)()
@@ -204,7 +218,12 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
 
 
 def data_of_run(
-    config: ConfigDict, device: torch.device, record: identity.Record, run: Path, moved: bool
+    config: ConfigDict,
+    device: torch.device,
+    record: identity.Record,
+    run: Path,
+    moved: bool,
+    given: Data | None = None,
 ) -> Data:
     """The data that a run was trained on, wherever they lie now.
 
@@ -215,6 +234,7 @@ def data_of_run(
             are taken as they are.
         run: its folder.
         moved: whether the user said where they are now.
+        given: what they are, where they come from Python.
 
     Raises:
         RequestError: they are gone, or no longer what they were.
@@ -222,7 +242,12 @@ def data_of_run(
     checked = Config.of(config)
     c, path = checked.data, checked.data.path
     if not record:
-        return build_data(checked, device)
+        return build_data(checked, device, given=given)
+    if c.name == "given" and given is None:
+        raise RequestError(
+            f"the data of {run} were given from Python: pass them again, as "
+            f"scoreflow.load({str(run)!r}, data=DATA) or scoreflow.train(..., data=DATA)"
+        )
     paths = [path] if moved or c.name != "images" else identity.candidates(record, path, run)
     if not paths:
         raise RequestError(
@@ -233,7 +258,7 @@ def data_of_run(
     for each in paths:
         where = f"the data at {each or c.name} are not those that {run} was trained on"
         try:
-            data = build_data(replace(checked, data=replace(c, path=each)), device)
+            data = build_data(replace(checked, data=replace(c, path=each)), device, given=given)
             different = identity.differences(record, data)
         except RequestError as error:
             different = str(error)
@@ -244,6 +269,31 @@ def data_of_run(
         f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "
         f"train on these in a new folder, --config.training.init={run} to begin with its network"
     )
+
+
+def given_of(flat: Flat, data: object, data_test: object = None) -> Data:
+    """Data from Python under the settings of a config's `data` section.
+
+    Args:
+        flat: the config by its dotted keys.
+        data: as in `scoreflow.train`.
+        data_test: the same.
+    """
+    option = {name: flat[f"data.{name}"] for name in ("test_fraction", "split_seed")}
+    return given_data(data, data_test, flat.get("data.levels", 0), **option)
+
+
+def keys_of_given(flat: Flat, given: Data) -> Flat:
+    """What a config says of data from Python, so that the run can be used without them."""
+    keys: Flat = {
+        "data.name": "given",
+        "data.path": "",
+        "data.levels": given.num_levels or 0,
+        "model.shape": list(given.train.shape[1:]),
+    }
+    if flat["model.conditional"] and not flat.get("model.num_classes"):
+        keys["model.num_classes"] = given.num_classes
+    return keys
 
 
 def build_reading(c: DataConfig) -> Reading:

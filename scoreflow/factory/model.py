@@ -15,6 +15,7 @@ from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
+from scoreflow.models.unet_levels import fitting, refuse_bad_levels
 from scoreflow.schema.config import KEYS, AnyConfig, Config
 from scoreflow.schema.training_sections import ModelConfig
 from scoreflow.sde import SDE
@@ -47,6 +48,7 @@ SWITCHES = (
     "null_class",
 )
 """Keys of the `model` section that are arguments of the U-Net, under the same names."""
+NO_MIDDLE = "--config.model.attention_middle=false"
 
 
 def build_network(config: AnyConfig, data: Data) -> nn.Module:
@@ -56,9 +58,10 @@ def build_network(config: AnyConfig, data: Data) -> nn.Module:
     own = is_import_path(c.name)
     build = _own if own else choose("model.name", c.name, {"unet": _unet, "mlp": _mlp})
     if not own and (c.name == "unet") != (len(event) == 3):
+        other = "unet" if len(event) == 3 else "mlp"
         raise RequestError(
             f"model.name = unet is for images and mlp for vectors, got {c.name} on data of shape "
-            f"{event}"
+            f"{event}: add --config.model.name={other}"
         )
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
@@ -133,6 +136,7 @@ def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
         if KEYS[f"model.{name}"].choices:
             choose_key(f"model.{name}", given[name])
     channels, height, width = event
+    _refuse_unfitting(config, (height, width))
     return UNet(
         image_size=height if height == width else (height, width),
         in_channels=channels,
@@ -141,6 +145,37 @@ def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
         recompute=config.training.recompute,
         **given,
     )
+
+
+def _refuse_unfitting(config: Config, sides: tuple[int, int]) -> None:
+    """Refuse levels that images of a size cannot have, with the flags of those that they can."""
+    c = config.model
+    try:
+        refuse_bad_levels(sides, len(c.multipliers), c.blocks, c.attention_sizes)
+    except ValueError as error:
+        flags = _flags_for(c, sides)
+        if not flags:  # the levels are not what is wrong
+            raise
+        remedy = f"for images of {_by(sides)} pixels (height x width) add {' '.join(flags)}"
+        divisor = 2 ** (len(c.multipliers) - 1)
+        cropped = (sides[0] // divisor * divisor, sides[1] // divisor * divisor)
+        if cropped != sides and all(cropped) and config.data.name == "images":
+            size = f"--config.data.size={cropped[0]}x{cropped[1]}"
+            crop = (size, "--config.data.fit=crop", *_flags_for(c, cropped))
+            remedy += f"; or crop them by {' '.join(crop)}"
+        raise RequestError(f"model: {error}; {remedy}") from error
+
+
+def _flags_for(c: ModelConfig, sides: tuple[int, int]) -> list[str]:
+    """What to add to a command so that the network can have images of a size."""
+    multipliers, sizes, middle = fitting(sides, c.multipliers, c.attention_sizes)
+    flags = []
+    if multipliers != tuple(c.multipliers):
+        flags.append(f"--config.model.multipliers={','.join(map(str, multipliers))}")
+    if set(sizes) != set(c.attention_sizes):  # parentheses are the shell's own
+        text = ",".join(map(str, sizes)) or "'()'"
+        flags.append(f"--config.model.attention_sizes={text}")
+    return flags if middle or not c.attention_middle else [*flags, NO_MIDDLE]
 
 
 def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:

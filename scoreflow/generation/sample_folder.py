@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import from_uint8, to_uint8, values_of
+from scoreflow.data.levels import dtype_of, from_uint8, gathered, spread, to_uint8, values_of
 from scoreflow.errors import RequestError, RunError
 from scoreflow.generation.generate import out_of_evaluations, outside
 from scoreflow.generation.plan import SamplingPlan
@@ -35,6 +35,8 @@ from scoreflow.storage.sample_names import differences, hash_of, read_settings
 
 SAVED = ("png", "npz", "pt")
 """What `sampling.save` may be for samples in a folder."""
+WHITE_16 = 65535
+"""The brightest grey of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,10 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
 
 def first_values(folder: Path, save: str, draw: Draw, count: int) -> Tensor:
     """The first samples of a full folder as the data are, (count, ...), on the data's device."""
-    found = torch.from_numpy(np.array(files_of(folder, save, draw).first(count), order="C"))
+    first = np.array(files_of(folder, save, draw).first(count), order="C")
+    found = torch.from_numpy(first.astype(np.int32) if first.dtype == np.uint16 else first)
     if draw.data.num_levels is not None and save != "pt":
-        found = from_uint8(found, draw.data.num_levels)
+        found = _levels_of(found, save, draw.data.num_levels)
     return found.to(draw.data.train.device)
 
 
@@ -144,14 +147,16 @@ def files_of(folder: Path, save: str, draw: Draw) -> ImageFiles:
     Raises:
         RequestError: such samples cannot be saved so, or `save` is none of `SAVED`.
     """
-    vectors = draw.data.num_levels is None
+    levels = draw.data.num_levels
     if save == "pt":
-        dtype = torch.float64 if vectors else torch.uint8
+        dtype = torch.float64 if levels is None else dtype_of(levels)
         return TensorFile(folder / "samples.pt", draw.num_images, draw.event, dtype)
+    deep = levels is not None and levels > 256
     if save == "npz":
-        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, draw.plan.label)
+        kind = np.uint16 if deep else np.uint8
+        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, draw.plan.label, kind)
     if save == "png":
-        return PngFolder(folder, draw.num_images, draw.event)
+        return PngFolder(folder, draw.num_images, draw.event, 16 if deep else 8)
     raise RequestError(f"samples are saved as {', '.join(SAVED)}, got {save!r}")
 
 
@@ -199,11 +204,23 @@ def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, ro
 
 
 def _stored(x: Tensor, files: ImageFiles, data: Data) -> Tensor:
-    """Samples as their file has them: levels, pixels of 0..255, or vectors."""
-    values = values_of(x, data)
-    if data.num_levels is None or isinstance(files, TensorFile):
+    """Samples as their file has them: levels, pixels of the file's depth, or vectors.
+
+    More than 256 levels are levels in an npz, which is an array, and brightness in a PNG.
+    """
+    values, levels = values_of(x, data), data.num_levels
+    if levels is None or isinstance(files, TensorFile):
         return values
-    return to_uint8(values, data.num_levels)
+    if levels <= 256:
+        return to_uint8(values, levels)
+    return values if isinstance(files, NpzFile) else spread(values, levels, WHITE_16)
+
+
+def _levels_of(stored: Tensor, save: str, num_levels: int) -> Tensor:
+    """`_stored` undone, of what is no tensor file."""
+    if num_levels <= 256:
+        return from_uint8(stored, num_levels)
+    return stored if save == "npz" else gathered(stored, num_levels, WHITE_16)
 
 
 def _put(files: ImageFiles, start: int, values: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The levels of the U-Net: which blocks each has, how it is left, and what cannot be had."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,6 +160,34 @@ def refuse_bad_levels(
     if unknown := sorted(set(attention_sizes) - set(sizes)):
         raise ValueError(f"attention_sizes must be among the levels' sizes {sizes}, got {unknown}")
     return sizes
+
+
+MOST_ATTENDED = 64
+"""Larger side, in pixels, of the images that `fitting` gives attention at most."""
+
+
+def fitting(
+    image_size: tuple[int, int], multipliers: Sequence[int], attention_sizes: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+    """What is nearest to the levels asked for and can be had for images of a size.
+
+    Args:
+        image_size: height and width in pixels.
+        multipliers: of the levels asked for; as many as there can be are kept, finest first.
+        attention_sizes: asked for; each becomes the nearest of the levels' sizes.
+
+    Returns:
+        multipliers, attention_sizes, and whether the middle can have attention: where the images
+        are above `MOST_ATTENDED` there is none.
+    """
+    halvings = 0
+    while all(side % 2 ** (halvings + 1) == 0 for side in image_size):
+        halvings += 1
+    kept = tuple(multipliers[: halvings + 1])
+    sizes = [max(image_size) >> level for level in range(len(kept))]
+    small = [size for size in sizes if size <= MOST_ATTENDED]
+    near = {min(small, key=lambda s: abs(math.log(s / size))) for size in attention_sizes if small}
+    return kept, tuple(sorted(near, reverse=True)), bool(small)
 
 
 def refuse_bad_choices(given: dict[str, tuple[str, Sequence[str]]]) -> None:

@@ -21,8 +21,9 @@ class DataConfig(Section):
 
     name: str = key(
         "digits",
-        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
-        choices=("digits", "toy", "images", "none"),
+        "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, vectors, "
+        "none, or given from Python",
+        choices=("digits", "toy", "images", "vectors", "given", "none"),
     )
     path: str = key(
         "",
@@ -116,7 +117,7 @@ class ModelConfig(Section):
     )
     blocks: int = key(2, "unet: residual blocks a level", COUNT)
     attention_sizes: tuple[int, ...] = key(
-        (16,), "unet: sides of the feature maps with self-attention, pixels", COUNT
+        (16,), "unet: larger sides of the feature maps with self-attention, pixels", COUNT
     )
     num_groups: int = key(32, "unet: groups of GroupNorm", COUNT)
     dropout: float = key(0.1, "unet: dropout probability", Range(0, 1))

@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -57,22 +57,31 @@ class PngFolder:
     Args:
         folder: where.
         count: how many images.
-        shape: (C, H, W), C = 1 or 3.
+        shape: (C, H, W): grey, grey with alpha, RGB, or RGB with alpha.
+        depth: bits of a channel: 8, or of grey images 16.
     """
 
-    def __init__(self, folder: Path, count: int, shape: tuple[int, ...]) -> None:
-        if len(shape) != 3 or shape[0] not in (1, 3):
+    def __init__(
+        self, folder: Path, count: int, shape: tuple[int, ...], depth: Literal[8, 16] = 8
+    ) -> None:
+        if len(shape) != 3 or not 1 <= shape[0] <= 4:
             raise RequestError(
-                "sampling.save = png is for grey and RGB images, got samples of shape "
+                "sampling.save = png is for images of 1 to 4 channels, got samples of shape "
                 f"{shape}: save them as pt"
             )
+        if depth == 16 and shape[0] > 1:
+            raise RequestError(
+                "sampling.save = png holds more than 256 levels of grey images alone, got "
+                f"{shape[0]} channels: save them as npz or pt"
+            )
         self.path, self.count, self.shape = folder, count, shape
+        self.dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
 
     def put(self, start: int, images: Array) -> None:
-        """As `ImageFiles`; uint8 in 0..255. A file appears whole."""
-        for k, image in enumerate(images, start=start):
+        """As `ImageFiles`; the whole range of their bits. A file appears whole."""
+        for k, image in enumerate(images.astype(self.dtype), start=start):
             pixels, path = image.transpose(1, 2, 0), self._path(k)
-            shown = Image.fromarray(pixels.squeeze(2) if self.shape[0] == 1 else pixels)
+            shown = Image.fromarray(np.squeeze(pixels, 2) if self.shape[0] == 1 else pixels)
             stream = io.BytesIO()
             shown.save(stream, format="PNG")
             temporary = path.with_suffix(".tmp")
@@ -89,7 +98,7 @@ class PngFolder:
 
     def first(self, count: int) -> Array:
         """As `ImageFiles`."""
-        images = [np.asarray(Image.open(self._path(k))) for k in range(count)]
+        images = [np.asarray(Image.open(self._path(k)), self.dtype) for k in range(count)]
         return (
             np.stack(images).reshape(count, *self.shape[1:], self.shape[0]).transpose(0, 3, 1, 2)
         )
@@ -128,7 +137,7 @@ class _Rows:
 
 
 class NpzFile(_Rows):
-    """One npz: `arr_0` (n, H, W, C) uint8, and with a class `arr_1`, (n,) int64.
+    """One npz: `arr_0` (n, H, W, C) integers, and with a class `arr_1`, (n,) int64.
 
     The format of the evaluator of guided-diffusion (Dhariwal & Nichol 2021), which its
     sample scripts write.
@@ -138,18 +147,26 @@ class NpzFile(_Rows):
         count: how many images.
         shape: (C, H, W).
         label: the class of all of them, -1 for none.
+        dtype: uint8 in 0..255; uint16 for the levels themselves, where there are more.
     """
 
-    def __init__(self, path: Path, count: int, shape: tuple[int, ...], label: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        count: int,
+        shape: tuple[int, ...],
+        label: int,
+        dtype: type[np.unsignedinteger[Any]] = np.uint8,
+    ) -> None:
         if len(shape) != 3:
             raise RequestError(
                 f"sampling.save = npz is for images, got samples of shape {shape}: save them as pt"
             )
-        super().__init__(path, count, (*shape[1:], shape[0]), np.dtype(np.uint8))
+        super().__init__(path, count, (*shape[1:], shape[0]), np.dtype(dtype))
         self.label = label
 
     def put(self, start: int, images: Array) -> None:
-        """As `ImageFiles`; uint8 in 0..255."""
+        """As `ImageFiles`; integers of its dtype."""
         self._put(start, images.transpose(0, 2, 3, 1))
 
     def finish(self) -> None:
@@ -183,7 +200,7 @@ class TensorFile(_Rows):
         path: of the file.
         count: how many images.
         shape: of one.
-        dtype: torch.uint8 or torch.float64.
+        dtype: torch.uint8 or torch.int32, or torch.float64.
     """
 
     def __init__(self, path: Path, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -185,9 +185,9 @@ LEVELS = LevelGrid(torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64), 4)
 class Exact(nn.Module):
     """The exact eps of independent pixels of four levels, as a network of (x, index)."""
 
-    def __init__(self, sde):
+    def __init__(self, sde, law=LEVELS):
         super().__init__()
-        self.sde, self.denoiser = sde, LEVELS.denoiser(sde)
+        self.sde, self.denoiser = sde, law.denoiser(sde)
         self.dropout = nn.Dropout(0.5)  # what only training may let through
         self.weight = nn.Parameter(torch.zeros(()))
 
@@ -214,6 +214,28 @@ def test_the_likelihood_of_any_network_is_the_one_that_is_known():
     assert float(found.bits_per_dim.mean()) == pytest.approx(float(exact), abs=allowed)
     assert allowed < 0.1
     assert model.network.training  # as it was
+
+
+@pytest.mark.parametrize("num_levels", [2, 17, 4096, 65536])
+def test_any_number_of_levels_has_its_bits(num_levels):
+    """Uniform, log2 L each; with 1/4 of the mass below 0, the -log2 p of each level."""
+    sde = sf.VPSDE.log_linear(200, 1e-4)
+    strata = (2 * torch.arange(64) + 1) * num_levels // 128  # none at the edge of a step of p
+    images = strata.view(16, 1, 2, 2)
+    for shares in ([1.0], [0.25, 0.75]):
+        if num_levels % len(shares):
+            continue  # the two halves are of whole bins
+        law = LevelGrid(torch.tensor(shares, dtype=torch.float64), 4)
+        model = sf.ScoreModel(Exact(sde, law), sde, "eps", precision="float64")
+        found = sf.bits_per_dim(model, images, num_levels=num_levels, probes=0)
+        half = images.flatten(1) * len(shares) // num_levels
+        exact = -(torch.tensor(shares)[half] * len(shares) / num_levels).log2().mean(1)
+        gap = (found.bits_per_dim.mean() - exact.mean()).abs()
+        assert gap < 5 * found.error_budget.solver + 0.01
+        drawn = sf.sample(model, (1, 2, 2), 64, "ancestral", num_levels, steps=20)
+        assert drawn.dtype == (torch.uint8 if num_levels <= 256 else torch.int32)
+        above = float((drawn >= num_levels // 2).double().mean())
+        assert above == pytest.approx(shares[-1] * len(shares) / 2, abs=5 / 16 + 0.01)
 
 
 def test_the_samples_of_any_network_have_its_law():
@@ -290,12 +312,12 @@ def test_images_of_any_network_are_levels(images, reason):
         sf.bits_per_dim(own_model(), images, num_levels=4)
 
 
-@pytest.mark.parametrize("num_levels", [1, 257, 1024])
-def test_levels_are_of_8_bits_at_most(num_levels):
+@pytest.mark.parametrize("num_levels", [1, 65537])
+def test_levels_are_of_16_bits_at_most(num_levels):
     images = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
-    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.256"):
+    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.65536"):
         sf.bits_per_dim(own_model(), images, num_levels=num_levels)
-    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.256"):
+    with pytest.raises(sf.RequestError, match=r"num_levels must lie in 2\.\.65536"):
         sf.sample(own_model(), (1, 2, 2), 2, num_levels=num_levels)
 
 

@@ -1,11 +1,14 @@
 """A plan is checked before a network is built; names are refused with the nearest one."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
 import torch
 
+from scoreflow.cli import command_line
 from scoreflow.configs import default
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import build_data, build_sde, experiment
@@ -16,6 +19,7 @@ from scoreflow.factory.likelihood import build_question, build_solver
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, high_order, needs_moments
 from scoreflow.factory.training import build_training
+from scoreflow.models.unet_levels import fitting
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import Config
 
@@ -195,6 +199,49 @@ def test_a_network_for_images_of_a_shape_of_its_own():
 def test_networks_that_cannot_be_had(changes, said):
     with pytest.raises(RequestError, match=said):
         built(**changes)
+
+
+SIZES = [28, 33, 48, 96, 100, 178, 256, (80, 512), (16, 64), (36, 20)]
+"""Among them those that are commonest, and images that are not square."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("experiment", ["cifar10", "mnist"])
+def test_flags_of_a_refusal_make_a_network_for_images_of_any_size(experiment, size):
+    """Each remedy, typed as it is printed, of the README's own commands."""
+    sides = (size, size) if isinstance(size, int) else size
+    argv = ["run.py", "--mode=train", f"--config=configs/{experiment}.py"]
+    small = ["--config.model.channels=8", "--config.model.num_groups=4", "--config.model.blocks=1"]
+
+    def build(flags, sides=sides):
+        config = command_line.parse([*argv, *small, *flags]).config
+        images = torch.empty(0, 2, *sides, dtype=torch.uint8)
+        data = Data("wide", images, images, 256, None, None)
+        return build_network(resolve.resolve(config, "test"), data)
+
+    try:
+        network = build([])
+    except RequestError as error:
+        first, _, crop = str(error).partition("; or crop them by ")
+        network = build(shlex.split(first[first.index("--config") :]))
+        if crop:
+            flags = shlex.split(crop)
+            height, width = map(int, flags[0].partition("=")[2].split("x"))
+            assert 0 <= sides[0] - height < 8
+            assert 0 <= sides[1] - width < 8
+            assert build(flags, (height, width)).x_shape == (2, height, width)
+    assert network.x_shape == (2, *sides)
+    if max(sides) <= 64:
+        with torch.no_grad():
+            assert network(torch.zeros(1, 2, *sides), torch.zeros(1)).shape == (1, 2, *sides)
+
+
+def test_the_nearest_levels_that_images_can_have():
+    assert fitting((48, 48), (1, 2, 2, 2), (16,)) == ((1, 2, 2, 2), (12,), True)
+    assert fitting((28, 28), (1, 2, 2, 2), (16,)) == ((1, 2, 2), (14,), True)
+    assert fitting((80, 512), (1, 2, 2, 2), (16,)) == ((1, 2, 2, 2), (64,), True)
+    assert fitting((178, 178), (1, 2, 2, 2), (16,)) == ((1, 2), (), False)
+    assert fitting((32, 32), (1, 2), (32, 30, 16)) == ((1, 2), (32, 16), True)
 
 
 def test_labels_are_not_dropped_where_none_has_no_row():

@@ -41,6 +41,13 @@ def test_every_pixel_is_where_it_belongs(channels, count, columns, scale):
     assert (canvas[~drawn] == SEPARATOR).all()
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_are_no_colours_are_drawn_side_by_side(channels):
+    images = torch.randint(0, 256, (3, channels, 4, 5), dtype=torch.uint8)
+    row = torch.cat(images.unbind(1), dim=2)[:, None]
+    assert image_grid(images, 2, 3) == image_grid(row, 2, 3)
+
+
 def test_the_same_images_give_the_same_bytes():
     images = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8)
     assert image_grid(images, 2, 3) == image_grid(images.clone(), 2, 3)
@@ -49,7 +56,7 @@ def test_the_same_images_give_the_same_bytes():
 @pytest.mark.parametrize(
     ("images", "columns", "scale"),
     [
-        (torch.zeros(2, 2, 3, 3, dtype=torch.uint8), 2, 1),
+        (torch.zeros(2, 0, 3, 3, dtype=torch.uint8), 2, 1),
         (torch.zeros(2, 1, 3, 3), 2, 1),
         (torch.zeros(3, 3, dtype=torch.uint8), 2, 1),
         (torch.zeros(0, 1, 3, 3, dtype=torch.uint8), 2, 1),

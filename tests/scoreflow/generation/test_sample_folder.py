@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.levels import quantize
+from scoreflow.data.levels import dtype_of, quantize
 from scoreflow.errors import RequestError
 from scoreflow.generation import sample_folder
 from scoreflow.generation.generate import draw_samples
@@ -47,7 +47,7 @@ def of_shape(event, levels, count=11, label=-1, batch_size=3):
         return predict(sde, x_t, t, "x_0", 0.3 + gain * (x_t - alpha * 0.3))
 
     plan = SamplingPlan(Ancestral("beta"), grid("uniform", sde, STEPS), denoise, label=label)
-    like = torch.zeros(1, *event, dtype=torch.uint8 if levels else torch.float32)
+    like = torch.zeros(1, *event, dtype=dtype_of(levels) if levels else torch.float32)
     data = Data("like", like, like, levels, None, None)
     return Draw("ancestral", plan, sde, data, 3, count, batch_size)
 
@@ -69,8 +69,8 @@ def tree(folder):
     }
 
 
-@pytest.mark.parametrize("levels", [256, 17])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("levels", [256, 17, 2])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_what_is_saved_is_what_is_drawn(levels, channels, tmp_path):
     draw = images(levels=levels, channels=channels)
     expected = quantize(in_memory(draw), levels)
@@ -87,8 +87,30 @@ def test_what_is_saved_is_what_is_drawn(levels, channels, tmp_path):
     assert np.array_equal(found, pixels.transpose(0, 2, 3, 1))
     for k in range(11):
         with Image.open(tmp_path / f"{k:08d}.png") as shown:
-            assert shown.mode == {1: "L", 3: "RGB"}[channels]
+            assert shown.mode == ("L", "LA", "RGB", "RGBA")[channels - 1]
             assert np.array_equal(np.asarray(shown).reshape(8, 4, channels), found[k])
+
+
+@pytest.mark.parametrize("levels", [4096, 65536])
+def test_more_levels_than_256_are_kept_exactly(levels, tmp_path):
+    draw = images(levels=levels, channels=1)
+    expected = quantize(in_memory(draw), levels)
+    assert expected.max() > 255
+    for save in FILES:
+        fill(tmp_path, save, draw, SETTINGS)
+        found = first_values(tmp_path, save, draw, 5)
+        assert found.dtype == torch.int32
+        assert torch.equal(found, expected[:5])
+    assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), expected)
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive["arr_0"].dtype == np.uint16
+        assert np.array_equal(archive["arr_0"], expected.numpy().transpose(0, 2, 3, 1))
+    with Image.open(tmp_path / "00000003.png") as shown:
+        assert shown.mode == "I;16"
+        grey = np.round(expected[3, 0].numpy() * (65535 / (levels - 1)))
+        assert np.array_equal(np.asarray(shown), grey)
+    with pytest.raises(RequestError, match="more than 256 levels of grey images alone"):
+        fill(tmp_path / "rgb", "png", images(levels=levels), SETTINGS)
 
 
 def test_a_class_is_told_as_the_evaluator_reads_it(tmp_path):

@@ -1,0 +1,310 @@
+"""Data from Python: arrays, tensors, torch data sets, with labels or without.
+
+    (n, H, W), (n, C, H, W), (n, H, W, C)   images: integer levels, or floats exactly k/255
+    (n, D)                                  vectors of real numbers
+    (either, labels)                        with the class of each
+    a sequence, such as a torch Dataset     of images, or of (image, label)
+
+The last axis is that of channels where it has 1 to 4 entries and the second has not; else the
+second is. An image of a sequence is a PIL image, a tensor (C, H, W) or an array (H, W[, C]).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoreflow.data.dataset import Data
+from scoreflow.data.levels import MOST_LEVELS, dtype_of
+from scoreflow.data.split import cut
+from scoreflow.errors import RequestError
+
+CHANNELS = range(1, 5)
+"""How many entries an axis has that is taken for that of channels."""
+MODES = {"1": 2, "L": 256, "LA": 256, "RGB": 256, "RGBA": 256, "I;16": MOST_LEVELS}
+"""Modes of PIL images whose pixels are levels, and how many."""
+WANTED = (
+    "an array or tensor (n, C, H, W), (n, H, W, C), (n, H, W) or (n, D), a pair (data, labels), "
+    "or a sequence of images or of (image, label) such as a torch Dataset"
+)
+SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+"""Types that torch does not compute in, and what holds their values."""
+WHITE = 255
+"""Of what torchvision's ToTensor divides by."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Data of one part, before they are split.
+
+    Attributes:
+        values: levels (n, C, H, W), or vectors (n, D) float32.
+        num_levels: L; None for vectors.
+        labels: what each is called, (n,); None where there are none.
+    """
+
+    values: Tensor
+    num_levels: int | None
+    labels: np.ndarray[Any, Any] | None
+
+
+def given_data(
+    data: object,
+    data_test: object = None,
+    num_levels: int = 0,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Data:
+    """A data set from what a program holds, under the name "given".
+
+    Args:
+        data: as at the head of this file.
+        data_test: the held-out part, of the same kind; None to cut it from the other.
+        num_levels: L of images; 0 for 256 of 8-bit ones, 2 of boolean ones.
+        test_fraction: share held out if `data_test` is None, in (0, 1).
+        split_seed: seed of that cut.
+
+    Raises:
+        RequestError: they are none of these, or the two parts do not fit each other.
+    """
+    train = _part(data, num_levels, "data")
+    if data_test is None:
+        rows, held_out = cut("data", len(train.values), test_fraction, split_seed)
+        parts = [_rows(train, each) for each in (rows, held_out)]
+    else:
+        parts = [train, _part(data_test, num_levels, "data_test")]
+        _refuse_unlike(*parts)
+    numbered, names, remarks = _numbered(*[part.labels for part in parts])
+    levels = parts[0].num_levels
+    values = parts[0].values, parts[1].values
+    return Data(
+        "given",
+        values[0],
+        values[1],
+        levels,
+        numbered[0],
+        numbered[1],
+        class_names=names,
+        remarks=remarks,
+    )
+
+
+def no_data(shape: tuple[int, ...], num_levels: int) -> Data:
+    """What data looked like that are not here: none in either part.
+
+    Args:
+        shape: of a datum: (C, H, W), or (D,).
+        num_levels: L of images.
+    """
+    vectors = len(shape) == 1
+    dtype = torch.float32 if vectors else dtype_of(num_levels)
+    empty = torch.empty(0, *shape, dtype=dtype)
+    return Data("given", empty, empty, None if vectors else num_levels, None, None)
+
+
+def _rows(part: Part, rows: Tensor) -> Part:
+    labels = None if part.labels is None else part.labels[rows.numpy()]
+    return replace(part, values=part.values[rows], labels=labels)
+
+
+def _refuse_unlike(train: Part, test: Part) -> None:
+    sides = [(tuple(p.values.shape[1:]), p.num_levels, p.labels is None) for p in (train, test)]
+    if sides[0] != sides[1]:
+        said = [
+            f"{shape}, {levels or 'no'} levels, {'no labels' if bare else 'labels'}"
+            for shape, levels, bare in sides
+        ]
+        raise RequestError(f"data and data_test must be alike, got {said[0]}; and {said[1]}")
+
+
+# ---- what is given, as one array ----------------------------------------------------------------
+
+
+def _part(given: object, num_levels: int, name: str) -> Part:
+    """One part as levels or vectors, with labels as they were given."""
+    pair = isinstance(given, tuple) and len(given) == 2
+    values, labels = given if isinstance(given, tuple) and pair else (given, None)
+    array = _array(values)
+    if array is None:
+        if pair or not hasattr(values, "__getitem__") or not hasattr(values, "__len__"):
+            raise RequestError(f"{name} must be {WANTED}, got {type(values).__name__}")
+        array, labels, own = _gathered(values, name)
+        num_levels = num_levels or own
+    if not len(array):
+        raise RequestError(f"{name} must hold a datum, got none")
+    found = None if labels is None else _labels(labels, len(array), name)
+    if array.ndim == 2:
+        return Part(_vectors(array, name), None, found)
+    images, levels = _levels(array, num_levels, name)
+    return Part(_channels_second(images, name), levels, found)
+
+
+def _array(values: object) -> Tensor | None:
+    """An array or a tensor as a tensor; None for anything else.
+
+    Raises:
+        RequestError: its values are no numbers.
+    """
+    if not isinstance(values, Tensor | np.ndarray):
+        return None
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # torch warns of what could be written to
+    try:
+        found = torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"data must be numbers, got an array of {values.dtype}") from error
+    return found.to(SIGNED.get(found.dtype, found.dtype))
+
+
+def _gathered(items: Any, name: str) -> tuple[Tensor, list[Any] | None, int]:  # noqa: ANN401
+    """Each item of a sequence once: images or vectors, labels, and L (0 where nothing says it)."""
+    images, labels, own = torch.empty(0), [], 0
+    for k in range(len(items)):
+        image, label = _item(items[k], f"{name}[{k}]")
+        values, levels = _image(image, f"{name}[{k}]")
+        if k == 0:
+            images = torch.empty(len(items), *values.shape, dtype=values.dtype)
+        if (values.shape, values.dtype) != (images.shape[1:], images.dtype):
+            raise RequestError(
+                f"{name} must be of one shape and dtype, got {tuple(images.shape[1:])} "
+                f"{images.dtype} in {name}[0] and {tuple(values.shape)} {values.dtype} in "
+                f"{name}[{k}]: convert them first"
+            )
+        images[k] = values
+        labels.append(label)
+        own = max(own, levels)
+    return images, None if all(each is None for each in labels) else labels, own
+
+
+def _item(item: object, name: str) -> tuple[object, object]:
+    """Image and label of an item of a data set; the label may be None."""
+    if isinstance(item, Mapping):
+        for key in ("image", "img", "x"):
+            if key in item:
+                return item[key], item.get("label")
+        raise RequestError(f"{name} has no `image`, got the keys {', '.join(map(str, item))}")
+    if isinstance(item, tuple | list):
+        if len(item) not in (1, 2):
+            raise RequestError(f"{name} must be an image or (image, label), got {len(item)} items")
+        return item[0], item[1] if len(item) == 2 else None
+    return item, None
+
+
+def _image(image: object, name: str) -> tuple[Tensor, int]:
+    """An image or a vector as a tensor, channels first, and L where its mode says it."""
+    levels, mode = 0, getattr(image, "mode", None)
+    if isinstance(mode, str):  # a PIL image
+        if mode not in MODES:
+            raise RequestError(
+                f"{name}: PIL images must have one of the modes {', '.join(MODES)}, got {mode}; "
+                "convert it, as by image.convert('RGB')"
+            )
+        image, levels = np.asarray(image), MODES[mode]
+    found = _array(image)
+    if found is None or found.ndim not in (1, 2, 3):
+        shape = "" if found is None else f" of shape {tuple(found.shape)}"
+        raise RequestError(
+            f"{name} must be a PIL image, a tensor or an array, got {type(image).__name__}{shape}"
+        )
+    if isinstance(image, np.ndarray) and found.ndim == 3:
+        found = found.permute(2, 0, 1)
+    return found[None] if found.ndim == 2 else found, levels
+
+
+# ---- levels, vectors, labels --------------------------------------------------------------------
+
+
+def _channels_second(images: Tensor, name: str) -> Tensor:
+    """(n, C, H, W) of any of the three layouts of images."""
+    if images.ndim == 3:
+        return images[:, None].contiguous()
+    if images.ndim != 4:
+        raise RequestError(f"{name} must be {WANTED}, got the shape {tuple(images.shape)}")
+    last = images.shape[3] in CHANNELS and images.shape[1] not in CHANNELS
+    return (images.permute(0, 3, 1, 2) if last else images).contiguous()
+
+
+def _levels(array: Tensor, num_levels: int, name: str) -> tuple[Tensor, int]:
+    """Integer levels in their dtype, and L."""
+    if array.is_complex():
+        raise RequestError(f"{name} must be real numbers, got {array.dtype}")
+    if array.is_floating_point():
+        array = _of_to_tensor(array, name)
+    if array.dtype == torch.bool:
+        num_levels = num_levels or 2
+    low, high = int(array.min()), int(array.max())
+    if not num_levels and array.dtype != torch.uint8 and not 0 <= low <= high <= WHITE:
+        raise RequestError(
+            f"{name}: images of {array.dtype} with values in {low}..{high} need the number of "
+            f"their levels, as overrides={{'data.levels': {MOST_LEVELS}}} for 16 bits"
+        )
+    levels = num_levels or WHITE + 1
+    if low < 0 or high >= levels:
+        raise RequestError(
+            f"{name}: images must be levels in 0..{levels - 1}, got {low}..{high}; set "
+            "data.levels to their number"
+        )
+    return array.to(dtype_of(levels)), levels
+
+
+def _of_to_tensor(array: Tensor, name: str) -> Tensor:
+    """Levels 0..255 of floats that torchvision's ToTensor made of them: k/255, nothing else."""
+    levels = (array * WHITE).round()
+    exact = [(levels.to(dtype) / WHITE).to(array.dtype) for dtype in (torch.float32, array.dtype)]
+    if not any(torch.equal(array, each) for each in exact):
+        low, high = float(array.min()), float(array.max())
+        raise RequestError(
+            f"{name}: images of floats must be k/255 exactly, as ToTensor makes them, got values "
+            f"in {low:g}..{high:g}; pass the integer levels, without normalisation"
+        )
+    return levels.long()
+
+
+def _vectors(array: Tensor, name: str) -> Tensor:
+    """Real vectors, float32."""
+    if array.is_complex() or array.dtype == torch.bool:
+        raise RequestError(f"{name} must be real numbers, got {array.dtype}")
+    values = array.float()
+    if not bool(values.isfinite().all()):
+        row = int((~values.isfinite()).any(1).nonzero()[0])
+        raise RequestError(f"{name}: vectors must be finite in float32, got one in row {row}")
+    return values.contiguous()
+
+
+def _labels(labels: Any, count: int, name: str) -> np.ndarray[Any, Any]:  # noqa: ANN401
+    """One integer or name a datum, as an array."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    if isinstance(labels, list | tuple) and any(each is None for each in labels):
+        labels = [-1 if each is None else each for each in labels]
+    found = np.asarray(labels)
+    if found.shape != (count,) or found.dtype.kind not in "iubU":
+        raise RequestError(
+            f"{name}: labels must be one integer or text a datum, ({count},), got "
+            f"{found.shape} {found.dtype}"
+        )
+    return found
+
+
+Labels = np.ndarray[Any, Any] | None
+
+
+def _numbered(
+    train: Labels, test: Labels
+) -> tuple[tuple[Tensor | None, Tensor | None], tuple[str, ...], tuple[str, ...]]:
+    """Classes 0..K-1 in the order of the labels, their names, and what is to be known of them."""
+    if train is None or test is None:
+        return (None, None), (), ()
+    both = np.concatenate([train, test])
+    if both.dtype.kind == "U":
+        missing = int(np.isin(both, ("", "-1")).sum())
+    else:
+        missing = int((both < 0).sum())
+    if missing:
+        return (None, None), (), (f"labels left out: {missing} of {len(both)} data have none",)
+    classes, number = np.unique(both, return_inverse=True)
+    found = torch.from_numpy(number.astype(np.int64)).split([len(train), len(test)])
+    return (found[0], found[1]), tuple(map(str, classes.tolist())), ()

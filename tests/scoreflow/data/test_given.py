@@ -1,0 +1,229 @@
+"""Data from Python: each form against the array that it stands for, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import scoreflow as sf
+from scoreflow.configs import toy
+from scoreflow.data.given import given_data, no_data
+from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import given_of
+from scoreflow.schema.request import flatten
+
+RGB = np.random.default_rng(0).integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+LABELS = np.arange(10) % 3
+CHW = torch.from_numpy(RGB.transpose(0, 3, 1, 2).copy())
+
+
+class Listed(torch.utils.data.Dataset):
+    """A torch data set of what a function makes of each picture and label."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return len(RGB)
+
+    def __getitem__(self, k):
+        return self.make(RGB[k], LABELS[k])
+
+
+def to_tensor(picture):
+    """As torchvision's ToTensor."""
+    return torch.from_numpy(picture.transpose(2, 0, 1).copy()).float().div(255)
+
+
+def split(data):
+    """Both parts in the order in which they were given."""
+    order = np.random.default_rng(0).permutation(len(RGB))
+    at = np.argsort(np.concatenate([order[2:], order[:2]]))
+    labels = data.train_labels
+    joined = None if labels is None else torch.cat([labels, data.test_labels])[at]
+    assert (len(data.train), len(data.test)) == (8, 2)
+    return torch.cat([data.train, data.test])[at], joined
+
+
+FORMS = {
+    "channels last": RGB,
+    "channels first": CHW,
+    "not contiguous": CHW.permute(0, 2, 3, 1),
+    "int64": CHW.long(),
+    "ToTensor": CHW.float().div(255),
+    "float64": RGB / 255,
+    "a list of pictures": [Image.fromarray(each) for each in RGB],
+    "pictures": Listed(lambda x, y: Image.fromarray(x)),
+    "arrays": Listed(lambda x, y: x),
+    "tensors": Listed(lambda x, y: to_tensor(x)),
+    "no label": Listed(lambda x, y: (x,)),
+}
+LABELLED = {
+    "a pair": (RGB, LABELS),
+    "a pair with a list": (CHW, LABELS.tolist()),
+    "names": (RGB, [("ant", "bee", "cat")[k] for k in LABELS]),
+    "ids": (RGB, torch.tensor(LABELS) * 7 + 3_000_000),
+    "pictures": Listed(lambda x, y: (Image.fromarray(x), y)),
+    "tensors": Listed(lambda x, y: (to_tensor(x), int(y))),
+    "as the Hub": Listed(lambda x, y: {"image": Image.fromarray(x), "label": int(y)}),
+}
+NAMES = {"names": ("ant", "bee", "cat"), "ids": ("3000000", "3000007", "3000014")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_images_is_the_same_levels(form):
+    data = given_data(FORMS[form])
+    values, labels = split(data)
+    assert values.dtype == torch.uint8
+    assert torch.equal(values, CHW)
+    assert data.num_levels == 256
+    assert labels is None
+
+
+@pytest.mark.parametrize("form", LABELLED)
+def test_every_form_of_labels_is_the_same_classes(form):
+    data = given_data(LABELLED[form])
+    values, labels = split(data)
+    assert torch.equal(values, CHW)
+    assert labels.tolist() == LABELS.tolist()
+    assert data.num_classes == 3
+    assert data.class_names == NAMES.get(form, ("0", "1", "2"))
+
+
+def test_grey_images_need_no_axis_of_channels():
+    assert torch.equal(split(given_data(GREY))[0], CHW[:, :1])
+    assert torch.equal(split(given_data([Image.fromarray(each) for each in GREY]))[0], CHW[:, :1])
+
+
+def test_levels_of_other_depths():
+    bits = GREY > 99
+    for form in (bits, [Image.fromarray(each) for each in bits]):
+        data = given_data(form)
+        assert data.num_levels == 2
+        assert torch.equal(split(data)[0][:, 0], torch.from_numpy(bits).to(torch.uint8))
+    deep = GREY.astype(np.uint16) * 257
+    data = given_data(deep, num_levels=65536)
+    assert data.num_levels == 65536
+    assert torch.equal(split(data)[0][:, 0], torch.from_numpy(deep.astype(np.int32)))
+    data = given_data([Image.fromarray(each) for each in deep])
+    assert torch.equal(split(data)[0][:, 0], torch.from_numpy(deep.astype(np.int32)))
+    assert given_data(GREY // 16, num_levels=17).num_levels == 17
+
+
+def test_two_axes_are_vectors():
+    table = np.random.default_rng(1).normal(size=(10, 4))
+    data = given_data(table)
+    assert data.num_levels is None
+    assert torch.equal(split(data)[0], torch.from_numpy(table).float())
+    assert torch.equal(split(given_data(list(table)))[0], torch.from_numpy(table).float())
+
+
+def test_a_held_out_part_of_its_own():
+    data = given_data((RGB[:6], LABELS[:6]), (RGB[6:], LABELS[6:] + 1))
+    assert torch.equal(data.train, CHW[:6])
+    assert torch.equal(data.test, CHW[6:])
+    assert data.test_labels.tolist() == (LABELS[6:] + 1).tolist()
+    assert data.class_names == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_classes_are_left_out_where_some_have_none(missing):
+    data = given_data((RGB, [*LABELS[:9].tolist(), missing]))
+    assert data.train_labels is data.test_labels is None
+    assert data.remarks == ("labels left out: 1 of 10 data have none",)
+
+
+NORMALISED = Listed(lambda x, y: to_tensor(x) * 2 - 1)
+REFUSED = {
+    "must be an array or tensor": 3,
+    r"must be an array or tensor .* got dict_values": {}.values(),
+    "got the shape": np.zeros((3, 2, 2, 2, 2), np.uint8),
+    "must hold a datum": RGB[:0],
+    r"as overrides=\{'data\.levels': 65536\} for 16 bits": GREY.astype(np.uint16) + 200,
+    r"must be k/255 exactly, .* got values in -1\.\.": NORMALISED,
+    "pass the integer levels, without normalisation": RGB / 256,
+    r"labels must be one integer or text a datum, \(10,\), got \(9,\)": (RGB, LABELS[:9]),
+    "labels must be one integer or text": (RGB, LABELS + 0.5),
+    r"data\[0\]: PIL images must have .* got CMYK": [Image.new("CMYK", (2, 2))],
+    r"one shape and dtype, .* in data\[1\]": [RGB[0], RGB[0][:3]],
+    r"data\[0\] must be an image or \(image, label\), got 3 items": [(RGB[0], 1, 2)],
+    r"data\[0\] has no `image`, got the keys picture": [{"picture": RGB[0]}],
+    "vectors must be finite in float32, got one in row 2": np.diag([1.0, 2.0, np.inf]),
+    "real numbers": np.zeros((3, 2), complex),
+    "must be numbers, got an array of object": np.array([[None]]),
+    "leaves none to train on": RGB[:1],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_no_data_is_refused_in_one_line(reason):
+    with pytest.raises(RequestError, match=reason) as refusal:
+        given_data(REFUSED[reason])
+    assert "\n" not in str(refusal.value)
+
+
+def test_levels_out_of_range_and_parts_that_differ_are_refused():
+    with pytest.raises(RequestError, match=r"levels in 0\.\.16, got .*\.\.255"):
+        given_data(RGB, num_levels=17)
+    with pytest.raises(RequestError, match=r"alike, got \(3, 6, 8\), 256 levels, no labels; and"):
+        given_data(RGB, GREY)
+    with pytest.raises(RequestError, match=r"no labels; and .* levels, labels"):
+        given_data(RGB, (RGB, LABELS))
+
+
+def test_what_is_not_here_has_a_shape():
+    images, vectors = no_data((1, 2, 3), 4096), no_data((5,), 0)
+    assert images.train.shape == (0, 1, 2, 3)
+    assert images.train.dtype == torch.int32
+    assert vectors.num_levels is None
+    assert vectors.train.dtype == torch.float32
+
+
+# ---- through a run ------------------------------------------------------------------------------
+
+TINY = {
+    "sde": {"num_steps": 100},
+    "model": {"channels": 8, "num_groups": 4, "blocks": 1, "multipliers": (1,), "dropout": 0.0}
+    | {"attention_sizes": (), "conditional": True},
+    "training": {"num_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2},
+    "sampling": {"tolerance": 0.1},
+    "likelihood": {"tolerance": 0.1, "checked": 0},
+}
+
+
+def test_a_run_goes_on_and_draws_and_measures(tmp_path):
+    """Stopped and resumed it is the run in one piece; without the data it draws the same."""
+    data = (np.concatenate([RGB, RGB[..., :1]], -1), LABELS)  # four channels, not square
+
+    def train(folder, stop=None):
+        for interval in sf.train("digits", folder, TINY, "cpu", data=data):
+            if interval.step == stop:
+                return
+
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", stop=2)
+    train(tmp_path / "parts")
+    runs = [sf.load(tmp_path / name, "cpu") for name in ("whole", "parts")]
+    assert runs[0].fingerprint == runs[1].fingerprint
+    with_data = sf.load(tmp_path / "whole", "cpu", data=data)
+    drawn = [run.sample(2, steps=3, label=2) for run in (*runs, with_data)]
+    assert drawn[0].shape == (2, 4, 6, 8)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    found = with_data.log_likelihood(with_data.data.test, probes=1)
+    assert torch.equal(found.values, runs[0].log_likelihood(with_data.data.test, probes=1).values)
+    assert runs[0].config.data.name == "given"
+    with pytest.raises(RequestError, match=r"given from Python: go on by scoreflow\.train"):
+        next(sf.train(runs[0].config, tmp_path / "whole", device="cpu"))
+    with pytest.raises(RequestError, match=r"another config: model\.shape"):
+        next(sf.train("digits", tmp_path / "whole", TINY, "cpu", data=(RGB, LABELS)))
+
+
+def test_the_config_s_own_levels_and_split_are_heeded():
+    flat = flatten(toy.get_config().to_dict())
+    flat |= {"data.test_fraction": 0.5, "data.levels": 300, "data.split_seed": 3}
+    data = given_of(flat, GREY)
+    order = np.random.default_rng(3).permutation(10)
+    assert torch.equal(data.test[:, 0], torch.from_numpy(GREY[order[:5]].astype(np.int32)))
+    assert data.num_levels == 300
