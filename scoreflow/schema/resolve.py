@@ -6,7 +6,13 @@ from ml_collections import ConfigDict
 
 from scoreflow.errors import RequestError
 from scoreflow.schema import task_keys
-from scoreflow.schema.config import EVALUATION, LATER, Config, belongs_to_weights
+from scoreflow.schema.config import (
+    EVALUATION,
+    LATER,
+    Config,
+    belongs_to_weights,
+    refuse_idle,
+)
 from scoreflow.schema.request import Flat, Request, flatten
 
 OF_NETWORK = ("sde", "model")
@@ -16,8 +22,17 @@ LISTED = 5
 
 
 def training_config(request: Request) -> ConfigDict:
-    """The config of a new run."""
-    return resolve(request.config, "the experiment")
+    """The config of a new run; of one that is there, what was asked for alone."""
+    config = resolve(request.config, "the experiment")
+    resumes = (training_folder(request, config) / "config.json").exists()
+    if request.mode != "train" or not resumes:
+        refuse_idle(request.overrides, flatten(config.to_dict()))
+    return config
+
+
+def training_folder(request: Request, config: ConfigDict) -> Path:
+    """The folder of the run that a request trains."""
+    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def resumed_config(
@@ -50,6 +65,7 @@ def resumed_config(
             f"{where.parent} holds a run with another config: {listed}; resume without these, "
             "or choose another --workdir"
         )
+    refuse_idle(request.overrides, saved)
     return config
 
 
@@ -89,6 +105,8 @@ def evaluation_config(
             )
     given = {k: wanted[k] for k in wanted if not belongs_to_weights(k) or k in free}
     config = resolve({**saved, **given}, "the request")
+    set_now = {key: wanted[key] for key in free & request.overrides.keys()}
+    refuse_idle(set_now, flatten(config.to_dict()))
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config

@@ -1,6 +1,7 @@
 """Config sections as frozen dataclasses, whose fields declare the keys.
 
-A key has a default, a type, a range or choices, a meaning, modes and an age.
+A key has a default, a type, a range or choices, a meaning, modes, an age, and other keys that must
+be set to certain values for it to have an effect.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from scoreflow.errors import RequestError
-from scoreflow.schema.ranges import Range
+from scoreflow.schema.ranges import AllBut, Range
 
 T = TypeVar("T")
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+Condition = Mapping[str, tuple[Value, ...] | AllBut]
+"""Dotted keys, each with the values of which it must have one."""
 
 KINDS = {
     bool: "true or false",
@@ -44,6 +47,8 @@ class Key:
             weights, which training fixes. Training takes every key, for it stores the config.
         instead: what to set instead, by a mode in which it has no effect.
         later: absent from the oldest runs; the default does what they did.
+        only: conditions of which one must hold for the key to have an effect; none for one that
+            always has. A key in a condition must have an effect itself.
     """
 
     name: str
@@ -54,6 +59,13 @@ class Key:
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
+    only: tuple[Condition, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
+        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
+        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     @property
     def section(self) -> str:
@@ -101,6 +113,17 @@ class Key:
                 raise RequestError(f"{self.name} must lie in {self.limits}, got {value}")
 
 
+def _in_words(name: str, values: tuple[Value, ...] | AllBut) -> str:
+    """A condition as a meaning begins with it: "unet", "compile", "heads = 0"."""
+    option = name.rpartition(".")[2]
+    if isinstance(values, AllBut):
+        return str(values)
+    if values == (True,):
+        return option
+    texts = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    return texts if all(isinstance(value, str) for value in values) else f"{option} = {texts}"
+
+
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:  # 2 is a number as 2.0 is
         return float(value)
@@ -118,6 +141,7 @@ def key(
     modes: tuple[str, ...] | None = None,
     instead: Mapping[str, str] | None = None,
     later: bool = False,
+    only: Condition | tuple[Condition, ...] = (),
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -129,6 +153,7 @@ def key(
         modes: None for those of the section.
         instead: by mode.
         later: absent from the oldest runs.
+        only: one condition, or several of which one must hold.
     """
     about = {
         "meaning": meaning,
@@ -137,6 +162,7 @@ def key(
         "modes": modes,
         "instead": instead or {},
         "later": later,
+        "only": only if isinstance(only, tuple) else (only,),
     }
     declared: T = field(default=default, metadata=about)
     return declared
