@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scoreflow.schema.ranges import COUNT, COUNT_OR_NONE, FRACTION, POSITIVE, AllBut, Range
+from scoreflow.schema.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    AllBut,
+    Range,
+)
 from scoreflow.schema.section import Condition, Section, key
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -319,7 +327,7 @@ class TrainingConfig(Section):
     warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE)
     decay: str = key("constant", "learning-rate schedule", choices=("constant", "cosine"))
     clip_norm: float = key(
-        1.0, "greatest norm of the gradient; longer ones are scaled to it", POSITIVE
+        1.0, "greatest norm of the gradient; longer ones are scaled to it; 0 for any", NOT_NEGATIVE
     )
     ema_decay: float = key(
         0.9999, "decay of the moving average of the weights, a step", Range(0, 1)
