@@ -39,7 +39,7 @@ from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, check_writable
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.trained_run import TrainedRun
 
@@ -108,6 +108,7 @@ def bring_in(
     """
     workdir = workdir.resolve()
     _refuse_used(workdir)
+    check_writable(workdir, "choose another --workdir")
     path = hub.local(source.path)
     imported = formats.read(path, source.format, source.recipe, source.options)
     experiment = assembly.experiment(

@@ -105,6 +105,8 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
     """
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
+    if request.mode not in ("", "export"):  # which write no result there
+        folder.check_writable()
     saved = flatten(folder.config)
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():

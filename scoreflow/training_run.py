@@ -24,7 +24,7 @@ from scoreflow.runtime.environment import environment
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resumed_config, training_config, untrained_config
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, check_writable, in_utf_8
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Interval, Trainer
@@ -80,6 +80,7 @@ def opened(request: Request, path: Path, command: str) -> Iterator[tuple[Experim
         there = RunDir.open(path)
         imported = not there.bound
         config = resumed_config(request, flatten(there.config), path / "config.json", imported)
+    check_writable(path, "choose another --workdir")
     experiment = assembly.experiment(config, build_device(request.device))
     if not len(experiment.data.train):
         raise RequestError(
@@ -121,6 +122,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
             f"--mode {request.mode} needs images, got data.name = none: add --data PATH, a folder "
             "of images or a name on the Hub"
         )
+    check_writable(path, "work in a folder of your own: results go to runs/ below it")
     experiment = assembly.experiment(config, build_device(request.device), training)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
@@ -168,7 +170,10 @@ def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
     from torch.utils.tensorboard import SummaryWriter  # seconds that sampling should not pay for
 
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
-    with SummaryWriter(str(folder.path / "tensorboard"), purge_step=first + 1) as writer:
+    with (
+        in_utf_8(folder.path) as path,
+        SummaryWriter(str(path / "tensorboard"), purge_step=first + 1) as writer,
+    ):
         for interval in trainer.run():
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds

@@ -24,7 +24,10 @@ from scoreflow.training_run import intervals, opened, resume, trainer_of
 def run(request: Request, argv: list[str]) -> None:
     """Train a new run, or go on with the one in the folder."""
     config = training_config(request)
-    with opened(request, training_folder(request, config), command_of(argv)) as (experiment, folder):
+    with opened(request, training_folder(request, config), command_of(argv)) as (
+        experiment,
+        folder,
+    ):
         train(experiment, folder, program_of(argv))
 
 
