@@ -35,11 +35,11 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
-from scoreflow.schema.config import Config
+from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, check_writable
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.trained_run import TrainedRun
 
@@ -108,6 +108,7 @@ def bring_in(
     """
     workdir = workdir.resolve()
     _refuse_used(workdir)
+    check_writable(workdir, "choose another --workdir")
     path = hub.local(source.path)
     imported = formats.read(path, source.format, source.recipe, source.options)
     experiment = assembly.experiment(
@@ -162,6 +163,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
         **overrides,
     }
     config = resolve(flat, "the import")
+    refuse_idle(overrides, flatten(config.to_dict()))
     asked = "likelihood.dequantization" in overrides
     if centred and not asked and _cut_bits(config, levels) > MOST_CUT_BITS:
         config = resolve({**flat, "likelihood.dequantization": "last_step"}, "the import")

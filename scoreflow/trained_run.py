@@ -118,6 +118,8 @@ def open_run(
     """
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
+    if request.mode not in ("", "export"):  # which write no result there
+        folder.check_writable()
     saved = flatten(folder.config)
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():

@@ -35,7 +35,7 @@ from scoreflow.schema.resolve import (
     training_config,
     untrained_config,
 )
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, check_writable, in_utf_8
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training import initial
 from scoreflow.training.ema import EMA
@@ -122,6 +122,7 @@ def opened(
         saved, where, imported = flatten(there.config), path / "config.json", not there.bound
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
+    check_writable(path, "choose another --workdir")
     experiment = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
         remedy = (
@@ -245,6 +246,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
             f"--mode {request.mode} needs images, got data.name = none: add --data PATH, a folder "
             "of images or a name on the Hub"
         )
+    check_writable(path, "work in a folder of your own: results go to runs/ below it")
     experiment = assembly.experiment(config, build_device(request.device), training)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
@@ -343,7 +345,10 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
 
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
     saved = first
-    with SummaryWriter(str(folder.path / "tensorboard"), purge_step=first + 1) as writer:
+    with (
+        in_utf_8(folder.path) as path,
+        SummaryWriter(str(path / "tensorboard"), purge_step=first + 1) as writer,
+    ):
         for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds

@@ -1,15 +1,18 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
 import importlib
+import io
 import os
 import sys
 import textwrap
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError, Stopped
+from scoreflow.runtime import distributed
 from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
 from scoreflow.version import __version__
@@ -59,6 +62,9 @@ STOPPED = {
 """What is left when a mode is interrupted."""
 
 
+CLOSED_PIPE = 128 + 13
+"""Exit status of a program that SIGPIPE ended, as a shell gives it."""
+
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
 
@@ -105,13 +111,21 @@ def script() -> NoReturn:
     # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
     # GNU's own is so long that on shared cores every small operation waits for its turn.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if "WORLD_SIZE" not in os.environ:
-        sys.exit(main(sys.argv))
+    _print_anything()
     try:
         status = main(sys.argv)
-    except Exception:  # a defect: its traceback, and the status of any other failure
-        traceback.print_exc()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of a reader that is gone, as after `| head -1`
+        if not _forget_output():
+            raise
+        status = CLOSED_PIPE
+    except Exception:
+        if not os.environ.get("WORLD_SIZE"):
+            raise
+        traceback.print_exc()  # a defect: its traceback, and the status of any other failure
         status = 1
+    if not os.environ.get("WORLD_SIZE"):
+        sys.exit(status)
     # Gloo's threads, which a failed training still holds, abort an interpreter that is torn down
     # (status -6) even after the group was left; everything that matters is on the disk by now.
     sys.stdout.flush()
@@ -119,9 +133,32 @@ def script() -> NoReturn:
     os._exit(status)
 
 
+def _print_anything() -> None:
+    """Let a terminal that lacks a character show its number, not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> bool:
+    """Have what nobody reads go nowhere, so that the interpreter ends without a word.
+
+    Returns:
+        Whether there was any.
+    """
+    nowhere, closed = os.open(os.devnull, os.O_WRONLY), False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+            closed = True
+    return closed
+
+
 def _fail(argv: list[str], error: Exception, status: int) -> int:
     name = Path(argv[0]).name
-    who = f"process {rank}: " if (rank := int(os.environ.get("RANK", "0"))) else ""
+    who = f"process {rank}: " if (rank := _rank()) else ""
     print(
         f"{'scoreflow' if name == '__main__.py' else name}: {who}{' '.join(str(error).split())}",
         file=sys.stderr,
@@ -129,15 +166,22 @@ def _fail(argv: list[str], error: Exception, status: int) -> int:
     return status
 
 
-def _leave() -> None:
-    if "WORLD_SIZE" in os.environ:
-        from scoreflow.runtime import distributed
+def _rank() -> int:
+    """Of this process; 0 also where the environment contradicts itself, which is what failed."""
+    with suppress(RequestError):
+        return distributed.placement().rank
+    return 0
 
+
+def _leave() -> None:
+    if os.environ.get("WORLD_SIZE"):
         distributed.leave()
 
 
 def _run(request: Request, argv: list[str]) -> None:
-    if request.mode not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if told := distributed.remark():
+        print(told, file=sys.stderr)
+    if request.mode not in SHARED and distributed.placement().world > 1:
         raise RequestError(
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
         )

@@ -58,5 +58,5 @@ def write_report(run: RunDir) -> Path:
         damaged=results.damaged,
     )
     path = run.path / "report.html"
-    write_atomic(path, page.encode())
+    write_atomic(path, page.encode(errors="backslashreplace"))
     return path

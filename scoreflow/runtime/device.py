@@ -1,18 +1,19 @@
 """Choice of the torch device by name."""
 
-import os
 import re
 
 import torch
 
 from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.runtime import distributed
 
 
 def build_device(name: str) -> torch.device:
     """A device by name, or the best one found. It must be there, and must know float64."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not name and there > 1 and "LOCAL_RANK" in os.environ:  # of torchrun: a device each
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % there)
+    place = distributed.local_rank()
+    if not name and there > 1 and place is not None:  # of torchrun: a device each
+        device = torch.device("cuda", place % there)
         torch.cuda.set_device(device)  # where what names no device of its own goes
         return device
     if not name:

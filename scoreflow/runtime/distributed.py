@@ -6,6 +6,7 @@ wait for the hardest. They meet once, when all are done.
 
 import atexit
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # a bar or a refusal need not pay for it
     from torch import Tensor
+
+from scoreflow.errors import RequestError, first_line
 
 T = TypeVar("T")
 
@@ -93,15 +96,79 @@ class Shard:
         return value
 
 
+def placement() -> Shard:
+    """This process's rank among how many, as `torchrun` says it; nobody is joined.
+
+    Raises:
+        RequestError: the variables of the environment contradict each other.
+    """
+    alone = "unset WORLD_SIZE to work in one process, or start all of them by torchrun"
+    if not _variable("WORLD_SIZE"):  # a cluster may set RANK for purposes of its own
+        return Shard()
+    world = _whole("WORLD_SIZE", 1, None, alone)
+    if world == 1 and not _variable("RANK"):
+        return Shard()
+    rank = _whole("RANK", 0, world, alone)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not _variable(name)]
+    if world > 1 and missing:
+        raise RequestError(
+            f"WORLD_SIZE = {world} processes meet at an address, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set: {alone}"
+        )
+    return Shard(rank, world)
+
+
+def local_rank() -> int | None:
+    """Place of this process among those of its machine, None where there are no others.
+
+    Where the launcher does not say it, it is taken from the rank, and `remark` says so.
+    """
+    here = placement()
+    if here.world == 1 and not (_variable("WORLD_SIZE") and _variable("LOCAL_RANK")):
+        return None
+    if not _variable("LOCAL_RANK"):
+        return here.rank
+    return _whole("LOCAL_RANK", 0, None, "start the processes by torchrun, which sets it")
+
+
+def remark() -> str | None:
+    """What is made of variables of the environment that do not go together; None where they do."""
+    rank = _variable("RANK")
+    if rank not in ("", "0") and not _variable("WORLD_SIZE"):
+        return f"RANK = {rank} without WORLD_SIZE is ignored: this process works alone"
+    here = placement()
+    if here.world > 1 and here.rank == 0 and not _variable("LOCAL_RANK"):
+        return "LOCAL_RANK is not set: a process takes the GPU of its RANK"
+    return None
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _whole(name: str, least: int, end: int | None, remedy: str) -> int:
+    """A whole number of the environment, from `least` to below `end`."""
+    text = _variable(name)
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        number = int(text)
+        if least <= number and (end is None or number < end):
+            return number
+    within = f"from {least}" if end is None else f"in {least}..{end - 1}, below WORLD_SIZE"
+    raise RequestError(f"{name} must be a whole number {within}, got {text!r}: {remedy}")
+
+
 def is_main_process() -> bool:
     """Whether this process is rank 0, the one that prints and writes files."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return placement().rank == 0
 
 
 def shard() -> Shard:
-    """This process's share, as `torchrun` says it; joins the others where there are some."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """This process's share, as `torchrun` says it; joins the others where there are some.
+
+    Raises:
+        RequestError: the environment does not say where they are, or they are not there.
+    """
+    if placement().world == 1:
         return Shard()
     import torch.distributed as dist
 
@@ -109,9 +176,15 @@ def shard() -> Shard:
         import torch
 
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"the other processes cannot be joined ({first_line(error)}): start all of them "
+                "by torchrun"
+            ) from error
         atexit.register(leave)  # gloo's threads abort a process that ends inside its group
-    return Shard(dist.get_rank(), world)
+    return Shard(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:

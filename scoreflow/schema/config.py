@@ -21,7 +21,7 @@ from scoreflow.schema.evaluation_sections import (
     ProfileConfig,
     SamplingConfig,
 )
-from scoreflow.schema.ranges import COUNT_OR_NONE
+from scoreflow.schema.ranges import COUNT_OR_NONE, AllBut
 from scoreflow.schema.request import Flat, flatten
 from scoreflow.schema.section import Key, Section, Value, key
 from scoreflow.schema.training_sections import DataConfig, ModelConfig, SDEConfig, TrainingConfig
@@ -153,6 +153,55 @@ def without_effect(name: str, mode: str) -> str | None:
     if whole or belongs_to_weights(name) or name not in KEYS or mode in KEYS[name].modes:
         return None
     return KEYS[name].instead.get(mode, "leave it out")
+
+
+def refuse_idle(overrides: Flat, config: Flat) -> None:
+    """Refuse a key of the weights that was set for choices under which nothing reads it.
+
+    A config file may set such keys: they are there for choices made on the command line.
+
+    Args:
+        overrides: what the user has set; "" asks for nothing.
+        config: all keys with their values, the overrides among them.
+
+    Raises:
+        RequestError: names the choice, and what would give the key an effect.
+    """
+    for name, value in overrides.items():
+        unmet = _unmet(name, config) if belongs_to_weights(name) and value != "" else []
+        if not unmet:
+            continue
+        choices = " and ".join(
+            dict.fromkeys(f"{each} = {_text(config[each])}" for each, _ in unmet)
+        )
+        remedies = [
+            f"--config.{each}={_text(values[0])}"
+            for each, values in unmet
+            if isinstance(values, tuple)
+        ]
+        if any(each == "data.name" for each, _ in unmet):
+            remedies.append("--data PATH")
+        added = f"add {' or '.join(remedies)}, or " if remedies else ""
+        raise RequestError(f"{name} has no effect on {choices}: {added}leave it out")
+
+
+def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBut]]:
+    """Of each condition of a key what fails, with the values that would do; [] if one holds."""
+    failing = []
+    for way in KEYS[name].only if name in KEYS else ():
+        found: list[tuple[str, tuple[Value, ...] | AllBut]] = []
+        for other, values in way.items():
+            found += _unmet(other, config)
+            found += [(other, values)] if config[other] not in values else []
+        if not found:
+            return []
+        failing.append(found[0])
+    return failing
+
+
+def _text(value: object) -> str:
+    """A value as a flag takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unknown(what: str, got: str, options: Iterable[str]) -> str:

@@ -22,8 +22,9 @@ Training takes every key, and fixes those marked "train"; those that are marked 
 may be given another value when it goes on ([runs.md](runs.md)). After it a mode takes the keys
 that have an effect on it, which lie in the sections
 {", ".join(f"`{name}`" for name in EVALUATION)}.
-A meaning that begins with names and a colon ("ddim: ...") belongs to these choices alone. Keys
-added "later" are missing in the oldest runs; the default does what these runs did.
+A meaning that begins with names and a colon ("ve: ...") belongs to these choices alone: set for a
+training under others, such a key is refused, with what would give it an effect. Keys added "later"
+are missing in the oldest runs; the default does what these runs did.
 
 This page is generated: `make docs`.
 """
@@ -46,7 +47,7 @@ def _section(section: type[Section], title: str) -> str:
 def _row(key: Key) -> tuple[str, ...]:
     since = "later" if key.later else "0.1"
     modes = ", ".join(key.modes) or ", ".join(filter(None, ("train", key.changes)))
-    return (f"`{key.option}`", _code(key.default), _values(key), key.meaning, modes, since)
+    return (f"`{key.option}`", _code(key.default), _values(key), key.described, modes, since)
 
 
 def _code(value: Value) -> str:

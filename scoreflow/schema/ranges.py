@@ -1,4 +1,4 @@
-"""Ranges of numbers, written as in mathematics: [low, high)."""
+"""What a value may be: ranges of numbers, written [low, high), and all names but some."""
 
 import math
 from dataclasses import dataclass
@@ -20,6 +20,19 @@ class Range:
 
     def __str__(self) -> str:
         return f"{self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """Every name but these, for choices that others add to."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value not in self.names
+
+    def __str__(self) -> str:
+        return f"all but {', '.join(self.names)}"
 
 
 COUNT, COUNT_OR_NONE = Range(1, 2**31), Range(0, 2**31)

@@ -7,7 +7,14 @@ from ml_collections import ConfigDict
 
 from scoreflow.errors import RequestError
 from scoreflow.schema import task_keys
-from scoreflow.schema.config import EVALUATION, KEYS, LATER, Config, belongs_to_weights
+from scoreflow.schema.config import (
+    EVALUATION,
+    KEYS,
+    LATER,
+    Config,
+    belongs_to_weights,
+    refuse_idle,
+)
 from scoreflow.schema.request import Flat, Request, flatten
 from scoreflow.schema.section import WHERE_THE_DATA_FIT
 
@@ -22,10 +29,11 @@ Changes = dict[str, list[Any]]
 
 
 def training_config(request: Request) -> ConfigDict:
-    """The config of a new run.
+    """The config of a new run; of one that is there, what was asked for alone.
 
     Raises:
-        RequestError: it is none, or names a checkpoint that there cannot be yet.
+        RequestError: it is none, sets a key without effect, or names a checkpoint that there
+            cannot be yet.
     """
     for key in OF_A_CHECKPOINT:
         if request.config.get(key):
@@ -33,7 +41,16 @@ def training_config(request: Request) -> ConfigDict:
                 f"{key} names a checkpoint of a run that is there, and a training draws and "
                 f"measures at its end, got {request.config[key]}: leave it out"
             )
-    return resolve(request.config, "the experiment")
+    config = resolve(request.config, "the experiment")
+    resumes = (training_folder(request, config) / "config.json").exists()
+    if request.mode != "train" or not resumes:
+        refuse_idle(request.overrides, flatten(config.to_dict()))
+    return config
+
+
+def training_folder(request: Request, config: ConfigDict) -> Path:
+    """The folder of the run that a request trains."""
+    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def resumed_config(
@@ -68,6 +85,7 @@ def resumed_config(
     differing = [k for k in sorted(saved) if saved[k] != wanted.get(k) and k not in named]
     if differing:
         raise RequestError(_another_config(saved, wanted, differing, where.parent))
+    refuse_idle(request.overrides, new)
     return changed, {k: [saved[k], new[k]] for k in sorted(saved) if saved[k] != new[k]}
 
 
@@ -138,6 +156,8 @@ def evaluation_config(
             )
     given = {k: wanted[k] for k in wanted if not belongs_to_weights(k) or k in free}
     config = resolve({**saved, **given}, "the request")
+    set_now = {key: wanted[key] for key in free & request.overrides.keys()}
+    refuse_idle(set_now, flatten(config.to_dict()))
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config

@@ -1,6 +1,7 @@
 """Config sections as frozen dataclasses, whose fields declare the keys.
 
-A key has a default, a type, a range or choices, a meaning, modes and an age.
+A key has a default, a type, a range or choices, a meaning, modes, an age, and other keys that must
+be set to certain values for it to have an effect.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from scoreflow.errors import RequestError
-from scoreflow.schema.ranges import Range
+from scoreflow.schema.ranges import AllBut, Range
 
 T = TypeVar("T")
 Value = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+Condition = Mapping[str, tuple[Value, ...] | AllBut]
+"""Dotted keys, each with the values of which it must have one."""
 
 KINDS = {
     bool: "true or false",
@@ -52,6 +55,8 @@ class Key:
         later: absent from the oldest runs; the default does what they did.
         changes: how a resumed training may give a key of the weights another value, in words;
             "" for never.
+        only: conditions of which one must hold for the key to have an effect; none for one that
+            always has. A key in a condition must have an effect itself.
     """
 
     name: str
@@ -62,7 +67,14 @@ class Key:
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
-    changes: str
+    changes: str = ""
+    only: tuple[Condition, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
+        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
+        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     @property
     def section(self) -> str:
@@ -110,6 +122,17 @@ class Key:
                 raise RequestError(f"{self.name} must lie in {self.limits}, got {value}")
 
 
+def _in_words(name: str, values: tuple[Value, ...] | AllBut) -> str:
+    """A condition as a meaning begins with it: "unet", "compile", "heads = 0"."""
+    option = name.rpartition(".")[2]
+    if isinstance(values, AllBut):
+        return str(values)
+    if values == (True,):
+        return option
+    texts = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    return texts if all(isinstance(value, str) for value in values) else f"{option} = {texts}"
+
+
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:  # 2 is a number as 2.0 is
         return float(value)
@@ -128,6 +151,7 @@ def key(
     instead: Mapping[str, str] | None = None,
     later: bool = False,
     changes: str = "",
+    only: Condition | tuple[Condition, ...] = (),
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -140,6 +164,7 @@ def key(
         instead: by mode.
         later: absent from the oldest runs.
         changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
+        only: one condition, or several of which one must hold.
     """
     about = {
         "meaning": meaning,
@@ -149,6 +174,7 @@ def key(
         "instead": instead or {},
         "later": later,
         "changes": changes,
+        "only": only if isinstance(only, tuple) else (only,),
     }
     declared: T = field(default=default, metadata=about)
     return declared

@@ -3,14 +3,32 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scoreflow.schema.ranges import COUNT, COUNT_OR_NONE, FRACTION, POSITIVE, Range
-from scoreflow.schema.section import FROM_A_STEP_ON, WHERE_THE_DATA_FIT, Section, key
+from scoreflow.schema.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    AllBut,
+    Range,
+)
+from scoreflow.schema.section import FROM_A_STEP_ON, WHERE_THE_DATA_FIT, Condition, Section, key
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
 EMBEDDINGS = ("uniform", "centre")
 FITS = ("refuse", "crop", "resize", "pad")
 READING_MODES = ("exact", "auto", "grey", "rgb")
+
+IMAGES: Condition = {"data.name": ("images",)}
+SPLIT: Condition = {"data.name": AllBut(("none",))}
+UNET: Condition = {"model.name": ("unet",)}
+MLP: Condition = {"model.name": ("mlp",)}
+OF_CLASSES: Condition = {**UNET, "model.conditional": (True,)}
+BETAS: Condition = {"sde.schedule": ("linear", "linear_continuous", "scaled_linear")}
+LOG_LINEAR: Condition = {"sde.schedule": ("log_linear",)}
+EXPLODING: Condition = {"sde.name": ("ve",)}
+"""What several keys need to have an effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,43 +45,63 @@ class DataConfig(Section):
     )
     path: str = key(
         "",
-        "images: a folder of Parquet or image files, or a name on the Hub",
+        "a folder or file of images or vectors, or a name on the Hub",
+        only={"data.name": ("images", "vectors")},
         changes=WHERE_THE_DATA_FIT,
     )
-    test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
+    test_fraction: float = key(
+        0.2, "share held out where the data come in one pool", FRACTION, only=SPLIT
+    )
     split_seed: int = key(
-        0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
+        0,
+        "seed of that split; not the run's seed, so that runs compare",
+        COUNT_OR_NONE,
+        only=SPLIT,
     )
     size: str = key(
         "",
-        'images: their size as "64" or "48x64" (height x width); "" for that of the files',
+        'their size as "64" or "48x64" (height x width); "" for that of the files',
         later=True,
+        only=IMAGES,
     )
     fit: str = key(
         "refuse",
-        "images of another size: refused, cropped, resized or padded",
+        "files of another size: refused, cropped, resized or padded",
         choices=FITS,
         later=True,
+        only=IMAGES,
     )
     mode: str = key(
         "exact",
-        "images: as they are, else refused; or converted to grey, RGB, or what fits all",
+        "as they are, else refused; or converted to grey, RGB, or what fits all",
         choices=READING_MODES,
         later=True,
+        only=IMAGES,
     )
     background: str = key(
-        "", 'colour under transparent pixels, as "#ffffff"; "" to refuse them', later=True
+        "",
+        'colour under transparent pixels, as "#ffffff"; "" to refuse them',
+        later=True,
+        only=IMAGES,
     )
     levels: int = key(
-        0, "levels of a channel; 0 for those of the files", Range(0, 65536, "[]"), later=True
+        0,
+        "levels of a channel; 0 for those of the files",
+        Range(0, 65536, "[]"),
+        later=True,
+        only=IMAGES,
     )
     labels: str = key(
-        "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
+        "auto",
+        "classes: none, those of the folders, or a column of the Parquet files",
+        later=True,
+        only=IMAGES,
     )
     cache: str = key(
         "",
         'folder for decoded images that do not fit into memory; "" for the run\'s',
         later=True,
+        only=IMAGES,
         changes=WHERE_THE_DATA_FIT,
     )
 
@@ -80,17 +118,26 @@ class SDEConfig(Section):
         choices=("vp", "subvp", "ve"),
     )
     num_steps: int = key(1000, "N, steps of the chain", Range(2, 1_000_000, "[]"))
-    schedule: str = key("linear", "vp, subvp: noise schedule", choices=SCHEDULES)
+    schedule: str = key(
+        "linear", "noise schedule", choices=SCHEDULES, only={"sde.name": ("vp", "subvp")}
+    )
     betas: tuple[float, ...] = key(
-        (0.0,), "betas: the variance added by each of the N steps", Range(0, 1, "[]"), later=True
+        (0.0,),
+        "the variance added by each of the N steps",
+        Range(0, 1, "[]"),
+        later=True,
+        only={"sde.schedule": ("betas",)},
     )
-    beta_min: float = key(0.1, "linear, scaled_linear: N times the first beta", POSITIVE)
-    beta_max: float = key(20.0, "linear, scaled_linear: N times the last beta", POSITIVE)
+    beta_min: float = key(0.1, "N times the first beta", POSITIVE, only=BETAS)
+    beta_max: float = key(20.0, "N times the last beta", POSITIVE, only=BETAS)
     sigma_min: float = key(
-        1e-3, "log_linear, ve: noise scale at t = 1 (subvp: its square)", FRACTION
+        1e-3,
+        "noise scale at t = 1 (subvp: its square)",
+        FRACTION,
+        only=(LOG_LINEAR, EXPLODING),
     )
-    sigma_max: float = key(50.0, "ve: noise scale at t = N", POSITIVE)
-    alpha_min: float = key(5e-3, "log_linear: signal scale at t = N", FRACTION)
+    sigma_max: float = key(50.0, "noise scale at t = N", POSITIVE, only=EXPLODING)
+    alpha_min: float = key(5e-3, "signal scale at t = N", FRACTION, only=LOG_LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,31 +155,40 @@ class ModelConfig(Section):
         "the reverse step's mean",
         choices=("eps", "x_0", "v", "score", "mean", "gradient"),
     )
-    learned_variance: bool = key(False, "unet: predicts the variance of a reverse step as well")
-    channels: int = key(128, "unet: channels of the finest level", COUNT)
+    learned_variance: bool = key(
+        False,
+        "predicts the variance of a reverse step as well",
+        only={"model.name": AllBut(("mlp",))},
+    )
+    channels: int = key(128, "channels of the finest level", COUNT, only=UNET)
     multipliers: tuple[int, ...] = key(
-        (1, 2, 2, 2),
-        "unet: channels of the levels over `channels`, fine to coarse",
-        COUNT,
+        (1, 2, 2, 2), "channels of the levels over `channels`, fine to coarse", COUNT, only=UNET
     )
-    blocks: int = key(2, "unet: residual blocks a level", COUNT)
+    blocks: int = key(2, "residual blocks a level", COUNT, only=UNET)
     attention_sizes: tuple[int, ...] = key(
-        (16,), "unet: larger sides of the feature maps with self-attention, pixels", COUNT
+        (16,), "larger sides of the feature maps with self-attention, pixels", COUNT, only=UNET
     )
-    num_groups: int = key(32, "unet: groups of GroupNorm", COUNT)
-    dropout: float = key(0.1, "unet: dropout probability", Range(0, 1))
-    conditional: bool = key(False, "unet: takes the class of the datum", later=True)
+    num_groups: int = key(32, "groups of GroupNorm", COUNT, only=UNET)
+    dropout: float = key(0.1, "dropout probability", Range(0, 1), only=UNET)
+    conditional: bool = key(
+        False, "takes the class of the datum", later=True, only={"model.name": AllBut(("mlp",))}
+    )
     num_classes: int = key(
-        0, "unet: classes it is conditioned on; 0 for those of the data", COUNT_OR_NONE, later=True
+        0,
+        "classes it is conditioned on; 0 for those of the data",
+        COUNT_OR_NONE,
+        later=True,
+        only={"model.conditional": (True,)},
     )
     null_class: bool = key(
-        True, "unet, conditional: has a row for no class; else every class is one", later=True
+        True, "has a row for no class; else every class is one", later=True, only=OF_CLASSES
     )
     class_embedding: str = key(
         "after",
-        "unet, conditional: added after the second dense layer, or to the sinusoids",
+        "added after the second dense layer, or to the sinusoids",
         choices=("after", "before"),
         later=True,
+        only=OF_CLASSES,
     )
     shape: tuple[int, ...] = key(
         (0, 0, 0),
@@ -140,59 +196,92 @@ class ModelConfig(Section):
         COUNT_OR_NONE,
         later=True,
     )
-    stem_multiplier: int = key(1, "unet: channels of the stem over `channels`", COUNT, later=True)
+    stem_multiplier: int = key(
+        1, "channels of the stem over `channels`", COUNT, later=True, only=UNET
+    )
     embedding_channels: int = key(
-        0, "unet: sinusoids of the time embedding; 0 for `channels`", COUNT_OR_NONE, later=True
+        0,
+        "sinusoids of the time embedding; 0 for `channels`",
+        COUNT_OR_NONE,
+        later=True,
+        only=UNET,
     )
     time_embedding: str = key(
         "positional",
-        "unet: sinusoids of the label at fixed frequencies, or at stored random ones",
+        "sinusoids of the label at fixed frequencies, or at stored random ones",
         choices=("positional", "fourier"),
         later=True,
+        only=UNET,
     )
     embedding_order: str = key(
-        "sin_cos", "unet: which sinusoids come first", choices=("sin_cos", "cos_sin"), later=True
+        "sin_cos",
+        "which sinusoids come first",
+        choices=("sin_cos", "cos_sin"),
+        later=True,
+        only=UNET,
     )
     frequency_shift: int = key(
-        1, "unet: frequencies 10000^(-k / (half - shift))", Range(0, 1, "[]"), later=True
+        1,
+        "frequencies 10000^(-k / (half - shift))",
+        Range(0, 1, "[]"),
+        later=True,
+        only={**UNET, "model.time_embedding": ("positional",)},
     )
-    norm_eps: float = key(1e-6, "unet: eps of each GroupNorm", POSITIVE, later=True)
+    norm_eps: float = key(1e-6, "eps of each GroupNorm", POSITIVE, later=True, only=UNET)
     channels_per_group: int = key(
-        0, "unet: at least so many channels a group; 0 for num_groups", COUNT_OR_NONE, later=True
+        0,
+        "at least so many channels a group; 0 for num_groups",
+        COUNT_OR_NONE,
+        later=True,
+        only=UNET,
     )
     padding: str = key(
         "bottom_right",
-        "unet: zeros around the input of a halving convolution",
+        "zeros around the input of a halving convolution",
         choices=("bottom_right", "symmetric"),
         later=True,
+        only=UNET,
     )
-    heads: int = key(1, "unet: heads of each attention", COUNT, later=True)
+    heads: int = key(
+        1, "heads of each attention", COUNT, later=True, only={**UNET, "model.head_channels": (0,)}
+    )
     head_channels: int = key(
-        0, "unet: channels of a head instead of `heads`; 0 for none", COUNT_OR_NONE, later=True
+        0,
+        "channels of a head instead of `heads`; 0 for none",
+        COUNT_OR_NONE,
+        later=True,
+        only=UNET,
     )
     attention_up: str = key(
         "each",
-        "unet: on the way up, attention after each block of a level, or the last one",
+        "on the way up, attention after each block of a level, or the last one",
         choices=("each", "last"),
         later=True,
+        only=UNET,
     )
-    attention_middle: bool = key(True, "unet: attention in the middle", later=True)
+    attention_middle: bool = key(True, "attention in the middle", later=True, only=UNET)
     scale_shift: bool = key(
-        False, "unet: the embedding scales and shifts the second norm's output", later=True
+        False, "the embedding scales and shifts the second norm's output", later=True, only=UNET
     )
     rescaled_skips: bool = key(
-        False, "unet: (h + branch) / sqrt 2 after each block and attention", later=True
+        False, "(h + branch) / sqrt 2 after each block and attention", later=True, only=UNET
     )
     resample: str = key(
         "conv",
-        "unet: halve and double by a convolution, or a residual block (without, with weights in "
+        "halve and double by a convolution, or a residual block (without, with weights in "
         "its shortcut)",
         choices=("conv", "residual", "residual_conv"),
         later=True,
+        only=UNET,
     )
-    fir: bool = key(False, "unet: resize by the filter [1, 3, 3, 1]", later=True)
+    fir: bool = key(
+        False,
+        "resize by the filter [1, 3, 3, 1]",
+        later=True,
+        only={**UNET, "model.resample": ("residual", "residual_conv")},
+    )
     input_pyramid: bool = key(
-        False, "unet: the input, halved, is added at each halving", later=True
+        False, "the input, halved, is added at each halving", later=True, only=UNET
     )
     label: str = key(
         "time",
@@ -230,9 +319,9 @@ class ModelConfig(Section):
         Range(0, 1, "(]"),
         later=True,
     )
-    width: int = key(128, "mlp: hidden units of a layer", COUNT)
-    depth: int = key(3, "mlp: hidden layers", COUNT)
-    embedding: int = key(64, "mlp: dimensions of the time embedding", Range(4, 2**31))
+    width: int = key(128, "hidden units of a layer", COUNT, only=MLP)
+    depth: int = key(3, "hidden layers", COUNT, only=MLP)
+    embedding: int = key(64, "dimensions of the time embedding", Range(4, 2**31), only=MLP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +344,8 @@ class TrainingConfig(Section):
     )
     clip_norm: float = key(
         1.0,
-        "greatest norm of the gradient; longer ones are scaled to it",
-        POSITIVE,
+        "greatest norm of the gradient; longer ones are scaled to it; 0 for any",
+        NOT_NEGATIVE,
         changes=FROM_A_STEP_ON,
     )
     ema_decay: float = key(
@@ -284,33 +373,50 @@ class TrainingConfig(Section):
         "law of the training times: steps of the chain, uniform, or uniform in log-SNR",
         choices=("integer", "real", "importance"),
     )
-    t_min: float = key(1.0, "real, importance: least time, in steps", Range(0, 1, "(]"))
+    t_min: float = key(
+        1.0,
+        "least time, in steps",
+        Range(0, 1, "(]"),
+        only={"training.times": ("real", "importance")},
+    )
     flip: bool = key(
         False, "mirror each image left to right with probability 1/2", changes=FROM_A_STEP_ON
     )
     low_discrepancy: bool = key(False, "spread the times of a batch evenly")
     variance: str = key(
         "beta",
-        "variational, unless learned: variance of a reverse step",
+        "variance of a reverse step",
         choices=("beta", "posterior"),
+        only={"training.objective": ("variational",), "model.learned_variance": (False,)},
     )
     hybrid_weight: float = key(
-        1e-3, "hybrid: weight of the bound added to the simple loss", POSITIVE
+        1e-3,
+        "weight of the bound added to the simple loss",
+        POSITIVE,
+        only={"training.objective": ("hybrid",)},
     )
-    min_snr_gamma: float = key(5.0, "min_snr: greatest weight, an SNR", POSITIVE)
-    p2_gamma: float = key(1.0, "p2: exponent of the weight", POSITIVE)
-    p2_k: float = key(1.0, "p2: constant added to the SNR", POSITIVE)
+    min_snr_gamma: float = key(
+        5.0, "greatest weight, an SNR", POSITIVE, only={"training.objective": ("min_snr",)}
+    )
+    p2_gamma: float = key(
+        1.0, "exponent of the weight", POSITIVE, only={"training.objective": ("p2",)}
+    )
+    p2_k: float = key(
+        1.0, "constant added to the SNR", POSITIVE, only={"training.objective": ("p2",)}
+    )
     dequantization: str = key(
         "uniform",
         "x_0 of an integer level: uniform on its bin, or its centre",
         choices=EMBEDDINGS,
         later=True,
+        only={"data.name": AllBut(("toy",))},
     )
     label_dropout: float = key(
         0.1,
-        "conditional: share of the data shown without class",
+        "share of the data shown without class",
         Range(0, 1),
         later=True,
+        only={"model.conditional": (True,)},
         changes=FROM_A_STEP_ON,
     )
     micro_batches: int = key(
@@ -322,8 +428,9 @@ class TrainingConfig(Section):
     )
     recompute: bool = key(
         False,
-        "unet: recompute the activations of its blocks, to save memory",
+        "recompute the activations of its blocks, to save memory",
         later=True,
+        only=UNET,
         changes=FROM_A_STEP_ON,
     )
     precision: str = key(
@@ -335,13 +442,14 @@ class TrainingConfig(Section):
     compile: bool = key(False, "torch.compile the network", changes=FROM_A_STEP_ON)
     compile_mode: str = key(
         "default",
-        "compile: mode of torch.compile",
+        "mode of torch.compile",
         choices=("default", "reduce-overhead", "max-autotune"),
         later=True,
+        only={"training.compile": (True,)},
         changes=FROM_A_STEP_ON,
     )
     channels_last: bool = key(
-        True, "unet: memory format; see docs/scaling.md", changes=FROM_A_STEP_ON
+        True, "memory format; see docs/scaling.md", only=UNET, changes=FROM_A_STEP_ON
     )
     log_every: int = key(100, "steps between rows of metrics.jsonl", COUNT, changes=FROM_A_STEP_ON)
     checkpoint_every: int = key(

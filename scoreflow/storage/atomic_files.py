@@ -1,20 +1,38 @@
-"""Atomic file writes, a folder lock that ends with its process, and strict JSON."""
+"""Atomic file writes, a folder lock that ends with its process, and strict JSON.
 
+What a file system or platform cannot do (locks on some network shares, folders that reach the disk
+by themselves on Windows) is done without where nothing is lost by it, and said where something is.
+"""
+
+import errno
 import json
 import math
 import os
+import socket
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 
 Json = dict[str, Any]
+WINDOWS = os.name == "nt"
+CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a file system answers to a call that it does not know."""
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
+"""What it answers besides, where a folder cannot be opened like a file."""
+MARKER = "lock.soft"
+"""A lock where the system has none: a file that is there while a process trains."""
+REPLACES = 6
+"""Attempts to put a file in another's place on Windows, where a reader forbids it for a moment."""
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -34,8 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            fsync_file(file.fileno())
+        _replace(temporary, path)
     except OSError as error:
         raise RunError(f"cannot write {path} ({error.strerror}): what it held stays") from error
     finally:
@@ -43,42 +61,137 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def take_lock(path: Path) -> FileLock:
+def _replace(temporary: Path, path: Path) -> None:
+    for attempt in range(REPLACES):
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            if not WINDOWS or attempt == REPLACES - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+        else:
+            return
+
+
+@contextmanager
+def in_utf_8(folder: Path) -> Iterator[Path]:
+    """A name of a folder for libraries that know UTF-8 alone: its own, or that of a link to it."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="scoreflow-") as place:
+            link = Path(place) / "run"
+            link.symlink_to(folder.resolve(), target_is_directory=True)
+            yield link
+    else:
+        yield folder
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Refuse a folder that nothing can be written into, before the work whose result it is for.
+
+    Args:
+        folder: or one that will be made, in the nearest folder above it that is there.
+        remedy: what to do, for the message.
+
+    Raises:
+        RequestError: a file cannot be made in it.
+    """
+    folder = folder.absolute()
+    folder = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".try.", dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"cannot write into {folder} ({error.strerror}), where the result belongs: {remedy}"
+        ) from error
+
+
+def take_lock(path: Path) -> BaseFileLock:
     """Hold the folder `path` until the lock is released or the process ends, however it ends.
 
-    The process id is in a file of its own: on Windows nobody else can read a locked one.
+    The process id is in a file of its own: on Windows nobody else can read a locked one. Where the
+    system has no locks (network shares), a file stands for one, and a line says so: it stays when
+    the process is killed, and is known to be left over on the same machine alone.
 
     Raises:
         RequestError: another process holds the folder, or it cannot be locked.
     """
-    lock, holder = FileLock(path / "lock", timeout=0, thread_local=False), path / "lock.pid"
     try:
-        lock.acquire()
-        holder.write_text(f"{os.getpid()}\n")
-    except Timeout as error:
-        raise RequestError(
-            f"{path} is being trained by process {_holder(path)}: wait for it, or choose another "
-            "folder"
-        ) from error
-    except (OSError, NotImplementedError) as error:  # a file system without locks
-        reason = getattr(error, "strerror", None) or error
+        reason = _without_locks(path)
+        lock = _acquired(path, MARKER if reason else "lock")
+        (path / "lock.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise RequestError(
             f"cannot lock {path} for training ({reason}): choose another --workdir"
         ) from error
+    if reason:
+        print(
+            f"{path} has no locks ({reason}): the file {MARKER} there stands for one; never train "
+            "one run from two machines at a time",
+            file=sys.stderr,
+        )
     return lock
 
 
-def release_lock(lock: FileLock) -> None:
+def _acquired(path: Path, name: str) -> BaseFileLock:
+    """The system's lock of a folder, or that of a file which is there while it is held."""
+    soft = name == MARKER
+    lock = (SoftFileLock if soft else FileLock)(path / name, thread_local=False)
+    try:
+        # a file that a killed process left is removed in one attempt, and made in the next
+        lock.acquire(timeout=0.2 if soft else 0, poll_interval=0.05)
+    except Timeout as error:
+        raise RequestError(f"{path} is being trained {_holder(path, soft)}") from error
+    return lock
+
+
+def _without_locks(path: Path) -> str:
+    """Why the system cannot lock files of a folder; "" where it can."""
+    if WINDOWS:
+        return ""
+    try:
+        import fcntl
+    except ImportError as error:
+        return str(error)
+    with tempfile.NamedTemporaryFile(prefix=".lock.", dir=path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in CANNOT:
+                return error.strerror or str(error)
+            raise
+    return ""
+
+
+def release_lock(lock: BaseFileLock) -> None:
     """Let go of a folder that `take_lock` holds."""
     Path(lock.lock_file).with_name("lock.pid").unlink(missing_ok=True)
     lock.release()
 
 
-def _holder(path: Path) -> str:
+def _holder(path: Path, soft: bool) -> str:
+    """Who holds a folder, and what to do."""
+    wait = "wait for it, or choose another folder"
+    if not soft:
+        return f"by process {_number(path)}: {wait}"
+    try:
+        number, host, *_ = [*(path / MARKER).read_text(encoding="utf-8").split(), "", ""]
+    except (OSError, ValueError):
+        number = host = ""
+    who = f"by process {number or 'unknown'} on {host or 'an unknown machine'}: {wait}"
+    if host == socket.gethostname():
+        return who
+    return f"{who}; if that process has ended, remove {path / MARKER}"
+
+
+def _number(path: Path) -> str:
     """Id of the process that holds a folder; 0.1 wrote it into the lock itself."""
     for name in ("lock.pid", "lock"):
         try:
-            if number := (path / name).read_text().strip():
+            if number := (path / name).read_text(encoding="utf-8").strip():
                 return number
         except OSError:  # not there, or held by a process on Windows
             continue
@@ -89,14 +202,22 @@ def fsync_folder(folder: Path) -> None:
     """Have the names in a folder reach the disk, where the system can be asked to."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        if os.name == "nt":  # a folder cannot be opened there, nor need it be
-            return
-        raise
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # it cannot be opened like a file, as on Windows, or not asked
+        if error.errno not in CANNOT | FORBIDDEN:
+            raise
+
+
+def fsync_file(descriptor: int) -> None:
+    """Have what was written to a file reach the disk, where the file system can be asked to."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
 
 
 def dumps(

@@ -6,7 +6,6 @@ and are then copied piece by piece. Several processes may write, each at its own
 """
 
 import io
-import os
 import shutil
 import zipfile
 from math import prod
@@ -19,7 +18,7 @@ from PIL import Image
 from torch.serialization import skip_data
 
 from scoreflow.errors import RequestError
-from scoreflow.storage.atomic_files import replacing
+from scoreflow.storage.atomic_files import fsync_file, replacing
 
 Array = np.ndarray[Any, Any]
 PIECE = 2**20
@@ -129,7 +128,7 @@ class _Rows:
             file.seek(start * self._bytes)
             file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
             file.flush()
-            os.fsync(file.fileno())
+            fsync_file(file.fileno())
 
     def holds(self, start: int, stop: int) -> bool:
         """As `ImageFiles`."""

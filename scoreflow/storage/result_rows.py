@@ -6,13 +6,12 @@ processes write a file each, and read all of them.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scoreflow.errors import RunError
-from scoreflow.storage.atomic_files import Json, dumps, write_atomic
+from scoreflow.storage.atomic_files import Json, dumps, fsync_file, write_atomic
 
 
 class Rows:
@@ -53,7 +52,7 @@ class Rows:
             with open(self.path, "ab") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                fsync_file(file.fileno())
         except OSError as error:
             raise RunError(f"cannot write {self.path} ({error.strerror})") from error
         self.done |= {row[self.key]: row for row in rows}

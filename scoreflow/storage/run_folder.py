@@ -10,7 +10,6 @@ that is written first, so there is never a checkpoint without one.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +18,15 @@ from typing import IO
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import BaseFileLock
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import (
     Json,
+    check_writable,
     dumps,
+    fsync_file,
     fsync_folder,
     load_json,
     release_lock,
@@ -61,7 +62,7 @@ class RunDir:
     the process ends, however it ends. Results and pictures can be written without the lock.
     """
 
-    def __init__(self, path: Path, config: Json, lock: FileLock | None) -> None:
+    def __init__(self, path: Path, config: Json, lock: BaseFileLock | None) -> None:
         self.path = path
         self.config = {key: value for key, value in config.items() if key != HISTORY}
         self.history: list[Json] = list(config.get(HISTORY, []))
@@ -127,6 +128,13 @@ class RunDir:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def check_writable(self) -> None:
+        """Refuse a folder of somebody else's before the work whose results belong there."""
+        remedy = "copy the run to a folder of your own, and name that by --workdir"
+        for path in (self.path, self.path / "results", self.path / "samples"):
+            if path.is_dir():
+                check_writable(path, remedy)
 
     def write_env(self, env: Json) -> None:
         """Say where this run runs now: commit, versions, device, command."""
@@ -228,7 +236,7 @@ class RunDir:
         """
         assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
         assert keep >= 0, f"keep must be at least 0, got {keep}"
-        os.fsync(self._metrics.fileno())
+        fsync_file(self._metrics.fileno())
         path = self._checkpoints / f"{step:08d}.pt"
         write_state(path, state)
         # Later steps than this one were found damaged (or this run would have begun there).

@@ -16,7 +16,7 @@ class TrainingSettings:
         learning_rate: of Adam, after the warm-up.
         warmup_steps: linear warm-up; 0 for none.
         decay: "constant" (DDPM) or "cosine" to zero at num_steps.
-        clip_norm: greatest norm of the gradient; longer ones are scaled to it.
+        clip_norm: greatest norm of the gradient; longer ones are scaled to it; 0 for any norm.
         ema_decay: of the moving average of the weights.
         precision: of the network in training and sampling: "float32", "tf32" or "bfloat16".
         compile: torch.compile the network.

@@ -185,7 +185,8 @@ class Trainer:
                     loss.backward()
             losses.append(loss.detach())
         with record_function("clip"):
-            grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+            most = settings.clip_norm or math.inf
+            grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), most)
         with record_function("optimizer"):
             self.optimizer.step()
         with record_function("average"):

@@ -2,6 +2,7 @@
 
 from scoreflow.cli.console import say
 from scoreflow.schema.request import Request
+from scoreflow.storage.atomic_files import check_writable
 from scoreflow.trained_run import open_run
 
 
@@ -9,6 +10,7 @@ def run(request: Request, _argv: list[str]) -> None:
     """Write it, and say how it is read."""
     assert request.target is not None, "the command line refuses an export without --to"
     to, out, weights = request.target.format, request.target.path, request.target.weights
+    check_writable(out.parent, "choose another --out")
     trained = open_run(request, say)
     trained.export(to, out, weights)
     read = (

@@ -1,7 +1,6 @@
 """--mode train: train a network, then draw with three samplers and measure the likelihood."""
 
 import time
-from pathlib import Path
 
 from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
@@ -15,7 +14,7 @@ from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.request import Request
-from scoreflow.schema.resolve import training_config
+from scoreflow.schema.resolve import training_config, training_folder
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
 from scoreflow.training.stopping import Stop
@@ -26,7 +25,7 @@ from scoreflow.training_run import intervals, opened, resume, trainer_of
 def run(request: Request, argv: list[str]) -> None:
     """Train a new run, or go on with the one in the folder."""
     config = training_config(request)
-    path = request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
+    path = training_folder(request, config)
     with opened(request, path, command_of(argv), say) as (experiment, folder):
         train(experiment, folder, program_of(argv))
 

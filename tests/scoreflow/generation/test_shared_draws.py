@@ -57,7 +57,9 @@ def test_processes_together_draw_what_one_draws(world, torchrun, tmp_path):
 
 @pytest.mark.parametrize("mode", ["equivalence", "classifier"])
 def test_what_is_not_shared_is_refused(mode, monkeypatch, capfd):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    places = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, value)
     assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 2
     assert f"--mode {mode} runs in one process" in capfd.readouterr().err
     assert not Path("nowhere").exists()

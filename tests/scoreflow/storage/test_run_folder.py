@@ -1,7 +1,10 @@
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage import atomic_files, run_folder
+from scoreflow.storage import atomic_files
 from scoreflow.storage.run_folder import RunDir, write_atomic
 
 CONFIG = {"sde": {"name": "vp", "num_steps": 1000}, "betas": (1e-4, 0.02), "clip": None}
@@ -272,15 +275,137 @@ def test_a_training_by_0_1_is_respected_and_its_folder_opens_afterwards(tmp_path
     RunDir.open(path, training=True).close()
 
 
-def test_where_a_folder_cannot_be_opened_its_names_are_left_to_the_system(tmp_path, monkeypatch):
-    def refused(*_args):
-        raise PermissionError(13, "Permission denied")
+def raising(number):
+    def fail(*_args):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(atomic_files.os, "open", refused)
-    with pytest.raises(PermissionError):
-        atomic_files.fsync_folder(tmp_path)
-    monkeypatch.setattr(atomic_files.os, "name", "nt")
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EINVAL])
+def test_where_a_folder_cannot_be_opened_its_names_are_left_to_the_system(
+    number, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(atomic_files.os, "open", raising(number))
     atomic_files.fsync_folder(tmp_path)
+    monkeypatch.setattr(atomic_files.os, "open", raising(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        atomic_files.fsync_folder(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_where_nothing_can_be_flushed_files_are_written_all_the_same(
+    number, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(atomic_files.os, "fsync", raising(number))
+    with make(tmp_path) as run:
+        run.log(2, 0.5, loss=1.0)
+        run.save_checkpoint(2, {"step": 2})
+        run.write_result("one", {"value": 1})
+        assert run.load_checkpoint() == (2, {"step": 2})
+    monkeypatch.setattr(atomic_files.os, "fsync", raising(errno.EIO))
+    with pytest.raises(RunError, match=r"cannot write .*Input/output"):
+        run.write_result("two", {"value": 2})
+
+
+def test_on_windows_a_file_that_is_being_read_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    path, replace, refusals = tmp_path / "a", os.replace, [errno.EACCES] * 3
+
+    def busy(*names):
+        if refusals:
+            raise PermissionError(refusals.pop(), "in use")
+        replace(*names)
+
+    monkeypatch.setattr(atomic_files.os, "replace", busy)
+    monkeypatch.setattr(atomic_files.time, "sleep", lambda _seconds: None)
+    with pytest.raises(RunError, match="in use"):  # elsewhere it means what it says
+        atomic_files.write_atomic(path, b"1")
+    monkeypatch.setattr(atomic_files, "WINDOWS", True)
+    atomic_files.write_atomic(path, b"2")
+    assert (path.read_bytes(), refusals) == (b"2", [])
+    refusals += [errno.EACCES] * atomic_files.REPLACES
+    with pytest.raises(RunError, match="what it held stays"):
+        atomic_files.write_atomic(path, b"3")
+    assert path.read_bytes() == b"2"
+
+
+# ---- where the system has no locks
+
+
+@pytest.fixture(params=["no fcntl", errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def without_locks(request, monkeypatch):
+    """A platform or a file system without locks."""
+    if request.param == "no fcntl":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", raising(request.param))
+
+
+def test_a_file_stands_for_a_lock_and_a_line_says_so(without_locks, tmp_path, capfd):
+    with make(tmp_path) as run:
+        marker = run.path / atomic_files.MARKER
+        line = capfd.readouterr().err
+        assert line.count("\n") == 1
+        assert f"{run.path} has no locks (" in line
+        assert "from two machines" in line
+        assert marker.read_text().split()[:2] == [str(os.getpid()), socket.gethostname()]
+        with pytest.raises(RequestError) as refused:
+            RunDir.open(run.path, training=True)
+        host = socket.gethostname()
+        assert str(refused.value) == (
+            f"{run.path} is being trained by process {os.getpid()} on {host}: wait for it, or "
+            "choose another folder"
+        )
+        run.log(2, 0.5, loss=1.0)
+    assert not marker.exists()
+    RunDir.open(run.path, training=True).close()
+
+
+def test_a_file_of_a_killed_process_is_known_on_its_own_machine_alone(
+    without_locks, tmp_path, capfd
+):
+    with make(tmp_path) as run:
+        path = run.path
+    marker = path / atomic_files.MARKER
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    marker.write_text(f"{child.pid}\n{socket.gethostname()}\n")
+    RunDir.open(path, training=True).close()
+    assert not marker.exists()
+    marker.write_text("7\nanother.example\n")
+    with pytest.raises(RequestError) as refused:
+        RunDir.open(path, training=True)
+    assert str(refused.value).endswith(
+        f"is being trained by process 7 on another.example: wait for it, or choose another "
+        f"folder; if that process has ended, remove {marker}"
+    )
+
+
+def test_other_failures_of_a_lock_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", raising(errno.EIO))
+    with pytest.raises(RequestError, match=r"cannot lock .* \(Input/output error\): choose"):
+        make(tmp_path)
+
+
+# ---- folders of somebody else
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    with make(tmp_path) as run:
+        before = sorted(run.path.rglob("*"))
+        run.check_writable()
+        assert sorted(run.path.rglob("*")) == before
+        monkeypatch.setattr(atomic_files.tempfile, "NamedTemporaryFile", denied)
+        with pytest.raises(RequestError) as refused:
+            run.check_writable()
+    assert str(refused.value) == (
+        f"cannot write into {run.path} (Permission denied), where the result belongs: copy the "
+        "run to a folder of your own, and name that by --workdir"
+    )
+
+
+def denied(**_arguments):
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 # ---- metrics
@@ -491,7 +616,7 @@ def test_logged_rows_reach_the_disk_before_the_checkpoint(tmp_path, monkeypatch)
             synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
             fsync(descriptor)
 
-        monkeypatch.setattr(run_folder.os, "fsync", spy)
+        monkeypatch.setattr(atomic_files.os, "fsync", spy)
         run.save_checkpoint(1, state(1))
         assert synced[0] == "metrics.jsonl"
         assert ".sha256." in synced[1]

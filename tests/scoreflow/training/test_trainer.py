@@ -333,6 +333,16 @@ def test_gradients_are_clipped_and_their_norm_is_what_it_was():
     assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_clipping_can_be_switched_off():
+    """With clip_norm = 0 gradients are those of a bound that none reaches, bit for bit."""
+    free, bounded = trainer_of(training__clip_norm=0.0), trainer_of(training__clip_norm=1e30)
+    rows = [trainer.advance(2) for trainer in (free, bounded)]
+    assert torch.equal(*rows)
+    for one, other in zip(free.network.parameters(), bounded.network.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+        assert torch.equal(one, other)
+
+
 def settings(**changes):
     return replace(build_training(default.get_config()), **changes)
 

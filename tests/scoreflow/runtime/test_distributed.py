@@ -1,0 +1,119 @@
+"""What is made of the variables that torchrun, or a cluster, sets."""
+
+import pytest
+import torch
+
+from scoreflow.errors import RequestError
+from scoreflow.runtime import distributed
+from scoreflow.runtime.device import build_device
+from scoreflow.runtime.distributed import Shard
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets exactly these variables of the environment."""
+
+    def put(**values):
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "told"),
+    [
+        ({}, Shard(), None),
+        ({"RANK": "0"}, Shard(), None),
+        (
+            {"RANK": "1"},
+            Shard(),
+            "RANK = 1 without WORLD_SIZE is ignored: this process works alone",
+        ),
+        ({"RANK": "1", "WORLD_SIZE": ""}, Shard(), "RANK = 1 without WORLD_SIZE is ignored: this "
+         "process works alone"),
+        ({"RANK": "", "WORLD_SIZE": " "}, Shard(), None),
+        ({"RANK": "none"}, Shard(), "RANK = none without WORLD_SIZE is ignored: this process "
+         "works alone"),
+        ({"WORLD_SIZE": "1"}, Shard(), None),
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, Shard(), None),
+        ({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", **MEETING}, Shard(3, 4), None),
+        (
+            {"WORLD_SIZE": "4", "RANK": "0", **MEETING},
+            Shard(0, 4),
+            "LOCAL_RANK is not set: a process takes the GPU of its RANK",
+        ),
+        ({"WORLD_SIZE": "4", "RANK": "2", **MEETING}, Shard(2, 4), None),
+    ],
+)  # fmt: skip
+def test_the_place_of_a_process(values, where, told, variables):
+    variables(**values)
+    assert distributed.placement() == where
+    assert distributed.is_main_process() == (where.rank == 0)
+    assert distributed.remark() == told
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be a whole number from 1, got 'abc'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number from 1, got '0'"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE must be a whole number from 1, got '-2'"),
+        ({"WORLD_SIZE": "4", **MEETING}, "RANK must be a whole number in 0..3, below WORLD_SIZE, "
+         "got ''"),
+        ({"WORLD_SIZE": "4", "RANK": "4", **MEETING}, "RANK must be a whole number in 0..3"),
+        ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK must be a whole number in 0..0"),
+        ({"WORLD_SIZE": "4", "RANK": "x", **MEETING}, "RANK must be a whole number in 0..3"),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, "WORLD_SIZE = 4 processes meet at an address, and "
+         "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "a"}, "WORLD_SIZE = 4 processes meet at "
+         "an address, and MASTER_PORT is not set"),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_is_refused_with_the_remedy(values, message, variables):
+    variables(**values)
+    for ask in (distributed.placement, distributed.is_main_process, distributed.shard):
+        with pytest.raises(RequestError) as refused:
+            ask()
+        assert str(refused.value).startswith(message)
+        assert "unset WORLD_SIZE to work in one process" in str(refused.value)
+
+
+def test_processes_that_cannot_meet_are_told_in_a_line(variables):
+    variables(WORLD_SIZE="2", RANK="1", MASTER_ADDR="localhost", MASTER_PORT="nine")
+    with pytest.raises(RequestError, match="the other processes cannot be joined"):
+        distributed.shard()
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({}, None),
+        ({"LOCAL_RANK": "1"}, None),  # of somebody else: there are no other processes
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, 0),
+        ({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", **MEETING}, 1),
+        ({"WORLD_SIZE": "4", "RANK": "3", **MEETING}, 3),
+    ],
+)
+def test_the_gpu_of_a_process(values, place, variables, monkeypatch):
+    variables(**values)
+    assert distributed.local_rank() == place
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    device = build_device("")
+    expected = torch.device("cuda") if place is None else torch.device("cuda", place % 2)
+    assert device == expected
+    assert chosen == ([] if place is None else [expected])
+
+
+def test_a_local_rank_that_is_none_is_refused(variables):
+    variables(WORLD_SIZE="2", RANK="0", LOCAL_RANK="x", **MEETING)
+    with pytest.raises(RequestError, match="LOCAL_RANK must be a whole number from 0, got 'x'"):
+        build_device("")

@@ -1,0 +1,308 @@
+"""Which keys have an effect under which choices: declared once, true, and refused elsewhere."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from scoreflow.cli import command_line
+from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import build_data, build_sde
+from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.training import build_objective, build_training
+from scoreflow.schema import resolve
+from scoreflow.schema.config import KEYS, Config, refuse_idle
+from scoreflow.schema.ranges import AllBut
+from scoreflow.schema.request import Request, flatten
+from scoreflow.sde.noise import Noise, Stream
+from scoreflow.training.trainer import shown
+
+CPU = torch.device("cpu")
+FLAT = flatten(Config().to_dict())
+DECLARED = [name for name, key in KEYS.items() if key.only]
+TINY = {
+    "sde.num_steps": 8,
+    "sde.beta_max": 6.0,
+    "sde.sigma_min": 0.01,
+    "sde.betas": [0.1 + k / 100 for k in range(8)],
+    "model.channels": 8,
+    "model.multipliers": [1, 2],
+    "model.blocks": 1,
+    "model.attention_sizes": [4],
+    "model.num_groups": 4,
+    "model.width": 8,
+    "model.embedding": 8,
+    "training.batch_size": 4,
+}
+OTHER = {
+    "data.test_fraction": 0.5,
+    "data.split_seed": 1,
+    "sde.schedule": "cosine",
+    "sde.betas": [0.2] * 8,
+    "sde.beta_min": 0.2,
+    "sde.beta_max": 4.0,
+    "sde.sigma_min": 0.02,
+    "sde.sigma_max": 40.0,
+    "sde.alpha_min": 0.02,
+    "model.learned_variance": True,
+    "model.channels": 16,
+    "model.multipliers": [1, 1],
+    "model.blocks": 2,
+    "model.attention_sizes": [8],
+    "model.num_groups": 2,
+    "model.dropout": 0.5,
+    "model.conditional": True,
+    "model.num_classes": 12,
+    "model.null_class": False,
+    "model.class_embedding": "before",
+    "model.stem_multiplier": 2,
+    "model.embedding_channels": 16,
+    "model.time_embedding": "fourier",
+    "model.embedding_order": "cos_sin",
+    "model.frequency_shift": 0,
+    "model.norm_eps": 0.1,
+    "model.channels_per_group": 4,
+    "model.padding": "symmetric",
+    "model.heads": 2,
+    "model.head_channels": 4,
+    "model.attention_up": "last",
+    "model.attention_middle": False,
+    "model.scale_shift": True,
+    "model.rescaled_skips": True,
+    "model.resample": "residual",
+    "model.fir": True,
+    "model.input_pyramid": True,
+    "model.width": 16,
+    "model.depth": 2,
+    "model.embedding": 16,
+    "training.t_min": 0.5,
+    "training.variance": "posterior",
+    "training.hybrid_weight": 0.5,
+    "training.min_snr_gamma": 0.01,
+    "training.p2_gamma": 2.0,
+    "training.p2_k": 3.0,
+    "training.dequantization": "centre",
+    "training.channels_last": False,
+}
+"""Another value of each declared key whose effect shows in `built`."""
+UNSEEN = {
+    "training.recompute": "memory alone: the same numbers",
+    "training.compile_mode": "speed alone",
+    "training.label_dropout": "read by the trainer: tests/scoreflow/training",
+}
+"""Declared keys whose effect `built` does not show, and why."""
+REFUSED_ELSEWHERE = {
+    "data.test_fraction",
+    "data.split_seed",
+    "model.learned_variance",
+    "model.conditional",
+    "model.num_classes",
+    "training.t_min",
+}
+"""Keys whose idle choices cannot be trained at all."""
+NEEDED = {
+    "model.learned_variance": {"training.objective": "variational"},
+    "training.objective=hybrid": {"model.learned_variance": True},
+    "model.name=unet": {"data.name": "digits"},
+    "model.name=mlp": {"data.name": "toy"},
+    "data.name=toy": {"model.name": "mlp"},
+}
+"""What a choice, or a key, cannot be built without."""
+
+
+def of_files(name):
+    """Keys of files of images, whose effects the tests of data show."""
+    return name.startswith("data.") and KEYS[name].only[0].get("data.name") == ("images",)
+
+
+def holding(name):
+    """Values under which a key has an effect, by its first way."""
+    chosen = {}
+    for other, values in KEYS[name].only[0].items():
+        chosen |= holding(other) if KEYS[other].only else {}
+        chosen[other] = next(v for v in choices_of(other) if v in values)
+    return chosen
+
+
+def choices_of(name):
+    """Values of a key that others depend on."""
+    listed = {"model.name": ("unet", "mlp"), "model.head_channels": (0, 4)}
+    values = listed.get(name) or KEYS[name].choices or (False, True)
+    return [value for value in values if value not in ("images", "none", "vectors", "given")]
+
+
+def failing(name):
+    """Configs under which a key is idle: by each key that it depends on, at values that fail."""
+    for way in KEYS[name].only:
+        for other, values in way.items():
+            for value in choices_of(other):
+                flat = {**TINY, **holding(name), other: value}
+                with_it = completed(flat)
+                if value not in values and resolve_refuses(name, with_it):
+                    yield with_it
+
+
+def completed(flat):
+    found = {**FLAT, **TINY, **flat}
+    for key, more in NEEDED.items():
+        other, _, value = key.partition("=")
+        if found[other] == value or (not value and found[other] is True):
+            found |= {k: v for k, v in more.items() if k not in flat}
+    return found
+
+
+def resolve_refuses(name, flat):
+    try:
+        refuse_idle({name: flat[name]}, flat)
+    except RequestError:
+        return True
+    return False
+
+
+@cache
+def data_of(name, fraction, seed):
+    config = {**FLAT, "data.name": name, "data.test_fraction": fraction, "data.split_seed": seed}
+    return build_data(resolve.resolve(config, "the test"), CPU)
+
+
+def built(flat):
+    """Numbers of all that a training is made of: process, data, network, loss and its gradient."""
+    config = resolve.resolve(flat, "the test")
+    data = data_of(config.data.name, config.data.test_fraction, config.data.split_seed)
+    sde = build_sde(config)
+    network = build_network(config, data).train()
+    generator = torch.Generator().manual_seed(1)
+    for weight in network.parameters():  # some begin at zero, and what is behind them is unseen
+        with torch.no_grad():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    model, objective = build_model(config, network, sde), build_objective(config)
+    settings = build_training(config)
+    noise = Noise.of(0, 0, 4, CPU)
+    x_0 = shown(data, torch.arange(4), noise, settings.flip, settings.dequantization)
+    t, density = objective.draw(noise, sde)
+    eps = torch.randn(x_0.shape, generator=generator)
+    if model.num_classes:
+        assert data.train_labels is not None
+        model = model.labelled(data.train_labels[:4])
+    if places := getattr(network, "dropout_places", 0):
+        model = model.dropping(noise.words(Stream.TRAIN_DROPOUT, (places, 2)))
+    loss = objective.loss(model, x_0, t, eps) / density
+    loss.sum().backward()
+    times = torch.linspace(1, 8, 15, dtype=torch.float64)
+    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    strides = torch.tensor([p.stride() for p in network.parameters() if p.ndim == 4])
+    return [sde.log_alpha(times), sde.variance(times), x_0, t, loss, *gradients, strides]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_every_declared_key_is_walked_over():
+    walked = {*OTHER, *UNSEEN, *filter(of_files, DECLARED)}
+    assert set(DECLARED) == walked
+    assert set(UNSEEN) <= set(DECLARED)
+
+
+def test_conditions_name_keys_and_choices_that_there_are():
+    for name in DECLARED:
+        for way in KEYS[name].only:
+            for other, values in way.items():
+                assert other in KEYS, name
+                named = values.names if isinstance(values, AllBut) else values
+                if KEYS[other].choices:
+                    assert set(named) <= set(KEYS[other].choices), name
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_key_changes_something_where_it_is_read_and_nothing_elsewhere(name):
+    read = completed({**TINY, **NEEDED.get(name, {}), **holding(name)})
+    assert not resolve_refuses(name, read)
+    assert not same(built(read), built(completed({**read, name: OTHER[name]})))
+    compared = 0
+    for flat in failing(name):
+        try:
+            before, after = built(flat), built({**flat, name: OTHER[name]})
+        except RequestError:  # which says it as well
+            continue
+        assert same(before, after), flat
+        compared += 1
+    assert compared or name in REFUSED_ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others", "message"),
+    [
+        ("data.path", "x", {}, "data.name = digits: add --config.data.name=images or --data PATH"),
+        ("sde.sigma_max", 5.0, {}, "sde.name = vp: add --config.sde.name=ve"),
+        (
+            "sde.beta_max",
+            5.0,
+            {"sde.schedule": "cosine"},
+            "sde.schedule = cosine: add --config.sde.schedule=linear",
+        ),
+        (
+            "sde.sigma_min",
+            0.1,
+            {},
+            "sde.schedule = linear and sde.name = vp: add --config.sde.schedule=log_linear or "
+            "--config.sde.name=ve",
+        ),
+        ("sde.beta_min", 0.2, {"sde.name": "ve"}, "sde.name = ve: add --config.sde.name=vp"),
+        ("model.width", 9, {}, "model.name = unet: add --config.model.name=mlp"),
+        ("model.channels", 9, {"model.name": "a.b:c"}, "model.name = a.b:c: add --config."),
+        (
+            "training.label_dropout",
+            0.5,
+            {},
+            "model.conditional = false: add --config.model.conditional=true",
+        ),
+        ("training.dequantization", "centre", {"data.name": "toy"}, "data.name = toy: add --data"),
+    ],
+)
+def test_the_refusal_names_the_choice_and_the_remedy(key, value, others, message):
+    flat = {**FLAT, **others, key: value}
+    with pytest.raises(RequestError) as refused:
+        refuse_idle({key: value}, flat)
+    assert str(refused.value).startswith(f"{key} has no effect on {message}")
+    assert str(refused.value).endswith(", or leave it out")
+
+
+def test_what_asks_for_nothing_and_what_is_no_key_of_the_weights_passes():
+    refuse_idle({"data.path": "", "sampling.eta": 0.5, "training.num_steps": 3}, FLAT)
+
+
+def request_for(overrides, workdir):
+    return Request("train", workdir, "cpu", "digits", {**FLAT, **overrides}, overrides, False)
+
+
+def test_a_new_run_is_checked_by_its_own_config_and_a_resumed_one_by_the_saved(tmp_path):
+    moved = {"data.path": "elsewhere"}
+    with pytest.raises(RequestError, match=r"data\.path has no effect"):
+        resolve.training_config(request_for(moved, tmp_path))
+    (tmp_path / "config.json").write_text("{}")  # a run of images, whose experiment is not named
+    resolve.training_config(request_for(moved, tmp_path))
+    saved = {**FLAT, "training.min_snr_gamma": 1.0}
+    asked = request_for({"training.min_snr_gamma": 1.0}, tmp_path)
+    with pytest.raises(RequestError, match=r"min_snr_gamma has no effect on training\.objective"):
+        resolve.resumed_config(asked, saved, tmp_path / "config.json")
+
+
+def test_a_config_file_may_set_what_is_idle_and_a_flag_may_not(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from scoreflow.configs import default\n\n"
+        "def get_config():\n    config = default.get_config()\n"
+        "    config.sde.sigma_max = 7.0\n    return config\n"
+    )
+    command = ["run.py", "--mode=train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    config = resolve.training_config(command_line.parse(command))
+    assert config.sde.sigma_max == 7
+    with pytest.raises(RequestError, match=r"sde\.sigma_max has no effect on sde\.name = vp"):
+        resolve.training_config(command_line.parse([*command, "--config.sde.sigma_max=7.0"]))
+    told = [*command, "--config.sde.sigma_max=8.0", "--sde=ve"]
+    assert resolve.training_config(command_line.parse(told)).sde.sigma_max == 8
+    digits = [*command, "--data=digits"]  # which means no path
+    assert resolve.training_config(command_line.parse(digits)).data.path == ""
