@@ -22,7 +22,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.likelihood import asked_of, build_question
+from scoreflow.factory.likelihood import asked_of, build_question, labels_of
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
 from scoreflow.generation import error_table
@@ -304,11 +304,13 @@ class TrainedRun:
         guide = build_guidance(config, self.model, self.data)
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
         made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
+        made["label"] = guide.asked  # "cat" and its number are one draw
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights
             made["num_levels"] = self.data.num_levels
-            if needs_moments(config, name):
+            by_shares = guide.classes is not None and guide.classes.counts
+            if needs_moments(config, name) or by_shares:
                 made["data"] = self.data_digests["data"]["train"]
         return {**section, **made, "step": self.step, "weights": self.fingerprint}
 
@@ -346,7 +348,7 @@ class TrainedRun:
             "precision": self.model.precision,
             "num_images": min(error_table.IMAGES, len(self.data.train)),
             "device": str(self.experiment.device),
-            **({"label": int(c.label)} if self.model.needs_class else {}),
+            **({"label": self._one_class(config)} if self.model.needs_class else {}),
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
         shard = distributed.shard()
@@ -360,10 +362,20 @@ class TrainedRun:
         shard.wait()
         return ErrorTable.of_result(self.model.sde, self.folder.read_result("moments"))
 
+    def _one_class(self, config: ConfigDict) -> int:
+        """The class that a network is asked about which cannot do without one."""
+        guidance = build_guidance(config, self.model, self.data)
+        if guidance.classes is not None:
+            raise RequestError(
+                "the optimal variance and the least-cost grid are measured for one class of a "
+                f"network that has no row for none, got sampling.label = {config.sampling.label}"
+            )
+        return guidance.label
+
     def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
         c, model = config.sampling, self.model
-        if model.needs_class and c.label >= 0:
-            model = model.labelled(c.label)
+        if model.needs_class:
+            model = model.labelled(self._one_class(config))
         of_centres = config.training.dequantization == "centre"
         x_0 = error_table.points(self.data, config.seed, of_centres)
         calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
@@ -421,9 +433,9 @@ class TrainedRun:
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
         of = replace(self.data, test=self.data.accept(data), test_labels=None)
-        model = asked_of(config, self.model)
-        question = build_question(config, model, of)
-        return LogLikelihoods.of(measure(model, of, 0, question))
+        model = asked_of(config, self.model, of)
+        question, labels = build_question(config, model, of), labels_of(config, model, of)
+        return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.

@@ -10,7 +10,7 @@ for bit what one process makes that nothing interrupts. With another batch size 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ from torch import Tensor
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import from_uint8, to_uint8, values_of
 from scoreflow.errors import RequestError, RunError
-from scoreflow.generation.generate import out_of_evaluations
+from scoreflow.generation.generate import draw_batch
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.runtime.stopwatch import Stopwatch
-from scoreflow.samplers import Counted, sample
+from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
@@ -143,7 +143,9 @@ def files_of(folder: Path, save: str, draw: Draw) -> ImageFiles:
         dtype = torch.float64 if vectors else torch.uint8
         return TensorFile(folder / "samples.pt", draw.num_images, draw.event, dtype)
     if save == "npz":
-        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, draw.plan.label)
+        labels = draw.plan.labels(torch.arange(draw.num_images))
+        of_each = None if labels is None else labels.numpy()
+        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, of_each)
     if save == "png":
         return PngFolder(folder, draw.num_images, draw.event)
     raise RequestError(f"samples are saved as {', '.join(SAVED)}, got {save!r}")
@@ -176,16 +178,11 @@ def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, ro
         for number, start, stop in batches:
             counted = Counted(draw.plan.denoiser)
             shown, watch = Counted(counted, progress.evaluated), Stopwatch(device)
-            with out_of_evaluations():
-                x = sample(
-                    draw.plan.sampler,
-                    shown,
-                    draw.sde,
-                    draw.plan.times,
-                    Noise.of(draw.seed, start, stop, device),
-                    draw.event,
-                    final=draw.plan.final,
-                )
+            plan, noise = (
+                replace(draw.plan, denoiser=shown),
+                Noise.of(draw.seed, start, stop, device),
+            )
+            x = draw_batch(plan, draw.sde, noise, draw.event)
             _put(files, start, _stored(x, files, draw.data))
             rows.append([{"batch": number, "rows": counted.rows, "seconds": watch.seconds}])
             progress.advance(stop - start)

@@ -29,6 +29,10 @@ LISTS = {
 """The same for a tuple, by the type of its items."""
 
 
+CLASS = "a class, by its number or name; several, as 0,1,2; or one of the words in its meaning"
+"""What a value must be that says classes."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of a config.
@@ -44,6 +48,7 @@ class Key:
             weights, which training fixes. Training takes every key, for it stores the config.
         instead: what to set instead, by a mode in which it has no effect.
         later: absent from the oldest runs; the default does what they did.
+        classes: whether it says a class or several: a number, or a text (`as_classes`).
     """
 
     name: str
@@ -54,6 +59,7 @@ class Key:
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
+    classes: bool = False
 
     @property
     def section(self) -> str:
@@ -70,6 +76,8 @@ class Key:
         """What a value must be, in words."""
         if isinstance(self.default, tuple):
             return LISTS[type(self.default[0])]
+        if self.classes:
+            return CLASS
         return KINDS[type(self.default)]
 
     def wrong_kind(self, got: object) -> str:
@@ -83,7 +91,9 @@ class Key:
             RequestError: it has another type.
         """
         converted: Any
-        if not isinstance(self.default, tuple):
+        if self.classes:
+            converted = as_classes(value, self.wrong_kind(value))
+        elif not isinstance(self.default, tuple):
             converted = _converted(value, type(self.default), self.wrong_kind(value))
         elif isinstance(value, list | tuple):
             kind, refusal = type(self.default[0]), self.wrong_kind(value)
@@ -94,11 +104,29 @@ class Key:
 
     def check(self, value: object) -> None:
         """Refuse a number, or a tuple with one, out of range."""
-        if self.limits is None:
+        if self.limits is None or isinstance(value, str):
             return
         for number in value if isinstance(value, list | tuple) else (value,):
             if number not in self.limits:
                 raise RequestError(f"{self.name} must lie in {self.limits}, got {value}")
+
+
+def as_classes(value: object, refusal: str) -> int | str:
+    """A class as a config keeps it: its number, or a text: a name, or several with commas between.
+
+    Args:
+        value: as a command line, a config file or Python has it: 2, "2", "cat", (0, 1, "cat").
+        refusal: the message about anything else.
+    """
+    if isinstance(value, list | tuple) and value:
+        return ",".join(str(as_classes(item, refusal)) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise RequestError(refusal)
+    text = str(value).strip()
+    try:
+        return int(text) if text == str(int(text)) else text  # a class may be called 007
+    except ValueError:
+        return text
 
 
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
@@ -118,6 +146,7 @@ def key(
     modes: tuple[str, ...] | None = None,
     instead: Mapping[str, str] | None = None,
     later: bool = False,
+    classes: bool = False,
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -129,6 +158,7 @@ def key(
         modes: None for those of the section.
         instead: by mode.
         later: absent from the oldest runs.
+        classes: whether it says a class or several.
     """
     about = {
         "meaning": meaning,
@@ -137,6 +167,7 @@ def key(
         "modes": modes,
         "instead": instead or {},
         "later": later,
+        "classes": classes,
     }
     declared: T = field(default=default, metadata=about)
     return declared

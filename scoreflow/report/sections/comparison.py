@@ -70,7 +70,7 @@ def _comparison(results: Results, result: Json) -> Section:
             *_notes(rows[0]),
             *_classes(rows, real),
             *_orders(result.get("orders") or []),
-            *_pictures(results, rows, result["step"]),
+            *_pictures(results, rows, result["step"], result.get("pictures", "compare")),
         ),
     )
 
@@ -201,14 +201,14 @@ def _order(row: Json) -> tuple[Cell, ...]:
     return (Cell(row["sampler"]), Cell(against), stated, measured, Cell(errors))
 
 
-def _pictures(results: Results, rows: list[Json], step: int) -> list[Block]:
-    """A row a budget, a column a sampler."""
+def _pictures(results: Results, rows: list[Json], step: int, stem: str) -> list[Block]:
+    """A row a budget, a column a sampler; `stem` begins the names of the pictures."""
     by_case: dict[tuple[str, int], Json] = {(r["sampler"], r["budget"]): r for r in rows}
     names = list(dict.fromkeys(row["sampler"] for row in rows))
     budgets = sorted({row["budget"] for row in rows})
     shown: dict[tuple[str, int], Picture | None] = {
         (name, budget): results.picture(
-            results.run.sample_path(step, f"compare-{name}-{budget}"),
+            results.run.sample_path(step, f"{stem}-{name}-{budget}"),
             WIDE,
             "",
             (f"{name}, {row['nfe']:.0f} evaluations",),
@@ -234,6 +234,7 @@ def _sweep(results: Results, result: Json) -> Section | None:
     if not rows:
         return None
     sampler = rows[0].get("sampler", "dpm")  # the only one before rows named it
+    stem = result.get("pictures", "compare")
     plots = [
         _by_weight(rows, ("accuracy", "precision", "recall"), "Fidelity and diversity", "rate")
     ]
@@ -242,7 +243,7 @@ def _sweep(results: Results, result: Json) -> Section | None:
         plots.append(_by_weight(rows, ("feature_distance",), title, "feature distance"))
     pictures = [
         results.picture(
-            results.run.sample_path(result["step"], f"compare-guidance-{row['weight']:g}"),
+            results.run.sample_path(result["step"], f"{stem}-guidance-{row['weight']:g}"),
             WIDE,
             f"guidance {row['weight']:g}",
         )
