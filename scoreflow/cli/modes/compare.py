@@ -94,6 +94,8 @@ def compare(trained: TrainedRun) -> None:
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     result["pictures"] = rows.path.stem
+    if data.class_names:
+        result["class_names"] = list(data.class_names)
     if (label := heading["sampling"]["label"]) != -1:
         result["label"] = label
     asked = {**heading, "samplers": list(c.samplers), "nfe": list(c.nfe)}

@@ -86,8 +86,8 @@ def _their_classes(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn, kept: 
     """Of samples of several classes, how many look like theirs: into a result, and in words."""
     data, count = trained.data, len(drawn.samples)
     if plan.classes is None:
-        label = plan.label
-        return f"; of class {called(label, data.class_names)}" if label >= 0 else ""
+        said = called(plan.label, data.class_names) if plan.label >= 0 else ""
+        return f"; of class {said}" if "(" in said else ""
     labels, names = plan.classes.of(torch.arange(count)), data.class_names
     shares = [f"{called(k, names)}" for k in plan.classes.numbers[:NAMED]]
     more = len(plan.classes.numbers) - NAMED

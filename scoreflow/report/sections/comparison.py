@@ -68,7 +68,7 @@ def _comparison(results: Results, result: Json) -> Section:
             Figures(plots),
             *_tables(rows, real),
             *_notes(rows[0]),
-            *_classes(rows, real),
+            *_classes(rows, real, tuple(result.get("class_names", ()))),
             *_orders(result.get("orders") or []),
             *_pictures(results, rows, result["step"], result.get("pictures", "compare")),
         ),
@@ -146,14 +146,16 @@ def _notes(first: Json) -> list[Text]:
     return [Text(" ".join(said), small=True)]
 
 
-def _classes(rows: list[Json], real: list[Json]) -> list[Block]:
+def _classes(rows: list[Json], real: list[Json], names: tuple[str, ...]) -> list[Block]:
     """How many samples each case has of each class."""
     counted = [(_case(row), row["classes"]) for row in rows if "classes" in row]
     if not counted:
         return []
     foot = [(_case(row), row["classes"]) for row in real if "classes" in row]
     by = "the classifier" if "feature_distance" in rows[0] else "the nearest training image"
-    return [_folded(f"Classes of the samples, by {by}", class_table(counted, foot), len(rows))]
+    return [
+        _folded(f"Classes of the samples, by {by}", class_table(counted, foot, names), len(rows))
+    ]
 
 
 def _folded(title: str, table: Table, rows: int) -> Fold:
