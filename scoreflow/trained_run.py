@@ -22,8 +22,8 @@ from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
-from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.likelihood import asked_of, build_question
+from scoreflow.factory.guidance import BY_SHARES, build_guidance
+from scoreflow.factory.likelihood import asked_of, build_question, labels_of
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
 from scoreflow.generation import error_table
@@ -125,7 +125,8 @@ def open_run(
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
     device = build_device(request.device)
-    needed = training or request.mode in ON_IMAGES
+    by_shares = config.sampling.label == BY_SHARES
+    needed = training or request.mode in ON_IMAGES or by_shares
     data = None if given[0] is None else assembly.given_of(flatten(config.to_dict()), *given)
     if data is not None and config.data.name != "given":
         raise RequestError(
@@ -257,6 +258,10 @@ class TrainedRun:
         except RequestError as error:
             self._say(f"samples are compared with no data: {error}")
             return self.like
+
+    def _of_classes(self, config: ConfigDict) -> Data:
+        """What classes are known from: the data themselves where samples have their shares."""
+        return self.data if config.sampling.label == BY_SHARES else self.like
 
     @property
     def model(self) -> ScoreModel:
@@ -414,14 +419,16 @@ class TrainedRun:
             config: as in `draw`.
         """
         config = self.config if config is None else config
-        guide = build_guidance(config, self.model, self.like)
+        guide = build_guidance(config, self.model, self._of_classes(config))
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
         made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
+        made["label"] = guide.asked  # "cat" and its number are one draw
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights
             made["num_levels"] = self.like.num_levels
-            if needs_moments(config, name):
+            by_shares = guide.classes is not None and guide.classes.counts
+            if needs_moments(config, name) or by_shares:
                 made["data"] = self.data_digests["data"]["train"]
         return {**section, **made, "step": self.step, "weights": self.fingerprint}
 
@@ -433,7 +440,7 @@ class TrainedRun:
             config: the run's, or one with another `sampling` section.
         """
         config = self.config if config is None else config
-        guidance = build_guidance(config, self.model, self.like)
+        guidance = build_guidance(config, self.model, self._of_classes(config))
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
         return build_drawing(config, sampler, self.model, self.like, classifier, table)
@@ -459,7 +466,7 @@ class TrainedRun:
             "precision": self.model.precision,
             "num_images": min(error_table.IMAGES, len(self.data.train)),
             "device": str(self.experiment.device),
-            **({"label": int(c.label)} if self.model.needs_class else {}),
+            **({"label": self._one_class(config)} if self.model.needs_class else {}),
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
         shard = distributed.shard()
@@ -473,10 +480,20 @@ class TrainedRun:
         shard.wait()
         return ErrorTable.of_result(self.model.sde, self.folder.read_result("moments"))
 
+    def _one_class(self, config: ConfigDict) -> int:
+        """The class that a network is asked about which cannot do without one."""
+        guidance = build_guidance(config, self.model, self._of_classes(config))
+        if guidance.classes is not None:
+            raise RequestError(
+                "the optimal variance and the least-cost grid are measured for one class of a "
+                f"network that has no row for none, got sampling.label = {config.sampling.label}"
+            )
+        return guidance.label
+
     def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
         c, model = config.sampling, self.model
-        if model.needs_class and c.label >= 0:
-            model = model.labelled(c.label)
+        if model.needs_class:
+            model = model.labelled(self._one_class(config))
         of_centres = config.training.dequantization == "centre"
         x_0 = error_table.points(self.data, config.seed, of_centres)
         calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
@@ -534,9 +551,9 @@ class TrainedRun:
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
         of = replace(self.like, test=self.like.accept(data), test_labels=None)
-        model = asked_of(config, self.model)
-        question = build_question(config, model, of)
-        return LogLikelihoods.of(measure(model, of, 0, question))
+        model = asked_of(config, self.model, of)
+        question, labels = build_question(config, model, of), labels_of(config, model, of)
+        return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.

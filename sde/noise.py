@@ -41,6 +41,7 @@ class Stream(IntEnum):
     TRAIN_FLIP = 9
     TRAIN_LABEL = 10
     TRAIN_DROPOUT = 11
+    SAMPLE_CLASS = 12
     MEASUREMENT = 16
 
 

@@ -13,12 +13,14 @@ from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
+    LISTING_FLAGS,
     SOURCE_FLAGS,
     TARGET_FLAGS,
     Flat,
     Request,
     data_keys,
     flatten,
+    listing_of,
     source_of,
     target_of,
 )
@@ -33,6 +35,7 @@ MODES = (
     "profile",
     "import",
     "export",
+    "table",
 )
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
@@ -51,6 +54,7 @@ def parse(argv: list[str]) -> Request:
         *SHORT,
         *SOURCE_FLAGS,
         *TARGET_FLAGS,
+        *LISTING_FLAGS,
     ):
         flags.DEFINE_string(name, None, "", flag_values=values)
     flags.DEFINE_multi_string("set", None, "", flag_values=values)
@@ -64,7 +68,7 @@ def parse(argv: list[str]) -> Request:
         overrides = flatten(dict(config_flags.get_override_values(values["config"])))
     except Exception as error:  # whatever a config file or a parser raises, the request was wrong
         raise RequestError(_explain(error, argv)) from error
-    if len(rest) > 1:
+    if len(rest) > 1 and values.mode != "table":
         raise RequestError(f"unexpected argument {rest[1]!r}; every option begins with --")
     if values.mode is None:
         raise RequestError(f"--mode is missing: it is one of {', '.join(MODES)}")
@@ -84,7 +88,11 @@ def parse(argv: list[str]) -> Request:
     mode = values.mode
     source = source_of(mode, _given(values, (*SOURCE_FLAGS, "set", "anyway")), given)
     target = target_of(mode, _given(values, TARGET_FLAGS))
-    return Request(mode, workdir, device, experiment, config, overrides, given, source, target)
+    told = _given(values, (*LISTING_FLAGS, "out"))
+    listing = listing_of(mode, told, rest[1:], overrides)
+    return Request(
+        mode, workdir, device, experiment, config, overrides, given, source, target, listing
+    )
 
 
 def _given(values: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:

@@ -27,10 +27,12 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode equivalence|profile [--workdir DIR]
   python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
   python run.py --mode export --to diffusers|safetensors --out PATH --workdir DIR
+  python run.py --mode table DIR DIR ... [--sort COLUMN] [--out FILE.html|.csv|.json]
 
   --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
               profile (where a training step's time goes), import (a checkpoint of another
-              codebase becomes a run; docs/interop.md), export (the other way)
+              codebase becomes a run; docs/interop.md), export (the other way), table
+              (runs side by side)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -71,8 +73,8 @@ SHARED = ("train", "sample", "likelihood", "compare")
 FILES = {"import": "import_network", "export": "export_network"}
 """Modules of modes whose names are no names of modules."""
 
-UNTRAINED = ("train", "equivalence", "profile")
-"""Modes that do not need a trained run."""
+UNTRAINED = ("train", "equivalence", "profile", "table")
+"""Modes that do not need a trained run in --workdir."""
 
 
 def main(argv: list[str]) -> int:
@@ -188,7 +190,8 @@ def _run(request: Request, argv: list[str]) -> None:
     if request.workdir is None and request.mode not in UNTRAINED:
         which = "a new folder" if request.mode == "import" else "the folder of a trained run"
         raise RequestError(f"--mode {request.mode} needs --workdir DIR, {which}")
-    if request.workdir is None or request.mode == "train":
+    fresh = request.workdir is None and request.listing is None
+    if fresh or request.mode == "train":
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once
     module = FILES.get(request.mode, request.mode)

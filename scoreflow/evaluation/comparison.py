@@ -52,7 +52,9 @@ def measured(
     noise = Noise.of(seed, 0, count, data.train.device)
     event, first = tuple(data.train.shape[1:]), noise.rows(noise.index[:batch_size])
     with torch.no_grad():  # what is only done once is not the first case's to pay for
-        case.drawing.denoiser(first.normal(Stream.PRIOR, event), case.drawing.times[0])
+        x_t = first.normal(Stream.PRIOR, event)
+        for rows in case.drawing.groups(first.index):
+            case.drawing.denoiser(x_t[rows], case.drawing.times[0])
     watch, title = Stopwatch(noise.index.device), f"{case.sampler} {case.budget}"
     x = draw_samples(drawing, sde, noise, event, batch_size, title)
     seconds = watch.seconds

@@ -89,20 +89,40 @@ def judged(x: Tensor, labels: Tensor, judge: SampleQuality) -> Json:
     data = judge.data
     assert data.train_labels is not None, "classes come from labelled data"
     values, found = values_of(x, data), judge.of_samples(x)
-    nearest = (
-        nearest_neighbours.nearest_labels(values, data.train, data.train_labels).cpu() == labels
-    )
-    found["accuracy"] = float(nearest.double().mean())
-    found["accuracy_error"] = rate_error(found["accuracy"], len(labels))
-    found["accuracy_by_class"] = {
-        str(label): float(nearest[labels == label].double().mean())
-        for label in labels.unique().tolist()
+    right = right_classes(values, labels, data)
+    found |= {
+        "accuracy": right["rate"],
+        "accuracy_error": right["standard_error"],
+        "accuracy_by_class": right["by_class"],
     }
     if judge.features is not None and judge.labels is not None:
-        right = float((judge.labels(values).cpu() == labels).double().mean())
-        found["by_classifier"] = right
-        found["by_classifier_error"] = rate_error(right, len(labels))
+        share = float((judge.labels(values).cpu() == labels).double().mean())
+        found["by_classifier"] = share
+        found["by_classifier_error"] = rate_error(share, len(labels))
     return found
+
+
+def right_classes(values: Tensor, labels: Tensor, data: Data) -> Json:
+    """How many samples have their nearest training image in the class that they were asked for.
+
+    Args:
+        values: samples as the data are, (n, ...).
+        labels: the class that each was asked for, (n,).
+        data: with labels.
+
+    Returns:
+        The rate, its standard error, and the rate of each class.
+    """
+    assert data.train_labels is not None, "classes come from labelled data"
+    labels = labels.cpu()
+    found = nearest_neighbours.nearest_labels(values, data.train, data.train_labels).cpu()
+    right = found == labels
+    rate = float(right.double().mean())
+    by_class = {
+        str(label): float(right[labels == label].double().mean())
+        for label in labels.unique().tolist()
+    }
+    return {"rate": rate, "standard_error": rate_error(rate, len(labels)), "by_class": by_class}
 
 
 def shown(x: Tensor, data: Data) -> bytes:

@@ -132,8 +132,8 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     guidance = guidance_of(config.sampling, classes_of(config, data), data, own)
     if guidance.needs_classifier and training:
         raise RequestError(
-            f"sampling.label = {guidance.label} needs a classifier, and a training that ends with "
-            "samples comes before it: leave the label to --mode sample"
+            f"sampling.label = {config.sampling.label} needs a classifier, and a training that "
+            "ends with samples comes before it: leave the label to --mode sample"
         )
     for name in dict.fromkeys((*samplers.AFTER_TRAINING, config.sampling.sampler)):
         check_sampler(config, name, sde, t_min, data)

@@ -1,5 +1,8 @@
 """Likelihood settings from the `likelihood` section."""
 
+from torch import Tensor
+
+from scoreflow.data.classes import names_of, numbers_of
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
@@ -20,19 +23,64 @@ def build_solver(config: AnyConfig) -> Solver:
     return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
 
 
-def asked_of(config: AnyConfig, model: ScoreModel) -> ScoreModel:
+OF_EACH = "data"
+"""A word of likelihood.label: each image's own class."""
+
+
+def asked_of(config: AnyConfig, model: ScoreModel, data: Data) -> ScoreModel:
     """The Denoiser whose likelihood it is: that of the class `likelihood.label`, if it is one.
+
+    Args:
+        config: of the run.
+        model: the network.
+        data: which may name the classes.
 
     Raises:
         RequestError: the network knows no such class, or cannot do without one.
     """
-    label = Config.of(config).likelihood.label
-    if label == -1 and model.needs_class:
+    label, names = Config.of(config).likelihood.label, names_of(data, model.num_classes)
+    if label == OF_EACH and OF_EACH not in names:
+        return model
+    if label in (-1, "none") and model.needs_class:
         raise RequestError(
             "this network has no row for no class, and its likelihood is one given a class: set "
-            f"likelihood.label to one of 0..{model.num_classes - 1}"
+            f"likelihood.label to one of 0..{model.num_classes - 1}, or to data for each its own"
         )
-    return model if label == -1 else model.labelled(label)
+    if label in (-1, "none"):
+        return model
+    if not model.num_classes:
+        return model.labelled(0)  # which it refuses
+    numbers = numbers_of(label, model.num_classes, names, "likelihood.label")
+    if len(numbers) > 1:
+        raise RequestError(
+            f"likelihood.label is one class, or data for each image's own, got {label}"
+        )
+    return model.labelled(numbers[0])
+
+
+def labels_of(config: AnyConfig, model: ScoreModel, data: Data) -> Tensor | None:
+    """The class that each of some data is asked about: its own; None unless that is asked.
+
+    Args:
+        config: of the run.
+        model: the network.
+        data: whose test part is measured.
+
+    Raises:
+        RequestError: the network has no classes, or the data none that it knows.
+    """
+    names = names_of(data, model.num_classes)
+    if Config.of(config).likelihood.label != OF_EACH or OF_EACH in names:
+        return None
+    if not model.num_classes or data.test_labels is None:
+        whose = f"{data.name} has no labels" if model.num_classes else "this network has none"
+        raise RequestError(f"likelihood.label = data is about each image's class, and {whose}")
+    if int(data.test_labels.max()) >= model.num_classes:
+        raise RequestError(
+            f"likelihood.label = data: the network knows {model.num_classes} classes, and "
+            f"{data.name} has a class {int(data.test_labels.max())}"
+        )
+    return data.test_labels
 
 
 def build_question(

@@ -11,6 +11,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.solver import try_solver
+from scoreflow.generation.classes import ByClass
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
@@ -68,11 +69,13 @@ def build_drawing(
     guided = guidance.denoiser(model, classifier)
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
     sampler = _method(c, name, model.t_min, model.learned_variance, eps_error)
+    by_class = guided if isinstance(guided, ByClass) else None
+    of = guidance.label, guidance.classes, by_class
     if isinstance(sampler, ProbabilityFlow):
         times = sampler.times(model.sde.num_steps)
-        return SamplingPlan(sampler, times, guided, label=guidance.label)
+        return SamplingPlan(sampler, times, guided, "mean", *of, apart=True)
     final, times = _final_and_times(c, name, model.sde, model.t_min, eps_error)
-    return SamplingPlan(sampler, times, limited(config, guided, data), final, guidance.label)
+    return SamplingPlan(sampler, times, limited(config, guided, data), final, *of)
 
 
 def check_sampler(config: Config, name: str, sde: SDE, t_min: float, data: Data) -> None:

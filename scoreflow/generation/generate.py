@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,25 +54,33 @@ def draw_samples(
         shown = Counted(plan.denoiser, progress.evaluated)
         for index in own.split(batch_size) if len(own) else ():
             rows = None if start is None else start[index]
-            with out_of_evaluations():
-                batches.append(
-                    sample(
-                        plan.sampler,
-                        shown,
-                        sde,
-                        plan.times,
-                        noise.rows(index),
-                        event,
-                        final=plan.final,
-                        start=rows,
-                    )
-                )
+            part = replace(plan, denoiser=shown)
+            batches.append(draw_batch(part, sde, noise.rows(index), event, rows))
             progress.advance(len(index))
     if shard.world == 1:
         return torch.cat(batches)
     drawn = torch.cat(batches).cpu() if batches else torch.empty(0, *event)
     everything = shard.gathered(dict(zip(own.tolist(), drawn.unbind(), strict=True)))
     return torch.stack([everything[k] for k in range(count)]).to(device)
+
+
+def draw_batch(
+    plan: SamplingPlan,
+    sde: SDE,
+    noise: Noise,
+    event: tuple[int, ...],
+    start: Tensor | None = None,
+) -> Tensor:
+    """One sample for every index of the noise, (B, *event), at once; as in `draw_samples`."""
+    parts, places = [], []
+    with out_of_evaluations():
+        for rows in plan.groups(noise.index):
+            begun = None if start is None else start[rows]
+            args = plan.sampler, plan.denoiser, sde, plan.times, noise.rows(rows), event
+            parts.append(sample(*args, final=plan.final, start=begun))
+            places.append(rows)
+    x = torch.cat(parts)
+    return x if len(parts) == 1 else x[torch.cat(places).argsort()]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ for bit what one process makes that nothing interrupts. With another batch size 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ from torch import Tensor
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dtype_of, from_uint8, gathered, spread, to_uint8, values_of
 from scoreflow.errors import RequestError, RunError
-from scoreflow.generation.generate import out_of_evaluations, outside
+from scoreflow.generation.generate import draw_batch, outside
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.runtime.stopwatch import Stopwatch
-from scoreflow.samplers import Counted, sample
+from scoreflow.samplers import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
@@ -154,7 +154,9 @@ def files_of(folder: Path, save: str, draw: Draw) -> ImageFiles:
     deep = levels is not None and levels > 256
     if save == "npz":
         kind = np.uint16 if deep else np.uint8
-        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, draw.plan.label, kind)
+        labels = draw.plan.labels(torch.arange(draw.num_images))
+        of_each = None if labels is None else labels.numpy()
+        return NpzFile(folder / "samples.npz", draw.num_images, draw.event, of_each, kind)
     if save == "png":
         return PngFolder(folder, draw.num_images, draw.event, 16 if deep else 8)
     raise RequestError(f"samples are saved as {', '.join(SAVED)}, got {save!r}")
@@ -187,16 +189,11 @@ def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, ro
         for number, start, stop in batches:
             counted = Counted(draw.plan.denoiser)
             shown, watch = Counted(counted, progress.evaluated), Stopwatch(device)
-            with out_of_evaluations():
-                x = sample(
-                    draw.plan.sampler,
-                    shown,
-                    draw.sde,
-                    draw.plan.times,
-                    Noise.of(draw.seed, start, stop, device),
-                    draw.event,
-                    final=draw.plan.final,
-                )
+            plan, noise = (
+                replace(draw.plan, denoiser=shown),
+                Noise.of(draw.seed, start, stop, device),
+            )
+            x = draw_batch(plan, draw.sde, noise, draw.event)
             _put(files, start, _stored(x, files, draw.data))
             row = {"batch": number, "rows": counted.rows, "seconds": watch.seconds}
             rows.append([{**row, "outside": outside(x, draw.data.num_levels)}])

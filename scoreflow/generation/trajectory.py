@@ -1,7 +1,7 @@
 """Sampling trajectories: estimates of x_0 at decreasing t, as a strip of images and a GIF."""
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -56,13 +56,18 @@ def follow(plan: SamplingPlan, sde: SDE, noise: Noise, data: Data, last: Tensor)
         last: the samples, (n, ...) as drawn.
     """
     event = tuple(last.shape[1:])
-    if isinstance(plan.sampler, ProbabilityFlow):
-        seen = _along_the_flow(plan, plan.sampler, sde, noise, event)
-    else:
-        recorded = Recorded(plan.denoiser)
-        heard = replace(plan, denoiser=recorded)
-        sample(heard.sampler, heard.denoiser, sde, heard.times, noise, event, final=heard.final)
-        seen = dict(recorded.records)
+    seen: dict[float, Tensor] = {}
+    for rows in plan.groups(noise.index):
+        if isinstance(plan.sampler, ProbabilityFlow):
+            found = _along_the_flow(plan, plan.sampler, sde, noise.rows(rows), event)
+        else:
+            heard = Recorded(plan.denoiser)
+            sample(plan.sampler, heard, sde, plan.times, noise.rows(rows), event, final=plan.final)
+            found = dict(heard.records)
+        for t, x_0 in found.items():
+            seen.setdefault(t, torch.empty(len(last), *event, dtype=x_0.dtype))[rows.cpu()] = (
+                x_0.cpu()
+            )
     seen |= {0.0: last}
     times = sorted(seen, reverse=True)
     return Trajectory(times, [values_of(seen[t].cpu().double(), data) for t in times])

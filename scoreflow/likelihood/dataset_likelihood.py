@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
@@ -59,6 +59,8 @@ class LikelihoodSettings:
 
 
 CHECK_FACTOR = 10.0
+EXTREMES = 5
+"""Data with the lowest and the highest likelihood that a result names."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def measure(
     truth: Distribution | None = None,
     rows: Rows | None = None,
     shard: Shard | None = None,
+    labels: Tensor | None = None,
 ) -> Measured:
     """Exact log-likelihood of the test set: bits/dim of integers, nats of vectors.
 
@@ -97,22 +100,25 @@ def measure(
         truth: the density of vectors, where it is known, to compare with.
         rows: where data that were measured before are found, and new ones are kept.
         shard: this process's share, where there are several.
+        labels: of the test part, where each datum is measured given its own class.
 
     Raises:
         RunError: some were not solved; what was found is kept in the rows.
     """
     start, test = time.monotonic(), data.test[: num_images or None]
     shard = shard or Shard()
-    likelihood = DatasetLikelihood(model.in_precision("float32"), test, settings)
-    found = likelihood.rows(range(len(test)), rows, shard, "likelihood")
+    likelihood = DatasetLikelihood(model.in_precision("float32"), test, settings, data.test_names)
+    found = likelihood.given(labels, range(len(test)), rows, shard, "likelihood")
     _refuse_unfinished(found, settings.solver)
     values = (
         torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -likelihood.per_nat
     )
-    finer = likelihood.finer().rows(range(min(settings.checked, len(test))), None, shard, "check")
+    few = range(min(settings.checked, len(test)))
+    finer = likelihood.finer().given(labels, few, None, shard, "check")
     result = _result(model, data, likelihood, found, values, finer)
     if truth is not None:
         result |= _against(truth, test, values.mean(1))
+    result |= _extremes(values.mean(1), data.test_names)
     result["seconds"] = time.monotonic() - start
     evaluations = torch.tensor([row["evaluations"] for row in found], dtype=torch.float64)
     return Measured(result, line(result), values, evaluations)
@@ -125,10 +131,17 @@ class DatasetLikelihood:
         model: in float32.
         test: levels or vectors.
         settings: of the measurement.
+        names: of the data, which their rows carry; none where they have none.
     """
 
-    def __init__(self, model: ScoreModel, test: Tensor, settings: LikelihoodSettings) -> None:
-        self.model, self.test, self.settings = model, test, settings
+    def __init__(
+        self,
+        model: ScoreModel,
+        test: Tensor,
+        settings: LikelihoodSettings,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self.model, self.test, self.settings, self.names = model, test, settings, names
         deq = settings.dequantizer
         self.t = model.t_min if deq is None else deq.t
         self.per_nat = 1.0 if deq is None else 1 / (test[0].numel() * math.log(2))
@@ -139,7 +152,41 @@ class DatasetLikelihood:
         finer = replace(self.settings, solver=self.settings.solver.finer(CHECK_FACTOR))
         return DatasetLikelihood(self.model, self.test, finer)
 
-    def rows(self, wanted: range, kept: Rows | None, shard: Shard, title: str) -> list[Json]:
+    def given(
+        self, labels: Tensor | None, wanted: range, kept: Rows | None, shard: Shard, title: str
+    ) -> list[Json]:
+        """As `rows`, each datum given its class: those of a class together, as it is asked.
+
+        Args:
+            labels: the class of each datum; None for the network's own law.
+            wanted: as in `rows`, and so on.
+            kept: as in `rows`.
+            shard: as in `rows`.
+            title: as in `rows`.
+        """
+        if labels is None:
+            return self.rows(wanted, kept, shard, title)
+        found: dict[int, Json] = {}
+        of_each = labels.tolist()
+        own = [of_each[k] for k in wanted]
+        for label in sorted(set(own)):
+            of_class = [k for k, its in zip(wanted, own, strict=True) if its == label]
+            model = self.model.labelled(int(label))
+            asked = DatasetLikelihood(model, self.test, self.settings, self.names)
+            rows = asked.rows(of_class, kept, shard, f"{title}, class {label}", adopt=False)
+            found |= dict(zip(of_class, rows, strict=True))
+        if kept is not None and shard.rank == 0:
+            kept.adopt()
+        return [found[k] for k in wanted]
+
+    def rows(
+        self,
+        wanted: Sequence[int],
+        kept: Rows | None,
+        shard: Shard,
+        title: str,
+        adopt: bool = True,
+    ) -> list[Json]:
         """A row for every wanted datum, in order; this process solves its share of them."""
         there = {} if kept is None else kept.done
         done = {
@@ -156,7 +203,7 @@ class DatasetLikelihood:
                     kept.append(new)
                 progress.advance(len(new), mean=self._so_far(list(done.values())))
         theirs = shard.gathered({k: done[k] for k in wanted if k in done and shard.has(k)})
-        if kept is not None and shard.rank == 0:
+        if adopt and kept is not None and shard.rank == 0:
             kept.adopt()
         done |= theirs
         return [done[k] for k in wanted]
@@ -211,8 +258,10 @@ class DatasetLikelihood:
         value = float(nats.mean()) * -self.per_nat
         unit = "nats_per_datum" if self.settings.dequantizer is None else "bits_per_dim"
         solver_error = sum(p["solver_error"] for p in points) / len(points)
+        image = points[0]["image"]
         return {
-            "image": points[0]["image"],
+            "image": image,
+            **({"name": self.names[image]} if image < len(self.names) else {}),
             unit: value if math.isfinite(value) else None,
             "nats": nats.flatten().tolist() if bool(nats.isfinite().all()) else None,
             "evaluations": sum(p["evaluations"] for p in points),
@@ -276,6 +325,24 @@ def _result(
     if deq is not None:
         result["bits_per_dim"] = result["value"]
     return result
+
+
+def _extremes(values: Tensor, names: tuple[str, ...]) -> dict[str, list[Json]]:
+    """The data with the lowest and the highest value, with their names where they have any.
+
+    Args:
+        values: bits/dim or nats, (n,).
+        names: of the data, or none.
+    """
+    order = values.argsort(stable=True).tolist()
+    count = min(EXTREMES, len(order) // 2)
+
+    def row(k: int) -> Json:
+        named = {"name": names[k]} if k < len(names) else {}
+        return {"image": k, **named, "value": float(values[k])}
+
+    parts = {"lowest": order[:count], "highest": order[: -count - 1 : -1]}
+    return {side: [row(k) for k in found] for side, found in parts.items() if count}
 
 
 def _refuse_unfinished(found: list[Json], solver: Solver) -> None:

@@ -126,8 +126,14 @@ class NoisyClassifier:
         logits: Tensor = self.network(*self._inputs(x_t, t))
         return logits.to(x_t.dtype).log_softmax(1)
 
-    def of(self, label: int) -> LogProb:
-        """(x_t, t) -> log p(label | x_t), (B,), for classifier guidance."""
+    def of(self, label: int | Tensor) -> LogProb:
+        """(x_t, t) -> log p(label | x_t), (B,), for classifier guidance.
+
+        Args:
+            label: a class for all rows, or one a row, (B,) int64.
+        """
+        if isinstance(label, Tensor):
+            return lambda x_t, t: self.log_probs(x_t, t).gather(1, label[:, None])[:, 0]
         return lambda x_t, t: self.log_probs(x_t, t)[:, label]
 
     def features(self, x_t: Tensor, t: Tensor) -> Tensor:

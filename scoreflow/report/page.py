@@ -11,6 +11,7 @@ from scoreflow.report.sections import (
     comparison,
     editing,
     likelihood,
+    others,
     samples,
     training,
 )
@@ -29,6 +30,7 @@ SECTIONS = (
     bounds.sections,
     comparison.sections,
     editing.sections,
+    others.sections,
     training.sections,
     certificate.sections,
 )

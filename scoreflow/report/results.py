@@ -9,6 +9,7 @@ from scoreflow.errors import RequestError
 from scoreflow.figures.pixel_size import reduced
 from scoreflow.report.blocks import Picture
 from scoreflow.storage.atomic_files import Json, load_json
+from scoreflow.storage.measurements import hash_in, headline_of
 from scoreflow.storage.run_folder import RunDir
 
 DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError)
@@ -28,24 +29,45 @@ def measured_on(result: Json, lead: str = "") -> str:
     return f"{lead}{of['name']} ({path}SHA-256 of the images {of['sha256']['test'][:12]}…)"
 
 
+def _date(result: Json) -> str:
+    """When it was measured; those that do not say so are the oldest."""
+    return str((result.get("kept") or {}).get("date", ""))
+
+
 class Results:
     """What results/*.json hold.
 
     Attributes:
         run: the run's folder.
         by_name: each result that can be read, by its file's name without the ending.
+        others: measurements under other settings than those of a headline, by its name: the name
+            of each and the result, the newest first.
         damaged: a line for each file that cannot be read or shown.
     """
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.by_name: dict[str, Json] = {}
+        self.others: dict[str, list[tuple[str, Json]]] = {}
         self.damaged: list[str] = []
         for path in sorted((run.path / "results").glob("*.json")):
             try:
-                self.by_name[path.stem] = run.read_result(path.stem)
+                self._sort_in(path.stem, run.read_result(path.stem))
             except RequestError as error:
                 self.damaged.append(str(error))
+        for name, found in self.others.items():
+            headline = hash_in(self.by_name.get(name, {}))
+            # a kill may have left a measurement under its hash that is the headline by now
+            unlike = [each for each in found if hash_in(each[1]) != headline]
+            self.others[name] = sorted(unlike, key=lambda each: _date(each[1]), reverse=True)
+        self.others = {name: found for name, found in self.others.items() if found}
+
+    def _sort_in(self, name: str, result: Json) -> None:
+        headline = headline_of(name, result)
+        if headline == name:
+            self.by_name[name] = result
+        else:
+            self.others.setdefault(headline, []).append((name, result))
 
     def named(self, prefix: str) -> list[str]:
         """The names that begin so, in alphabetical order."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.schema.evaluation_sections import (
@@ -109,7 +109,12 @@ class Config(Section):
 
     def to_config_dict(self) -> ConfigDict:
         """The same as a ConfigDict: the contract of experiment files and overrides."""
-        return ConfigDict(self.to_dict())
+        found = self.to_dict()
+        for name in (each.name for each in KEYS.values() if each.classes):
+            section, _, option = name.partition(".")
+            # a number or a text, which a field of one type would refuse to become the other
+            found[section][option] = FieldReference(found[section][option], field_type=object)
+        return ConfigDict(found)
 
 
 AnyConfig: TypeAlias = Config | ConfigDict

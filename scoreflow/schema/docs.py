@@ -65,6 +65,8 @@ def _values(key: Key) -> str:
     kind = type(key.default[0]) if isinstance(key.default, tuple) else type(key.default)
     if key.choices:
         return ("names: " if many else "") + ", ".join(f"`{name}`" for name in key.choices)
+    if key.classes:
+        return "class or classes"
     if key.limits is None:
         return {bool: "`true`, `false`", str: "text"}[kind]
     word = {int: "whole number", float: "number"}[kind] + ("s" if many else "")

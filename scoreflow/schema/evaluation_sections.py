@@ -88,7 +88,13 @@ class SamplingConfig(Section):
     dynamic_threshold: float = key(
         0.0, "instead of clipping: threshold at this quantile of |x_0|; 0 for none", Range(0, 1)
     )
-    label: int = key(-1, "class of the samples; -1 for none", Range(-1, 2**31))
+    label: int | str = key(
+        -1,
+        "class of the samples, by number or name; several in turn, as 0,1,2, or all; data "
+        "for the shares of the data; -1 for none",
+        Range(-1, 2**31),
+        classes=True,
+    )
     guidance: float = key(
         1.0, "guidance weight: 0 ignores the class, 1 is the model's own law", NOT_NEGATIVE
     )
@@ -179,8 +185,12 @@ class LikelihoodConfig(Section):
         0, "measure the checkpoint of this training step; 0 for the last", COUNT_OR_NONE
     )
     num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
-    label: int = key(
-        -1, "log p given this class, of a network with classes; -1 for none", Range(-1, 2**31)
+    label: int | str = key(
+        -1,
+        "log p given this class, by number or name, of a network with classes; data for each "
+        "image's own; -1 for none",
+        Range(-1, 2**31),
+        classes=True,
     )
     batch_size: int = key(128, "points in flight at a time", COUNT)
     dequantization: str = key(

@@ -51,6 +51,21 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Which runs --mode table shows side by side.
+
+    Attributes:
+        runs: their folders.
+        sort: a column, "-" in front for the greatest first; "" for the likelihood.
+        out: a file that it is also written to, None for none.
+    """
+
+    runs: tuple[Path, ...]
+    sort: str = ""
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """A command line.
 
@@ -64,6 +79,7 @@ class Request:
         names_experiment: whether --config was given.
         source: what is imported; None in all other modes.
         target: what is exported to; None in all other modes.
+        listing: what a table shows; None in all other modes.
     """
 
     mode: str
@@ -75,6 +91,7 @@ class Request:
     names_experiment: bool
     source: Source | None = None
     target: Target | None = None
+    listing: Listing | None = None
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:
@@ -173,6 +190,8 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
         RequestError: flags of export in another mode, or export without --to or --out.
     """
     if mode != "export":
+        if mode == "table":
+            told = {flag: value for flag, value in told.items() if flag != "out"}
         if told:
             raise RequestError(f"--{next(iter(told))} is of --mode export, got --mode {mode}")
         return None
@@ -180,3 +199,45 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
         if not told.get(flag):
             raise RequestError(f"--mode export needs --{flag}, {what}")
     return Target(told["to"], Path(told["out"]).expanduser(), told.get("weights", "ema"))
+
+
+# ---- the flags of --mode table -----------------------------------------------------------------
+
+LISTING_FLAGS = ("runs", "sort")
+
+
+def listing_of(
+    mode: str, told: Mapping[str, str], folders: Sequence[str], overrides: Flat
+) -> Listing | None:
+    """The runs of a table.
+
+    Args:
+        mode: of the command line.
+        told: those of `LISTING_FLAGS` and "out" that were given.
+        folders: arguments without a flag.
+        overrides: config keys that were given, which a table has no use for.
+
+    Raises:
+        RequestError: flags of a table in another mode, or a table without runs.
+    """
+    if mode != "table":
+        for flag in LISTING_FLAGS:
+            if flag in told:
+                raise RequestError(f"--{flag} is of --mode table, got --mode {mode}")
+        return None
+    named = [part for part in (told.get("runs") or "").split(",") if part]
+    runs = tuple(Path(each).expanduser() for each in (*folders, *named))
+    if not runs:
+        raise RequestError("--mode table needs runs: --mode table DIR DIR, or --runs DIR,DIR")
+    for key in overrides:
+        raise RequestError(f"{key} has no effect on --mode table; leave it out")
+    out = Path(told["out"]).expanduser() if told.get("out") else None
+    if out is not None and out.suffix.lower() not in TABLE_FILES:
+        raise RequestError(
+            f"a table is written to a file that ends in {', '.join(TABLE_FILES)}, got --out {out}"
+        )
+    return Listing(runs, told.get("sort") or "", out)
+
+
+TABLE_FILES = (".html", ".csv", ".json")
+"""Endings of the files that a table is written to."""

@@ -36,6 +36,8 @@ FROM_A_STEP_ON = "resume"
 """A key of the weights that each step reads anew: it may change where a training goes on."""
 WHERE_THE_DATA_FIT = "resume, and all modes, where the data are the same"
 """Where the data lie, which may be another place than they were trained on at."""
+CLASS = "a class, by its number or name; several, as 0,1,2; or one of the words in its meaning"
+"""What a value must be that says classes."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Key:
             "" for never.
         only: conditions of which one must hold for the key to have an effect; none for one that
             always has. A key in a condition must have an effect itself.
+        classes: whether it says a class or several: a number, or a text (`as_classes`).
     """
 
     name: str
@@ -69,6 +72,7 @@ class Key:
     later: bool
     changes: str = ""
     only: tuple[Condition, ...] = ()
+    classes: bool = False
 
     @property
     def described(self) -> str:
@@ -91,6 +95,8 @@ class Key:
         """What a value must be, in words."""
         if isinstance(self.default, tuple):
             return LISTS[type(self.default[0])]
+        if self.classes:
+            return CLASS
         return KINDS[type(self.default)]
 
     def wrong_kind(self, got: object) -> str:
@@ -104,7 +110,9 @@ class Key:
             RequestError: it has another type.
         """
         converted: Any
-        if not isinstance(self.default, tuple):
+        if self.classes:
+            converted = as_classes(value, self.wrong_kind(value))
+        elif not isinstance(self.default, tuple):
             converted = _converted(value, type(self.default), self.wrong_kind(value))
         elif isinstance(value, list | tuple):
             kind, refusal = type(self.default[0]), self.wrong_kind(value)
@@ -115,7 +123,7 @@ class Key:
 
     def check(self, value: object) -> None:
         """Refuse a number, or a tuple with one, out of range."""
-        if self.limits is None:
+        if self.limits is None or isinstance(value, str):
             return
         for number in value if isinstance(value, list | tuple) else (value,):
             if number not in self.limits:
@@ -131,6 +139,24 @@ def _in_words(name: str, values: tuple[Value, ...] | AllBut) -> str:
         return option
     texts = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
     return texts if all(isinstance(value, str) for value in values) else f"{option} = {texts}"
+
+
+def as_classes(value: object, refusal: str) -> int | str:
+    """A class as a config keeps it: its number, or a text: a name, or several with commas between.
+
+    Args:
+        value: as a command line, a config file or Python has it: 2, "2", "cat", (0, 1, "cat").
+        refusal: the message about anything else.
+    """
+    if isinstance(value, list | tuple) and value:
+        return ",".join(str(as_classes(item, refusal)) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise RequestError(refusal)
+    text = str(value).strip()
+    try:
+        return int(text) if text == str(int(text)) else text  # a class may be called 007
+    except ValueError:
+        return text
 
 
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
@@ -152,6 +178,7 @@ def key(
     later: bool = False,
     changes: str = "",
     only: Condition | tuple[Condition, ...] = (),
+    classes: bool = False,
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -165,6 +192,7 @@ def key(
         later: absent from the oldest runs.
         changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
         only: one condition, or several of which one must hold.
+        classes: whether it says a class or several.
     """
     about = {
         "meaning": meaning,
@@ -175,6 +203,7 @@ def key(
         "later": later,
         "changes": changes,
         "only": only if isinstance(only, tuple) else (only,),
+        "classes": classes,
     }
     declared: T = field(default=default, metadata=about)
     return declared

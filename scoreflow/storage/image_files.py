@@ -136,7 +136,7 @@ class _Rows:
 
 
 class NpzFile(_Rows):
-    """One npz: `arr_0` (n, H, W, C) integers, and with a class `arr_1`, (n,) int64.
+    """One npz: `arr_0` (n, H, W, C) integers, and with classes `arr_1`, (n,) int64.
 
     The format of the evaluator of guided-diffusion (Dhariwal & Nichol 2021), which its
     sample scripts write.
@@ -145,7 +145,7 @@ class NpzFile(_Rows):
         path: of the file.
         count: how many images.
         shape: (C, H, W).
-        label: the class of all of them, -1 for none.
+        labels: the class of each, (count,) integers; None for none.
         dtype: uint8 in 0..255; uint16 for the levels themselves, where there are more.
     """
 
@@ -154,7 +154,7 @@ class NpzFile(_Rows):
         path: Path,
         count: int,
         shape: tuple[int, ...],
-        label: int,
+        labels: Array | None = None,
         dtype: type[np.unsignedinteger[Any]] = np.uint8,
     ) -> None:
         if len(shape) != 3:
@@ -162,7 +162,7 @@ class NpzFile(_Rows):
                 f"sampling.save = npz is for images, got samples of shape {shape}: save them as pt"
             )
         super().__init__(path, count, (*shape[1:], shape[0]), np.dtype(dtype))
-        self.label = label
+        self.labels = labels
 
     def put(self, start: int, images: Array) -> None:
         """As `ImageFiles`; integers of its dtype."""
@@ -176,8 +176,8 @@ class NpzFile(_Rows):
             with _member(archive, "arr_0.npy") as file, self._raw.open("rb") as rows:
                 _header(file, (self.count, *self.row), self.dtype)
                 shutil.copyfileobj(rows, file, PIECE)
-            if self.label >= 0:
-                labels = np.full(self.count, self.label, np.int64)
+            if self.labels is not None:
+                labels = self.labels.astype(np.int64)
                 with _member(archive, "arr_1.npy") as file:
                     _header(file, labels.shape, labels.dtype)
                     file.write(labels.tobytes())

@@ -40,6 +40,7 @@ from scoreflow.storage.checkpoint_file import (
     sidecar,
     write_state,
 )
+from scoreflow.storage.measurements import NEWEST, Kept, Rank, keep, rows_name
 from scoreflow.storage.result_rows import Rows, rows_in
 
 Scalar = int | float | np.generic | Tensor
@@ -301,6 +302,10 @@ class RunDir:
         write_atomic(path, data)
         return path
 
+    def keep_result(self, name: str, result: Json, question: Json, rank: Rank = NEWEST) -> Kept:
+        """Write a measurement without losing another one; see `storage.measurements`."""
+        return keep(self.path / "results", name, result, question, rank)
+
     def read_result(self, name: str, remedy: str = "make it again, or remove the file") -> Json:
         """What results/{name}.json holds.
 
@@ -314,9 +319,11 @@ class RunDir:
     def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
         """results/{name}.jsonl: the rows made under this heading, and room for more.
 
-        Of several processes, each but the first writes results/{name}.rank{rank}.jsonl.
+        Of several processes, each but the first writes results/{name}.rank{rank}.jsonl. Rows
+        under another heading stay, and these go into a file with a hash of theirs in its name.
         """
-        return rows_in(self.path / "results", name, heading, rank, key)
+        folder = self.path / "results"
+        return rows_in(folder, rows_name(folder, name, heading), heading, rank, key)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

@@ -30,7 +30,10 @@ def train(trained: TrainedRun) -> None:
     save_classifier(folder.path, model, _of(trained))
     kept = recorded(experiment.config.classifier, experiment.device)
     about = {"seconds": seconds, "settings": kept, **trained.measured_on}
-    folder.write_result("classifier", {**found, **about})
+    if data.class_names:
+        about["class_names"] = list(data.class_names)
+    # always the headline: it is of the classifier in the folder, which is the last one
+    folder.keep_result("classifier", {**found, **about}, {"settings": kept, "of": _of(trained)})
     half = found["times"][len(found["times"]) // 2]
     say(
         f"classifier of {found['num_classes']} classes, {settings.num_steps} steps in "

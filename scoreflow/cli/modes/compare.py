@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from scoreflow.cli.console import recorded, say
 from scoreflow.data import toy
+from scoreflow.data.classes import as_asked, names_of, of_classes
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
@@ -19,6 +20,7 @@ from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.factory import sampling
 from scoreflow.factory.choose import choose
 from scoreflow.factory.evaluation import build_judge
+from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.sampling import high_order
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
@@ -74,11 +76,12 @@ def compare(trained: TrainedRun) -> None:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
     wanted = _wanted(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
-    rows = trained.folder.rows("compare", _heading(trained, count, judged_by), key="case")
-    if rows.stale:
+    heading = _heading(trained, count, judged_by)
+    rows = trained.folder.rows("compare", heading, key="case")
+    if rows.path.stem != "compare":
         say(
-            f"{rows.stale} kept rows are of other settings, weights or classifier: they are made "
-            "again, and the old ones go"
+            "the rows in compare.jsonl are of other settings, weights or classifier, and stay: "
+            f"these go to {rows.path.name}"
         )
     common = Comparing(trained, data, judge, rows, count)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
@@ -90,8 +93,23 @@ def compare(trained: TrainedRun) -> None:
     settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
-    trained.folder.write_result("compare", result)
+    result["pictures"] = rows.path.stem
+    if data.class_names:
+        result["class_names"] = list(data.class_names)
+    if (label := heading["sampling"]["label"]) != -1:
+        result["label"] = label
+    asked = {**heading, "samplers": list(c.samplers), "nfe": list(c.nfe)}
+    asked["guidance"] = list(c.guidance) if sweep else []
+    kept = trained.folder.keep_result("compare", result, asked, _rank)
     _print(result)
+    if kept.remark:
+        say(kept.remark)
+
+
+def _rank(result: Json) -> tuple[float, ...]:
+    """What makes a comparison the headline: of all classes, newest weights, most images."""
+    rows, of_all = result["rows"], result.get("label", -1) == -1
+    return of_all, result["step"], rows[0]["num_images"], len(rows)
 
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
@@ -117,7 +135,7 @@ def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
 
 def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
     """All that a row depends on but its case."""
-    config = trained.config
+    config, guidance = trained.config, build_guidance(trained.config, trained.model, trained.data)
     return {
         "seed": config.compare.seed,
         "num_images": count,
@@ -128,7 +146,8 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
             key: value
             for key, value in config.sampling.items()
             if without_effect(f"sampling.{key}", "compare") is None
-        },
+        }
+        | {"label": guidance.asked},
         "judged_by": judged_by,
         **trained.data_digests,
     }
@@ -139,7 +158,7 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
     trained, c = common.trained, common.trained.config
     names = {(name, budget): f"{name}-{budget}" for name, budget in wanted}
     paths = {
-        each: trained.folder.sample_path(trained.step, f"compare-{name}")
+        each: trained.folder.sample_path(trained.step, f"{common.rows.path.stem}-{name}")
         for each, name in names.items()
     }
     cases = CachedCases(common.rows, names, paths)
@@ -184,20 +203,11 @@ def _print(result: Json) -> None:
 
 
 def _asked_for(trained: TrainedRun) -> Data:
-    """The data that samples are to be like: those of sampling.label, or all."""
-    data, label = trained.data, trained.config.sampling.label
-    if label < 0 or data.train_labels is None or data.test_labels is None:
+    """The data that samples are to be like: those of the classes of sampling.label, or all."""
+    data, guidance = trained.data, build_guidance(trained.config, trained.model, trained.data)
+    if not guidance.guide:
         return data
-    labels = (data.train_labels, data.test_labels)
-    train, test = ((each == label).to(data.train.device) for each in labels)
-    images = data.train[train]
-    return replace(
-        data,
-        train=images,
-        test=images if data.one_part else data.test[test],
-        train_labels=data.train_labels[train.to(data.train_labels.device)],
-        test_labels=data.test_labels[test.to(data.test_labels.device)],
-    )
+    return of_classes(data, guidance.numbers)
 
 
 def _orders(common: Comparing) -> list[Json]:
@@ -217,7 +227,7 @@ def _orders(common: Comparing) -> list[Json]:
 
 def _sweeps(trained: TrainedRun, judge: SampleQuality, exists: bool) -> bool:
     """Whether there is something to guide by; what cannot be swept is refused before any work."""
-    one_class = trained.config.sampling.label >= 0
+    one_class = trained.config.sampling.label not in (-1, "none")
     weights = trained.config.compare.guidance
     guides = bool(trained.model.num_classes) or exists
     if one_class or not weights or judge.labels is None or not guides:
@@ -229,7 +239,8 @@ def _sweeps(trained: TrainedRun, judge: SampleQuality, exists: bool) -> bool:
 def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
     config = ConfigDict(trained.config.to_dict())
-    config.sampling.label, config.sampling.guidance = label, weight
+    names = names_of(trained.data, trained.model.num_classes or trained.data.num_classes)
+    config.sampling.label, config.sampling.guidance = as_asked(label, names), weight
     name = guidance_sweep.SAMPLER
     return trained.plan(name, _with_budget(config, name, _middle(config.compare)))
 
@@ -240,7 +251,8 @@ def _swept(common: Comparing) -> CachedCases[float]:
     weights, folder = sorted(set(c.guidance)), trained.folder
     names = {w: f"guidance-{w:g}-{_middle(c)}" for w in weights}
     paths: dict[float, Path] = {
-        w: folder.sample_path(trained.step, f"compare-guidance-{w:g}") for w in weights
+        w: folder.sample_path(trained.step, f"{common.rows.path.stem}-guidance-{w:g}")
+        for w in weights
     }
     cases = CachedCases(common.rows, names, paths)
     batch_size = trained.config.sampling.batch_size

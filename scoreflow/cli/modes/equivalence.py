@@ -14,6 +14,7 @@ from scoreflow.report.page import write_report
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import open_run
 from scoreflow.training_run import fresh_run
@@ -29,6 +30,12 @@ def run(request: Request, argv: list[str]) -> None:
     trained = open_run(request, say)
     about = trained.measured_on
     certify(trained.experiment, trained.folder, trained.model, trained.step, about)
+
+
+def _rank(result: Json) -> tuple[float, ...]:
+    """What makes a certificate the headline: newest weights, most images, most steps."""
+    c = result["settings"]
+    return result["step"], c["num_images"], c["steps"]
 
 
 def certify(
@@ -59,7 +66,8 @@ def certify(
     of_network = {"sde": sde, "precision": model.precision, "trained": step > 0}
     settings = {**recorded(c, experiment.device), **of_network}
     about = {"step": step, "settings": settings, "environment": where, **(more or {})}
-    folder.write_result("equivalence", {**result, **about})
+    asked = {"settings": settings, "step": step, "weights": fingerprint(model.network)}
+    folder.keep_result("equivalence", {**result, **about}, asked, _rank)
     failed = [identity.name for _, identity in rows if not identity.passed]
     page = write_report(folder)
     say(f"{len(rows) - len(failed)} of {len(rows)} identities hold; look at {page}")

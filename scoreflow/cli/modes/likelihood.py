@@ -4,6 +4,8 @@ likelihood.json, .jsonl           the test set, and a row an image
 likelihood-ledger.json            every bound and estimate on the same images
 likelihood-against-OTHER.json     the difference to other weights, image by image
 likelihood-data-NAME.json         other data, and the AUROC of telling them from the test set
+
+Under other settings each has a name of its own, with a hash (`storage.measurements`).
 """
 
 from collections.abc import Callable
@@ -11,18 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.bounds import measure_bounds
-from scoreflow.data import loading, toy
+from scoreflow.data import toy
 from scoreflow.data.dataset import Data, digest, overlap
+from scoreflow.data.pool import load_named
 from scoreflow.data.reading.tally import Tally
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.editing import build_user_reading
-from scoreflow.factory.likelihood import asked_of, build_question
+from scoreflow.factory.likelihood import OF_EACH, asked_of, build_question, labels_of
 from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, measure
@@ -39,6 +43,7 @@ from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun, experiment_of, open_run
 from scoreflow.uncertainty import standard_error
 
+LEDGER = "likelihood-ledger"
 NOT_OF_A_ROW = (
     "num_images",
     "batch_size",
@@ -87,6 +92,14 @@ def assess(trained: TrainedRun) -> None:
     c = trained.config.likelihood
     other = _other_data(trained.experiment) if c.data else None
     against = _against(trained) if c.against else None
+    if c.ledger and c.label == OF_EACH:
+        raise RequestError(
+            "likelihood.ledger has bounds of one law, that of a class or of none, and not of each "
+            "image's own class: leave out either it or likelihood.label = data"
+        )
+    if other is not None and against is None and not c.ledger and len(_shown(other[1], c)) < 2:
+        _score(trained, *other)  # nothing to tell apart, so the test set need not be measured
+        return
     measured = measure_test_set(trained)
     if c.ledger:
         _keep_bounds(trained, measured)
@@ -106,8 +119,9 @@ def measure_test_set(trained: TrainedRun) -> Measured:
             "they count, and make the likelihood look better than it is"
         )
     measured = _measured(trained.folder, _own(trained), data, "likelihood")
-    _write(trained, "likelihood", {**measured.result, "in_training_set": doubles})
-    say(measured.line)
+    _write(
+        trained, "likelihood", {**measured.result, "in_training_set": doubles}, data, measured.line
+    )
     return measured
 
 
@@ -122,11 +136,22 @@ def _measured(
 ) -> Measured:
     """The likelihood of data, its rows in results/{name}.jsonl."""
     experiment = weights.experiment
-    model = asked_of(experiment.config, weights.model)
-    c = experiment.config.likelihood
+    model = asked_of(experiment.config, weights.model, of)
+    shard, c = distributed.shard(), experiment.config.likelihood
+    rows = folder.rows(name, _heading(weights, of, dequantization), shard.rank)
+    question = build_question(experiment.config, model, of, dequantization)
+    labels = labels_of(experiment.config, model, of)
+    truth = toy.distribution() if name == "likelihood" and of.name == "toy" else None
+    found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
+    found.result["rows"] = rows.path.name
+    return found
+
+
+def _heading(weights: Weights, of: Data, dequantization: str = "") -> Json:
+    """All that a row depends on but its number."""
+    experiment = weights.experiment
+    c, label = experiment.config.likelihood, _label(weights, of)
     heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
-    if c.label == -1:  # rows older than the key have none
-        del heading["label"]
     heading |= {
         "dequantization": dequantization or c.dequantization,
         "step": weights.step,
@@ -134,20 +159,44 @@ def _measured(
         "weights": weights.digest,
         "data": digest(of.test),
     }
-    shard = distributed.shard()
+    del heading["label"]
+    if label != -1:  # rows older than the key have none
+        heading["label"] = label
+    if label == OF_EACH and of.test_labels is not None:
+        heading["labels"] = digest(of.test_labels)
     if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
-        heading |= {"batch": [c.num_images, c.batch_size, shard.world]}
-    rows = folder.rows(name, heading, shard.rank)
-    question = build_question(experiment.config, model, of, dequantization)
-    truth = toy.distribution() if name == "likelihood" and of.name == "toy" else None
-    return measure(model, of, c.num_images, question, truth, rows, shard)
+        heading["batch"] = [c.num_images, c.batch_size, distributed.shard().world]
+    return heading
 
 
-def _write(trained: TrainedRun, name: str, result: Json) -> None:
-    settings = trained.config.likelihood.to_dict() | {"device": str(trained.experiment.device)}
-    if distributed.is_main_process():
-        kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
-        trained.folder.write_result(name, kept)
+def _label(weights: Weights, of: Data) -> int | str:
+    """The class by its number, -1 for none; or that it is each image's own."""
+    if labels_of(weights.experiment.config, weights.model, of) is not None:
+        return OF_EACH
+    label = asked_of(weights.experiment.config, weights.model, of).label
+    return label if isinstance(label, int) else -1
+
+
+def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "") -> None:
+    """Keep a result beside those of other settings, and say it."""
+    c, own = trained.config.likelihood, _own(trained)
+    settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
+    if not distributed.is_main_process():
+        return
+    kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
+    asked = {**_heading(own, of), "num_images": result["num_images"], "checked": c.checked}
+    if name == LEDGER:
+        asked["terms"] = c.terms
+    written = trained.folder.keep_result(name, kept, asked, _rank)
+    for told in (line, written.remark):
+        if told:
+            say(told)
+
+
+def _rank(result: Json) -> tuple[float, ...]:
+    """What makes a measurement the headline: of no class, newest weights, most images."""
+    of_none = result["settings"].get("label", -1) == -1
+    return of_none, result["step"], result["num_images"]
 
 
 def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
@@ -158,13 +207,13 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
         own = _own(trained)
         return _measured(trained.folder, own, trained.data, name, dequantization)
 
-    model, data = asked_of(trained.config, trained.model), trained.data
-    name, more = "likelihood-ledger", _by_its_published_clock(trained)
+    model, data = asked_of(trained.config, trained.model, trained.data), trained.data
+    name, more = LEDGER, _by_its_published_clock(trained)
     found = measure_bounds(model, data, trained.config, measured, measure_by, more)
     if found is None:
         return
     result, picture = found
-    _write(trained, name, result)
+    _write(trained, name, result, data)
     if picture is not None:
         trained.folder.write_image(trained.folder.sample_path(trained.step, name), picture)
 
@@ -252,13 +301,14 @@ def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
         "num_images": len(apart),
         "solver": [r.result["error_budget"]["solver"] for r in (measured, other)],
     }
-    _write(trained, name, result)
     shown = "" if error is None else f" +- {error:.4f}"
-    say(
+    line = (
         f"this - {against.name}: {result['value']:+.4f}{shown} {result['unit']} on the same "
         f"{len(apart)} images, dequantization and probes ({result['this']:.4f} and "
         f"{result['other']:.4f})"
     )
+    result["against"] = against.digest
+    _write(trained, name, result, trained.data, line)
 
 
 # ---- other data ---------------------------------------------------------------------------------
@@ -270,11 +320,12 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
     if own.num_levels is None:
         raise RequestError("likelihood.data is for images; this run's data are vectors")
     if wanted == "train":
-        return "train", replace(own, name="train", test=own.train, test_labels=own.train_labels)
+        train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
+        return "train", replace(train, test_names=())
     config = Config.of(experiment.config)
     reading = build_user_reading(config.likelihood, config.data)
     tally = Tally(reading.like(own.test.shape[1:], own.num_levels))
-    levels = loading.load_pool(wanted, tally)
+    levels, names = load_named(wanted, tally)
     top = int(levels.max())
     if levels.shape[1:] != own.test.shape[1:]:
         raise RequestError(
@@ -285,15 +336,24 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         raise RequestError(
             f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
         )
-    if min(len(levels), len(own.test), experiment.config.likelihood.num_images or 2) < 2:
-        raise RequestError(
-            f"likelihood.data needs two images of each side to tell apart, got {len(levels)} in "
-            f"{wanted} and likelihood.num_images = {experiment.config.likelihood.num_images}"
-        )
     for remark in tally.remarks():
         say(f"likelihood.data: {remark}")
-    name = Path(wanted).expanduser().resolve().name
-    return name, replace(own, name=name, test=levels.to(own.test.device), test_labels=None)
+    name, levels = Path(wanted).expanduser().resolve().name, levels.to(own.test.device)
+    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
+
+
+def _shown(of: Data, c: ConfigDict) -> Tensor:
+    """The data that are measured."""
+    return of.test[: c.num_images or None]
+
+
+def _score(trained: TrainedRun, name: str, of: Data) -> None:
+    """Score other data that are too few to be told from the test set: one image, say."""
+    file = f"likelihood-data-{name}"
+    found = _measured(trained.folder, _own(trained), of, file)
+    why = "no AUROC: it takes two images of each side to tell them apart"
+    result = {**found.result, "detection": {}, "no_detection": why}
+    _write(trained, file, result, of, f"{name}: {found.line}; {why}")
 
 
 def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
@@ -301,9 +361,11 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
     file = f"likelihood-data-{name}"
     found = _measured(trained.folder, _own(trained), of, file)
     own = _scores(measured, trained.data)
+    if min(len(measured.values), len(found.values)) < 2:
+        _score(trained, name, of)
+        return
     rows = ood_detection.detection(own, _scores(found, of))
-    _write(trained, file, {**found.result, "detection": rows})
-    say(f"{name}: {found.line}")
+    _write(trained, file, {**found.result, "detection": rows}, of, f"{name}: {found.line}")
     for score, row in rows.items():
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
 

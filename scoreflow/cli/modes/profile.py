@@ -29,5 +29,6 @@ def profile(experiment: Experiment, folder: RunDir) -> None:
     training = experiment.config.training.to_dict()
     settings = {**training, **recorded(c, experiment.device)}
     where = environment(str(experiment.device))
-    folder.write_result("profile", {**result, "settings": settings, "environment": where})
+    whole = {**result, "settings": settings, "environment": where}
+    folder.keep_result("profile", whole, {"settings": settings})
     say(f"{profiler.table(result)}\n\ntrace: {trace} (open it in https://ui.perfetto.dev)")

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.data.classes import called, of_classes
 from scoreflow.data.dataset import Data
+from scoreflow.data.levels import values_of
+from scoreflow.evaluation.guidance_sweep import right_classes
 from scoreflow.evaluation.sample_summary import Drawn, draw, store
 from scoreflow.factory.editing import build_control, build_flow_plan
 from scoreflow.generation import edit_summary, editing, trajectory
@@ -20,6 +24,9 @@ from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.sample_names import SampleName, name_for
 from scoreflow.trained_run import TrainedRun, open_run
+
+NAMED = 6
+"""Classes that the line about a draw names."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -53,38 +60,63 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     plan, c = trained.plan(name), trained.config.sampling
     drawn_with = trained.draw_settings(name)
     place = _place(trained, name, drawn_with)
+    data = trained.data_if_there
+    of = data if plan.classes is None else of_classes(data, plan.classes.numbers)
     if c.save == "grid":
-        drawn = draw(
-            plan,
-            name,
-            trained.model.sde,
-            trained.data_if_there,
-            c.seed,
-            c.num_images,
-            c.batch_size,
-        )
+        drawn = draw(plan, name, trained.model.sde, of, c.seed, c.num_images, c.batch_size)
     else:
         if distributed.is_main_process():
             place.record()  # before the first image, so that the same command finds them again
-        drawn = store(
-            place.images,
-            c.save,
-            trained.draw(plan, name, data=trained.data_if_there),
-            drawn_with,
-        )
+        what = trained.draw(plan, name, data=of)
+        drawn = store(place.images, c.save, what, drawn_with)
     last = _followed(trained, plan, drawn) if c.progressive else None
     if not distributed.is_main_process():
         return
     settings = recorded(c, trained.experiment.device)
-    settings |= {"sampler": name, "guide": drawn_with["guide"]}
+    settings |= {key: drawn_with[key] for key in ("sampler", "guide", "label")}
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
     kept |= {"weights": trained.fingerprint, "picture": place.name, **trained.measured_on}
+    if data.class_names:
+        kept["class_names"] = list(data.class_names)
+    line = drawn.line + _their_classes(trained, plan, drawn, kept)
     place.record()
     trained.folder.write_image(place.picture, drawn.picture)
     if last is not None:
         kept["progress"] = _follow(trained, plan, place, last)
-    trained.folder.write_result(f"samples-{name}", kept)
-    say(f"{drawn.line}; {_where(place, c.save)}")
+    asked = {**drawn_with, **trained.data_digests}
+    written = trained.folder.keep_result(f"samples-{name}", kept, asked, _rank)
+    say(f"{line}; {_where(place, c.save)}")
+    if written.remark:
+        say(written.remark)
+
+
+def _their_classes(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn, kept: Json) -> str:
+    """Of samples of several classes, how many look like theirs: into a result, and in words."""
+    data, count = trained.data_if_there, len(drawn.samples)
+    if plan.classes is None:
+        said = called(plan.label, data.class_names) if plan.label >= 0 else ""
+        return f"; of class {said}" if "(" in said else ""
+    labels, names = plan.classes.of(torch.arange(count)), data.class_names
+    shares = [f"{called(k, names)}" for k in plan.classes.numbers[:NAMED]]
+    more = len(plan.classes.numbers) - NAMED
+    said = f"; of classes {', '.join(shares)}" + (f" and {more} more" if more > 0 else "")
+    kept["asked"] = {"classes": list(plan.classes.numbers), "counts": labels.bincount().tolist()}
+    if data.train_labels is None or data.num_levels is None:
+        return said
+    values = drawn.samples
+    if values.is_floating_point():
+        values = values_of(values, data)
+    right = right_classes(values, labels, data)
+    kept["of_their_class"] = right
+    return (
+        f"{said}, and {right['rate']:.3f} +- {right['standard_error']:.3f} of them are nearest "
+        "to a training image of theirs"
+    )
+
+
+def _rank(result: Json) -> tuple[float, ...]:
+    """What makes samples the headline: of no class in particular, newest weights, most images."""
+    return result["settings"].get("label", -1) == -1, result["step"], result["num_images"]
 
 
 def _place(trained: TrainedRun, name: str, settings: Json) -> SampleName:
@@ -143,5 +175,5 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     result = {**edited.result, "caption": edit_summary.caption(edited), "picture": place.name}
     result |= {"remarks": task.remarks} if task.remarks else {}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
-    folder.write_result(task.task, result)
+    folder.keep_result(task.task, result, drawn_with)
     say(f"{edit_summary.describe(edited)}; {_where(place, 'grid')}")

@@ -68,9 +68,9 @@ def _comparison(results: Results, result: Json) -> Section:
             Figures(plots),
             *_tables(rows, real),
             *_notes(rows[0]),
-            *_classes(rows, real),
+            *_classes(rows, real, tuple(result.get("class_names", ()))),
             *_orders(result.get("orders") or []),
-            *_pictures(results, rows, result["step"]),
+            *_pictures(results, rows, result["step"], result.get("pictures", "compare")),
         ),
     )
 
@@ -146,14 +146,16 @@ def _notes(first: Json) -> list[Text]:
     return [Text(" ".join(said), small=True)]
 
 
-def _classes(rows: list[Json], real: list[Json]) -> list[Block]:
+def _classes(rows: list[Json], real: list[Json], names: tuple[str, ...]) -> list[Block]:
     """How many samples each case has of each class."""
     counted = [(_case(row), row["classes"]) for row in rows if "classes" in row]
     if not counted:
         return []
     foot = [(_case(row), row["classes"]) for row in real if "classes" in row]
     by = "the classifier" if "feature_distance" in rows[0] else "the nearest training image"
-    return [_folded(f"Classes of the samples, by {by}", class_table(counted, foot), len(rows))]
+    return [
+        _folded(f"Classes of the samples, by {by}", class_table(counted, foot, names), len(rows))
+    ]
 
 
 def _folded(title: str, table: Table, rows: int) -> Fold:
@@ -201,14 +203,14 @@ def _order(row: Json) -> tuple[Cell, ...]:
     return (Cell(row["sampler"]), Cell(against), stated, measured, Cell(errors))
 
 
-def _pictures(results: Results, rows: list[Json], step: int) -> list[Block]:
-    """A row a budget, a column a sampler."""
+def _pictures(results: Results, rows: list[Json], step: int, stem: str) -> list[Block]:
+    """A row a budget, a column a sampler; `stem` begins the names of the pictures."""
     by_case: dict[tuple[str, int], Json] = {(r["sampler"], r["budget"]): r for r in rows}
     names = list(dict.fromkeys(row["sampler"] for row in rows))
     budgets = sorted({row["budget"] for row in rows})
     shown: dict[tuple[str, int], Picture | None] = {
         (name, budget): results.picture(
-            results.run.sample_path(step, f"compare-{name}-{budget}"),
+            results.run.sample_path(step, f"{stem}-{name}-{budget}"),
             WIDE,
             "",
             (f"{name}, {row['nfe']:.0f} evaluations",),
@@ -234,6 +236,7 @@ def _sweep(results: Results, result: Json) -> Section | None:
     if not rows:
         return None
     sampler = rows[0].get("sampler", "dpm")  # the only one before rows named it
+    stem = result.get("pictures", "compare")
     plots = [
         _by_weight(rows, ("accuracy", "precision", "recall"), "Fidelity and diversity", "rate")
     ]
@@ -242,7 +245,7 @@ def _sweep(results: Results, result: Json) -> Section | None:
         plots.append(_by_weight(rows, ("feature_distance",), title, "feature distance"))
     pictures = [
         results.picture(
-            results.run.sample_path(result["step"], f"compare-guidance-{row['weight']:g}"),
+            results.run.sample_path(result["step"], f"{stem}-guidance-{row['weight']:g}"),
             WIDE,
             f"guidance {row['weight']:g}",
         )

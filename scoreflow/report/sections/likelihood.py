@@ -64,6 +64,7 @@ def _likelihood(result: Json, of_data: Json) -> Section:
             Text(f"{result['unit']} on the test set", head),
             table,
             Text(_how(result), small=True),
+            *_extremes(result),
             *_without_a_model(result, of_data),
             *_truth(result),
         ),
@@ -76,9 +77,30 @@ def _how(result: Json) -> str:
     of, law = measured_on(result, " of "), result["dequantization"]
     dequantized = "" if law == "none" else f"{law} dequantization, "
     return (
-        f"{result['num_images']} test data{of}{among}, {result['nfe']:.0f} evaluations each, "
-        f"{result['seconds']:.1f} s, {dequantized}checkpoint of step {result['step']}."
+        f"{result['num_images']} test data{of}{among}{_given(result)}, "
+        f"{result['nfe']:.0f} evaluations each, {result['seconds']:.1f} s, {dequantized}"
+        f"checkpoint of step {result['step']}."
     )
+
+
+def _given(result: Json) -> str:
+    """The class that it is a likelihood given of; results older than classes have none."""
+    label = (result.get("settings") or {}).get("label", -1)
+    if label in (-1, "none"):
+        return ""
+    return ", each given its own class" if label == "data" else f", given class {label}"
+
+
+def _extremes(result: Json) -> list[Table]:
+    """The data with the lowest and the highest value, by their names."""
+    sides = [(side, result.get(side) or []) for side in ("lowest", "highest")]
+    rows = tuple(
+        (Cell(side), Cell(str(row.get("name", f"number {row['image']}"))), number(row["value"]))
+        for side, found in sides
+        for row in found
+    )
+    columns = ("", "image", result["unit"])
+    return [Table(columns, rows, sortable=False)] if rows else []
 
 
 def _without_a_model(result: Json, of_data: Json) -> list[Text]:
@@ -138,10 +160,24 @@ def _other_data(other: str, result: Json) -> Section:
         "An AUROC of 0.5 is chance; 1 separates the data from the test set"
         f"{measured_on(result, ', ')}, without error."
     )
+    table: tuple[Table | Text, ...] = (
+        Table(("score", "AUROC against the test set"), detected, note=note, sortable=False),
+    )
+    if not detected:
+        table = (Text(f"{result['no_detection']}.", small=True),)
+    budget, count = result["error_budget"], result["num_images"]
+    parts = [
+        f"{name} {budget[key]:.4f}"
+        for key, name in (("probes", "divergence probes"), ("solver", "ODE solver"))
+        if budget.get(key) is not None
+    ]
+    images = "image" if count == 1 else "images"
     return Section(
         f"Log-likelihood of other data: {other}",
         (
-            Text(f"{result['unit']} on {result['num_images']} images of {other}", head),
-            Table(("score", "AUROC against the test set"), detected, note=note, sortable=False),
+            Text(f"{result['unit']} on {count} {images} of {other}{_given(result)}", head),
+            Text(f"Errors: {', '.join(parts)}.", small=True),
+            *_extremes(result),
+            *table,
         ),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from scoreflow.data.classes import called
 from scoreflow.evaluation.columns import COLUMNS, Column, told_apart
 from scoreflow.report.blocks import (
     Block,
@@ -66,6 +67,7 @@ class _Drawn(NamedTuple):
         progress: a GIF and a strip of the estimates on the way, if the draw made them.
         real: test data, where the result has them: how many are shown, and the rest.
         others: a row for each draw with other settings: its picture, and what differs.
+        class_names: of the classes, where they have any.
     """
 
     name: str
@@ -75,6 +77,7 @@ class _Drawn(NamedTuple):
     progress: list[Picture]
     real: Json | None
     others: list[tuple[Cell, ...]]
+    class_names: tuple[str, ...] = ()
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -107,10 +110,15 @@ def sections(results: Results) -> Iterator[Section]:
 
 def _read(results: Results, result: Json) -> _Drawn:
     name, step = result["settings"]["sampler"], result["step"]
-    lines = [_settings(results.run.config, result)]
+    names = tuple(result.get("class_names", ()))
+    lines = [_settings(results.run.config, result, names)]
     lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
     if "of_class" in result:
-        lines.append(_of_class(result["of_class"]))
+        lines.append(_of_class(result["of_class"], names))
+    if "of_their_class" in result:
+        found = result["of_their_class"]
+        rate = with_error(found["rate"], found["standard_error"], ".3f")
+        lines.append(f"{rate} of them are nearest to a training image of the class asked for")
     if against := measured_on(result, "held against "):
         lines.append(against)
     if saved := result.get("saved"):
@@ -124,6 +132,7 @@ def _read(results: Results, result: Json) -> _Drawn:
         _progress(results, result),
         _real(result.get("data")),
         _others(results, result),
+        names,
     )
 
 
@@ -161,11 +170,12 @@ def _held_out(real: Json, both: Json) -> Json:
     return row | {f"held_out_{key}": value for key, value in both.items()}
 
 
-def _of_class(found: Json) -> str:
+def _of_class(found: Json, names: tuple[str, ...]) -> str:
     """How many samples of a class look like it."""
+    rate = with_error(found["rate"], found["standard_error"], ".3f")
     line = (
-        f"class {found['label']}: {with_error(found['rate'], found['standard_error'], '.3f')} of "
-        "the samples are nearest to a training image of it"
+        f"class {called(found['label'], names)}: {rate} of the samples are nearest to a training "
+        "image of it"
     )
     if "rate_of_test_data" in found:
         line += f", of its test images {found['rate_of_test_data']:.3f}"
@@ -248,16 +258,17 @@ def _classes(drawn: list[_Drawn], real: Json | None) -> list[Block]:
     foot = []
     if real is not None and real["classes"] is not None:
         foot.append(("test set, by its labels", real["classes"]))
-    table = class_table([*counted], foot)
+    names = next((each.class_names for each in drawn if each.class_names), ())
+    table = class_table([*counted], foot, names)
     return [Fold("Classes of the samples, by the nearest training image", (table,))]
 
 
-def _settings(config: Json, result: Json) -> str:
+def _settings(config: Json, result: Json, names: tuple[str, ...] = ()) -> str:
     """The settings that have an effect on the sampler."""
     c = result["settings"]
     name = c["sampler"]
     if name == "ode":
-        return f"{c['method']} at tolerance {c['tolerance']:g}{_guided(c)}"
+        return f"{c['method']} at tolerance {c['tolerance']:g}{_guided(c, names)}"
     told = [f"{result.get('steps') or c['steps'] or config['sde']['num_steps']} steps"]
     if "grid" in c:
         told[0] += f" ({c['grid']} grid)"
@@ -270,11 +281,13 @@ def _settings(config: Json, result: Json) -> str:
     if c.get("final", "mean") != "mean":
         told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
-    return ", ".join(told) + _guided(c)
+    return ", ".join(told) + _guided(c, names)
 
 
-def _guided(c: Json) -> str:
-    """The requested class; results older than classes have none."""
-    if c.get("label", -1) < 0:
+def _guided(c: Json, names: tuple[str, ...]) -> str:
+    """The requested classes; results older than classes have none."""
+    label = c.get("label", -1)
+    if label == -1:
         return ""
-    return f", class {c['label']} with weight {c['guidance']:g} by the {c['guide']}"
+    asked = f"class {called(label, names)}" if isinstance(label, int) else f"classes {label}"
+    return f", {asked} with weight {c['guidance']:g} by the {c['guide']}"

@@ -42,16 +42,22 @@ def metrics_table(
     )
 
 
-def class_table(counted: list[tuple[str, list[int]]], foot: list[tuple[str, list[int]]]) -> Table:
+def class_table(
+    counted: list[tuple[str, list[int]]],
+    foot: list[tuple[str, list[int]]],
+    names: Sequence[str] = (),
+) -> Table:
     """How many images have each class, a row a set of images.
 
     Args:
         counted: name and counts of each row.
         foot: the same of real data.
+        names: of the classes; where they have none, their numbers.
     """
     most = max(len(counts) for _, counts in [*counted, *foot])
 
     def rows(named: list[tuple[str, list[int]]]) -> tuple[tuple[Cell, ...], ...]:
         return tuple((Cell(name), *(Cell(f"{n}", n) for n in counts)) for name, counts in named)
 
-    return Table(("class", *map(str, range(most))), rows(counted), rows(foot))
+    heads = names if len(names) >= most else tuple(map(str, range(most)))
+    return Table(("class", *heads), rows(counted), rows(foot))

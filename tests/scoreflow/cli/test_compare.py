@@ -243,9 +243,17 @@ def test_rows_of_other_settings_do_not_go_in_silence(run, capfd):
     assert len(rows(run)) == 2
     capfd.readouterr()
     assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.eta=0.5") == 0
-    assert "kept rows are of other settings" in capfd.readouterr().out
+    (own,) = (run / "results").glob("compare-*.jsonl")
+    assert f"are of other settings, weights or classifier, and stay: these go to {own.name}" in (
+        capfd.readouterr().out
+    )
+    assert len(rows(run)) == 2
+    headline = json.loads((run / "results" / "compare.json").read_text())
+    assert len(headline["rows"]) == 2  # two cases are not replaced by one
+    before = own.read_bytes()
     assert ask(run, "ddim", "--config.compare.nfe=2", "--config.sampling.eta=0.5") == 0
-    assert "kept rows are of other settings" not in capfd.readouterr().out
+    assert own.read_bytes() == before
+    assert f"{own.stem}-ddim-2" in "".join(p.name for p in (run / "samples").iterdir())
 
 
 def test_weights_may_be_whole_numbers(run, capfd):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Data
@@ -59,6 +60,17 @@ def ask(run, *more):
 
 def result(run, name="likelihood"):
     return json.loads((run / "results" / f"{name}.json").read_text())
+
+
+def measured(run, **settings):
+    """The measurement of the test set under these settings, headline or not."""
+    (found,) = (
+        each
+        for each in map(json.loads, (p.read_text() for p in (run / "results").glob("*.json")))
+        if each.get("kept", {}).get("as") == "likelihood"
+        and all(each["settings"][key] == value for key, value in settings.items())
+    )
+    return found
 
 
 def rows(run, name="likelihood"):
@@ -134,9 +146,12 @@ def test_other_weights_do_not_take_these_rows(run):
     wrong = [json.dumps({**json.loads(row), "bits_per_dim": 99.0, "nats": [0, 0]}) for row in kept]
     other = json.dumps({**heading, "weights": "0" * 64}, sort_keys=True)
     path.write_text("\n".join([other, *wrong]) + "\n")
+    theirs = path.read_bytes()
     assert ask(run) == 0
-    assert json.loads(path.read_text().splitlines()[0]) == heading
-    assert rows(run) == before
+    assert path.read_bytes() == theirs  # what was measured before stays, under its own heading
+    own = result(run)["rows"]
+    assert json.loads((run / "results" / own).read_text().splitlines()[0]) == heading
+    assert rows(run, Path(own).stem) == before
 
 
 def moved_to_a_rank(run, images, rank=1, **changed):
@@ -220,8 +235,10 @@ def test_the_last_step_is_a_bound_of_its_own(run):
 
 def test_several_points_of_an_image(run):
     assert ask(run, "samples=2", "probes=0", "num_images=2", "checked=0") == 0
-    assert all(len(row["nats"]) == 1 for row in rows(run).values())
-    assert result(run)["samples"] == 2
+    found = measured(run, samples=2)
+    assert found["samples"] == 2
+    assert all(len(row["nats"]) == 1 for row in rows(run, Path(found["rows"]).stem).values())
+    assert result(run)["samples"] == 1  # of twelve images: the headline stays
 
 
 @pytest.mark.parametrize(
@@ -248,7 +265,9 @@ def test_a_network_trained_on_centres(tmp_path):
     assert main(["run.py", "--mode=train", f"--workdir={run}", *TINY, *more]) == 0
     assert result(run)["dequantization"] == "truncated_normal"
     assert ask(run, "dequantization=uniform", "num_images=2", "checked=0") == 0
-    assert result(run)["error_budget"]["truncation_at_most"] is None
+    found = measured(run, dequantization="uniform")
+    assert found["error_budget"]["truncation_at_most"] is None
+    assert result(run)["dequantization"] == "truncated_normal"
 
 
 # ---- in pairs
@@ -302,9 +321,63 @@ def test_noise_is_told_from_digits(run, tmp_path):
     assert len(rows(run, "likelihood-data-noise")) == 6
 
 
-def test_one_image_cannot_be_told_apart(run, tmp_path, capfd):
-    write_png(tmp_path / "one" / "a.png", np.zeros((8, 8), np.uint8))
-    refused(run, capfd, f"data={tmp_path / 'one'}", says=["two images"])
+def test_one_image_has_a_likelihood_and_no_auroc(run, tmp_path, capfd):
+    """A file, and a folder with one, are the same question: the test set is not measured."""
+    write_png(tmp_path / "one" / "a.png", np.full((8, 8), 255, np.uint8))
+    before, found = (run / "results" / "likelihood.json").read_bytes(), []
+    for where in ("one/a.png", "one"):
+        levels = np.full((8, 8), 255 if where.endswith("png") else 16, np.uint8)
+        write_png(tmp_path / "one" / "a.png", levels)  # a pool has levels, a file brightness
+        assert ask(run, f"data={tmp_path / where}") == 0
+        out = capfd.readouterr().out
+        assert "no AUROC: it takes two images of each side" in out
+        found.append(result(run, f"likelihood-data-{Path(where).name}"))
+        assert found[-1]["num_images"] == 1
+        assert found[-1]["detection"] == {}
+        (row,) = rows(run, Path(found[-1]["rows"]).stem).values()
+        assert row["name"] == "a.png"
+        assert row["bits_per_dim"] == pytest.approx(found[-1]["value"], abs=1e-12)
+    assert found[0]["value"] == found[1]["value"]
+    expected = sf.load(run, "cpu").log_likelihood(
+        torch.full((1, 1, 8, 8), 16, dtype=torch.uint8), tolerance=0.1, tolerance_bits=0.1
+    )
+    assert found[0]["value"] == pytest.approx(float(expected.bits_per_dim.mean()), abs=1e-6)
+    assert (run / "results" / "likelihood.json").read_bytes() == before
+    page = (run / "report.html").read_text()
+    assert "no AUROC" in page
+
+
+def test_rows_and_extremes_carry_names(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        write_png(tmp_path / "pool" / f"p{k}.png", rng.integers(0, 17, (8, 8), dtype=np.uint8))
+    assert ask(run, f"data={tmp_path / 'pool'}", "num_images=4") == 0
+    found = result(run, "likelihood-data-pool")
+    by_name = {
+        row["name"]: row["bits_per_dim"] for row in rows(run, "likelihood-data-pool").values()
+    }
+    assert list(by_name) == [f"p{k}.png" for k in range(4)]
+    rising = sorted(by_name, key=by_name.__getitem__)
+    assert [each["name"] for each in found["lowest"]] == rising[:2]
+    assert [each["name"] for each in found["highest"]] == rising[:1:-1]
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in by_name)
+
+
+def test_less_does_not_replace_more(run, capfd):
+    """Eight images after twelve are a measurement of their own, and so is another seed."""
+    whole = result(run)
+    assert ask(run, "num_images=8") == 0
+    out = capfd.readouterr().out
+    assert result(run) == whole
+    fewer = measured(run, num_images=8)
+    assert fewer["num_images"] == 8
+    assert f"kept as results/likelihood-{fewer['kept']['hash'][:8]}.json" in out
+    assert ask(run, "seed=5") == 0  # as many images: the newer one is the headline
+    assert result(run)["settings"]["seed"] == 5
+    assert measured(run, seed=0, num_images=12) == whole
+    page = (run / "report.html").read_text()
+    assert "Other measurements" in page
 
 
 def test_the_training_set_can_be_scored(run):
@@ -357,4 +430,4 @@ def test_an_overlap_is_said(run, capfd, monkeypatch):
     monkeypatch.setattr(loading, "load_digits", lambda *_: leaky)
     assert ask(run, "num_images=2") == 0
     assert "20 of 20 test images are in the training set" in capfd.readouterr().out
-    assert result(run)["in_training_set"] == 20
+    assert measured(run, num_images=2)["in_training_set"] == 20

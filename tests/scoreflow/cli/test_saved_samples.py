@@ -29,7 +29,11 @@ def draw(workdir, *more):
     flags = [f"--config.{key}" for key in more]
     base = ["run.py", "--mode=sample", "--sampler=ddim", f"--workdir={workdir}", "--device=cpu"]
     assert main([*base, *flags]) == 0
-    return json.loads((workdir / "results" / "samples-ddim.json").read_text())
+    results = [json.loads(p.read_text()) for p in (workdir / "results").glob("samples-ddim*.json")]
+    return max(
+        results,
+        key=lambda each: (workdir / "samples" / f"{each['picture']}.png").stat().st_mtime_ns,
+    )
 
 
 def tree(folder):
@@ -53,6 +57,10 @@ def test_other_settings_have_another_name(digits, capfd):
         }
     names = [each["picture"] for each in drawn]
     assert len(set(names)) == 4
+    page = (digits / "report.html").read_text()
+    assert "Other measurements" in page
+    headline = json.loads((digits / "results" / "samples-ddim.json").read_text())
+    assert headline["num_images"] == 3  # the largest
     assert draw(digits, "sampling.steps=2")["picture"] == names[2]
     assert draw(digits)["picture"] == names[0]
     page = (digits / "report.html").read_text()

@@ -1,0 +1,68 @@
+"""Classes by number or name."""
+
+import pytest
+import torch
+
+from scoreflow.data.classes import as_asked, called, names_of, numbers_of, of_classes
+from scoreflow.data.dataset import Data
+from scoreflow.errors import RequestError
+
+ANIMALS = ("cat", "dog", "sea, deep", "7")
+FOLDERS = ("1", "2", "10")
+
+
+def numbers(asked, names):
+    return numbers_of(asked, len(names) or 4, names, "sampling.label")
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "expected"),
+    [
+        (2, (), (2,)),
+        ("2", ANIMALS, (2,)),  # for not all classes are called by numbers
+        ("cat", ANIMALS, (0,)),
+        ("7", ANIMALS, (3,)),
+        ("sea, deep", ANIMALS, (2,)),
+        ("0,1, dog", ANIMALS, (0, 1, 1)),
+        (2, FOLDERS, (1,)),  # the folder 2, as the user sees it
+        ("10,1", FOLDERS, (2, 0)),
+        (3, tuple("0123456789"), (3,)),
+    ],
+)
+def test_what_is_meant(asked, names, expected):
+    assert numbers(asked, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "says"),
+    [
+        (4, (), r"sampling\.label must lie in 0\.\.3 \(-1 for none\), got 4"),
+        ("0,-1", (), r"must lie in 0\.\.3"),
+        ("cat", (), "the classes here have no names, got 'cat'"),
+        ("Dgo", ANIMALS, "no class is called 'Dgo'; did you mean 'dog'"),
+        (0, FOLDERS, "no class is called '0'.* they are 1, 2, 10"),
+        ("", ANIMALS, "no class is called ''"),
+    ],
+)
+def test_what_there_is_not(asked, names, says):
+    with pytest.raises(RequestError, match=says):
+        numbers(asked, names)
+
+
+def test_words_for_a_class():
+    assert [called(k, FOLDERS) for k in range(3)] == ["0 (1)", "1 (2)", "2 (10)"]
+    assert called(3, ("0", "1", "2", "3")) == called(3, ()) == "3"
+    for names in (FOLDERS, ANIMALS, ()):
+        assert [numbers(as_asked(k, names), names)[0] for k in range(3)] == [0, 1, 2]
+
+
+def test_the_data_of_some_classes():
+    labels = torch.tensor([0, 2, 1, 2, 0])
+    levels = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+    data = Data("d", levels, levels[:3], 8, labels, labels[:3], ("a", "b", "c"), ("x", "y", "z"))
+    some = of_classes(data, (2, 1))
+    assert some.train.flatten().tolist() == [1, 2, 3]
+    assert some.train_labels.tolist() == [2, 1, 2]
+    assert some.test.flatten().tolist() == [1, 2]
+    assert names_of(data, 3) == ("a", "b", "c")
+    assert names_of(data, 4) == ()
