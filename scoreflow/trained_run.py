@@ -443,7 +443,8 @@ class TrainedRun:
         guidance = build_guidance(config, self.model, self._of_classes(config))
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
-        return build_drawing(config, sampler, self.model, self.like, classifier, table)
+        of = self._of_classes(config)
+        return build_drawing(config, sampler, self.model, of, classifier, table)
 
     def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
