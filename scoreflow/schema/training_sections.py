@@ -23,7 +23,9 @@ class DataConfig(Section):
         choices=("digits", "toy", "images", "none"),
     )
     path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
-    test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
+    test_fraction: float = key(
+        0.2, "share held out where the data come in one pool; 0 measures on all of it", Range(0, 1)
+    )
     split_seed: int = key(
         0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
     )
