@@ -246,8 +246,9 @@ def _said(
     used = set().union(*(part.files for part in parts))
     others = [name for name in found.left_out if name not in used]
     if others:
-        files = "1 file" if len(others) == 1 else f"{len(others)} files"
-        yield f"{found.name}: left out {files} that are no images of it: {some(others)}"
+        one = len(others) == 1
+        files = "1 file that is no image" if one else f"{len(others)} files that are no images"
+        yield f"{found.name}: left out {files} of it: {some(others)}"
 
 
 # ---- one pool -----------------------------------------------------------------------------------
