@@ -8,17 +8,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoreflow.data.reading.image_file import decode, describe
+from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.data.sources.rows import Array, Row
 from scoreflow.errors import RequestError
 
 
-def collect(rows: Iterable[Row], total: int, where: str) -> Tensor:
+def collect(rows: Iterable[Row], total: int, where: str, reading: Reading = AS_IT_IS) -> Tensor:
     """Decode `total` rows into one array; every image must look like the first.
 
     Args:
         rows: where each image comes from, the image, and a label, which is not looked at.
         total: how many there are.
         where: the source, for messages.
+        reading: how they are read.
 
     Returns:
         Levels (n, C, H, W) uint8.

@@ -32,13 +32,13 @@ from scoreflow.data.sources.folders import suffix_of
 from scoreflow.data.sources.hub import hub_data
 from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
 from scoreflow.data.sources.places import FILES, READ, what_is_at
-from scoreflow.data.sources.rows import Found, Row, Rows, joined, some
+from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 MOST_NAMES = 100_000
-"""So many held-out images keep their names; those of a larger set are numbers alone."""
+"""So many images of a set keep their names; those of a larger one are numbers alone."""
 
 
 # ---- loaders ------------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ def load_images(
     _check_cut(test_fraction, split_seed)
     found = _found(path_or_name, labels)
     if whole:
-        return _measuring(found)
-    _refuse_without_training(found)
+        return _measuring(found, reading)
+    trained_on = _training(found)
     if held_out := next((part for part in ("test", "validation") if part in found.splits), ""):
-        return _of_parts(found, ["train"], [held_out])
-    return _cut(_of_parts(found, list(found.splits)), test_fraction, split_seed)
+        return _of_parts(found, reading, [trained_on], [held_out])
+    return _cut(_of_parts(found, reading, list(found.splits)), test_fraction, split_seed)
 
 
 def load_pool(path_or_name: str) -> Tensor:
@@ -129,7 +129,7 @@ def load_whole(path_or_name: str, reading: Reading = AS_IT_IS, labels: str = "no
         images = torch.cat([digits.train, digits.test])
         return Data("digits", images, images, digits.num_levels, None, None)
     found = _found(path_or_name, labels)
-    return _of_parts(found, list(found.splits))
+    return _of_parts(found, reading, list(found.splits))
 
 
 # ---- which splits -------------------------------------------------------------------------------
@@ -148,9 +148,11 @@ def _found(path_or_name: str, labels: str) -> Found:
     return hub_data(path_or_name, labels)
 
 
-def _refuse_without_training(found: Found) -> None:
-    if "train" in found.splits or "" in found.splits:
-        return
+def _training(found: Found) -> str:
+    """The split to train on; it has no name where the others alone have one."""
+    for part in ("train", ""):
+        if part in found.splits:
+            return part
     there = " and ".join(found.splits)
     raise RequestError(
         f"{found.root or found.name} has a split named {there}, but none to train on: add a train "
@@ -158,13 +160,13 @@ def _refuse_without_training(found: Found) -> None:
     )
 
 
-def _measuring(found: Found) -> Data:
+def _measuring(found: Found, reading: Reading) -> Data:
     """What measures a network: a test split, or else every image."""
     if "test" not in found.splits:
-        return _of_parts(found, list(found.splits))
+        return _of_parts(found, reading, list(found.splits))
     if "train" in found.splits:
-        return _of_parts(found, ["train"], ["test"])
-    return _of_parts(found, ["test"])
+        return _of_parts(found, reading, ["train"], ["test"])
+    return _of_parts(found, reading, ["test"])
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -180,26 +182,29 @@ class _Split:
     files: set[str] = field(default_factory=set)
 
 
-def _read(rows: Rows, root: str) -> _Split:
+def _read(rows: Rows, root: str, reading: Reading) -> _Split:
     """Decode a split; its labels and names are kept as its rows pass by."""
     found = _Split()
 
     def passing() -> Iterator[Row]:
         for name, source, label in rows[0]:
             found.labels.append(label)
-            found.names.append(name.removeprefix(root))
+            if len(found.names) < MOST_NAMES:
+                found.names.append(shown(name.removeprefix(root)))
             if isinstance(source, Path) and str(source) != name:
                 found.files.add(str(source).removeprefix(root))
             yield name, source, None
 
-    found.levels = collect(passing(), *rows[1:])
+    found.levels = collect(passing(), *rows[1:], reading)
     return found
 
 
-def _of_parts(found: Found, train: list[str], test: list[str] | None = None) -> Data:
+def _of_parts(
+    found: Found, reading: Reading, train: list[str], test: list[str] | None = None
+) -> Data:
     """Data of some splits; of one part, the same images in both, without a second."""
     parts = [
-        _read(joined([found.splits[split] for split in splits]), found.root)
+        _read(joined([found.splits[split] for split in splits]), found.root, reading)
         for splits in (train, test)
         if splits is not None
     ]
@@ -219,7 +224,7 @@ def _of_parts(found: Found, train: list[str], test: list[str] | None = None) -> 
         labels[0],
         labels[-1],
         class_names=classes.names,
-        test_names=tuple(parts[-1].names) if len(parts[-1].names) <= MOST_NAMES else (),
+        test_names=tuple(parts[-1].names) if len(parts[-1].names) == len(parts[-1].levels) else (),
         remarks=(
             *found.remarks,
             *_said(found, parts, unread, test),
@@ -242,7 +247,8 @@ def _said(
     if test is not None and test != ["test"]:
         yield f"{found.name}: the split {' and '.join(test)} is held out, for want of a test split"
     for split in unread:
-        yield f"{found.name}: its split {split} ({found.splits[split][1]} images) is not read"
+        images = f"({found.splits[split][1]} images)"
+        yield f"{found.name}: its split {split or 'without a name'} {images} is not read"
     used = set().union(*(part.files for part in parts))
     others = [name for name in found.left_out if name not in used]
     if others:

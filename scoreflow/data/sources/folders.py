@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from scoreflow.data.reading.image_file import DAMAGE, damaged
@@ -99,8 +99,9 @@ def _found(
         )
     arranged = layout(files, labels)
     by_file = {} if told is None or labels != "auto" else _labels_of(told, root)
+    label_of = by_file.get if by_file else arranged.class_of
     rows = {
-        split: _rows(root, members, by_file, load) for split, members in arranged.splits.items()
+        split: _rows(root, members, label_of, load) for split, members in arranged.splits.items()
     }
     classes_by = LABEL_FILE if by_file else "" if labels == "none" or arranged.shards else "folder"
     return Found(
@@ -117,13 +118,13 @@ def _found(
 
 def _rows(
     root: Path,
-    members: Sequence[tuple[str, str | None]],
-    by_file: Mapping[str, object],
+    members: Sequence[str],
+    label_of: Callable[[str], object],
     load: Callable[[str], Source],
 ) -> Rows:
     def rows() -> Iterator[Row]:
-        for name, folder in members:
-            yield f"{root}/{name}", load(name), by_file.get(name) if by_file else folder
+        for name in members:
+            yield f"{root}/{name}", load(name), label_of(name)
 
     return rows(), len(members), str(root)
 

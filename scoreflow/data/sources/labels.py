@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.sources.names import natural
-from scoreflow.data.sources.rows import some
+from scoreflow.data.sources.rows import shown, some
 
 MOST_CLASSES = 10_000
 NO_CLASSES = "no classes: "
 """How a remark begins that says why labels were left out."""
 
-_MOST_LISTED, _LISTED_AT_ENDS = 12, 3
+_MOST_LISTED, _LISTED_AT_ENDS, _LONGEST_SHOWN = 12, 3, 40
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def numbered(
     and said. None, NaN, -1 and "" mean that an image has no class.
 
     Args:
-        splits: of each one the labels as they stand in the source, and what the images are called.
+        splits: of each one the labels as they stand in the source, and what the images are called;
+            of a large set not all.
         classes_by: what the labels are, for the remark: "folder", "column `label`".
         class_names: the names of labels 0, 1, ...; these labels keep their numbers.
         sure: whether the user named the labels; else so many of them as there can be no classes
@@ -56,12 +57,12 @@ def numbered(
     if not kinds:
         told = "" if classes_by == "folder" else f"{NO_CLASSES}{classes_by} gives no image one"
         return Classes(remark=told)
-    images = [image for _, images in splits for image in images]
-    reason = _reason(flat, kinds, images, sure)
+    reason = _lacking(values, [names for _, names in splits], classes_by)
+    reason = reason or _reason(flat, kinds, classes_by, sure)
     if reason:
-        return Classes(remark=f"{NO_CLASSES}{reason.format(by=classes_by)}")
+        return Classes(remark=NO_CLASSES + reason)
     ordered = _ordered(flat, class_names)
-    names = tuple(name for _, name in ordered)
+    names = tuple(shown(name) for _, name in ordered)
     number: dict[object, int] = {value: k for k, (value, _) in enumerate(ordered)}
     labels = [torch.tensor([number[v] for v in split], dtype=torch.int64) for split in values]
     plural = "class" if len(names) == 1 else "classes"
@@ -79,27 +80,32 @@ def _value(label: object) -> object:
     return None if label == -1 or label == "" else label
 
 
-def _reason(flat: list[object], kinds: set[type], images: list[str], sure: bool) -> str:
-    """Why these labels are no classes of the images, `{by}` for what they are; "" if they are."""
-    without = [k for k, value in enumerate(flat) if value is None]
-    if without:
-        example = f" ({images[without[0]]})" if images else ""
-        return (
-            f"{len(without)} of {len(flat)} images have none by {{by}}{example}, so all are "
-            "taken without"
-        )
+def _lacking(values: Sequence[Sequence[object]], names: Sequence[Sequence[str]], by: str) -> str:
+    """That some images have no class, the first of them by its name; "" if all have one."""
+    without = [[k for k, value in enumerate(split) if value is None] for split in values]
+    count = sum(map(len, without))
+    if count == 0:
+        return ""
+    first, its_names = next(
+        (each[0], own) for each, own in zip(without, names, strict=True) if each
+    )
+    example = shown(its_names[first]) if first < len(its_names) else f"number {first}"
+    total = sum(map(len, values))
+    return f"{count} of {total} images have none by {by} ({example}), so all are taken without"
+
+
+def _reason(flat: Sequence[object], kinds: set[type], by: str, sure: bool) -> str:
+    """Why these labels are no classes of the images; "" if they are."""
     if kinds in ({int, str}, {bool, str}, {int, bool}):
-        return "{by} mixes text, numbers or truth values"
+        return f"{by} mixes text, numbers or truth values"
     if not kinds <= {int, bool, str}:
         odd = next(value for value in flat if not isinstance(value, int | str))
-        shown = str(odd).replace("{", "{{").replace("}", "}}")[:40]
-        return (
-            f"{{by}} holds {shown} ({type(odd).__name__}), and a class is a whole number or text"
-        )
+        value = f"{shown(str(odd))[:_LONGEST_SHOWN]} ({type(odd).__name__})"
+        return f"{by} holds {value}, and a class is a whole number or text"
     count = len(set(flat))
     if not sure and (2 * count > len(flat) or count > MOST_CLASSES):
         return (
-            f"{{by}} has {count} distinct values for {len(flat)} images, too many to be classes; "
+            f"{by} has {count} distinct values for {len(flat)} images, too many to be classes; "
             "name it by --config.data.labels to take it for them"
         )
     return ""

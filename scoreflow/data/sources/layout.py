@@ -22,17 +22,22 @@ class Layout:
     """How files are arranged.
 
     Attributes:
-        splits: of "train", "validation", "test", or "" for one pool, its files in their order,
-            each with its class or None.
+        splits: of "train", "validation", "test", or "" for one pool, its files in their order.
+        classes: of each folder, by its path below the root; None for none.
         remarks: a line each.
         shards: a line, where folders are taken for shards and not for classes.
         left_out: files that belong to no split.
     """
 
-    splits: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, str | None] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     shards: str = ""
     left_out: list[str] = field(default_factory=list)
+
+    def class_of(self, name: str) -> str | None:
+        """The class of a file."""
+        return self.classes[name.rpartition("/")[0]]
 
 
 def layout(files: Sequence[str], labels: str = "auto") -> Layout:
@@ -56,13 +61,14 @@ def layout(files: Sequence[str], labels: str = "auto") -> Layout:
     }
     places = _places(list(folders.values()), by_force, found)
     classes = _classes([rest for _, rest in places.values()], by_force, found)
+    of_path = {path: places[folder] for path, folder in folders.items() if folder in places}
+    found.classes = {path: classes[rest] for path, (_, rest) in of_path.items()}
     for name in files:
-        place = places.get(folders[name.rpartition("/")[0]])
+        place = of_path.get(name.rpartition("/")[0])
         if place is None:
             found.left_out.append(name)
         else:
-            split, rest = place
-            found.splits.setdefault(split, []).append((name, classes[rest]))
+            found.splits.setdefault(place[0], []).append(name)
     return found
 
 

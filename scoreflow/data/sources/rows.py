@@ -66,5 +66,10 @@ def joined(parts: list[Rows]) -> Rows:
 def some(names: Iterable[str]) -> str:
     """The first names of many: "a, b, c, d and 3 more"."""
     each = list(names)
-    shown, more = each[:MOST_SHOWN], len(each) - MOST_SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    first, more = each[:MOST_SHOWN], len(each) - MOST_SHOWN
+    return ", ".join(map(shown, first)) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed: one line, "?" for what is no character."""
+    return "".join(each if each.isprintable() else "?" for each in name)

@@ -58,6 +58,7 @@ def test_a_npz_has_images_and_labels_under_their_usual_names(made, names):
         (("x_train", "y_train", "x_test", "y_test"), "test"),
         (("train_images", "train_labels", "test_images", "test_labels"), "test"),
         (("train_images", "train_labels", "val_images", "val_labels"), "validation"),
+        (("images", "labels", "images_test", "labels_test"), "test"),
     ],
 )
 def test_a_npz_may_hold_splits(made, names, held_out):

@@ -125,6 +125,17 @@ def test_junk_is_passed_over_and_everything_else_is_counted_and_named(made):
     )
 
 
+def test_names_that_are_no_text_are_said_as_they_can_be_printed(made):
+    pictures = made.pictures(6)
+    made.files(b"caf\xe9".decode("utf-8", "surrogateescape"), pictures[:3])
+    path = str(made.root)
+    made.files("two\nlines", pictures[3:])
+    data = load_images(path)
+    assert data.class_names == ("caf?", "two?lines")
+    assert all(name.isprintable() for name in (*data.test_names, *data.remarks))
+    assert sorted(data.train_labels.tolist() + data.test_labels.tolist()) == [0, 0, 0, 1, 1, 1]
+
+
 def test_a_folder_of_image_files_has_no_columns(made):
     path = made.files("d", made.pictures(5))
     made.refused("label names a column.*auto, none or folders", load_images, path, labels="label")

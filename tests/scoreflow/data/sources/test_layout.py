@@ -8,7 +8,7 @@ def arranged(names, labels="auto"):
     """By split, the file and its class as "file:class"."""
     found = layout(names.split(), labels)
     splits = {
-        split: " ".join(name if each is None else f"{name}:{each}" for name, each in files)
+        split: " ".join(f"{name}:{found.class_of(name)}".removesuffix(":None") for name in files)
         for split, files in found.splits.items()
     }
     return splits, found
