@@ -87,6 +87,8 @@ def train(
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command, given=given) as (experiment, folder):
+        for line in experiment.data.remarks if distributed.is_main_process() else ():
+            print(line)
         trainer = trainer_of(experiment, distributed.shard(), folder.history)
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, print)

@@ -12,42 +12,34 @@ from scoreflow.data.dataset import Data
 from scoreflow.data.reading.conversion import Pixels
 from scoreflow.data.reading.image_file import describe, read
 from scoreflow.data.reading.refusal import MOST_REFUSED, Refused, together
-from scoreflow.data.reading.settings import AS_IT_IS, Reading
+from scoreflow.data.reading.settings import Reading
 from scoreflow.data.reading.tally import Tally
-from scoreflow.data.sources.labels import numbered
 from scoreflow.data.sources.rows import Row
 from scoreflow.errors import RequestError
 
-Split = tuple[Tensor, Tensor | None]
-"""Values of pixels (n, C, H, W), uint8 or, for more than 256 levels, int32; labels (n,) int64."""
 
-
-def collect(
-    rows: Iterable[Row],
-    total: int,
-    where: str,
-    reading: Reading = AS_IT_IS,
-    tally: Tally | None = None,
-) -> Split:
+def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Tensor:
     """Decode `total` rows into one array; every image must look like the first.
 
     Args:
-        rows: the images.
+        rows: where each image comes from, the image, and a label, which is not looked at.
         total: how many they are.
-        where: they come from.
-        reading: how their files are read.
-        tally: counts what is found in them.
+        where: the source, for messages.
+        tally: says how their files are read, and counts what is found in them.
+
+    Returns:
+        Values of pixels (n, C, H, W), uint8 or, for more than 256 levels, int32.
 
     Raises:
         RequestError: images cannot be read so; up to a number of them are named.
     """
     if total == 0:
         raise RequestError(f"no images in {where}: it has 0 rows")
-    tally = Tally(reading) if tally is None else tally
-    images, labels, first = np.empty(0, np.uint8), [], ""
+    reading, seen = tally.reading, 0
+    images, first = np.empty(0, np.uint8), ""
     refused: list[Refused] = []
     bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
-    for index, (name, source, label) in enumerate(bar):
+    for index, (name, source, _) in enumerate(bar):
         try:
             pixels = tally.add(name, read(source, name, reading))
             if not first:
@@ -59,22 +51,20 @@ def collect(
             images[index] = pixels
         except Refused as error:
             refused.append(error)
-        labels.append(label)
+        seen += 1
         if len(refused) == MOST_REFUSED:
             break
     if refused:
-        raise together(refused, len(labels), total)
-    return torch.from_numpy(images), numbered(labels, where)
+        raise together(refused, seen, total)
+    return torch.from_numpy(images)
 
 
-def in_one_mode(splits: list[Split], reading: Reading) -> list[Split]:
+def in_one_mode(splits: list[Tensor], reading: Reading) -> list[Tensor]:
     """Splits of which one may have colour and another not: all in RGB then, if that is allowed."""
     if reading.mode != "auto":
         return splits
-    most = max(values.shape[1] for values, _ in splits)
-    return [
-        (values.repeat_interleave(most // values.shape[1], 1), labels) for values, labels in splits
-    ]
+    most = max(values.shape[1] for values in splits)
+    return [values.repeat_interleave(most // values.shape[1], 1) for values in splits]
 
 
 def in_levels(data: Data, tally: Tally) -> Data:

@@ -1,4 +1,4 @@
-"""Loading data sets: digits, folders of images or Parquet files, the Hugging Face Hub.
+"""Loading data sets: digits, images from folders and files, the Hugging Face Hub.
 
 An image is stored as levels k in {0, ..., L-1} and trained on as the point
 
@@ -16,23 +16,30 @@ nothing is resized, converted or dropped.
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.data.collect import Split, collect, in_levels, in_one_mode
+from scoreflow.data.collect import collect, in_levels, in_one_mode
 from scoreflow.data.dataset import Data
 from scoreflow.data.reading.image_file import describe
 from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.data.reading.tally import Tally
-from scoreflow.data.sources.folders import image_files
-from scoreflow.data.sources.hub import hub_rows, hub_splits
-from scoreflow.data.sources.parquet import parquet_rows
+from scoreflow.data.sources.folders import suffix_of
+from scoreflow.data.sources.hub import hub_data
+from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
+from scoreflow.data.sources.places import FILES, READ, what_is_at
+from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+MOST_NAMES = 100_000
+"""So many images of a set keep their names; those of a larger one are numbers alone."""
 
 
 # ---- loaders ------------------------------------------------------------------------------------
@@ -45,7 +52,8 @@ def load_digits(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
     bunch = datasets.load_digits()
     levels = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    return _cut("digits", (levels, labels), 17, test_fraction, split_seed)
+    whole = Data("digits", levels, levels, 17, labels, labels, tuple("0123456789"))
+    return _cut(whole, test_fraction, split_seed)
 
 
 def no_images(shape: tuple[int, ...]) -> Data:
@@ -71,191 +79,225 @@ def load_images(
     reading: Reading = AS_IT_IS,
     labels: str = "auto",
 ) -> Data:
-    """Images from a folder of parquet files, a folder of image files, or the Hugging Face Hub.
+    """Images from a folder or a file of a kind in `sources.places`, or the Hugging Face Hub.
+
+    The test split is held out, or else the validation split, or else a part of the images that a
+    seed chooses. Labels are class numbers where every image has a class, and left out otherwise:
+    a remark says why.
 
     A network that was trained elsewhere has no training images here. What measures it, `whole`,
     is a test split where there is one, or else every image; and where there is no training split
     beside it, the same images are both parts.
 
     Args:
-        path_or_name: a folder that exists; otherwise, unless it is written like a path, the Hub's
+        path_or_name: a path that exists; otherwise, unless it is written like a path, the Hub's
             `name` or `owner/name`.
-        test_fraction: share held out where the folder is one pool; in (0, 1).
+        test_fraction: share held out of one pool, in [0, 1); with 0 it is both parts.
         split_seed: seed of that split.
         whole: hold nothing out of one pool.
         reading: how image files are read.
         labels: where the classes are: "auto", "none", "folders", or a column's name.
     """
-    return _load_images(path_or_name, test_fraction, split_seed, whole, Tally(reading))
+    tally = Tally(reading)
+    data = _loaded(path_or_name, test_fraction, split_seed, whole, tally, labels)
+    return in_levels(data, tally)
 
 
-def _load_images(
-    path_or_name: str, test_fraction: float, split_seed: int, whole: bool, tally: Tally
+def _loaded(
+    path_or_name: str,
+    test_fraction: float,
+    split_seed: int,
+    whole: bool,
+    tally: Tally,
+    labels: str,
 ) -> Data:
-    path = Path(path_or_name).expanduser()
-    if path_or_name and path.is_dir():
-        if any(path.glob("*.parquet")):
-            return in_levels(load_parquet(path, whole=whole, tally=tally), tally)
-        return in_levels(load_folder(path, test_fraction, split_seed, whole, tally), tally)
-    if path_or_name and path.exists():
-        raise RequestError(f"a dataset is a folder, got the file {path}: pass the folder it is in")
-    if not HUB_NAME.fullmatch(path_or_name):
-        raise RequestError(
-            f"no such dataset path: {path_or_name!r}; pass a folder of images or of parquet files"
-        )
-    return in_levels(load_hub(path_or_name, whole=whole, tally=tally), tally)
+    """The same as values of pixels, which are not yet levels."""
+    _check_cut(test_fraction, split_seed)
+    found = _found(path_or_name, labels)
+    if whole:
+        return _measuring(found, tally)
+    trained_on = _training(found)
+    if held_out := next((part for part in ("test", "validation") if part in found.splits), ""):
+        return _of_parts(found, tally, [trained_on], [held_out])
+    return _cut(_of_parts(found, tally, list(found.splits)), test_fraction, split_seed)
 
 
-def load_pool(path_or_name: str, tally: Tally | None = None) -> Tensor:
-    """All images of a data set, whatever its splits: levels (n, C, H, W).
+def load_whole(path_or_name: str, reading: Reading = AS_IT_IS, labels: str = "none") -> Data:
+    """All images of a data set, whatever its splits, as both parts; with their names.
 
     Args:
         path_or_name: as in `load_images`, or "digits".
-        tally: says how files are read, and counts what is found in them.
+        reading: how image files are read.
+        labels: where the classes are, as in `load_images`.
     """
     if path_or_name == "digits":
-        whole = load_digits()
-        return torch.cat([whole.train, whole.test])
-    path, tally = Path(path_or_name).expanduser(), tally or Tally()
-    if path.is_dir() and not any(path.glob("*.parquet")):
-        pixels, _ = _folder_split(image_files(path), [], tally)
-        return tally.scale().levels(pixels)
-    whole = _load_images(path_or_name, 0.2, 0, False, tally)
-    return torch.cat([whole.train, whole.test])
+        digits = load_digits()
+        images = torch.cat([digits.train, digits.test])
+        return Data("digits", images, images, digits.num_levels, None, None)
+    found, tally = _found(path_or_name, labels), Tally(reading)
+    return in_levels(_of_parts(found, tally, list(found.splits)), tally)
 
 
-def load_parquet(
-    path: str | Path,
-    train_split: str = "train",
-    test_split: str = "test",
-    whole: bool = False,
-    tally: Tally | None = None,
-) -> Data:
-    """A folder of {split}-*.parquet in the Hugging Face image schema, 256 levels.
+# ---- which splits -------------------------------------------------------------------------------
 
-    Columns: `image` or `img`, a struct {bytes, path} whose bytes are an image file; if there are
-    labels, `label`. With `whole`, splits are as in `load_images`.
-    """
-    folder = _folder(path)
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise RequestError(f"reading {path} needs pyarrow: pip install pyarrow") from error
-    names = [train_split, test_split]
-    if whole:
-        names = _wanted([name for name in names if any(folder.glob(f"{name}-*.parquet"))], "")
-    tally = tally or Tally()
-    splits = [
-        collect(*parquet_rows(parquet, folder, each), tally.reading, tally) for each in names
+
+def _found(path_or_name: str, labels: str) -> Found:
+    """What lies at a path, or on the Hub."""
+    path = Path(path_or_name).expanduser()
+    if path_or_name and path.exists():
+        return what_is_at(path, labels)
+    if not HUB_NAME.fullmatch(path_or_name) or suffix_of(path.name) in FILES:
+        raise RequestError(
+            f"no such dataset path: {path_or_name!r} (looked in {Path.cwd()}); pass {READ}; or a "
+            "name on the Hugging Face Hub"
+        )
+    return hub_data(path_or_name, labels)
+
+
+def _training(found: Found) -> str:
+    """The split to train on; it has no name where the others alone have one."""
+    for part in ("train", ""):
+        if part in found.splits:
+            return part
+    there = " and ".join(found.splits)
+    raise RequestError(
+        f"{found.root or found.name} has a split named {there}, but none to train on: add a train "
+        "split, or pass a folder with its images alone, which is then split by seed"
+    )
+
+
+def _measuring(found: Found, tally: Tally) -> Data:
+    """What measures a network: a test split, or else every image."""
+    if "test" not in found.splits:
+        return _of_parts(found, tally, list(found.splits))
+    if "train" in found.splits:
+        return _of_parts(found, tally, ["train"], ["test"])
+    return _of_parts(found, tally, ["test"])
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Split:
+    """A split that has been read."""
+
+    levels: Tensor = field(default_factory=lambda: torch.empty(0))
+    labels: list[object] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+
+
+def _read(rows: Rows, root: str, tally: Tally) -> _Split:
+    """Decode a split; its labels and names are kept as its rows pass by."""
+    found = _Split()
+
+    def passing() -> Iterator[Row]:
+        for name, source, label in rows[0]:
+            found.labels.append(label)
+            if len(found.names) < MOST_NAMES:
+                found.names.append(shown(name.removeprefix(root)))
+            if isinstance(source, Path) and str(source) != name:
+                found.files.add(str(source).removeprefix(root))
+            yield name, source, None
+
+    found.levels = collect(passing(), *rows[1:], tally)
+    return found
+
+
+def _of_parts(found: Found, tally: Tally, train: list[str], test: list[str] | None = None) -> Data:
+    """Data of some splits; of one part, the same images in both, without a second."""
+    parts = [
+        _read(joined([found.splits[split] for split in splits]), found.root, tally)
+        for splits in (train, test)
+        if splits is not None
     ]
-    return _join(folder.resolve().name, *in_one_mode(splits, tally.reading))
-
-
-def load_hub(
-    name: str,
-    train_split: str = "train",
-    test_split: str = "test",
-    whole: bool = False,
-    tally: Tally | None = None,
-) -> Data:
-    """An image data set of the Hugging Face Hub by its `name` or `owner/name`, 256 levels.
-
-    With `whole`, splits are as in `load_images`.
-    """
-    try:
-        import datasets
-    except ImportError as error:
+    for part, levels in zip(
+        parts, in_one_mode([each.levels for each in parts], tally.reading), strict=True
+    ):
+        part.levels = levels
+    if parts[0].levels.shape[1:] != parts[-1].levels.shape[1:]:
         raise RequestError(
-            f"{name!r} is no folder here, so it names a Hugging Face Hub dataset, which needs the"
-            " datasets package: pip install datasets, or pass a folder"
-        ) from error
-    names = [train_split, test_split]
-    if whole:
-        there = hub_splits(datasets, name)
-        names = _wanted([each for each in names if each in there], "+".join(there))
-    tally = tally or Tally()
-    splits = [collect(*hub_rows(datasets, name, each), tally.reading, tally) for each in names]
-    return _join(name, *in_one_mode(splits, tally.reading))
-
-
-def load_folder(
-    path: str | Path,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    whole: bool = False,
-    tally: Tally | None = None,
-) -> Data:
-    """Your own image files, 256 levels: path/train/** and path/test/**, or one pool split by seed.
-
-    Files are taken in the order of their names (hidden ones are left out). Where they lie in
-    sub-folders, the first sub-folder is the class, numbered in the order of the classes' names.
-    With `whole`, nothing is split, and one of the two folders is enough.
-    """
-    folder = _folder(path)
-    parts = [folder / part for part in ("train", "test") if (folder / part).is_dir()]
-    if len(parts) == 1 and not whole:
-        missing = {"train": "test", "test": "train"}[parts[0].name]
-        raise RequestError(
-            f"{folder} has {parts[0].name}/ but no {missing}/: add it, or keep all images in one"
-            " pool (no folder named train or test), which is then split by seed"
+            f"{found.name}: {' and '.join((*train, *(test or [])))} must share one size and mode, "
+            f"got {' and '.join(describe(each.levels.shape[1:]) for each in parts)}"
         )
-    found = [image_files(part) for part in parts or [folder]]
-    classes = sorted({name for files in found for _, name in files if name is not None})
-    tally = tally or Tally()
-    splits = in_one_mode([_folder_split(each, classes, tally) for each in found], tally.reading)
-    if parts or whole:
-        return _join(folder.resolve().name, *splits)
-    return _cut(folder.resolve().name, splits[0], 256, test_fraction, split_seed)
+    classes = _classes(found, parts)
+    labels: list[Tensor] | list[None] = classes.labels or [None]
+    unread = [split for split in found.splits if split not in (*train, *(test or train))]
+    return Data(
+        found.name,
+        parts[0].levels,
+        parts[-1].levels,
+        256,
+        labels[0],
+        labels[-1],
+        class_names=classes.names,
+        test_names=tuple(parts[-1].names) if len(parts[-1].names) == len(parts[-1].levels) else (),
+        remarks=(
+            *found.remarks,
+            *_said(found, parts, unread, test),
+            *filter(None, [classes.remark]),
+        ),
+    )
 
 
-# ---- helpers of the loaders ---------------------------------------------------------------------
+def _classes(found: Found, parts: list[_Split]) -> Classes:
+    if not found.classes_by:
+        return Classes(remark=found.unlabelled and NO_CLASSES + found.unlabelled)
+    told = [(part.labels, part.names) for part in parts]
+    return numbered(told, found.classes_by, found.class_names, found.sure)
 
 
-def _wanted(there: list[str], everything: str) -> list[str]:
-    """Which splits to read: of train and test what there is, if test is; or else all as one."""
-    return there if there and there[-1] != "train" else [everything]
+def _said(
+    found: Found, parts: list[_Split], unread: list[str], test: list[str] | None
+) -> Iterator[str]:
+    """A line each: which split is held out, and what was left out."""
+    if test is not None and test != ["test"]:
+        yield f"{found.name}: the split {' and '.join(test)} is held out, for want of a test split"
+    for split in unread:
+        images = f"({found.splits[split][1]} images)"
+        yield f"{found.name}: its split {split or 'without a name'} {images} is not read"
+    used = set().union(*(part.files for part in parts))
+    others = [name for name in found.left_out if name not in used]
+    if others:
+        one = len(others) == 1
+        files = "1 file that is no image" if one else f"{len(others)} files that are no images"
+        yield f"{found.name}: left out {files} of it: {some(others)}"
 
 
-def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise RequestError(f"no such dataset path: {str(path)!r}; pass a folder of images")
-    return folder
+# ---- one pool -----------------------------------------------------------------------------------
 
 
-def _folder_split(files: list[tuple[Path, str | None]], classes: list[str], tally: Tally) -> Split:
-    number = {name: index for index, name in enumerate(classes)}
-    rows = ((str(path), path, None if name is None else number.get(name)) for path, name in files)
-    return collect(rows, len(files), "image files", tally.reading, tally)
-
-
-def _join(name: str, train: Split, test: Split | None = None) -> Data:
-    """Data of two splits that must look alike, or of one that is both."""
-    test = train if test is None else test
-    if train[0].shape[1:] != test[0].shape[1:]:
-        raise RequestError(
-            f"{name}: train and test must share one size and mode, got"
-            f" {describe(train[0].shape[1:])} and {describe(test[0].shape[1:])}"
-        )
-    if (train[1] is None) != (test[1] is None):
-        raise RequestError(f"{name}: train and test must both have labels or neither, got one")
-    return Data(name, train[0], test[0], 256, train[1], test[1])
-
-
-def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_seed: int) -> Data:
-    """Data of one pool: a random permutation of which the first part is the test set."""
-    levels, labels = pool
-    if not 0 < test_fraction < 1:
-        raise RequestError(f"test_fraction must lie in (0, 1), got {test_fraction}")
+def _check_cut(test_fraction: float, split_seed: int) -> None:
+    if not 0 <= test_fraction < 1:
+        raise RequestError(f"test_fraction must lie in [0, 1), got {test_fraction}")
     if split_seed < 0:
         raise RequestError(f"split_seed must be 0 or more, got {split_seed}")
-    num_test = math.ceil(test_fraction * len(levels) - 1e-9)
-    if num_test == len(levels):
-        raise RequestError(
-            f"{name}: test_fraction {test_fraction} of {len(levels)} images leaves none to train"
-            " on; lower it or add images"
+
+
+def _cut(pool: Data, test_fraction: float, split_seed: int) -> Data:
+    """A pool's random permutation, of which the first part is the test set; with 0 all is both."""
+    _check_cut(test_fraction, split_seed)
+    count = len(pool.train)
+    if test_fraction == 0:
+        line = (
+            f"nothing is held out (data.test_fraction = 0): all {count} images are trained on and "
+            "measured on"
         )
-    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(levels)))
-    test, train = order[:num_test], order[num_test:]
-    pick = (lambda rows: None) if labels is None else (lambda rows: labels[rows])
-    return Data(name, levels[train], levels[test], num_levels, pick(train), pick(test))
+        return replace(pool, remarks=(*pool.remarks, line))
+    num_test = math.ceil(test_fraction * count - 1e-9)
+    if num_test == count:
+        raise RequestError(
+            f"{pool.name}: test_fraction {test_fraction} of {count} images leaves none to train"
+            " on; lower it (0 trains on all, and holds none out) or add images"
+        )
+    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(count))
+    test, train, labels = order[:num_test], order[num_test:], pool.train_labels
+    return replace(
+        pool,
+        train=pool.train[train],
+        test=pool.train[test],
+        train_labels=None if labels is None else labels[train],
+        test_labels=None if labels is None else labels[test],
+        test_names=tuple(pool.test_names[k] for k in test.tolist()) if pool.test_names else (),
+    )

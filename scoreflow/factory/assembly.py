@@ -152,7 +152,7 @@ def _refuse_other_levels(config: Config, data: Data) -> None:
 def _measuring(config: Config, data: Data) -> tuple[Data, tuple[str, ...]]:
     """Data that measure a network from elsewhere, without labels that are not of its classes."""
     own, theirs = config.model.num_classes, data.num_classes
-    remarks = []
+    remarks = list(data.remarks)
     if data.one_part:
         remarks.append(
             f"{data.name}: all {len(data.test)} images are measured on, and stand in for training "
@@ -164,7 +164,7 @@ def _measuring(config: Config, data: Data) -> tuple[Data, tuple[str, ...]]:
         remarks.append(
             f"{data.name}: its {theirs} classes are not the network's {own}, and are left out"
         )
-        data = replace(data, train_labels=None, test_labels=None)
+        data = replace(data, train_labels=None, test_labels=None, class_names=())
     return data, tuple(remarks)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from scoreflow.data.dataset import Data
+from scoreflow.data.sources.labels import NO_CLASSES
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.own_network import is_import_path, own_network
@@ -106,6 +107,14 @@ def classes_of(config: Config, data: Data) -> int:
             )
         return 0
     known = c.num_classes or data.num_classes
+    if known == 0 and c.name != "mlp" and data.num_levels is not None:
+        why = next((line for line in data.remarks if line.startswith(NO_CLASSES)), "")
+        raise RequestError(
+            f"model.conditional = true needs a class for every image, and {data.name} has 0 "
+            f"classes{why and f' ({why.removeprefix(NO_CLASSES)})'}: put the images of each class "
+            "into a folder of its name, name the class of each file in a dataset.json, or the "
+            "column of labels by --config.data.labels=COLUMN; or set model.conditional = false"
+        )
     if c.name == "mlp" or known == 0:
         raise RequestError(
             "model.conditional needs model.name = unet and data with labels, got "

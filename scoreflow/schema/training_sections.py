@@ -50,7 +50,10 @@ class DataConfig(Section):
         changes=WHERE_THE_DATA_FIT,
     )
     test_fraction: float = key(
-        0.2, "share held out where the data come in one pool", FRACTION, only=SPLIT
+        0.2,
+        "share held out where the data come in one pool; 0 measures on all of it",
+        Range(0, 1),
+        only=SPLIT,
     )
     split_seed: int = key(
         0,

@@ -20,8 +20,7 @@ from scoreflow.cli.console import say
 from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data, digest, overlap
-from scoreflow.data.pool import load_named
-from scoreflow.data.reading.tally import Tally
+from scoreflow.data.loading import load_whole
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
@@ -324,8 +323,8 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         return "train", replace(train, test_names=())
     config = Config.of(experiment.config)
     reading = build_user_reading(config.likelihood, config.data)
-    tally = Tally(reading.like(own.test.shape[1:], own.num_levels))
-    levels, names = load_named(wanted, tally)
+    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
+    levels, names = pool.test, pool.test_names
     top = int(levels.max())
     if levels.shape[1:] != own.test.shape[1:]:
         raise RequestError(
@@ -336,7 +335,7 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         raise RequestError(
             f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
         )
-    for remark in tally.remarks():
+    for remark in pool.remarks:
         say(f"likelihood.data: {remark}")
     name, levels = Path(wanted).expanduser().resolve().name, levels.to(own.test.device)
     return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)

@@ -1,22 +1,150 @@
-"""Image files below a folder."""
+"""Image files, arrays and zip archives of them: one place for what a layout of names gives."""
 
-from pathlib import Path
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
+from scoreflow.data.reading.formats import SUFFIXES
+from scoreflow.data.reading.image_file import DAMAGE, damaged
+from scoreflow.data.sources.layout import FOLDERS, layout
+from scoreflow.data.sources.names import is_junk
+from scoreflow.data.sources.rows import Found, Row, Rows, Source, some
 from scoreflow.errors import RequestError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+LABEL_FILE = "dataset.json"
+"""Classes of files as EDM's and StyleGAN's dataset tools write them."""
 
 
-def image_files(root: Path) -> list[tuple[Path, str | None]]:
-    """The image files below root in the order of their names, each with its class or None."""
-    found = {}
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            found[parts] = (path, parts[0] if len(parts) > 1 else None)
-    if not found:
-        raise RequestError(
-            f"no images in {root}: expected files that end in {' '.join(sorted(IMAGE_SUFFIXES))}"
+def suffix_of(name: str) -> str:
+    """The ending of a file's name, in lower case and with its dot."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def single_image(path: Path) -> Found:
+    """One image file as a data set."""
+    rows: Rows = ([(str(path), path, None)], 1, str(path))
+    return Found(path.name, f"{path.parent}/", {"": rows})
+
+
+def image_folder(
+    root: Path,
+    files: Sequence[str],
+    labels: str,
+    others: Sequence[str],
+    load: Callable[[Path], Source] = lambda path: path,
+) -> Found:
+    """Files below a folder, each an image.
+
+    Args:
+        root: the folder.
+        files: the images' names below it.
+        labels: where the classes are: "auto", "none" or "folders".
+        others: the names of the other files there.
+        load: an image of its path.
+    """
+    told = None
+    if LABEL_FILE in others:
+        text = (root / LABEL_FILE).read_bytes()
+        told, others = text, [name for name in others if name != LABEL_FILE]
+    return _found(root, files, labels, others, lambda name: load(root / name), told)
+
+
+def image_zip(path: Path, labels: str) -> Found:
+    """A zip archive of images, read without unpacking it."""
+    try:
+        archive = zipfile.ZipFile(path)
+        names = sorted(
+            (each.filename for each in archive.infolist() if not each.is_dir()),
+            key=lambda name: name.split("/"),
         )
-    return [found[parts] for parts in sorted(found)]
+        told = archive.read(LABEL_FILE) if LABEL_FILE in names else None
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
+        raise RequestError(damaged(str(path), "zip archive", error)) from error
+    visible = [
+        name
+        for name in names
+        if name != LABEL_FILE and not any(is_junk(part) for part in name.split("/"))
+    ]
+    files = [name for name in visible if suffix_of(name) in SUFFIXES]
+    others = [name for name in visible if suffix_of(name) not in SUFFIXES]
+    if not files:
+        raise RequestError(
+            f"no images in {path}: a zip archive is read where it holds image files, and this one "
+            f"has {some(others) or 'no files'}; unpack it, and pass the folder"
+        )
+
+    def read(name: str) -> bytes:
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
+            raise RequestError(damaged(f"{path}/{name}", "member", error)) from error
+
+    return _found(path, files, labels, others, read, told)
+
+
+def _found(
+    root: Path,
+    files: Sequence[str],
+    labels: str,
+    others: Sequence[str],
+    load: Callable[[str], Source],
+    told: bytes | None,
+) -> Found:
+    """The data set of files in folders, real ones or those of an archive."""
+    if labels not in ("auto", "none", FOLDERS):
+        raise RequestError(
+            f"data.labels = {labels} names a column, and {root} holds image files, which have "
+            "none: it can be auto, none or folders"
+        )
+    arranged = layout(files, labels)
+    by_file = {} if told is None or labels != "auto" else _labels_of(told, root)
+    label_of = by_file.get if by_file else arranged.class_of
+    rows = {
+        split: _rows(root, members, label_of, load) for split, members in arranged.splits.items()
+    }
+    classes_by = LABEL_FILE if by_file else "" if labels == "none" or arranged.shards else "folder"
+    return Found(
+        name=root.resolve().name,
+        root=f"{root}/",
+        splits=rows,
+        classes_by=classes_by,
+        sure=labels == FOLDERS or bool(by_file),
+        unlabelled="" if labels == "none" else arranged.shards,
+        remarks=tuple(arranged.remarks),
+        left_out=(*arranged.left_out, *others),
+    )
+
+
+def _rows(
+    root: Path,
+    members: Sequence[str],
+    label_of: Callable[[str], object],
+    load: Callable[[str], Source],
+) -> Rows:
+    def rows() -> Iterator[Row]:
+        for name in members:
+            yield f"{root}/{name}", load(name), label_of(name)
+
+    return rows(), len(members), str(root)
+
+
+def _labels_of(told: bytes, root: Path) -> dict[str, object]:
+    """The classes in a dataset.json: {"labels": [[name, class], ...]}, or null for none."""
+    try:
+        content = json.loads(told)
+        pairs = (content or {}).get("labels") or []
+        pairs = pairs.items() if isinstance(pairs, dict) else pairs
+        return {str(name): _one_hot(label) for name, label in pairs}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f'{root}/{LABEL_FILE} must hold {{"labels": [[file, class], ...]}}, as EDM\'s dataset '
+            "tool writes it: mend or remove it"
+        ) from error
+
+
+def _one_hot(label: object) -> object:
+    """The place of the 1 in a vector with one 1 and zeros; any other label as it is."""
+    if isinstance(label, list) and label.count(1) == 1 and label.count(0) == len(label) - 1:
+        return label.index(1)
+    return label

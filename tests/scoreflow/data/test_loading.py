@@ -13,7 +13,7 @@ from PIL import Image
 from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Batches
 from scoreflow.data.levels import dequantize, quantize, to_uint8
-from scoreflow.data.loading import load_digits, load_folder, load_hub, load_images, load_parquet
+from scoreflow.data.loading import load_digits, load_images, load_pool, load_whole
 from scoreflow.data.reading.image_file import decode
 from scoreflow.errors import RequestError, RunError
 
@@ -31,6 +31,7 @@ def encoded(pixels, file_format="PNG", **options):
 
 
 def write_parquet(file, images, labels=None, column="image", row_group_size=None):
+    file.parent.mkdir(parents=True, exist_ok=True)
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -144,9 +145,18 @@ def test_other_seeds_and_fractions_split_otherwise():
     assert len(load_digits(0.5, 0).test) == 899
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
 def test_a_fraction_out_of_range_is_refused(fraction):
-    refused(r"test_fraction must lie in \(0, 1\), got", load_digits, fraction, 0)
+    refused(r"test_fraction must lie in \[0, 1\), got", load_digits, fraction, 0)
+
+
+def test_a_fraction_of_0_makes_the_whole_set_both_parts_and_says_so():
+    whole = load_digits(0)
+    assert whole.one_part
+    assert (len(whole.train), len(whole.train_labels), whole.num_classes) == (1797, 1797, 10)
+    assert whole.class_names == tuple("0123456789")
+    (line,) = whole.remarks
+    assert "nothing is held out (data.test_fraction = 0): all 1797 images" in line
 
 
 def test_a_negative_split_seed_is_refused():
@@ -164,33 +174,51 @@ def test_parquet_comes_back_exactly_over_shards_and_row_groups(tmp_path, shape, 
     write_parquet(tmp_path / "train-00000-of-00002.parquet", png[:5], range(5), column, 2)
     write_parquet(tmp_path / "train-00001-of-00002.parquet", png[5:9], range(5, 9), column, 3)
     write_parquet(tmp_path / "test-00000-of-00001.parquet", png[9:], range(9, 12), column)
-    for load in (load_parquet, load_images):
-        loaded = load(str(tmp_path))
-        assert (loaded.name, loaded.num_levels) == (tmp_path.name, 256)
-        assert torch.equal(loaded.train, planar(images[:9]))
-        assert torch.equal(loaded.test, planar(images[9:]))
-        assert loaded.train_labels.tolist() == list(range(9))
-        assert loaded.test_labels.tolist() == [9, 10, 11]
-        assert loaded.test_labels.dtype == torch.int64
+    loaded = load_images(str(tmp_path), labels="label")
+    assert (loaded.name, loaded.num_levels) == (tmp_path.name, 256)
+    assert torch.equal(loaded.train, planar(images[:9]))
+    assert torch.equal(loaded.test, planar(images[9:]))
+    assert loaded.train_labels.tolist() == list(range(9))
+    assert loaded.test_labels.tolist() == [9, 10, 11]
+    assert loaded.test_labels.dtype == torch.int64
+    assert loaded.test_names[1] == "test-00000-of-00001.parquet row 1"
 
 
-def test_other_split_names_and_no_labels(tmp_path):
+def test_a_validation_split_is_held_out_for_want_of_a_test_split(tmp_path):
     images = pictures(3)
     write_parquet(tmp_path / "train-0.parquet", [encoded(images[0]), encoded(images[1])])
     write_parquet(tmp_path / "validation-0.parquet", [encoded(images[2])])
-    loaded = load_parquet(tmp_path, test_split="validation")
+    loaded = load_images(str(tmp_path))
     assert torch.equal(loaded.test, planar(images[2:]))
     assert loaded.train_labels is None
     assert loaded.test_labels is None
+    assert "the split validation is held out, for want of a test split" in loaded.remarks[0]
 
 
-def test_a_missing_split_is_named(tmp_path):
-    write_parquet(tmp_path / "train-0.parquet", [encoded(pictures(1)[0])])
+def test_a_training_split_alone_is_cut_by_seed_as_image_files_are(tmp_path):
+    images = pictures(10)
+    write_parquet(tmp_path / "pq" / "train-0.parquet", [encoded(image) for image in images])
+    write_images(tmp_path / "files" / "train", images)
+    tables, files = (load_images(str(tmp_path / name), 0.3, 5) for name in ("pq", "files"))
+    assert len(tables.test) == 3
+    assert torch.equal(tables.test, files.test)
+    assert torch.equal(tables.train, files.train)
+    order = np.random.default_rng(5).permutation(10)
+    assert torch.equal(tables.test, planar(images[order[:3]]))
+    assert files.test_names == tuple(f"train/{k:03}.png" for k in order[:3])
+
+
+@pytest.mark.parametrize("name", ["test-0.parquet", "test/a.png", "val/a.png"])
+def test_nothing_to_train_on_is_refused_with_the_remedy(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    if name.endswith("parquet"):
+        write_parquet(tmp_path / name, [grey()])
+    else:
+        (tmp_path / name).write_bytes(grey())
     refused(
-        "lacks the split 'test': it needs files test-.*, got train-0.parquet",
-        load_images,
-        str(tmp_path),
+        "has a split named (test|validation), but none to train on", load_images, str(tmp_path)
     )
+    assert torch.equal(load_pool(str(tmp_path)), planar(pictures(1)))
 
 
 def grey(height=5, width=4):
@@ -223,31 +251,7 @@ def grey(height=5, width=4):
 def test_parquet_rows_that_cannot_be_read_exactly_are_named(tmp_path, train, match):
     write_parquet(tmp_path / "train-0.parquet", train)
     write_parquet(tmp_path / "test-0.parquet", [grey()])
-    refused(match, load_parquet, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("labels", "match"),
-    [
-        ([0, None], "need a class or none .*, got None for image 1"),
-        ([-1, 0], "got -1 for image 0"),
-        (None, "train and test must both have labels or neither"),
-    ],
-)
-def test_parquet_labels_that_are_no_classes(tmp_path, labels, match):
-    write_parquet(tmp_path / "train-0.parquet", [grey(), grey()], labels)
-    write_parquet(tmp_path / "test-0.parquet", [grey()], [0])
-    refused(match, load_parquet, tmp_path)
-
-
-def test_parquet_columns_of_other_names_or_types(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    import pyarrow as pa
-
-    write_parquet(tmp_path / "train-0.parquet", [grey()], [0], column="picture")
-    refused("column `image` or `img`, got the columns picture, label", load_parquet, tmp_path)
-    parquet.write_table(pa.table({"image": [[1, 2, 3]]}), tmp_path / "train-0.parquet")
-    refused("`image` must be a struct {bytes, path}, got list", load_parquet, tmp_path)
+    refused(match, load_images, str(tmp_path))
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
@@ -258,16 +262,17 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     whole = file.read_bytes()
     for cut in (whole[:-50], whole[:100], b""):
         file.write_bytes(cut)
-        refused("not a whole parquet file", load_parquet, tmp_path)
+        refused("not a whole parquet file", load_images, str(tmp_path))
     flipped = bytearray(whole)
     flipped[4:200] = bytes(196)
     file.write_bytes(flipped)
-    refused("train-0.parquet.*not a whole (parquet file|image)", load_parquet, tmp_path)
+    refused("train-0.parquet.*not a whole (parquet file|image)", load_images, str(tmp_path))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    refused("needs pyarrow: pip install pyarrow", load_parquet, tmp_path)
+    refused("needs pyarrow: pip install pyarrow", load_images, str(tmp_path))
 
 
 # ---- folders
@@ -294,11 +299,14 @@ def test_sub_folders_are_classes_the_same_in_train_and_test(tmp_path):
     write_images(tmp_path / "train" / "ant", images[3:4])
     write_images(tmp_path / "test" / "dog", images[4:5])
     write_images(tmp_path / "test" / "cat", images[5:])
-    loaded = load_folder(tmp_path)
+    loaded = load_images(str(tmp_path))
     assert torch.equal(loaded.train, planar(images[[3, 2, 0, 1]]))
     assert loaded.train_labels.tolist() == [0, 1, 2, 2]
     assert torch.equal(loaded.test, planar(images[[5, 4]]))
     assert loaded.test_labels.tolist() == [1, 2]
+    assert loaded.class_names == ("ant", "cat", "dog")
+    assert loaded.test_names == ("test/cat/000.png", "test/dog/000.png")
+    assert loaded.remarks == ("3 classes by folder: ant, cat, dog",)
 
 
 def test_a_pool_is_split_by_seed_disjoint_and_complete(tmp_path):
@@ -317,13 +325,13 @@ def test_a_pool_is_split_by_seed_disjoint_and_complete(tmp_path):
 @pytest.mark.parametrize(
     ("made", "match"),
     [
-        ([], "no images in .*: expected files that end in .*png"),
-        (["a.txt"], "no images in"),
-        (["train/a.png"], "has train/ but no test/: add it, or"),
-        (["test/a.png"], "has test/ but no train/: add it, or"),
-        (["train/a.png", "test/notes.txt"], "no images in .*test"),
-        (["cat/a.png", "b.png"], "all images need a class or none"),
+        ([], "no images in .*, which holds no files; pass a folder of image files, .*zip"),
+        (["a.txt"], "no images in .*, which holds 1 files, ending in .txt"),
+        (["train/a.png"], r"leaves none to train on; lower it \(0 trains on all"),
         (["a.png"], "leaves none to train on"),
+        (["a.tar"], r"unpack it \(tar -xf a.tar\)"),
+        (["a.npz"], r"pass the file, --config.data.path=.*a\.npz"),
+        (["a.png", "b.npy"], r"holds 1 image files \(a.png\) and 1 .npy files \(b.npy\)"),
     ],
 )
 def test_folders_that_hold_no_data_set(tmp_path, made, match):
@@ -360,27 +368,41 @@ def test_every_cut_of_an_image_file_is_refused_or_the_same_picture(file_format):
 
 @pytest.mark.parametrize(
     "name",
-    ["./nothing", "~/no-such-thing", "/no/such", "a/b/c", "", "data/", "../..x", "my images"],
+    [
+        "./nothing",
+        "~/no-such-thing",
+        "/no/such",
+        "a/b/c",
+        "",
+        "data/",
+        "../..x",
+        "my images",
+        "images.zip",
+        "one.png",
+    ],
 )
 def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(loading, "load_hub", lambda name, **_: pytest.fail(f"looked up {name}"))
-    refused("no such dataset path: .*; pass a folder", load_images, name)
+    monkeypatch.setattr(loading, "hub_data", lambda name, _: pytest.fail(f"looked up {name}"))
+    refused("no such dataset path: .*looked in .*; pass a folder", load_images, name)
 
 
 @pytest.mark.parametrize("name", ["mnist", "ylecun/mnist", "some-one/data_set.v2"])
 def test_other_names_go_to_the_hub(name, monkeypatch):
-    digits, asked = load_digits(), []
-    monkeypatch.setattr(loading, "load_hub", lambda name, **_: asked.append(name) or digits)
-    assert load_images(name) is digits
-    assert asked == [name]
+    asked = []
+
+    def hub(name, labels):
+        asked.append((name, labels))
+        raise RequestError("stop here")
+
+    monkeypatch.setattr(loading, "hub_data", hub)
+    refused("stop here", load_images, name)
+    assert asked == [(name, "auto")]
 
 
-def test_a_file_is_no_data_set_and_loaders_name_a_missing_folder(tmp_path):
-    file = tmp_path / "train-0.parquet"
-    file.write_bytes(b"")
-    refused("a dataset is a folder, got the file .*: pass the folder", load_images, str(file))
-    for load in (load_folder, load_parquet):
-        refused("no such dataset path", load, tmp_path / "nothing")
+def test_a_file_that_is_no_data_set_names_what_is(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_bytes(b"1,2")
+    refused("table.csv is no data set that is read; pass a folder", load_images, str(file))
 
 
 # ---- the Hub, by a stand-in for the `datasets` package
@@ -407,9 +429,14 @@ def stand_in(monkeypatch, splits):
             raise ValueError(f'Unknown split "{split}". Should be one of {sorted(splits)}.')
         return splits[split]
 
+    def split_names(_name):
+        if isinstance(splits, Exception):
+            raise splits
+        return list(splits)
+
     fake = ModuleType("datasets")
     fake.load_dataset, fake.Image = load_dataset, lambda decode: ("Image", decode)
-    fake.get_dataset_split_names = lambda _name: list(splits)
+    fake.get_dataset_split_names = split_names
     monkeypatch.setitem(sys.modules, "datasets", fake)
 
 
@@ -428,15 +455,17 @@ def test_hub_images_come_back_exactly_from_bytes_or_paths(tmp_path, monkeypatch)
     assert loaded.name == "owner/name"
     assert torch.equal(loaded.train, planar(images[:2]))
     assert torch.equal(loaded.test, planar(images[2:]))
+    loaded = load_images("owner/name", labels="label")
     assert (loaded.train_labels.tolist(), loaded.test_labels.tolist()) == ([0, 1], [2])
+    assert loaded.test_names == ("Hub dataset 'owner/name', split 'test' row 0",)
 
 
 @pytest.mark.parametrize(
     ("splits", "match"),
     [
         (ConnectionError("Couldn't reach\nthe Hub"), r"cannot be had \(Couldn't reach\): check"),
-        ({"train": Rows([{"image": {"bytes": grey()}}], ["image"])}, 'Unknown split "test"'),
-        ({"train": Rows([{"text": "a"}], ["text"])}, "`image` or `img`, got the columns text"),
+        ({"test": Rows([{"image": {"bytes": grey()}}], ["image"])}, "but none to train on"),
+        ({"train": Rows([{"text": "a"}], ["text"])}, "`image` or `img`, .* got the columns text"),
         ({"train": Rows([{"image": 3}], ["image"])}, "must hold images, got Couldn't cast"),
         ({"train": Rows([{"image": None}], ["image"])}, "must hold images"),
         ({"train": Rows([{"image": {"bytes": None, "path": None}}], ["image"])}, "has no image"),
@@ -444,13 +473,13 @@ def test_hub_images_come_back_exactly_from_bytes_or_paths(tmp_path, monkeypatch)
 )
 def test_hub_failures_are_one_clear_line(monkeypatch, splits, match):
     stand_in(monkeypatch, splits)
-    refused(match, load_hub, "owner/name")
+    refused(match, load_images, "owner/name")
 
 
 def test_hub_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused(
-        r"'mnist' is no folder here, .*pip install datasets, or pass a folder",
+        r"no such folder or file: mnist \(looked in /.*\); .* Hub, pip install datasets",
         load_images,
         "mnist",
     )
@@ -586,11 +615,8 @@ def test_a_set_of_the_hub_is_measured_whole_unless_it_has_a_test_split(monkeypat
     images = pictures(4)
     rows = [{"image": {"bytes": encoded(image), "path": None}} for image in images]
     first, last = Rows(rows[:2], ["image"]), Rows(rows[2:], ["image"])
-    stand_in(monkeypatch, {"train": first, "validation": last, "train+validation": first})
-    monkeypatch.setattr(
-        sys.modules["datasets"], "get_dataset_split_names", lambda _: ["train", "validation"]
-    )
-    assert whole("owner/name", images[:2], images[:2]).one_part
+    stand_in(monkeypatch, {"train": first, "validation": last})
+    assert whole("owner/name", images, images).one_part
     stand_in(monkeypatch, {"train": first, "test": last})
     assert not whole("owner/name", images[:2], images[2:]).one_part
     stand_in(monkeypatch, {"test": last})
@@ -599,3 +625,29 @@ def test_a_set_of_the_hub_is_measured_whole_unless_it_has_a_test_split(monkeypat
         stand_in(patched, {"test": last})
         patched.delattr(sys.modules["datasets"], "get_dataset_split_names")
         refused("'owner/name' cannot be had", lambda: load_images("owner/name", whole=True))
+
+
+def test_splits_of_the_hub_are_held_out_cut_or_named_as_left_out(monkeypatch):
+    images = pictures(12)
+    rows = [{"image": {"bytes": encoded(image), "path": None}} for image in images]
+    parts = [Rows(rows[:10], ["image"]), Rows(rows[10:], ["image"])]
+    stand_in(monkeypatch, {"train": parts[0]})
+    order = np.random.default_rng(0).permutation(10)
+    assert torch.equal(load_images("owner/name").test, planar(images[order[:2]]))
+    stand_in(monkeypatch, {"train": parts[0], "validation": parts[1], "extra": parts[0]})
+    loaded = load_images("owner/name")
+    assert torch.equal(loaded.test, planar(images[10:]))
+    assert "owner/name: its splits extra are not read" in loaded.remarks
+
+
+def test_a_pool_is_everything_whatever_its_splits(tmp_path):
+    images = pictures(6)
+    write_images(tmp_path / "a" / "test", images[:2])
+    write_images(tmp_path / "a" / "train", images[2:])
+    pool = load_whole(str(tmp_path / "a"))
+    assert torch.equal(pool.test, planar(images))
+    assert pool.test_names[:3] == ("test/000.png", "test/001.png", "train/000.png")
+    assert torch.equal(load_pool("digits").sort(0).values, load_digits(0).train.sort(0).values)
+    (tmp_path / "one.png").write_bytes(encoded(images[0]))
+    one = load_whole(str(tmp_path / "one.png"))
+    assert (one.test_names, torch.equal(one.test, planar(images[:1]))) == (("one.png",), True)

@@ -16,7 +16,7 @@ from scoreflow.factory.choose import as_request_error, choose_key
 from scoreflow.factory.editing import build_control
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_question, build_solver
-from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.model import build_model, build_network, classes_of
 from scoreflow.factory.sampling import build_drawing, high_order, needs_moments
 from scoreflow.factory.training import build_training
 from scoreflow.models.unet_levels import fitting
@@ -269,6 +269,28 @@ def test_classes_of_data_from_elsewhere_are_not_taken_for_the_network_s(classes,
     assert made.model.num_classes == classes
     assert (made.data.train_labels is not None) == (made.data.test_labels is not None) == labelled
     assert made.remarks == (told,)
+
+
+def test_a_conditional_network_says_why_its_data_have_no_classes_and_how_they_can_have_some():
+    data = replace(build_data(config_of(), CPU), name="mine", train_labels=None, test_labels=None)
+    config = Config.of(config_of(model__conditional=True))
+    with pytest.raises(
+        RequestError, match=r"mine has 0 classes: .*folder of its name.*dataset\.json"
+    ):
+        classes_of(config, data)
+    data = replace(data, remarks=("something else", "no classes: a.png has none"))
+    with pytest.raises(RequestError, match=r"mine has 0 classes \(a.png has none\): put"):
+        classes_of(config, data)
+    assert classes_of(Config.of(config_of()), data) == 0
+
+
+def test_what_is_said_of_data_that_measure_a_network_comes_first(monkeypatch):
+    data = replace(build_data(config_of(), CPU), remarks=("10 classes by hand",))
+    monkeypatch.setattr(assembly, "build_data", lambda *_: data)
+    config = config_of(**ITS_CLASSES, model__num_classes=12)
+    made = experiment(config, CPU, training=False, bound=False)
+    assert made.remarks[0] == "10 classes by hand"
+    assert made.data.class_names == ()
 
 
 def test_a_class_of_the_network_needs_no_image_of_it():

@@ -1,0 +1,149 @@
+"""Images in numpy's files: .npy, .npz, and folders of .npy."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from scoreflow.data.reading.image_file import DAMAGE, damaged
+from scoreflow.data.sources.names import split_of_file
+from scoreflow.data.sources.rows import MOST_CHANNELS, Array, Found, Row, Rows, some
+from scoreflow.errors import RequestError
+
+IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
+LABELS = frozenset({"label", "labels", "y", "target", "targets", "arr_1", "class", "classes"})
+"""What arrays in a .npz are called, their split taken off."""
+
+
+def npy_file(path: Path) -> Found:
+    """One .npy of images, N x H x W or N x H x W x C; or of one image, H x W x C."""
+    images = _stack(load_array(path), str(path))
+    return Found(path.name, f"{path.parent}/", {"": _rows(images, None, str(path))})
+
+
+def npz_file(path: Path, labels: str = "auto") -> Found:
+    """A .npz of images and perhaps their labels, of one pool or by splits.
+
+    The arrays are called arr_0 and arr_1, images and labels, x and y, or so with a split:
+    x_train, test_labels. Others are left out.
+
+    Args:
+        path: the file.
+        labels: "auto", "none", or the name of the array of labels.
+    """
+    arrays = _opened(path)
+    images = {split_of_file(name): name for name in arrays if _role(name) in IMAGES}
+    if not images:
+        raise RequestError(
+            f"{path}: the images must be an array called arr_0, images or x, got {some(arrays)}"
+        )
+    if labels not in ("auto", "none") and labels not in arrays:
+        raise RequestError(f"data.labels = {labels} is no array of {path}, got {some(arrays)}")
+    classes = {split_of_file(n): n for n in arrays if _role(n) in LABELS and labels == "auto"}
+    if labels in arrays:
+        classes = {split_of_file(labels): labels}
+    unread = [name for name in arrays if name not in {*images.values(), *classes.values()}]
+    splits = {}
+    for split, name in images.items():
+        where, column = f"{path}, array {name}", classes.get(split)
+        pixels = _stack(arrays[name], where)
+        own = None if column is None else _column(arrays[column], len(pixels), f"{path}, {column}")
+        splits[split] = _rows(pixels, own, where)
+    named = some(f"`{each}`" for each in classes.values())
+    return Found(
+        name=path.name,
+        root=f"{path.parent}/",
+        splits=splits,
+        classes_by=f"array {named}" if classes else "",
+        sure=labels in arrays,
+        remarks=(f"{path.name}: its arrays {some(unread)} are not read",) if unread else (),
+    )
+
+
+def one_array(path: Path) -> Array:
+    """One image of a folder of .npy, H x W, H x W x C or C x H x W, as (H, W[, C])."""
+    found = load_array(path)
+    if found.ndim == 2 or (found.ndim == 3 and found.shape[2] <= MOST_CHANNELS):
+        return _levels(found, str(path))
+    if found.ndim == 3 and found.shape[0] <= MOST_CHANNELS:
+        return _levels(found.transpose(1, 2, 0), str(path))
+    raise RequestError(
+        f"{path}: in a folder of .npy files each is one image, H x W or H x W x C, got the shape "
+        f"{found.shape}; an array of many images is passed itself: --config.data.path={path}"
+    )
+
+
+def load_array(path: Path) -> Array:
+    """The array of a .npy, not yet in memory."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except DAMAGE as error:
+        raise RequestError(damaged(str(path), ".npy file", error)) from error
+    assert isinstance(found, np.ndarray), "a .npy holds one array"
+    return found
+
+
+def _opened(path: Path) -> Mapping[str, Array]:
+    try:
+        found: Mapping[str, Array] = np.load(path, allow_pickle=False)
+        return {name: found[name] for name in found}
+    except Exception as error:  # zip's, zlib's or numpy's
+        raise RequestError(damaged(str(path), ".npz file", error)) from error
+
+
+def _role(name: str) -> str:
+    """What an array is called without its split: x of x_train, images of test_images."""
+    parts = [part for part in re.split(r"[-_ ]", name.lower()) if not split_of_file(part)]
+    return "_".join(parts)
+
+
+def _stack(found: Array, where: str) -> Array:
+    """Images as (N, H, W[, C]), a view."""
+    if found.ndim == 3:
+        return found[None] if found.shape[2] <= MOST_CHANNELS else found
+    if found.ndim == 4 and found.shape[3] <= MOST_CHANNELS:
+        return found
+    if found.ndim == 4 and found.shape[1] <= MOST_CHANNELS:
+        return found.transpose(0, 2, 3, 1)
+    remedy = "; rows of numbers are read by --config.data.name=vectors" if found.ndim == 2 else ""
+    raise RequestError(
+        f"{where}: images are N x H x W, or N x H x W x C with C up to {MOST_CHANNELS}, got the "
+        f"shape {found.shape}{remedy}"
+    )
+
+
+def _column(found: Array, count: int, where: str) -> list[object]:
+    """The labels of `count` images, as Python values; a column (N, 1) counts as (N,)."""
+    flat = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    if len(flat.shape) == 0 or len(flat) != count:
+        raise RequestError(f"{where}: {count} images need as many labels, got {found.shape}")
+    values: list[object] = flat.tolist()
+    return values
+
+
+def _rows(images: Array, labels: list[object] | None, where: str) -> Rows:
+    def rows() -> Iterator[Row]:
+        for index in range(len(images)):
+            row = f"{where} row {index}"
+            yield row, _levels(images[index], row), None if labels is None else labels[index]
+
+    return rows(), len(images), where
+
+
+def _levels(image: Array, where: str) -> Array:
+    """An image's levels as uint8, or as bool or uint16 where they are; others are refused."""
+    if image.dtype in (bool, np.uint8, np.uint16):
+        return np.asarray(image)
+    if not np.issubdtype(image.dtype, np.integer):
+        raise RequestError(
+            f"{where}: images must be integers 0..255, got {image.dtype}; values in [0, 1] are "
+            "saved as such by (255 * x).round().astype(numpy.uint8)"
+        )
+    low, high = int(image.min()), int(image.max())
+    if low < 0 or high > 255:
+        raise RequestError(
+            f"{where}: images must be integers 0..255, got {low}..{high} as {image.dtype}; save "
+            "them as uint8, or as uint16 with --config.data.levels"
+        )
+    return np.asarray(image).astype(np.uint8)

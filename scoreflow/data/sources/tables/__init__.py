@@ -1,0 +1,1 @@
+"""Tables of images: Parquet and Arrow files, as they lie on the Hub or on a disk."""
