@@ -5,7 +5,6 @@ nothing is dropped without a word.
 """
 
 import io
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from scoreflow.data.reading.conversion import Converted, converted, of_array
 from scoreflow.data.reading.formats import decoders
 from scoreflow.data.reading.header import Header, header_of
-from scoreflow.data.reading.refusal import Refused
+from scoreflow.data.reading.refusal import DAMAGE, Refused
 from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.errors import first_line
-
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on bytes that are no whole image."""
 
 Source = bytes | Path | np.ndarray[Any, Any] | None
 """A file's bytes or path, or an array (H, W) or (H, W, C) of bool, uint8 or uint16."""
@@ -82,8 +70,3 @@ def describe(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     kind = {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
     return f"{width}x{height} {kind}"
-
-
-def damaged(where: str, kind: str, error: Exception) -> str:
-    """One line for a file that cannot be read."""
-    return f"{where}: not a whole {kind} ({first_line(error)}); replace or remove it"

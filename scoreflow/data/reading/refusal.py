@@ -1,6 +1,21 @@
 """An image that is refused: where it is, what it holds, what would help."""
 
-from scoreflow.errors import RequestError
+import zlib
+
+from PIL import Image
+
+from scoreflow.errors import RequestError, first_line
+
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on bytes that are no whole image."""
 
 MOST_NAMED = 20
 """So many refused images are named in one message."""
@@ -43,3 +58,8 @@ def together(refused: list[Refused], read: int, total: int) -> RequestError:
     )
     remedies = "; or ".join(dict.fromkeys(each.remedy for each in refused))
     return RequestError(f"{count} images are refused. {named}{more}. Remedy: {remedies}")
+
+
+def damaged(where: str, kind: str, error: Exception) -> str:
+    """One line for a file that cannot be read."""
+    return f"{where}: not a whole {kind} ({first_line(error)}); replace or remove it"

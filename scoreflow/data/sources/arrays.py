@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scoreflow.data.reading.image_file import DAMAGE, damaged
+from scoreflow.data.reading.refusal import DAMAGE, damaged
 from scoreflow.data.sources.names import split_of_file
 from scoreflow.data.sources.rows import MOST_CHANNELS, Array, Found, Row, Rows, some
 from scoreflow.errors import RequestError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from scoreflow.data.reading.formats import SUFFIXES
-from scoreflow.data.reading.image_file import DAMAGE, damaged
+from scoreflow.data.reading.refusal import DAMAGE, damaged
 from scoreflow.data.sources.layout import FOLDERS, layout
 from scoreflow.data.sources.names import is_junk
 from scoreflow.data.sources.rows import Found, Row, Rows, Source, some

@@ -13,11 +13,15 @@ from PIL import Image
 from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Batches
 from scoreflow.data.levels import dequantize, quantize, to_uint8
-from scoreflow.data.loading import load_digits, load_images, load_pool, load_whole
+from scoreflow.data.loading import load_digits, load_images, load_whole
 from scoreflow.data.reading.image_file import decode
 from scoreflow.errors import RequestError, RunError
 
 SHARED = Path(os.environ.get("SCOREFLOW_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def whole_of(path: str) -> torch.Tensor:
+    return load_whole(path).test
 
 
 def pictures(count, shape=(5, 4), seed=0):
@@ -218,7 +222,7 @@ def test_nothing_to_train_on_is_refused_with_the_remedy(tmp_path, name):
     refused(
         "has a split named (test|validation), but none to train on", load_images, str(tmp_path)
     )
-    assert torch.equal(load_pool(str(tmp_path)), planar(pictures(1)))
+    assert torch.equal(whole_of(str(tmp_path)), planar(pictures(1)))
 
 
 def grey(height=5, width=4):
@@ -647,7 +651,7 @@ def test_a_pool_is_everything_whatever_its_splits(tmp_path):
     pool = load_whole(str(tmp_path / "a"))
     assert torch.equal(pool.test, planar(images))
     assert pool.test_names[:3] == ("test/000.png", "test/001.png", "train/000.png")
-    assert torch.equal(load_pool("digits").sort(0).values, load_digits(0).train.sort(0).values)
+    assert torch.equal(whole_of("digits").sort(0).values, load_digits(0).train.sort(0).values)
     (tmp_path / "one.png").write_bytes(encoded(images[0]))
     one = load_whole(str(tmp_path / "one.png"))
     assert (one.test_names, torch.equal(one.test, planar(images[:1]))) == (("one.png",), True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoreflow.data.reading.image_file import damaged
+from scoreflow.data.reading.refusal import damaged
 from scoreflow.errors import RequestError
 
 SUFFIXES = (".parquet", ".arrow")
