@@ -21,6 +21,7 @@ NAMES = {
     "YCbCr": "colours in YCbCr",
 }
 """Modes that are only read by a conversion, and what they are called."""
+PROFILE = "a colour profile other than sRGB"
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as Pillow's conversion to grey."""
 
@@ -67,11 +68,12 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
     if header.oriented:
         image = ImageOps.exif_transpose(image)
         alpha = None if alpha is None else _alpha(image)
+    kept: tuple[str, ...]
     if header.deep and header.grey:
         pixels, stored = _deep(image, header)[None], True
         if reading.converts and reading.levels <= 256:
             pixels, stored = _spread(pixels, header.levels), False
-        kept: tuple[str, ...] = ()
+        kept = () if is_srgb(header.profile) else (PROFILE,)
     else:
         flat, kept = _flat(image, header, alpha, reading)
         array = np.asarray(flat)
@@ -101,7 +103,7 @@ def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
     pixels = pixels.astype(np.uint8) * np.uint8(255) if levels == 2 else pixels
     if stored:
         levels = 65536
-        refuse(_of_depth("uint16", 65536, len(pixels) == 1, reading), where)
+        refuse(_of_depth("values of 16 bits (uint16)", levels, True, reading), where)
         if reading.converts and reading.levels <= 256:
             pixels, stored = _spread(pixels, levels), False
     return _shaped(Converted(pixels, levels, stored), where, reading)
@@ -135,14 +137,15 @@ def _needs(header: Header, alpha: Image.Image | None, reading: Reading) -> Itera
         yield f"{header.pictures} pictures, of which the first would be taken", flag, ""
     if header.mode in NAMES and not reading.converts:
         yield NAMES[header.mode], flag, ""
-    yield from _of_depth(header.mode, header.levels, header.grey, reading)
+    bits = (header.levels - 1).bit_length()
+    yield from _of_depth(f"{bits}-bit grey", header.levels, header.grey, reading)
     if header.oriented and not reading.converts:
         yield "an EXIF orientation that turns or mirrors it", flag, ""
     if alpha is not None and alpha.getextrema()[0] != 255 and not reading.background:
         yield f"transparent pixels (mode {header.mode})", reading.flag("background", "#ffffff"), ""
 
 
-def _of_depth(mode: str, levels: int, grey: bool, reading: Reading) -> Iterator[Need]:
+def _of_depth(deep: str, levels: int, grey: bool, reading: Reading) -> Iterator[Need]:
     bits = (levels - 1).bit_length()
     if levels <= 256:
         if reading.levels > 256:
@@ -161,7 +164,7 @@ def _of_depth(mode: str, levels: int, grey: bool, reading: Reading) -> Iterator[
             f"add {own}, or the number that all its values are below, to take them as they stand; "
             f"or {eight} for 8 bits"
         )
-        yield f"{bits}-bit grey (mode {mode})", "", remedy
+        yield deep, "", remedy
 
 
 def _done(header: Header, alpha: Image.Image | None, reading: Reading) -> Iterator[str]:
@@ -216,11 +219,11 @@ def _flat(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Grey or RGB without alpha, in sRGB if conversions are allowed; what was left as it is."""
     kept = [] if abs(header.gamma - SRGB_GAMMA) < 0.01 else ["a gamma other than sRGB's"]
-    flat = _plain(image, header, reading)
+    flat = _plain(image)
     if header.profile is not None and not is_srgb(header.profile):
         found = to_srgb(flat, header.profile) if reading.converts else None
         if found is None:
-            kept.append("a colour profile other than sRGB")
+            kept.append(PROFILE)
         flat = found or flat
     if flat.mode == "CMYK":
         flat = flat.convert("RGB")
@@ -232,16 +235,16 @@ def _flat(
     return flat, tuple(kept)
 
 
-def _plain(image: Image.Image, header: Header, reading: Reading) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
     """Grey, RGB or CMYK, of the colours that a file states, its alpha left out."""
-    if image.mode in ("1", "L", "LA"):
+    if image.mode in ("1", "LA"):
         return image.convert("L")
     if image.mode in ("P", "PA"):
         colours = image.convert("RGBA").convert("RGB")
         red, green, blue = (np.asarray(band) for band in colours.split())
         grey = (red == green).all() and (green == blue).all()
         return colours.getchannel("R") if grey else colours
-    return image if image.mode == "CMYK" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
 # ---- mode and size ------------------------------------------------------------------------------
@@ -263,7 +266,8 @@ def _shaped(image: Converted, where: str, reading: Reading) -> Converted:
         scale = _scale(reading, width, height)
         pixels = fitted(pixels, reading)
     resized = pixels.shape[1:] != (height, width)
-    pixels = np.ascontiguousarray(pixels)
+    if pixels is image.pixels:
+        return image
     return replace(
         image, pixels=pixels, done=tuple(done), resized=resized, enlarged=resized and scale > 1
     )

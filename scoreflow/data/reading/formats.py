@@ -10,15 +10,15 @@ from functools import cache
 from PIL import Image
 
 SUFFIXES_OF = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp",),
     "DIB": (".dib",),
     "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
     "MPO": (".mpo",),
     "PCX": (".pcx",),
-    "PNG": (".png", ".apng"),
     "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
     "QOI": (".qoi",),
     "SGI": (".sgi", ".bw", ".rgb", ".rgba"),
@@ -27,7 +27,7 @@ SUFFIXES_OF = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""By Pillow's name of the format."""
+"""By Pillow's name of the format, in the order in which they are tried."""
 
 SUFFIXES = frozenset(suffix for each in SUFFIXES_OF.values() for suffix in each)
 """Endings of file names, in lower case, with their dot."""

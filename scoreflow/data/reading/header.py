@@ -17,6 +17,8 @@ SAMPLE_BITS, SAMPLES, SAMPLE_FORMAT = 258, 277, 339
 HIGH_BITS, TWELVE_BITS = 0x40, 0x20
 """Of the third byte of an AV1 configuration record."""
 SRGB_GAMMA = 1 / 2.2
+TURNING = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Where Pillow keeps what may state an orientation."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def header_of(image: Image.Image, content: bytes) -> Header:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format != "TIFF" and not any(key in image.info for key in TURNING):
+        return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # whatever Pillow raises on a damaged EXIF block, the pixels are whole
@@ -129,7 +133,7 @@ def _tiff(image: Image.Image, _content: bytes) -> tuple[int, str]:
 
 
 def _jpeg2000(_image: Image.Image, content: bytes) -> tuple[int, str]:
-    start = content.index(b"\xff\x4f\xff\x51") + 40  # the codestream's SIZ marker: the components
+    start = content.index(b"\xff\x4f\xff\x51") + 42  # the codestream's start: its components
     channels = int.from_bytes(content[start - 2 : start])
     found = content[start : start + 3 * channels : 3]
     depths = {1 + (each & 0x7F) for each in found}
