@@ -1,6 +1,7 @@
 """Samplers and their time grids from the `sampling` section."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,10 +70,14 @@ def build_drawing(
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
     sampler = _method(c, name, model.t_min, model.learned_variance, eps_error)
     if isinstance(sampler, ProbabilityFlow):
-        times = sampler.times(model.sde.num_steps)
-        return SamplingPlan(sampler, times, guided, label=guidance.label)
-    final, times = _final_and_times(c, name, model.sde, model.t_min, eps_error)
-    return SamplingPlan(sampler, times, limited(config, guided, data), final, guidance.label)
+        times = sampler.times(model.posed.num_steps)
+        return SamplingPlan(sampler, times, guided, "mean", guidance.label, model.posed)
+    kept = limited(config, guided, data)
+    process = model.posed if kept is guided else model.sde  # a clipped x_0 has no great error
+    if process.num_steps < c.steps <= model.sde.num_steps:  # a chain has no more than it has
+        c = replace(c, steps=process.num_steps)
+    final, times = _final_and_times(c, name, process, model.t_min, eps_error)
+    return SamplingPlan(sampler, times, kept, final, guidance.label, process)
 
 
 def check_sampler(config: Config, name: str, sde: SDE, t_min: float, data: Data) -> None:

@@ -46,6 +46,7 @@ def draw_samples(
     From the prior at N, or from a start (n, *event) at the first of the plan's times. Several
     processes take the samples by index; every one of them must call this, and has all.
     """
+    sde = plan.process or sde
     shard, count, device = distributed.shard(), len(noise.index), noise.index.device
     own = torch.arange(count, device=device)[shard.rank :: shard.world]
     batches = []

@@ -9,6 +9,7 @@ from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided
 from scoreflow.samplers.sampler import Final, Sampler
+from scoreflow.sde.base import SDE
 from scoreflow.sde.prediction import Denoiser
 
 MAKE_CLASSIFIER = "train one with --mode classifier"
@@ -24,6 +25,8 @@ class SamplingPlan:
         denoiser: guided and clipped as the config says.
         final: what the step to t = 0 does.
         label: the class to sample, -1 for none.
+        process: the process to sample, where it is to end before that of the network: see
+            `sde.flow.well_posed`.
     """
 
     sampler: Sampler
@@ -31,6 +34,7 @@ class SamplingPlan:
     denoiser: Denoiser
     final: Final = "mean"
     label: int = -1
+    process: SDE | None = None
 
 
 @dataclass(frozen=True)

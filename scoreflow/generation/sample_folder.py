@@ -186,7 +186,7 @@ def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, ro
                 x = sample(
                     draw.plan.sampler,
                     shown,
-                    draw.sde,
+                    draw.plan.process or draw.sde,
                     draw.plan.times,
                     Noise.of(draw.seed, start, stop, device),
                     draw.event,

@@ -50,6 +50,13 @@ class DataConfig(Section):
     levels: int = key(
         0, "levels of a channel; 0 for those of the files", Range(0, 65536, "[]"), later=True
     )
+    scale: str = key(
+        "bins",
+        "images: where level k of L lies for the network: 2 (k + 1/2) / L - 1, the centre of its "
+        "bin, or 2 k / (L - 1) - 1, so that the outermost are the ends -1 and 1, as DDPM has it",
+        choices=("bins", "ends"),
+        later=True,
+    )
     labels: str = key(
         "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
     )
