@@ -24,7 +24,7 @@ from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
 from scoreflow.factory.likelihood import asked_of, build_question, labels_of
-from scoreflow.factory.model import build_model, build_network
+from scoreflow.factory.model import build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
@@ -326,8 +326,7 @@ class TrainedRun:
         return self._denoiser(network), step
 
     def _denoiser(self, network: nn.Module) -> ScoreModel:
-        network = network.eval().requires_grad_(False)
-        return build_model(self.config, network, self.experiment.model.sde)
+        return self.experiment.model.with_network(network.eval().requires_grad_(False))
 
     # ---- samples ----------------------------------------------------------------------------
 
@@ -533,7 +532,8 @@ class TrainedRun:
             raise RequestError(f"weights must be ema or raw, got {weights!r}")
         model, step = self.weights("ema" if weights == "ema" else "model")
         tensors, event = model.network.state_dict(), tuple(self.like.train.shape[1:])
-        network = Exported(Config.of(self.config), tensors, event, weights, step)
+        config = assembly.in_units_of(Config.of(self.config), self.like)
+        network = Exported(config, tensors, event, weights, step)
         return export(network, to, Path(out).expanduser())
 
     # ---- likelihood and latents -------------------------------------------------------------
@@ -591,7 +591,7 @@ class TrainedRun:
         flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
         move, x = getattr(flow, way), x.to(self.like.train.device, torch.float64)
         with out_of_evaluations():
-            parts = [move(self.model, self.model.sde, part) for part in x.split(c.batch_size)]
+            parts = [move(self.model, self.model.posed, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)
 
     # ---- pictures, files and settings -------------------------------------------------------

@@ -192,6 +192,48 @@ def in_units(sde: SDE, unit: float) -> SDE:
     return sde if unit == 1 else Rescaled(sde, unit)
 
 
+class Ended(SDE):
+    """A process that ends at a step before N: the same path, and its prior where it ends.
+
+    The prior is N(0, r^2 I), as everywhere, with the scale r of that step.
+
+    Args:
+        base: the whole process.
+        num_steps: the step at which it ends, in 1..N.
+    """
+
+    def __init__(self, base: SDE, num_steps: int) -> None:
+        if not 1 <= num_steps <= base.num_steps:
+            raise ValueError(
+                f"a process of {base.num_steps} steps ends at one of them, got {num_steps}"
+            )
+        self.base, self.num_steps = base, num_steps
+
+    @at_times
+    def log_alpha(self, t: Times) -> Times:
+        """That of the whole process."""
+        return self.base.log_alpha(t)
+
+    @at_times
+    def variance(self, t: Times) -> Times:
+        """That of the whole process."""
+        return self.base.variance(t)
+
+    @at_times
+    def scale(self, t: Times) -> Times:
+        """That of the whole process."""
+        return self.base.scale(t)
+
+    def time(self, angle: Times) -> Times:
+        """That of the whole process."""
+        return self.base.time(angle)
+
+    @between_times
+    def transition(self, s: Times, t: Times) -> tuple[Times, Times]:
+        """That of the whole process."""
+        return self.base.transition(s, t)
+
+
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Exact derivative of an elementwise function, by forward-mode differentiation."""
     tangent: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]

@@ -16,15 +16,61 @@ are drawn without replacement from a set whose mean is the exact trace, so that 
 estimate it better than as many independent ones, and all of them give it exactly.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.base import SDE, Ended, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.sde.types import Batch, Times
+
+ILL_POSED_LOG_SNR = -10.5
+"""At N: below it an estimate of eps hardly makes a v.
+
+The linear schedule ends at -10.1, which DDPM's networks are sampled from as they are; `log_linear`
+at -10.6, the cosine schedule at -19.8. Of the digits after 400 steps 9, 27 and 38 % of the flow's
+samples left [-1, 1] by more than 0.5, the last by up to 1300; begun at `WELL_POSED_LOG_SNR` 2, 7
+and 4 % did.
+"""
+WELL_POSED_LOG_SNR = -5.0
+"""From where on it does; a prior that stands there costs at most 0.005 bits a dimension of data in
+[-1, 1] (see `prior_cost`)."""
+
+
+def well_posed(sde: SDE, kind: str) -> SDE:
+    """The process as far as its flow is well posed for estimates of a kind.
+
+    v = (r eps - sigma x~) / alpha: an error of an estimate of eps, or of a score, is divided by
+    alpha, and so is that of x_0. Where alpha at N is nearly 0, samples start with an error of any
+    size, and its divergence counts in a likelihood. So the process ends at the greatest whole step
+    whose log-SNR is at least `WELL_POSED_LOG_SNR`, with its prior there; that of estimates of x_0
+    or v, and any other whose log-SNR at N is at least `ILL_POSED_LOG_SNR`, is the whole process.
+
+    Args:
+        sde: the process.
+        kind: what is estimated: "x_0", "v", or another.
+    """
+    end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+    if kind in ("x_0", "v") or float(sde.log_snr(end)) >= ILL_POSED_LOG_SNR:
+        return sde
+    start = sde.time_of_log_snr(end.new_tensor(WELL_POSED_LOG_SNR))
+    return Ended(sde, max(1, math.floor(float(start))))
+
+
+def prior_cost(sde: SDE) -> float:
+    """Bound on what the prior at N costs a perfect model of data in [-1, 1], nats a dimension.
+
+    The mean log-likelihood is less by KL(p_N | prior), at most the mean over x_0 of that of
+    N(alpha x_0, sigma^2) from N(0, s^2), which is greatest at |x_0| = 1:
+    1/2 ((alpha^2 + sigma^2) / s^2 - 1 - log(sigma^2 / s^2)).
+    """
+    end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+    own = sde.variance(end) / sde.prior_std() ** 2
+    signal = (sde.alpha(end) / sde.prior_std()) ** 2
+    return 0.5 * float(signal + (own - 1) - own.log())
 
 
 def velocity(sde: SDE, denoiser: Denoiser, angle: Times, x: Batch) -> Batch:

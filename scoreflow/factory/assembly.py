@@ -100,6 +100,8 @@ def experiment(
     choose_precision(checked)
     build_solver(checked)
     data = build_data(checked, device, bound, given) if data is None else data
+    checked = in_units_of(checked, data)
+    sde = build_sde(checked)
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
@@ -137,6 +139,28 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         )
     for name in dict.fromkeys((*samplers.AFTER_TRAINING, config.sampling.sampler)):
         check_sampler(config, name, sde, t_min, data)
+
+
+def in_units_of(config: Config, data: Data) -> Config:
+    """The config with the units of the network's images: `data.scale` is of the data's levels.
+
+    Raises:
+        RequestError: there are no levels, or the network came with units of its own.
+    """
+    unit, levels = config.model.data_scale, data.num_levels
+    if choose_key("data.scale", config.data.scale) == "bins":
+        return config
+    if levels is None:
+        raise RequestError(
+            f"data.scale = {config.data.scale} is of images, whose levels have ends; {data.name} "
+            "are vectors: leave it at bins"
+        )
+    if unit != 1:
+        raise RequestError(
+            f"data.scale = {config.data.scale} is of a network that is trained here, and this one "
+            f"came with model.data_scale = {unit:g}, which says the same: leave data.scale at bins"
+        )
+    return replace(config, model=replace(config.model, data_scale=(levels - 1) / levels))
 
 
 def _refuse_other_levels(config: Config, data: Data) -> None:

@@ -88,7 +88,8 @@ def build_flow_plan(config: AnyConfig, model: ScoreModel) -> SamplingPlan:
     c = Config.of(config).sampling
     try_solver("sampling", c.method, (c.tolerance,))
     flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
-    return SamplingPlan(flow, flow.times(model.sde.num_steps), model)
+    process = model.posed
+    return SamplingPlan(flow, flow.times(process.num_steps), model, process=process)
 
 
 def _measured(config: Config, data: Data, num_levels: int, reading: Reading) -> EditPlan:

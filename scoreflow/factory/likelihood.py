@@ -94,7 +94,7 @@ def build_question(
         data: what it was trained on.
         dequantization: instead of the section's.
     """
-    return question_of(Config.of(config), model.sde, model.t_min, data, dequantization)
+    return question_of(Config.of(config), model.posed, model.t_min, data, dequantization)
 
 
 def question_of(

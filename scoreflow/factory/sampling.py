@@ -1,6 +1,7 @@
 """Samplers and their time grids from the `sampling` section."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,10 +73,14 @@ def build_drawing(
     by_class = guided if isinstance(guided, ByClass) else None
     of = guidance.label, guidance.classes, by_class
     if isinstance(sampler, ProbabilityFlow):
-        times = sampler.times(model.sde.num_steps)
-        return SamplingPlan(sampler, times, guided, "mean", *of, apart=True)
-    final, times = _final_and_times(c, name, model.sde, model.t_min, eps_error)
-    return SamplingPlan(sampler, times, limited(config, guided, data), final, *of)
+        times = sampler.times(model.posed.num_steps)
+        return SamplingPlan(sampler, times, guided, "mean", *of, apart=True, process=model.posed)
+    kept = limited(config, guided, data)
+    process = model.posed if kept is guided else model.sde  # a clipped x_0 has no great error
+    if process.num_steps < c.steps <= model.sde.num_steps:  # a chain has no more than it has
+        c = replace(c, steps=process.num_steps)
+    final, times = _final_and_times(c, name, process, model.t_min, eps_error)
+    return SamplingPlan(sampler, times, kept, final, *of, process=process)
 
 
 def check_sampler(config: Config, name: str, sde: SDE, t_min: float, data: Data) -> None:

@@ -68,7 +68,8 @@ def edit(plan: EditPlan, sampling: SamplingPlan, sde: SDE) -> Edited:
     if plan.task not in LATENT_TASKS:
         return _sample(plan, sampling, sde)
     assert isinstance(sampling.sampler, ProbabilityFlow), f"{plan.task} follows a flow"
-    flow = _Flow(sampling.sampler, Counted(sampling.denoiser), sde, plan.batch_size)
+    process = sampling.process or sde
+    flow = _Flow(sampling.sampler, Counted(sampling.denoiser), process, plan.batch_size)
     return _reconstruct(plan, flow) if plan.task == "reconstruct" else _interpolate(plan, flow)
 
 
@@ -108,6 +109,7 @@ def _started(
     assert plan.strength is not None, "vary has a strength"
     # a whole step, which every network knows
     t = torch.tensor(max(1.0, round(plan.strength * sde.num_steps)), dtype=torch.float64)
+    t = t.clamp(max=float(sampling.times[0]))  # of a process that ends before N
     event = tuple(plan.given.shape[1:])
     x_0 = centres(plan.given, plan.num_levels).expand(plan.count, *event)
     start = sde.perturb(x_0, t, noise.normal(Stream.PRIOR, event))

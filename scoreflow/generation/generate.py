@@ -47,6 +47,7 @@ def draw_samples(
     From the prior at N, or from a start (n, *event) at the first of the plan's times. Several
     processes take the samples by index; every one of them must call this, and has all.
     """
+    sde = plan.process or sde
     shard, count, device = distributed.shard(), len(noise.index), noise.index.device
     own = torch.arange(count, device=device)[shard.rank :: shard.world]
     batches = []
@@ -72,11 +73,12 @@ def draw_batch(
     start: Tensor | None = None,
 ) -> Tensor:
     """One sample for every index of the noise, (B, *event), at once; as in `draw_samples`."""
+    process = plan.process or sde
     parts, places = [], []
     with out_of_evaluations():
         for rows in plan.groups(noise.index):
             begun = None if start is None else start[rows]
-            args = plan.sampler, plan.denoiser, sde, plan.times, noise.rows(rows), event
+            args = plan.sampler, plan.denoiser, process, plan.times, noise.rows(rows), event
             parts.append(sample(*args, final=plan.final, start=begun))
             places.append(rows)
     x = torch.cat(parts)

@@ -12,6 +12,7 @@ from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers.denoisers.guidance import ClassifierGuided, Guided
 from scoreflow.samplers.sampler import Final, Sampler
+from scoreflow.sde.base import SDE
 from scoreflow.sde.prediction import Denoiser
 
 MAKE_CLASSIFIER = "train one with --mode classifier"
@@ -31,6 +32,8 @@ class SamplingPlan:
         by_class: what of the denoiser knows them, where it does.
         apart: whether each class is drawn by itself: the adaptive flow asks about some rows of a
             batch, and does not say which.
+        process: the process to sample, where it is to end before that of the network: see
+            `sde.flow.well_posed`.
     """
 
     sampler: Sampler
@@ -41,6 +44,7 @@ class SamplingPlan:
     classes: Classes | None = None
     by_class: ByClass | None = None
     apart: bool = False
+    process: SDE | None = None
 
     def labels(self, index: Tensor) -> Tensor | None:
         """The class that each sample is asked to be of, (B,) int64; None for none.

@@ -55,7 +55,7 @@ def follow(plan: SamplingPlan, sde: SDE, noise: Noise, data: Data, last: Tensor)
         data: what samples are like.
         last: the samples, (n, ...) as drawn.
     """
-    event = tuple(last.shape[1:])
+    sde, event = plan.process or sde, tuple(last.shape[1:])
     seen: dict[float, Tensor] = {}
     for rows in plan.groups(noise.index):
         if isinstance(plan.sampler, ProbabilityFlow):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, RunError
-from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
+from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits, warning
 from scoreflow.likelihood.error_budget import Budget, budget_of
 from scoreflow.likelihood.flow_likelihood import Flow, LogLikelihood, Solver
 from scoreflow.models.score_model import ScoreModel, arithmetic
@@ -20,6 +20,7 @@ from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers.denoisers.instrumentation import Counted
 from scoreflow.sde.analytic import Distribution
+from scoreflow.sde.flow import prior_cost
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import Status
 from scoreflow.sde.prediction import Denoiser
@@ -145,7 +146,7 @@ class DatasetLikelihood:
         deq = settings.dequantizer
         self.t = model.t_min if deq is None else deq.t
         self.per_nat = 1.0 if deq is None else 1 / (test[0].numel() * math.log(2))
-        self.flow = Flow(model, model.sde, test, self.t, settings.solver)
+        self.flow = Flow(model, model.posed, test, self.t, settings.solver)
 
     def finer(self) -> "DatasetLikelihood":
         """The same at tolerances that are a tenth."""
@@ -309,10 +310,11 @@ def _result(
         finer={row["image"]: mean(row["nats"]) * -likelihood.per_nat for row in checked},
         per_nat=likelihood.per_nat,
         truncation_at_most=None if deq is None else at_most_bits(deq, model.sde),
+        prior_at_most=None if deq is None else prior_cost(model.posed) / math.log(2),
     )
     result: dict[str, Any] = {
         "value": float(values.mean()),
-        "standard_error": standard_error(values.mean(1)),
+        "standard_error": budget.total,
         "unit": "nats" if deq is None else "bits/dim",
         "num_images": len(values),
         "dequantization": "none" if deq is None else deq.name,
@@ -322,8 +324,11 @@ def _result(
         "error_budget": asdict(budget),
         "nfe": sum(row["evaluations"] for row in found) / len(found),
     }
+    if model.posed.num_steps < model.sde.num_steps:
+        result["t_max"] = model.posed.num_steps
     if deq is not None:
         result["bits_per_dim"] = result["value"]
+        result["warning"] = warning(deq, model.sde, model.t_min, model.asking.integer_times)
     return result
 
 
@@ -375,4 +380,6 @@ def line(result: dict[str, Any]) -> str:
     text += f"{result['nfe']:.0f} evaluations each"
     if "true_nats" in result:
         text += f"; the true density has {result['true_nats']:.4f} (gap {result['gap']:.4f})"
-    return text
+    if "t_max" in result:
+        text += f"; flow to t = {result['t_max']} alone, above which an estimate of eps makes none"
+    return f"{text}\n{result['warning']}" if result.get("warning") else text

@@ -21,7 +21,7 @@ give the tighter bound log mean_K exp (Burda et al. 2016), whose mean over K nee
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never, get_args
 
 import torch
@@ -146,6 +146,72 @@ def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float | None:
     if dequantizer.embedding == "centre":
         return None
     return truncation_bits(sigma / alpha, dequantizer.num_levels)
+
+
+LOUD_BITS = 0.05
+"""A cost of the start at t, in bits/dim, above which a likelihood is said not to mean much."""
+
+
+def warning(dequantizer: Dequantizer, sde: SDE, t_min: float, integer_times: bool) -> str:
+    """A line for a start at t that can cost more than `LOUD_BITS`, with its remedy; else "".
+
+    Args:
+        dequantizer: of the measurement.
+        sde: the process.
+        t_min: the least time that the network is trained at.
+        integer_times: whether it knows whole steps alone, whatever it is trained on.
+    """
+    bits, levels = at_most_bits(dequantizer, sde), dequantizer.num_levels
+    if bits is None and dequantizer.name == "uniform":
+        other = replace(dequantizer, name="truncated_normal")
+        name = "truncated_normal" if (at_most_bits(other, sde) or 0) <= LOUD_BITS else "last_step"
+        return (
+            "a network trained on the centres of bins finds points spread over a bin unlikely, "
+            "by any number of bits: measure with "
+            f"--config.likelihood.dequantization={name}"
+        )
+    if bits is None or bits <= LOUD_BITS:
+        return ""
+    t = torch.tensor(dequantizer.t, dtype=torch.float64)
+    noise = float(sde.sigma(t) / sde.alpha(t))
+    return (
+        f"starting at t = {dequantizer.t:g} can cost up to {bits:.2f} bits/dim, so this number "
+        f"says little: the noise there, {noise:.2g}, is not small beside a level's width of "
+        f"{2 / levels:.2g}. {_remedy(dequantizer, sde, t_min, integer_times)}"
+    )
+
+
+def _remedy(dequantizer: Dequantizer, sde: SDE, t_min: float, integer_times: bool) -> str:
+    """What makes the start cost less than `LOUD_BITS`."""
+    t = _time_of_bits(dequantizer, sde)
+    if t >= t_min:
+        return f"Start at --config.likelihood.t_start={t:g}"
+    if integer_times:
+        return (
+            "This network knows whole steps alone, so --config.likelihood.dequantization=last_step"
+            " is left, whose decoder knows of neighbouring levels what the network does"
+        )
+    flags = f"--config.training.times=real --config.training.t_min={t:g}"
+    if dequantizer.embedding == "uniform":
+        centres = replace(dequantizer, name="truncated_normal", embedding="centre")
+        later = _time_of_bits(centres, sde)
+        flags += (
+            ", or on the centres of bins, --config.training.dequantization=centre --config."
+            "likelihood.dequantization=truncated_normal --config.training.times=real "
+            f"--config.training.t_min={later:g}"
+        )
+    return f"Train down to where it is: {flags}"
+
+
+def _time_of_bits(dequantizer: Dequantizer, sde: SDE) -> float:
+    """The greatest time, to two digits, whose start costs at most `LOUD_BITS`."""
+    low, high = 0.0, dequantizer.t
+    for _ in range(60):
+        middle = (low + high) / 2
+        bits = at_most_bits(replace(dequantizer, t=middle), sde)
+        low, high = (middle, high) if (bits or 0) <= LOUD_BITS else (low, middle)
+    unit = 10.0 ** (math.floor(math.log10(low)) - 1)
+    return math.floor(low / unit) * unit
 
 
 def truncation_bits(sigma: float, num_levels: int) -> float:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from scoreflow.uncertainty import standard_error
 
-LOUD_BITS = 0.05
-"""A truncation, in bits/dim, from which on it has a line of its own."""
+SHOWN_BITS = 5e-5
+"""Bits/dim that the prior may cost without being named: none at four digits."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Budget:
         total: standard error by images and probes together, never less than that by the probes;
             images^2 + probes^2 where both are known. None also in results older than it.
         too_few: of so many images the parts cannot be told apart; None where they are.
-        prior_at_most: bound on what the prior costs where the flow ends, in bits/dim or nats a
-            dimension; None in results older than it.
+        prior_at_most: bound on what the prior costs where the flow ends; for integers only, and
+            None in results older than it.
     """
 
     images: float | None
@@ -57,6 +57,8 @@ class Budget:
         text = " ".join(f"+- {value:.4f} ({name})" for name, value in named if value is not None)
         if self.truncation_at_most is not None:
             text += f", truncation <= {self.truncation_at_most:.4f}"
+        if self.prior_at_most is not None and self.prior_at_most >= SHOWN_BITS:
+            text += f", prior <= {self.prior_at_most:.4f}"
         return text
 
 
@@ -81,7 +83,7 @@ def budget_of(
         finer: values of a few images, by number, at a tenth of the tolerance.
         per_nat: the unit in nats.
         truncation_at_most: bound on what the start at t costs, bits/dim; None if not known.
-        prior_at_most: bound on what the prior costs, in the unit.
+        prior_at_most: bound on what the prior costs, bits/dim; None if not known.
     """
     by_probes = _by_probes(values, probes, sign_set)
     total, images, too_few = _joint(values, by_probes)

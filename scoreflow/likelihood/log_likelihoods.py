@@ -52,4 +52,5 @@ class LogLikelihoods:
         )
 
     def __str__(self) -> str:
-        return f"{float(self.values.mean()):.4f} {self.error_budget} {self.unit}"
+        text = f"{float(self.values.mean()):.4f} {self.error_budget} {self.unit}"
+        return f"{text}\n{self.result['warning']}" if self.result.get("warning") else text

@@ -12,6 +12,7 @@ from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
 Output = Literal["eps", "x_0", "v", "score", "mean", "gradient"]
@@ -143,6 +144,11 @@ class ScoreModel:
         """Whether it cannot answer for no class: each is one, and there is no row for none."""
         inside = getattr(self.network, "module", self.network)
         return self.num_classes > 0 and not getattr(inside, "null_class", True)
+
+    @property
+    def posed(self) -> SDE:
+        """The process as far as the flow of this network is well posed; mostly all of it."""
+        return well_posed(self.sde, self.output)
 
     def with_network(self, network: nn.Module) -> "ScoreModel":
         """The same Denoiser with another network in this one's place."""

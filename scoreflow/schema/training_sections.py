@@ -94,6 +94,13 @@ class DataConfig(Section):
         later=True,
         only=IMAGES,
     )
+    scale: str = key(
+        "bins",
+        "images: where level k of L lies for the network: 2 (k + 1/2) / L - 1, the centre of its "
+        "bin, or 2 k / (L - 1) - 1, so that the outermost are the ends -1 and 1, as DDPM has it",
+        choices=("bins", "ends"),
+        later=True,
+    )
     labels: str = key(
         "auto",
         "classes: none, those of the folders, or a column of the Parquet files",

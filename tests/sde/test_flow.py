@@ -1,20 +1,27 @@
 """The field and its divergence, against closed forms, Jacobians and finite differences."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
+from scoreflow.samplers import ProbabilityFlow, Step
+from scoreflow.sde import VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.analytic import LevelGrid, gaussian
+from scoreflow.sde.base import Ended
 from scoreflow.sde.flow import (
+    prior_cost,
     sign_probes,
     sign_set_size,
     unit_probes,
     velocity,
     velocity_and_divergence,
+    well_posed,
 )
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 COVARIANCE = torch.tensor(
@@ -162,3 +169,89 @@ def test_the_signs_of_a_sample_are_its_own():
 def test_more_signs_than_there_are_are_refused(count):
     with pytest.raises(ValueError, match=r"1\.\.8"):
         sign_probes(Noise.of(0, 0, 1), (6,), count)
+
+
+# ---- where a flow begins
+
+
+def at(t):
+    return torch.tensor(float(t), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("make", [VPSDE.cosine, VPSDE.log_linear])
+def test_an_estimate_of_eps_starts_where_alpha_says_something(make):
+    whole = make(1000)
+    for kind in ("x_0", "v"):
+        assert well_posed(whole, kind) is whole
+    for kind in ("eps", "score", "mean", "gradient"):
+        end = well_posed(whole, kind).num_steps
+        assert float(whole.log_snr(at(end + 1))) < -5 <= float(whole.log_snr(at(end)))
+
+
+def test_schedules_that_end_earlier_are_left_as_they_are():
+    for sde in (VPSDE.linear(1000), VPSDE.scaled_linear(1000), VESDE(1000), SubVPSDE.linear(1000)):
+        assert well_posed(sde, "eps") is sde
+
+
+def test_an_ended_process_is_the_same_path(process):
+    end = Ended(process, process.num_steps // 2)
+    t, s = torch.tensor([1.5, 7.0, end.num_steps], dtype=torch.float64), at(0.5)
+    for name in ("log_alpha", "variance", "scale", "angle", "drift", "diffusion"):
+        assert torch.equal(getattr(end, name)(t), getattr(process, name)(t))
+    assert torch.equal(end.time(end.angle(t)), process.time(process.angle(t)))
+    for own, whole in zip(end.transition(s, t), process.transition(s, t), strict=True):
+        assert torch.equal(own, whole)
+    assert end.prior_std() == process.scale(at(end.num_steps))
+    with pytest.raises(ValueError, match="ends at one of them, got 0"):
+        Ended(process, 0)
+
+
+def test_the_prior_costs_at_most_its_bound(process):
+    """KL(p_N | prior) of points at -1 and 1, by a sum over x, and of uniform points."""
+    for sde in (process, Ended(process, process.num_steps // 2)):
+        alpha, sigma, s = *scales(sde), sde.prior_std()
+        reach = float(alpha + 9 * torch.maximum(sigma, s))
+        x = torch.linspace(-reach, reach, 400_001, dtype=torch.float64)
+        prior = torch.distributions.Normal(0 * s, s).log_prob(x)
+        step, bound = float(x[1] - x[0]), prior_cost(sde)
+        for points_0 in ([-1.0, 1.0], torch.linspace(-1, 1, 41).tolist(), [1.0]):
+            each = [torch.distributions.Normal(alpha * p, sigma).log_prob(x) for p in points_0]
+            log_p = torch.stack(each).logsumexp(0) - math.log(len(points_0))
+            cost = float((log_p.exp() * (log_p - prior)).sum()) * step
+            assert cost <= bound + 1e-9
+        assert cost == pytest.approx(bound, rel=1e-5, abs=1e-9)  # one point at the end attains it
+
+
+def scales(sde):
+    end = at(sde.num_steps)
+    return sde.alpha(end), sde.sigma(end)
+
+
+def test_the_prior_of_a_flow_that_ends_early_costs_little():
+    for sde in (VPSDE.cosine(1000), VPSDE.log_linear(1000)):
+        assert prior_cost(well_posed(sde, "eps")) / math.log(2) < 0.005
+        assert prior_cost(sde) / math.log(2) < 2e-5
+
+
+def test_an_error_of_eps_grows_with_one_over_alpha_at_the_start():
+    """A Gaussian's exact eps, but for a share k: samples grow as alpha^-k on the way from N."""
+    sde, share = VPSDE.cosine(1000), 0.3
+    truth = gaussian(torch.zeros(2, dtype=torch.float64), 0.09 * torch.eye(2, dtype=torch.float64))
+    exact = truth.denoiser(sde)
+
+    def off(x_t, t):
+        return predict(sde, x_t, t, "eps", (1 - share) * exact(x_t, t).eps)
+
+    z = Noise.of(0, 0, 64).normal(Stream.PRIOR, (2,))
+
+    def farthest(denoiser, process):
+        flow, noise = ProbabilityFlow(1.0, 1e-6), Noise.of(0, 0, 64)
+        step = Step(denoiser, process, at(process.num_steps), at(0), noise)
+        return float(flow.step(process.prior_std() * z, step).abs().max())
+
+    posed = well_posed(sde, "eps")
+    assert farthest(exact, posed) == pytest.approx(farthest(exact, sde), rel=1e-2)
+    alphas = [float(sde.alpha(at(process.num_steps))) for process in (posed, sde)]
+    grown = (alphas[0] / alphas[1]) ** share
+    assert farthest(off, sde) / farthest(off, posed) == pytest.approx(grown, rel=0.02)
+    assert grown > 9

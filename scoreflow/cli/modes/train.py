@@ -8,7 +8,6 @@ from scoreflow.cli.modes.likelihood import measure_test_set
 from scoreflow.cli.modes.sample import draw_into
 from scoreflow.factory import training
 from scoreflow.factory.assembly import Experiment
-from scoreflow.factory.model import build_model
 from scoreflow.factory.sampling import COMPARED
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
@@ -41,7 +40,7 @@ def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") ->
         resume(trainer, experiment, folder, say)
         say(f"resuming {folder.path} at step {trainer.step}")
     _to_the_end(trainer, folder)
-    model = build_model(experiment.config, trainer.ema.module, experiment.model.sde)
+    model = experiment.model.with_network(trainer.ema.module)
     trained = TrainedRun(folder, experiment, say, (model, trainer.step))
     for name in COMPARED:
         draw_into(trained, name)

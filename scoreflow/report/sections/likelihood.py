@@ -11,6 +11,8 @@ from scoreflow.storage.atomic_files import Json
 TITLE = "Exact log-likelihood"
 PIXELS = ("histogram_bits_per_dim", "standard_error", "num_test")
 """What a result of samples knows about a density of independent pixels."""
+LATER = ("total", "prior_at_most")
+"""Parts of a budget that older results lack."""
 AGAINST, DATA = "likelihood-against-", "likelihood-data-"
 
 
@@ -46,15 +48,21 @@ def _of_data(results: Results) -> Json:
 def _likelihood(result: Json, of_data: Json) -> Section:
     budget = result["error_budget"]
     labels = {
+        "total": "spread over images, probes among it",
         "images": "spread over images",
         "probes": "divergence probes",
         "solver": "ODE solver",
         "truncation_at_most": f"starting at t = {result['t_min']} costs at most",
+        "prior_at_most": "the prior where the flow ends costs at most",
     }
+    if budget.get("too_few") is None:  # else images and probes are not told apart
+        del labels["total"]
+    else:
+        del labels["probes"]
     rows = tuple(
         (Cell(label), number(budget[key], form=".5f"))
         for key, label in labels.items()
-        if budget[key] is not None
+        if (budget.get(key) if key in LATER else budget[key]) is not None
     )
     head = with_error(result["value"], result["standard_error"])
     table = Table(("contribution to the error", result["unit"]), rows, sortable=False)
@@ -62,6 +70,7 @@ def _likelihood(result: Json, of_data: Json) -> Section:
         TITLE,
         (
             Text(f"{result['unit']} on the test set", head),
+            *([Text(f"Beware: {result['warning']}")] if result.get("warning") else []),
             table,
             Text(_how(result), small=True),
             *_extremes(result),

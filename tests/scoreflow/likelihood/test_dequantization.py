@@ -30,7 +30,7 @@ class Exact(ScoreModel):
     """A ScoreModel whose network is the truth."""
 
     def __init__(self, truth, t_min=1.0):
-        super().__init__(nn.Identity(), SDE, "score", t_min)
+        super().__init__(nn.Identity(), SDE, "v", t_min)
         self.truth = truth
 
     def __call__(self, x_t, t):

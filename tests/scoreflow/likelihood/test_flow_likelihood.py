@@ -253,7 +253,7 @@ class Exact(ScoreModel):
     """A ScoreModel whose network is the truth."""
 
     def __init__(self, truth, sde, t_min):
-        super().__init__(nn.Identity(), sde, "score", t_min)
+        super().__init__(nn.Identity(), sde, "v", t_min)
         self.truth = truth
 
     def __call__(self, x_t, t):
