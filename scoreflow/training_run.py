@@ -30,6 +30,7 @@ from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
     Changes,
+    completed,
     resumed_config,
     training_config,
     untrained_config,
@@ -44,6 +45,16 @@ from scoreflow.training.trainer import ALONE, Interval, Trainer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+FREE_OF_INIT = (
+    "model.dropout",
+    "model.conditional",
+    "model.num_classes",
+    "model.null_class",
+    "model.shape",
+)
+"""Keys of the network that may be others than those of the weights that it begins with; what
+does not fit all the same is refused by its shape."""
 
 
 def train(
@@ -191,6 +202,14 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
     if not source or (there is not None and there.checkpoint_steps()):
         return {}
     found = initial.read(Path(source).expanduser())
+    theirs = completed(flatten(found.config))
+    ours = flatten(experiment.config.to_dict())
+    for key in theirs:
+        if key.startswith("model.") and key not in FREE_OF_INIT and theirs[key] != ours[key]:
+            raise RequestError(
+                f"training.init: {source} was trained with {key} = {theirs[key]}, got "
+                f"{ours[key]}: its weights would be taken for another function; give the same"
+            )
     initial.load(experiment.network, found)
     if there is not None and (there.path / "results" / "init.json").exists():
         before = there.read_result("init")["sha256"]

@@ -231,7 +231,8 @@ def data_of_run(
         )
     refused = []
     for each in paths:
-        where = f"the data at {each or c.name} are not those that {run} was trained on"
+        place = f"at {each}" if each else c.name
+        where = f"the data {place} are not those that {run} was trained on"
         try:
             data = build_data(replace(checked, data=replace(c, path=each)), device)
             different = identity.differences(record, data)

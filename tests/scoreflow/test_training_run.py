@@ -264,7 +264,8 @@ def test_a_run_begins_with_the_averaged_weights_of_another(four, tmp_path):
 @pytest.mark.parametrize(
     ("init", "changed", "reason"),
     [
-        ("run", {"model.width": 16}, r"has another network: .* is 8.* there and 16.* here"),
+        ("run", {"model.width": 16}, r"was trained with model\.width = 8, got 16"),
+        ("run", {"model.prediction": "eps"}, r"was trained with model\.prediction = v, got eps"),
         ("nowhere", {}, r"training\.init: .*nowhere is not there; name a run's folder"),
     ],
 )
@@ -433,11 +434,15 @@ def test_a_conditional_network_begins_with_an_unconditional_one(tmp_path):
     made |= {"attention_sizes": (8,), "in_channels": 1, "out_channels": 1}
     plain, with_classes = UNet(**made), UNet(num_classes=3, **made)
     table = with_classes.state_dict()[initial.CLASSES].clone()
-    given = initial.InitialWeights(tmp_path, 7, plain.state_dict(), "")
+    given = initial.InitialWeights(tmp_path, 7, plain.state_dict(), "", {})
     initial.load(with_classes, given)
     found = with_classes.state_dict()
     assert torch.equal(found[initial.CLASSES], table)
     assert all(torch.equal(found[name], value) for name, value in plain.state_dict().items())
+    fewer = UNet(num_classes=2, **made).state_dict()
+    given = initial.InitialWeights(tmp_path, 7, fewer, "", {})
+    with pytest.raises(sf.RequestError, match=r"classes\.weight is 3 x 16 there and 4 x 16 here"):
+        initial.load(with_classes, given)
 
 
 def test_a_run_of_images_begins_with_an_exported_file(trained, tmp_path):
