@@ -132,6 +132,7 @@ def experiment_of(
     device: torch.device,
     needed: bool,
     training: bool = False,
+    known: Data | None = None,
 ) -> Experiment:
     """What a run's config describes, with its data, or a stand-in for them where there is one.
 
@@ -141,6 +142,7 @@ def experiment_of(
         device: where everything shall lie.
         needed: whether the data themselves are.
         training: whether its network will be trained.
+        known: data that are loaded already, and taken if they are the run's.
 
     Raises:
         RequestError: the data are needed, and are gone or changed.
@@ -149,6 +151,8 @@ def experiment_of(
     data: Data | None = None  # that the config says
     if record and not needed and not record["empty_classes"]:
         data = identity.absent(record, device)
+    elif record and known is not None and not identity.differences(record, known):
+        data = known
     elif record:
         data = _data_of(folder, config, device)
     return assembly.experiment(config, device, training, folder.bound, data)

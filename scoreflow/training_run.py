@@ -176,8 +176,7 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
     if changes:
         date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         history.append({"step": step, "date": date, "changes": changes})
-        told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
-        say(f"from step {step} on: {told}")
+        say(f"from step {step} on: {_told(changes)}")
         if "training.num_steps" in changes and config.training.decay == "cosine":
             say(
                 "training.decay = cosine falls to 0 at training.num_steps, and so at another step "
@@ -187,6 +186,10 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
         folder.forget_metrics_after(step)
     if moved or changes:
         folder.write_config(config.to_dict(), history)
+
+
+def _told(changes: Changes) -> str:
+    return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
 
 
 def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
@@ -340,6 +343,9 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
     saved = first
     with SummaryWriter(str(folder.path / "tensorboard"), purge_step=first + 1) as writer:
+        for each in folder.history:
+            if each["step"] == first:
+                writer.add_text("changed", _told(each["changes"]), first)
         for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds
