@@ -160,7 +160,7 @@ def experiment_of(
 
 def _data_of(folder: RunDir, config: ConfigDict, device: torch.device) -> Data:
     moved = config.data.path != folder.config["data"].get("path", "")
-    return assembly.data_of_run(config, device, folder.data, folder.path, moved)
+    return assembly.data_of_run(config, device, folder.data, folder.path, moved)[0]
 
 
 def asked_step(config: ConfigDict, mode: str) -> int:

@@ -117,7 +117,7 @@ def opened(
         saved, where, imported = flatten(there.config), path / "config.json", not there.bound
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
-    experiment = _experiment(request, config, path, there)
+    experiment, found = _experiment(request, config, path, there)
     if not len(experiment.data.train):
         raise RequestError(
             f"{path} has no images (data.name = none), and training needs some: add --data PATH"
@@ -135,7 +135,7 @@ def opened(
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
         _change(folder, config, changes, say)
-        folder.write_data(identity.record(experiment.data, config.data.path, path))
+        folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if init:
             folder.write_result("init", init)
         folder.write_env({"command": command, **environment(str(experiment.device))})
@@ -145,14 +145,14 @@ def opened(
 
 def _experiment(
     request: Request, config: ConfigDict, path: Path, there: RunDir | None
-) -> Experiment:
-    """The objects of a config, with the data that the run was trained on, if it was."""
-    device, data = build_device(request.device), None
+) -> tuple[Experiment, str]:
+    """The objects of a config, with the data that the run was trained on, and where they are."""
+    device, data, found = build_device(request.device), None, ""
     if there is not None and there.bound:
         moved = "data.path" in request.overrides
         moved = moved and config.data.path != there.config["data"].get("path", "")
-        data = assembly.data_of_run(config, device, there.data, path, moved)
-    return assembly.experiment(config, device, data=data)
+        data, found = assembly.data_of_run(config, device, there.data, path, moved)
+    return assembly.experiment(config, device, data=data), found
 
 
 def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
@@ -170,6 +170,8 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
 
     Where the checkpoint that a change was made at is lost, it holds from the one before.
     """
+    if not changes and not folder.history:
+        return
     step = folder.whole_step() or 0
     history = [{**each, "step": min(each["step"], step)} for each in folder.history]
     moved = history != folder.history
@@ -319,12 +321,11 @@ def intervals(trainer: Trainer, folder: RunDir, stop: Stop | None = None) -> Ite
         yield from _kept(steps, trainer, folder)
     else:
         yield from steps
-    if trainer.stopped and asked.signal is None:  # another process was asked to
-        asked.signal = signal.SIGTERM
-    if trainer.stopped and trainer.step < trainer.settings.num_steps:
+    # a signal that came after the last step, say while that was saved, is one as well
+    if trainer.stopped or trainer.shard.asking_any(asked)():
         trainer.shard.wait()  # a process that ends has torchrun end those that are still saving
-        assert asked.signal is not None, "only a signal stops a training"
-        raise Stopped(trainer.step, asked.signal)
+        # of several processes another one may have got it
+        raise Stopped(trainer.step, asked.signal or signal.SIGTERM)
 
 
 def _listening(steps: Iterator[Interval], stop: Stop) -> Iterator[Interval]:

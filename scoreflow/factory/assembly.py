@@ -205,8 +205,8 @@ def build_data(config: AnyConfig, device: torch.device, bound: bool = True) -> D
 
 def data_of_run(
     config: ConfigDict, device: torch.device, record: identity.Record, run: Path, moved: bool
-) -> Data:
-    """The data that a run was trained on, wherever they lie now.
+) -> tuple[Data, str]:
+    """The data that a run was trained on, wherever they lie now, and their path.
 
     Args:
         config: of the run, with a `data.path` that may be another one.
@@ -222,7 +222,7 @@ def data_of_run(
     checked = Config.of(config)
     c, path = checked.data, checked.data.path
     if not record:
-        return build_data(checked, device)
+        return build_data(checked, device), path
     paths = [path] if moved or c.name != "images" else identity.candidates(record, path, run)
     if not paths:
         raise RequestError(
@@ -239,7 +239,7 @@ def data_of_run(
         except RequestError as error:
             different = str(error)
         if not different:
-            return data
+            return data, each
         refused.append(f"{where}: {different}")
     raise RequestError(
         f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "

@@ -210,10 +210,11 @@ def test_the_command_line_ends_with_the_status_of_its_signal(
     assert RunDir.open(tmp_path / "run").checkpoint_steps() == [2, 3]
 
 
-def test_a_signal_in_the_last_step_is_the_end(signalled, tmp_path):
+def test_a_signal_in_the_last_step_leaves_the_samples_to_the_same_command(signalled, tmp_path):
     signalled(signal.SIGTERM)
-    assert len(train(tmp_path / "run", training__num_steps=3)) == 2
-    assert issubclass(Stopped, KeyboardInterrupt)
+    with pytest.raises(Stopped, match="stopped at step 3"):
+        train(tmp_path / "run", training__num_steps=3)
+    assert RunDir.open(tmp_path / "run").checkpoint_steps() == [2, 3]
 
 
 # ---- earlier checkpoints ------------------------------------------------------------------------
@@ -340,6 +341,10 @@ def trained(tmp_path, monkeypatch):
 def test_data_are_found_from_another_folder_and_beside_a_run_that_moved(trained):
     expected = sf.load(trained, "cpu").data.test
     assert len(expected) == 4
+    before = (trained / "data.json").read_text()
+    longer = {**TINY, "data.path": "imgs", "training.num_steps": 4}
+    list(sf.train("default", trained, longer, device="cpu"))
+    assert (trained / "data.json").read_text() == before  # a path from elsewhere is not lost
     moved = trained.parent.rename(trained.parent.with_name("moved")) / "run"
     assert torch.equal(sf.load(moved, "cpu").data.test, expected)
 
