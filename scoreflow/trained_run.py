@@ -156,6 +156,7 @@ def experiment_of(
     needed: bool,
     training: bool = False,
     given: Data | None = None,
+    known: Data | None = None,
 ) -> Experiment:
     """What a run's config describes, with its data, or a stand-in for them where there is one.
 
@@ -166,6 +167,7 @@ def experiment_of(
         needed: whether the data themselves are.
         training: whether its network will be trained.
         given: the data, where they come from Python.
+        known: data that are loaded already, and taken if they are the run's.
 
     Raises:
         RequestError: the data are needed, and are gone or changed.
@@ -174,6 +176,8 @@ def experiment_of(
     data: Data | None = None  # that the config says
     if record and given is None and not needed and not record["empty_classes"]:
         data = identity.absent(record, device)
+    elif record and known is not None and not identity.differences(record, known):
+        data = known
     elif record:
         data = _data_of(folder, config, device, given)
     return assembly.experiment(config, device, training, folder.bound, data, given)
@@ -183,7 +187,7 @@ def _data_of(
     folder: RunDir, config: ConfigDict, device: torch.device, given: Data | None = None
 ) -> Data:
     moved = config.data.path != folder.config["data"].get("path", "")
-    return assembly.data_of_run(config, device, folder.data, folder.path, moved, given)
+    return assembly.data_of_run(config, device, folder.data, folder.path, moved, given)[0]
 
 
 def asked_step(config: ConfigDict, mode: str) -> int:

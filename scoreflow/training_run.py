@@ -31,6 +31,7 @@ from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
     Changes,
+    completed,
     resumed_config,
     training_config,
     untrained_config,
@@ -45,6 +46,16 @@ from scoreflow.training.trainer import ALONE, Interval, Trainer
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+FREE_OF_INIT = (
+    "model.dropout",
+    "model.conditional",
+    "model.num_classes",
+    "model.null_class",
+    "model.shape",
+)
+"""Keys of the network that may be others than those of the weights that it begins with; what
+does not fit all the same is refused by its shape."""
 
 
 def train(
@@ -125,7 +136,7 @@ def opened(
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
     check_writable(path, "choose another --workdir")
-    experiment = _experiment(request, config, path, there, given)
+    experiment, found = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
         remedy = (
             "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
@@ -146,7 +157,7 @@ def opened(
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
         _change(folder, config, changes, say)
-        folder.write_data(identity.record(experiment.data, config.data.path, path))
+        folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if init:
             folder.write_result("init", init)
         folder.write_env({"command": command, **environment(str(experiment.device))})
@@ -160,14 +171,14 @@ def _experiment(
     path: Path,
     there: RunDir | None,
     given: Data | None = None,
-) -> Experiment:
-    """The objects of a config, with the data that the run was trained on, if it was."""
-    device, data = build_device(request.device), None
+) -> tuple[Experiment, str]:
+    """The objects of a config, with the data that the run was trained on, and where they are."""
+    device, data, found = build_device(request.device), None, ""
     if there is not None and there.bound:
         moved = "data.path" in request.overrides
         moved = moved and config.data.path != there.config["data"].get("path", "")
-        data = assembly.data_of_run(config, device, there.data, path, moved, given)
-    return assembly.experiment(config, device, data=data, given=given)
+        data, found = assembly.data_of_run(config, device, there.data, path, moved, given)
+    return assembly.experiment(config, device, data=data, given=given), found
 
 
 def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
@@ -185,14 +196,15 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
 
     Where the checkpoint that a change was made at is lost, it holds from the one before.
     """
+    if not changes and not folder.history:
+        return
     step = folder.whole_step() or 0
     history = [{**each, "step": min(each["step"], step)} for each in folder.history]
     moved = history != folder.history
     if changes:
         date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         history.append({"step": step, "date": date, "changes": changes})
-        told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
-        say(f"from step {step} on: {told}")
+        say(f"from step {step} on: {_told(changes)}")
         if "training.num_steps" in changes and config.training.decay == "cosine":
             say(
                 "training.decay = cosine falls to 0 at training.num_steps, and so at another step "
@@ -202,6 +214,10 @@ def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> N
         folder.forget_metrics_after(step)
     if moved or changes:
         folder.write_config(config.to_dict(), history)
+
+
+def _told(changes: Changes) -> str:
+    return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
 
 
 def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
@@ -217,6 +233,14 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
     if not source or (there is not None and there.checkpoint_steps()):
         return {}
     found = initial.read(Path(source).expanduser())
+    theirs = completed(flatten(found.config))
+    ours = flatten(experiment.config.to_dict())
+    for key in theirs:
+        if key.startswith("model.") and key not in FREE_OF_INIT and theirs[key] != ours[key]:
+            raise RequestError(
+                f"training.init: {source} was trained with {key} = {theirs[key]}, got "
+                f"{ours[key]}: its weights would be taken for another function; give the same"
+            )
     initial.load(experiment.network, found)
     if there is not None and (there.path / "results" / "init.json").exists():
         before = there.read_result("init")["sha256"]
@@ -324,12 +348,11 @@ def intervals(trainer: Trainer, folder: RunDir, stop: Stop | None = None) -> Ite
         yield from _kept(steps, trainer, folder)
     else:
         yield from steps
-    if trainer.stopped and asked.signal is None:  # another process was asked to
-        asked.signal = signal.SIGTERM
-    if trainer.stopped and trainer.step < trainer.settings.num_steps:
+    # a signal that came after the last step, say while that was saved, is one as well
+    if trainer.stopped or trainer.shard.asking_any(asked)():
         trainer.shard.wait()  # a process that ends has torchrun end those that are still saving
-        assert asked.signal is not None, "only a signal stops a training"
-        raise Stopped(trainer.step, asked.signal)
+        # of several processes another one may have got it
+        raise Stopped(trainer.step, asked.signal or signal.SIGTERM)
 
 
 def _listening(steps: Iterator[Interval], stop: Stop) -> Iterator[Interval]:
@@ -351,6 +374,9 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
         in_utf_8(folder.path) as path,
         SummaryWriter(str(path / "tensorboard"), purge_step=first + 1) as writer,
     ):
+        for each in folder.history:
+            if each["step"] == first:
+                writer.add_text("changed", _told(each["changes"]), first)
         for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds

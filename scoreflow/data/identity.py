@@ -44,17 +44,19 @@ class AbsentData(Data):
         return False
 
 
-def record(data: Data, path: str, run: Path) -> Record:
+def record(data: Data, path: str, run: Path, found: str = "") -> Record:
     """What a run keeps of its data.
 
     Args:
         data: the data.
         path: where they were read, as the config has it; "" for those without a place.
         run: the run's folder.
+        found: where they were found instead, as the path is of another place; "" for the path.
     """
     return {
         "name": data.name,
-        **places(path, run),
+        **places(found or path, run),
+        "path": path,
         "shape": list(data.train.shape[1:]),
         "dtype": str(data.train.dtype).removeprefix("torch."),
         "num_levels": data.num_levels,

@@ -248,8 +248,8 @@ def data_of_run(
     run: Path,
     moved: bool,
     given: Data | None = None,
-) -> Data:
-    """The data that a run was trained on, wherever they lie now.
+) -> tuple[Data, str]:
+    """The data that a run was trained on, wherever they lie now, and their path.
 
     Args:
         config: of the run, with a `data.path` that may be another one.
@@ -266,7 +266,7 @@ def data_of_run(
     checked = Config.of(config)
     c, path = checked.data, checked.data.path
     if not record:
-        return build_data(checked, device, given=given)
+        return build_data(checked, device, given=given), path
     if c.name == "given" and given is None:
         raise RequestError(
             f"the data of {run} were given from Python: pass them again, as "
@@ -280,14 +280,15 @@ def data_of_run(
         )
     refused = []
     for each in paths:
-        where = f"the data at {each or c.name} are not those that {run} was trained on"
+        place = f"at {each}" if each else c.name
+        where = f"the data {place} are not those that {run} was trained on"
         try:
             data = build_data(replace(checked, data=replace(c, path=each)), device, given=given)
             different = identity.differences(record, data)
         except RequestError as error:
             different = str(error)
         if not different:
-            return data
+            return data, each
         refused.append(f"{where}: {different}")
     raise RequestError(
         f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "

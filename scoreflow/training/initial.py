@@ -1,5 +1,6 @@
 """Trained weights that a new run begins with: `training.init`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,14 @@ class InitialWeights:
         step: of their training.
         weights: by name.
         sha256: of the weights with their names.
+        config: what it was trained with, a section a name; sections or keys may be missing.
     """
 
     source: Path
     step: int
     weights: dict[str, Tensor]
     sha256: str
+    config: Json
 
     def as_result(self) -> Json:
         """What a run keeps of them: results/init.json."""
@@ -42,16 +45,17 @@ def read(source: Path) -> InitialWeights:
         RequestError: there are none.
     """
     if source.is_dir():
-        step, state = RunDir.open(source).load_checkpoint()
-        weights = state["ema"]
+        folder = RunDir.open(source)
+        step, state = folder.load_checkpoint()
+        weights, config = state["ema"], folder.config
     elif source.is_file():
-        step, weights = _of_file(source)
+        step, weights, config = _of_file(source)
     else:
         raise RequestError(
             f"training.init: {source} is not there; name a run's folder, or a file of --mode "
             "export --to safetensors"
         )
-    return InitialWeights(source, step, weights, fingerprint_of(weights))
+    return InitialWeights(source, step, weights, fingerprint_of(weights), config)
 
 
 def load(network: nn.Module, found: InitialWeights) -> None:
@@ -83,7 +87,7 @@ def _shape(value: Tensor | None) -> str:
     return " x ".join(map(str, value.shape)) or "a number"
 
 
-def _of_file(path: Path) -> tuple[int, dict[str, Tensor]]:
+def _of_file(path: Path) -> tuple[int, dict[str, Tensor], Json]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -95,7 +99,7 @@ def _of_file(path: Path) -> tuple[int, dict[str, Tensor]]:
                     "other networks by --mode import, and name the folder of that run"
                 )
             weights = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
-            return int(about["step"]), weights
+            return int(about["step"]), weights, json.loads(about["config"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         if isinstance(error, RequestError):
             raise

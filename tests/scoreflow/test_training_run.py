@@ -210,10 +210,11 @@ def test_the_command_line_ends_with_the_status_of_its_signal(
     assert RunDir.open(tmp_path / "run").checkpoint_steps() == [2, 3]
 
 
-def test_a_signal_in_the_last_step_is_the_end(signalled, tmp_path):
+def test_a_signal_in_the_last_step_leaves_the_samples_to_the_same_command(signalled, tmp_path):
     signalled(signal.SIGTERM)
-    assert len(train(tmp_path / "run", training__num_steps=3)) == 2
-    assert issubclass(Stopped, KeyboardInterrupt)
+    with pytest.raises(Stopped, match="stopped at step 3"):
+        train(tmp_path / "run", training__num_steps=3)
+    assert RunDir.open(tmp_path / "run").checkpoint_steps() == [2, 3]
 
 
 # ---- earlier checkpoints ------------------------------------------------------------------------
@@ -264,7 +265,8 @@ def test_a_run_begins_with_the_averaged_weights_of_another(four, tmp_path):
 @pytest.mark.parametrize(
     ("init", "changed", "reason"),
     [
-        ("run", {"model.width": 16}, r"has another network: .* is 8.* there and 16.* here"),
+        ("run", {"model.width": 16}, r"was trained with model\.width = 8, got 16"),
+        ("run", {"model.prediction": "eps"}, r"was trained with model\.prediction = v, got eps"),
         ("nowhere", {}, r"training\.init: .*nowhere is not there; name a run's folder"),
     ],
 )
@@ -339,6 +341,10 @@ def trained(tmp_path, monkeypatch):
 def test_data_are_found_from_another_folder_and_beside_a_run_that_moved(trained):
     expected = sf.load(trained, "cpu").data.test
     assert len(expected) == 4
+    before = (trained / "data.json").read_text()
+    longer = {**TINY, "data.path": "imgs", "training.num_steps": 4}
+    list(sf.train("default", trained, longer, device="cpu"))
+    assert (trained / "data.json").read_text() == before  # a path from elsewhere is not lost
     moved = trained.parent.rename(trained.parent.with_name("moved")) / "run"
     assert torch.equal(sf.load(moved, "cpu").data.test, expected)
 
@@ -433,11 +439,15 @@ def test_a_conditional_network_begins_with_an_unconditional_one(tmp_path):
     made |= {"attention_sizes": (8,), "in_channels": 1, "out_channels": 1}
     plain, with_classes = UNet(**made), UNet(num_classes=3, **made)
     table = with_classes.state_dict()[initial.CLASSES].clone()
-    given = initial.InitialWeights(tmp_path, 7, plain.state_dict(), "")
+    given = initial.InitialWeights(tmp_path, 7, plain.state_dict(), "", {})
     initial.load(with_classes, given)
     found = with_classes.state_dict()
     assert torch.equal(found[initial.CLASSES], table)
     assert all(torch.equal(found[name], value) for name, value in plain.state_dict().items())
+    fewer = UNet(num_classes=2, **made).state_dict()
+    given = initial.InitialWeights(tmp_path, 7, fewer, "", {})
+    with pytest.raises(sf.RequestError, match=r"classes\.weight is 3 x 16 there and 4 x 16 here"):
+        initial.load(with_classes, given)
 
 
 def test_a_run_of_images_begins_with_an_exported_file(trained, tmp_path):

@@ -270,7 +270,8 @@ def _against(trained: TrainedRun) -> Weights:
     config = {**resolve.completed(requests.flatten(folder.config)), **asked}
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
     if folder.bound:
-        other = experiment_of(folder, resolved, experiment.device, needed=True)
+        device, known = experiment.device, experiment.data
+        other = experiment_of(folder, resolved, device, needed=True, known=known)
     else:  # it is measured on our images
         bound = trained.folder.bound
         other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)

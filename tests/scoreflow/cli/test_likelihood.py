@@ -428,6 +428,7 @@ def test_an_overlap_is_said(run, capfd, monkeypatch):
     whole = load_digits()
     leaky = Data(whole.name, whole.train, whole.train[:20], 17, None, None)
     monkeypatch.setattr(loading, "load_digits", lambda *_: leaky)
+    (run / "data.json").unlink()  # as if it had been trained on them
     assert ask(run, "num_images=2") == 0
     assert "20 of 20 test images are in the training set" in capfd.readouterr().out
     assert measured(run, num_images=2)["in_training_set"] == 20

@@ -481,7 +481,7 @@ def test_after_training_the_weights_keep_their_config(mode, trained, capfd):
     refused(capfd, [*ask, "--config.training.num_steps=9"], "training.num_steps", "4", "9")
     refused(capfd, [*ask, "--config.model.width=9"], "model.width belongs to the trained weights")
     refused(capfd, [*ask, f"--config={ROOT}/configs/digits.py"], "belongs to the trained weights")
-    refused(capfd, [*ask, "--config.sampling.stepz=9"], "did you mean 'sampling.steps'")
+    refused(capfd, [*ask, "--config.sampling.stepz=9"], "did you mean 'sampling.step")
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,34 @@ def test_shares_are_a_partition_into_like_parts(count, world):
     assert torch.cat(shares).tolist() == places.tolist()
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+SIGNALLED = """
+import os, signal, sys
+from scoreflow.cli.main import script
+from scoreflow.training.trainer import Trainer
+
+whole = Trainer._advance
+
+def step(self):
+    if self.step == 2 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+    return whole(self)
+
+Trainer._advance = step
+script()
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_stop_at_one_step_where_one_is_asked_to(torchrun, alone, tmp_path):
+    """A signal that comes after a step's question is answered at the end of the next one."""
+    script, workdir = tmp_path / "run.py", tmp_path / "run"
+    script.write_text(SIGNALLED)
+    _, *flags = command(workdir, *TOY)
+    done = torchrun(2, str(script), *flags)
+    assert done.stderr.count("stopped at step 4, which is saved") == 2
+    assert (workdir / "checkpoints" / "00000004.pt").exists()
+    assert not (workdir / "checkpoints" / "00000006.pt").exists()
+    assert torchrun(2, *command(workdir, *TOY)).returncode == 0
+    close(weights(alone), weights(workdir))
