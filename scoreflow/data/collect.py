@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from scoreflow.data.reading.image_file import decode, describe
 from scoreflow.data.sources.labels import numbered
 from scoreflow.data.sources.rows import Row
+from scoreflow.data.store import Images, allocate, filled
 from scoreflow.errors import RequestError
 
-Split = tuple[Tensor, Tensor | None]
+Split = tuple[Images, Tensor | None]
 """Levels (n, C, H, W) uint8 and labels (n,) int64."""
 
 
@@ -25,7 +25,7 @@ def collect(rows: Iterable[Row], total: int, where: str) -> Split:
     for index, (name, source, label) in enumerate(bar):
         pixels = decode(source, name)
         if index == 0:
-            images, first = np.empty((total, *pixels.shape), np.uint8), name
+            images, first = allocate((total, *pixels.shape), np.uint8), name
         elif pixels.shape != images.shape[1:]:
             raise RequestError(
                 f"images must share one size and mode, got {describe(images.shape[1:])}"
@@ -33,4 +33,4 @@ def collect(rows: Iterable[Row], total: int, where: str) -> Split:
             )
         images[index] = pixels
         labels.append(label)
-    return torch.from_numpy(images), numbered(labels, where)
+    return filled(images), numbered(labels, where)

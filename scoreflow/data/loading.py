@@ -29,6 +29,7 @@ from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.data.sources.folders import image_files
 from scoreflow.data.sources.hub import hub_rows, hub_splits
 from scoreflow.data.sources.parquet import parquet_rows
+from scoreflow.data.store import chosen
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -231,4 +232,5 @@ def _cut(name: str, pool: Split, num_levels: int, test_fraction: float, split_se
     order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(levels)))
     test, train = order[:num_test], order[num_test:]
     pick = (lambda rows: None) if labels is None else (lambda rows: labels[rows])
-    return Data(name, levels[train], levels[test], num_levels, pick(train), pick(test))
+    parts = chosen(levels, train), chosen(levels, test)
+    return Data(name, *parts, num_levels, pick(train), pick(test))

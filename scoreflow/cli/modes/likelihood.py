@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from scoreflow.cli.console import say
@@ -217,7 +216,7 @@ def _against(trained: TrainedRun) -> Weights:
     resolved = resolve.resolve(config, str(folder.path / "config.json"))
     bound = folder.bound or trained.folder.bound  # one that is not is measured on our images
     other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
-    if not torch.equal(other.data.test, experiment.data.test):
+    if digest(other.data.test) != digest(experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "
             "compared in pairs"
