@@ -125,7 +125,7 @@ def open_run(
             f"{folder.path} was trained on data.name = {config.data.name}, which it finds by "
             "itself: leave out data"
         )
-    experiment = assembly.experiment(config, device, training, folder.bound, data)
+    experiment = assembly.experiment(config, device, training, folder.bound, data, folder.path)
     if request.mode in ON_IMAGES and config.data.name == "given":
         raise RequestError(
             f"--mode {request.mode} measures on images, and those of {folder.path} were given "

@@ -93,7 +93,7 @@ def opened(
         there = RunDir.open(path)
         imported = not there.bound
         config = resumed_config(request, flatten(there.config), path / "config.json", imported)
-    experiment = assembly.experiment(config, build_device(request.device), given=given)
+    experiment = assembly.experiment(config, build_device(request.device), given=given, home=path)
     if not len(experiment.data.train):
         remedy = (
             "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
@@ -137,7 +137,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
             f"--mode {request.mode} needs images, got data.name = none: add --data PATH, a folder "
             "of images or a name on the Hub"
         )
-    experiment = assembly.experiment(config, build_device(request.device), training)
+    experiment = assembly.experiment(config, build_device(request.device), training, home=path)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
     with folder:

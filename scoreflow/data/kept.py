@@ -181,8 +181,8 @@ def _opened(folder: Path) -> Data | None:
     except (OSError, ValueError, KeyError):
         return None
     train, test = parts["train"], parts.get("test", parts["train"])
-    size = sum(part[0].nbytes for part in parts.values())
-    line = f"{size / GIGA:.2g} GB of images are read from {folder} (decoded once)"
+    size = sum(part[0].nbytes for part in parts.values()) / GIGA
+    line = f"{size:.3f} GB of images are read from {folder}, where they are decoded"
     data = Data(told["name"], train[0], test[0], told["num_levels"], train[1], test[1])
     return replace(
         data,

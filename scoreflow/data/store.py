@@ -51,10 +51,12 @@ class RowFile:
         Raises:
             RunError: the file ends before one of them.
         """
+        if not len(rows):
+            return
         flat = into.reshape(len(into), -1).view(np.uint8)
         ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         first = 0
-        for end in ends if len(rows) else ():
+        for end in ends:
             part = flat[first:end].reshape(-1).data
             place = int(rows[first]) * self.row_bytes
             while part:

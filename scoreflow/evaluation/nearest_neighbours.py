@@ -1,6 +1,7 @@
 """Nearest-neighbour metrics: two-sample test, precision and recall, classes; a pixel baseline."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,13 +53,19 @@ def histogram_bits_per_dim(train: Tensor, test: Tensor, num_levels: int) -> tupl
         test: (m, ...) levels.
         num_levels: L.
     """
-    offset = torch.arange(train[0].numel(), device=train.device) * num_levels
-    counts = torch.zeros(len(offset) * num_levels, dtype=torch.int64, device=train.device)
-    for batch in train.flatten(1).split(1024):
-        counts += torch.bincount((batch + offset).flatten(), minlength=len(counts))
+    offset = torch.arange(math.prod(train.shape[1:]), device=test.device) * num_levels
+    counts = torch.zeros(len(offset) * num_levels, dtype=torch.int64, device=test.device)
+    for batch in _placed(train, offset):
+        counts += torch.bincount(batch.flatten(), minlength=len(counts))
     bits = -((counts + 1).double() / (len(train) + num_levels)).log2()
-    each = torch.cat([bits[batch + offset].mean(1) for batch in test.flatten(1).split(1024)])
+    each = torch.cat([bits[batch].mean(1) for batch in _placed(test, offset)])
     return float(each.mean()), standard_error(each) or 0.0
+
+
+def _placed(levels: Tensor, offset: Tensor) -> Iterator[Tensor]:
+    """Blocks of images, each pixel's level as a place among the counts of all pixels, (b, D)."""
+    for start in range(0, len(levels), 1024):
+        yield levels[start : start + 1024].to(offset.device).flatten(1) + offset
 
 
 def nearest_labels(samples: Tensor, real: Tensor, labels: Tensor) -> Tensor:

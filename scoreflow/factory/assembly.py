@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
 from torch import nn
 
+from scoreflow.data import kept, toy
 from scoreflow.data import loading as data_sets
-from scoreflow.data import toy
 from scoreflow.data.dataset import Data
 from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading
+from scoreflow.data.store import available_memory
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
@@ -30,6 +32,8 @@ from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
 
+MEMORY_SHARE = 4
+"""Images are kept on the disk where they would take more than 1/4 of the memory that is free."""
 SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
     "cosine": lambda kind, c: kind.cosine(c.num_steps),
@@ -78,6 +82,7 @@ def experiment(
     training: bool = True,
     bound: bool = True,
     given: Data | None = None,
+    home: Path | None = None,
 ) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
@@ -87,6 +92,7 @@ def experiment(
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
         given: the data themselves, where data.name = given.
+        home: the run's folder, where images that do not fit into memory are kept decoded.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -96,7 +102,7 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound, given)
+    data = build_data(checked, device, bound, given, home)
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
@@ -186,7 +192,11 @@ def build_sde(config: AnyConfig) -> SDE:
 
 
 def build_data(
-    config: AnyConfig, device: torch.device, bound: bool = True, given: Data | None = None
+    config: AnyConfig,
+    device: torch.device,
+    bound: bool = True,
+    given: Data | None = None,
+    home: Path | None = None,
 ) -> Data:
     """The data of the `data` section, on the device.
 
@@ -195,6 +205,8 @@ def build_data(
         device: where the data shall lie.
         bound: whether they are what the network is trained on; of other images nothing is split.
         given: what data.name = given stands for; None where it is not here.
+        home: the run's folder, where images that do not fit into memory are kept decoded, unless
+            data.cache names another; None to have them in memory.
     """
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
@@ -202,9 +214,7 @@ def build_data(
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
-        "images": lambda: data_sets.load_images(
-            c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
-        ),
+        "images": lambda: _images(c, device, bound, reading, home),
         "given": lambda: given or no_data(shape, c.levels),
         "none": lambda: data_sets.no_images(shape),
     }
@@ -237,6 +247,26 @@ def keys_of_given(flat: Flat, given: Data) -> Flat:
     if flat["model.conditional"] and not flat.get("model.num_classes"):
         keys["model.num_classes"] = given.num_classes
     return keys
+
+
+def _images(
+    c: DataConfig, device: torch.device, bound: bool, reading: Reading, home: Path | None
+) -> Data:
+    """Images at data.path, in memory or, where they are more than its share, on the disk."""
+
+    def load() -> Data:
+        return data_sets.load_images(
+            c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
+        )
+
+    source = Path(c.path).expanduser()
+    folder = Path(c.cache).expanduser() if c.cache else home and home / "cache"
+    if folder is None or not c.path or not source.exists():
+        return load()
+    most = 0 if c.cache else available_memory(device) // MEMORY_SHARE
+    settings = {**asdict(reading), "whole": not bound, "labels": c.labels}
+    settings |= {"test_fraction": c.test_fraction, "split_seed": c.split_seed}
+    return kept.loaded(load, source, settings, folder, most)
 
 
 def build_reading(c: DataConfig) -> Reading:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from scoreflow.data.dataset import Batches
-from scoreflow.data.store import StoredImages
+from scoreflow.data.store import Array, StoredImages
 
 AHEAD = 4
 """Steps whose images are read while one is computed."""
@@ -32,6 +32,7 @@ class BatchReader:
     places: Sequence[Tensor]
     _rows: dict[tuple[Batches, int], Tensor] = field(default_factory=dict)
     _reads: dict[tuple[Batches, int], list["Future[Tensor]"]] = field(default_factory=dict)
+    _host_places: list[Array] = field(default_factory=list)
     _pool: ThreadPoolExecutor | None = None
 
     def read(self, batches: Batches, step: int, part: int) -> tuple[Tensor, Tensor]:
@@ -66,5 +67,7 @@ class BatchReader:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, "images")
         rows = batches.indices(step).numpy()
-        parts = [rows[places.cpu().numpy()] for places in self.places]
+        if not self._host_places:  # once: what comes from a device is waited for
+            self._host_places = [places.cpu().numpy() for places in self.places]
+        parts = [rows[places] for places in self._host_places]
         return [self._pool.submit(images.on_host, part) for part in parts]
