@@ -180,7 +180,7 @@ def experiment_of(
         data = known
     elif record:
         data = _data_of(folder, config, device, given)
-    return assembly.experiment(config, device, training, folder.bound, data, given)
+    return assembly.experiment(config, device, training, folder.bound, data, given, folder.path)
 
 
 def _data_of(

@@ -178,7 +178,7 @@ def _experiment(
         moved = "data.path" in request.overrides
         moved = moved and config.data.path != there.config["data"].get("path", "")
         data, found = assembly.data_of_run(config, device, there.data, path, moved, given)
-    return assembly.experiment(config, device, data=data, given=given), found
+    return assembly.experiment(config, device, data=data, given=given, home=path), found
 
 
 def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
@@ -273,7 +273,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
             "of images or a name on the Hub"
         )
     check_writable(path, "work in a folder of your own: results go to runs/ below it")
-    experiment = assembly.experiment(config, build_device(request.device), training)
+    experiment = assembly.experiment(config, build_device(request.device), training, home=path)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
     with folder:

@@ -1,10 +1,10 @@
 """Rows of a source decoded into one array of levels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,10 +15,11 @@ from scoreflow.data.reading.refusal import MOST_REFUSED, Refused, together
 from scoreflow.data.reading.settings import Reading
 from scoreflow.data.reading.tally import Tally
 from scoreflow.data.sources.rows import Row
+from scoreflow.data.store import Images, allocate, filled, mapped
 from scoreflow.errors import RequestError
 
 
-def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Tensor:
+def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Images:
     """Decode `total` rows into one array; every image must look like the first.
 
     Args:
@@ -36,7 +37,8 @@ def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Tensor
     if total == 0:
         raise RequestError(f"no images in {where}: it has 0 rows")
     reading, seen = tally.reading, 0
-    images, first = np.empty(0, np.uint8), ""
+    images: Any = None
+    first = ""
     refused: list[Refused] = []
     bar = tqdm(rows, desc="images", total=total, unit="", delay=1, leave=False, disable=None)
     for index, (name, source, _) in enumerate(bar):
@@ -44,7 +46,7 @@ def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Tensor
             pixels = tally.add(name, read(source, name, reading))
             if not first:
                 kind = np.uint8 if reading.levels <= 256 else np.int32
-                images, first = np.empty((total, *pixels.shape), kind), name
+                images, first = allocate((total, *pixels.shape), kind), name
             elif reading.mode == "auto":
                 images, pixels = _in_colour_if_one_is(images, pixels)
             _refuse_another_shape(pixels.shape, images.shape[1:], name, first, reading)
@@ -56,15 +58,20 @@ def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Tensor
             break
     if refused:
         raise together(refused, seen, total)
-    return torch.from_numpy(images)
+    return filled(images)
 
 
-def in_one_mode(splits: list[Tensor], reading: Reading) -> list[Tensor]:
+def in_one_mode(splits: list[Images], reading: Reading) -> list[Images]:
     """Splits of which one may have colour and another not: all in RGB then, if that is allowed."""
     if reading.mode != "auto":
         return splits
     most = max(values.shape[1] for values in splits)
-    return [values.repeat_interleave(most // values.shape[1], 1) for values in splits]
+    return [mapped(values, _of_channels(most // values.shape[1])) for values in splits]
+
+
+def _of_channels(count: int) -> Callable[[Tensor], Tensor]:
+    """Each channel as so many equal ones."""
+    return lambda values: values.repeat_interleave(count, 1)
 
 
 def in_levels(data: Data, tally: Tally) -> Data:
@@ -72,13 +79,13 @@ def in_levels(data: Data, tally: Tally) -> Data:
     if not tally.total:
         return data
     scale = tally.scale()
-    train = scale.levels(data.train)
-    test = train if data.test is data.train else scale.levels(data.test)
+    train = mapped(data.train, scale.levels)
+    test = train if data.test is data.train else mapped(data.test, scale.levels)
     remarks = (*data.remarks, *tally.remarks())
     return replace(data, train=train, test=test, num_levels=scale.num_levels, remarks=remarks)
 
 
-def _in_colour_if_one_is(images: Pixels, pixels: Pixels) -> tuple[Pixels, Pixels]:
+def _in_colour_if_one_is(images: Any, pixels: Pixels) -> tuple[Any, Pixels]:  # noqa: ANN401
     """All images so far and the next in RGB, if one of them is."""
     if images.shape[1] < len(pixels):
         images = images.repeat(len(pixels), axis=1)

@@ -34,6 +34,7 @@ from scoreflow.data.sources.hub import hub_data
 from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
 from scoreflow.data.sources.places import FILES, READ, what_is_at
 from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
+from scoreflow.data.store import Images, chosen
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -182,7 +183,7 @@ def _measuring(found: Found, tally: Tally) -> Data:
 class _Split:
     """A split that has been read."""
 
-    levels: Tensor = field(default_factory=lambda: torch.empty(0))
+    levels: Images = field(default_factory=lambda: torch.empty(0))
     labels: list[object] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
@@ -295,8 +296,8 @@ def _cut(pool: Data, test_fraction: float, split_seed: int) -> Data:
     test, train, labels = order[:num_test], order[num_test:], pool.train_labels
     return replace(
         pool,
-        train=pool.train[train],
-        test=pool.train[test],
+        train=chosen(pool.train, train),
+        test=chosen(pool.train, test),
         train_labels=None if labels is None else labels[train],
         test_labels=None if labels is None else labels[test],
         test_names=tuple(pool.test_names[k] for k in test.tolist()) if pool.test_names else (),

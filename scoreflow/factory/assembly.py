@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow.data import identity, toy
+from scoreflow.data import identity, kept, toy
 from scoreflow.data import loading as data_sets
 from scoreflow.data.dataset import Data
 from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading, size_of
+from scoreflow.data.store import available_memory
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
@@ -31,6 +32,8 @@ from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
 from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
 
+MEMORY_SHARE = 4
+"""Images are kept on the disk where they would take more than 1/4 of the memory that is free."""
 SCHEDULES: dict[str, Callable[[type[VPSDE], SDEConfig], VPSDE]] = {
     "linear": lambda kind, c: kind.linear(c.num_steps, c.beta_min, c.beta_max),
     "cosine": lambda kind, c: kind.cosine(c.num_steps),
@@ -80,6 +83,7 @@ def experiment(
     bound: bool = True,
     data: Data | None = None,
     given: Data | None = None,
+    home: Path | None = None,
 ) -> Experiment:
     """The objects of a config; all that can be refused is, before a network is built.
 
@@ -90,6 +94,7 @@ def experiment(
         bound: whether the data are what it is or was trained on; others measure it alone.
         data: those of the config, where they are loaded already, or a stand-in for them.
         given: the data themselves, where data.name = given.
+        home: the run's folder, where images that do not fit into memory are kept decoded.
     """
     checked = Config.of(config)
     sde = build_sde(checked)
@@ -99,7 +104,7 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound, given) if data is None else data
+    data = build_data(checked, device, bound, given, home) if data is None else data
     checked = in_units_of(checked, data)
     sde = build_sde(checked)
     _refuse_other_levels(checked, data)
@@ -213,7 +218,11 @@ def build_sde(config: AnyConfig) -> SDE:
 
 
 def build_data(
-    config: AnyConfig, device: torch.device, bound: bool = True, given: Data | None = None
+    config: AnyConfig,
+    device: torch.device,
+    bound: bool = True,
+    given: Data | None = None,
+    home: Path | None = None,
 ) -> Data:
     """The data of the `data` section, on the device.
 
@@ -222,6 +231,8 @@ def build_data(
         device: where the data shall lie.
         bound: whether they are what the network is trained on; of other images nothing is split.
         given: what data.name = given stands for; None where it is not here.
+        home: the run's folder, where images that do not fit into memory are kept decoded, unless
+            data.cache names another; None to have them in memory.
     """
     checked = Config.of(config)
     c, shape = checked.data, checked.model.shape
@@ -229,9 +240,7 @@ def build_data(
     loaders: dict[str, Callable[[], Data]] = {
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
-        "images": lambda: data_sets.load_images(
-            c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
-        ),
+        "images": lambda: _images(c, device, bound, reading, home),
         "given": lambda: given or no_data(shape, c.levels),
         "none": lambda: data_sets.no_images(shape),
     }
@@ -266,7 +275,7 @@ def data_of_run(
     checked = Config.of(config)
     c, path = checked.data, checked.data.path
     if not record:
-        return build_data(checked, device, given=given), path
+        return build_data(checked, device, given=given, home=run), path
     if c.name == "given" and given is None:
         raise RequestError(
             f"the data of {run} were given from Python: pass them again, as "
@@ -283,7 +292,8 @@ def data_of_run(
         place = f"at {each}" if each else c.name
         where = f"the data {place} are not those that {run} was trained on"
         try:
-            data = build_data(replace(checked, data=replace(c, path=each)), device, given=given)
+            at = replace(checked, data=replace(c, path=each))
+            data = build_data(at, device, given=given, home=run)
             different = identity.differences(record, data)
         except RequestError as error:
             different = str(error)
@@ -319,6 +329,26 @@ def keys_of_given(flat: Flat, given: Data) -> Flat:
     if flat["model.conditional"] and not flat.get("model.num_classes"):
         keys["model.num_classes"] = given.num_classes
     return keys
+
+
+def _images(
+    c: DataConfig, device: torch.device, bound: bool, reading: Reading, home: Path | None
+) -> Data:
+    """Images at data.path, in memory or, where they are more than its share, on the disk."""
+
+    def load() -> Data:
+        return data_sets.load_images(
+            c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
+        )
+
+    source = Path(c.path).expanduser()
+    folder = Path(c.cache).expanduser() if c.cache else home and home / "cache"
+    if folder is None or not c.path or not source.exists():
+        return load()
+    most = 0 if c.cache else available_memory(device) // MEMORY_SHARE
+    settings = {**asdict(reading), "whole": not bound, "labels": c.labels}
+    settings |= {"test_fraction": c.test_fraction, "split_seed": c.split_seed}
+    return kept.loaded(load, source, settings, folder, most)
 
 
 def build_reading(c: DataConfig) -> Reading:

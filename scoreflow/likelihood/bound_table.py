@@ -13,6 +13,7 @@ the network was trained on: where those are the bins' centres there is no densit
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -236,7 +237,8 @@ def _reference(data: Data, spread: bool) -> Reference:
     if data.num_levels is None:
         return Reference.fit(data.train, 0.0)
     width = 2 / data.num_levels
-    fitted = Reference.fit(centres(data.train, data.num_levels), width**2 / 12)
+    place = partial(centres, num_levels=data.num_levels)
+    fitted = Reference.fit(data.train, width**2 / 12, place)
     return fitted if spread else replace(fitted, until=(0.2 * width) ** -2)
 
 

@@ -106,7 +106,7 @@ def measure(
     Raises:
         RunError: some were not solved; what was found is kept in the rows.
     """
-    start, test = time.monotonic(), data.test[: num_images or None]
+    start, test = time.monotonic(), data.test[:num_images] if num_images else data.test
     shard = shard or Shard()
     likelihood = DatasetLikelihood(model.in_precision("float32"), test, settings, data.test_names)
     found = likelihood.given(labels, range(len(test)), rows, shard, "likelihood")

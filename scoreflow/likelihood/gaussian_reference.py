@@ -1,11 +1,14 @@
 """Denoising error of a Gaussian in closed form: the control variate of the sampled bounds."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from scoreflow.data.store import BLOCK, Images
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
@@ -32,11 +35,24 @@ class Reference:
     until: float = math.inf
 
     @classmethod
-    def fit(cls, points: Tensor, added: float) -> "Reference":
-        """Mean and covariance of points (n, ...), plus `added` to every element's variance."""
-        x = points.double().flatten(1)
-        mean = x.mean(0)
-        covariance = (x - mean).T @ (x - mean) / len(x)
+    def fit(
+        cls, data: Images, added: float, place: Callable[[Tensor], Tensor] = torch.Tensor.double
+    ) -> "Reference":
+        """Mean and covariance of points, plus `added` to every element's variance.
+
+        Args:
+            data: (n, ...), taken in blocks.
+            added: to the variances.
+            place: the points (b, ...) float64 of a block of data.
+        """
+
+        def blocks() -> Iterator[Tensor]:
+            for start in range(0, len(data), BLOCK):
+                yield place(data[start : start + BLOCK]).flatten(1)
+
+        mean = torch.stack([x.mean(0) * (len(x) / len(data)) for x in blocks()]).sum(0)
+        parts = ((x - mean).T @ (x - mean) for x in blocks())
+        covariance = reduce(torch.Tensor.add_, parts) / len(data)
         variances, axes = torch.linalg.eigh(covariance)
         return cls(mean, axes, variances.clamp(min=0) + added)
 

@@ -23,6 +23,7 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training import trainer
+from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.settings import ClassifierSettings
 from scoreflow.uncertainty import rate_error, standard_error
 
@@ -69,6 +70,7 @@ def train_classifier(
     batches = Batches(len(data.train), settings.batch_size, settings.seed)
     labels = data.train_labels.to(device)
     positions = torch.arange(settings.batch_size, device=device)
+    reader = BatchReader(data.train, [positions])
     with Progress("classifier", settings.num_steps, "step") as progress:
         stops = [*range(0, settings.num_steps, INTERVAL), settings.num_steps]
         for first, last in pairwise(stops):
@@ -77,8 +79,8 @@ def train_classifier(
                 share = 0.5 * (1 + math.cos(math.pi * step / settings.num_steps))
                 optimizer.param_groups[0]["lr"] = settings.learning_rate * share
                 noise = Noise(settings.seed, positions, step)
-                rows = batches.indices(step).to(device)
-                x_0 = trainer.shown(data, rows, noise, settings.flip, settings.dequantization)
+                rows, values = reader.read(batches, step, 0)
+                x_0 = trainer.shown(data, values, noise, settings.flip, settings.dequantization)
                 t, _ = objective.draw(noise, sde)
                 x_t = sde.perturb(x_0, t, noise.normal(Stream.TRAIN_EPS, event).float())
                 loss = F.nll_loss(model.log_probs(x_t, t), labels[rows])

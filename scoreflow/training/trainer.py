@@ -26,6 +26,7 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.ema import EMA
 from scoreflow.training.settings import TrainingSettings
 
@@ -97,6 +98,7 @@ class Trainer:
         self._dropout_places = getattr(network, "dropout_places", 0)
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
+        self._reader = BatchReader(data.train, self._micro_batches)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -176,11 +178,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if settings.compile:  # what a CUDA graph has left in its memory is done with
             torch.compiler.cudagraph_mark_step_begin()
-        rows = self.batches.indices(self.step).to(self.data.train.device, non_blocking=True)
         losses = []
         for k, places in enumerate(self._micro_batches):
             with self._exchanging(last=k == len(self._micro_batches) - 1):
-                loss = self._loss(rows[places], places)
+                loss = self._loss(k, places)
                 with record_function("backward"):
                     loss.backward()
             losses.append(loss.detach())
@@ -202,8 +203,8 @@ class Trainer:
             return context
         return nullcontext()
 
-    def _loss(self, rows: Tensor, places: Tensor) -> Tensor:
-        """The share that some data, at these places of the batch, have in this step's objective.
+    def _loss(self, part: int, places: Tensor) -> Tensor:
+        """The share that a micro-batch, at these places of the batch, has in the step's objective.
 
         Shares of a process add up to `world` times its share of the batch's mean: the mean of that
         over the processes, which is how their gradients meet, is the batch's.
@@ -211,7 +212,8 @@ class Trainer:
         data, settings = self.data, self.settings
         noise, event = Noise(self.seed, places, self.step), tuple(data.train.shape[1:])
         with record_function("batch"):
-            x_0 = shown(data, rows, noise, settings.flip, settings.dequantization)
+            rows, values = self._reader.read(self.batches, self.step, part)
+            x_0 = shown(data, values, noise, settings.flip, settings.dequantization)
             t, density = self.objective.draw(noise, self.model.sde, settings.batch_size)
             eps = noise.normal(Stream.TRAIN_EPS, event).float()
             model = self.model
@@ -247,18 +249,19 @@ def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
     return data.train_labels.to(data.train.device)
 
 
-def shown(data: Data, rows: Tensor, noise: Noise, flip: bool, dequantization: Embedding) -> Tensor:
+def shown(
+    data: Data, values: Tensor, noise: Noise, flip: bool, dequantization: Embedding
+) -> Tensor:
     """Training data as x_0, float32: mirrored at random if `flip`, levels as points of their bins.
 
     Args:
-        data: the data set, on its device.
-        rows: which of its training data, (B,).
-        noise: of the step, with a sample index for each row.
+        data: the data set.
+        values: some of its training data, (B, ...).
+        noise: of the step, with a sample index for each of them.
         flip: mirror each left to right with probability 1/2.
         dequantization: "uniform" on a bin, or its "centre".
     """
-    x_0, event = data.train[rows], tuple(data.train.shape[1:])
     if flip:
-        mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * len(event)) < 0.5
-        x_0 = torch.where(mirrored, x_0.flip(-1), x_0)
-    return points(x_0, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, dequantization).float()
+        mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * (values.ndim - 1)) < 0.5
+        values = torch.where(mirrored, values.flip(-1), values)
+    return points(values, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, dequantization).float()

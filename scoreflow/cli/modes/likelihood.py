@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
@@ -275,7 +274,7 @@ def _against(trained: TrainedRun) -> Weights:
     else:  # it is measured on our images
         bound = trained.folder.bound
         other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
-    if not torch.equal(other.data.test, experiment.data.test):
+    if digest(other.data.test) != digest(experiment.data.test):
         raise RequestError(
             f"likelihood.against: {folder.path} has another test set, and images can't be "
             "compared in pairs"
