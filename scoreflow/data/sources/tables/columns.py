@@ -58,6 +58,11 @@ def columns_of(types: Any, schema: Any, labels: str, where: str) -> Columns:  # 
     return Columns(image, found[image], label, remarks, unlabelled)
 
 
+def holds_images(types: Any, schema: Any) -> bool:  # noqa: ANN401
+    """Whether a table has a column that can hold images."""
+    return any(kind_of(types, field.type, field.name) for field in schema)
+
+
 def image_column(candidates: Sequence[str], columns: Iterable[str], where: str) -> str:
     """The column of images: `image`, `img`, or the single one that can be."""
     image = next((name for name in IMAGE_COLUMNS if name in candidates), None)
