@@ -2,16 +2,27 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from scoreflow.data.reading.image_file import DAMAGE, damaged
 from scoreflow.data.sources.layout import FOLDERS, layout
 from scoreflow.data.sources.names import is_junk
-from scoreflow.data.sources.rows import Found, Row, Rows, Source, some
+from scoreflow.data.sources.rows import Found, Row, Rows, Source, damaged, some
 from scoreflow.errors import RequestError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What `zipfile` raises on archives that are damaged, encrypted or of an unknown compression."""
+
 LABEL_FILE = "dataset.json"
 """Classes of files as EDM's and StyleGAN's dataset tools write them."""
 
@@ -58,8 +69,8 @@ def image_zip(path: Path, labels: str) -> Found:
             (each.filename for each in archive.infolist() if not each.is_dir()),
             key=lambda name: name.split("/"),
         )
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
-        raise RequestError(damaged(str(path), "zip archive", error)) from error
+    except ZIP_DAMAGE as error:
+        raise damaged(str(path), "zip archive", error) from error
     visible = [name for name in names if not any(map(is_junk, name.split("/")))]
     files = [name for name in visible if suffix_of(name) in IMAGE_SUFFIXES]
     others = [name for name in visible if suffix_of(name) not in IMAGE_SUFFIXES]
@@ -72,8 +83,8 @@ def image_zip(path: Path, labels: str) -> Found:
     def read(name: str) -> bytes:
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
-            raise RequestError(damaged(f"{path}/{name}", "member", error)) from error
+        except ZIP_DAMAGE as error:
+            raise damaged(f"{path}/{name}", "member of the archive", error) from error
 
     return _found(path, files, labels, others, read, read)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from scoreflow.errors import RequestError, first_line
+
 Array = np.ndarray[Any, Any]
 Source = bytes | Path | Array | None
 """An image: its file's bytes or path, or its values (H, W) or (H, W, C), bool, uint8 or uint16."""
@@ -49,6 +51,18 @@ class Found:
     sure: bool = False
     remarks: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+
+def damaged(where: str, kind: str, error: Exception) -> RequestError:
+    """The refusal of a file that cannot be read.
+
+    Args:
+        where: it lies.
+        kind: what it should be, "zip archive" say.
+        error: what was raised.
+    """
+    why = shown(first_line(error))
+    return RequestError(f"{where}: not a whole {kind} ({why}); replace or remove it")
 
 
 def joined(parts: list[Rows]) -> Rows:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoreflow.data.reading.image_file import damaged
+from scoreflow.data.sources.rows import damaged
 from scoreflow.errors import RequestError
 
 SUFFIXES = (".parquet", ".arrow")
@@ -89,7 +89,7 @@ def refuse_pointer(path: Path) -> None:
 
 def _damaged(path: Path, error: Exception) -> RequestError:
     kind = f"{path.suffix.lower().removeprefix('.')} file"
-    return RequestError(damaged(str(path), kind, error))
+    return damaged(str(path), kind, error)
 
 
 def _parquet() -> Any:  # noqa: ANN401
