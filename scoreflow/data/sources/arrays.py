@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from scoreflow.data.sources.names import split_of_file
-from scoreflow.data.sources.rows import MOST_CHANNELS, Array, Found, Row, Rows, damaged, some
+from scoreflow.data.sources.rows import (
+    MOST_CHANNELS,
+    Array,
+    Found,
+    Row,
+    Rows,
+    damaged,
+    named,
+    some,
+)
 from scoreflow.errors import RequestError
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
@@ -49,12 +58,11 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
         pixels = _stack(arrays[name], where)
         own = None if column is None else _column(arrays[column], len(pixels), f"{path}, {column}")
         splits[split] = _rows(pixels, own, where)
-    named = some(f"`{each}`" for each in classes.values())
     return Found(
         name=path.name,
         root=f"{path.parent}/",
         splits=splits,
-        classes_by=f"array {named}" if classes else "",
+        classes_by=f"array {named(classes.values())}" if classes else "",
         sure=labels in arrays,
         remarks=(f"{path.name}: its arrays {some(unread)} are not read",) if unread else (),
     )

@@ -84,6 +84,11 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(map(shown, first)) + (f" and {more} more" if more > 0 else "")
 
 
+def named(columns: Iterable[str]) -> str:
+    """The first names of many columns: "`a`, `b`"."""
+    return some(f"`{column}`" for column in columns)
+
+
 def shown(name: str) -> str:
     """A file's name as it can be printed: one line, "?" for what is no character."""
     return "".join(each if each.isprintable() else "?" for each in name)

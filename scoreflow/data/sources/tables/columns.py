@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scoreflow.data.sources.labels import named
+from scoreflow.data.sources.rows import named
 from scoreflow.errors import RequestError
 
 IMAGE_COLUMNS = ("image", "img")
