@@ -4,7 +4,7 @@ import zlib
 
 from PIL import Image
 
-from scoreflow.errors import RequestError, first_line
+from scoreflow.errors import RequestError
 
 DAMAGE = (
     OSError,
@@ -58,8 +58,3 @@ def together(refused: list[Refused], read: int, total: int) -> RequestError:
     )
     remedies = "; or ".join(dict.fromkeys(each.remedy for each in refused))
     return RequestError(f"{count} images are refused. {named}{more}. Remedy: {remedies}")
-
-
-def damaged(where: str, kind: str, error: Exception) -> str:
-    """One line for a file that cannot be read."""
-    return f"{where}: not a whole {kind} ({first_line(error)}); replace or remove it"

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from scoreflow.data.reading.refusal import DAMAGE, damaged
 from scoreflow.data.sources.names import split_of_file
-from scoreflow.data.sources.rows import MOST_CHANNELS, Array, Found, Row, Rows, some
+from scoreflow.data.sources.rows import (
+    MOST_CHANNELS,
+    Array,
+    Found,
+    Row,
+    Rows,
+    damaged,
+    named,
+    some,
+)
 from scoreflow.errors import RequestError
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
@@ -50,12 +58,11 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
         pixels = _stack(arrays[name], where)
         own = None if column is None else _column(arrays[column], len(pixels), f"{path}, {column}")
         splits[split] = _rows(pixels, own, where)
-    named = some(f"`{each}`" for each in classes.values())
     return Found(
         name=path.name,
         root=f"{path.parent}/",
         splits=splits,
-        classes_by=f"array {named}" if classes else "",
+        classes_by=f"array {named(classes.values())}" if classes else "",
         sure=labels in arrays,
         remarks=(f"{path.name}: its arrays {some(unread)} are not read",) if unread else (),
     )
@@ -78,8 +85,8 @@ def load_array(path: Path) -> Array:
     """The array of a .npy, not yet in memory."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGE as error:
-        raise RequestError(damaged(str(path), ".npy file", error)) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(str(path), ".npy file", error) from error
     assert isinstance(found, np.ndarray), "a .npy holds one array"
     return found
 
@@ -89,7 +96,7 @@ def _opened(path: Path) -> Mapping[str, Array]:
         found: Mapping[str, Array] = np.load(path, allow_pickle=False)
         return {name: found[name] for name in found}
     except Exception as error:  # zip's, zlib's or numpy's
-        raise RequestError(damaged(str(path), ".npz file", error)) from error
+        raise damaged(str(path), ".npz file", error) from error
 
 
 def _role(name: str) -> str:

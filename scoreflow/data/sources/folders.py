@@ -2,15 +2,26 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from scoreflow.data.reading.formats import SUFFIXES
-from scoreflow.data.reading.refusal import DAMAGE, damaged
 from scoreflow.data.sources.layout import FOLDERS, layout
 from scoreflow.data.sources.names import is_junk
-from scoreflow.data.sources.rows import Found, Row, Rows, Source, some
+from scoreflow.data.sources.rows import Found, Row, Rows, Source, damaged, some
 from scoreflow.errors import RequestError
+
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What `zipfile` raises on archives that are damaged, encrypted or of an unknown compression."""
 
 LABEL_FILE = "dataset.json"
 """Classes of files as EDM's and StyleGAN's dataset tools write them."""
@@ -43,11 +54,11 @@ def image_folder(
         others: the names of the other files there.
         load: an image of its path.
     """
-    told = None
-    if LABEL_FILE in others:
-        text = (root / LABEL_FILE).read_bytes()
-        told, others = text, [name for name in others if name != LABEL_FILE]
-    return _found(root, files, labels, others, lambda name: load(root / name), told)
+
+    def text_of(name: str) -> bytes:
+        return (root / name).read_bytes()
+
+    return _found(root, files, labels, others, lambda name: load(root / name), text_of)
 
 
 def image_zip(path: Path, labels: str) -> Found:
@@ -58,14 +69,9 @@ def image_zip(path: Path, labels: str) -> Found:
             (each.filename for each in archive.infolist() if not each.is_dir()),
             key=lambda name: name.split("/"),
         )
-        told = archive.read(LABEL_FILE) if LABEL_FILE in names else None
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
-        raise RequestError(damaged(str(path), "zip archive", error)) from error
-    visible = [
-        name
-        for name in names
-        if name != LABEL_FILE and not any(is_junk(part) for part in name.split("/"))
-    ]
+    except ZIP_DAMAGE as error:
+        raise damaged(str(path), "zip archive", error) from error
+    visible = [name for name in names if not any(map(is_junk, name.split("/")))]
     files = [name for name in visible if suffix_of(name) in SUFFIXES]
     others = [name for name in visible if suffix_of(name) not in SUFFIXES]
     if not files:
@@ -77,10 +83,10 @@ def image_zip(path: Path, labels: str) -> Found:
     def read(name: str) -> bytes:
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *DAMAGE) as error:
-            raise RequestError(damaged(f"{path}/{name}", "member", error)) from error
+        except ZIP_DAMAGE as error:
+            raise damaged(f"{path}/{name}", "member of the archive", error) from error
 
-    return _found(path, files, labels, others, read, told)
+    return _found(path, files, labels, others, read, read)
 
 
 def _found(
@@ -89,7 +95,7 @@ def _found(
     labels: str,
     others: Sequence[str],
     load: Callable[[str], Source],
-    told: bytes | None,
+    text_of: Callable[[str], bytes],
 ) -> Found:
     """The data set of files in folders, real ones or those of an archive."""
     if labels not in ("auto", "none", FOLDERS):
@@ -98,8 +104,14 @@ def _found(
             "none: it can be auto, none or folders"
         )
     arranged = layout(files, labels)
-    by_file = {} if told is None or labels != "auto" else _labels_of(told, root)
-    label_of = by_file.get if by_file else arranged.class_of
+    told = [name for name in others if name.rpartition("/")[2] == LABEL_FILE]
+    by_file = _labels_of(text_of(told[0]), f"{root}/{told[0]}") if len(told) == 1 else {}
+    by_file = by_file if labels == "auto" else {}
+    below = told[0].removesuffix(LABEL_FILE) if by_file else ""
+
+    def label_of(name: str) -> object:
+        return by_file.get(name.removeprefix(below)) if by_file else arranged.class_of(name)
+
     rows = {
         split: _rows(root, members, label_of, load) for split, members in arranged.splits.items()
     }
@@ -112,7 +124,7 @@ def _found(
         sure=labels == FOLDERS or bool(by_file),
         unlabelled="" if labels == "none" else arranged.shards,
         remarks=tuple(arranged.remarks),
-        left_out=(*arranged.left_out, *others),
+        left_out=(*arranged.left_out, *(name for name in others if name not in told[:1])),
     )
 
 
@@ -129,7 +141,7 @@ def _rows(
     return rows(), len(members), str(root)
 
 
-def _labels_of(told: bytes, root: Path) -> dict[str, object]:
+def _labels_of(told: bytes, where: str) -> dict[str, object]:
     """The classes in a dataset.json: {"labels": [[name, class], ...]}, or null for none."""
     try:
         content = json.loads(told)
@@ -138,7 +150,7 @@ def _labels_of(told: bytes, root: Path) -> dict[str, object]:
         return {str(name): _one_hot(label) for name, label in pairs}
     except (ValueError, TypeError, AttributeError) as error:
         raise RequestError(
-            f'{root}/{LABEL_FILE} must hold {{"labels": [[file, class], ...]}}, as EDM\'s dataset '
+            f'{where} must hold {{"labels": [[file, class], ...]}}, as EDM\'s dataset '
             "tool writes it: mend or remove it"
         ) from error
 

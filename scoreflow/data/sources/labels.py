@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.sources.names import natural
-from scoreflow.data.sources.rows import shown, some
+from scoreflow.data.sources.rows import shown
 
 MOST_CLASSES = 10_000
 NO_CLASSES = "no classes: "
@@ -126,8 +126,3 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) <= _MOST_LISTED:
         return ", ".join(names)
     return ", ".join((*names[:_LISTED_AT_ENDS], "...", names[-1]))
-
-
-def named(values: Iterable[str]) -> str:
-    """Column names as a message lists them."""
-    return some(f"`{value}`" for value in values)

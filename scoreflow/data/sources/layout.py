@@ -115,7 +115,14 @@ def _below_splits(folders: Collection[Folder], depth: int, found: Layout) -> dic
     if renamed:
         found.remarks.append(f"splits by folder: {some(renamed)}")
     placed = ((f, split_of[_part(f, depth)]) for f in folders)
-    return {folder: (split, folder[depth + 1 :]) for folder, split in placed if split}
+    return {
+        folder: (split, _below(folder[depth + 1 :], split)) for folder, split in placed if split
+    }
+
+
+def _below(rest: Folder, split: str) -> Folder:
+    """What lies below a split, without its name again: test/test/ is test/."""
+    return _below(rest[1:], split) if rest and split_of_folder(rest[0]) == split else rest
 
 
 def _refuse_a_split_among_others(folders: Collection[Folder]) -> None:

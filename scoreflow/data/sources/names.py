@@ -17,7 +17,9 @@ SPLITS = {
 }
 """The words for each split, in lower case."""
 
-BESIDE_A_SPLIT = frozenset({"a", "b", "set", "data", "images", "image", "imgs", "img", "split"})
+BESIDE_A_SPLIT = frozenset(
+    {"a", "b", "set", "data", "images", "image", "imgs", "img", "split", "partial"}
+)
 """Words that a folder's name may have beside that of its split: test_images, trainA."""
 
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini"})

@@ -13,8 +13,8 @@ from scoreflow.data.sources.folders import (
 )
 from scoreflow.data.sources.rows import Found, some
 from scoreflow.data.sources.tables.files import SUFFIXES as TABLES
-from scoreflow.data.sources.tables.files import open_table, refuse_pointer
-from scoreflow.data.sources.tables.repository import tables
+from scoreflow.data.sources.tables.files import refuse_pointer
+from scoreflow.data.sources.tables.repository import one_table, only_describe, tables
 from scoreflow.data.sources.walk import files_below
 from scoreflow.errors import RequestError
 
@@ -28,7 +28,7 @@ FILES: dict[str, Callable[[Path, str], Found]] = {
     ".npy": lambda path, labels: npy_file(path),
     ".npz": npz_file,
     ".zip": image_zip,
-    **dict.fromkeys(TABLES, lambda path, labels: tables(path.parent, [path.name], labels, [])),
+    **dict.fromkeys(TABLES, one_table),
     **dict.fromkeys(sorted(SUFFIXES), lambda path, labels: single_image(path)),
 }
 """What reads a file, by its suffix; folders are taken by the files in them."""
@@ -51,8 +51,9 @@ def what_is_at(path: Path, labels: str) -> Found:
         return _folder(path, labels)
     suffix = suffix_of(path.name)
     if suffix not in FILES:
+        vectors = ", or name vectors by --config.data.name=vectors" if suffix == ".csv" else ""
         raise RequestError(
-            f"{path} is no data set that is read{_unpack([path.name])}; pass {READ}"
+            f"{path} is no set of images that is read{_unpack([path.name])}; pass {READ}{vectors}"
         )
     refuse_pointer(path)
     return FILES[suffix](path, labels)
@@ -64,12 +65,9 @@ def _folder(root: Path, labels: str) -> Found:
     in_tables = [name for name in files if suffix_of(name) in TABLES]
     images = [name for name in files if suffix_of(name) in SUFFIXES]
     arrays = [name for name in files if suffix_of(name) == ".npy"]
-    if images and arrays:
-        raise RequestError(
-            f"{root} holds {len(images)} image files ({some(images)}) and {len(arrays)} .npy "
-            f"files ({some(arrays)}): keep one kind, or pass a folder that holds one"
-        )
-    if in_tables and not (images and _describe_images(root, in_tables)):
+    _refuse_both(root, images, arrays)
+    _refuse_both(root, *([name for name in in_tables if suffix_of(name) == s] for s in TABLES))
+    if in_tables and not (images and only_describe(root, in_tables)):
         return tables(root, in_tables, labels, _others(files, in_tables))
     if not images and not arrays:
         raise RequestError(_nothing(root, files))
@@ -79,18 +77,18 @@ def _folder(root: Path, labels: str) -> Found:
     return image_folder(root, chosen, labels, _others(files, chosen), load)
 
 
+def _refuse_both(root: Path, some_files: Sequence[str], other_files: Sequence[str]) -> None:
+    """Refuse a folder with two kinds of files, which may hold the same images."""
+    if some_files and other_files:
+        raise RequestError(
+            f"{root} holds {some(some_files)}, and {some(other_files)}: keep one kind of files, "
+            "or pass a folder that holds one"
+        )
+
+
 def _others(files: Sequence[str], chosen: Sequence[str]) -> list[str]:
     taken = set(chosen)
     return [name for name in files if name not in taken]
-
-
-def _describe_images(root: Path, in_tables: Sequence[str]) -> bool:
-    """Whether tables beside image files only describe them: they have no column of images."""
-    try:
-        tables(root, in_tables, "none", [])
-    except RequestError:
-        return not any("image" in open_table(root / name).schema.names for name in in_tables)
-    return False
 
 
 def _nothing(root: Path, files: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from scoreflow.errors import RequestError, first_line
+
 Array = np.ndarray[Any, Any]
 Source = bytes | Path | Array | None
 """An image: its file's bytes or path, or its values (H, W) or (H, W, C), bool, uint8 or uint16."""
@@ -51,6 +53,18 @@ class Found:
     left_out: tuple[str, ...] = ()
 
 
+def damaged(where: str, kind: str, error: Exception) -> RequestError:
+    """The refusal of a file that cannot be read.
+
+    Args:
+        where: it lies.
+        kind: what it should be, "zip archive" say.
+        error: what was raised.
+    """
+    why = shown(first_line(error))
+    return RequestError(f"{where}: not a whole {kind} ({why}); replace or remove it")
+
+
 def joined(parts: list[Rows]) -> Rows:
     """The rows of several parts, one after the other."""
     if len(parts) == 1:
@@ -68,6 +82,11 @@ def some(names: Iterable[str]) -> str:
     each = list(names)
     first, more = each[:MOST_SHOWN], len(each) - MOST_SHOWN
     return ", ".join(map(shown, first)) + (f" and {more} more" if more > 0 else "")
+
+
+def named(columns: Iterable[str]) -> str:
+    """The first names of many columns: "`a`, `b`"."""
+    return some(f"`{column}`" for column in columns)
 
 
 def shown(name: str) -> str:

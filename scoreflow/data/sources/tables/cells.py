@@ -23,7 +23,7 @@ def table_rows(table: TableFile, columns: Columns, root: Path) -> Iterator[Row]:
     index = 0
     read = [columns.image] + ([] if columns.label is None else [columns.label])
     for batch in table.batches(read):
-        cells = batch.column(columns.image)
+        cells = _values(batch.column(columns.image), columns.kind)
         labels = None if columns.label is None else batch.column(columns.label).to_pylist()
         for k in range(batch.num_rows):
             where = f"{table.path} row {index}"
@@ -32,14 +32,20 @@ def table_rows(table: TableFile, columns: Columns, root: Path) -> Iterator[Row]:
             index += 1
 
 
-def _source(cell: Any, kind: Kind, folders: tuple[Path, Path], where: str) -> Source:  # noqa: ANN401
-    """The image of a cell, pyarrow's scalar; None for a null."""
-    if not cell.is_valid:
+def _values(column: Any, kind: Kind) -> list[Any]:  # noqa: ANN401
+    """The cells of a column as Python values; lists of bytes as bytes, without a list between."""
+    if kind != "list":
+        return list(column.to_pylist())
+    return [
+        c.values.to_numpy(zero_copy_only=False).tobytes() if c.is_valid else None for c in column
+    ]
+
+
+def _source(value: Any, kind: Kind, folders: tuple[Path, Path], where: str) -> Source:  # noqa: ANN401
+    """The image of a cell; None for a null."""
+    if value is None:
         return None
-    if kind == "list":
-        return bytes(cell.values.to_numpy(zero_copy_only=False).tobytes())
-    value = cell.as_py()
-    if kind == "bytes":
+    if kind in ("bytes", "list"):
         return bytes(value)
     if kind == "pixels":
         return _pixels(value, where)

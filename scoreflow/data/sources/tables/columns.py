@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scoreflow.data.sources.labels import named
+from scoreflow.data.sources.rows import named
 from scoreflow.errors import RequestError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -56,6 +56,11 @@ def columns_of(types: Any, schema: Any, labels: str, where: str) -> Columns:  # 
         labels, schema.names, [f.name for f in schema if _may_be_label(types, f.type)], where
     )
     return Columns(image, found[image], label, remarks, unlabelled)
+
+
+def holds_images(types: Any, schema: Any) -> bool:  # noqa: ANN401
+    """Whether a table has a column that can hold images."""
+    return any(kind_of(types, field.type, field.name) for field in schema)
 
 
 def image_column(candidates: Sequence[str], columns: Iterable[str], where: str) -> str:

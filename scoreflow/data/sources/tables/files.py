@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoreflow.data.reading.refusal import damaged
+from scoreflow.data.sources.rows import damaged
 from scoreflow.errors import RequestError
 
 SUFFIXES = (".parquet", ".arrow")
@@ -74,18 +74,22 @@ def open_table(path: Path) -> TableFile:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file that Git LFS has not fetched yet."""
-    with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise RequestError(
-                f"{path} is a pointer of Git LFS, not the file itself: run `git lfs install` and "
-                f"`git lfs pull` in {path.parent}"
-            )
+    """Refuse a file that Git LFS has not fetched yet; one that cannot be opened is none."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_POINTER))
+    except OSError:
+        return
+    if begin == _POINTER:
+        raise RequestError(
+            f"{path} is a pointer of Git LFS, not the file itself: run `git lfs install` and "
+            f"`git lfs pull` in {path.parent}"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> RequestError:
     kind = f"{path.suffix.lower().removeprefix('.')} file"
-    return RequestError(damaged(str(path), kind, error))
+    return damaged(str(path), kind, error)
 
 
 def _parquet() -> Any:  # noqa: ANN401

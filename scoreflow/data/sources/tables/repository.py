@@ -1,13 +1,14 @@
 """A folder of Parquet or Arrow files: a clone of a Hub repository, or what save_to_disk writes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from scoreflow.data.sources.layout import FOLDERS
 from scoreflow.data.sources.names import are_shards, split_of_file, split_of_folder
-from scoreflow.data.sources.rows import Found, Row, Rows, some
+from scoreflow.data.sources.rows import Found, Row, Rows, joined, some
 from scoreflow.data.sources.tables.cells import table_rows
-from scoreflow.data.sources.tables.columns import Columns, columns_of
+from scoreflow.data.sources.tables.columns import Columns, columns_of, holds_images
 from scoreflow.data.sources.tables.files import TableFile, open_table
 from scoreflow.errors import RequestError
 
@@ -16,6 +17,20 @@ DEFAULT = "default"
 
 WRITTEN_BESIDE = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})
 """What save_to_disk writes beside its Arrow files, and push_to_hub beside Parquet."""
+
+
+def one_table(path: Path, labels: str) -> Found:
+    """A single file, whatever its name says of splits."""
+    found = tables(path.parent, [path.name], labels, [])
+    return replace(found, name=path.name, splits={"": joined(list(found.splits.values()))})
+
+
+def only_describe(root: Path, files: Sequence[str]) -> bool:
+    """Whether tables beside image files only describe them: none has a column of images."""
+    schemas = [open_table(root / name).schema for name in files]
+    from pyarrow import types
+
+    return not any(holds_images(types, schema) for schema in schemas)
 
 
 def tables(root: Path, files: Sequence[str], labels: str, others: Sequence[str]) -> Found:
@@ -89,17 +104,16 @@ def _configuration(name: str) -> str:
 def _one_configuration(root: Path, files: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files of the one data set that is meant, and the others."""
     every = dict.fromkeys(_configuration(name) for name in files)
-    meant: Callable[[str], bool] = lambda config: True  # noqa: E731
-    if len(every) > 1 and not are_shards(every):
-        if DEFAULT not in every:
-            raise RequestError(
-                f"{root} holds {len(every)} data sets: {some(each or '.' for each in every)}; "
-                "pass the path of one of them, as "
-                f"--config.data.path={root / next(each for each in every if each)}"
-            )
-        meant = lambda config: config == DEFAULT  # noqa: E731
-    chosen = [name for name in files if meant(_configuration(name))]
-    return chosen, [name for name in files if not meant(_configuration(name))]
+    if len(every) == 1 or are_shards(every):
+        return list(files), []
+    if DEFAULT not in every:
+        raise RequestError(
+            f"{root} holds {len(every)} data sets: {some(each or '.' for each in every)}; pass "
+            "the path of one of them, as "
+            f"--config.data.path={root / next(each for each in every if each)}"
+        )
+    others = [name for name in files if _configuration(name) != DEFAULT]
+    return [name for name in files if _configuration(name) == DEFAULT], others
 
 
 def _by_split(files: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_images
 
 
@@ -37,7 +39,8 @@ def test_integers_of_any_type_and_channels_first_are_the_same_pictures(made, dty
 def test_truth_values_are_black_and_white(made):
     pictures = made.pictures(4, (5, 6)) > 99
     data = load_images(saved(made, "x.npy", x=pictures), whole=True)
-    assert made.holds(data, 255 * pictures.astype(np.uint8), 255 * pictures.astype(np.uint8))
+    brightness = to_uint8(data.train, data.num_levels)
+    assert torch.equal(brightness, made.planar(255 * pictures.astype(np.uint8)))
 
 
 @pytest.mark.parametrize("names", [("arr_0", "arr_1"), ("images", "labels"), ("x", "y")])

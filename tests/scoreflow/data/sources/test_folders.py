@@ -152,6 +152,15 @@ def test_classes_of_a_dataset_json_beside_the_files(made):
     assert data.remarks == ("2 classes by dataset.json: 6, 7",)
 
 
+def test_a_dataset_json_may_lie_in_a_folder_around_everything(made):
+    pictures = made.pictures(4)
+    made.files("d/x/a", pictures)
+    told = {"labels": [[f"a/{k:03}.png", k % 2] for k in range(4)]}
+    (made.root / "d/x/dataset.json").write_text(json.dumps(told))
+    data = load_images(str(made.root / "d"), whole=True)
+    assert (data.train_labels.tolist(), len(data.remarks)) == ([0, 1, 0, 1], 1)
+
+
 # ---- zip archives
 
 

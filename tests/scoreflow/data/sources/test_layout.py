@@ -34,6 +34,10 @@ def arranged(names, labels="auto"):
             {"train": "train/x/a/1.png:a", "test": "test/x/b/2.png:b"},
         ),
         ("only/1.png only/2.png", {"": "only/1.png:only only/2.png:only"}),
+        (
+            "train/train/1.png test/Test/2.png",
+            {"train": "train/train/1.png", "test": "test/Test/2.png"},
+        ),
         # the split below the class
         (
             "cat/train/1.png cat/test/2.png dog/train/3.png",

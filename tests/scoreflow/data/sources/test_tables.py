@@ -21,6 +21,7 @@ types = pytest.importorskip("pyarrow.types")
         ("d/data/train-00000-of-00001.parquet", "d/data/test-00000-of-00001.parquet"),
         ("d/mnist/train-00000-of-00001.parquet", "d/mnist/test-00000-of-00001.parquet"),
         ("d/default/train/0000.parquet", "d/default/test/0000.parquet"),
+        ("d/default/partial-train/0000.parquet", "d/default/partial-test/0000.parquet"),
         ("d/train.parquet", "d/test.parquet"),
         ("d/train/0.parquet", "d/test/0.parquet"),
         ("d/Train/0.parquet", "d/TEST/0.parquet"),
@@ -64,6 +65,21 @@ def test_train_validation_and_test_leave_the_validation_split_unread_and_say_so(
     data = load_images(path)
     assert made.holds(data, pictures[:2], pictures[4:])
     assert data.remarks == ("d: its split validation (2 images) is not read",)
+
+
+def test_a_single_file_is_one_pool_whatever_its_name(made):
+    pictures = made.pictures(5)
+    path = made.table("d/test.parquet", pictures, label=[0, 0, 0, 1, 1])
+    data = load_images(f"{path}/test.parquet", 0.2, 1)
+    order = np.random.default_rng(1).permutation(5)
+    assert made.holds(data, pictures[order[1:]], pictures[order[:1]])
+    assert (data.name, data.test_names) == ("test.parquet", (f"test.parquet row {order[0]}",))
+
+
+def test_both_kinds_of_tables_may_hold_the_same_images_and_are_refused(made):
+    made.table("d/train.parquet", made.pictures(2))
+    path = made.table("d/train.arrow", made.pictures(2))
+    made.refused("holds train.parquet, and train.arrow: keep one kind", load_images, path)
 
 
 def test_several_data_sets_in_one_clone_are_named_unless_one_is_the_default(made):
