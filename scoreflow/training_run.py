@@ -4,6 +4,7 @@ for interval in train("digits", "runs/mine", {"training.num_steps": 500}):
     print(interval.step, interval.loss)
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,7 +178,7 @@ def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
         for interval in trainer.run():
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds
-            scalars = {key: value for key, value in asdict(interval).items() if key != "step"}
+            scalars = {k: v for k, v in asdict(interval).items() if k != "step" and _is_number(v)}
             folder.log(interval.step, seconds, **scalars)
             for name, value in {**scalars, "images_per_second": rate}.items():
                 writer.add_scalar(name, value, interval.step)
@@ -186,6 +187,10 @@ def intervals(trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
                 folder.save_checkpoint(interval.step, trainer.state())
                 folder.write_result("training", summary(trainer))
             yield interval
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def summary(trainer: Trainer) -> Json:

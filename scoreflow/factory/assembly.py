@@ -18,7 +18,13 @@ from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_solver, question_of
 from scoreflow.factory.model import build_model, build_network, classes_of
 from scoreflow.factory.sampling import check_sampler
-from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.factory.training import (
+    build_objective,
+    build_training,
+    check_precision,
+    choose_precision,
+    compiled,
+)
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import samplers
@@ -85,6 +91,7 @@ def experiment(
     sde = build_sde(checked)
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(checked), build_objective(checked)
+    check_precision(settings, device)
     choose("sampler", checked.sampling.sampler, samplers.NAMES)
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)

@@ -20,10 +20,12 @@ PRECISIONS = {
     "float32": torch.float32,
     "tf32": torch.float32,
     "bfloat16": torch.float32,
+    "float16": torch.float32,
     "float64": torch.float64,
 }
 """Dtype of a network's input, by the precision of its arithmetic."""
 
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NOTHING = nullcontext()
 DDPM_LABEL = Label()
 """t - 1, DDPM's index."""
@@ -83,7 +85,8 @@ class ScoreModel:
         t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
             integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
-            mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
+            mantissa; on a CPU float32), "bfloat16" or "float16" (autocast of the network alone) or
+            "float64".
         channels_last: memory format of the images handed to the network.
         learned_variance: the second half of the output's channels is the reverse variance.
         label: of the network at times t: a `Label`, affine in t, sigma or log sigma; or a function
@@ -223,8 +226,8 @@ class ScoreModel:
 
     def _arithmetic(self, x: Tensor) -> AbstractContextManager[object]:
         """The context that sets the network's precision; one shared null context for float32."""
-        if self.precision == "bfloat16":
-            return torch.autocast(x.device.type, torch.bfloat16)
+        if self.precision in HALF:
+            return torch.autocast(x.device.type, HALF[self.precision])
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
     def _value(self, x: Tensor, label: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from scoreflow.schema.ranges import (
 )
 from scoreflow.schema.section import Condition, Section, key
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
 EMBEDDINGS = ("uniform", "centre")
 
@@ -401,7 +401,9 @@ class TrainingConfig(Section):
         False, "recompute the activations of its blocks, to save memory", later=True, only=UNET
     )
     precision: str = key(
-        "float32", "arithmetic of the network; tf32 on a GPU alone", choices=PRECISIONS
+        "float32",
+        "arithmetic of the network; tf32 on a GPU alone; float16 trains with a scaled loss",
+        choices=PRECISIONS,
     )
     compile: bool = key(False, "torch.compile the network")
     compile_mode: str = key(

@@ -27,6 +27,7 @@ from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training.ema import EMA
+from scoreflow.training.scaling import Scaling
 from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
@@ -36,12 +37,16 @@ PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over the steps since the last one: loss, and gradient norm before clipping."""
+    """Means over the steps since the last one: loss, and gradient norm before clipping.
+
+    In float16 those of the steps that were not skipped (nan where all were), and how many were.
+    """
 
     step: int
     loss: float
     grad_norm: float
     learning_rate: float
+    skipped: int | None = None
 
 
 class Trainer:
@@ -85,6 +90,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, fused=True
         )
+        self.scaling = Scaling(settings.precision, data.train.device)
         self.batches = Batches(len(data.train), settings.batch_size, seed)
         self._labels = _labels_of(data, model)
         self._dropout_places = getattr(network, "dropout_places", 0)
@@ -108,6 +114,7 @@ class Trainer:
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **self.scaling.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -115,6 +122,7 @@ class Trainer:
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaling.load_state(state)
         self.step = state["step"]
 
     def run(self) -> Iterator[Interval]:
@@ -130,8 +138,8 @@ class Trainer:
             )
             rows = self.shard.mean(self.advance(count))
             self._refuse_non_finite(rows)
-            loss, grad_norm = rows.double().mean(0).tolist()
-            yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
+            loss, grad_norm, skipped = self.scaling.means(rows)
+            yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1), skipped)
 
     def advance(self, count: int) -> Tensor:
         """Some steps, whatever the interval: (count, 2), their losses and gradient norms."""
@@ -153,13 +161,14 @@ class Trainer:
             with self._exchanging(last=k == len(self._micro_batches) - 1):
                 loss = self._loss(rows[places], places)
                 with record_function("backward"):
-                    loss.backward()
+                    self.scaling.scaled(loss).backward()
             losses.append(loss.detach())
         with record_function("clip"):
+            self.scaling.unscale(self.optimizer)
             most = settings.clip_norm or math.inf
             grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), most)
         with record_function("optimizer"):
-            self.optimizer.step()
+            self.scaling.step(self.optimizer)
         with record_function("average"):
             self.ema.update(self.network, self.step)
         self.step += 1
@@ -198,6 +207,9 @@ class Trainer:
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""
+        if self.scaling.on:
+            self.scaling.refuse_hopeless(self.step)
+            return
         bad = (~rows.isfinite()).any(1).nonzero()
         if len(bad):
             first = self.step - len(rows) + int(bad[0]) + 1

@@ -56,11 +56,18 @@ def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") ->
 
 def _to_the_end(trainer: Trainer, folder: RunDir) -> None:
     settings, first, start = trainer.settings, trainer.step, time.monotonic()
+    skipped = 0
     with Progress("train", settings.num_steps, "step", first) as progress:
         for interval in intervals(trainer, folder):
             images = settings.batch_size * (interval.step - first)
+            skipped += interval.skipped or 0
             progress.advance(
                 interval.step - progress.bar.n,
                 loss=f"{interval.loss:.4f}",
                 images_per_s=f"{images / (time.monotonic() - start):.0f}",
             )
+    if skipped:
+        say(
+            f"{skipped} of {trainer.step - first} steps skipped: their gradients overflowed in "
+            "float16 (skipped in metrics.jsonl)"
+        )

@@ -176,7 +176,7 @@ def test_cuda_where_there_is_none(capfd):
         ("sde.schedule=lineer", ["sde.schedule", "did you mean 'linear'"]),
         ("training.times=reel", ["training.times", "did you mean 'real'"]),
         ("training.decay=cosin", ["training.decay", "did you mean 'cosine'"]),
-        ("training.precision=float16", ["training.precision", "bfloat16"]),
+        ("training.precision=half", ["training.precision", "bfloat16, float16"]),
         ("training.checkpoint_every=15", ["multiple of training.log_every (10)", "15"]),
         ("sampling.steps=2000", ["sampling.steps", "1..1000", "2000"]),
         ("sampling.variance=betta", ["sampling.variance", "did you mean 'beta'"]),
