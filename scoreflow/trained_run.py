@@ -25,6 +25,7 @@ from scoreflow.factory.guidance import build_guidance
 from scoreflow.factory.likelihood import asked_of, build_question
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
+from scoreflow.factory.training import remark as training_remark
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
@@ -38,7 +39,7 @@ from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import distributed
-from scoreflow.runtime.device import build_device
+from scoreflow.runtime.device import WITHOUT_FLOAT64, build_device
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
@@ -120,6 +121,8 @@ def open_run(request: Request, say: Say, training: bool = False) -> "TrainedRun"
         )
     for remark in experiment.remarks:
         say(remark)
+    if device.type in WITHOUT_FLOAT64 and (where := training_remark(experiment.settings, device)):
+        say(where)
     return TrainedRun(folder, experiment, say)
 
 

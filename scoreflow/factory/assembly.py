@@ -27,6 +27,7 @@ from scoreflow.factory.training import (
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.device import states_of
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import DataConfig, SDEConfig
@@ -57,7 +58,7 @@ class Experiment:
 
     Attributes:
         config: the config, as it was given.
-        device: where everything lies.
+        device: where everything lies, or the network alone, if it has no float64.
         data: on the device.
         network: not compiled: what is saved.
         model: the network, compiled if the config says so, as a Denoiser.
@@ -83,7 +84,7 @@ def experiment(
 
     Args:
         config: the config.
-        device: where everything shall lie.
+        device: where everything shall lie; where it has no float64, the network alone.
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
     """
@@ -96,11 +97,11 @@ def experiment(
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
     build_solver(checked)
-    data = build_data(checked, device, bound)
+    data = build_data(checked, states_of(device), bound)
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
-    network = build_network(checked, data)
+    network = build_network(checked, data, device)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
     return Experiment(config, device, data, network, model, objective, settings, remarks)
 

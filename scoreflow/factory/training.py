@@ -12,6 +12,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import HALF
+from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.schema.config import AnyConfig, Config
@@ -93,6 +94,11 @@ def check_precision(settings: TrainingSettings, device: torch.device) -> None:
     """
     if settings.precision not in HALF:
         return
+    if device.type in WITHOUT_FLOAT64:
+        raise RequestError(
+            f"training.precision = {settings.precision}: on --device {device} networks are "
+            "trained and evaluated in float32: add --config.training.precision=float32"
+        )
     one = torch.ones(1, 1, 3, 3, device=device)
     try:
         with torch.autocast(device.type, HALF[settings.precision]):
@@ -140,6 +146,11 @@ def remark(settings: TrainingSettings, device: torch.device) -> str | None:
                 "arithmetic for it and emulates it: float16 is the one it has"
             )
         return None
+    if device.type in WITHOUT_FLOAT64:
+        return (
+            f"{device} has no float64: the network is there, in float32; data, states and solvers "
+            "are on the CPU"
+        )
     if device.type != "cpu":
         return None
     if settings.precision == "float16":

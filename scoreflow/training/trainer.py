@@ -172,7 +172,8 @@ class Trainer:
         with record_function("average"):
             self.ema.update(self.network, self.step)
         self.step += 1
-        return torch.stack([torch.stack(losses).sum(), grad_norm])
+        loss = torch.stack(losses).sum()
+        return torch.stack([loss, grad_norm.to(loss.device)])
 
     def _exchanging(self, last: bool) -> AbstractContextManager[None]:
         """Gradients meet those of the other processes with the last micro-batch alone."""

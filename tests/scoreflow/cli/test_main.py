@@ -115,17 +115,17 @@ def test_bad_flags(argv, expected, capfd):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nonsense", "it must be cpu, cuda or cuda:N; cpu always can"),
-        ("gpu", "it must be cpu, cuda or cuda:N; did you mean 'cuda'?"),
+        ("nonsense", "it must be cpu, cuda, cuda:N or mps; cpu always can"),
+        ("gpu", "it must be cpu, cuda, cuda:N or mps; did you mean 'cuda'?"),
         ("GPU:1", "did you mean 'cuda'?"),
         ("CUDA", "did you mean 'cuda'?"),
         ("cuda:x", "did you mean 'cuda'?"),
         ("cpu:3", "did you mean 'cpu'?"),
         ("mkldnn", "cpu always can"),
         ("privateuseone", "cpu always can"),
-        ("ipu", "it must be cpu, cuda or cuda:N"),
+        ("ipu", "it must be cpu, cuda, cuda:N or mps"),
         ("meta", "cpu always can"),
-        ("mps", "no float64"),
+        ("mps", "no MPS device was found"),
         ("cuda:97", "cpu always can"),
     ],
 )
