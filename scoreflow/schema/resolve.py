@@ -24,15 +24,10 @@ LISTED = 5
 def training_config(request: Request) -> ConfigDict:
     """The config of a new run; of one that is there, what was asked for alone."""
     config = resolve(request.config, "the experiment")
-    resumes = (training_folder(request, config) / "config.json").exists()
+    resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
         refuse_idle(request.overrides, flatten(config.to_dict()))
     return config
-
-
-def training_folder(request: Request, config: ConfigDict) -> Path:
-    """The folder of the run that a request trains."""
-    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def resumed_config(
@@ -110,6 +105,11 @@ def evaluation_config(
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
+
+
+def _training_folder(request: Request, config: ConfigDict) -> Path:
+    """The folder of the run that a request trains."""
+    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def completed(saved: Flat) -> Flat:

@@ -43,12 +43,12 @@ class Key:
         limits: the range of a number, or of each number of a tuple; None for other types.
         choices: the names that it may be; empty for any text. They are refused where an object is
             chosen by the name (`scoreflow.factory`), so that a name without effect may be wrong.
+        only: conditions of which one must hold for the key to have an effect; none for one that
+            always has. A key in a condition must have an effect itself.
         modes: the modes after training in which setting it has an effect; none for a key of the
             weights, which training fixes. Training takes every key, for it stores the config.
         instead: what to set instead, by a mode in which it has no effect.
         later: absent from the oldest runs; the default does what they did.
-        only: conditions of which one must hold for the key to have an effect; none for one that
-            always has. A key in a condition must have an effect itself.
     """
 
     name: str
@@ -56,16 +56,10 @@ class Key:
     meaning: str
     limits: Range | None
     choices: tuple[str, ...]
+    only: tuple[Condition, ...]
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
-    only: tuple[Condition, ...] = ()
-
-    @property
-    def described(self) -> str:
-        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
-        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
-        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     @property
     def section(self) -> str:
@@ -83,6 +77,12 @@ class Key:
         if isinstance(self.default, tuple):
             return LISTS[type(self.default[0])]
         return KINDS[type(self.default)]
+
+    @property
+    def described(self) -> str:
+        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
+        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
+        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     def wrong_kind(self, got: object) -> str:
         """The message about a value of another type."""
@@ -138,10 +138,10 @@ def key(
     limits: Range | None = None,
     *,
     choices: tuple[str, ...] = (),
+    only: Condition | tuple[Condition, ...] = (),
     modes: tuple[str, ...] | None = None,
     instead: Mapping[str, str] | None = None,
     later: bool = False,
-    only: Condition | tuple[Condition, ...] = (),
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -150,19 +150,19 @@ def key(
         meaning: one line, with the unit.
         limits: of a number.
         choices: of a name.
+        only: one condition, or several of which one must hold.
         modes: None for those of the section.
         instead: by mode.
         later: absent from the oldest runs.
-        only: one condition, or several of which one must hold.
     """
     about = {
         "meaning": meaning,
         "limits": limits,
         "choices": choices,
+        "only": only if isinstance(only, tuple) else (only,),
         "modes": modes,
         "instead": instead or {},
         "later": later,
-        "only": only if isinstance(only, tuple) else (only,),
     }
     declared: T = field(default=default, metadata=about)
     return declared

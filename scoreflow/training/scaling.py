@@ -24,10 +24,14 @@ class Scaling:
     Args:
         precision: of the training.
         device: where it computes.
+
+    Attributes:
+        on: whether the loss is scaled.
+        skipped: steps that `means` has counted.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
-        self.on = precision == "float16"
+        self.on, self.skipped = precision == "float16", 0
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.on)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -81,4 +85,5 @@ class Scaling:
             return loss, grad_norm, None
         kept = rows[rows.isfinite().all(1)].double()
         loss, grad_norm = kept.mean(0).tolist() if len(kept) else (math.nan, math.nan)
+        self.skipped += len(rows) - len(kept)
         return loss, grad_norm, len(rows) - len(kept)

@@ -90,12 +90,12 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=settings.learning_rate, fused=True
         )
-        self.scaling = Scaling(settings.precision, data.train.device)
         self.batches = Batches(len(data.train), settings.batch_size, seed)
         self._labels = _labels_of(data, model)
         self._dropout_places = getattr(network, "dropout_places", 0)
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
+        self.scaling = Scaling(settings.precision, data.train.device)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -113,8 +113,8 @@ class Trainer:
             "step": self.step,
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             **self.scaling.state(),
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
