@@ -19,6 +19,7 @@ SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_line
 EMBEDDINGS = ("uniform", "centre")
 
 IMAGES: Condition = {"data.name": ("images",)}
+FILES: Condition = {"data.name": ("images", "vectors")}
 SPLIT: Condition = {"data.name": AllBut(("none",))}
 UNET: Condition = {"model.name": ("unet",)}
 MLP: Condition = {"model.name": ("mlp",)}
@@ -40,7 +41,7 @@ class DataConfig(Section):
         "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
         choices=("digits", "toy", "images", "none"),
     )
-    path: str = key("", "a folder of Parquet or image files, or a name on the Hub", only=IMAGES)
+    path: str = key("", "a folder of Parquet or image files, or a name on the Hub", only=FILES)
     test_fraction: float = key(
         0.2, "share held out where the data come in one pool", FRACTION, only=SPLIT
     )
@@ -81,13 +82,13 @@ class DataConfig(Section):
         "levels of a channel; 0 for those of the files",
         Range(0, 65536, "[]"),
         later=True,
-        only=IMAGES,
+        only={"data.name": ("images", "given")},
     )
     labels: str = key(
         "auto",
         "classes: none, those of the folders, or a column of the Parquet files",
         later=True,
-        only=IMAGES,
+        only=FILES,
     )
     cache: str = key(
         "",
@@ -385,7 +386,7 @@ class TrainingConfig(Section):
         "x_0 of an integer level: uniform on its bin, or its centre",
         choices=EMBEDDINGS,
         later=True,
-        only={"data.name": AllBut(("toy",))},
+        only={"data.name": AllBut(("toy", "vectors"))},
     )
     label_dropout: float = key(
         0.1,
