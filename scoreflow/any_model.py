@@ -24,6 +24,7 @@ from scoreflow.generation.generate import draw_samples
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.device import states_of
 from scoreflow.schema.experiments import default_config
 from scoreflow.schema.request import flatten
 from scoreflow.schema.resolve import resolve
@@ -120,10 +121,10 @@ def configured(overrides: dict[str, Any]) -> ConfigDict:
 
 
 def device_of(model: ScoreModel) -> torch.device:
-    """Where the network's parameters and buffers lie; the CPU for a network without any."""
+    """Where its states lie: with the network, or on the CPU if that has none or no float64."""
     network = model.network
     first = next(chain(network.parameters(), network.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
+    return torch.device("cpu") if first is None else states_of(first.device)
 
 
 @contextmanager

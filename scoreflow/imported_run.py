@@ -32,7 +32,7 @@ from scoreflow.interop.imported import Imported, Weights
 from scoreflow.interop.other_readings import Reading, others_of
 from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.runtime.device import build_device
+from scoreflow.runtime.device import build_device, states_of
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config, refuse_idle
@@ -259,7 +259,7 @@ def _own_samples(experiment: Experiment) -> Tensor:
     labels = _classes(model, None, OWN_SAMPLES)
     model = model if labels is None else model.labelled(labels)
     plan = build_drawing(resolve(flat, "the import"), "ddim", model, experiment.data)
-    noise = Noise.of(experiment.config.seed, 0, OWN_SAMPLES, experiment.device)
+    noise = Noise.of(experiment.config.seed, 0, OWN_SAMPLES, experiment.data.train.device)
     event = tuple(experiment.data.train.shape[1:])
     return draw_samples(plan, model.sde, noise, event, OWN_SAMPLES, "samples of its own")
 
@@ -270,7 +270,7 @@ def _classes(model: ScoreModel, labels: Tensor | None, count: int) -> Tensor | N
         return None
     if labels is not None and int(labels.max()) < model.num_classes:
         return labels
-    device = next(model.network.parameters()).device
+    device = states_of(next(model.network.parameters()).device)
     return torch.arange(count, device=device) % model.num_classes
 
 

@@ -26,6 +26,7 @@ from scoreflow.factory.guidance import BY_SHARES, build_guidance
 from scoreflow.factory.likelihood import asked_of, build_question, labels_of
 from scoreflow.factory.model import build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
+from scoreflow.factory.training import remark as training_remark
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
 from scoreflow.generation.generate import draw_samples, out_of_evaluations
@@ -39,7 +40,7 @@ from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import distributed
-from scoreflow.runtime.device import build_device
+from scoreflow.runtime.device import WITHOUT_FLOAT64, build_device, states_of
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
@@ -146,6 +147,8 @@ def open_run(
         )
     for remark in experiment.remarks:
         say(remark)
+    if device.type in WITHOUT_FLOAT64 and (where := training_remark(experiment.settings, device)):
+        say(where)
     return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode))
 
 
@@ -175,7 +178,7 @@ def experiment_of(
     record = folder.data if folder.bound else {}
     data: Data | None = None  # that the config says
     if record and given is None and not needed and not record["empty_classes"]:
-        data = identity.absent(record, device)
+        data = identity.absent(record, states_of(device))
     elif record and known is not None and not identity.differences(record, known):
         data = known
     elif record:

@@ -5,6 +5,7 @@ for interval in train("digits", "runs/mine", {"training.num_steps": 500}):
 """
 
 import io
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -380,7 +381,7 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
         for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds
-            scalars = {key: value for key, value in asdict(interval).items() if key != "step"}
+            scalars = {k: v for k, v in asdict(interval).items() if k != "step" and _is_number(v)}
             folder.log(interval.step, seconds, **scalars)
             for name, value in {**scalars, "images_per_second": rate}.items():
                 writer.add_scalar(name, value, interval.step)
@@ -410,6 +411,10 @@ def _save(trainer: Trainer, folder: RunDir) -> int:
     folder.save_checkpoint(trainer.step, trainer.state(), trainer.settings.keep)
     folder.write_result("training", summary(trainer, folder))
     return trainer.step
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def summary(trainer: Trainer, folder: RunDir) -> Json:

@@ -21,9 +21,16 @@ from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_solver, question_of
 from scoreflow.factory.model import build_model, build_network, classes_of
 from scoreflow.factory.sampling import check_sampler
-from scoreflow.factory.training import build_objective, build_training, choose_precision, compiled
+from scoreflow.factory.training import (
+    build_objective,
+    build_training,
+    check_precision,
+    choose_precision,
+    compiled,
+)
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.device import states_of
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.request import Flat
@@ -57,7 +64,7 @@ class Experiment:
 
     Attributes:
         config: the config, as it was given.
-        device: where everything lies.
+        device: where everything lies, or the network alone, if it has no float64.
         data: on the device.
         network: not compiled: what is saved.
         model: the network, compiled if the config says so, as a Denoiser.
@@ -89,7 +96,7 @@ def experiment(
 
     Args:
         config: the config.
-        device: where everything shall lie.
+        device: where everything shall lie; where it has no float64, the network alone.
         training: whether the network will be trained; it is compiled for that alone.
         bound: whether the data are what it is or was trained on; others measure it alone.
         data: those of the config, where they are loaded already, or a stand-in for them.
@@ -100,6 +107,7 @@ def experiment(
     sde = build_sde(checked)
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(checked), build_objective(checked)
+    check_precision(settings, device)
     choose("sampler", checked.sampling.sampler, samplers.NAMES)
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
@@ -110,7 +118,7 @@ def experiment(
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
-    network = build_network(checked, data)
+    network = build_network(checked, data, device)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
     return Experiment(config, device, data, network, model, objective, settings, remarks)
 
@@ -234,7 +242,7 @@ def build_data(
         home: the run's folder, where images that do not fit into memory are kept decoded, unless
             data.cache names another; None to have them in memory.
     """
-    checked = Config.of(config)
+    checked, device = Config.of(config), states_of(device)
     c, shape = checked.data, checked.model.shape
     reading = build_reading(c)
     loaders: dict[str, Callable[[], Data]] = {

@@ -52,8 +52,14 @@ SWITCHES = (
 NO_MIDDLE = "--config.model.attention_middle=false"
 
 
-def build_network(config: AnyConfig, data: Data) -> nn.Module:
-    """The network of the `model` section, initialised from the run's seed, where the data lie."""
+def build_network(config: AnyConfig, data: Data, device: torch.device | None = None) -> nn.Module:
+    """The network of the `model` section, initialised from the run's seed.
+
+    Args:
+        config: of the run.
+        data: what it is for.
+        device: where it shall lie; None for where the data do.
+    """
     config = Config.of(config)
     c, event = config.model, event_shape(config.model, data)
     own = is_import_path(c.name)
@@ -70,7 +76,8 @@ def build_network(config: AnyConfig, data: Data) -> nn.Module:
     torch.manual_seed(config.seed)
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
-    moved = network.to(data.train.device, memory_format=memory)  # which torch's types leave out
+    device = device or data.train.device
+    moved = network.to(device, memory_format=memory)  # which torch's types leave out
     return cast(nn.Module, moved)
 
 

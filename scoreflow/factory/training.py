@@ -11,6 +11,8 @@ from torch import nn
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.losses.objective import Objective
+from scoreflow.models.score_model import HALF
+from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.schema.config import AnyConfig, Config
@@ -89,6 +91,33 @@ def build_objective(config: AnyConfig) -> Objective:
     return objective
 
 
+def check_precision(settings: TrainingSettings, device: torch.device) -> None:
+    """Refuse half a precision that the device cannot compute in.
+
+    Raises:
+        RequestError: with the precision that every device has.
+    """
+    if settings.precision not in HALF:
+        return
+    if device.type in WITHOUT_FLOAT64:
+        raise RequestError(
+            f"training.precision = {settings.precision}: on --device {device} networks are "
+            "trained and evaluated in float32: add --config.training.precision=float32"
+        )
+    one = torch.ones(1, 1, 3, 3, device=device)
+    try:
+        with torch.autocast(device.type, HALF[settings.precision]):
+            found = torch.nn.functional.conv2d(one, one)
+        works = found.dtype == HALF[settings.precision]
+    except RuntimeError:
+        works = False
+    if not works:
+        raise RequestError(
+            f"training.precision = {settings.precision} is none of the device {device}: "
+            "--config.training.precision=float32 is"
+        )
+
+
 def compiled(network: nn.Module, settings: TrainingSettings) -> nn.Module:
     """The network through torch.compile, if the settings ask for it and this machine can."""
     if not settings.compile:
@@ -115,8 +144,24 @@ def compiled(network: nn.Module, settings: TrainingSettings) -> nn.Module:
 
 def remark(settings: TrainingSettings, device: torch.device) -> str | None:
     """Warning about a setting that is slow or without effect on this device, or None."""
+    if device.type == "cuda" and settings.precision == "bfloat16":
+        if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+            return (
+                f"training.precision = bfloat16: {torch.cuda.get_device_name(device)} has no "
+                "arithmetic for it and emulates it: float16 is the one it has"
+            )
+        return None
+    if device.type in WITHOUT_FLOAT64:
+        return (
+            f"{device} has no float64: the network is there, in float32; data, states and solvers "
+            "are on the CPU"
+        )
     if device.type != "cpu":
         return None
+    if settings.precision == "float16":
+        return (
+            "training.precision = float16: a GPU's; on a CPU it is many times slower than float32"
+        )
     if settings.compile_mode == "reduce-overhead":
         return "training.compile_mode = reduce-overhead: a GPU's graphs; on this CPU as default"
     flags = cpu_flags()
@@ -133,6 +178,7 @@ def remark(settings: TrainingSettings, device: torch.device) -> str | None:
 def choose_precision(config: AnyConfig) -> str:
     """The precision of a network under `equivalence`: that of training, unless it names one."""
     config = Config.of(config)
-    own = config.equivalence.precision or config.training.precision
+    trained = config.training.precision
+    own = config.equivalence.precision or ("float32" if trained == "float16" else trained)
     name: str = choose_key("equivalence.precision", own)
     return name

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Literal, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
+from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
@@ -21,10 +23,12 @@ PRECISIONS = {
     "float32": torch.float32,
     "tf32": torch.float32,
     "bfloat16": torch.float32,
+    "float16": torch.float32,
     "float64": torch.float64,
 }
 """Dtype of a network's input, by the precision of its arithmetic."""
 
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 NOTHING = nullcontext()
 DDPM_LABEL = Label()
 """t - 1, DDPM's index."""
@@ -40,6 +44,12 @@ def arithmetic(precision: str) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def place_of(network: nn.Module) -> torch.device | None:
+    """Where a network lies, if states in float64 cannot lie there as well; else None."""
+    first = next(chain(network.parameters(), network.buffers()), None)
+    return first.device if first is not None and first.device.type in WITHOUT_FLOAT64 else None
 
 
 def _check_parts(network: object, sde: object, output: str) -> None:
@@ -66,6 +76,9 @@ def _check_asking(asking: Asking, output: str, t_min: float) -> None:
 class ScoreModel:
     """Network + SDE + kind of prediction -> Denoiser.
 
+    A network on a device without float64 (Apple's MPS) is handed float32 there and its answer
+    comes back: x_t, times and all that is made of them lie on the CPU.
+
     The network is called as network(x, label), and as network(x, label, classes) for a class. By
     default x is x_t / r_t (unit scale under every SDE) and the label the index t - 1, both
     float32; `scoreflow.models.asking` has the formulas of all else. The answer is cast to the
@@ -84,7 +97,8 @@ class ScoreModel:
         t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
             integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
-            mantissa; on a CPU float32), "bfloat16" (autocast of the network alone) or "float64".
+            mantissa; on a CPU float32), "bfloat16" or "float16" (autocast of the network alone) or
+            "float64".
         channels_last: memory format of the images handed to the network.
         learned_variance: the second half of the output's channels is the reverse variance.
         label: of the network at times t: a `Label`, affine in t, sigma or log sigma; or a function
@@ -121,7 +135,7 @@ class ScoreModel:
         _check_parts(network, sde, output)
         self.asking = Asking(label, input_scale, data_std, data_range, integer_times, data_scale)
         _check_asking(self.asking, output, t_min)
-        self.network = network
+        self.network, self.place = network, place_of(network)
         self.sde = sde
         self.output: Output = output
         self.t_min = t_min
@@ -153,7 +167,7 @@ class ScoreModel:
     def with_network(self, network: nn.Module) -> "ScoreModel":
         """The same Denoiser with another network in this one's place."""
         other = copy.copy(self)
-        other.network = network
+        other.network, other.place = network, place_of(network)
         return other
 
     def in_precision(self, precision: str) -> "ScoreModel":
@@ -220,7 +234,7 @@ class ScoreModel:
         with self._arithmetic(x):
             answer = self._value(x, label)
         self._check_answer(answer, x)
-        value = answer.to(x_t.dtype)
+        value = answer.to(x_t.dtype) if self.place is None else answer.to(x_t.device).to(x_t.dtype)
         fraction = None
         if self.learned_variance:
             value, logit = value.chunk(2, dim=1)
@@ -229,8 +243,8 @@ class ScoreModel:
 
     def _arithmetic(self, x: Tensor) -> AbstractContextManager[object]:
         """The context that sets the network's precision; one shared null context for float32."""
-        if self.precision == "bfloat16":
-            return torch.autocast(x.device.type, torch.bfloat16)
+        if self.precision in HALF:
+            return torch.autocast((self.place or x.device).type, HALF[self.precision])
         return arithmetic("tf32") if self.precision == "tf32" else NOTHING
 
     def _value(self, x: Tensor, label: Tensor) -> Tensor:
@@ -246,6 +260,9 @@ class ScoreModel:
         elif self.label is not None:
             given.append(x.new_full((), self.label).long().expand(len(x)))
         words = {} if self.words is None else {"words": self.words}
+        if self.place is not None:
+            given = [each.to(self.place) for each in given]
+            words = {name: each.to(self.place) for name, each in words.items()}
         value: Tensor = self.network(*given, **words)
         return value if isinstance(value, Tensor) else getattr(value, "sample", value)
 

@@ -1,4 +1,4 @@
-"""Choice of the torch device by name."""
+"""Choice of the torch device by name, and where states in float64 lie."""
 
 import re
 
@@ -7,9 +7,16 @@ import torch
 from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.runtime import distributed
 
+MPS = ("mps", "mps:0")
+WITHOUT_FLOAT64 = ("mps",)
+"""Kinds of device that a network can lie on, and float64 states of samplers and solvers cannot."""
+
 
 def build_device(name: str) -> torch.device:
-    """A device by name, or the best one found. It must be there, and must know float64."""
+    """A device by name, or the best one found, which must be there.
+
+    It knows float64; or it is Apple's MPS, where a network can lie alone: see `states_of`.
+    """
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     place = distributed.local_rank()
     if not name and there > 1 and place is not None:  # of torchrun: a device each
@@ -21,6 +28,12 @@ def build_device(name: str) -> torch.device:
     if name in ("cpu", "cpu:0"):
         return torch.device("cpu")
     _refuse_kind(name)
+    if name in MPS:
+        if not torch.backends.mps.is_available():
+            raise RequestError(
+                f"--device {name} cannot be used here (no MPS device was found); cpu always can"
+            )
+        return torch.device("mps")
     index = int(name.partition(":")[2] or 0)
     if index >= there:
         found = f"CUDA devices are 0..{there - 1}" if there else "no CUDA device was found"
@@ -36,17 +49,17 @@ def build_device(name: str) -> torch.device:
     return device
 
 
+def states_of(device: torch.device) -> torch.device:
+    """Where data and the float64 states of samplers and solvers lie, for a network on a device."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
 def _refuse_kind(name: str) -> None:
-    """Refuse what is not written as a CUDA device is."""
+    """Refuse what is not written as a device is."""
     kind = name.lower().partition(":")[0]
-    if kind == "mps":
-        raise RequestError(
-            f"--device {name} cannot be used: it has no float64, which schedules and likelihoods "
-            "need; cpu always can"
-        )
-    if not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
+    if name not in MPS and not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
         meant = {"gpu": "cuda"}.get(kind, kind)
-        hint = did_you_mean(meant, ("cpu", "cuda"), "cpu always can", cutoff=0.6)
+        hint = did_you_mean(meant, ("cpu", "cuda", "mps"), "cpu always can", cutoff=0.6)
         raise RequestError(
-            f"--device {name} cannot be used: it must be cpu, cuda or cuda:N; {hint}"
+            f"--device {name} cannot be used: it must be cpu, cuda, cuda:N or mps; {hint}"
         )

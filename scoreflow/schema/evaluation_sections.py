@@ -256,7 +256,9 @@ class EquivalenceConfig(Section):
     MODES: ClassVar[tuple[str, ...]] = ("equivalence",)
 
     precision: str = key(
-        "", 'arithmetic of the network; "" for that of training', choices=PRECISIONS
+        "",
+        'arithmetic of the network; "" for that of training, float32 for float16',
+        choices=PRECISIONS[:-1],
     )
     num_images: int = key(256, "samples of each sampler, trained network", Range(2, 2**31))
     steps: int = key(

@@ -42,15 +42,10 @@ def training_config(request: Request) -> ConfigDict:
                 f"measures at its end, got {request.config[key]}: leave it out"
             )
     config = resolve(request.config, "the experiment")
-    resumes = (training_folder(request, config) / "config.json").exists()
+    resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
         refuse_idle(request.overrides, flatten(config.to_dict()))
     return config
-
-
-def training_folder(request: Request, config: ConfigDict) -> Path:
-    """The folder of the run that a request trains."""
-    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def resumed_config(
@@ -166,6 +161,11 @@ def evaluation_config(
 def _is_a_place(key: str) -> bool:
     """Whether a key says where the data lie, not what they are."""
     return key in KEYS and KEYS[key].changes == WHERE_THE_DATA_FIT
+
+
+def _training_folder(request: Request, config: ConfigDict) -> Path:
+    """The folder of the run that a request trains."""
+    return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
 
 
 def completed(saved: Flat) -> Flat:

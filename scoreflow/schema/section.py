@@ -51,14 +51,14 @@ class Key:
         limits: the range of a number, or of each number of a tuple; None for other types.
         choices: the names that it may be; empty for any text. They are refused where an object is
             chosen by the name (`scoreflow.factory`), so that a name without effect may be wrong.
+        only: conditions of which one must hold for the key to have an effect; none for one that
+            always has. A key in a condition must have an effect itself.
         modes: the modes after training in which setting it has an effect; none for a key of the
             weights, which training fixes. Training takes every key, for it stores the config.
         instead: what to set instead, by a mode in which it has no effect.
         later: absent from the oldest runs; the default does what they did.
         changes: how a resumed training may give a key of the weights another value, in words;
             "" for never.
-        only: conditions of which one must hold for the key to have an effect; none for one that
-            always has. A key in a condition must have an effect itself.
         classes: whether it says a class or several: a number, or a text (`as_classes`).
     """
 
@@ -67,18 +67,12 @@ class Key:
     meaning: str
     limits: Range | None
     choices: tuple[str, ...]
+    only: tuple[Condition, ...]
     modes: tuple[str, ...]
     instead: Mapping[str, str]
     later: bool
     changes: str = ""
-    only: tuple[Condition, ...] = ()
     classes: bool = False
-
-    @property
-    def described(self) -> str:
-        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
-        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
-        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     @property
     def section(self) -> str:
@@ -98,6 +92,12 @@ class Key:
         if self.classes:
             return CLASS
         return KINDS[type(self.default)]
+
+    @property
+    def described(self) -> str:
+        """Its meaning, behind the choices that it belongs to: "ve: noise scale at t = N"."""
+        ways = [" and ".join(map(_in_words, way, way.values())) for way in self.only]
+        return f"{', '.join(ways)}: {self.meaning}" if ways else self.meaning
 
     def wrong_kind(self, got: object) -> str:
         """The message about a value of another type."""
@@ -173,11 +173,11 @@ def key(
     limits: Range | None = None,
     *,
     choices: tuple[str, ...] = (),
+    only: Condition | tuple[Condition, ...] = (),
     modes: tuple[str, ...] | None = None,
     instead: Mapping[str, str] | None = None,
     later: bool = False,
     changes: str = "",
-    only: Condition | tuple[Condition, ...] = (),
     classes: bool = False,
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
@@ -187,22 +187,22 @@ def key(
         meaning: one line, with the unit.
         limits: of a number.
         choices: of a name.
+        only: one condition, or several of which one must hold.
         modes: None for those of the section.
         instead: by mode.
         later: absent from the oldest runs.
         changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
-        only: one condition, or several of which one must hold.
         classes: whether it says a class or several.
     """
     about = {
         "meaning": meaning,
         "limits": limits,
         "choices": choices,
+        "only": only if isinstance(only, tuple) else (only,),
         "modes": modes,
         "instead": instead or {},
         "later": later,
         "changes": changes,
-        "only": only if isinstance(only, tuple) else (only,),
         "classes": classes,
     }
     declared: T = field(default=default, metadata=about)

@@ -14,13 +14,14 @@ from scoreflow.schema.ranges import (
 )
 from scoreflow.schema.section import FROM_A_STEP_ON, WHERE_THE_DATA_FIT, Condition, Section, key
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
 EMBEDDINGS = ("uniform", "centre")
 FITS = ("refuse", "crop", "resize", "pad")
 READING_MODES = ("exact", "auto", "grey", "rgb")
 
 IMAGES: Condition = {"data.name": ("images",)}
+FILES: Condition = {"data.name": ("images", "vectors")}
 SPLIT: Condition = {"data.name": AllBut(("none",))}
 UNET: Condition = {"model.name": ("unet",)}
 MLP: Condition = {"model.name": ("mlp",)}
@@ -46,7 +47,7 @@ class DataConfig(Section):
     path: str = key(
         "",
         "a folder or file of images or vectors, or a name on the Hub",
-        only={"data.name": ("images", "vectors")},
+        only=FILES,
         changes=WHERE_THE_DATA_FIT,
     )
     test_fraction: float = key(
@@ -92,7 +93,7 @@ class DataConfig(Section):
         "levels of a channel; 0 for those of the files",
         Range(0, 65536, "[]"),
         later=True,
-        only=IMAGES,
+        only={"data.name": ("images", "given")},
     )
     scale: str = key(
         "bins",
@@ -105,7 +106,7 @@ class DataConfig(Section):
         "auto",
         "classes: none, those of the folders, or a column of the Parquet files",
         later=True,
-        only=IMAGES,
+        only=FILES,
     )
     cache: str = key(
         "",
@@ -419,7 +420,7 @@ class TrainingConfig(Section):
         "x_0 of an integer level: uniform on its bin, or its centre",
         choices=EMBEDDINGS,
         later=True,
-        only={"data.name": AllBut(("toy",))},
+        only={"data.name": AllBut(("toy", "vectors"))},
     )
     label_dropout: float = key(
         0.1,
@@ -445,7 +446,7 @@ class TrainingConfig(Section):
     )
     precision: str = key(
         "float32",
-        "arithmetic of the network; tf32 on a GPU alone",
+        "arithmetic of the network; tf32 on a GPU alone; float16 trains with a scaled loss",
         choices=PRECISIONS,
         changes=FROM_A_STEP_ON,
     )

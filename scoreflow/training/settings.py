@@ -18,7 +18,8 @@ class TrainingSettings:
         decay: "constant" (DDPM) or "cosine" to zero at num_steps.
         clip_norm: greatest norm of the gradient; longer ones are scaled to it; 0 for any norm.
         ema_decay: of the moving average of the weights.
-        precision: of the network in training and sampling: "float32", "tf32" or "bfloat16".
+        precision: of the network in training and sampling: "float32", "tf32", "bfloat16" or
+            "float16" (with a scaled loss).
         compile: torch.compile the network.
         compile_mode: of torch.compile: "default", "reduce-overhead" (CUDA graphs, for small
             batches, whose launches take longer than their work) or "max-autotune".

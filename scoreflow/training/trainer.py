@@ -28,6 +28,7 @@ from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.ema import EMA
+from scoreflow.training.scaling import Scaling
 from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
@@ -37,12 +38,16 @@ PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over the steps since the last one: loss, and gradient norm before clipping."""
+    """Means over the steps since the last one: loss, and gradient norm before clipping.
+
+    In float16 those of the steps that were not skipped (nan where all were), and how many were.
+    """
 
     step: int
     loss: float
     grad_norm: float
     learning_rate: float
+    skipped: int | None = None
 
 
 class Trainer:
@@ -99,6 +104,7 @@ class Trainer:
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
         self._reader = BatchReader(data.train, self._micro_batches)
+        self.scaling = Scaling(settings.precision, data.train.device)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -117,6 +123,7 @@ class Trainer:
             "step": self.step,
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
+            **self.scaling.state(),
             "optimizer": self.optimizer.state_dict(),
             **pending,
         }
@@ -126,6 +133,7 @@ class Trainer:
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaling.load_state(state)
         self.step = state["step"]
         inside = self.step % self.settings.log_every
         pending = state.get("pending", torch.empty(0, 2)).cpu()
@@ -151,8 +159,8 @@ class Trainer:
             rows = torch.cat([self._pending, new])
             self._pending = rows if self.step % settings.log_every else rows[:0]
             if len(new) == count:
-                loss, grad_norm = rows.double().mean(0).tolist()
-                yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1))
+                loss, grad_norm, skipped = self.scaling.means(rows)
+                yield Interval(self.step, loss, grad_norm, settings.rate(self.step - 1), skipped)
 
     def advance(self, count: int, stop: Callable[[], bool] | None = None) -> Tensor:
         """Some steps, whatever the interval: (count, 2), their losses and gradient norms.
@@ -183,17 +191,19 @@ class Trainer:
             with self._exchanging(last=k == len(self._micro_batches) - 1):
                 loss = self._loss(k, places)
                 with record_function("backward"):
-                    loss.backward()
+                    self.scaling.scaled(loss).backward()
             losses.append(loss.detach())
         with record_function("clip"):
+            self.scaling.unscale(self.optimizer)
             most = settings.clip_norm or math.inf
             grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), most)
         with record_function("optimizer"):
-            self.optimizer.step()
+            self.scaling.step(self.optimizer)
         with record_function("average"):
             self.ema.update(self.network, self.step)
         self.step += 1
-        return torch.stack([torch.stack(losses).sum(), grad_norm])
+        loss = torch.stack(losses).sum()
+        return torch.stack([loss, grad_norm.to(loss.device)])
 
     def _exchanging(self, last: bool) -> AbstractContextManager[None]:
         """Gradients meet those of the other processes with the last micro-batch alone."""
@@ -229,6 +239,9 @@ class Trainer:
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""
+        if self.scaling.on:
+            self.scaling.refuse_hopeless(self.step)
+            return
         bad = (~rows.isfinite()).any(1).nonzero()
         if len(bad):
             first = self.step - len(rows) + int(bad[0]) + 1

@@ -6,7 +6,7 @@ from scoreflow.certificate import certificate
 from scoreflow.certificate.trained_sampler_laws import Amount
 from scoreflow.cli.command_line import command_of
 from scoreflow.cli.console import recorded, say
-from scoreflow.errors import RunError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.training import choose_precision
 from scoreflow.models.score_model import ScoreModel
@@ -22,6 +22,11 @@ from scoreflow.training_run import fresh_run
 
 def run(request: Request, argv: list[str]) -> None:
     """The certificate, on the run's network, or on a fresh one where there is none."""
+    if request.device.startswith("mps"):
+        raise RequestError(
+            f"--mode equivalence computes networks in float64, which {request.device} has not: "
+            "add --device cpu"
+        )
     if request.workdir is None:
         with fresh_run(request, command_of(argv)) as (experiment, folder):
             experiment.network.eval()

@@ -1,6 +1,7 @@
 """--mode train: train a network, then draw with three samplers and measure the likelihood."""
 
 import time
+from pathlib import Path
 
 from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
@@ -13,7 +14,7 @@ from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.request import Request
-from scoreflow.schema.resolve import training_config, training_folder
+from scoreflow.schema.resolve import training_config
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
 from scoreflow.training.stopping import Stop
@@ -24,7 +25,7 @@ from scoreflow.training_run import intervals, opened, resume, trainer_of
 def run(request: Request, argv: list[str]) -> None:
     """Train a new run, or go on with the one in the folder."""
     config = training_config(request)
-    path = training_folder(request, config)
+    path = request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
     with opened(request, path, command_of(argv), say) as (experiment, folder):
         train(experiment, folder, program_of(argv))
 
@@ -67,3 +68,8 @@ def _to_the_end(trainer: Trainer, folder: RunDir) -> None:
                 loss=f"{interval.loss:.4f}",
                 images_per_s=f"{images / (time.monotonic() - start):.0f}",
             )
+    if trainer.scaling.skipped:
+        say(
+            f"{trainer.scaling.skipped} of {trainer.step - first} steps skipped: their gradients "
+            "overflowed in float16 (skipped in metrics.jsonl)"
+        )
