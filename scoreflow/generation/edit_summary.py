@@ -1,6 +1,7 @@
 """An image-editing result in words and pictures: a line, a caption, a grid."""
 
 import io
+import zipfile
 
 import numpy as np
 import torch
@@ -113,6 +114,8 @@ def arrays(edited: Edited, kind: str) -> bytes:
         name: to_uint8(levels, plan.num_levels).permute(0, 2, 3, 1).numpy()
         for name, levels in found.items()
     }
-    of_latents = {name: values.numpy() for name, values in latents.items()}
-    np.savez(stream, **pixels, **of_latents)
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, values in (pixels | {k: v.numpy() for k, v in latents.items()}).items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
     return stream.getvalue()

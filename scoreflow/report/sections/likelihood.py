@@ -93,13 +93,13 @@ def _given(result: Json) -> str:
 
 def _extremes(result: Json) -> list[Table]:
     """The data with the lowest and the highest value, by their names."""
-    sides = [(side, result.get(side) or []) for side in ("lowest", "highest")]
-    rows = tuple(
-        (Cell(side), Cell(str(row.get("name", f"number {row['image']}"))), number(row["value"]))
-        for side, found in sides
-        for row in found
-    )
-    columns = ("", "image", result["unit"])
+
+    def cells(row: Json) -> tuple[Cell, Cell]:
+        return Cell(str(row.get("name", f"number {row['image']}"))), number(row["value"])
+
+    pairs = zip(result.get("lowest") or [], result.get("highest") or [], strict=True)
+    rows = tuple((*cells(low), *cells(high)) for low, high in pairs)
+    columns = ("lowest", result["unit"], "highest", result["unit"])
     return [Table(columns, rows, sortable=False)] if rows else []
 
 
