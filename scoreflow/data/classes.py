@@ -82,7 +82,8 @@ def _number(asked: int | str, known: int, names: tuple[str, ...], key: str) -> i
     text = str(asked)
     if text in names:
         return names.index(text)
-    numbers_are_names = bool(names) and all(name.isdecimal() for name in names)
+    numbered = tuple(map(str, range(known)))
+    numbers_are_names = names not in ((), numbered) and all(name.isdecimal() for name in names)
     if text.removeprefix("-").isdecimal() and not numbers_are_names:
         if 0 <= int(text) < known:
             return int(text)

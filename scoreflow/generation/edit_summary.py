@@ -1,5 +1,9 @@
 """An image-editing result in words and pictures: a line, a caption, a grid."""
 
+import io
+import zipfile
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,3 +94,28 @@ def picture(edited: Edited) -> bytes:
     levels, columns = tiles(edited)
     pixels = to_uint8(levels, edited.plan.num_levels)
     return image_grid(pixels, columns, max(1, GRID_PIXELS // pixels.shape[-1]))
+
+
+def arrays(edited: Edited, kind: str) -> bytes:
+    """What a task was given and has made, and its latents where it has any, as a file.
+
+    Args:
+        edited: by the task.
+        kind: "npz", with `images` and `given` (n, H, W, C) uint8 in 0..255; or "pt", a dict of
+            tensors, both as levels (n, C, H, W). `latents` are (n, C, H, W) float64 in either.
+    """
+    plan, stream = edited.plan, io.BytesIO()
+    found = {"images": edited.levels.cpu(), "given": plan.given.cpu()}
+    latents = {} if edited.latents is None else {"latents": edited.latents.cpu().double()}
+    if kind == "pt":
+        torch.save(found | latents, stream)
+        return stream.getvalue()
+    pixels = {
+        name: to_uint8(levels, plan.num_levels).permute(0, 2, 3, 1).numpy()
+        for name, levels in found.items()
+    }
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, values in (pixels | {k: v.numpy() for k, v in latents.items()}).items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
+    return stream.getvalue()

@@ -43,6 +43,7 @@ class Edited:
         levels: the images made, (n, C, H, W) uint8.
         shown: images to show with them: the measured part, or the latents, (m, C, H, W) uint8.
         tolerance: of the solver, for tasks along the probability flow.
+        latents: of the images made, for these tasks, (n, C, H, W) float64.
     """
 
     plan: EditPlan
@@ -50,6 +51,7 @@ class Edited:
     levels: Tensor
     shown: Tensor | None = None
     tolerance: float | None = None
+    latents: Tensor | None = None
 
 
 def edit(plan: EditPlan, sampling: SamplingPlan, sde: SDE) -> Edited:
@@ -205,7 +207,7 @@ def _reconstruct(plan: EditPlan, flow: _Flow) -> Edited:
     # a latent as a picture: black and white at so many standard deviations
     shown = quantize(latent / LATENT_REACH, plan.num_levels)
     levels = quantize(back, plan.num_levels)
-    return Edited(plan, result, levels, shown, flow.method.tolerance)
+    return Edited(plan, result, levels, shown, flow.method.tolerance, latent)
 
 
 def _round_trip(plan: EditPlan, flow: _Flow, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -238,7 +240,8 @@ def _interpolate(plan: EditPlan, flow: _Flow) -> Edited:
     watch, x = Stopwatch(plan.given.device), centres(plan.given, plan.num_levels)
     share = torch.linspace(0, 1, plan.count, dtype=torch.float64, device=x.device)
     codes = flow.encode(x)
-    path = flow.decode(slerp(codes[:1], codes[1:], share))
+    arc = slerp(codes[:1], codes[1:], share)
+    path = flow.decode(arc)
     result = {
         "value": float(_rms(path[[0, -1]] - x).max()),
         "standard_error": None,
@@ -251,7 +254,7 @@ def _interpolate(plan: EditPlan, flow: _Flow) -> Edited:
         "latent_mean_square": codes.flatten(1).square().mean(1),
     }
     levels = quantize(path, plan.num_levels)
-    return Edited(plan, result, levels, tolerance=flow.method.tolerance)
+    return Edited(plan, result, levels, tolerance=flow.method.tolerance, latents=arc)
 
 
 def _rms(x: Tensor) -> Tensor:

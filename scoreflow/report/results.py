@@ -34,6 +34,14 @@ def _date(result: Json) -> str:
     return str((result.get("kept") or {}).get("date", ""))
 
 
+def given(result: Json) -> str:
+    """The class that a likelihood is given of, in words; results older than classes have none."""
+    label = (result.get("settings") or {}).get("label", -1)
+    if label in (-1, "none"):
+        return ""
+    return ", each given its own class" if label == "data" else f", given class {label}"
+
+
 class Results:
     """What results/*.json hold.
 

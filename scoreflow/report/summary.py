@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from scoreflow.evaluation.columns import COLUMNS, told_apart
 from scoreflow.report.blocks import Headline, Mark, with_error
-from scoreflow.report.results import DAMAGE, Results
+from scoreflow.report.results import DAMAGE, Results, given
 from scoreflow.storage.atomic_files import Json
 
 RANKED_BY = ("fid", "wasserstein", "feature_distance", "told_apart")
@@ -35,6 +35,7 @@ def _likelihood(result: Json) -> Headline:
     what = "exact negative log-likelihood (lower is better)"
     of = result.get("measured_on")
     label = f"{result['unit']}, {what} of {count} test data" + (f" of {of['name']}" if of else "")
+    label += given(result)
     return Headline(number, label, "exact-log-likelihood")
 
 

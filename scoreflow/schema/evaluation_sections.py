@@ -111,7 +111,7 @@ class SamplingConfig(Section):
     save: str = key(
         "grid",
         "a picture of the first 64; or all images: a PNG each, an npz for OpenAI's evaluator, a "
-        "tensor file",
+        "tensor file; with a task, npz and pt: its arrays, latents among them",
         choices=("grid", "png", "npz", "pt"),
         modes=SAMPLE_ALONE,
     )

@@ -18,6 +18,8 @@ LATENT_TASKS = {
 }
 """Tasks that encode images to latents and decode them."""
 TASKS = {**MEASURED, **LATENT_TASKS, "vary": (*READ, "strength", "count")}
+SAVED = ("npz", "pt")
+"""What sampling.save may be for a task, besides a picture."""
 METHODS: dict[str, tuple[str, ...]] = {
     "replace": (),
     "dps": ("weight",),
@@ -46,9 +48,13 @@ def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> Non
             f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
             f"{overrides['sampling.sampler']}"
         )
-    for key, what in (("progressive", "shows"), ("save", "stores")):
-        if task != "none" and overrides.get(f"sampling.{key}", "grid") not in (False, "grid"):
-            raise RequestError(
-                f"sampling.{key} has no effect on sampling.task = {task}: it {what} images drawn "
-                "without a task; leave it out"
-            )
+    if task != "none" and overrides.get("sampling.progressive"):
+        raise RequestError(
+            f"sampling.progressive has no effect on sampling.task = {task}: it shows images drawn "
+            "without a task; leave it out"
+        )
+    if task != "none" and overrides.get("sampling.save", "grid") not in ("grid", *SAVED):
+        raise RequestError(
+            f"sampling.save has no effect on sampling.task = {task}, but for {' and '.join(SAVED)}"
+            f": a file of all arrays, got {overrides['sampling.save']}"
+        )

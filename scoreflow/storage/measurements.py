@@ -43,8 +43,8 @@ class Kept:
             return ""
         folder = self.path.parent.name
         return (
-            f"kept as {folder}/{self.path.name}; {folder}/{self.headline.name} stays, a larger "
-            "measurement, or of newer weights"
+            f"kept as {folder}/{self.path.name}; {folder}/{self.headline.name} stays: it is of "
+            "newer weights, of more data or of all classes"
         )
 
 

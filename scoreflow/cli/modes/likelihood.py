@@ -90,6 +90,9 @@ def assess(trained: TrainedRun) -> None:
     c = trained.config.likelihood
     other = _other_data(trained.experiment) if c.data else None
     against = _against(trained) if c.against else None
+    for of in (trained.data, *((other[1],) if other else ())):  # refused before any work
+        asked_of(trained.config, trained.model, of)
+        labels_of(trained.config, trained.model, of)
     if c.ledger and c.label == OF_EACH:
         raise RequestError(
             "likelihood.ledger has bounds of one law, that of a class or of none, and not of each "
@@ -185,6 +188,8 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     asked = {**_heading(own, of), "num_images": result["num_images"], "checked": c.checked}
     if name == LEDGER:
         asked["terms"] = c.terms
+    if "against" in result:
+        asked["against"] = result["against"]
     written = trained.folder.keep_result(name, kept, asked, _rank)
     for told in (line, written.remark):
         if told:

@@ -18,6 +18,7 @@ from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
+from scoreflow.schema import task_keys
 from scoreflow.schema.request import Request
 from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.noise import Noise
@@ -175,5 +176,11 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     result = {**edited.result, "caption": edit_summary.caption(edited), "picture": place.name}
     result |= {"remarks": task.remarks} if task.remarks else {}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
+    said = f"{edit_summary.describe(edited)}; {_where(place, 'grid')}"
+    if (kind := config.sampling.save) in task_keys.SAVED:
+        file = place.picture.with_suffix(f".{kind}")
+        folder.write_image(file, edit_summary.arrays(edited, kind))
+        result["saved"] = {"as": kind, "file": file.name}
+        said += f"; arrays in {file}"
     folder.keep_result(task.task, result, drawn_with)
-    say(f"{edit_summary.describe(edited)}; {_where(place, 'grid')}")
+    say(said)

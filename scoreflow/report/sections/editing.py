@@ -32,7 +32,9 @@ def _section(
     shown = results.picture(results.drawn(result, step, task), WIDE, task, (caption,))
     pictures = [] if shown is None else [Figures((shown,))]
     title = ": ".join([task.capitalize(), *([_listed(names)] if names else [])])
-    return Section(title, (*pictures, *make(result)))
+    saved = result.get("saved")
+    arrays = [Text(f"Arrays: samples/{saved['file']}.", small=True)] if saved else []
+    return Section(title, (*pictures, *make(result), *arrays))
 
 
 def _listed(names: list[str]) -> str:

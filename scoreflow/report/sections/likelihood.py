@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from scoreflow.report.blocks import Cell, Section, Table, Text, number, with_error
-from scoreflow.report.results import Results, measured_on
+from scoreflow.report.results import Results, given, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Exact log-likelihood"
@@ -86,29 +86,21 @@ def _how(result: Json) -> str:
     of, law = measured_on(result, " of "), result["dequantization"]
     dequantized = "" if law == "none" else f"{law} dequantization, "
     return (
-        f"{result['num_images']} test data{of}{among}{_given(result)}, "
+        f"{result['num_images']} test data{of}{among}{given(result)}, "
         f"{result['nfe']:.0f} evaluations each, {result['seconds']:.1f} s, {dequantized}"
         f"checkpoint of step {result['step']}."
     )
 
 
-def _given(result: Json) -> str:
-    """The class that it is a likelihood given of; results older than classes have none."""
-    label = (result.get("settings") or {}).get("label", -1)
-    if label in (-1, "none"):
-        return ""
-    return ", each given its own class" if label == "data" else f", given class {label}"
-
-
 def _extremes(result: Json) -> list[Table]:
     """The data with the lowest and the highest value, by their names."""
-    sides = [(side, result.get(side) or []) for side in ("lowest", "highest")]
-    rows = tuple(
-        (Cell(side), Cell(str(row.get("name", f"number {row['image']}"))), number(row["value"]))
-        for side, found in sides
-        for row in found
-    )
-    columns = ("", "image", result["unit"])
+
+    def cells(row: Json) -> tuple[Cell, Cell]:
+        return Cell(str(row.get("name", f"number {row['image']}"))), number(row["value"])
+
+    pairs = zip(result.get("lowest") or [], result.get("highest") or [], strict=True)
+    rows = tuple((*cells(low), *cells(high)) for low, high in pairs)
+    columns = ("lowest", result["unit"], "highest", result["unit"])
     return [Table(columns, rows, sortable=False)] if rows else []
 
 
@@ -184,7 +176,7 @@ def _other_data(other: str, result: Json) -> Section:
     return Section(
         f"Log-likelihood of other data: {other}",
         (
-            Text(f"{result['unit']} on {count} {images} of {other}{_given(result)}", head),
+            Text(f"{result['unit']} on {count} {images} of {other}{given(result)}", head),
             Text(f"Errors: {', '.join(parts)}.", small=True),
             *_extremes(result),
             *table,

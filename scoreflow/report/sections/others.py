@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from scoreflow.report.blocks import Block, Cell, Heading, Section, Table, number, plain
+from scoreflow.report.blocks import Block, Cell, Heading, Section, Table, Text, number, plain
 from scoreflow.report.results import DAMAGE, Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Other measurements"
 NOTE = (
-    "The first row is the result above: of the newest weights the largest measurement, and of "
-    "equal ones the newest. Settings that are alike in all rows are left out."
+    "The first row of each is the result above: of the newest weights the largest measurement, "
+    "and of equal ones the newest. Settings that are alike in all rows are left out."
 )
 ALWAYS = ("seed", "probes", "tolerance")
 """Settings that are shown of every measurement that has them."""
@@ -30,7 +30,7 @@ def sections(results: Results) -> Iterator[Section]:
         except DAMAGE as error:
             results.damaged.append(f"results/{name}-*.json: one is damaged ({error}): remove it")
     if blocks:
-        yield Section(TITLE, tuple(blocks))
+        yield Section(TITLE, (Text(NOTE, small=True), *blocks))
 
 
 def _table(found: list[tuple[str, Json]]) -> Table:
@@ -41,28 +41,36 @@ def _table(found: list[tuple[str, Json]]) -> Table:
     metric = any("metric" in result for _, result in found)
     columns = (
         "file",
+        "value",
         "count",
         *keys,
         "step",
         *(("data",) if elsewhere else ()),
         *(("metric",) if metric else ()),
-        "value",
         "date",
     )
     rows = tuple(
         (
             Cell(name, link=f"results/{name}.json"),
+            _value(result),
             _count(result),
-            *(Cell(plain(its[key]) if key in its else "") for key in keys),
+            *(_setting(key, its) for key in keys),
             _whole(result.get("step")),
             *((Cell(measured_on(result)),) if elsewhere else ()),
             *((Cell(str(result.get("metric", ""))),) if metric else ()),
-            _value(result),
             Cell(str((result.get("kept") or {}).get("date", ""))[:16].replace("T", " ")),
         )
         for (name, result), its in zip(found, settings, strict=True)
     )
-    return Table(columns, rows, note=NOTE)
+    return Table(columns, rows)
+
+
+def _setting(key: str, settings: Json) -> Cell:
+    """The value of a setting; results older than it have none."""
+    if key not in settings:
+        return Cell()
+    value = settings[key]
+    return Cell("none" if key == "label" and value == -1 else plain(value))
 
 
 def _flat(settings: Json, prefix: str = "") -> Json:

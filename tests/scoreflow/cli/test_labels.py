@@ -3,10 +3,12 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
 
+import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.configs import default, digits
 from scoreflow.data.dataset import Data
@@ -235,6 +237,43 @@ def test_from_the_command_line(tmp_path, capsys):
     assert result["of_class"]["label"] == 3
     assert result["nfe"] == 4
     assert "class 3 with weight 2 by the classifier" in (workdir / "report.html").read_text()
+
+
+def test_classes_by_name_and_in_lists(tmp_path, capsys):
+    """On a network that knows classes: a name and its number are one draw; a list is labelled."""
+    workdir = tmp_path / "run"
+    short = {f"training__{key}": 2 for key in ("num_steps", "log_every", "checkpoint_every")}
+    assert main(command("train", workdir, **TINY, **short, model__conditional=True)) == 0
+
+    def drawn(label, sampler="ddim", **more):
+        asked = {"sampling__sampler": sampler, "sampling__label": label, **more}
+        assert main(command("sample", workdir, sampling__seed=7, **asked)) == 0
+        return capsys.readouterr().out.splitlines()[-2:]
+
+    drawn("3")
+    folder = workdir / "samples"
+    alone = (folder / "00000002-ddim.png").read_bytes()
+    said = " ".join(drawn("'0,3'", sampling__save="npz"))
+    assert "of classes 0, 3, and" in said
+    (path,) = folder.glob("*/samples.npz")
+    with np.load(path) as found:
+        assert found["arr_1"].tolist() == [0, 3] * 8
+    settings = json.loads((path.parent / "settings.json").read_text())
+    assert settings["label"] == "0,3"
+    run = sf.load(workdir, "cpu")
+    mixed = run.sample(16, sampler="ddim", label=[0, 3], seed=7)
+    threes = run.sample(16, sampler="ddim", label=3, seed=7)
+    assert (mixed[1::2].int() - threes[1::2].int()).abs().max() <= 1  # other batch mates
+    assert (folder / "00000002-ddim.png").read_bytes() == alone
+    drawn("all", "ode", sampling__progressive=True)  # class by class
+    assert main(command("sample", workdir, sampling__label="cat")) == 2
+    assert "got 'cat'" in capsys.readouterr().err
+    assert main(command("likelihood", workdir, likelihood__label="data")) == 0
+    result = RunDir.open(workdir).read_result("likelihood")
+    assert result["settings"]["label"] == -1  # of no class: it stays the headline
+    page = (workdir / "report.html").read_text()
+    assert "classes 0,3 with weight 1 by the network" in page
+    assert ">data<" in page
 
 
 @pytest.mark.slow

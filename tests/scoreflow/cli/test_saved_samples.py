@@ -141,6 +141,40 @@ def test_sample_to_goes_on_and_refuses(digits, tmp_path):
         run.sample(9, save="png")
 
 
+def edit(workdir, task, save, *more):
+    argv = ["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]
+    flags = [
+        f"--config.{key}" for key in (f"sampling.task={task}", f"sampling.save={save}", *more)
+    ]
+    assert main([*argv, *flags]) == 0
+    result = json.loads((workdir / "results" / f"{task}.json").read_text())
+    assert result["saved"] == {"as": save, "file": f"{result['picture']}.{save}"}
+    assert f"Arrays: samples/{result['saved']['file']}" in (workdir / "report.html").read_text()
+    return workdir / "samples" / result["saved"]["file"]
+
+
+def test_an_edited_image_keeps_its_arrays(digits):
+    """Latents are those of `encode`, and decode to the images."""
+    run = sf.load(digits, "cpu")
+    given = run.data.test[:2]
+    latents = run.encode(given)
+    pixels = np.round(given.permute(0, 2, 3, 1).numpy() * (255 / 16)).astype(np.uint8)
+    found = np.load(edit(digits, "reconstruct", "npz", "control.count=2"))
+    assert set(found) == {"images", "given", "latents"}
+    assert found["latents"].dtype == np.float64
+    np.testing.assert_allclose(found["latents"], latents.numpy(), rtol=0, atol=1e-9)
+    assert np.array_equal(found["given"], pixels)
+    assert np.array_equal(found["images"], pixels)  # which the flow gives back, off by far less
+    again = torch.load(edit(digits, "interpolate", "pt", "control.count=3"), weights_only=True)
+    assert torch.equal(again["given"], given)
+    assert again["images"].dtype == torch.uint8
+    torch.testing.assert_close(again["latents"][[0, 2]], latents, rtol=0, atol=1e-9)
+    assert torch.equal(run.decode(again["latents"]), again["images"])
+    varied = np.load(edit(digits, "vary", "npz", "control.count=2"))
+    assert set(varied) == {"images", "given"}
+    assert varied["images"].shape == (2, 8, 8, 1)
+
+
 def test_an_edited_image_is_not_saved_one_by_one(digits, capfd):
     argv = ["run.py", "--mode=sample", f"--workdir={digits}", "--config.sampling.task=vary"]
     assert main([*argv, "--config.control.image=test:0", "--config.sampling.save=png"]) == 2

@@ -38,6 +38,7 @@ def test_what_is_meant(asked, names, expected):
     [
         (4, (), r"sampling\.label must lie in 0\.\.3 \(-1 for none\), got 4"),
         ("0,-1", (), r"must lie in 0\.\.3"),
+        (10, tuple("0123456789"), r"must lie in 0\.\.9 \(-1 for none\), got 10"),
         ("cat", (), "the classes here have no names, got 'cat'"),
         ("Dgo", ANIMALS, "no class is called 'Dgo'; did you mean 'dog'"),
         (0, FOLDERS, "no class is called '0'.* they are 1, 2, 10"),

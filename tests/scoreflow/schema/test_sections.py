@@ -191,3 +191,42 @@ def test_the_page_is_printed_without_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == docs.page()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (2, 2),
+        ("2", 2),
+        ("cat", "cat"),
+        ("007", "007"),  # a name
+        ([0, 1, 2], "0,1,2"),
+        (("cat", 3), "cat,3"),
+        (" all ", "all"),
+    ],
+)
+def test_classes_are_a_number_or_a_text(given, kept):
+    """From a saved config, Python and a config file alike."""
+    found = Config.of_flat({**FLAT, "sampling.label": given}, "here")
+    assert found.sampling.label == kept
+    assert Config.of(found.to_config_dict()).sampling.label == kept
+    config = default.get_config()
+    config.sampling.label = given
+    assert Config.of(config).sampling.label == kept
+    assert Config.of_flat(request.flatten(found.to_dict()), "saved") == found
+
+
+@pytest.mark.parametrize("given", [True, 1.5, [], [0, None], "", None, {"a": 1}])
+def test_what_says_no_class(given):
+    with pytest.raises(RequestError, match=r"sampling.label must be a class, by its number"):
+        KEYS["sampling.label"].convert(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("3", 3), ("-1", -1), ("cat", "cat"), ("0,1,2", "0,1,2"), ("(0,1)", "0,1"), ("data", "data")],
+)
+def test_classes_on_the_command_line(text, kept):
+    argv = ["run.py", "--mode=sample", f"--config.sampling.label={text}"]
+    config = resolve.training_config(command_line.parse(argv))
+    assert Config.of(config).sampling.label == kept
