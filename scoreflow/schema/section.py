@@ -162,6 +162,8 @@ def as_classes(value: object, refusal: str) -> int | str:
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:  # 2 is a number as 2.0 is
         return float(value)
+    if kind is str and type(value) is int:  # a size of 64 is the text "64"
+        return str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RequestError(refusal)
     return value

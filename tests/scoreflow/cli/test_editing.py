@@ -200,6 +200,16 @@ def test_an_image_that_is_coarse_already(digits, images):
     assert result["noise"] == pytest.approx(2 / 17 / 12**0.5)
 
 
+def test_a_file_of_another_size_is_fitted_if_that_is_asked_for(digits, images, capfd):
+    more = ["sampling.task=vary", "control.image=wide.png", "control.fit=crop", "control.count=1"]
+    assert main(ask(digits, *more)) == 0
+    said = "wide.png: all resized to 8x8 by crop"
+    assert said in capfd.readouterr().out.splitlines()
+    result = json.loads((digits / "results" / "vary.json").read_text())
+    assert result["remarks"] == [said]
+    assert result["settings"]["fit"] == "crop"
+
+
 def test_reconstruct(digits, images):
     assert main(ask(digits, "sampling.task=reconstruct", "control.count=3")) == 0
     result = json.loads((digits / "results" / "reconstruct.json").read_text())
@@ -337,6 +347,9 @@ def test_colours_of_a_grey_image(method):
         (["sampling.task=vary", "control.strength=0"], ["control.strength must lie in"]),
         (["sampling.task=vary", "control.mask=mask.png"], ["control.mask has no effect", "vary"]),
         (["control.count=3"], ["control.count has no effect on sampling.task = none"]),
+        (["control.fit=crop"], ["control.fit has no effect on sampling.task = none"]),
+        (["sampling.task=vary", "control.mode=gray"], ["control.mode", "did you mean 'grey'?"]),
+        (["sampling.task=vary", "control.background=no"], ["control.background must be an opaq"]),
         (["sampling.task=inpaint", "control.weight=2.0"], ["no effect", "inpaint by mmps"]),
         (["sampling.task=reconstruct", "--sampler=ddim"], ["follows the probability flow"]),
         (

@@ -9,11 +9,12 @@ import torch
 from scoreflow.cli import command_line
 from scoreflow.configs import default
 from scoreflow.data.dataset import Data
+from scoreflow.data.reading.settings import Reading
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.factory import assembly
-from scoreflow.factory.assembly import build_data, build_sde, experiment
+from scoreflow.factory.assembly import build_data, build_reading, build_sde, experiment
 from scoreflow.factory.choose import as_request_error, choose_key
-from scoreflow.factory.editing import build_control
+from scoreflow.factory.editing import build_control, build_user_reading
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_question, build_solver
 from scoreflow.factory.model import build_model, build_network, classes_of
@@ -72,6 +73,33 @@ def test_a_plan_is_refused_before_a_network_is_built(said, monkeypatch):
         experiment(config_of(**PLANS[said]), CPU)
     with pytest.raises(AssertionError, match="built"):
         experiment(config_of(), CPU)
+
+
+def test_how_files_are_read():
+    said = {"data__fit": "pad", "data__mode": "auto", "data__background": "#102030"}
+    said["data__levels"] = 17
+    reading = Reading((48, 64), "pad", "auto", "#102030", 17)
+    assert build_reading(config_of(data__size="48x64", **said).data) == reading
+    assert build_reading(config_of().data) == Reading()
+    assert build_reading(config_of(data__size=64).data) == Reading((64, 64))
+    for wrong, why in (
+        ({"data__fit": "crop"}, r"data\.fit = crop needs the size .* --config\.data\.size=64"),
+        ({"data__size": "big"}, r"data\.size must be a side in pixels"),
+        ({"data__mode": "gray"}, r"data\.mode must be one of .* did you mean 'grey'"),
+        ({"data__levels": 1}, r"data\.levels must be 2 or more"),
+        ({"data__levels": 65537}, r"data\.levels must lie in"),
+    ):
+        with pytest.raises(RequestError, match=why):
+            build_reading(config_of(**wrong).data)
+
+
+def test_files_of_a_user_are_read_as_the_data_unless_it_is_said():
+    changes = {"data__mode": "rgb", "data__background": "white", "control__fit": "pad"}
+    config = Config.of(config_of(**changes))
+    reading = build_user_reading(config.control, config.data)
+    assert reading == Reading(None, "pad", "rgb", "white", section="control")
+    reading = build_user_reading(config.likelihood, config.data)
+    assert reading == Reading(None, "refuse", "rgb", "white", section="likelihood")
 
 
 def test_what_is_checked_without_a_table_of_errors_needs_one_to_be_built():
