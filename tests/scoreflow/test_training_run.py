@@ -14,6 +14,7 @@ import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.errors import Stopped
 from scoreflow.models.unet import UNet
+from scoreflow.report.page import write_report
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.training.trainer import Trainer
 
@@ -260,6 +261,9 @@ def test_a_run_begins_with_the_averaged_weights_of_another(four, tmp_path):
     assert kept["sha256"] == sf.load(four, "cpu").fingerprint
     told = json.loads((tmp_path / "run" / "results" / "training.json").read_text())
     assert told["init"] == kept
+    page = write_report(RunDir.open(tmp_path / "run")).read_text()
+    begun = f"the averaged weights of {four.resolve()}, step 4 (SHA-256 {kept['sha256'][:12]}"
+    assert begun in page
 
 
 @pytest.mark.parametrize(
@@ -300,6 +304,9 @@ def test_previews_change_no_number_of_the_training(four, tmp_path):
     pictures = sorted((tmp_path / "run" / "previews").glob("*"))
     assert [path.name for path in pictures] == ["00000002.png", "00000004.png"]
     assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    page = write_report(RunDir.open(tmp_path / "run")).read_text()
+    assert "Previews" in page
+    assert "previews/00000004.png" in page
     with pytest.raises(sf.RequestError, match="preview_every must be a multiple of"):
         train(tmp_path / "other", training__preview_every=3)
 

@@ -135,7 +135,7 @@ def test_training_goes_on_from_it_with_a_fresh_optimiser(workdir, capsys):
     config = json.loads((workdir / "config.json").read_text())
     assert config["training"]["num_steps"] == 4004
     # from here on it is a run like any other
-    assert ask(workdir, "train", "--config.training.num_steps=4006") == 2
+    assert ask(workdir, "train", "--config.training.objective=p2") == 2
     assert "holds a run with another config" in capsys.readouterr().err
 
 
