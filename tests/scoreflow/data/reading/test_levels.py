@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from scoreflow.data.levels import to_uint8
-from scoreflow.data.loading import load_images, load_pool
+from scoreflow.data.loading import load_images, load_whole
 from scoreflow.data.reading.refusal import MOST_NAMED, MOST_REFUSED
 from scoreflow.data.reading.settings import Reading
-from scoreflow.data.reading.tally import Tally, brightness
+from scoreflow.data.reading.tally import brightness
 from scoreflow.errors import RequestError
 
 RANDOM = np.random.default_rng(2)
@@ -236,18 +236,18 @@ def test_other_data_are_read_as_levels_of_the_run(tmp_path):
     drawn = np.zeros((8, 8), np.uint8)
     drawn[1:7, 3:5] = 255
     path = write(tmp_path / "two", [drawn, drawn.T.copy()])
-    tally = Tally(Reading(section="likelihood").like((1, 8, 8), 17))
-    found = load_pool(path, tally)
-    assert (found[0, 0].numpy() == drawn // 255 * 16).all()
-    assert tally.remarks() == ()
+    reading = Reading(section="likelihood").like((1, 8, 8), 17)
+    found = load_whole(path, reading)
+    assert (found.test[0, 0].numpy() == drawn // 255 * 16).all()
+    assert found.remarks == ()
     colour = write(tmp_path / "colour", [np.dstack([drawn] * 3)])
     with pytest.raises(
         RequestError, match=r"RGB, where grey is wanted; add --config\.likelihood\.mo"
     ):
-        load_pool(colour, Tally(tally.reading))
+        load_whole(colour, reading)
     allowed = Reading(section="likelihood", mode="rgb", fit="crop").like((1, 4, 4), 17)
-    tally = Tally(allowed)
-    assert load_pool(colour, tally).shape == (1, 1, 4, 4)
-    assert tally.remarks()[0] == (
+    found = load_whole(colour, allowed)
+    assert found.test.shape == (1, 1, 4, 4)
+    assert found.remarks[0] == (
         "1 of 1 files converted: 1 colour to grey; all resized to 4x4 by crop"
     )
