@@ -5,6 +5,7 @@ nothing is dropped without a word.
 """
 
 import io
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,16 @@ DAMAGE = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on bytes that are no whole image."""
+"""What Pillow's decoders raise on bytes that are no whole image."""
 
 Source = bytes | Path | np.ndarray[Any, Any] | None
 """A file's bytes or path, or an array (H, W) or (H, W, C) of bool, uint8 or uint16."""

@@ -326,3 +326,26 @@ def test_what_is_read_is_counted_by_what_was_done():
         "all black by that",
     )
     assert read(several("MPO"), "it", Reading(mode="auto")).done == ("first of several pictures",)
+
+
+DAMAGED = ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "TGA", "SGI", "PCX", "QOI"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
+@pytest.mark.parametrize("file_format", DAMAGED)
+def test_a_damaged_file_is_read_or_refused_in_one_line(file_format):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    more = {"PNG", "JPEG", "TIFF", "WEBP", "AVIF"}
+    options = {"exif": exif, "icc_profile": SRGB[:200]} if file_format in more else {}
+    whole = saved(RGB, file_format, **options)
+    random = np.random.default_rng(7)
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in random.integers(0, min(len(whole), 400), 3):
+            content[place] = random.integers(256)
+        for reading in (Reading(), Reading(mode="auto", size=(3, 3), fit="crop")):
+            try:
+                assert decode(bytes(content), "it", reading).ndim == 3
+            except RequestError as error:
+                assert "\n" not in str(error)  # noqa: PT017
