@@ -18,6 +18,8 @@ from scoreflow.data.sources.labels import numbered
 from scoreflow.data.sources.rows import Row
 from scoreflow.errors import RequestError
 
+GREY_AND_RGB = {1, 3}
+"""Numbers of channels of which the first can become the second."""
 Split = tuple[Tensor, Tensor | None]
 """Values of pixels (n, C, H, W), uint8 or, for more than 256 levels, int32; labels (n,) int64."""
 
@@ -69,11 +71,10 @@ def collect(
 
 def in_one_mode(splits: list[Split], reading: Reading) -> list[Split]:
     """Splits of which one may have colour and another not: all in RGB then, if that is allowed."""
-    if reading.mode != "auto":
+    if reading.mode != "auto" or {values.shape[1] for values, _ in splits} != GREY_AND_RGB:
         return splits
-    most = max(values.shape[1] for values, _ in splits)
     return [
-        (values.repeat_interleave(most // values.shape[1], 1), labels) for values, labels in splits
+        (values.repeat_interleave(3 // values.shape[1], 1), labels) for values, labels in splits
     ]
 
 
@@ -90,9 +91,9 @@ def in_levels(data: Data, tally: Tally) -> Data:
 
 def _in_colour_if_one_is(images: Pixels, pixels: Pixels) -> tuple[Pixels, Pixels]:
     """All images so far and the next in RGB, if one of them is."""
-    if images.shape[1] < len(pixels):
-        images = images.repeat(len(pixels), axis=1)
-    return images, pixels.repeat(images.shape[1] // len(pixels), axis=0)
+    if {images.shape[1], len(pixels)} != GREY_AND_RGB:
+        return images, pixels
+    return images.repeat(3 // images.shape[1], axis=1), pixels.repeat(3 // len(pixels), axis=0)
 
 
 def _refuse_another_shape(

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-SAMPLE_BITS, SAMPLES, SAMPLE_FORMAT = 258, 277, 339
+SAMPLE_BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
 """Tags of a TIFF file."""
 HIGH_BITS, TWELVE_BITS = 0x40, 0x20
 """Of the third byte of an AV1 configuration record."""
@@ -141,6 +141,8 @@ def _tiff(image: Image.Image, _content: bytes) -> tuple[int, str]:
         return 2 ** max(depths), f"{samples} channels, which are more than those of {image.mode}"
     if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
         return 2 ** max(depths), "signed or floating-point values"
+    if image.mode == "I;16" and tags.get(PHOTOMETRIC) == 0:  # which Pillow turns for 8 bits alone
+        return 2 ** max(depths), "grey that counts from white"
     return 2 ** max(depths), ""
 
 
@@ -164,9 +166,16 @@ def _sgi(_image: Image.Image, content: bytes) -> tuple[int, str]:
     return 2 ** (8 * content[3]), ""
 
 
+RAW = (b"P4", b"P5", b"P6")
+"""Kinds of Netpbm files in which pictures may follow one another."""
 NETPBM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 
 
-def _ppm(_image: Image.Image, content: bytes) -> tuple[int, str]:
+def _ppm(image: Image.Image, content: bytes) -> tuple[int, str]:
     found = NETPBM.match(content)
-    return (int(found[1]) + 1 if found else 2), ""  # a bitmap, P1 or P4, states no maximum
+    levels = int(found[1]) + 1 if found else 2  # a bitmap, P1 or P4, states no maximum
+    row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
+    size = image.height * row * (2 if levels > 256 else 1)
+    after: int = image.tile[0][2] + size  # type: ignore[attr-defined]
+    several = content[:2] in RAW and content[after : after + 2] in RAW
+    return levels, "more than one picture" if several else ""
