@@ -18,6 +18,9 @@ from scoreflow.data.sources.rows import Row
 from scoreflow.data.store import Images, allocate, filled, mapped
 from scoreflow.errors import RequestError
 
+GREY_AND_RGB = {1, 3}
+"""Numbers of channels of which the first can become the second."""
+
 
 def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Images:
     """Decode `total` rows into one array; every image must look like the first.
@@ -63,10 +66,9 @@ def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Images
 
 def in_one_mode(splits: list[Images], reading: Reading) -> list[Images]:
     """Splits of which one may have colour and another not: all in RGB then, if that is allowed."""
-    if reading.mode != "auto":
+    if reading.mode != "auto" or {values.shape[1] for values in splits} != GREY_AND_RGB:
         return splits
-    most = max(values.shape[1] for values in splits)
-    return [mapped(values, _of_channels(most // values.shape[1])) for values in splits]
+    return [mapped(values, _of_channels(3 // values.shape[1])) for values in splits]
 
 
 def _of_channels(count: int) -> Callable[[Tensor], Tensor]:
@@ -87,9 +89,9 @@ def in_levels(data: Data, tally: Tally) -> Data:
 
 def _in_colour_if_one_is(images: Any, pixels: Pixels) -> tuple[Any, Pixels]:  # noqa: ANN401
     """All images so far and the next in RGB, if one of them is."""
-    if images.shape[1] < len(pixels):
-        images = images.repeat(len(pixels), axis=1)
-    return images, pixels.repeat(images.shape[1] // len(pixels), axis=0)
+    if {images.shape[1], len(pixels)} != GREY_AND_RGB:
+        return images, pixels
+    return images.repeat(3 // images.shape[1], axis=1), pixels.repeat(3 // len(pixels), axis=0)
 
 
 def _refuse_another_shape(

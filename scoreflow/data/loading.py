@@ -10,8 +10,8 @@ log probability (Theis et al. 2016, "A note on the evaluation of generative mode
 and a uniform p costs exactly log2(L) bits a dimension. The same formula serves training,
 likelihood and (through `quantize`) samples: there is no second scaling.
 
-The `load_` functions are pure and return `Data`. They refuse what they cannot read exactly:
-nothing is resized, converted or dropped.
+The `load_` functions are pure and return `Data`. They refuse what they cannot read exactly: what
+may be resized or converted is said by a `Reading`, and nothing is dropped.
 """
 
 import math

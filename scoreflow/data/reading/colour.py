@@ -44,7 +44,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         if image.mode != space and (image.mode, space) != ("L", "RGB"):
             return None
         found = ImageCms.applyTransform(image.convert(space), transform)
-    except (ImageCms.PyCMSError, OSError, ImportError):  # ImportError: Pillow without littlecms
+    except (ImageCms.PyCMSError, OSError, ValueError, ImportError):  # the last: no littlecms
         return None
     assert found is not None, "not in place"
     return found.convert("L") if image.mode == "L" else found

@@ -65,8 +65,8 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
     alpha = _alpha(image)
     refuse(_needs(header, alpha, reading), where)
     done = list(_done(header, alpha, reading))
-    if header.oriented:
-        image = ImageOps.exif_transpose(image)
+    if header.turn is not None:
+        image = image.transpose(header.turn)
         alpha = None if alpha is None else _alpha(image)
     kept: tuple[str, ...]
     if header.deep and header.grey:

@@ -12,11 +12,21 @@ from typing import Any
 from PIL import ExifTags, Image
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-SAMPLE_BITS, SAMPLES, SAMPLE_FORMAT = 258, 277, 339
+SAMPLE_BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
 """Tags of a TIFF file."""
 HIGH_BITS, TWELVE_BITS = 0x40, 0x20
 """Of the third byte of an AV1 configuration record."""
 SRGB_GAMMA = 1 / 2.2
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What a viewer does to the stored pixels, by their EXIF orientation; nothing for 1."""
 TURNING = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Where Pillow keeps what may state an orientation."""
 
@@ -30,7 +40,8 @@ class Header:
         mode: Pillow's name of the pixel format.
         levels: L, the number of values of a channel.
         pictures: pages or frames.
-        oriented: whether viewers turn or mirror the pixels.
+        oriented: whether viewers turn or mirror the stored pixels.
+        turn: what is left to do of that; None where Pillow has turned them, or nothing is.
         profile: an ICC profile, or None.
         gamma: of a PNG file; sRGB's own where it says nothing.
         strange: what else it holds that cannot be read, in words; "" for nothing.
@@ -41,6 +52,7 @@ class Header:
     levels: int
     pictures: int
     oriented: bool
+    turn: Image.Transpose | None
     profile: bytes | None
     gamma: float
     strange: str
@@ -66,14 +78,14 @@ def header_of(image: Image.Image, content: bytes) -> Header:
     pictures = int(getattr(image, "n_frames", 1))
     levels, strange = _levels(image, content)
     # Pillow turns a TIFF when it loads it, and finds a PNG's tag only then
-    turned = image.format == "TIFF" and _orientation(image) != 1
+    stored = _orientation(image) if image.format == "TIFF" else 1
     image.load()
+    turn = TURNS.get(_orientation(image))
     profile = image.info.get("icc_profile") or None
     gamma = image.info.get("gamma", SRGB_GAMMA)
     gamma = SRGB_GAMMA if profile is not None or "srgb" in image.info else float(gamma)
-    turned = turned or _orientation(image) != 1
-    kind = image.format or ""
-    return Header(kind, image.mode, levels, pictures, turned, profile, gamma, strange)
+    kind, oriented = image.format or "", stored != 1 or turn is not None
+    return Header(kind, image.mode, levels, pictures, oriented, turn, profile, gamma, strange)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -83,7 +95,7 @@ def _orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # whatever Pillow raises on a damaged EXIF block, the pixels are whole
         return 1
-    return found if found in range(1, 9) else 1
+    return found if found in TURNS else 1
 
 
 # ---- bits ---------------------------------------------------------------------------------------
@@ -129,6 +141,8 @@ def _tiff(image: Image.Image, _content: bytes) -> tuple[int, str]:
         return 2 ** max(depths), f"{samples} channels, which are more than those of {image.mode}"
     if set(tags.get(SAMPLE_FORMAT, (1,))) != {1}:
         return 2 ** max(depths), "signed or floating-point values"
+    if image.mode == "I;16" and tags.get(PHOTOMETRIC) == 0:  # which Pillow turns for 8 bits alone
+        return 2 ** max(depths), "grey that counts from white"
     return 2 ** max(depths), ""
 
 
@@ -152,9 +166,16 @@ def _sgi(_image: Image.Image, content: bytes) -> tuple[int, str]:
     return 2 ** (8 * content[3]), ""
 
 
+RAW = (b"P4", b"P5", b"P6")
+"""Kinds of Netpbm files in which pictures may follow one another."""
 NETPBM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 
 
-def _ppm(_image: Image.Image, content: bytes) -> tuple[int, str]:
+def _ppm(image: Image.Image, content: bytes) -> tuple[int, str]:
     found = NETPBM.match(content)
-    return (int(found[1]) + 1 if found else 2), ""  # a bitmap, P1 or P4, states no maximum
+    levels = int(found[1]) + 1 if found else 2  # a bitmap, P1 or P4, states no maximum
+    row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands())
+    size = image.height * row * (2 if levels > 256 else 1)
+    after: int = image.tile[0][2] + size  # type: ignore[attr-defined]
+    several = content[:2] in RAW and content[after : after + 2] in RAW
+    return levels, "more than one picture" if several else ""

@@ -1,5 +1,6 @@
 """An image that is refused: where it is, what it holds, what would help."""
 
+import struct
 import zlib
 
 from PIL import Image
@@ -11,11 +12,16 @@ DAMAGE = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on bytes that are no whole image."""
+"""What Pillow's decoders raise on bytes that are no whole image."""
 
 MOST_NAMED = 20
 """So many refused images are named in one message."""

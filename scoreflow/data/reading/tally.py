@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.data.reading.conversion import Converted, Pixels
+from scoreflow.data.reading.conversion import PROFILE, Converted, Pixels
 from scoreflow.data.reading.refusal import Refused
 from scoreflow.data.reading.settings import AS_IT_IS, Reading
 from scoreflow.errors import RequestError
@@ -24,6 +24,10 @@ def brightness(num_levels: int) -> Pixels:
     """Where the levels of a picture are shown: (L,) uint8, for L in 2..256."""
     top = num_levels - 1
     return ((np.arange(num_levels) * 510 + top) // (2 * top)).astype(np.uint8)
+
+
+BLOCK = 1024
+"""Images that are looked up at a time, for their indices take four times their memory."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,12 @@ class Scale:
 
     def levels(self, pixels: Tensor) -> Tensor:
         """Levels, uint8 for L up to 256 and int32 above, of pixels uint8 or uint16."""
-        if self.table is not None:
-            pixels = self.table.to(pixels.device)[pixels.int()]
-        return pixels.to(torch.uint8 if self.num_levels <= 256 else torch.int32)
+        if self.table is None:
+            return pixels.to(torch.uint8 if self.num_levels <= 256 else torch.int32)
+        found = torch.empty_like(pixels, dtype=torch.uint8)
+        for part, into in zip(pixels.split(BLOCK), found.split(BLOCK), strict=True):
+            into.copy_(self.table.to(part.device)[part.int()])
+        return found
 
 
 @dataclass
@@ -199,11 +206,16 @@ class Tally:
         for what, count in self.kept.items():
             lines.append(
                 f"{count} of {self.total} files have {what}, which is not applied: their values "
-                "are taken as they stand"
+                f"are taken as they stand{self._remedy(what)}"
             )
         scale = self.scale()
         lines += self._levels(scale)
         return tuple(lines)
+
+    def _remedy(self, what: str) -> str:
+        if self.reading.converts or what != PROFILE:
+            return ""
+        return f" ({self.reading.flag('mode', 'auto')} makes it sRGB)"
 
     def _conversions(self) -> list[str]:
         converted, kinds = self.converted, dict(self.done)

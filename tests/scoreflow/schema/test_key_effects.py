@@ -179,7 +179,7 @@ def built(flat):
     model, objective = build_model(config, network, sde), build_objective(config)
     settings = build_training(config)
     noise = Noise.of(0, 0, 4, CPU)
-    x_0 = shown(data, torch.arange(4), noise, settings.flip, settings.dequantization)
+    x_0 = shown(data, data.train[:4], noise, settings.flip, settings.dequantization)
     t, density = objective.draw(noise, sde)
     eps = torch.randn(x_0.shape, generator=generator)
     if model.num_classes:

@@ -199,6 +199,9 @@ MORE = {
     "float.tif": (saved(GREY / np.float32(255), "TIFF"), "mode F", "convert it first"),
     "lab.tif": (saved(Image.new("LAB", (3, 3)), "TIFF"), "mode LAB", "convert it first"),
     "signed.tif": (tiff(bytes(6), 8, 1, 3, 2, _339=2), "signed or floating", "convert it first"),
+    "from-white.tif": (tiff(bytes(12), 16, 1, 3, 2, _262=0), "from white", "convert it first"),
+    "two.pgm": (b"P5 2 1 255\n\0\1P5 2 1 255\n\2\3", "more than one picture", "convert it first"),
+    "two.pbm": (b"P4 9 1\n\0\1P4 9 1\n\2\3", "more than one picture", "convert it first"),
     "unsaid.tif": (tiff(bytes(24), 8, 4, 3, 2, _338=0), "4 channels", "convert it first"),
     "turned.jpg": (turned(RGB, "JPEG", 6), "orientation", "mode=rgb"),
     "turned.png": (turned(GREY, "PNG", 3), "orientation", "mode=grey"),
@@ -326,3 +329,26 @@ def test_what_is_read_is_counted_by_what_was_done():
         "all black by that",
     )
     assert read(several("MPO"), "it", Reading(mode="auto")).done == ("first of several pictures",)
+
+
+DAMAGED = ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "TGA", "SGI", "PCX", "QOI"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
+@pytest.mark.parametrize("file_format", DAMAGED)
+def test_a_damaged_file_is_read_or_refused_in_one_line(file_format):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    more = {"PNG", "JPEG", "TIFF", "WEBP", "AVIF"}
+    options = {"exif": exif, "icc_profile": SRGB[:200]} if file_format in more else {}
+    whole = saved(RGB, file_format, **options)
+    random = np.random.default_rng(7)
+    for _ in range(40):
+        content = bytearray(whole)
+        for place in random.integers(0, min(len(whole), 400), 3):
+            content[place] = random.integers(256)
+        for reading in (Reading(), Reading(mode="auto", size=(3, 3), fit="crop")):
+            try:
+                assert decode(bytes(content), "it", reading).ndim == 3
+            except RequestError as error:
+                assert "\n" not in str(error)  # noqa: PT017

@@ -186,6 +186,15 @@ def test_colour_in_one_split_alone_is_colour_in_both(tmp_path):
         load_images(str(tmp_path))
 
 
+def test_a_profile_is_said_with_the_flag_that_applies_it(tmp_path):
+    path = write(tmp_path, greys(2), icc_profile=b"unknown")
+    _, _, said = whole(path)
+    assert said == (
+        "2 of 2 files have a colour profile other than sRGB, which is not applied: their values "
+        "are taken as they stand (--config.data.mode=auto makes it sRGB)",
+    )
+
+
 def test_photos_of_any_size_are_cropped_and_that_is_said(tmp_path):
     sizes = [(8, 8), (8, 12), (16, 16), (5, 5)]
     images = [RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
