@@ -22,7 +22,9 @@ class DataConfig(Section):
         "data set: scikit-learn's digits, a mixture of Gaussians in the plane, images, or none",
         choices=("digits", "toy", "images", "none"),
     )
-    path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
+    path: str = key(
+        "", "images: a folder or a file of them (docs/data.md says which), or a name on the Hub"
+    )
     test_fraction: float = key(
         0.2, "share held out where the data come in one pool; 0 measures on all of it", Range(0, 1)
     )
@@ -53,7 +55,7 @@ class DataConfig(Section):
         0, "levels of a channel; 0 for those of the files", Range(0, 65536, "[]"), later=True
     )
     labels: str = key(
-        "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
+        "auto", "images: their classes: auto, none, folders, or the column of a table", later=True
     )
     cache: str = key(
         "", 'folder for decoded images that do not fit into memory; "" for the run\'s', later=True
