@@ -46,7 +46,7 @@ class DataConfig(Section):
     )
     path: str = key(
         "",
-        "a folder or file of images or vectors, or a name on the Hub",
+        "a folder or a file of them (docs/data.md says which), or a name on the Hub",
         only=FILES,
         changes=WHERE_THE_DATA_FIT,
     )
@@ -104,7 +104,7 @@ class DataConfig(Section):
     )
     labels: str = key(
         "auto",
-        "classes: none, those of the folders, or a column of the Parquet files",
+        "their classes: auto, none, folders, or the column of a table",
         later=True,
         only=FILES,
     )

@@ -340,10 +340,11 @@ class RunDir:
 
 
 def wrong_network(folder: RunDir, error: Exception) -> RequestError:
-    """What is wrong where a checkpoint does not fit the network of the run's config."""
+    """What is wrong where a checkpoint does not fit the network of the run's config and data."""
     return RequestError(
         f"the checkpoints of {folder.path} are not of the network in its config.json "
-        f"({str(error).splitlines()[0]}): put back the config that it was trained with"
+        f"({str(error).splitlines()[0]}): either its config was changed, or its data have other "
+        "channels or classes than when it was trained; put back the one or the other"
     )
 
 

@@ -734,6 +734,7 @@ def test_weights_of_another_config_are_one_line(trained, tmp_path, capsys):
     assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 2
     err = capsys.readouterr().err
     assert "not of the network in its config.json" in err
+    assert "its data have other channels or classes than when it was trained" in err
     assert len(err.splitlines()) == 1
 
 
