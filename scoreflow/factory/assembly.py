@@ -298,16 +298,15 @@ def data_of_run(
     refused = []
     for each in paths:
         place = f"at {each}" if each else c.name
-        where = f"the data {place} are not those that {run} was trained on"
         try:
             at = replace(checked, data=replace(c, path=each))
             data = build_data(at, device, given=given, home=run)
-            different = identity.differences(record, data)
         except RequestError as error:
-            different = str(error)
-        if not different:
+            refused.append(f"the data of {run}, {place}, cannot be read: {error}")
+            continue
+        if not (different := identity.differences(record, data)):
             return data, each
-        refused.append(f"{where}: {different}")
+        refused.append(f"the data {place} are not those that {run} was trained on: {different}")
     raise RequestError(
         f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "
         f"train on these in a new folder, --config.training.init={run} to begin with its network"
