@@ -558,7 +558,7 @@ class TrainedRun:
         """
         _refuse_unread(settings, UNREAD_BY_LIKELIHOOD, "log_likelihood")
         config = self._with("likelihood", settings)
-        of = replace(self.like, test=self.like.accept(data), test_labels=None)
+        of = replace(self.like, test=self.like.accept(data), test_labels=None, test_names=())
         model = asked_of(config, self.model, of)
         question, labels = build_question(config, model, of), labels_of(config, model, of)
         return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
