@@ -228,7 +228,8 @@ class TrainedRun:
 
     def _denoiser(self, network: nn.Module) -> ScoreModel:
         network = network.eval().requires_grad_(False)
-        return build_model(self.config, network, self.experiment.model.sde)
+        own = self.experiment.model  # in the precision that its device has
+        return build_model(self.config, network, own.sde).in_precision(own.precision)
 
     # ---- samples ----------------------------------------------------------------------------
 
