@@ -27,6 +27,7 @@ from scoreflow.factory.training import (
     check_precision,
     choose_precision,
     compiled,
+    computes_in,
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
@@ -107,7 +108,8 @@ def experiment(
     sde = build_sde(checked)
     torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
     settings, objective = build_training(checked), build_objective(checked)
-    check_precision(settings, device)
+    if training:
+        check_precision(settings, device)
     choose("sampler", checked.sampling.sampler, samplers.NAMES)
     choose_key("sampling.task", checked.sampling.task)
     choose_precision(checked)
@@ -120,6 +122,12 @@ def experiment(
     check_plan(checked, sde, data, training)
     network = build_network(checked, data, device)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
+    if not training and not computes_in(settings.precision, device):
+        model = model.in_precision("float32")
+        remarks = (
+            *remarks,
+            f"trained in {settings.precision}, which {device} has not: evaluated in float32",
+        )
     return Experiment(config, device, data, network, model, objective, settings, remarks)
 
 

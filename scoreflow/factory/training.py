@@ -91,30 +91,28 @@ def build_objective(config: AnyConfig) -> Objective:
     return objective
 
 
+def computes_in(precision: str, device: torch.device) -> bool:
+    """Whether a device has a precision; float32 is everywhere, and all of MPS's that is used."""
+    if precision not in HALF or device.type in WITHOUT_FLOAT64:
+        return precision not in HALF
+    one = torch.ones(1, 1, 3, 3, device=device)
+    try:
+        with torch.autocast(device.type, HALF[precision]):
+            return torch.nn.functional.conv2d(one, one).dtype == HALF[precision]
+    except RuntimeError:
+        return False
+
+
 def check_precision(settings: TrainingSettings, device: torch.device) -> None:
-    """Refuse half a precision that the device cannot compute in.
+    """Refuse to train in half a precision that the device cannot compute in.
 
     Raises:
         RequestError: with the precision that every device has.
     """
-    if settings.precision not in HALF:
-        return
-    if device.type in WITHOUT_FLOAT64:
+    if not computes_in(settings.precision, device):
         raise RequestError(
-            f"training.precision = {settings.precision}: on --device {device} networks are "
-            "trained and evaluated in float32: add --config.training.precision=float32"
-        )
-    one = torch.ones(1, 1, 3, 3, device=device)
-    try:
-        with torch.autocast(device.type, HALF[settings.precision]):
-            found = torch.nn.functional.conv2d(one, one)
-        works = found.dtype == HALF[settings.precision]
-    except RuntimeError:
-        works = False
-    if not works:
-        raise RequestError(
-            f"training.precision = {settings.precision} is none of the device {device}: "
-            "--config.training.precision=float32 is"
+            f"training.precision = {settings.precision} is none that networks are trained in on "
+            f"the device {device}: add --config.training.precision=float32"
         )
 
 

@@ -88,6 +88,10 @@ AFTER_TRAINING = ("ancestral", "pc", "ode")
 """Samplers that a training ends with."""
 
 
+ON_A_GRID = ("steps", "grid", "final", "clip", "dynamic_threshold")
+"""Keys of the `sampling` section that every method reads but the adaptive flow."""
+
+
 def stepping(name: str, predictor: str) -> str:
     """The sampler that makes the steps: of "pc", its predictor."""
     return predictor if name == "pc" else name
@@ -96,3 +100,10 @@ def stepping(name: str, predictor: str) -> str:
 def users_of(key: str) -> tuple[str, ...]:
     """The samplers of which a key of the `sampling` section is an argument."""
     return tuple(name for name, entry in SAMPLERS.items() if key in entry.keys)
+
+
+def readers_of(key: str) -> tuple[str, ...]:
+    """The samplers that read a key of the `sampling` section; none named where all do."""
+    if key in ON_A_GRID:
+        return tuple(name for name in NAMES if name != "ode")
+    return users_of(key)

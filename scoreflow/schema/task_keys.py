@@ -3,6 +3,7 @@
 from typing import Any
 
 from scoreflow.errors import RequestError
+from scoreflow.schema.samplers import NAMES, readers_of, stepping
 
 READ = ("image", "fit", "mode", "background")
 """Keys of the given image."""
@@ -28,7 +29,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Refuse an override of `control`, or a sampler, that would have no effect.
+    """Refuse an override of `control` or `sampling`, or a sampler, that would have no effect.
 
     Args:
         config: the whole config by dotted keys, its names perhaps wrong.
@@ -48,6 +49,7 @@ def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> Non
             f"sampling.task = {task} follows the probability flow: its sampler is ode, got "
             f"{overrides['sampling.sampler']}"
         )
+    refuse_keys_of_other_samplers(config, overrides)
     if task != "none" and overrides.get("sampling.progressive"):
         raise RequestError(
             f"sampling.progressive has no effect on sampling.task = {task}: it shows images drawn "
@@ -58,3 +60,23 @@ def refuse_unread_keys(config: dict[str, Any], overrides: dict[str, Any]) -> Non
             f"sampling.save has no effect on sampling.task = {task}, but for {' and '.join(SAVED)}"
             f": a file of all arrays, got {overrides['sampling.save']}"
         )
+
+
+def refuse_keys_of_other_samplers(config: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Refuse an override of `sampling` that the sampler, and pc's predictor, do not read.
+
+    Args:
+        config: the whole config by dotted keys, its names perhaps wrong.
+        overrides: as above.
+    """
+    flown = config["sampling.task"] in LATENT_TASKS
+    name = "ode" if flown else config["sampling.sampler"]
+    by = {name, stepping(name, config["sampling.predictor"])}
+    for key in overrides:
+        section, _, option = key.partition(".")
+        readers = readers_of(option) if section == "sampling" else ()
+        if not readers or by & {*readers} or not by <= {*NAMES}:
+            continue
+        what = "sampling.task" if flown else "sampling.sampler"
+        remedy = "" if flown else f"add --sampler {readers[0]}, or "
+        raise RequestError(f"{key} has no effect on {what} = {config[what]}: {remedy}leave it out")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scoreflow.cli import command_line
 from scoreflow.cli.main import main
+from scoreflow.errors import RequestError
 from scoreflow.storage import atomic_files
 from tests.scoreflow.cli.test_main import TINY, TOY, train_toy, tree
 
@@ -130,6 +132,15 @@ def test_a_system_without_locks_trains_and_a_leftover_of_another_machine_is_told
     again = ["run.py", "--mode=train", "--device=cpu", f"--workdir={tmp_path / 'run'}"]
     assert main(again) == 2
     assert f"if that process has ended, remove {marker}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist.py", "configs/mnist.py"])
+def test_an_experiment_that_comes_with_us_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = command_line.parse(["run.py", "--mode=train", "--config", name])
+    assert (request.experiment, request.config["data.path"]) == ("mnist", "ylecun/mnist")
+    with pytest.raises(RequestError, match=r"no such config file: sub/mnist\.py; did you mean"):
+        command_line.parse(["run.py", "--mode=train", "--config", "sub/mnist.py"])
 
 
 # ---- whether the result can be written is tried before there is one

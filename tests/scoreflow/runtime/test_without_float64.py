@@ -12,7 +12,7 @@ from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import experiment
-from scoreflow.factory.training import build_training, check_precision, remark
+from scoreflow.factory.training import build_training, check_precision, computes_in, remark
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.models import score_model
 from scoreflow.runtime.device import build_device, states_of
@@ -184,6 +184,7 @@ def test_where_the_states_lie_and_what_is_said(monkeypatch):
         "the CPU"
     )
     half = build_training(of_toy(**{"training.precision": "float16"}).config)
+    assert not computes_in("bfloat16", mps)
     with pytest.raises(RequestError, match=r"add --config\.training\.precision=float32"):
         check_precision(half, mps)
 

@@ -10,10 +10,11 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import build_data, build_sde
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.training import build_objective, build_training
-from scoreflow.schema import resolve
+from scoreflow.schema import resolve, task_keys
 from scoreflow.schema.config import KEYS, Config, refuse_idle
 from scoreflow.schema.ranges import AllBut
 from scoreflow.schema.request import Request, flatten
+from scoreflow.schema.samplers import NAMES, SAMPLERS, readers_of
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training.trainer import shown
 
@@ -307,3 +308,46 @@ def test_a_config_file_may_set_what_is_idle_and_a_flag_may_not(tmp_path):
     assert resolve.training_config(command_line.parse(told)).sde.sigma_max == 8
     digits = [*command, "--data=digits"]  # which means no path
     assert resolve.training_config(command_line.parse(digits)).data.path == ""
+
+
+# ---- keys of samplers, in --mode sample
+
+
+@pytest.mark.parametrize(
+    ("set_here", "told"),
+    [
+        ({"sampling.eta": 1.0}, "sampling.sampler = ancestral: add --sampler ddim, or leave it"),
+        ({"sampling.order": 3}, "sampling.sampler = ancestral: add --sampler dpm, or leave it"),
+        (
+            {"sampling.sampler": "ode", "sampling.steps": 3},
+            "sampling.sampler = ode: add --sampler ancestral, or leave it out",
+        ),
+        (
+            {"sampling.sampler": "pc", "sampling.predictor": "ddim", "sampling.churn": 0.1},
+            "sampling.sampler = pc: add --sampler heun, or leave it out",
+        ),
+        ({"sampling.task": "reconstruct", "sampling.grid": "karras"}, "reconstruct: leave it out"),
+        ({"sampling.sampler": "pc", "sampling.predictor": "ddim", "sampling.eta": 1.0}, None),
+        ({"sampling.sampler": "pc", "sampling.steps": 9, "sampling.snr": 0.2}, None),
+        ({"sampling.task": "interpolate", "sampling.tolerance": 0.1}, None),
+        ({"sampling.sampler": "odd", "sampling.eta": 1.0}, None),  # refused where it is chosen
+        ({"sampling.seed": 1, "sampling.save": "png", "sampling.label": 1}, None),
+    ],
+)
+def test_a_key_of_another_sampler_is_refused(set_here, told):
+    config = {**FLAT, **set_here}
+    if told is None:
+        task_keys.refuse_unread_keys(config, set_here)
+        return
+    with pytest.raises(RequestError) as refused:
+        task_keys.refuse_unread_keys(config, set_here)
+    assert told in str(refused.value)
+
+
+def test_readers_of_a_key_are_what_builds_the_samplers():
+    """Each key that a row of the table hands to its class is read by that sampler alone."""
+    for name in NAMES:
+        for key in SAMPLERS[name].keys:
+            assert name in readers_of(key)
+    assert readers_of("seed") == readers_of("batch_size") == ()
+    assert set(readers_of("clip")) == set(NAMES) - {"ode"}

@@ -11,6 +11,9 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import experiment
 from scoreflow.factory.training import build_training, check_precision, choose_precision, remark
 from scoreflow.schema import resolve
+from scoreflow.schema.request import Request
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import load, open_run
 from scoreflow.training.scaling import Scaling
 from scoreflow.training_run import trainer_of
 
@@ -139,21 +142,35 @@ def test_gradients_that_overflow_under_every_scale_end_the_run():
         list(made.run())
 
 
-def test_a_device_without_float16_is_refused_in_a_line(monkeypatch):
+def missing(*_arguments):
+    raise RuntimeError("not implemented for 'Half'")
+
+
+def test_a_device_without_float16_trains_in_another_precision(monkeypatch):
     settings = build_training(config_of(training__precision="float16"))
     check_precision(settings, CPU)
-
-    def missing(*_arguments):
-        raise RuntimeError("not implemented for 'Half'")
-
     monkeypatch.setattr(torch.nn.functional, "conv2d", missing)
     check_precision(build_training(config_of()), CPU)  # float32 is everywhere
     with pytest.raises(RequestError) as refused:
-        check_precision(settings, CPU)
+        experiment(config_of(training__precision="float16"), CPU)
     assert str(refused.value) == (
-        "training.precision = float16 is none of the device cpu: --config.training.precision="
-        "float32 is"
+        "training.precision = float16 is none that networks are trained in on the device cpu: "
+        "add --config.training.precision=float32"
     )
+
+
+def test_a_run_in_float16_is_evaluated_in_float32_where_there_is_none(tmp_path, monkeypatch):
+    config = config_of(training__precision="float16")
+    with RunDir.create(tmp_path / "run", config.to_dict(), {}) as folder:
+        made = trainer()
+        folder.save_checkpoint(0, made.state())
+    assert load(folder.path, "cpu").model.precision == "float16"
+    monkeypatch.setattr(torch.nn.functional, "conv2d", missing)
+    said = []
+    request = Request("", folder.path, "cpu", "", {}, {}, False)
+    run = open_run(request, said.append)
+    assert run.model.precision == "float32"
+    assert said == ["trained in float16, which cpu has not: evaluated in float32"]
 
 
 def test_remarks_on_halves_of_a_precision(monkeypatch):
