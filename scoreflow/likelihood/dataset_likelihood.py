@@ -381,5 +381,5 @@ def line(result: dict[str, Any]) -> str:
     if "true_nats" in result:
         text += f"; the true density has {result['true_nats']:.4f} (gap {result['gap']:.4f})"
     if "t_max" in result:
-        text += f"; flow to t = {result['t_max']} alone, above which an estimate of eps makes none"
+        text += f"; flow to t = {result['t_max']} only: above it an estimate of eps is ill-posed"
     return f"{text}\n{result['warning']}" if result.get("warning") else text

@@ -175,8 +175,8 @@ def warning(dequantizer: Dequantizer, sde: SDE, t_min: float, integer_times: boo
     t = torch.tensor(dequantizer.t, dtype=torch.float64)
     noise = float(sde.sigma(t) / sde.alpha(t))
     return (
-        f"starting at t = {dequantizer.t:g} can cost up to {bits:.2f} bits/dim, so this number "
-        f"says little: the noise there, {noise:.2g}, is not small beside a level's width of "
+        f"starting at t = {dequantizer.t:g} can cost up to {bits:.2f} bits/dim: the "
+        f"noise there, {noise:.2g}, is not small beside a level's width of "
         f"{2 / levels:.2g}. {_remedy(dequantizer, sde, t_min, integer_times)}"
     )
 
@@ -196,10 +196,11 @@ def _remedy(dequantizer: Dequantizer, sde: SDE, t_min: float, integer_times: boo
         centres = replace(dequantizer, name="truncated_normal", embedding="centre")
         later = _time_of_bits(centres, sde)
         flags += (
-            ", or on the centres of bins, --config.training.dequantization=centre --config."
-            "likelihood.dequantization=truncated_normal --config.training.times=real "
-            f"--config.training.t_min={later:g}"
+            ", or on the centres of bins, --config.training.dequantization=centre "
+            "--config.likelihood.dequantization=truncated_normal"
         )
+        if later < t_min:
+            flags += f" --config.training.times=real --config.training.t_min={later:g}"
     return f"Train down to where it is: {flags}"
 
 

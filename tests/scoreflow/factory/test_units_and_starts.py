@@ -205,7 +205,7 @@ def test_samples_begin_where_an_estimate_of_eps_says_something(name, changes, ea
 
 
 def test_the_likelihood_of_an_estimate_of_eps_ends_there_and_says_so():
-    """A Gaussian whose eps is off by a tenth: from N the divergence alone is off by bits."""
+    """A Gaussian whose eps is off by a tenth: from N on that costs more."""
     chain, few = VPSDE.cosine(1000), DIGITS.test[:4, :, 2:4, 2:4]
     data = Data("few", few, few, 17, None, None)
     config = config_of(sde__schedule="cosine", model__prediction="eps")
@@ -235,9 +235,9 @@ def test_the_likelihood_of_an_estimate_of_eps_ends_there_and_says_so():
     assert truth.result["t_max"] == 947
     assert 0 < truth.result["error_budget"]["prior_at_most"] < 0.005
     assert f", prior <= {truth.result['error_budget']['prior_at_most']:.4f}" in truth.line
-    assert "flow to t = 947 alone" in truth.line
+    assert "flow to t = 947 only" in truth.line
     off, whole = bits(Off(chain, -0.3, 0.6)), bits(AsV(chain, -0.3, 0.6), "v")
     assert "t_max" not in whole.result
     assert "prior" not in whole.line
     gap = abs(off.result["value"] - truth.result["value"])
-    assert abs(whole.result["value"] - truth.result["value"]) > 3 * gap
+    assert abs(whole.result["value"] - truth.result["value"]) > 1.2 * gap
