@@ -23,7 +23,10 @@ class DataConfig(Section):
         "none, or given from Python",
         choices=("digits", "toy", "images", "vectors", "given", "none"),
     )
-    path: str = key("", "images: a folder of Parquet or image files, or a name on the Hub")
+    path: str = key(
+        "",
+        "images: a folder of Parquet or image files, or a name on the Hub; vectors: a table",
+    )
     test_fraction: float = key(0.2, "share held out where the data come in one pool", FRACTION)
     split_seed: int = key(
         0, "seed of that split; not the run's seed, so that runs compare", COUNT_OR_NONE
