@@ -103,7 +103,10 @@ def _table(rows: list[Json]) -> str:
     cells = [[format(row[n], f) for n, f in zip(names, forms, strict=True)] for row in rows]
     stored = [row["peak_gb"] for row in rows if row["kind"] == KINDS[1]]
     spread = max(stored) / min(stored) - 1
-    note = f"From the store the greatest peak is {100 * spread:.1f} % above the least."
+    note = (
+        f"From the store the greatest peak is {100 * spread:.1f} % above the least. Seconds are "
+    )
+    note += "those of one training each, beside whatever else the machine did."
     return f"{table(head, cells)}\n\n{note}"
 
 
@@ -111,7 +114,7 @@ def main() -> None:
     """The command line."""
     parser = OneLineParser("python -m benchmarks.large_data", __doc__ or "")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0, 8.0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--scratch", type=Path, help="a folder with room for twice the largest")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

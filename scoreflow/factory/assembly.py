@@ -15,6 +15,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.data.store import available_memory
+from scoreflow.data.vectors import load_vectors
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
 from scoreflow.factory.guidance import guidance_of
@@ -257,6 +258,7 @@ def build_data(
         "digits": lambda: data_sets.load_digits(c.test_fraction, c.split_seed),
         "toy": lambda: toy.load(c.test_fraction, c.split_seed),
         "images": lambda: _images(c, device, bound, reading, home),
+        "vectors": lambda: load_vectors(c.path, c.test_fraction, c.split_seed),
         "given": lambda: given or no_data(shape, c.levels),
         "none": lambda: data_sets.no_images(shape),
     }

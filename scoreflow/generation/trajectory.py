@@ -12,7 +12,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.data.levels import to_uint8, values_of
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.scatter import scatter
-from scoreflow.generation.pictures import GRID_PIXELS
+from scoreflow.generation.pictures import GRID_PIXELS, reach_of
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.samplers import ProbabilityFlow, Recorded, Step, grid, sample
 from scoreflow.sde.base import SDE
@@ -94,7 +94,7 @@ def strip(trajectory: Trajectory, data: Data) -> bytes:
     times = [trajectory.times[k] for k in kept]
     values = [trajectory.values[k] for k in kept]
     if data.num_levels is None:
-        pictures = [_points(each) for each in values]
+        pictures = [_points(each, reach=reach_of(data)) for each in values]
         body = Image.new("L", (POINTS_PIXELS * len(pictures), POINTS_PIXELS), 255)
         for k, each in enumerate(pictures):
             body.paste(each, (k * POINTS_PIXELS, 0))
@@ -116,7 +116,7 @@ def animation(trajectory: Trajectory, data: Data) -> bytes:
     for k in kept:
         values = trajectory.values[k]
         if data.num_levels is None:
-            body = _points(values, 2 * POINTS_PIXELS)
+            body = _points(values, 2 * POINTS_PIXELS, reach_of(data))
         else:
             body = _grid(values, data.num_levels, SHOWN // 2)
         frame = Image.new(body.mode, (body.width, body.height + LABEL_HEIGHT), "white")
@@ -153,8 +153,8 @@ def _grid(values: Tensor, num_levels: int, columns: int) -> Image.Image:
     return Image.open(io.BytesIO(image_grid(to_uint8(values, num_levels), columns, scale)))
 
 
-def _points(values: Tensor, side: int = POINTS_PIXELS) -> Image.Image:
-    return Image.open(io.BytesIO(scatter(values[:, :2], side)))
+def _points(values: Tensor, side: int = POINTS_PIXELS, reach: float = 1.5) -> Image.Image:
+    return Image.open(io.BytesIO(scatter(values[:, :2], side, reach)))
 
 
 def _encoded(page: Image.Image) -> bytes:

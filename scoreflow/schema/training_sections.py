@@ -97,10 +97,11 @@ class DataConfig(Section):
     )
     scale: str = key(
         "bins",
-        "images: where level k of L lies for the network: 2 (k + 1/2) / L - 1, the centre of its "
+        "where level k of L lies for the network: 2 (k + 1/2) / L - 1, the centre of its "
         "bin, or 2 k / (L - 1) - 1, so that the outermost are the ends -1 and 1, as DDPM has it",
         choices=("bins", "ends"),
         later=True,
+        only={"data.name": AllBut(("toy", "vectors"))},
     )
     labels: str = key(
         "auto",

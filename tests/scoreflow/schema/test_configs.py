@@ -67,6 +67,9 @@ def test_every_experiment_builds(name, tmp_path):
     if name in SHAPES:
         write_parquet(tmp_path, SHAPES[name])
         changes = {"data__name": "images", "data__path": str(tmp_path)}
+    if name == "vectors":
+        np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=(20, 3)))
+        changes = {"data__path": str(tmp_path / "table.npy")}
     made = experiment(config_of(name, **changes), CPU)
     event = tuple(made.data.train.shape[1:])
     parameters = sum(p.numel() for p in made.network.parameters())
