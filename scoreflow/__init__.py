@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scoreflow.likelihood.flow_likelihood import LogLikelihood, Solver, log_likelihood
     from scoreflow.likelihood.log_likelihoods import LogLikelihoods
     from scoreflow.models.score_model import ScoreModel
-    from scoreflow.report.run_table import table
+    from scoreflow.run_table import table
     from scoreflow.sde.base import SDE
     from scoreflow.sde.noise import Noise
     from scoreflow.sde.prediction import Denoiser, Prediction
@@ -47,7 +47,7 @@ _MODULES = {
     "likelihood.flow_likelihood": ("LogLikelihood", "Solver", "log_likelihood"),
     "likelihood.log_likelihoods": ("LogLikelihoods",),
     "models.score_model": ("ScoreModel",),
-    "report.run_table": ("table",),
+    "run_table": ("table",),
     "sde.base": ("SDE",),
     "sde.noise": ("Noise",),
     "sde.prediction": ("Denoiser", "Prediction"),

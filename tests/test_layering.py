@@ -19,7 +19,7 @@ FLOORS = [
     {"losses", "generation"},
     {"training", "likelihood", "evaluation", "certificate", "interop"},
     {"factory", "report"},
-    {"trained_run", "any_model"},
+    {"trained_run", "any_model", "run_table"},
     {"training_run", "imported_run"},
     {"cli"},
 ]
@@ -37,6 +37,7 @@ CONFIG_READERS = {
     "cli",
     "trained_run",
     "any_model",
+    "run_table",
     "training_run",
     "imported_run",
     "configs",

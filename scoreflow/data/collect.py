@@ -15,7 +15,7 @@ from scoreflow.data.reading.refusal import MOST_REFUSED, Refused, together
 from scoreflow.data.reading.settings import Reading
 from scoreflow.data.reading.tally import Tally
 from scoreflow.data.sources.rows import Row
-from scoreflow.data.store import Images, allocate, filled, mapped
+from scoreflow.data.stored.images import Images, allocate, filled, mapped
 from scoreflow.errors import RequestError
 
 GREY_AND_RGB = {1, 3}

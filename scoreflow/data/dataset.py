@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.data.store import Images
+from scoreflow.data.stored.images import Images
 from scoreflow.errors import RequestError
 
 BLOCK = 4096

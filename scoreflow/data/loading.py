@@ -34,7 +34,7 @@ from scoreflow.data.sources.hub import hub_data
 from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
 from scoreflow.data.sources.places import FILES, READ, what_is_at
 from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
-from scoreflow.data.store import Images, chosen
+from scoreflow.data.stored.images import Images, chosen
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

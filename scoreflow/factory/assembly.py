@@ -9,12 +9,13 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from scoreflow.data import identity, kept, toy
+from scoreflow.data import identity, toy
 from scoreflow.data import loading as data_sets
 from scoreflow.data.dataset import Data
 from scoreflow.data.given import given_data, no_data
 from scoreflow.data.reading.settings import Reading, size_of
-from scoreflow.data.store import available_memory
+from scoreflow.data.stored import sets
+from scoreflow.data.stored.images import available_memory
 from scoreflow.data.vectors import load_vectors
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key
@@ -365,7 +366,7 @@ def _images(
     most = 0 if c.cache else available_memory(device) // MEMORY_SHARE
     settings = {**asdict(reading), "whole": not bound, "labels": c.labels}
     settings |= {"test_fraction": c.test_fraction, "split_seed": c.split_seed}
-    return kept.loaded(load, source, settings, folder, most)
+    return sets.loaded(load, source, settings, folder, most)
 
 
 def build_reading(c: DataConfig) -> Reading:

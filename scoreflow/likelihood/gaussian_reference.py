@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from scoreflow.data.store import BLOCK, Images
+from scoreflow.data.stored.images import BLOCK, Images
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser

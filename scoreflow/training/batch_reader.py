@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from scoreflow.data.dataset import Batches
-from scoreflow.data.store import Array, StoredImages
+from scoreflow.data.stored.images import Array, StoredImages
 
 AHEAD = 4
 """Steps whose images are read while one is computed."""

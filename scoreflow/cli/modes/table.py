@@ -1,7 +1,7 @@
 """--mode table: runs side by side, from the files of their folders alone."""
 
 from scoreflow.cli.console import say
-from scoreflow.report.run_table import table
+from scoreflow.run_table import table
 from scoreflow.schema.request import Request
 
 

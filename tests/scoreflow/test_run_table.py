@@ -8,7 +8,7 @@ import pytest
 
 import scoreflow as sf
 from scoreflow.cli.main import main
-from scoreflow.report.run_table import table
+from scoreflow.run_table import table
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import flatten
 from scoreflow.storage.run_folder import RunDir

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import scoreflow as sf
-from scoreflow.data import kept
 from scoreflow.data.collect import collect
 from scoreflow.data.dataset import Batches, Data, digest, overlap
 from scoreflow.data.levels import centres
 from scoreflow.data.loading import load_images
-from scoreflow.data.store import (
+from scoreflow.data.stored import sets
+from scoreflow.data.stored.images import (
     RowWriter,
     StoredImages,
     allocate,
@@ -197,7 +197,7 @@ def write_pngs(folder, count=12):
 
 def kept_at(source, folder, load=None, most=0, **settings):
     load = load or (lambda: load_images(str(source), 0.25, 3))
-    return kept.loaded(load, source, settings, folder, most)
+    return sets.loaded(load, source, settings, folder, most)
 
 
 def same_data(found, expected):
@@ -263,7 +263,7 @@ def kept_path(source, folder):
 def test_a_set_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatch):
     source, folder = write_pngs(tmp_path / "images"), tmp_path / "cache"
     expected = load_images(str(source), 0.25, 3)
-    opened, calls = kept._opened, []
+    opened, calls = sets._opened, []
 
     def late(place):
         calls.append(place)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
-from scoreflow.data.store import BLOCK, GIGA, Images, RowFile, StoredImages, storing
+from scoreflow.data.stored.images import BLOCK, GIGA, Images, RowFile, StoredImages, storing
 from scoreflow.errors import RunError
 
 VERSION = 1
