@@ -38,6 +38,7 @@ TINY = {
 OTHER = {
     "data.test_fraction": 0.5,
     "data.split_seed": 1,
+    "data.scale": "ends",
     "sde.schedule": "cosine",
     "sde.betas": [0.2] * 8,
     "sde.beta_min": 0.2,

@@ -9,7 +9,12 @@ from scoreflow.schema.config import KEYS, Config, belongs_to_weights
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, resumed_config
 
-SAVED = flatten(Config().to_dict())
+SAVED = flatten(Config().to_dict()) | {
+    "data.name": "images",
+    "data.path": "here",
+    "model.conditional": True,
+    "training.compile": True,
+}
 WHERE = Path("run/config.json")
 
 

@@ -14,6 +14,7 @@ from scoreflow.data.collect import collect
 from scoreflow.data.dataset import Batches, Data, digest, overlap
 from scoreflow.data.levels import centres
 from scoreflow.data.loading import load_images
+from scoreflow.data.reading.tally import Tally
 from scoreflow.data.stored import sets
 from scoreflow.data.stored.images import (
     RowWriter,
@@ -270,7 +271,7 @@ def test_a_set_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatc
         return None if len(calls) == 1 else opened(place)
 
     kept_at(source, folder)
-    monkeypatch.setattr(kept, "_opened", late)
+    monkeypatch.setattr(sets, "_opened", late)
     same_data(kept_at(source, folder), expected)
     assert len(calls) == 3  # before it decodes, with the lock, and for good
 
@@ -294,9 +295,9 @@ def test_rows_of_a_source_are_collected_into_a_file(tmp_path):
     source = write_pngs(tmp_path / "images")
     files = sorted(source.rglob("*.png"))
     rows = [(str(path), path, None) for path in files]
-    expected, _ = collect(rows, len(rows), "here")
+    expected = collect(rows, len(rows), "here", Tally())
     with storing(tmp_path / "store", 0):
-        found, _ = collect(rows, len(rows), "here")
+        found = collect(rows, len(rows), "here", Tally())
     assert isinstance(found, StoredImages)
     assert torch.equal(found[:], expected)
 
@@ -313,8 +314,8 @@ TINY = {
 }
 SCRIPT = """
 import sys
-from tests.scoreflow.data import test_store
-test_store.train(sys.argv[1], sys.argv[2], sys.argv[3])
+from tests.scoreflow.data.stored import test_images
+test_images.train(sys.argv[1], sys.argv[2], sys.argv[3])
 from scoreflow.runtime import distributed
 distributed.leave()
 """
@@ -361,6 +362,8 @@ def test_a_training_from_the_disk_is_the_one_from_memory_bit_for_bit(tmp_path, m
     assert runs["disk"].data.train.file.path.is_relative_to(cache)
     assert runs["beside"].data.train.file.path.is_relative_to(tmp_path / "beside" / "cache")
     told = [json.loads((tmp_path / name / "results/training.json").read_text()) for name in kinds]
+    places = [each["data"].pop("remarks")[1:] for each in told]  # behind that about classes
+    assert [len(each) for each in places] == [0, 1, 1]
     assert told[0]["data"] == told[1]["data"] == told[2]["data"]
     found = [
         run.log_likelihood(run.data.test[:2], probes=1, tolerance=0.1) for run in runs.values()
