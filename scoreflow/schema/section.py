@@ -27,6 +27,8 @@ LISTS = {
     str: "names, as ('ddim','ode')",
 }
 """The same for a tuple, by the type of its items."""
+NUMBERS_AS_TEXT = ("data.size",)
+"""Texts for which a whole number may stand: a size of 64 is "64"."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Key:
         Raises:
             RequestError: it has another type.
         """
+        if self.name in NUMBERS_AS_TEXT and type(value) is int:
+            value = str(value)
         converted: Any
         if not isinstance(self.default, tuple):
             converted = _converted(value, type(self.default), self.wrong_kind(value))
@@ -104,8 +108,6 @@ class Key:
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:  # 2 is a number as 2.0 is
         return float(value)
-    if kind is str and type(value) is int:  # a size of 64 is the text "64"
-        return str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RequestError(refusal)
     return value
