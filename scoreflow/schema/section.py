@@ -30,6 +30,8 @@ LISTS = {
     str: "names, as ('ddim','ode')",
 }
 """The same for a tuple, by the type of its items."""
+NUMBERS_AS_TEXT = ("data.size",)
+"""Texts for which a whole number may stand: a size of 64 is "64"."""
 
 
 FROM_A_STEP_ON = "resume"
@@ -109,6 +111,8 @@ class Key:
         Raises:
             RequestError: it has another type.
         """
+        if self.name in NUMBERS_AS_TEXT and type(value) is int:
+            value = str(value)
         converted: Any
         if self.classes:
             converted = as_classes(value, self.wrong_kind(value))
@@ -162,8 +166,6 @@ def as_classes(value: object, refusal: str) -> int | str:
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:  # 2 is a number as 2.0 is
         return float(value)
-    if kind is str and type(value) is int:  # a size of 64 is the text "64"
-        return str(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RequestError(refusal)
     return value
