@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow.data import dataset, loading
+from scoreflow.data import dataset, loading, toy
 from scoreflow.data.dataset import Batches
 from scoreflow.data.levels import dequantize, quantize, to_uint8
 from scoreflow.data.loading import load_digits, load_images, load_whole
@@ -159,6 +159,7 @@ def test_a_fraction_of_0_makes_the_whole_set_both_parts_and_says_so():
     assert whole.one_part
     assert (len(whole.train), len(whole.train_labels), whole.num_classes) == (1797, 1797, 10)
     assert whole.class_names == tuple("0123456789")
+    assert toy.load(0).one_part
     (line,) = whole.remarks
     assert "nothing is held out (data.test_fraction = 0): all 1797 images" in line
 
