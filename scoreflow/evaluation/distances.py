@@ -160,9 +160,15 @@ def total_variation(classes: Tensor, of: Tensor) -> float:
     Half the sum of |p - q|. Between sets of one law it is about sqrt(classes / (2 pi n)), not 0.
 
     Args:
-        classes: (n,) integers from 0.
-        of: (m,) integers from 0.
+        classes: (n,) integers; -1 for a datum without class, which does not count.
+        of: (m,) integers, the same.
     """
     count = int(max(classes.max(), of.max())) + 1
-    p, q = (torch.bincount(z.cpu(), minlength=count).double() / len(z) for z in (classes, of))
-    return float((p - q).abs().sum()) / 2
+    p, q = (torch.tensor(class_counts(z, count)).double() for z in (classes, of))
+    return float((p / p.sum() - q / q.sum()).abs().sum()) / 2
+
+
+def class_counts(labels: Tensor, least: int = 0) -> list[int]:
+    """How many data have each class, of at least so many classes; those of -1 have none."""
+    found: list[int] = torch.bincount(labels[labels >= 0].cpu(), minlength=least).tolist()
+    return found

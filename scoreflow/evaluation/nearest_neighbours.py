@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreflow.evaluation.distances import blocks, nearest
+from scoreflow.evaluation.distances import blocks, class_counts, nearest
 from scoreflow.uncertainty import rate_error, standard_error
 
 
@@ -83,8 +83,7 @@ def nearest_labels(samples: Tensor, real: Tensor, labels: Tensor) -> Tensor:
 
 def nearest_classes(samples: Tensor, real: Tensor, labels: Tensor) -> list[int]:
     """How many samples have each class, by the label of their nearest real neighbour."""
-    classes = nearest_labels(samples, real, labels)
-    return torch.bincount(classes, minlength=int(labels.max()) + 1).tolist()
+    return class_counts(nearest_labels(samples, real, labels), int(labels.max()) + 1)
 
 
 def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:

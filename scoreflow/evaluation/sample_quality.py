@@ -106,9 +106,9 @@ class SampleQuality:
         of_train = self._train_labels
         pair = labels.cpu(), of_train
         value = distances.total_variation(*pair)
-        counts = torch.bincount(pair[0], minlength=int(of_train.max()) + 1)
+        counts = distances.class_counts(labels, int(of_train.max()) + 1)
         error = jackknife(distances.total_variation, *pair)
-        return {"classes": counts.tolist(), **_with_error("class_distance", (value, error))}
+        return {"classes": counts, **_with_error("class_distance", (value, error))}
 
     def _against_truth(self, x: Tensor) -> Json:
         real = self._true(len(x), 0)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation import distances, nearest_neighbours
+from scoreflow.evaluation.distances import class_counts
 from scoreflow.generation.generate import OUTSIDE, draw_samples, outside
 from scoreflow.generation.pictures import GRID_IMAGES, picture
 from scoreflow.generation.plan import SamplingPlan
@@ -78,11 +78,10 @@ def value_metrics(values: Tensor, data: Data, label: int = -1) -> dict[str, Any]
         found |= {"value": two_sample[METRIC], "standard_error": two_sample[f"{METRIC}_error"]}
     if data.train_labels is not None and data.num_levels is not None:
         nearest, index = distances.nearest(values, data.train)
-        labels = data.train_labels.to(index.device)[index]
-        classes = torch.bincount(labels, minlength=data.num_classes).tolist()
+        classes = class_counts(data.train_labels.to(index.device)[index], data.num_classes)
         found |= {"classes": classes, "copies": int((nearest == 0).sum())}
         if label >= 0:
-            found["of_class"] = _of_its_class(classes, data, label)
+            found["of_class"] = _of_its_class(classes[label], len(values), data, label)
     return found
 
 
@@ -95,11 +94,10 @@ def _against_data(of: str, values: Tensor, train: Tensor) -> dict[str, Any]:
     return found
 
 
-def _of_its_class(classes: list[int], data: Data, label: int) -> dict[str, Any]:
-    """How many samples, and how many test images of the class, are nearest to one of the class."""
+def _of_its_class(count: int, n: int, data: Data, label: int) -> dict[str, Any]:
+    """That `count` of n samples are nearest to one of their class, and how many test images."""
     assert data.train_labels is not None, "only labelled data come here"
-    rate, n = classes[label] / sum(classes), sum(classes)
-    found = {"label": label, "rate": rate, "standard_error": rate_error(rate, n)}
+    found = {"label": label, "rate": count / n, "standard_error": rate_error(count / n, n)}
     _, test = _of_class(data, label)
     if len(test) and not data.one_part:
         real = nearest_neighbours.nearest_classes(test, data.train, data.train_labels)
@@ -135,7 +133,7 @@ def _of_data(data: Data, num_images: int) -> dict[str, Any]:
     if data.num_levels is not None:
         found["num_shown"] = min(found["num_shown"], GRID_IMAGES)
     if data.test_labels is not None:
-        found["classes"] = torch.bincount(data.test_labels).tolist()
+        found["classes"] = class_counts(data.test_labels)
     if data.num_levels is not None and not data.one_part:
         bits = nearest_neighbours.histogram_bits_per_dim(data.train, data.test, data.num_levels)
         found |= dict(zip(("histogram_bits_per_dim", "standard_error"), bits, strict=True))

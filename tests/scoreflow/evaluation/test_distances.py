@@ -9,6 +9,7 @@ import torch
 
 from scoreflow.evaluation import distances
 from scoreflow.evaluation.distances import (
+    class_counts,
     energy_distance,
     frechet_distance,
     nearest_distances,
@@ -195,3 +196,11 @@ def test_total_variation():
 def test_too_few_for_an_error_is_refused():
     with pytest.raises(ValueError, match="two data of each set, got 1 and 9"):
         jackknife(frechet_distance, normal(1, 0), normal(9, 0))
+
+
+def test_data_without_a_class_do_not_count():
+    labels = torch.tensor([0, -1, 2, 2, -1])
+    assert class_counts(labels) == [1, 0, 2]
+    assert class_counts(labels, 5) == [1, 0, 2, 0, 0]
+    assert total_variation(labels, torch.tensor([0, 2, 2])) == 0
+    assert total_variation(labels, torch.tensor([0, 0, -1])) == pytest.approx(2 / 3)

@@ -571,3 +571,27 @@ def test_names_and_texts_of_all_results_are_escaped(old):
     assert "onerror=alert(1)&gt;" in page
     assert "<img src=x" not in page
     assert bad in checker.cells
+
+
+def test_a_likelihood_is_warned_of_and_parts_that_are_one_stand_in_one_row(run):
+    budget = {"images": None, "probes": 0.0524, "solver": None, "truncation_at_most": 1.75}
+    budget |= {"total": 0.0524, "too_few": 8, "prior_at_most": 0.0049}
+    beware = {"warning": "starting at t = 1 can cost up to 1.75 bits/dim", "error_budget": budget}
+    run.write_result("likelihood", {**LIKELIHOOD, **beware})
+    _, checker = parse(write_report(run))
+    assert f"Beware: {beware['warning']}" in " ".join(checker.text)
+    together = checker.cells.index("spread over images, probes among it")
+    assert checker.cells[together + 1] == "0.05240"
+    assert "divergence probes" not in checker.cells
+    prior = checker.cells.index("the prior where the flow ends costs at most")
+    assert checker.cells[prior + 1] == "0.00490"
+
+
+def test_samples_out_of_range_are_a_line_and_a_column(run):
+    keep(run, "ode", outside={"count": 128, "more_than": 0.5})
+    keep(run, "ddim", outside={"count": 0, "more_than": 0.5})
+    _, checker = parse(write_report(run))
+    text = " ".join(checker.text)
+    assert "ode: 25.0% of the samples leave [-1, 1] by more than 0.5" in text
+    assert "ddim: 0.0%" not in text
+    assert {"0.250", "0.000"} <= set(checker.cells)
