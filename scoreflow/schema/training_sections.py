@@ -58,7 +58,10 @@ class DataConfig(Section):
         "auto", "classes: none, those of the folders, or a column of the Parquet files", later=True
     )
     cache: str = key(
-        "", 'folder for decoded images that do not fit into memory; "" for the run\'s', later=True
+        "",
+        'folder where images are kept decoded; "" for the run\'s, and for those alone that would '
+        "take more than 1/4 of free memory",
+        later=True,
     )
 
 

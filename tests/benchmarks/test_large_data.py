@@ -17,7 +17,7 @@ def test_a_set_has_the_bytes_that_it_is_named_by(tmp_path, monkeypatch):
 
 
 def test_a_training_that_fails_is_said(tmp_path):
-    with pytest.raises(RunError, match="the training failed: .*no such dataset path"):
+    with pytest.raises(RunError, match=r"the training failed: .*no such dataset path"):
         large_data.measured(tmp_path / "nowhere", tmp_path / "run", "", 2)
 
 
