@@ -6,6 +6,7 @@ from torch import Tensor
 
 from scoreflow.data import toy
 from scoreflow.data.dataset import Data
+from scoreflow.errors import RequestError
 from scoreflow.evaluation import fid, nearest_neighbours
 from scoreflow.evaluation.features import clean_features
 from scoreflow.evaluation.sample_quality import SampleQuality
@@ -23,6 +24,11 @@ def build_judge(
         everything: the data set of all classes.
         classifier: whose features and classes are used; None for the nearest training image's.
     """
+    if inception and data.num_levels is not None and data.train.shape[1] not in (1, 3):
+        raise RequestError(
+            f"compare.inception knows grey and RGB images, got {data.train.shape[1]} channels: "
+            "leave it out"
+        )
     scores = fid.scores(inception, data.num_levels, data.train.device) if inception else None
     truth = toy.distribution() if data.name == "toy" else None
     if data.train_labels is None or data.num_levels is None:

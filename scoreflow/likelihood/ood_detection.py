@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scoreflow.data.levels import to_uint8
+from scoreflow.data.levels import spread
 
 
 def auroc(ordinary: Tensor, other: Tensor) -> tuple[float, float]:
@@ -46,14 +46,30 @@ def _placements(scores: Tensor, among: Tensor) -> Tensor:
 def png_bits_per_dim(levels: Tensor, num_levels: int) -> Tensor:
     """Bits a dimension that each image takes as a PNG, its fixed parts left out, (n,) float64.
 
+    Of more than 4 channels, or of more than 256 levels, the channels lie side by side in grey, of
+    8 or 16 bits.
+
     Args:
-        levels: (n, C, H, W) integers in 0..L-1, C = 1 or 3.
+        levels: (n, C, H, W) integers in 0..L-1.
         num_levels: L.
     """
-    pictures = to_uint8(levels.cpu(), num_levels).permute(0, 2, 3, 1).squeeze(3).numpy()
     dims = levels[0].numel()
-    sizes = [_png_bytes(picture) for picture in pictures]
+    sizes = [
+        _png_bytes(picture)
+        for start in range(0, len(levels), BLOCK)
+        for picture in _pictures(levels[start : start + BLOCK].cpu(), num_levels)
+    ]
     return torch.tensor(sizes, dtype=torch.float64) * 8 / dims
+
+
+def _pictures(levels: Tensor, num_levels: int) -> np.ndarray:
+    """Images as Pillow takes them: (n, H, W) grey, or (n, H, W, C)."""
+    deep = num_levels > 256
+    if deep or levels.shape[1] > 4:
+        levels = torch.cat(levels.split(1, dim=1), dim=3)
+    shown = spread(levels, num_levels, 65535 if deep else 255).permute(0, 2, 3, 1).numpy()
+    shown = shown.astype(np.uint16 if deep else np.uint8)
+    return shown[..., 0] if shown.shape[-1] == 1 else shown
 
 
 def _png_bytes(picture: np.ndarray) -> int:
@@ -62,6 +78,8 @@ def _png_bytes(picture: np.ndarray) -> int:
     return len(stream.getvalue()) - FIXED_BYTES
 
 
+BLOCK = 1024
+"""Images that are pictures at a time."""
 FIXED_BYTES = 8 + 25 + 12 + 12
 """Signature, header, end, and the frame of one data chunk: the same for every image."""
 

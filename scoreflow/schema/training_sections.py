@@ -111,7 +111,8 @@ class DataConfig(Section):
     )
     cache: str = key(
         "",
-        'folder for decoded images that do not fit into memory; "" for the run\'s',
+        'folder where images are kept decoded; "" for the run\'s, and for those alone that would '
+        "take more than 1/4 of free memory",
         later=True,
         only=IMAGES,
         changes=WHERE_THE_DATA_FIT,

@@ -6,8 +6,10 @@ import types
 import pytest
 import torch
 
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.evaluation import fid
+from scoreflow.factory.evaluation import build_judge
 
 CPU = torch.device("cpu")
 
@@ -98,3 +100,10 @@ def test_a_missing_package_is_refused_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(RequestError, match=r"torch-fidelity .*pip install torch-fidelity"):
         fid.scores("download", 17, CPU)
+
+
+def test_channels_that_inception_does_not_know_are_refused_at_once():
+    images = torch.zeros(3, 4, 8, 8, dtype=torch.uint8)
+    data = Data("four", images, images, 256, None, None)
+    with pytest.raises(RequestError, match="knows grey and RGB images, got 4 channels"):
+        build_judge("download", data, data, None)

@@ -48,6 +48,13 @@ def test_noise_takes_its_entropy_as_png_and_a_flat_image_next_to_nothing():
     assert png_bits_per_dim(noise, 256).dtype == torch.float64
 
 
+@pytest.mark.parametrize(("channels", "levels"), [(2, 256), (4, 256), (6, 256), (3, 65536)])
+def test_noise_of_any_channels_and_levels_takes_its_entropy_as_png(channels, levels):
+    noise = np.random.default_rng(0).integers(0, levels, (2, channels, 32, 32), np.int32)
+    found = png_bits_per_dim(torch.from_numpy(noise), levels).numpy()
+    assert found == pytest.approx(np.log2(levels), rel=0.05)
+
+
 def test_every_score_is_judged():
     found = detection({"a": torch.arange(4.0)}, {"a": torch.arange(4.0) + 9})
     assert found == {"a": {"auroc": 1.0, "standard_error": 0.0}}
