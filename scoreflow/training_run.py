@@ -95,12 +95,14 @@ def opened(
         config = resumed_config(request, flatten(there.config), path / "config.json", imported)
     experiment = assembly.experiment(config, build_device(request.device), given=given, home=path)
     if not len(experiment.data.train):
-        remedy = (
-            "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
-            if config.data.name == "given"
-            else f"data.name = {config.data.name}: add --data PATH"
+        if config.data.name == "given":
+            raise RequestError(
+                f"{path} was trained on data given from Python: go on by "
+                "scoreflow.train(..., data=DATA)"
+            )
+        raise RequestError(
+            f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
-        raise RequestError(f"{path} has no images here, and training needs some; {remedy}")
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
