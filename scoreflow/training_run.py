@@ -139,12 +139,9 @@ def opened(
     check_writable(path, "choose another --workdir")
     experiment, found = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
-        remedy = (
-            "its data were given from Python: go on by scoreflow.train(..., data=DATA)"
-            if config.data.name == "given"
-            else f"data.name = {config.data.name}: add --data PATH"
+        raise RequestError(
+            f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
-        raise RequestError(f"{path} has no images here, and training needs some; {remedy}")
     init = begin_with(experiment, path, there)
     if not distributed.is_main_process():
         shard.wait()

@@ -10,7 +10,7 @@ second is. An image of a sequence is a PIL image, a tensor (C, H, W) or an array
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,32 +64,27 @@ def given_data(
         data: as at the head of this file.
         data_test: the held-out part, of the same kind; None to cut it from the other.
         num_levels: L of images; 0 for 256 of 8-bit ones, 2 of boolean ones.
-        test_fraction: share held out if `data_test` is None, in (0, 1).
+        test_fraction: share held out if `data_test` is None, in [0, 1).
         split_seed: seed of that cut.
 
     Raises:
         RequestError: they are none of these, or the two parts do not fit each other.
     """
     train = _part(data, num_levels, "data")
-    if data_test is None:
-        rows, held_out = cut("data", len(train.values), test_fraction, split_seed)
-        parts = [_rows(train, each) for each in (rows, held_out)]
-    else:
-        parts = [train, _part(data_test, num_levels, "data_test")]
-        _refuse_unlike(*parts)
-    numbered, names, remarks = _numbered(*[part.labels for part in parts])
-    levels = parts[0].num_levels
-    values = parts[0].values, parts[1].values
-    return Data(
+    test = train if data_test is None else _part(data_test, num_levels, "data_test")
+    _refuse_unlike(train, test)
+    numbered, names, remarks = _numbered(train.labels, test.labels)
+    found = Data(
         "given",
-        values[0],
-        values[1],
-        levels,
+        train.values,
+        test.values,
+        train.num_levels,
         numbered[0],
         numbered[1],
         class_names=names,
         remarks=remarks,
     )
+    return cut(found, test_fraction, split_seed) if data_test is None else found
 
 
 def no_data(shape: tuple[int, ...], num_levels: int) -> Data:
@@ -103,11 +98,6 @@ def no_data(shape: tuple[int, ...], num_levels: int) -> Data:
     dtype = torch.float32 if vectors else dtype_of(num_levels)
     empty = torch.empty(0, *shape, dtype=dtype)
     return Data("given", empty, empty, None if vectors else num_levels, None, None)
-
-
-def _rows(part: Part, rows: Tensor) -> Part:
-    labels = None if part.labels is None else part.labels[rows.numpy()]
-    return replace(part, values=part.values[rows], labels=labels)
 
 
 def _refuse_unlike(train: Part, test: Part) -> None:

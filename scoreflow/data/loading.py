@@ -14,10 +14,9 @@ The `load_` functions are pure and return `Data`. They refuse what they cannot r
 may be resized or converted is said by a `Reading`, and nothing is dropped.
 """
 
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,8 @@ from scoreflow.data.sources.hub import hub_data
 from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
 from scoreflow.data.sources.places import FILES, READ, what_is_at
 from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
-from scoreflow.data.stored.images import Images, chosen
+from scoreflow.data.split import check_cut, cut
+from scoreflow.data.stored.images import Images
 from scoreflow.errors import RequestError
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -54,7 +54,7 @@ def load_digits(test_fraction: float = 0.2, split_seed: int = 0) -> Data:
     levels = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     whole = Data("digits", levels, levels, 17, labels, labels, tuple("0123456789"))
-    return _cut(whole, test_fraction, split_seed)
+    return cut(whole, test_fraction, split_seed)
 
 
 def no_images(shape: tuple[int, ...]) -> Data:
@@ -113,14 +113,14 @@ def _loaded(
     labels: str,
 ) -> Data:
     """The same as values of pixels, which are not yet levels."""
-    _check_cut(test_fraction, split_seed)
+    check_cut(test_fraction, split_seed)
     found = _found(path_or_name, labels)
     if whole:
         return _measuring(found, tally)
     trained_on = _training(found)
     if held_out := next((part for part in ("test", "validation") if part in found.splits), ""):
         return _of_parts(found, tally, [trained_on], [held_out])
-    return _cut(_of_parts(found, tally, list(found.splits)), test_fraction, split_seed)
+    return cut(_of_parts(found, tally, list(found.splits)), test_fraction, split_seed)
 
 
 def load_whole(path_or_name: str, reading: Reading = AS_IT_IS, labels: str = "none") -> Data:
@@ -264,41 +264,3 @@ def _said(
         one = len(others) == 1
         files = "1 file that is no image" if one else f"{len(others)} files that are no images"
         yield f"{found.name}: left out {files} of it: {some(others)}"
-
-
-# ---- one pool -----------------------------------------------------------------------------------
-
-
-def _check_cut(test_fraction: float, split_seed: int) -> None:
-    if not 0 <= test_fraction < 1:
-        raise RequestError(f"test_fraction must lie in [0, 1), got {test_fraction}")
-    if split_seed < 0:
-        raise RequestError(f"split_seed must be 0 or more, got {split_seed}")
-
-
-def _cut(pool: Data, test_fraction: float, split_seed: int) -> Data:
-    """A pool's random permutation, of which the first part is the test set; with 0 all is both."""
-    _check_cut(test_fraction, split_seed)
-    count = len(pool.train)
-    if test_fraction == 0:
-        line = (
-            f"nothing is held out (data.test_fraction = 0): all {count} images are trained on and "
-            "measured on"
-        )
-        return replace(pool, remarks=(*pool.remarks, line))
-    num_test = math.ceil(test_fraction * count - 1e-9)
-    if num_test == count:
-        raise RequestError(
-            f"{pool.name}: test_fraction {test_fraction} of {count} images leaves none to train"
-            " on; lower it (0 trains on all, and holds none out) or add images"
-        )
-    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(count))
-    test, train, labels = order[:num_test], order[num_test:], pool.train_labels
-    return replace(
-        pool,
-        train=chosen(pool.train, train),
-        test=chosen(pool.train, test),
-        train_labels=None if labels is None else labels[train],
-        test_labels=None if labels is None else labels[test],
-        test_names=tuple(pool.test_names[k] for k in test.tolist()) if pool.test_names else (),
-    )

@@ -53,12 +53,12 @@ def load_vectors(path: str, test_fraction: float = 0.2, split_seed: int = 0) -> 
             f"row {row}, column {_name(names, int(column))}; remove the row, or the column"
         )
     remarks = _scales(path, values, names)
-    train, test = cut(path, len(vectors), test_fraction, split_seed)
     rows = torch.from_numpy(vectors)
     if values.shape[1] > 2:
         line = f"vectors of {values.shape[1]} numbers: pictures show the first two alone"
         remarks = (*remarks, line)
-    return Data(file.name, rows[train], rows[test], None, None, None, remarks=remarks)
+    pool = Data(file.name, rows, rows, None, None, None, remarks=remarks)
+    return cut(pool, test_fraction, split_seed)
 
 
 def _scales(path: str, values: Array, names: list[str]) -> tuple[str, ...]:

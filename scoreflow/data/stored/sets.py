@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
+from scoreflow.data.sources.walk import files_below
 from scoreflow.data.stored.images import BLOCK, GIGA, Images, RowFile, StoredImages, storing
 from scoreflow.errors import RunError
 
@@ -92,11 +93,9 @@ def _key(source: Path, settings: dict[str, Any]) -> str:
 
 
 def _files(root: Path) -> Iterator[tuple[str, int, int]]:
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            path = Path(folder, name)
-            if path.exists():  # a link may lead nowhere
-                yield _file(path, str(path.relative_to(root)))
+    for name in files_below(root):
+        if (path := root / name).exists():  # a link may lead nowhere
+            yield _file(path, name)
 
 
 def _file(path: Path, name: str) -> tuple[str, int, int]:
