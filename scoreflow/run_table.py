@@ -13,9 +13,7 @@ from pathlib import Path
 from scoreflow.errors import RequestError, RunError, did_you_mean, first_line
 from scoreflow.report.blocks import Cell, Section, Table, Text, plain, with_error
 from scoreflow.report.html import render
-from scoreflow.report.results import DAMAGE, Results, measured_on
-from scoreflow.schema.request import TABLE_FILES, Flat, flatten
-from scoreflow.schema.resolve import completed
+from scoreflow.report.results import DAMAGE, Results, flat, measured_on
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.run_folder import RunDir
 
@@ -25,6 +23,8 @@ MOST_KEYS = 8
 """Columns of differing keys that are shown; files have all."""
 UNSHOWN = ("training.num_steps", "training.log_every", "training.checkpoint_every")
 """Keys that another column has, or that no weight depends on."""
+ENDINGS = (".html", ".csv", ".json")
+"""Of files that a table is written to."""
 OLD_METRIC = "two-sample accuracy"
 """What `value` was in results of samples that do not name it."""
 DASH = "-"
@@ -67,7 +67,7 @@ class Row:
     name: str
     path: str
     entries: dict[str, Entry]
-    config: Flat = field(default_factory=dict)
+    config: Json = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
 
@@ -157,7 +157,7 @@ class RunTable:
             RequestError: another ending, or the file cannot be written.
         """
         path = Path(path).expanduser()
-        _check_ending(path)
+        check_ending(path)
         match path.suffix.lower():
             case ".html":
                 text = self.as_html()
@@ -224,10 +224,11 @@ def table(runs: Sequence[str | Path], sort: str = "") -> RunTable:
     return RunTable(shown, keys, tuple(_sorted(rows, sort, shown, units)))
 
 
-def _check_ending(path: Path) -> None:
-    if path.suffix.lower() not in TABLE_FILES:
+def check_ending(path: Path) -> None:
+    """Refuse a file that no table is written to, by its ending."""
+    if path.suffix.lower() not in ENDINGS:
         raise RequestError(
-            f"a table is written to a file that ends in {', '.join(TABLE_FILES)}, got {path}"
+            f"a table is written to a file that ends in {', '.join(ENDINGS)}, got {path}"
         )
 
 
@@ -253,7 +254,7 @@ def _read(given: str | Path) -> Row:
         entries |= found
         reasons += why
     try:
-        config = completed(flatten(run.config))
+        config = flat(run.config)
     except DAMAGE as error:
         config, reasons = {}, [*reasons, f"config.json: damaged ({first_line(error)})"]
     of_weights = {k: v for k, v in config.items() if k.split(".")[0] in SECTIONS}
@@ -326,10 +327,10 @@ def _named(row: Row, rows: list[Row]) -> Row:
 
 
 def _differing(rows: list[Row]) -> tuple[str, ...]:
-    """The keys that are not the same in all configs, the most telling sections first."""
+    """The keys that are not the same in all configs that have them, the most telling first."""
     configs = [row.config for row in rows if row.config]
     keys = dict.fromkeys(key for config in configs for key in config)
-    found = [key for key in keys if len({repr(each.get(key)) for each in configs}) > 1]
+    found = [key for key in keys if len({repr(each[key]) for each in configs if key in each}) > 1]
     order = {name: k for k, name in enumerate(SECTIONS)}
     return tuple(sorted(found, key=lambda key: order[key.split(".")[0]]))
 

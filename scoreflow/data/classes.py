@@ -67,12 +67,6 @@ def _rows_of(values: Tensor, labels: Tensor, numbers: tuple[int, ...]) -> tuple[
     return values[rows.to(values.device)], labels[rows]
 
 
-def called(number: int, names: tuple[str, ...]) -> str:
-    """A class in words: its number, with its name where that is another."""
-    name = names[number] if number < len(names) else ""
-    return f"{number}" if name in ("", str(number)) else f"{number} ({name})"
-
-
 def as_asked(number: int, names: tuple[str, ...]) -> int | str:
     """What `numbers_of` makes this number of."""
     return names[number] if number < len(names) else number

@@ -1,7 +1,7 @@
 """The results in a run's folder, as far as they can be read, and lines about those that cannot."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +32,21 @@ def measured_on(result: Json, lead: str = "") -> str:
 def _date(result: Json) -> str:
     """When it was measured; those that do not say so are the oldest."""
     return str((result.get("kept") or {}).get("date", ""))
+
+
+def flat(nested: Json, prefix: str = "") -> Json:
+    """A config, or settings, by dotted keys."""
+    found: Json = {}
+    for key, value in nested.items():
+        inside = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
+    return found
+
+
+def called(number: int, names: Sequence[str]) -> str:
+    """A class in words: its number, with its name where that is another."""
+    name = names[number] if number < len(names) else ""
+    return f"{number}" if name in ("", str(number)) else f"{number} ({name})"
 
 
 def given(result: Json) -> str:

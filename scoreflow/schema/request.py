@@ -232,12 +232,4 @@ def listing_of(
     for key in overrides:
         raise RequestError(f"{key} has no effect on --mode table; leave it out")
     out = Path(told["out"]).expanduser() if told.get("out") else None
-    if out is not None and out.suffix.lower() not in TABLE_FILES:
-        raise RequestError(
-            f"a table is written to a file that ends in {', '.join(TABLE_FILES)}, got --out {out}"
-        )
     return Listing(runs, told.get("sort") or "", out)
-
-
-TABLE_FILES = (".html", ".csv", ".json")
-"""Endings of the files that a table is written to."""

@@ -123,7 +123,7 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert out[-1] == f"written to {tmp_path / 't.csv'}"
     for more, says in (
         (["--sort=bts/dim"], "did you mean 'bits/dim'"),
-        (["--out=t.txt"], "ends in .html, .csv, .json, got --out t.txt"),
+        (["--out=t.txt"], "ends in .html, .csv, .json, got t.txt"),
         (["--config.sampling.seed=1"], "sampling.seed has no effect on --mode table"),
         (["--to=diffusers"], "--to is of --mode export"),
     ):

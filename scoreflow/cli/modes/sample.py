@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
-from scoreflow.data.classes import called, of_classes
+from scoreflow.data.classes import of_classes
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation.guidance_sweep import right_classes
@@ -17,6 +17,7 @@ from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.page import write_report
+from scoreflow.report.results import called
 from scoreflow.runtime import distributed
 from scoreflow.schema import task_keys
 from scoreflow.schema.request import Request

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from scoreflow.report.blocks import Block, Cell, Heading, Section, Table, Text, number, plain
-from scoreflow.report.results import DAMAGE, Results, measured_on
+from scoreflow.report.results import DAMAGE, Results, flat, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Other measurements"
@@ -35,7 +35,7 @@ def sections(results: Results) -> Iterator[Section]:
 
 def _table(found: list[tuple[str, Json]]) -> Table:
     """A row a measurement, the headline first and then the newest."""
-    settings = [_flat(result.get("settings") or {}) for _, result in found]
+    settings = [flat(result.get("settings") or {}) for _, result in found]
     keys = _shown(settings)
     elsewhere = any(measured_on(result) for _, result in found)
     metric = any("metric" in result for _, result in found)
@@ -71,16 +71,6 @@ def _setting(key: str, settings: Json) -> Cell:
         return Cell()
     value = settings[key]
     return Cell("none" if key == "label" and value == -1 else plain(value))
-
-
-def _flat(settings: Json, prefix: str = "") -> Json:
-    """Settings by their names, those of a section inside with its name in front."""
-    flat: Json = {}
-    for key, value in settings.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _shown(settings: list[Json]) -> list[str]:

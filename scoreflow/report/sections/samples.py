@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scoreflow.data.classes import called
 from scoreflow.evaluation.columns import COLUMNS, Column, told_apart
 from scoreflow.report.blocks import (
     Block,
@@ -19,7 +18,7 @@ from scoreflow.report.blocks import (
     plain,
     with_error,
 )
-from scoreflow.report.results import Results, measured_on, picture_in_json
+from scoreflow.report.results import Results, called, measured_on, picture_in_json
 from scoreflow.report.sections.tables import class_table, metrics_table
 from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import Json

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from scoreflow.data.classes import as_asked, called, names_of, numbers_of, of_classes
+from scoreflow.data.classes import as_asked, names_of, numbers_of, of_classes
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
+from scoreflow.report.results import called
 
 ANIMALS = ("cat", "dog", "sea, deep", "7")
 FOLDERS = ("1", "2", "10")
