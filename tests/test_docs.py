@@ -131,8 +131,8 @@ def test_every_command_line_is_a_request(page, arguments):
         assert request.source is not None
         return
     saved = flatten(json.loads((FIXTURE / "config.json").read_text()))
-    if any(name.startswith("data.") for name in request.overrides):  # of an imported run
-        saved["model.shape"] = [1, 8, 8]
+    if any(name.startswith("data.") for name in request.overrides):  # of images, or imported
+        saved |= {"model.shape": [1, 8, 8], "data.name": "images"}
     evaluation_config(request, saved, FIXTURE / "config.json")
 
 

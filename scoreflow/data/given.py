@@ -71,16 +71,16 @@ def given_data(
         RequestError: they are none of these, or the two parts do not fit each other.
     """
     train = _part(data, num_levels, "data")
-    test = train if data_test is None else _part(data_test, num_levels, "data_test")
-    _refuse_unlike(train, test)
-    numbered, names, remarks = _numbered(train.labels, test.labels)
+    parts = [train] if data_test is None else [train, _part(data_test, num_levels, "data_test")]
+    _refuse_unlike(parts[0], parts[-1])
+    numbered, names, remarks = _numbered([part.labels for part in parts])
     found = Data(
         "given",
-        train.values,
-        test.values,
+        parts[0].values,
+        parts[-1].values,
         train.num_levels,
         numbered[0],
-        numbered[1],
+        numbered[-1],
         class_names=names,
         remarks=remarks,
     )
@@ -283,18 +283,19 @@ Labels = np.ndarray[Any, Any] | None
 
 
 def _numbered(
-    train: Labels, test: Labels
-) -> tuple[tuple[Tensor | None, Tensor | None], tuple[str, ...], tuple[str, ...]]:
+    labels: list[Labels],
+) -> tuple[list[Tensor] | list[None], tuple[str, ...], tuple[str, ...]]:
     """Classes 0..K-1 in the order of the labels, their names, and what is to be known of them."""
-    if train is None or test is None:
-        return (None, None), (), ()
-    both = np.concatenate([train, test])
+    known = [each for each in labels if each is not None]
+    if len(known) < len(labels):
+        return [None], (), ()
+    both = np.concatenate(known)
     if both.dtype.kind == "U":
         missing = int(np.isin(both, ("", "-1")).sum())
     else:
         missing = int((both < 0).sum())
     if missing:
-        return (None, None), (), (f"labels left out: {missing} of {len(both)} data have none",)
+        return [None], (), (f"labels left out: {missing} of {len(both)} data have none",)
     classes, number = np.unique(both, return_inverse=True)
-    found = torch.from_numpy(number.astype(np.int64)).split([len(train), len(test)])
-    return (found[0], found[1]), tuple(map(str, classes.tolist())), ()
+    found = torch.from_numpy(number.astype(np.int64)).split([len(each) for each in known])
+    return list(found), tuple(map(str, classes.tolist())), ()

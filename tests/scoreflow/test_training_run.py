@@ -369,7 +369,7 @@ def test_samples_need_no_data(trained, monkeypatch, capsys):
     assert "samples are compared with no data: the data of" in capsys.readouterr().out
     here = f"--config.data.path={trained.parent / 'renamed'}"
     assert main([*ask, here]) == 0
-    assert "two-sample accuracy 0" in capsys.readouterr().out
+    assert "told from training data by 0" in capsys.readouterr().out
     likelihood = ["run.py", "--mode=likelihood", "--device=cpu", f"--workdir={trained}"]
     likelihood += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     assert main(likelihood) == 2

@@ -27,7 +27,8 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.config import without_effect
-from scoreflow.schema.request import Request
+from scoreflow.schema.request import Request, flatten
+from scoreflow.schema.resolve import resolve
 from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
@@ -238,9 +239,9 @@ def _sweeps(trained: TrainedRun, judge: SampleQuality, exists: bool) -> bool:
 
 def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     """A class drawn under a weight, by the sampler and at the budget of the sweep."""
-    config = ConfigDict(trained.config.to_dict())
     names = names_of(trained.data, trained.model.num_classes or trained.data.num_classes)
-    config.sampling.label, config.sampling.guidance = as_asked(label, names), weight
+    asked = {"sampling.label": as_asked(label, names), "sampling.guidance": weight}
+    config = resolve({**flatten(trained.config.to_dict()), **asked}, "the sweep")
     name = guidance_sweep.SAMPLER
     return trained.plan(name, _with_budget(config, name, _middle(config.compare)))
 

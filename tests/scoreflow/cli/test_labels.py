@@ -267,7 +267,7 @@ def test_classes_by_name_and_in_lists(tmp_path, capsys):
     assert (folder / "00000002-ddim.png").read_bytes() == alone
     drawn("all", "ode", sampling__progressive=True)  # class by class
     assert main(command("sample", workdir, sampling__label="cat")) == 2
-    assert "got 'cat'" in capsys.readouterr().err
+    assert "no class is called 'cat'" in capsys.readouterr().err
     assert main(command("likelihood", workdir, likelihood__label="data")) == 0
     result = RunDir.open(workdir).read_result("likelihood")
     assert result["settings"]["label"] == -1  # of no class: it stays the headline

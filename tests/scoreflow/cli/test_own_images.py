@@ -70,7 +70,7 @@ def test_so_does_python(images, tmp_path, capsys):
 def test_a_set_is_trained_and_measured_on_whole_if_nothing_is_held_out(images, tmp_path, capsys):
     settings = {**TINY, "data.path": str(images), "data.test_fraction": 0}
     next(sf.train("digits", tmp_path / "run", settings, device="cpu"))
-    assert "nothing is held out (data.test_fraction = 0): all 10 images" in capsys.readouterr().out
+    assert "nothing is held out (data.test_fraction = 0): all 10 data" in capsys.readouterr().out
     data = sf.load(tmp_path / "run").data
     assert data.one_part
     assert sorted(data.test[:, 0, 0, 0].tolist()) == list(range(10))

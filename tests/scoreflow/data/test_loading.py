@@ -161,7 +161,7 @@ def test_a_fraction_of_0_makes_the_whole_set_both_parts_and_says_so():
     assert whole.class_names == tuple("0123456789")
     assert toy.load(0).one_part
     (line,) = whole.remarks
-    assert "nothing is held out (data.test_fraction = 0): all 1797 images" in line
+    assert "nothing is held out (data.test_fraction = 0): all 1797 data" in line
 
 
 def test_a_negative_split_seed_is_refused():

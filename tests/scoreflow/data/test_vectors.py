@@ -181,6 +181,10 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "nats; 6 test" in capsys.readouterr().out
     run = sf.load(tmp_path / "run", "cpu")
     assert run.sample(5, steps=2).shape == (5, 3)
-    unet = ["--config=vectors", *flags, "--config.model.name=unet"]
+    unet = [
+        "--config=vectors",
+        *[f for f in flags if "model." not in f],
+        "--config.model.name=unet",
+    ]
     assert main([*argv[:2], f"--workdir={tmp_path / 'unet'}", *unet]) == 2
     assert "got unet on data of shape (3,): add --config.model.name=mlp" in capsys.readouterr().err

@@ -214,7 +214,7 @@ def test_every_sampler_draws_from_every_network(process, prediction):
         x = sample(
             drawing.sampler,
             drawing.denoiser,
-            made.model.sde,
+            drawing.process or made.model.sde,
             drawing.times,
             Noise.of(0, 0, 2),
             (2,),

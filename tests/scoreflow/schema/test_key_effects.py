@@ -7,7 +7,7 @@ import torch
 
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import build_data, build_sde
+from scoreflow.factory.assembly import build_data, build_sde, in_units_of
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.training import build_objective, build_training
 from scoreflow.schema import resolve, task_keys
@@ -94,6 +94,7 @@ UNSEEN = {
 }
 """Declared keys whose effect `built` does not show, and why."""
 REFUSED_ELSEWHERE = {
+    "data.scale",
     "data.test_fraction",
     "data.split_seed",
     "model.learned_variance",
@@ -172,6 +173,7 @@ def built(flat):
     """Numbers of all that a training is made of: process, data, network, loss and its gradient."""
     config = resolve.resolve(flat, "the test")
     data = data_of(config.data.name, config.data.test_fraction, config.data.split_seed)
+    config = in_units_of(Config.of(config), data)
     sde = build_sde(config)
     network = build_network(config, data).train()
     generator = torch.Generator().manual_seed(1)
