@@ -101,12 +101,14 @@ def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
     pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     levels, stored = (2 if array.dtype == bool else 256), array.dtype == np.uint16
     pixels = pixels.astype(np.uint8) * np.uint8(255) if levels == 2 else pixels
+    done: tuple[str, ...] = ()
     if stored:
         levels = 65536
         refuse(_of_depth("values of 16 bits (uint16)", levels, True, reading), where)
         if reading.converts and reading.levels <= 256:
-            pixels, stored = _spread(pixels, levels), False
-    return _shaped(Converted(pixels, levels, stored), where, reading)
+            pixels, stored, done = _spread(pixels, levels), False, ("from 16 bits to 8",)
+            levels = 256
+    return _shaped(Converted(pixels, levels, stored, done), where, reading)
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -260,3 +260,13 @@ def test_other_data_are_read_as_levels_of_the_run(tmp_path):
     assert found.remarks[0] == (
         "1 of 1 files converted: 1 colour to grey; all resized to 4x4 by crop"
     )
+
+
+def test_arrays_of_16_bits_made_grey_are_8_bit_files(tmp_path):
+    levels = RANDOM.integers(0, 65536, (3, 4, 6), dtype=np.uint16)
+    path = tmp_path / "deep.npy"
+    np.save(path, levels)
+    found, count, said = whole(str(path), mode="grey")
+    assert (found[:, 0].numpy() == (levels.astype(float) / 257).round()).all()
+    assert (count, found.dtype) == (256, torch.uint8)
+    assert said == ("3 of 3 files converted: 3 from 16 bits to 8",)
