@@ -62,12 +62,12 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         Refused: something in it cannot be read so.
     """
     image = _levelled(image, header)
-    alpha = _alpha(image)
+    alpha = alpha_of(image)
     refuse(_needs(header, alpha, reading), where)
     done = list(_done(header, alpha, reading))
     if header.turn is not None:
         image = image.transpose(header.turn)
-        alpha = None if alpha is None else _alpha(image)
+        alpha = None if alpha is None else alpha_of(image)
     kept: tuple[str, ...]
     if header.deep and header.grey:
         pixels, stored = _deep(image, header)[None], True
@@ -194,7 +194,8 @@ def _levelled(image: Image.Image, header: Header) -> Image.Image:
     return image
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, 0..255; None where nothing says it."""
     if image.mode in ("LA", "PA", "RGBA"):
         return image.getchannel("A")
     if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):

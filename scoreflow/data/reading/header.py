@@ -78,9 +78,9 @@ def header_of(image: Image.Image, content: bytes) -> Header:
     pictures = int(getattr(image, "n_frames", 1))
     levels, strange = _levels(image, content)
     # Pillow turns a TIFF when it loads it, and finds a PNG's tag only then
-    stored = _orientation(image) if image.format == "TIFF" else 1
+    stored = orientation_of(image) if image.format == "TIFF" else 1
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation_of(image))
     profile = image.info.get("icc_profile") or None
     gamma = image.info.get("gamma", SRGB_GAMMA)
     gamma = SRGB_GAMMA if profile is not None or "srgb" in image.info else float(gamma)
@@ -88,7 +88,8 @@ def header_of(image: Image.Image, content: bytes) -> Header:
     return Header(kind, image.mode, levels, pictures, oriented, turn, profile, gamma, strange)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Which of `TURNS` viewers heed, 1 for none."""
     if image.format != "TIFF" and not any(key in image.info for key in TURNING):
         return 1
     try:
