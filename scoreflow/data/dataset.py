@@ -78,8 +78,20 @@ class Data:
 
     @property
     def num_classes(self) -> int:
-        """One more than the greatest label in training; 0 for data without labels."""
-        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+        """All that have a name or a datum in either part; 0 for data without labels."""
+        if self.train_labels is None:
+            return 0
+        parts = [self.train_labels, self.test_labels]
+        greatest = [int(each.max()) for each in parts if each is not None and len(each)]
+        return max(len(self.class_names), max(greatest, default=-1) + 1)
+
+    @property
+    def empty_classes(self) -> tuple[int, ...]:
+        """Those without a training datum, which nothing can be learned of."""
+        if self.train_labels is None or not len(self.train_labels):
+            return ()
+        counts = torch.bincount(self.train_labels, minlength=self.num_classes)
+        return tuple((counts == 0).nonzero()[:, 0].tolist())
 
 
 def _as_tensor(values: object) -> Tensor:

@@ -86,9 +86,7 @@ def given_data(
     classes = _classes(parts)
     labels: list[Tensor] | list[None] = classes.labels or [None]
     remarks = remarks_of("data", train.values.numpy()) if train.num_levels is None else ()
-    if (
-        data_test is not None or not test_fraction
-    ):  # else the cut copies what the caller may change
+    if data_test is not None or not test_fraction:  # else the cut copies what is the caller's
         parts = [replace(part, values=part.values.clone()) for part in parts]
     found = Data(
         "given",

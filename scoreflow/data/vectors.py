@@ -185,7 +185,7 @@ def _text(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
         column = numbers.index(False)
         raise RequestError(
             f"{path}: every value must be a number, got {cells[column]!r} in row 0, column "
-            f"{column}, beside numbers, so that the line is no line of names; mend or remove the row"
+            f"{column}, beside numbers, so that it is no line of names; mend or remove the row"
         )
     values = np.loadtxt(
         file,

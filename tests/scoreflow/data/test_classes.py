@@ -1,5 +1,7 @@
 """Classes by number or name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,3 +70,13 @@ def test_the_data_of_some_classes():
     assert some.test.flatten().tolist() == [1, 2]
     assert names_of(data, 3) == ("a", "b", "c")
     assert names_of(data, 4) == ()
+
+
+def test_classes_that_only_the_held_out_part_has_count_and_keep_their_names():
+    levels = torch.zeros(3, 1, 1, 1, dtype=torch.uint8)
+    data = Data("d", levels, levels, 2, torch.tensor([0, 0, 2]), torch.tensor([3, 0, 2]))
+    assert (data.num_classes, data.empty_classes) == (4, (1, 3))
+    named = replace(data, class_names=tuple("abcde"))
+    assert (named.num_classes, named.empty_classes) == (5, (1, 3, 4))
+    assert names_of(named, named.num_classes) == tuple("abcde")
+    assert replace(named, train_labels=None).num_classes == 0
