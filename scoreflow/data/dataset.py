@@ -77,6 +77,11 @@ class Data:
         return len(self.train) > 0 and self.train is self.test
 
     @property
+    def is_toy(self) -> bool:
+        """Whether they are the mixture of `data.toy`; a folder of images may be called so too."""
+        return self.name == "toy" and self.num_levels is None
+
+    @property
     def num_classes(self) -> int:
         """All that have a name or a datum in either part; 0 for data without labels."""
         if self.train_labels is None:

@@ -22,6 +22,7 @@ NAMES = {
 }
 """Modes that are only read by a conversion, and what they are called."""
 PROFILE = "a colour profile other than sRGB"
+COLOURS = "colours other than sRGB's"
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as Pillow's conversion to grey."""
 
@@ -63,7 +64,8 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
     """
     image = _levelled(image, header)
     alpha = alpha_of(image)
-    refuse(_needs(header, alpha, reading), where)
+    grey = header.grey or (header.mode in ("P", "PA") and _plain(image).mode == "L")
+    refuse(_needs(header, alpha, reading, grey), where)
     done = list(_done(header, alpha, reading))
     if header.turn is not None:
         image = image.transpose(header.turn)
@@ -74,6 +76,7 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         if reading.converts and reading.levels <= 256:
             pixels, stored = _spread(pixels, header.levels), False
         kept = () if is_srgb(header.profile) else (PROFILE,)
+        kept = kept if header.srgb else (*kept, COLOURS)
     else:
         flat, kept = _flat(image, header, alpha, reading)
         array = np.asarray(flat)
@@ -128,11 +131,14 @@ def refuse(needs: Iterator[Need], where: str) -> None:
     raise Refused(where, " and ".join(what for what, _, _ in found), remedy)
 
 
-def _needs(header: Header, alpha: Image.Image | None, reading: Reading) -> Iterator[Need]:
+def _needs(
+    header: Header, alpha: Image.Image | None, reading: Reading, grey: bool
+) -> Iterator[Need]:
     if header.strange:
         yield header.strange, "", "convert it first"
         return
-    flag = reading.flag("mode", "grey" if header.grey else "rgb")
+    # another picture of a palette may have colour: auto makes each what it is
+    flag = reading.flag("mode", "grey" if header.grey else "auto" if grey else "rgb")
     if header.pictures > 1 and header.format != "MPO":
         yield f"{header.pictures} pages or frames", "", "save each as a file of its own"
     elif header.pictures > 1 and not reading.converts:
@@ -222,6 +228,8 @@ def _flat(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Grey or RGB without alpha, in sRGB if conversions are allowed; what was left as it is."""
     kept = [] if abs(header.gamma - SRGB_GAMMA) < 0.01 else ["a gamma other than sRGB's"]
+    if not header.srgb:
+        kept.append(COLOURS)
     flat = _plain(image)
     if header.profile is not None and not is_srgb(header.profile):
         found = to_srgb(flat, header.profile) if reading.converts else None

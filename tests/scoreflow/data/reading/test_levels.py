@@ -222,7 +222,7 @@ def test_all_files_that_are_refused_are_named_in_one_line(tmp_path):
     for name in ("003.png", "004.png", "005.png", "006.png"):
         assert said.count(name) == 1
     assert "Remedy: replace or remove it; or add --config.data.background=#ffffff" in said
-    assert "--config.data.mode=rgb" in said
+    assert "--config.data.mode=auto" in said
 
 
 def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
@@ -235,7 +235,7 @@ def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
     said = refusal(str(folder))
     assert said.startswith(f"{MOST_REFUSED} of the first {MOST_REFUSED + 1} images are refused. ")
     assert said.count(".png") == MOST_NAMED
-    assert f"; and {MOST_REFUSED - MOST_NAMED} more. Remedy: add --config.data.mode=rgb" in said
+    assert f"; and {MOST_REFUSED - MOST_NAMED} more. Remedy: add --config.data.mode=auto" in said
 
 
 # ---- other data of a run ------------------------------------------------------------------------
