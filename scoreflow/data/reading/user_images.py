@@ -177,8 +177,8 @@ def _unknown(values: Pixels, clear: Pixels, where: str) -> tuple[Pixels, tuple[s
     others = int((white & ~clear).sum())
     line = (
         f"mask {where}: its {int(clear.sum())} transparent pixels alone are made up, for the "
-        f"others have greys or colours; the {others} light ones among these are kept: make the mask "
-        "opaque, or black and white, where they are to be made up too"
+        f"others have greys or colours; the {others} light ones among these are kept: make the "
+        "mask opaque, or black and white, where they are to be made up too"
     )
     return clear, (line,) if others else ()
 

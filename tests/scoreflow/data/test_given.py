@@ -303,6 +303,12 @@ def test_a_run_goes_on_and_draws_and_measures(tmp_path):
         next(sf.train("digits", tmp_path / "whole", TINY, "cpu", data=(RGB, LABELS)))
 
 
+def test_how_files_are_read_says_nothing_of_data_from_python(tmp_path):
+    why = r"data\.mode has no effect on data from Python .*: convert them first"
+    with pytest.raises(RequestError, match=why):
+        next(sf.train("digits", tmp_path, {"data.mode": "grey"}, "cpu", data=GREY))
+
+
 def test_the_config_s_own_levels_and_split_are_heeded():
     flat = flatten(toy.get_config().to_dict())
     flat |= {"data.test_fraction": 0.5, "data.levels": 300, "data.split_seed": 3}
