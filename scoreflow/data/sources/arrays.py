@@ -42,7 +42,6 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
         labels: "auto", "none", or the name of the array of labels.
     """
     arrays = _opened(path)
-    names = list(arrays)
     images = {split_of_file(name): name for name in arrays if _role(name) in IMAGES}
     if not images:
         raise RequestError(
@@ -53,7 +52,7 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
     classes = {split_of_file(n): n for n in arrays if _role(n) in LABELS and labels == "auto"}
     if labels in arrays:
         classes = {split_of_file(labels): labels}
-    unread = [name for name in names if name not in {*images.values(), *classes.values()}]
+    unread = [name for name in arrays if name not in {*images.values(), *classes.values()}]
     pixels, told, reasons = {}, {}, []
     for split, name in images.items():
         pixels[split] = _stack(_member(arrays, name, path), f"{path}, array {name}")
@@ -101,8 +100,11 @@ def load_array(path: Path) -> Array:
 def _opened(path: Path) -> Mapping[str, Array]:
     """The arrays of an archive, each read when it is asked for."""
     try:
-        found: Mapping[str, Array] = np.load(path, allow_pickle=False)
-        return found
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is a .npy of another name")
+        opened: Mapping[str, Array] = found
+        return opened
     except Exception as error:  # zip's, zlib's or numpy's
         raise damaged(str(path), ".npz file", error) from error
 

@@ -115,6 +115,9 @@ def test_files_that_are_no_arrays_are_refused(made):
     path = made.root / "x.npz"
     path.write_bytes(b"PK no")
     made.refused("not a whole .npz file", load_images, str(path))
+    with path.open("wb") as file:
+        np.save(file, made.pictures(2))
+    made.refused("not a whole .npz file .it is a .npy", load_images, str(path))
     path = saved(made, "y.npz", z=np.zeros(3))
     made.refused("must be an array called arr_0, images or x, got z", load_images, path)
 
