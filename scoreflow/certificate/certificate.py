@@ -193,7 +193,7 @@ def _learned(subject: Subject) -> list[Identity]:
     """The run's network where its data are the toy; one trained here for seconds otherwise."""
     device = subject.data.train.device
     mixture = toy.distribution(device)
-    if subject.data.name == "toy" and subject.trained:
+    if subject.data.is_toy and subject.trained:
         return learned(subject.model, mixture, "the trained network")
     model = _small_toy_model(subject.model.sde, device)
     return learned(model, mixture, "an MLP trained for 500 steps")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import Data
+from scoreflow.data.stored.images import Images, chosen
 from scoreflow.errors import RequestError, did_you_mean
 
 LISTED = 12
@@ -62,9 +63,11 @@ def of_classes(data: Data, numbers: tuple[int, ...]) -> Data:
     )
 
 
-def _rows_of(values: Tensor, labels: Tensor, numbers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _rows_of(values: Images, labels: Tensor, numbers: tuple[int, ...]) -> tuple[Images, Tensor]:
+    """Those of some classes; of stored ones none is read."""
     rows = torch.isin(labels, torch.tensor(numbers, device=labels.device)).nonzero()[:, 0]
-    return values[rows.to(values.device)], labels[rows]
+    where = rows.to(values.device) if isinstance(values, Tensor) else rows.cpu()
+    return chosen(values, where), labels[rows]
 
 
 def as_asked(number: int, names: tuple[str, ...]) -> int | str:

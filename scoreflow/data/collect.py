@@ -88,10 +88,12 @@ def in_levels(data: Data, tally: Tally) -> Data:
 
 
 def _in_colour_if_one_is(images: Any, pixels: Pixels) -> tuple[Any, Pixels]:  # noqa: ANN401
-    """All images so far and the next in RGB, if one of them is."""
+    """All images so far and the next in RGB, if one of them is; those so far at most once."""
     if {images.shape[1], len(pixels)} != GREY_AND_RGB:
         return images, pixels
-    return images.repeat(3 // images.shape[1], axis=1), pixels.repeat(3 // len(pixels), axis=0)
+    if images.shape[1] == 1:
+        return images.repeat(3, axis=1), pixels
+    return images, pixels.repeat(3, axis=0)
 
 
 def _refuse_another_shape(

@@ -77,9 +77,26 @@ class Data:
         return len(self.train) > 0 and self.train is self.test
 
     @property
+    def is_toy(self) -> bool:
+        """Whether they are the mixture of `data.toy`; a folder of images may be called so too."""
+        return self.name == "toy" and self.num_levels is None
+
+    @property
     def num_classes(self) -> int:
-        """One more than the greatest label in training; 0 for data without labels."""
-        return 0 if self.train_labels is None else int(self.train_labels.max()) + 1
+        """All that have a name or a datum in either part; 0 for data without labels."""
+        if self.train_labels is None:
+            return 0
+        parts = [self.train_labels, self.test_labels]
+        greatest = [int(each.max()) for each in parts if each is not None and len(each)]
+        return max(len(self.class_names), max(greatest, default=-1) + 1)
+
+    @property
+    def empty_classes(self) -> tuple[int, ...]:
+        """Those without a training datum, which nothing can be learned of."""
+        if self.train_labels is None or not len(self.train_labels):
+            return ()
+        counts = torch.bincount(self.train_labels, minlength=self.num_classes)
+        return tuple((counts == 0).nonzero()[:, 0].tolist())
 
 
 def _as_tensor(values: object) -> Tensor:

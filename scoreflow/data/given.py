@@ -10,7 +10,7 @@ second is. An image of a sequence is a PIL image, a tensor (C, H, W) or an array
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,17 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import MOST_LEVELS, dtype_of
-from scoreflow.data.split import cut
+from scoreflow.data.reading.conversion import alpha_of
+from scoreflow.data.reading.header import orientation_of
+from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
+from scoreflow.data.split import check_cut, cut
+from scoreflow.data.vectors import remarks_of
 from scoreflow.errors import RequestError
 
 CHANNELS = range(1, 5)
 """How many entries an axis has that is taken for that of channels."""
-MODES = {"1": 2, "L": 256, "LA": 256, "RGB": 256, "RGBA": 256, "I;16": MOST_LEVELS}
-"""Modes of PIL images whose pixels are levels, and how many."""
+MODES = {"1": 2, "L": 256, "LA": 256, "RGB": 256, "RGBA": 256, "I;16": 0}
+"""Modes of PIL images whose pixels are levels, and how many; 0 where that must be said."""
 WANTED = (
     "an array or tensor (n, C, H, W), (n, H, W, C), (n, H, W) or (n, D), a pair (data, labels), "
     "or a sequence of images or of (image, label) such as a torch Dataset"
@@ -43,12 +47,16 @@ class Part:
     Attributes:
         values: levels (n, C, H, W), or vectors (n, D) float32.
         num_levels: L; None for vectors.
-        labels: what each is called, (n,); None where there are none.
+        labels: of each, as they were given; None where there are none.
+        reason: why there are none, where that is worth a line.
+        sure: whether they came beside the data as a whole, and not item by item.
     """
 
     values: Tensor
     num_levels: int | None
-    labels: np.ndarray[Any, Any] | None
+    labels: list[object] | None
+    reason: str = ""
+    sure: bool = False
 
 
 def given_data(
@@ -68,21 +76,27 @@ def given_data(
         split_seed: seed of that cut.
 
     Raises:
-        RequestError: they are none of these, or the two parts do not fit each other.
+        RequestError: they are none of these, or the two parts do not fit each other. Labels are
+            no reason: what are no classes is left out, and said.
     """
+    check_cut(test_fraction, split_seed)
     train = _part(data, num_levels, "data")
     parts = [train] if data_test is None else [train, _part(data_test, num_levels, "data_test")]
     _refuse_unlike(parts[0], parts[-1])
-    numbered, names, remarks = _numbered([part.labels for part in parts])
+    classes = _classes(parts)
+    labels: list[Tensor] | list[None] = classes.labels or [None]
+    remarks = remarks_of("data", train.values.numpy()) if train.num_levels is None else ()
+    if data_test is not None or not test_fraction:  # else the cut copies what is the caller's
+        parts = [replace(part, values=part.values.clone()) for part in parts]
     found = Data(
         "given",
         parts[0].values,
         parts[-1].values,
         train.num_levels,
-        numbered[0],
-        numbered[-1],
-        class_names=names,
-        remarks=remarks,
+        labels[0],
+        labels[-1],
+        class_names=classes.names,
+        remarks=(*remarks, *filter(None, [classes.remark])),
     )
     return cut(found, test_fraction, split_seed) if data_test is None else found
 
@@ -101,12 +115,9 @@ def no_data(shape: tuple[int, ...], num_levels: int) -> Data:
 
 
 def _refuse_unlike(train: Part, test: Part) -> None:
-    sides = [(tuple(p.values.shape[1:]), p.num_levels, p.labels is None) for p in (train, test)]
+    sides = [(tuple(p.values.shape[1:]), p.num_levels) for p in (train, test)]
     if sides[0] != sides[1]:
-        said = [
-            f"{shape}, {levels or 'no'} levels, {'no labels' if bare else 'labels'}"
-            for shape, levels, bare in sides
-        ]
+        said = [f"{shape}, {levels or 'no'} levels" for shape, levels in sides]
         raise RequestError(f"data and data_test must be alike, got {said[0]}; and {said[1]}")
 
 
@@ -117,19 +128,35 @@ def _part(given: object, num_levels: int, name: str) -> Part:
     """One part as levels or vectors, with labels as they were given."""
     pair = isinstance(given, tuple) and len(given) == 2
     values, labels = given if isinstance(given, tuple) and pair else (given, None)
-    array = _array(values)
+    array, deep = _array(values), _is_deep(values)
     if array is None:
-        if pair or not hasattr(values, "__getitem__") or not hasattr(values, "__len__"):
+        if pair or isinstance(values, Mapping | str | bytes) or not _is_sequence(values):
             raise RequestError(f"{name} must be {WANTED}, got {type(values).__name__}")
-        array, labels, own = _gathered(values, name)
+        array, labels, own, deep = _gathered(values, name)
         num_levels = num_levels or own
-    if not len(array):
+    if not array.ndim or not len(array):
         raise RequestError(f"{name} must hold a datum, got none")
-    found = None if labels is None else _labels(labels, len(array), name)
+    found, reason = _labels(labels, len(array), name)
     if array.ndim == 2:
-        return Part(_vectors(array, name), None, found)
+        return Part(_vectors(array, name), None, found, reason, pair)
+    if deep and not num_levels:
+        raise RequestError(
+            f"{name}: images of 16 bits (uint16) need the number of their levels, as "
+            f"overrides={{'data.levels': {MOST_LEVELS}}}, or the number that all values are below"
+        )
     images, levels = _levels(array, num_levels, name)
-    return Part(_channels_second(images, name), levels, found)
+    return Part(_channels_second(images, name), levels, found, reason, pair)
+
+
+def _is_sequence(values: object) -> bool:
+    return hasattr(values, "__getitem__") and hasattr(values, "__len__")
+
+
+def _is_deep(values: object) -> bool:
+    """Whether these are 16-bit values, which do not say how many levels they have."""
+    if isinstance(values, np.ndarray):
+        return bool(values.dtype.kind == "u" and values.dtype.itemsize == 2)
+    return isinstance(values, Tensor) and values.dtype == torch.uint16
 
 
 def _array(values: object) -> Tensor | None:
@@ -140,8 +167,10 @@ def _array(values: object) -> Tensor | None:
     """
     if not isinstance(values, Tensor | np.ndarray):
         return None
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()  # torch warns of what could be written to
+    if isinstance(values, np.ndarray):
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        if not values.flags.writeable or min(values.strides, default=0) < 0:
+            values = values.copy()  # torch warns of the former, and knows no negative strides
     try:
         found = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError) as error:
@@ -149,11 +178,20 @@ def _array(values: object) -> Tensor | None:
     return found.to(SIGNED.get(found.dtype, found.dtype))
 
 
-def _gathered(items: Any, name: str) -> tuple[Tensor, list[Any] | None, int]:  # noqa: ANN401
-    """Each item of a sequence once: images or vectors, labels, and L (0 where nothing says it)."""
-    images, labels, own = torch.empty(0), [], 0
+def _gathered(
+    items: Any,  # noqa: ANN401
+    name: str,
+) -> tuple[Tensor, list[object] | None, int, bool]:
+    """Each item of a sequence once.
+
+    Returns:
+        Images or vectors; labels; L, 0 where nothing says it; whether L must be said.
+    """
+    images, own, deep = torch.empty(0), 0, False
+    labels: list[object] = []
     for k in range(len(items)):
         image, label = _item(items[k], f"{name}[{k}]")
+        deep = deep or _is_deep(image) or getattr(image, "mode", "") == "I;16"
         values, levels = _image(image, f"{name}[{k}]")
         if k == 0:
             images = torch.empty(len(items), *values.shape, dtype=values.dtype)
@@ -166,7 +204,7 @@ def _gathered(items: Any, name: str) -> tuple[Tensor, list[Any] | None, int]:  #
         images[k] = values
         labels.append(label)
         own = max(own, levels)
-    return images, None if all(each is None for each in labels) else labels, own
+    return images, None if all(each is None for each in labels) else labels, own, deep
 
 
 def _item(item: object, name: str) -> tuple[object, object]:
@@ -192,6 +230,7 @@ def _image(image: object, name: str) -> tuple[Tensor, int]:
                 f"{name}: PIL images must have one of the modes {', '.join(MODES)}, got {mode}; "
                 "convert it, as by image.convert('RGB')"
             )
+        _refuse_what_viewers_heed(image, name)
         image, levels = np.asarray(image), MODES[mode]
     found = _array(image)
     if found is None or found.ndim not in (1, 2, 3):
@@ -202,6 +241,23 @@ def _image(image: object, name: str) -> tuple[Tensor, int]:
     if isinstance(image, np.ndarray) and found.ndim == 3:
         found = found.permute(2, 0, 1)
     return found[None] if found.ndim == 2 else found, levels
+
+
+def _refuse_what_viewers_heed(image: Any, name: str) -> None:  # noqa: ANN401  # a PIL image
+    """Refuse a picture that is shown turned, or through which one sees, as of a file."""
+    if orientation_of(image) != 1:
+        raise RequestError(
+            f"{name} has an EXIF orientation that turns or mirrors it: turn it first, by "
+            "PIL.ImageOps.exif_transpose(image)"
+        )
+    if "transparency" not in image.info:
+        return
+    alpha = alpha_of(image)
+    if alpha is None or alpha.getextrema()[0] != 255:
+        raise RequestError(
+            f"{name} has transparent pixels (a transparent colour of mode {image.mode}): paste it "
+            "on a background, or keep them as a channel by image.convert('RGBA')"
+        )
 
 
 # ---- levels, vectors, labels --------------------------------------------------------------------
@@ -264,38 +320,51 @@ def _vectors(array: Tensor, name: str) -> Tensor:
     return values.contiguous()
 
 
-def _labels(labels: Any, count: int, name: str) -> np.ndarray[Any, Any]:  # noqa: ANN401
-    """One integer or name a datum, as an array."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
-    if isinstance(labels, list | tuple) and any(each is None for each in labels):
-        labels = [-1 if each is None else each for each in labels]
-    found = np.asarray(labels)
-    if found.shape != (count,) or found.dtype.kind not in "iubU":
-        raise RequestError(
-            f"{name}: labels must be one integer or text a datum, ({count},), got "
-            f"{found.shape} {found.dtype}"
-        )
+def _labels(
+    labels: Any,  # noqa: ANN401
+    count: int,
+    name: str,
+) -> tuple[list[object] | None, str]:
+    """One label a datum, as Python values; or None, and why."""
+    if labels is None:
+        return None, ""
+    try:
+        given = [_plain(each) for each in (labels.tolist() if _has_list(labels) else labels)]
+    except TypeError:  # nothing that can be gone through
+        return None, f"the labels of {name} are a {type(labels).__name__}, and not one a datum"
+    if isinstance(labels, Mapping) or len(given) != count:
+        return None, f"{name} has {count} data and {len(given)} labels"
+    flat = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in given]
+    if isinstance(flat[0], list):
+        return None, f"the labels of {name} are {len(flat[0])} values a datum, and not one"
+    return flat, ""
+
+
+def _plain(label: Any) -> object:  # noqa: ANN401
+    """A label as Python has it."""
+    found: object = label.tolist() if _has_list(label) else label
     return found
 
 
-Labels = np.ndarray[Any, Any] | None
+def _has_list(values: object) -> bool:
+    """Whether these are of numpy or torch."""
+    return isinstance(values, Tensor | np.ndarray | np.generic)
 
 
-def _numbered(
-    labels: list[Labels],
-) -> tuple[list[Tensor] | list[None], tuple[str, ...], tuple[str, ...]]:
-    """Classes 0..K-1 in the order of the labels, their names, and what is to be known of them."""
-    known = [each for each in labels if each is not None]
-    if len(known) < len(labels):
-        return [None], (), ()
-    both = np.concatenate(known)
-    if both.dtype.kind == "U":
-        missing = int(np.isin(both, ("", "-1")).sum())
-    else:
-        missing = int((both < 0).sum())
-    if missing:
-        return [None], (), (f"labels left out: {missing} of {len(both)} data have none",)
-    classes, number = np.unique(both, return_inverse=True)
-    found = torch.from_numpy(number.astype(np.int64)).split([len(each) for each in known])
-    return list(found), tuple(map(str, classes.tolist())), ()
+def _classes(parts: list[Part]) -> Classes:
+    """The classes of all parts, or why they have none."""
+    names = ("data", "data_test")
+    reason = next((part.reason for part in parts if part.reason), "")
+    bare = [part.labels is None for part in parts]
+    if not reason and any(bare) and not all(bare):
+        reason = f"{names[bare.index(True)]} has no labels, and {names[bare.index(False)]} has"
+    if reason:
+        return Classes(remark=NO_CLASSES + reason)
+    if all(bare):
+        return Classes()
+    told = [
+        (part.labels or [], [f"{name}[{k}]" for k in range(len(part.values))])
+        for part, name in zip(parts, names, strict=False)
+    ]
+    sure, remedy = all(part.sure for part in parts), "pass (data, labels) to take them for classes"
+    return numbered(told, "label", sure=sure, remedy=remedy)

@@ -61,7 +61,7 @@ def record(data: Data, path: str, run: Path, found: str = "") -> Record:
         "dtype": str(data.train.dtype).removeprefix("torch."),
         "num_levels": data.num_levels,
         "num_classes": data.num_classes,
-        "empty_classes": _empty_classes(data),
+        "empty_classes": list(data.empty_classes),
         "class_names": list(data.class_names),
         "train": _part(data.train, data.train_labels),
         "test": _part(data.test, data.test_labels),
@@ -152,14 +152,6 @@ def _of_part(old: Record, new: Record, name: str) -> Iterator[str]:
         yield f"the {name} data are in another order" if same else f"other {name} data"
     elif new["labels_sha256"] != old["labels_sha256"]:
         yield f"other labels of the {name} data"
-
-
-def _empty_classes(data: Data) -> list[int]:
-    """Classes of which there is no training datum."""
-    if data.train_labels is None or not len(data.train_labels):
-        return []
-    counts = torch.bincount(data.train_labels.cpu(), minlength=data.num_classes)
-    return (counts == 0).nonzero()[:, 0].tolist()
 
 
 def _part(values: Tensor, labels: Tensor | None) -> Record:

@@ -7,6 +7,7 @@ said, or refused where nothing could be learned from them.
 
 import csv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ def load_vectors(path: str, test_fraction: float = 0.2, split_seed: int = 0) -> 
 
     Args:
         path: a file of one of `KINDS`; of a folder, all its Parquet files.
-        test_fraction: share held out, in (0, 1).
+        test_fraction: share held out, in [0, 1); with 0 all rows are both parts.
         split_seed: seed of that split.
 
     Raises:
         RequestError: there is no such table, or a value of it is no finite number.
     """
     file = Path(path).expanduser()
-    values, names = _table(file, path)
+    values, names, said = _table(file, path)
     if values.ndim != 2 or values.shape[1] == 0:
         raise RequestError(f"{path}: a table must be (rows, columns), got {values.shape}")
     if len(values) < 2:
@@ -52,16 +53,30 @@ def load_vectors(path: str, test_fraction: float = 0.2, split_seed: int = 0) -> 
             f"{path}: every value must be a finite float32 number, got {values[row, column]} in "
             f"row {row}, column {_name(names, int(column))}; remove the row, or the column"
         )
-    remarks = _scales(path, values, names)
-    rows = torch.from_numpy(vectors)
-    if values.shape[1] > 2:
-        line = f"vectors of {values.shape[1]} numbers: pictures show the first two alone"
-        remarks = (*remarks, line)
+    rows, remarks = torch.from_numpy(vectors), (*said, *remarks_of(path, values, names))
     pool = Data(file.name, rows, rows, None, None, None, remarks=remarks)
     return cut(pool, test_fraction, split_seed)
 
 
-def _scales(path: str, values: Array, names: list[str]) -> tuple[str, ...]:
+def remarks_of(path: str, values: Array, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """A line each for what is to be known of vectors: their scales, and what pictures show.
+
+    Args:
+        path: what they are called in messages.
+        values: (n, D), finite, n >= 2.
+        names: of the columns; empty where they have none.
+
+    Raises:
+        RequestError: a column is constant, or hopelessly far from unit scale.
+    """
+    remarks = _scales(path, values, names)
+    if values.shape[1] > 2:
+        line = f"vectors of {values.shape[1]} numbers: pictures show the first two alone"
+        remarks = (*remarks, line)
+    return remarks
+
+
+def _scales(path: str, values: Array, names: Sequence[str]) -> tuple[str, ...]:
     """What is to be known of the columns' scales.
 
     Raises:
@@ -92,7 +107,7 @@ def _scales(path: str, values: Array, names: list[str]) -> tuple[str, ...]:
     return ()
 
 
-def _name(names: list[str], column: int) -> str:
+def _name(names: Sequence[str], column: int) -> str:
     return repr(names[column]) if names else str(column)
 
 
@@ -104,10 +119,10 @@ def _some(names: list[str]) -> str:
 # ---- files --------------------------------------------------------------------------------------
 
 
-def _table(file: Path, path: str) -> tuple[Array, list[str]]:
-    """The values of a file, and the names of its columns, or none."""
+def _table(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
+    """The values of a file, the names of its columns, or none, and what was left out."""
     if path and file.is_dir() and any(file.glob("*.parquet")):
-        return _parquet(file)
+        return *_parquet(file), ()
     suffix = file.suffix.lower()
     if not path or not file.is_file() or suffix not in KINDS:
         raise RequestError(
@@ -115,21 +130,26 @@ def _table(file: Path, path: str) -> tuple[Array, list[str]]:
             "or a folder of Parquet files"
         )
     if suffix == ".parquet":
-        return _parquet(file)
+        return *_parquet(file), ()
+    said: tuple[str, ...] = ()
     try:
         if suffix in (".csv", ".tsv"):
-            return _text(file)
+            return _text(file, path)
         found = np.load(file, allow_pickle=False)
         if suffix == ".npz":
-            found = _of_archive(found, path)
+            found, said = _of_archive(found, path)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"{path}: not a table of numbers ({first_line(error)})") from error
-    return _numbers(found, path), []
+    return _numbers(found, path), [], said
 
 
-def _of_archive(archive: Any, path: str) -> Array:  # noqa: ANN401  # numpy does not name its type
+def _of_archive(
+    archive: Any,  # noqa: ANN401  # numpy does not name its type
+    path: str,
+) -> tuple[Array, tuple[str, ...]]:
+    """The table among the arrays of an .npz, and which of them are left out."""
     names = list(archive)
     name = names[0] if len(names) == 1 else next((n for n in NAMES if n in names), None)
     if name is None:
@@ -138,7 +158,8 @@ def _of_archive(archive: Any, path: str) -> Array:  # noqa: ANN401  # numpy does
             f"{_some(names)}; rename the table"
         )
     found: Array = archive[name]
-    return found
+    unread = [other for other in names if other != name]
+    return found, (f"{path}: its arrays {_some(unread)} are not read",) if unread else ()
 
 
 def _numbers(values: Array, path: str) -> Array:
@@ -147,23 +168,36 @@ def _numbers(values: Array, path: str) -> Array:
     return values
 
 
-def _text(file: Path) -> tuple[Array, list[str]]:
-    """Numbers between commas, semicolons or tabs; a first line that is no number names them."""
+def _text(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
+    """Numbers between commas, semicolons or tabs; a first line without a number names them."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        first = stream.readline()
+        lines = enumerate(stream, start=1)
+        number, first = next(((k, line) for k, line in lines if line.strip()), (0, ""))
+        data = any(line.strip() for _, line in lines)
     mark = max(",;\t", key=first.count)
     cells = [cell.strip() for cell in next(csv.reader([first], delimiter=mark), [])]
-    names = [] if all(_is_number(cell) for cell in cells) else cells
+    numbers = [_is_number(cell) for cell in cells]
+    names = [] if any(numbers) or not any(cells) else cells
+    if not any(cells) or (names and not data):
+        held = f"no row but its column names, {_some(names)}" if names else "a first line without"
+        raise RequestError(f"{path}: a table needs rows of numbers, got {held}")
+    if not all(numbers) and not names:
+        column = numbers.index(False)
+        raise RequestError(
+            f"{path}: every value must be a number, got {cells[column]!r} in row 0, column "
+            f"{column}, beside numbers, so that it is no line of names; mend or remove the row"
+        )
     values = np.loadtxt(
         file,
         delimiter=mark,
-        skiprows=1 if names else 0,
+        skiprows=number if names else 0,
         ndmin=2,
         encoding="utf-8-sig",
         comments=None,
         quotechar='"',
     )
-    return values, names
+    said = (f"{path}: its first line names the columns, {_some(names)}",) if names else ()
+    return values, names, said
 
 
 def _is_number(text: str) -> bool:

@@ -300,11 +300,12 @@ def data_of_run(
             f"the data of {run} were given from Python: pass them again, as "
             f"scoreflow.load({str(run)!r}, data=DATA) or scoreflow.train(..., data=DATA)"
         )
-    paths = [path] if moved or c.name != "images" else identity.candidates(record, path, run)
+    files = c.name in ("images", "vectors")
+    paths = [path] if moved or not files else identity.candidates(record, path, run)
     if not paths:
         raise RequestError(
             f"the data of {run} are gone: {record['absolute']} is not there; say where they are "
-            "now by --config.data.path=DIR (drawing samples needs none)"
+            "now by --config.data.path=PATH (drawing samples needs none)"
         )
     refused = []
     for each in paths:
@@ -319,7 +320,7 @@ def data_of_run(
             return data, each
         refused.append(f"the data {place} are not those that {run} was trained on: {different}")
     raise RequestError(
-        f"{refused[0]}; put them back, say where the old ones are by --config.data.path=DIR, or "
+        f"{refused[0]}; put them back, say where the old ones are by --config.data.path=PATH, or "
         f"train on these in a new folder, --config.training.init={run} to begin with its network"
     )
 

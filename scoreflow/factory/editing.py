@@ -7,7 +7,7 @@ import torch
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import centres
 from scoreflow.data.reading.settings import Reading
-from scoreflow.data.reading.user_images import Given, read_images, read_mask
+from scoreflow.data.reading.user_images import Given, Mask, read_images, read_mask
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose, choose_key
 from scoreflow.factory.solver import try_solver
@@ -97,8 +97,9 @@ def _measured(config: Config, data: Data, num_levels: int, reading: Reading) -> 
     method = choose_key("control.method", c.method)
     if method != "mmps":
         _refuse_indivisible(method, config.sampling)
-    operator, coarse = _operator(config, shape, reading)
+    operator, coarse, remarks = _operator(config, shape, reading)
     given = read_images(c.image, data, also=(coarse,) if coarse else (), reading=reading)
+    given = given._replace(remarks=(*given.remarks, *remarks))
     value = centres(given.levels, num_levels)
     itself = tuple(value.shape[1:]) != shape  # the file is coarse, or grey, already
     value = value if itself else operator.apply(value)
@@ -131,22 +132,24 @@ def _refuse_indivisible(method: str, c: SamplingConfig) -> None:
 
 def _operator(
     config: Config, shape: tuple[int, ...], reading: Reading
-) -> tuple[Operator, tuple[int, ...] | None]:
-    """A, and the shape of an image that is y itself, if one can be."""
+) -> tuple[Operator, tuple[int, ...] | None, tuple[str, ...]]:
+    """A, the shape of an image that is y itself, if one can be, and what is to be known of it."""
     c, task = config.control, config.sampling.task
     channels, height, width = shape
     if task == "inpaint":
-        known = read_mask(c.mask, shape, reading) if c.mask else middle_square(shape)
-        return Masked(known), None
+        known, remarks = (
+            read_mask(c.mask, shape, reading) if c.mask else Mask(middle_square(shape))
+        )
+        return Masked(known), None, remarks
     if task == "colorize":
         if channels != 3:
             raise RequestError(
                 f"sampling.task = colorize needs data in colour, and those of this run have "
                 f"{channels} channel"
             )
-        return ChannelMean(channels), (1, height, width)
+        return ChannelMean(channels), (1, height, width), ()
     if height % c.factor or width % c.factor or c.factor > min(height, width):
         raise RequestError(
             f"control.factor must divide the sides of the image, {width}x{height}, got {c.factor}"
         )
-    return BlockMean(c.factor), (channels, height // c.factor, width // c.factor)
+    return BlockMean(c.factor), (channels, height // c.factor, width // c.factor), ()

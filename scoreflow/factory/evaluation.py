@@ -30,7 +30,7 @@ def build_judge(
             "leave it out"
         )
     scores = fid.scores(inception, data.num_levels, data.train.device) if inception else None
-    truth = toy.distribution() if data.name == "toy" else None
+    truth = toy.distribution() if data.is_toy else None
     if data.train_labels is None or data.num_levels is None:
         return SampleQuality(data, truth, inception=scores)
     if classifier is None:

@@ -1,8 +1,10 @@
 """Likelihood settings from the `likelihood` section."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from scoreflow.data.classes import names_of, numbers_of
+from scoreflow.data.classes import as_asked, names_of, numbers_of
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
@@ -55,6 +57,7 @@ def asked_of(config: AnyConfig, model: ScoreModel, data: Data) -> ScoreModel:
         raise RequestError(
             f"likelihood.label is one class, or data for each image's own, got {label}"
         )
+    _refuse_untrained(config, data, label, numbers)
     return model.labelled(numbers[0])
 
 
@@ -80,7 +83,21 @@ def labels_of(config: AnyConfig, model: ScoreModel, data: Data) -> Tensor | None
             f"likelihood.label = data: the network knows {model.num_classes} classes, and "
             f"{data.name} has a class {int(data.test_labels.max())}"
         )
+    _refuse_untrained(config, data, OF_EACH, data.test_labels.unique().tolist())
     return data.test_labels
+
+
+def _refuse_untrained(
+    config: AnyConfig, data: Data, label: int | str, numbers: Sequence[int]
+) -> None:
+    """Refuse classes that a network of the data's own classes was never shown."""
+    missing = sorted({*numbers}.intersection(data.empty_classes))
+    if missing and not Config.of(config).model.num_classes:
+        called = ", ".join(str(as_asked(k, names_of(data, data.num_classes))) for k in missing)
+        raise RequestError(
+            f"likelihood.label = {label}: {data.name} has no training data of {called}, of which "
+            "the network knows nothing: set it to another class, or to -1 for none"
+        )
 
 
 def build_question(

@@ -184,7 +184,13 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
             for each, values in unmet
             if isinstance(values, tuple)
         ]
-        if any(each == "data.name" for each, _ in unmet):
+        of_the_data = any(each == "data.name" for each, _ in unmet)
+        if of_the_data and config["data.name"] == "given":
+            raise RequestError(
+                f"{name} has no effect on data from Python ({choices}), which are taken as they "
+                "are passed: convert them first, and leave it out"
+            )
+        if of_the_data:
             remedies.append("--data PATH")
         added = f"add {' or '.join(remedies)}, or " if remedies else ""
         raise RequestError(f"{name} has no effect on {choices}: {added}leave it out")

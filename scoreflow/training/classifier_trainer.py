@@ -38,10 +38,13 @@ def check_labels(data: Data, what: str) -> None:
     if data.num_classes == 0 or data.num_levels is None:
         raise RequestError(f"{what} needs images with labels, and {data.name} has none")
     assert data.test_labels is not None, "data have labels in both splits or in none"
-    if data.num_classes < 2 or int(data.test_labels.max()) >= data.num_classes:
+    held_out = set(data.test_labels.unique().tolist())
+    untrained = sorted(held_out.intersection(data.empty_classes))
+    if data.num_classes < 2 or untrained:
+        lacking = f", no training data of {untrained}" if untrained else ""
         raise RequestError(
-            f"{what} needs two classes or more, all of them in the training data, got training "
-            f"labels 0..{data.num_classes - 1} and test labels up to {int(data.test_labels.max())}"
+            f"{what} needs two classes or more, all of them in the training data, got "
+            f"{data.num_classes} classes{lacking}"
         )
 
 

@@ -44,28 +44,45 @@ def preview(trainer: Trainer) -> Preview:
     """Samples of the averaged weights, and their loss on held-out data."""
     model = trainer.model.with_network(trainer.ema.module)
     drawn = values_of(_drawn(model, trainer.data), trainer.data)
-    few = trainer.data.test[:HELD_OUT]
-    loss = _loss(trainer, model, few) if len(few) else None
+    few, labels = _held_out(trainer.data, model.num_classes > 0)
+    loss = _loss(trainer, model, few, labels) if len(few) else None
     return Preview(picture(drawn, trainer.data, COLUMNS), loss)
 
 
 def _drawn(model: ScoreModel, data: Data) -> Tensor:
-    """Samples as points; of a conditional network a class each, in turn."""
+    """Samples as points; of a conditional network a class each, in turn, of those it is shown."""
     vectors = data.num_levels is None
     noise = Noise.of(0, 0, POINTS if vectors else IMAGES, data.train.device)
     if model.num_classes:
-        model = model.labelled(noise.index % model.num_classes)
+        there = _shown_classes(data).to(noise.index.device)
+        model = model.labelled(there[noise.index % len(there)])
     denoiser: Denoiser = model if vectors else Clipped(model)
     times = grid("log_snr", model.sde, STEPS, model.t_min)
     event = tuple(data.train.shape[1:])
     return sample(DPMSolver(order=2), denoiser, model.sde, times, noise, event)
 
 
+def _shown_classes(data: Data) -> Tensor:
+    """The classes that a training on data with labels shows to its network, in order."""
+    assert data.train_labels is not None, "a conditional network is trained on labels"
+    found: Tensor = data.train_labels.unique()
+    return found
+
+
+def _held_out(data: Data, conditional: bool) -> tuple[Tensor, Tensor | None]:
+    """The first held-out data, of a conditional training those of classes that it shows."""
+    few, labels = data.test[:HELD_OUT], data.test_labels
+    if not conditional or labels is None:
+        return few, None
+    labels = labels[:HELD_OUT].to(few.device)
+    known = torch.isin(labels, _shown_classes(data).to(few.device))
+    return few[known], labels[known]
+
+
 @torch.no_grad()
-def _loss(trainer: Trainer, model: ScoreModel, few: Tensor) -> float:
+def _loss(trainer: Trainer, model: ScoreModel, few: Tensor, labels: Tensor | None) -> float:
     """The mean of the objective over some data, each at one fixed time and noise."""
     data, settings, size = trainer.data, trainer.settings, trainer.settings.batch_size
-    labels = data.test_labels if model.num_classes else None
     losses = []
     for start in range(0, len(few), size):
         part = few[start : start + size]
@@ -77,6 +94,6 @@ def _loss(trainer: Trainer, model: ScoreModel, few: Tensor) -> float:
         eps = noise.normal(Stream.TRAIN_EPS, tuple(part.shape[1:])).float()
         asked = model
         if labels is not None:
-            asked = model.labelled(labels[start : start + len(part)].to(few.device))
+            asked = model.labelled(labels[start : start + len(part)])
         losses.append(trainer.objective.loss(asked, x_0, t, eps) / density)
     return float(torch.cat(losses).double().mean())

@@ -356,6 +356,24 @@ def test_data_are_found_from_another_folder_and_beside_a_run_that_moved(trained)
     assert torch.equal(sf.load(moved, "cpu").data.test, expected)
 
 
+def test_vectors_are_found_beside_a_run_that_moved(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    table = np.random.default_rng(0).normal(size=(20, 2))
+    np.savetxt("t.csv", table, delimiter=",")
+    vectors = {**SHORT, "training.num_steps": 2, "data.path": "t.csv"}
+    list(sf.train("vectors", "run", vectors, device="cpu"))
+    monkeypatch.chdir(tmp_path)
+    expected = np.random.default_rng(0).permutation(20)[:4]
+    moved = (tmp_path / "here").rename(tmp_path / "moved") / "run"
+    for run in (moved, moved.relative_to(tmp_path)):
+        found = sf.load(run, "cpu").data.test
+        assert torch.equal(found, torch.from_numpy(table[expected].astype(np.float32)))
+    (moved.parent / "t.csv").unlink()
+    with pytest.raises(sf.RequestError, match=r"t\.csv is not there; .*data\.path=PATH"):
+        _ = sf.load(moved, "cpu").data
+
+
 def test_samples_need_no_data(trained, monkeypatch, capsys):
     before = sf.load(trained, "cpu").sample(2, "ddim", steps=2)
     (trained.parent / "imgs").rename(trained.parent / "renamed")

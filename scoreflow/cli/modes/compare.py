@@ -181,7 +181,7 @@ def _result(common: Comparing, found: list[Json]) -> Json:
     if not common.data.one_part:
         test_data = kept(rows, "held-out data", lambda: judge.of_test_data(count))
     floors = kept(rows, "floors", lambda: judge.floors(count))
-    orders = _orders(common) if common.data.name == "toy" else []
+    orders = _orders(common) if common.data.is_toy else []
     return {
         "unit": "a row a sampler and budget",
         "rows": found,

@@ -98,7 +98,7 @@ def assess(trained: TrainedRun) -> None:
             "likelihood.ledger has bounds of one law, that of a class or of none, and not of each "
             "image's own class: leave out either it or likelihood.label = data"
         )
-    if other is not None and against is None and not c.ledger and len(_shown(other[1], c)) < 2:
+    if other is not None and against is None and not c.ledger and _count(other[1], c) < 2:
         _score(trained, *other)  # nothing to tell apart, so the test set need not be measured
         return
     measured = measure_test_set(trained)
@@ -142,7 +142,7 @@ def _measured(
     rows = folder.rows(name, _heading(weights, of, dequantization), shard.rank)
     question = build_question(experiment.config, model, of, dequantization)
     labels = labels_of(experiment.config, model, of)
-    truth = toy.distribution() if name == "likelihood" and of.name == "toy" else None
+    truth = toy.distribution() if name == "likelihood" and of.is_toy else None
     found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
     found.result["rows"] = rows.path.name
     return found
@@ -346,9 +346,9 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
     return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
 
 
-def _shown(of: Data, c: ConfigDict) -> Tensor:
-    """The data that are measured."""
-    return of.test[: c.num_images or None]
+def _count(of: Data, c: ConfigDict) -> int:
+    """How many data are measured."""
+    return min(len(of.test), c.num_images or len(of.test))
 
 
 def _score(trained: TrainedRun, name: str, of: Data) -> None:

@@ -22,6 +22,7 @@ NAMES = {
 }
 """Modes that are only read by a conversion, and what they are called."""
 PROFILE = "a colour profile other than sRGB"
+COLOURS = "colours other than sRGB's"
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as Pillow's conversion to grey."""
 
@@ -62,18 +63,20 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         Refused: something in it cannot be read so.
     """
     image = _levelled(image, header)
-    alpha = _alpha(image)
-    refuse(_needs(header, alpha, reading), where)
+    alpha = alpha_of(image)
+    grey = header.grey or (header.mode in ("P", "PA") and _plain(image).mode == "L")
+    refuse(_needs(header, alpha, reading, grey), where)
     done = list(_done(header, alpha, reading))
     if header.turn is not None:
         image = image.transpose(header.turn)
-        alpha = None if alpha is None else _alpha(image)
+        alpha = None if alpha is None else alpha_of(image)
     kept: tuple[str, ...]
     if header.deep and header.grey:
         pixels, stored = _deep(image, header)[None], True
         if reading.converts and reading.levels <= 256:
             pixels, stored = _spread(pixels, header.levels), False
         kept = () if is_srgb(header.profile) else (PROFILE,)
+        kept = kept if header.srgb else (*kept, COLOURS)
     else:
         flat, kept = _flat(image, header, alpha, reading)
         array = np.asarray(flat)
@@ -101,12 +104,14 @@ def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
     pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     levels, stored = (2 if array.dtype == bool else 256), array.dtype == np.uint16
     pixels = pixels.astype(np.uint8) * np.uint8(255) if levels == 2 else pixels
+    done: tuple[str, ...] = ()
     if stored:
         levels = 65536
         refuse(_of_depth("values of 16 bits (uint16)", levels, True, reading), where)
         if reading.converts and reading.levels <= 256:
-            pixels, stored = _spread(pixels, levels), False
-    return _shaped(Converted(pixels, levels, stored), where, reading)
+            pixels, stored, done = _spread(pixels, levels), False, ("from 16 bits to 8",)
+            levels = 256
+    return _shaped(Converted(pixels, levels, stored, done), where, reading)
 
 
 # ---- what is refused ----------------------------------------------------------------------------
@@ -126,11 +131,14 @@ def refuse(needs: Iterator[Need], where: str) -> None:
     raise Refused(where, " and ".join(what for what, _, _ in found), remedy)
 
 
-def _needs(header: Header, alpha: Image.Image | None, reading: Reading) -> Iterator[Need]:
+def _needs(
+    header: Header, alpha: Image.Image | None, reading: Reading, grey: bool
+) -> Iterator[Need]:
     if header.strange:
         yield header.strange, "", "convert it first"
         return
-    flag = reading.flag("mode", "grey" if header.grey else "rgb")
+    # another picture of a palette may have colour: auto makes each what it is
+    flag = reading.flag("mode", "grey" if header.grey else "auto" if grey else "rgb")
     if header.pictures > 1 and header.format != "MPO":
         yield f"{header.pictures} pages or frames", "", "save each as a file of its own"
     elif header.pictures > 1 and not reading.converts:
@@ -192,7 +200,8 @@ def _levelled(image: Image.Image, header: Header) -> Image.Image:
     return image
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, 0..255; None where nothing says it."""
     if image.mode in ("LA", "PA", "RGBA"):
         return image.getchannel("A")
     if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
@@ -219,6 +228,8 @@ def _flat(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Grey or RGB without alpha, in sRGB if conversions are allowed; what was left as it is."""
     kept = [] if abs(header.gamma - SRGB_GAMMA) < 0.01 else ["a gamma other than sRGB's"]
+    if not header.srgb:
+        kept.append(COLOURS)
     flat = _plain(image)
     if header.profile is not None and not is_srgb(header.profile):
         found = to_srgb(flat, header.profile) if reading.converts else None

@@ -45,6 +45,7 @@ class Header:
         profile: an ICC profile, or None.
         gamma: of a PNG file; sRGB's own where it says nothing.
         strange: what else it holds that cannot be read, in words; "" for nothing.
+        srgb: whether its primaries and its curve, by code points or chromaticities, are sRGB's.
     """
 
     format: str
@@ -56,6 +57,7 @@ class Header:
     profile: bytes | None
     gamma: float
     strange: str
+    srgb: bool = True
 
     @property
     def grey(self) -> bool:
@@ -78,17 +80,63 @@ def header_of(image: Image.Image, content: bytes) -> Header:
     pictures = int(getattr(image, "n_frames", 1))
     levels, strange = _levels(image, content)
     # Pillow turns a TIFF when it loads it, and finds a PNG's tag only then
-    stored = _orientation(image) if image.format == "TIFF" else 1
+    stored = orientation_of(image) if image.format == "TIFF" else 1
     image.load()
-    turn = TURNS.get(_orientation(image))
+    turn = TURNS.get(orientation_of(image))
     profile = image.info.get("icc_profile") or None
     gamma = image.info.get("gamma", SRGB_GAMMA)
     gamma = SRGB_GAMMA if profile is not None or "srgb" in image.info else float(gamma)
     kind, oriented = image.format or "", stored != 1 or turn is not None
-    return Header(kind, image.mode, levels, pictures, oriented, turn, profile, gamma, strange)
+    srgb = profile is not None or _is_srgb(image, content)  # a profile says more
+    return Header(
+        kind, image.mode, levels, pictures, oriented, turn, profile, gamma, strange, srgb
+    )
 
 
-def _orientation(image: Image.Image) -> int:
+# ---- colours ------------------------------------------------------------------------------------
+
+PRIMARIES, CURVES = {1, 2}, {1, 2, 6, 13, 14, 15}
+"""Code points of ITU-T H.273 that are sRGB's, unspecified, or shown as sRGB's (BT.709's curve)."""
+OF_SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""x and y of the white point, red, green and blue, in the order of a PNG's cHRM."""
+
+
+def _is_srgb(image: Image.Image, content: bytes) -> bool:
+    """Whether nothing but an ICC profile says that a file has other colours than sRGB."""
+    codes = {"PNG": _cicp, "AVIF": _nclx}.get(image.format or "", lambda _: None)(content)
+    if codes is not None:
+        return codes[0] in PRIMARIES and codes[1] in CURVES
+    given = image.info.get("chromaticity")
+    if given is None or "srgb" in image.info or len(given) != len(OF_SRGB):
+        return True
+    return all(abs(a - b) < 0.005 for a, b in zip(given, OF_SRGB, strict=True))
+
+
+def _cicp(content: bytes) -> tuple[int, int] | None:
+    """Primaries and curve of a PNG's chunk of code points, which stands before its pixels."""
+    start = 8
+    while start + 8 <= len(content):
+        size, kind = int.from_bytes(content[start : start + 4]), content[start + 4 : start + 8]
+        if kind == b"cICP" and size == 4:
+            return content[start + 8], content[start + 9]
+        if kind == b"IDAT":
+            return None
+        start += size + 12
+    return None
+
+
+def _nclx(content: bytes) -> tuple[int, int] | None:
+    """Primaries and curve of an AVIF's box of code points."""
+    start = content.find(b"colrnclx") + 8
+    if start < 8 or start + 4 > len(content):
+        return None
+    return int.from_bytes(content[start : start + 2]), int.from_bytes(
+        content[start + 2 : start + 4]
+    )
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Which of `TURNS` viewers heed, 1 for none."""
     if image.format != "TIFF" and not any(key in image.info for key in TURNING):
         return 1
     try:

@@ -12,6 +12,7 @@ from torch import Tensor
 from scoreflow.data.dataset import Data
 from scoreflow.data.reading.conversion import Converted, Pixels, fitted, needs_of_size, refuse
 from scoreflow.data.reading.image_file import describe, read
+from scoreflow.data.reading.refusal import Refused
 from scoreflow.data.reading.settings import MODE_OF, Mode, Reading
 from scoreflow.data.reading.tally import Tally
 from scoreflow.errors import RequestError
@@ -105,20 +106,30 @@ def _in_one_of(
 # ---- masks --------------------------------------------------------------------------------------
 
 
-def read_mask(where: str, shape: tuple[int, ...], reading: Reading = AS_THE_RUN) -> Tensor:
+class Mask(NamedTuple):
+    """What of an image is known.
+
+    Attributes:
+        known: bool, of the shape of the data.
+        remarks: a line each for how the file was understood where it could mean two things.
+    """
+
+    known: Tensor
+    remarks: tuple[str, ...] = ()
+
+
+def read_mask(where: str, shape: tuple[int, ...], reading: Reading = AS_THE_RUN) -> Mask:
     """What of an image is known, from a file that is white or transparent where it is not.
 
     A mask may have any mode. Where it has transparent pixels and others in black and white alone,
     the white ones are to be made up as well; beside a picture in colours or greys, the transparent
-    ones alone. One whose values are 0 and 1 has its white at 1.
+    ones alone, which is said where light ones are kept. One whose values are 0 and 1 has its white
+    at 1.
 
     Args:
         where: a file.
         shape: (C, H, W) of the data.
         reading: what may be done to a mask of another size.
-
-    Returns:
-        bool, `shape`.
     """
     path = _file(where, "mask", "a file that is white where the image is to be made up")
     any_mode = replace(reading, mode="rgb", size=None, levels=0)
@@ -127,7 +138,9 @@ def read_mask(where: str, shape: tuple[int, ...], reading: Reading = AS_THE_RUN)
         read(path, where, replace(any_mode, background=ground)).pixels.astype(int)
         for ground in ("#ffffff", "#000000")
     )
-    unknown = _unknown(dark, (light - dark).max(0) >= WHITE)
+    if not light.any():
+        dark = _as_stored(path, where, dark)
+    unknown, remarks = _unknown(dark, (light - dark).max(0) >= WHITE, where)
     known = torch.from_numpy(~_of_size(unknown, shape[1:], where, reading))
     if known.all() or not known.any():
         only = (
@@ -136,22 +149,38 @@ def read_mask(where: str, shape: tuple[int, ...], reading: Reading = AS_THE_RUN)
             else "white or transparent: nothing would be given"
         )
         raise RequestError(f"mask {where} is all {only}; it must have both")
-    return known.expand(shape)
+    return Mask(known.expand(shape), remarks)
 
 
-def _unknown(values: Pixels, clear: Pixels) -> Pixels:
-    """Where a mask says that the image is to be made up, (H, W) bool.
+def _as_stored(path: Path, where: str, black: Pixels) -> Pixels:
+    """The values of a 16-bit mask of 0 and 1, which 8 bits show as black; else what they show."""
+    try:
+        found = read(path, where, Reading(section="control", mode="rgb", levels=65536)).pixels
+    except Refused:  # of 8 bits
+        return black
+    return found.astype(int) if found.max() == 1 else black
+
+
+def _unknown(values: Pixels, clear: Pixels, where: str) -> tuple[Pixels, tuple[str, ...]]:
+    """Where a mask says that the image is to be made up, (H, W) bool, and what is to be known.
 
     Args:
         values: (3, H, W) in 0..255.
         clear: (H, W) bool, where it is transparent.
+        where: what it is called.
     """
     if not clear.any() and values.max() == 1:
         values = values * 255
     white = (values >= WHITE).any(0)
-    if clear.any() and not np.isin(values[:, ~clear], (0, 255)).all():
-        return clear
-    return clear | white
+    if not clear.any() or np.isin(values[:, ~clear], (0, 255)).all():
+        return clear | white, ()
+    others = int((white & ~clear).sum())
+    line = (
+        f"mask {where}: its {int(clear.sum())} transparent pixels alone are made up, for the "
+        f"others have greys or colours; the {others} light ones among these are kept: make the "
+        "mask opaque, or black and white, where they are to be made up too"
+    )
+    return clear, (line,) if others else ()
 
 
 def _of_size(mask: Pixels, size: tuple[int, ...], where: str, reading: Reading) -> Pixels:

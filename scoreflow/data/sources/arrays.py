@@ -15,9 +15,10 @@ from scoreflow.data.sources.rows import (
     Rows,
     damaged,
     named,
+    shown,
     some,
 )
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, first_line
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
 LABELS = frozenset({"label", "labels", "y", "target", "targets", "arr_1", "class", "classes"})
@@ -52,17 +53,22 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
     if labels in arrays:
         classes = {split_of_file(labels): labels}
     unread = [name for name in arrays if name not in {*images.values(), *classes.values()}]
-    splits = {}
+    pixels, told, reasons = {}, {}, []
     for split, name in images.items():
-        where, column = f"{path}, array {name}", classes.get(split)
-        pixels = _stack(arrays[name], where)
-        own = None if column is None else _column(arrays[column], len(pixels), f"{path}, {column}")
-        splits[split] = _rows(pixels, own, where)
+        pixels[split] = _stack(_member(arrays, name, path), f"{path}, array {name}")
+        if split in classes:
+            told[split], reason = _column(arrays, classes[split], len(pixels[split]))
+            reasons += [reason] if reason else []
+    splits = {
+        split: _rows(pixels[split], None if reasons else told.get(split), f"{path}, array {name}")
+        for split, name in images.items()
+    }
     return Found(
         name=path.name,
         root=f"{path.parent}/",
         splits=splits,
-        classes_by=f"array {named(classes.values())}" if classes else "",
+        classes_by=f"array {named(classes.values())}" if classes and not reasons else "",
+        unlabelled="; ".join(reasons),
         sure=labels in arrays,
         remarks=(f"{path.name}: its arrays {some(unread)} are not read",) if unread else (),
     )
@@ -92,9 +98,20 @@ def load_array(path: Path) -> Array:
 
 
 def _opened(path: Path) -> Mapping[str, Array]:
+    """The arrays of an archive, each read when it is asked for."""
     try:
-        found: Mapping[str, Array] = np.load(path, allow_pickle=False)
-        return {name: found[name] for name in found}
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is a .npy of another name")
+        opened: Mapping[str, Array] = found
+        return opened
+    except Exception as error:  # zip's, zlib's or numpy's
+        raise damaged(str(path), ".npz file", error) from error
+
+
+def _member(arrays: Mapping[str, Array], name: str, path: Path) -> Array:
+    try:
+        return arrays[name]
     except Exception as error:  # zip's, zlib's or numpy's
         raise damaged(str(path), ".npz file", error) from error
 
@@ -120,13 +137,20 @@ def _stack(found: Array, where: str) -> Array:
     )
 
 
-def _column(found: Array, count: int, where: str) -> list[object]:
-    """The labels of `count` images, as Python values; a column (N, 1) counts as (N,)."""
+def _column(arrays: Mapping[str, Array], name: str, count: int) -> tuple[list[object], str]:
+    """The labels of `count` images, as Python values, and why there are none.
+
+    A column (N, 1) counts as (N,).
+    """
+    try:
+        found = arrays[name]
+    except Exception as error:  # zip's, zlib's or numpy's
+        return [], f"array `{name}` cannot be read ({shown(first_line(error))})"
     flat = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
-    if len(flat.shape) == 0 or len(flat) != count:
-        raise RequestError(f"{where}: {count} images need as many labels, got {found.shape}")
+    if flat.shape != (count,):
+        return [], f"array `{name}` of shape {found.shape} is not one label for each of {count}"
     values: list[object] = flat.tolist()
-    return values
+    return values, ""
 
 
 def _rows(images: Array, labels: list[object] | None, where: str) -> Rows:

@@ -105,8 +105,15 @@ def _found(
         )
     arranged = layout(files, labels)
     told = [name for name in others if name.rpartition("/")[2] == LABEL_FILE]
-    by_file = _labels_of(text_of(told[0]), f"{root}/{told[0]}") if len(told) == 1 else {}
-    by_file = by_file if labels == "auto" else {}
+    by_file: dict[str, object] | None = {}
+    if labels == "auto" and len(told) == 1:
+        by_file = _labels_of(text_of(told[0]))
+    unread = (
+        f"{told[0]} is not read for classes, as it does not hold "
+        '{"labels": [[file, class], ...]}, as EDM\'s dataset tool writes it'
+        if by_file is None
+        else ""
+    )
     below = told[0].removesuffix(LABEL_FILE) if by_file else ""
 
     def label_of(name: str) -> object:
@@ -123,7 +130,7 @@ def _found(
         classes_by=classes_by,
         sure=labels == FOLDERS or bool(by_file),
         unlabelled="" if labels == "none" else arranged.shards,
-        remarks=tuple(arranged.remarks),
+        remarks=(*arranged.remarks, *filter(None, [unread])),
         left_out=(*arranged.left_out, *(name for name in others if name not in told[:1])),
     )
 
@@ -141,18 +148,18 @@ def _rows(
     return rows(), len(members), str(root)
 
 
-def _labels_of(told: bytes, where: str) -> dict[str, object]:
-    """The classes in a dataset.json: {"labels": [[name, class], ...]}, or null for none."""
+def _labels_of(told: bytes) -> dict[str, object] | None:
+    """The classes in a dataset.json: {"labels": [[name, class], ...]}, or null for none.
+
+    None where it is something else, which may lie beside images under that name.
+    """
     try:
         content = json.loads(told)
         pairs = (content or {}).get("labels") or []
         pairs = pairs.items() if isinstance(pairs, dict) else pairs
         return {str(name): _one_hot(label) for name, label in pairs}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f'{where} must hold {{"labels": [[file, class], ...]}}, as EDM\'s dataset '
-            "tool writes it: mend or remove it"
-        ) from error
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _one_hot(label: object) -> object:

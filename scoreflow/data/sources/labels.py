@@ -37,6 +37,7 @@ def numbered(
     classes_by: str,
     class_names: tuple[str, ...] = (),
     sure: bool = False,
+    remedy: str = "name it by --config.data.labels to take it for them",
 ) -> Classes:
     """Number the distinct labels of all splits: integers by value, text in natural order.
 
@@ -50,6 +51,7 @@ def numbered(
         class_names: the names of labels 0, 1, ...; these labels keep their numbers.
         sure: whether the user named the labels; else so many of them as there can be no classes
             of, more than half of the images or than 10,000, are left out.
+        remedy: how the user names them.
     """
     values = [[_value(label) for label in labels] for labels, _ in splits]
     flat = [value for split in values for value in split]
@@ -58,7 +60,7 @@ def numbered(
         told = "" if classes_by == "folder" else f"{NO_CLASSES}{classes_by} gives no image one"
         return Classes(remark=told)
     reason = _lacking(values, [names for _, names in splits], classes_by)
-    reason = reason or _reason(flat, kinds, classes_by, sure)
+    reason = reason or _reason(flat, kinds, classes_by, sure, remedy)
     if reason:
         return Classes(remark=NO_CLASSES + reason)
     ordered = _ordered(flat, class_names)
@@ -94,7 +96,7 @@ def _lacking(values: Sequence[Sequence[object]], names: Sequence[Sequence[str]],
     return f"{count} of {total} images have none by {by} ({example}), so all are taken without"
 
 
-def _reason(flat: Sequence[object], kinds: set[type], by: str, sure: bool) -> str:
+def _reason(flat: Sequence[object], kinds: set[type], by: str, sure: bool, remedy: str) -> str:
     """Why these labels are no classes of the images; "" if they are."""
     if kinds in ({int, str}, {bool, str}, {int, bool}):
         return f"{by} mixes text, numbers or truth values"
@@ -106,7 +108,7 @@ def _reason(flat: Sequence[object], kinds: set[type], by: str, sure: bool) -> st
     if not sure and (2 * count > len(flat) or count > MOST_CLASSES):
         return (
             f"{by} has {count} distinct values for {len(flat)} images, too many to be classes; "
-            "name it by --config.data.labels to take it for them"
+            f"{remedy}"
         )
     return ""
 

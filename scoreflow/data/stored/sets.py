@@ -70,6 +70,7 @@ def loaded(
             if not begun.is_dir():
                 return data
             _keep(data, begun)
+            shutil.rmtree(place, ignore_errors=True)  # of one of which a part is gone
             begun.rename(place)
         except _MadeMeanwhile:
             pass
@@ -194,5 +195,8 @@ def _opened(folder: Path) -> Data | None:
 def _part(told: dict[str, Any], name: str, folder: Path) -> tuple[Images, Tensor | None]:
     file = RowFile(folder / told["file"], tuple(told["event"]), np.dtype(told["kind"]))
     images = StoredImages(file, np.load(folder / f"{name}-rows.npy"))
+    ends = (int(images.rows.max(initial=-1)) + 1) * file.row_bytes
+    if file.path.stat().st_size < ends:
+        raise ValueError(f"{file.path} was cut short")
     labels = folder / f"{name}-labels.npy"
     return cast(Images, images), torch.from_numpy(np.load(labels)) if labels.exists() else None

@@ -134,7 +134,7 @@ def test_a_file_and_a_test_image_are_read_alike(images):
 
 
 def test_a_mask_is_white_where_nothing_is_known(images):
-    known = read_mask("mask.png", (3, 8, 8))
+    known, _ = read_mask("mask.png", (3, 8, 8))
     assert known.shape == (3, 8, 8)
     assert not known[:, :, :3].any()
     assert known[:, :, 3:].all()

@@ -64,11 +64,16 @@ LABELLED = {
     "a pair with a list": (CHW, LABELS.tolist()),
     "names": (RGB, [("ant", "bee", "cat")[k] for k in LABELS]),
     "ids": (RGB, torch.tensor(LABELS) * 7 + 3_000_000),
+    "floats": (RGB, LABELS.astype(float)),
+    "a column": (RGB, LABELS[:, None]),
+    "natural order": (RGB, [("a2", "a10", "a11")[k] for k in LABELS]),
+    "0-d tensors": Listed(lambda x, y: (x, torch.tensor(y))),
     "pictures": Listed(lambda x, y: (Image.fromarray(x), y)),
     "tensors": Listed(lambda x, y: (to_tensor(x), int(y))),
     "as the Hub": Listed(lambda x, y: {"image": Image.fromarray(x), "label": int(y)}),
 }
 NAMES = {"names": ("ant", "bee", "cat"), "ids": ("3000000", "3000007", "3000014")}
+NAMES["natural order"] = ("a2", "a10", "a11")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -88,7 +93,9 @@ def test_every_form_of_labels_is_the_same_classes(form):
     assert torch.equal(values, CHW)
     assert labels.tolist() == LABELS.tolist()
     assert data.num_classes == 3
-    assert data.class_names == NAMES.get(form, ("0", "1", "2"))
+    names = NAMES.get(form, ("0", "1", "2"))
+    assert data.class_names == names
+    assert data.remarks == (f"3 classes by label: {', '.join(names)}",)
 
 
 def test_grey_images_need_no_axis_of_channels():
@@ -106,7 +113,7 @@ def test_levels_of_other_depths():
     data = given_data(deep, num_levels=65536)
     assert data.num_levels == 65536
     assert torch.equal(split(data)[0][:, 0], torch.from_numpy(deep.astype(np.int32)))
-    data = given_data([Image.fromarray(each) for each in deep])
+    data = given_data([Image.fromarray(each) for each in deep], num_levels=65536)
     assert torch.equal(split(data)[0][:, 0], torch.from_numpy(deep.astype(np.int32)))
     assert given_data(GREY // 16, num_levels=17).num_levels == 17
 
@@ -131,7 +138,83 @@ def test_a_held_out_part_of_its_own():
 def test_classes_are_left_out_where_some_have_none(missing):
     data = given_data((RGB, [*LABELS[:9].tolist(), missing]))
     assert data.train_labels is data.test_labels is None
-    assert data.remarks == ("labels left out: 1 of 10 data have none",)
+    why = "no classes: 1 of 10 images have none by label (data[9]), so all are taken without"
+    assert data.remarks == (why,)
+
+
+NO_CLASSES = {
+    "label holds 0.5 (float), and a class is a whole number or text": (RGB, LABELS + 0.5),
+    "the labels of data are 5 values a datum, and not one": (RGB, np.zeros((10, 5))),
+    "data has 10 data and 9 labels": (RGB, LABELS[:9]),
+    "label holds {'boxes': []} (dict), and a class is a whole number or text": Listed(
+        lambda x, y: (x, {"boxes": []})
+    ),
+    "the labels of data are a int, and not one a datum": (RGB, 3),
+    "label has 10 distinct values for 10 images, too many to be classes; pass (data, labels) to "
+    "take them for classes": Listed(lambda x, y: (x, int(x.astype(int).sum()))),
+}
+
+
+@pytest.mark.parametrize("why", NO_CLASSES)
+def test_labels_that_are_no_classes_are_left_out_with_a_line(why):
+    data = given_data(NO_CLASSES[why])
+    assert torch.equal(split(data)[0], CHW)
+    assert data.train_labels is data.test_labels is None
+    assert data.remarks == (f"no classes: {why}",)
+
+
+def test_a_part_without_labels_leaves_them_out():
+    data = given_data((RGB[:6], LABELS[:6]), RGB[6:])
+    assert data.train_labels is data.test_labels is None
+    assert data.remarks == ("no classes: data_test has no labels, and data has",)
+
+
+def test_mirrored_and_big_endian_arrays_are_read():
+    assert torch.equal(split(given_data(RGB[:, :, ::-1]))[0], CHW.flip(3))
+    other = given_data(GREY.astype(">u2"), num_levels=300)
+    assert torch.equal(split(other)[0][:, 0], torch.from_numpy(GREY.astype(np.int32)))
+
+
+@pytest.mark.parametrize("parts", [{"test_fraction": 0.0}, {"data_test": RGB[:2]}, {}])
+def test_what_the_caller_changes_later_is_not_the_data(parts):
+    mine = torch.from_numpy(RGB.transpose(0, 3, 1, 2).copy())
+    data = given_data(mine, **parts)
+    before = data.train.clone()
+    mine.fill_(7)
+    assert torch.equal(data.train, before)
+    assert data.one_part == ("test_fraction" in parts)
+
+
+def test_vectors_are_told_of_their_scales_as_files_are():
+    table = np.random.default_rng(1).normal(size=(10, 3)) * [1, 8, 1]
+    said = given_data(table).remarks
+    assert [line.split(",")[0] for line in said] == [
+        f"columns have standard deviations from {table.std(0).min():.3g} to "
+        f"{table.std(0).max():.3g} and means up to {abs(table.mean(0)).max():.3g}",
+        "vectors of 3 numbers: pictures show the first two alone",
+    ]
+    for bad, why in (([1, 0, 1], "constant columns"), ([1e6, 1, 1], "about unit scale")):
+        with pytest.raises(RequestError, match=f"data: .*{why}"):
+            given_data(table * bad)
+
+
+def picture(**info):
+    image = Image.fromarray(RGB[0])
+    image.info.update(info)
+    return image
+
+
+def test_pictures_that_viewers_turn_or_see_through_are_refused():
+    turned = picture()
+    turned.getexif()[0x0112] = 6
+    turned.info["exif"] = turned.getexif().tobytes()
+    with pytest.raises(RequestError, match=r"data\[0\] has an EXIF .*exif_transpose\(image\)"):
+        given_data([turned] * 4)
+    seen_through = picture(transparency=tuple(map(int, RGB[0, 0, 0])))
+    with pytest.raises(RequestError, match=r"data\[0\] has transparent pixels .*'RGBA'\)"):
+        given_data([seen_through] * 4)
+    unused = next(c for c in range(256) if not (RGB[0] == (c, 0, 0)).all(-1).any())
+    assert given_data([picture(transparency=(unused, 0, 0))] * 4).num_levels == 256
 
 
 NORMALISED = Listed(lambda x, y: to_tensor(x) * 2 - 1)
@@ -140,11 +223,13 @@ REFUSED = {
     r"must be an array or tensor .* got dict_values": {}.values(),
     "got the shape": np.zeros((3, 2, 2, 2, 2), np.uint8),
     "must hold a datum": RGB[:0],
-    r"as overrides=\{'data\.levels': 65536\} for 16 bits": GREY.astype(np.uint16) + 200,
+    r"as overrides=\{'data\.levels': 65536\} for 16 bits": GREY.astype(np.int32) + 200,
     r"must be k/255 exactly, .* got values in -1\.\.": NORMALISED,
     "pass the integer levels, without normalisation": RGB / 256,
-    r"labels must be one integer or text a datum, \(10,\), got \(9,\)": (RGB, LABELS[:9]),
-    "labels must be one integer or text": (RGB, LABELS + 0.5),
+    "must be an array or tensor .* got dict": {"image": RGB},
+    "must be an array or tensor .* got str": "digits",
+    r"16 bits \(uint16\) need .* overrides=\{'data\.levels': 65536\}": GREY.astype(np.uint16),
+    r"\(uint16\) need the number": [Image.fromarray(each.astype(np.uint16)) for each in GREY],
     r"data\[0\]: PIL images must have .* got CMYK": [Image.new("CMYK", (2, 2))],
     r"one shape and dtype, .* in data\[1\]": [RGB[0], RGB[0][:3]],
     r"data\[0\] must be an image or \(image, label\), got 3 items": [(RGB[0], 1, 2)],
@@ -166,10 +251,8 @@ def test_what_is_no_data_is_refused_in_one_line(reason):
 def test_levels_out_of_range_and_parts_that_differ_are_refused():
     with pytest.raises(RequestError, match=r"levels in 0\.\.16, got .*\.\.255"):
         given_data(RGB, num_levels=17)
-    with pytest.raises(RequestError, match=r"alike, got \(3, 6, 8\), 256 levels, no labels; and"):
+    with pytest.raises(RequestError, match=r"alike, got \(3, 6, 8\), 256 levels; and \(1, 6"):
         given_data(RGB, GREY)
-    with pytest.raises(RequestError, match=r"no labels; and .* levels, labels"):
-        given_data(RGB, (RGB, LABELS))
 
 
 def test_what_is_not_here_has_a_shape():
@@ -218,6 +301,12 @@ def test_a_run_goes_on_and_draws_and_measures(tmp_path):
         next(sf.train(runs[0].config, tmp_path / "whole", device="cpu"))
     with pytest.raises(RequestError, match=r"another config: model\.shape"):
         next(sf.train("digits", tmp_path / "whole", TINY, "cpu", data=(RGB, LABELS)))
+
+
+def test_how_files_are_read_says_nothing_of_data_from_python(tmp_path):
+    why = r"data\.mode has no effect on data from Python .*: convert them first"
+    with pytest.raises(RequestError, match=why):
+        next(sf.train("digits", tmp_path, {"data.mode": "grey"}, "cpu", data=GREY))
 
 
 def test_the_config_s_own_levels_and_split_are_heeded():

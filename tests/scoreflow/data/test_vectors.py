@@ -58,7 +58,34 @@ def test_every_kind_of_file_is_the_same_table(kind, tmp_path):
     assert torch.equal(data.train, torch.from_numpy(TABLE[order[5:]].astype(np.float32)))
     assert (data.num_levels, data.train_labels) == (None, None)
     assert data.name == f"table.{kind.split('-')[0]}"
-    assert data.remarks == ("vectors of 3 numbers: pictures show the first two alone",)
+    said = {
+        "npz-several": [f"{tmp_path / 'table.npz'}: its arrays other are not read"],
+        "csv-header": [f"{tmp_path / 'table.csv'}: its first line names the columns, a, b, c, d"],
+    }
+    first_two = "vectors of 3 numbers: pictures show the first two alone"
+    assert data.remarks == (*said.get(kind, ()), first_two)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1,,3\n4,5,6\n7,8,10\n", "got '' in row 0, column 1, beside numbers"),
+        ("1,n/a,3\n4,5,6\n7,8,10\n", "got 'n/a' in row 0, column 1, beside numbers"),
+        ("", "needs rows of numbers, got a first line without"),
+        (",,\n1,2,3\n", "needs rows of numbers, got a first line without"),
+        ("a,b\n\n", "got no row but its column names, a, b"),
+    ],
+)
+def test_a_first_line_is_names_only_where_none_of_it_is_a_number(text, why, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(RequestError, match=why):
+        load_vectors(str(tmp_path / "t.csv"))
+
+
+def test_names_may_be_blank_and_blank_lines_come_first(tmp_path):
+    (tmp_path / "t.csv").write_text("\n,a\n1,0.5\n2,1.5\n3,-1\n")
+    data = load_vectors(str(tmp_path / "t.csv"), 0)
+    assert data.train.tolist() == [[1, 0.5], [2, 1.5], [3, -1]]
 
 
 def test_a_folder_of_parquet_files_is_one_table(tmp_path):

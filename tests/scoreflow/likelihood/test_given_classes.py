@@ -1,5 +1,7 @@
 """likelihood.label = data: each image given its own class."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema.config import Config
 from scoreflow.schema.evaluation_sections import LikelihoodConfig
+from scoreflow.schema.training_sections import ModelConfig
 from scoreflow.sde.vp import VPSDE
 
 
@@ -77,3 +80,13 @@ def test_what_cannot_be_asked():
     with pytest.raises(RequestError, match="no class is called 'dgo'; did you mean 'dog'"):
         asked_of(config("dgo"), own, named)
     assert labels_of(config("dog"), own, named) is None
+
+
+def test_a_class_that_only_the_held_out_part_has_is_not_asked_for():
+    own, of = model(), replace(data(names=("cat", "dog")), train_labels=torch.ones_like(LABELS))
+    for label in ("data", "cat", 0):
+        with pytest.raises(RequestError, match=rf"{label}: d has no training data of cat, of"):
+            (labels_of if label == "data" else asked_of)(config(label), own, of)
+    assert asked_of(config("dog"), own, of).label == 1
+    theirs = replace(config("data"), model=ModelConfig(conditional=True, num_classes=2))
+    assert torch.equal(labels_of(theirs, own, of), LABELS)

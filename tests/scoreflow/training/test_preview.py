@@ -1,11 +1,15 @@
 """A preview shows one noise and one question to the weights of any step."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from scoreflow.cli import command_line
 from scoreflow.data.levels import points
 from scoreflow.factory.assembly import experiment
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema import resolve
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training.preview import APART, HELD_OUT, preview
@@ -46,3 +50,20 @@ def test_it_is_a_function_of_the_weights_alone(trainer):
     after = preview(trainer)
     assert after.picture != before.picture
     assert after.loss != before.loss
+
+
+def test_held_out_data_of_a_class_without_training_data_are_left_out(trainer, monkeypatch):
+    shown = copy.copy(trainer)
+    data, known = trainer.data, trainer.data.train_labels != 9
+    shown.data = replace(data, train=data.train[known], train_labels=data.train_labels[known])
+    assert (shown.data.num_classes, shown.data.empty_classes) == (10, (9,))
+    few = data.test_labels[:HELD_OUT] != 9
+    others = copy.copy(trainer)
+    others.data = replace(
+        data, test=data.test[:HELD_OUT][few], test_labels=data.test_labels[:HELD_OUT][few]
+    )
+    assert preview(shown).loss == preview(others).loss != preview(trainer).loss
+    called = []
+    monkeypatch.setattr(ScoreModel, "labelled", lambda self, k: called.append(k) or self)
+    preview(shown)
+    assert called[0].tolist() == [*range(9), *range(7)]  # 16 samples, 9 is not drawn

@@ -314,6 +314,46 @@ def test_a_profile_is_said_and_applied_only_if_conversions_are_allowed():
     assert found.kept == ("a colour profile other than sRGB",)
 
 
+POINTS_OF_P3 = [31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000]
+POINTS_OF_SRGB = [31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000]
+
+
+@pytest.mark.parametrize(
+    ("more", "other"),
+    [
+        ((b"cICP", bytes([12, 13, 0, 1])), True),  # Display P3
+        ((b"cICP", bytes([1, 16, 0, 1])), True),  # PQ
+        ((b"cICP", bytes([1, 13, 0, 1])), False),
+        ((b"cHRM", struct.pack(">8I", *POINTS_OF_P3)), True),
+        ((b"cHRM", struct.pack(">8I", *POINTS_OF_SRGB)), False),
+    ],
+)
+def test_other_colours_without_a_profile_are_said(more, other):
+    expected = ("colours other than sRGB's",) if other else ()
+    for kind, row in ((2, bytes(range(9))), (0, bytes(range(3)))):
+        found = read(png(8, kind, [row], 3, more), "it")
+        assert found.kept == expected
+        assert found.pixels.transpose(1, 2, 0).tobytes() == row
+
+
+def test_other_colours_of_an_avif_are_said():
+    content = saved(RGB, "AVIF")
+    assert read(content, "it").kept == ()
+    start = content.index(b"colrnclx") + 8
+    assert content[start : start + 4] == bytes([0, 1, 0, 13])
+    wide = content[:start] + bytes([0, 12, 0, 16]) + content[start + 4 :]
+    assert read(wide, "it").kept == ("colours other than sRGB's",)
+
+
+def test_a_grey_palette_is_not_called_colour():
+    grey = saved(Image.fromarray(GREY), "GIF")
+    with pytest.raises(RequestError, match=r"--config\.data\.mode=auto"):
+        read(grey, "it")
+    assert read(grey, "it", Reading(mode="auto")).pixels.shape == (1, 4, 6)
+    with pytest.raises(RequestError, match=r"--config\.data\.mode=rgb"):
+        read(saved(Image.fromarray(RGB), "GIF"), "it")
+
+
 def test_a_gamma_is_said():
     linear = png(8, 0, [bytes(range(3))], 3, (b"gAMA", struct.pack(">I", 100_000)))
     assert read(linear, "it").kept == ("a gamma other than sRGB's",)

@@ -222,7 +222,7 @@ def test_all_files_that_are_refused_are_named_in_one_line(tmp_path):
     for name in ("003.png", "004.png", "005.png", "006.png"):
         assert said.count(name) == 1
     assert "Remedy: replace or remove it; or add --config.data.background=#ffffff" in said
-    assert "--config.data.mode=rgb" in said
+    assert "--config.data.mode=auto" in said
 
 
 def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
@@ -235,7 +235,7 @@ def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
     said = refusal(str(folder))
     assert said.startswith(f"{MOST_REFUSED} of the first {MOST_REFUSED + 1} images are refused. ")
     assert said.count(".png") == MOST_NAMED
-    assert f"; and {MOST_REFUSED - MOST_NAMED} more. Remedy: add --config.data.mode=rgb" in said
+    assert f"; and {MOST_REFUSED - MOST_NAMED} more. Remedy: add --config.data.mode=auto" in said
 
 
 # ---- other data of a run ------------------------------------------------------------------------
@@ -260,3 +260,13 @@ def test_other_data_are_read_as_levels_of_the_run(tmp_path):
     assert found.remarks[0] == (
         "1 of 1 files converted: 1 colour to grey; all resized to 4x4 by crop"
     )
+
+
+def test_arrays_of_16_bits_made_grey_are_8_bit_files(tmp_path):
+    levels = RANDOM.integers(0, 65536, (3, 4, 6), dtype=np.uint16)
+    path = tmp_path / "deep.npy"
+    np.save(path, levels)
+    found, count, said = whole(str(path), mode="grey")
+    assert (found[:, 0].numpy() == (levels.astype(float) / 257).round()).all()
+    assert (count, found.dtype) == (256, torch.uint8)
+    assert said == ("3 of 3 files converted: 3 from 16 bits to 8",)

@@ -39,6 +39,7 @@ MASKS = {
     "rgba": Image.fromarray(np.dstack([WHITE, WHITE, WHITE, OPAQUE])),
     "la": Image.fromarray(np.dstack([WHITE, OPAQUE]), "LA"),
     "zero-one": Image.fromarray(HOLE.astype(np.uint8)),
+    "16-bit zero-one": Image.fromarray(HOLE.astype(np.uint16)),
     "16-bit": Image.fromarray(WHITE.astype(np.uint16) * 257),
     "clear hole in black": Image.fromarray(np.dstack([0 * PHOTO, ~WHITE])),
     "clear hole in a photo": Image.fromarray(np.dstack([PHOTO, ~WHITE])),
@@ -51,9 +52,26 @@ MASKS = {
 @pytest.mark.parametrize("name", MASKS)
 def test_a_mask_of_any_mode_is_white_or_clear_where_the_hole_is(name, tmp_path):
     MASKS[name].save(tmp_path / "mask.png")
-    known = read_mask(str(tmp_path / "mask.png"), (3, 8, 8))
+    known, _ = read_mask(str(tmp_path / "mask.png"), (3, 8, 8))
     assert known.shape == (3, 8, 8)
     assert (known.numpy() == ~HOLE).all()
+
+
+def test_a_mask_of_greys_beside_transparency_is_said(tmp_path):
+    values = WHITE.copy()
+    values[0, 0] = 100  # one grey pixel, and the white ones of the hole are kept
+    clear = np.zeros((8, 8), bool)
+    clear[7] = True
+    pixels = np.dstack([values, values, values, np.where(clear, 0, 255).astype(np.uint8)])
+    path = saved(tmp_path / "m.png", pixels)
+    known, (said,) = read_mask(path, (1, 8, 8))
+    assert (known[0].numpy() == ~clear).all()
+    assert said.startswith(f"mask {path}: its 8 transparent pixels alone are made up")
+    assert f"the {HOLE.sum()} light ones among these are kept" in said
+    pixels[0, 0, :3] = 0
+    known, said = read_mask(saved(tmp_path / "m.png", pixels), (1, 8, 8))
+    assert (known[0].numpy() == ~(clear | HOLE)).all()
+    assert said == ()
 
 
 def test_a_mask_that_leaves_nothing_is_refused(tmp_path):
@@ -70,10 +88,10 @@ def test_a_mask_of_another_size_needs_a_fit_and_stays_sharp(tmp_path):
         RequestError, match=r"24x24 pixels, where 8x8 are wanted; add .*control\.fit"
     ):
         read_mask(path, (1, 8, 8))
-    known = read_mask(path, (1, 8, 8), Reading(section="control", fit="resize"))
+    known, _ = read_mask(path, (1, 8, 8), Reading(section="control", fit="resize"))
     assert (known[0].numpy() == ~HOLE).all()
     wide = saved(tmp_path / "wide.png", np.pad(WHITE, ((0, 0), (4, 4))))
-    known = read_mask(wide, (1, 8, 8), Reading(section="control", fit="crop"))
+    known, _ = read_mask(wide, (1, 8, 8), Reading(section="control", fit="crop"))
     assert (known[0].numpy() == ~HOLE).all()
 
 

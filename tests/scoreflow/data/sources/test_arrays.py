@@ -115,8 +115,28 @@ def test_files_that_are_no_arrays_are_refused(made):
     path = made.root / "x.npz"
     path.write_bytes(b"PK no")
     made.refused("not a whole .npz file", load_images, str(path))
+    with path.open("wb") as file:
+        np.save(file, made.pictures(2))
+    made.refused("not a whole .npz file .it is a .npy", load_images, str(path))
     path = saved(made, "y.npz", z=np.zeros(3))
     made.refused("must be an array called arr_0, images or x, got z", load_images, path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (np.zeros(2), "array `y` of shape (2,) is not one label for each of 3"),
+        (np.zeros((3, 5)), "array `y` of shape (3, 5) is not one label for each of 3"),
+        (np.array(["a", None, {}], object), "array `y` cannot be read (Object arrays"),
+    ],
+)
+def test_labels_of_an_npz_that_are_none_are_left_out_with_a_line(made, labels, why):
     images = made.pictures(3)
-    path = saved(made, "z.npz", images=images, labels=np.zeros(2))
-    made.refused("3 images need as many labels", load_images, path)
+    data = load_images(saved(made, "z.npz", x=images, y=labels), whole=True)
+    assert torch.equal(data.test, torch.from_numpy(images.transpose(0, 3, 1, 2)))
+    assert data.train_labels is None
+    (line,) = data.remarks
+    assert line.startswith(f"no classes: {why}")
+    path = saved(made, "z.npz", x=images, other=np.array([{}], object), y=[0, 0, 0])
+    assert load_images(path, whole=True).test_labels.tolist() == [0, 0, 0]
+    assert load_images(path, whole=True, labels="none").test_labels is None

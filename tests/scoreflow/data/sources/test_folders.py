@@ -205,8 +205,7 @@ def test_vectors_in_a_dataset_json_are_classes_if_they_are_one_hot(made, labels,
 
 
 def test_zips_that_cannot_be_read_are_refused(made):
-    path = zipped(made, made.pictures(1), ["a.png"], [1, 2])
-    made.refused('set.zip/dataset.json must hold {"labels"', load_images, path)
+    path = str(made.root / "set.zip")
     made.refused(
         "no images in .*this one has a.txt", load_images, zipped(made, [], [], a__txt="b")
     )
@@ -222,3 +221,16 @@ def test_zips_that_cannot_be_read_are_refused(made):
 def test_a_zip_in_a_folder_is_named(made):
     zipped(made, made.pictures(1), ["a.png"])
     made.refused("holds set.zip: pass the file, --config.data.path=", load_images, str(made.root))
+
+
+@pytest.mark.parametrize("told", [[1, 2], {"labels": 3}, {"labels": ["a.png"]}])
+def test_a_dataset_json_of_another_kind_is_left_out_with_a_line(made, told):
+    path = zipped(made, made.pictures(4), ["a/0.png", "a/1.png", "b/0.png", "b/1.png"], told)
+    data = load_images(path, whole=True)
+    assert data.test_labels.tolist() == [0, 0, 1, 1]
+    assert data.remarks == (
+        'dataset.json is not read for classes, as it does not hold {"labels": [[file, class], '
+        "...]}, as EDM's dataset tool writes it",
+        "2 classes by folder: a, b",
+    )
+    assert load_images(path, whole=True, labels="none").remarks == ()

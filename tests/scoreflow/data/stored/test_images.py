@@ -14,6 +14,7 @@ from scoreflow.data.collect import collect
 from scoreflow.data.dataset import Batches, Data, digest, overlap
 from scoreflow.data.levels import centres
 from scoreflow.data.loading import load_images
+from scoreflow.data.reading.settings import Reading
 from scoreflow.data.reading.tally import Tally
 from scoreflow.data.stored import sets
 from scoreflow.data.stored.images import (
@@ -252,6 +253,19 @@ def test_a_set_that_failed_or_was_killed_is_made_anew(tmp_path):
     same_data(kept_at(source, folder), load_images(str(source), 0.25, 3))
 
 
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_a_set_whose_file_is_cut_or_removed_is_made_anew(damage, tmp_path):
+    source, folder = write_pngs(tmp_path / "images"), tmp_path / "cache"
+    kept_at(source, folder)
+    rows = sorted(folder.rglob("*.rows"))[-1]
+    if damage == "cut":
+        rows.write_bytes(rows.read_bytes()[:-1])
+    else:
+        rows.unlink()
+    same_data(kept_at(source, folder), load_images(str(source), 0.25, 3))
+    same_data(kept_at(source, folder, fail), load_images(str(source), 0.25, 3))
+
+
 def kept_path(source, folder):
     """The folder that a set gets."""
     kept_at(source, folder)
@@ -300,6 +314,20 @@ def test_rows_of_a_source_are_collected_into_a_file(tmp_path):
         found = collect(rows, len(rows), "here", Tally())
     assert isinstance(found, StoredImages)
     assert torch.equal(found[:], expected)
+
+
+def test_greys_behind_colours_become_coloured_in_memory_and_on_the_disk(tmp_path):
+    images = [LEVELS[0].transpose(1, 2, 0), *LEVELS[1:4, 0], LEVELS[4].transpose(1, 2, 0)]
+    rows = [(str(k), image, None) for k, image in enumerate(images)]
+    expected = LEVELS[:5].copy()
+    expected[1:4] = expected[1:4, :1]
+    for order in ([0, 1, 2, 3, 4], [1, 2, 0, 3, 4]):
+        here = [rows[k] for k in order]
+        found = collect(here, 5, "here", Tally(Reading(mode="auto")))
+        assert torch.equal(found, torch.from_numpy(expected[order]))
+        with storing(tmp_path / f"store{order[0]}", 0):
+            stored = collect(here, 5, "here", Tally(Reading(mode="auto")))
+        assert torch.equal(stored[:], torch.from_numpy(expected[order]))
 
 
 # ---- a run --------------------------------------------------------------------------------------
