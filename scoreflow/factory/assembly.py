@@ -147,6 +147,11 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     """
     t_min = build_objective(config).least_time
     question_of(config, sde, t_min, data)
+    if training and config.training.flip and data.num_levels is None:
+        raise RequestError(
+            f"training.flip = true mirrors images, and {data.name} are vectors, whose columns have "
+            "no other side: set training.flip = false where it is set"
+        )
     share = config.training.label_dropout
     if training and config.model.conditional and not config.model.null_class and share > 0:
         raise RequestError(

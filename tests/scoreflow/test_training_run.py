@@ -370,6 +370,13 @@ def test_samples_need_no_data(trained, monkeypatch, capsys):
     here = f"--config.data.path={trained.parent / 'renamed'}"
     assert main([*ask, here]) == 0
     assert "told from training data by 0" in capsys.readouterr().out
+    kept = trained / "results" / "samples-ddim.json"
+    with_data = json.loads(kept.read_text())
+    assert main(ask) == 0  # the same samples, whose comparison stays
+    again = json.loads(kept.read_text())
+    assert again["two_sample"] == with_data["two_sample"] != None  # noqa: E711
+    assert main([*ask, "--config.sampling.num_images=13"]) == 0
+    assert "stays: it is compared with data" in capsys.readouterr().out
     likelihood = ["run.py", "--mode=likelihood", "--device=cpu", f"--workdir={trained}"]
     likelihood += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     assert main(likelihood) == 2

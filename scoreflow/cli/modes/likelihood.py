@@ -185,6 +185,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
+    kept["weights"] = own.digest
     asked = {**_heading(own, of), "num_images": result["num_images"], "checked": c.checked}
     if name == LEDGER:
         asked["terms"] = c.terms
@@ -196,10 +197,13 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
             say(told)
 
 
-def _rank(result: Json) -> tuple[float, ...]:
+def _rank(result: Json) -> dict[str, float]:
     """What makes a measurement the headline: of no class, newest weights, most images."""
-    of_none = result["settings"].get("label", -1) == -1
-    return of_none, result["step"], result["num_images"]
+    return {
+        "of all classes": result["settings"].get("label", -1) == -1,
+        "of newer weights": result["step"],
+        "of more data": result["num_images"],
+    }
 
 
 def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
