@@ -5,6 +5,7 @@ experiment files change (`Config.to_config_dict`), the checks of keys, types and
 (`Config.of_flat`), which mode a key has an effect on, and docs/config.md.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -177,10 +178,10 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
         if not unmet:
             continue
         choices = " and ".join(
-            dict.fromkeys(f"{each} = {_text(config[each])}" for each, _ in unmet)
+            dict.fromkeys(f"{each} = {as_flag(config[each])}" for each, _ in unmet)
         )
         remedies = [
-            f"--config.{each}={_text(values[0])}"
+            f"--config.{each}={as_flag(values[0])}"
             for each, values in unmet
             if isinstance(values, tuple)
         ]
@@ -204,9 +205,9 @@ def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBu
     return failing
 
 
-def _text(value: object) -> str:
-    """A value as a flag takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def as_flag(value: object) -> str:
+    """A value as a flag takes it, quoted for a shell where that is needed."""
+    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def unknown(what: str, got: str, options: Iterable[str]) -> str:

@@ -18,12 +18,12 @@ from typing import IO
 
 import numpy as np
 import torch
-from filelock import BaseFileLock
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import (
     Json,
+    Lock,
     check_writable,
     dumps,
     fsync_file,
@@ -63,7 +63,7 @@ class RunDir:
     the process ends, however it ends. Results and pictures can be written without the lock.
     """
 
-    def __init__(self, path: Path, config: Json, lock: BaseFileLock | None) -> None:
+    def __init__(self, path: Path, config: Json, lock: Lock | None) -> None:
         self.path = path
         self.config = {key: value for key, value in config.items() if key != HISTORY}
         self.history: list[Json] = list(config.get(HISTORY, []))

@@ -61,6 +61,7 @@ def test_an_ascii_terminal_without_locks_and_with_a_stray_rank(accented):
     assert b"Traceback" not in done.stderr
     assert b"RANK = 1 without WORLD_SIZE is ignored: this process works alone\n" in done.stderr
     assert b"has no locks (import of fcntl halted" in done.stderr
+    assert b"UserWarning" not in done.stderr
     escaped = "".join(
         f"\\udc{byte:02x}" if byte > 127 else chr(byte) for byte in workdir.name.encode()
     )
@@ -101,6 +102,50 @@ def test_help_into_a_closed_pipe_ends_quietly():
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+def test_an_unbuffered_pipe_that_is_closed_ends_quietly():
+    """Nothing is left to flush when the error comes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command("--help"),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_that_takes_nothing_is_one_line(buffered):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("--help"),
+            env=environment(PYTHONUNBUFFERED=buffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    told = b"run.py: cannot write to standard output (No space left on device)"
+    assert done.returncode == 1
+    assert done.stderr.startswith(told)
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_output_that_is_closed_is_one_line():
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" >&-', *map(str, command("--version"))],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
+    assert done.stderr.startswith(b"standard output is closed")
 
 
 @pytest.mark.parametrize(

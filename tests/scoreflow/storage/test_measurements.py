@@ -69,7 +69,7 @@ def test_newer_weights_come_first_and_of_equals_the_newest(tmp_path):
     ],
 )
 def test_a_headline_of_weights_that_are_gone_makes_way(there, last, gone, tmp_path):
-    result, asked = measured(360)
+    _, asked = measured(360)
     keep(tmp_path, "likelihood", {"num_images": 360, **there}, asked, rank)
     new, other = {**measured(64)[0], "weights": "b"}, {**measured(64)[1], "weights": "b"}
     kept = keep(tmp_path, "likelihood", new, other, rank, last)
