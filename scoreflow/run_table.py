@@ -349,7 +349,7 @@ def _sorted(rows: list[Row], sort: str, columns: tuple[str, ...], units: list[st
         hint = did_you_mean(wanted, columns)
         raise RequestError(
             f"--sort takes a column, got {wanted!r}; {f'{hint} ' if hint else ''}they are "
-            f"{', '.join(columns)}"
+            f"{', '.join(map(repr, columns))}"
         )
 
     def value(row: Row) -> float | str | None:

@@ -85,6 +85,8 @@ def test_by_any_column(runs, sort, first):
 def test_what_is_wrong_is_said(runs, tmp_path):
     with pytest.raises(sf.RequestError, match="got 'bit/dim'; did you mean"):
         table(runs, "bit/dim")
+    with pytest.raises(sf.RequestError, match="'training, s', 'ode told apart'"):
+        table(runs, "zzz")
     with pytest.raises(sf.RequestError, match="table takes a list of runs' folders, got '/tmp"):
         table("/tmp")
     with pytest.raises(sf.RequestError, match=r"ends in \.html, \.csv"):

@@ -384,7 +384,9 @@ def test_samples_need_no_data(trained, monkeypatch, capsys):
     ask = ["run.py", "--mode=sample", "--device=cpu", f"--workdir={trained}", "--sampler=ddim"]
     ask += ["--config.sampling.steps=2", "--config.sampling.num_images=12"]
     assert main(ask) == 0
-    assert "samples are compared with no data: the data of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "samples are not compared with data: the data of" in said
+    assert "drawing samples needs none" not in said
     here = f"--config.data.path={trained.parent / 'renamed'}"
     assert main([*ask, here]) == 0
     assert "told from training data by 0" in capsys.readouterr().out

@@ -361,7 +361,14 @@ def _score(trained: TrainedRun, name: str, of: Data) -> None:
     found = _measured(trained.folder, _own(trained), of, file)
     why = "no AUROC: it takes two images of each side to tell them apart"
     result = {**found.result, "detection": {}, "no_detection": why}
-    _write(trained, file, result, of, f"{name}: {found.line}; {why}")
+    _write(trained, file, result, of, f"{_line_of(name, of, found)}; {why}")
+
+
+def _line_of(name: str, of: Data, found: Measured) -> str:
+    """The line about other data, which are no test set of the run."""
+    count, kind = found.result["num_images"], "training images" if name == "train" else "images"
+    said = f"{count} of {len(of.test)} {kind}"
+    return f"{name}: {found.line.replace(f'{count} test images', said, 1)}"
 
 
 def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
@@ -373,7 +380,10 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
         _score(trained, name, of)
         return
     rows = ood_detection.detection(own, _scores(found, of))
-    _write(trained, file, {**found.result, "detection": rows}, of, f"{name}: {found.line}")
+    line = _line_of(name, of, found)
+    if warning := measured.result.get("warning"):  # said of the test set already
+        line = line.removesuffix(f"\n{warning}")
+    _write(trained, file, {**found.result, "detection": rows}, of, line)
     for score, row in rows.items():
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
 

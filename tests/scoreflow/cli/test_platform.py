@@ -13,6 +13,7 @@ import pytest
 from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
+from scoreflow.runtime import distributed
 from scoreflow.storage import atomic_files
 from tests.scoreflow.cli.test_main import TINY, TOY, train_toy, tree
 
@@ -164,6 +165,25 @@ def test_processes_that_cannot_be_are_refused_in_a_line(values, told, monkeypatc
         out, err = capfd.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert told in err
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"RANK": "3"}, "RANK = 3 without WORLD_SIZE is ignored"),
+        ({"RANK": "3", "WORLD_SIZE": "1"}, "RANK = 3 beside WORLD_SIZE = 1 is ignored"),
+        ({"RANK": "0"}, ""),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, ""),
+    ],
+)
+def test_the_rank_of_a_process_alone_is_ignored_and_said(values, told, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.placement() == distributed.Shard()
+    assert (distributed.remark() or "").startswith(told)
+    assert (distributed.remark() is None) == (not told)
 
 
 def test_a_system_without_locks_trains_and_a_leftover_of_another_machine_is_told(
