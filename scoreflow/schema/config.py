@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ml_collections import ConfigDict, FieldReference
 
-from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
     CompareConfig,
@@ -134,6 +134,8 @@ def _all_keys() -> dict[str, Key]:
 
 KEYS = _all_keys()
 """Every key of a config, by its dotted name."""
+TYPING_SLIP = 0.9
+"""Likeness above which a name is taken for another one that was mistyped."""
 LATER = tuple(name for name, each in KEYS.items() if each.later)
 """Keys of the weights that the oldest runs lack; the default does what they did."""
 EVALUATION = tuple(section.NAME for section in Config.SECTIONS if section.MODES)
@@ -211,7 +213,13 @@ def as_flag(value: object) -> str:
 
 
 def unknown(what: str, got: str, options: Iterable[str]) -> str:
-    """The message about a name that there is not, with the nearest one or all that there are."""
+    """The message about a name that there is not, with the nearest one or all that there are.
+
+    A key of another section, "training.seed" for "seed", is nearer than any that is spelt like it.
+    """
     names = list(options)
+    last = got.rpartition(".")[2]
+    if last in names and nearest(got, names, TYPING_SLIP) is None:
+        return f"unknown {what} {got!r}; did you mean {last!r}?"
     hint = did_you_mean(got, names, f"they are {', '.join(names)}")
     return f"unknown {what} {got!r}; {hint}"
