@@ -37,7 +37,7 @@ from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
-from scoreflow.schema.resolve import resolve
+from scoreflow.schema.resolve import refuse_checkpoint, resolve
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json, check_writable
 from scoreflow.storage.run_folder import RunDir, Say
@@ -150,6 +150,7 @@ def config_of(imported: Imported, overrides: Flat) -> ConfigDict:
     Raises:
         RequestError: a key is unknown, or its value of a wrong type or range.
     """
+    refuse_checkpoint(overrides, "an imported network has one alone")
     centred = imported.settings.get("training.dequantization") == "centre"
     levels = 17 if overrides.get("data.name") == "digits" else 256
     flat = {

@@ -14,6 +14,7 @@ from scoreflow.errors import RequestError, RunError, did_you_mean, first_line
 from scoreflow.report.blocks import Cell, Section, Table, Text, plain, with_error
 from scoreflow.report.html import render
 from scoreflow.report.results import DAMAGE, Results, flat, measured_on
+from scoreflow.schema.resolve import completed
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.run_folder import RunDir
 
@@ -69,6 +70,11 @@ class Row:
     entries: dict[str, Entry]
     config: Json = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is any: a config, or results of one."""
+        return bool(self.entries or self.config)
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,8 @@ class RunTable:
                 text = json.dumps(self.as_json(), indent=2) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, text.encode())
+            # a folder's name may be no UTF-8
+            write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except (OSError, RunError) as error:
             raise RequestError(f"cannot write the table: {first_line(error)}") from error
         return path
@@ -254,7 +261,7 @@ def _read(given: str | Path) -> Row:
         entries |= found
         reasons += why
     try:
-        config = flat(run.config)
+        config = completed(flat(run.config))
     except DAMAGE as error:
         config, reasons = {}, [*reasons, f"config.json: damaged ({first_line(error)})"]
     of_weights = {k: v for k, v in config.items() if k.split(".")[0] in SECTIONS}
@@ -342,7 +349,7 @@ def _sorted(rows: list[Row], sort: str, columns: tuple[str, ...], units: list[st
         hint = did_you_mean(wanted, columns)
         raise RequestError(
             f"--sort takes a column, got {wanted!r}; {f'{hint} ' if hint else ''}they are "
-            f"{', '.join(columns)}"
+            f"{', '.join(map(repr, columns))}"
         )
 
     def value(row: Row) -> float | str | None:

@@ -263,7 +263,8 @@ class TrainedRun:
         try:
             return self.data
         except RequestError as error:
-            self._say(f"samples are compared with no data: {error}")
+            why = str(error).removesuffix(" (drawing samples needs none)")
+            self._say(f"samples are not compared with data: {why}")
             return self.like
 
     def _of_classes(self, config: ConfigDict) -> Data:

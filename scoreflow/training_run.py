@@ -28,6 +28,7 @@ from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.environment import environment
+from scoreflow.schema.config import as_flag
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
@@ -136,6 +137,7 @@ def opened(
         saved, where, imported = flatten(there.config), path / "config.json", not there.bound
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
+        _refuse_without_a_step(there, config, changes)
     check_writable(path, "choose another --workdir")
     experiment, found = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
@@ -155,6 +157,11 @@ def opened(
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
         _change(folder, config, changes, say)
+        if config.training.batch_size > (count := len(experiment.data.train)):
+            say(
+                f"training.batch_size = {config.training.batch_size} is more than the {count} "
+                "training data: a step shows some of them more than once"
+            )
         folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if init:
             folder.write_result("init", init)
@@ -186,6 +193,18 @@ def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
         raise RequestError(
             f"training.num_steps may grow, but {folder.path} has done {done} of {old} steps, got "
             f"{new}: ask for more, or use an earlier checkpoint by --config.sampling.step=K"
+        )
+
+
+def _refuse_without_a_step(folder: RunDir, config: ConfigDict, changes: Changes) -> None:
+    """Refuse to train otherwise from here on where nothing is left to train."""
+    idle = [k for k in changes if k.startswith("training.") and k != "training.num_steps"]
+    steps = config.training.num_steps
+    if idle and (folder.whole_step() or 0) >= steps:
+        raise RequestError(
+            f"{folder.path} has done all of its {steps} steps, and nothing is left to train with "
+            f"another {', '.join(idle)}: ask for more, --config.training.num_steps=N, or leave "
+            "it out"
         )
 
 
@@ -233,12 +252,15 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
     found = initial.read(Path(source).expanduser())
     theirs = completed(flatten(found.config))
     ours = flatten(experiment.config.to_dict())
-    for key in theirs:
-        if key.startswith("model.") and key not in FREE_OF_INIT and theirs[key] != ours[key]:
-            raise RequestError(
-                f"training.init: {source} was trained with {key} = {theirs[key]}, got "
-                f"{ours[key]}: its weights would be taken for another function; give the same"
-            )
+    of_network = [k for k in theirs if k.startswith("model.") and k not in FREE_OF_INIT]
+    differing = [key for key in sorted(of_network, key=_kind_first) if theirs[key] != ours[key]]
+    if differing:
+        told = ", ".join(f"{key} = {theirs[key]}, got {ours[key]}" for key in differing)
+        flags = " ".join(f"--config.{key}={as_flag(theirs[key])}" for key in differing)
+        raise RequestError(
+            f"training.init: {source} was trained with {told}: its weights would be taken for "
+            f"another function; add {flags}"
+        )
     initial.load(experiment.network, found)
     if there is not None and (there.path / "results" / "init.json").exists():
         before = there.read_result("init")["sha256"]
@@ -248,6 +270,11 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
                 "begin anew in another --workdir"
             )
     return found.as_result()
+
+
+def _kind_first(key: str) -> bool:
+    """Keys by how telling they are: which network it is, and then what it is like."""
+    return key != "model.name"
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def script() -> NoReturn:
     # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
     # GNU's own is so long that on shared cores every small operation waits for its turn.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _open_closed()
     _print_anything()
     try:
         status = main(sys.argv)
@@ -121,6 +122,10 @@ def script() -> NoReturn:
         if not _forget_output():
             raise
         status = CLOSED_PIPE
+    except OSError as error:
+        if not _forget_output():
+            raise
+        status = _fail(sys.argv, _unprinted(error), 1)
     except Exception:
         if not os.environ.get("WORLD_SIZE"):
             raise
@@ -142,8 +147,28 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _open_closed() -> None:
+    """Have a stream that was closed before we began, as by `>&-`, go nowhere, and say so once.
+
+    A file that a program opens would else get its number, and all that is printed.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        nowhere = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
+        setattr(sys, name, nowhere)  # the lowest free number: that of the stream itself
+    if "stdout" in closed:
+        print("standard output is closed: what would be printed is not shown", file=sys.stderr)
+
+
+def _unprinted(error: OSError) -> RunError:
+    """That standard output takes no more, a full disk's file, say."""
+    return RunError(
+        f"cannot write to standard output ({error.strerror}): what is done is in the run's folder"
+    )
+
+
 def _forget_output() -> bool:
-    """Have what nobody reads go nowhere, so that the interpreter ends without a word.
+    """Have what cannot be printed go nowhere, so that the interpreter ends without a word.
 
     Returns:
         Whether there was any.
@@ -152,7 +177,9 @@ def _forget_output() -> bool:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+            if not closed:  # of an unbuffered stream nothing is left that could fail again
+                os.write(stream.fileno(), b"\n")
+        except OSError:
             os.dup2(nowhere, stream.fileno())
             closed = True
     return closed

@@ -17,9 +17,10 @@ from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill, first_values
 from scoreflow.runtime import distributed
 from scoreflow.runtime.stopwatch import Stopwatch
-from scoreflow.samplers import Clipped, Counted
+from scoreflow.samplers import Clipped, Counted, Thresholded
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import Denoiser
 from scoreflow.uncertainty import rate_error
 
 TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
@@ -27,10 +28,12 @@ TWO_SAMPLE_IMAGES, LEAST_IMAGES = 512, 10
 
 LOUD_SHARE = 0.01
 """Of samples that leave the range of images, above which it is said in a line of its own."""
-REMEDY = (
-    "Train longer, predict v (--config.model.prediction=v), or take a sampler that clips the "
-    "estimate of x_0, as --sampler dpm with --config.sampling.clip=true"
+CLIPS = (
+    "Take a sampler that clips the estimate of x_0, as --sampler dpm with "
+    "--config.sampling.clip=true, or "
 )
+NEW_RUN = ", or predict v in a new run (--config.model.prediction=v)"
+"""What keeps samples in range."""
 METRIC = "told_apart"
 """What `value` is in a result of samples; without a name, of results older than it, it was the
 two-sample accuracy, which calls noise ideal: recognised always, and the data never."""
@@ -235,17 +238,30 @@ def _summary(
         f"{name:9s} {cost.count} images, {result['nfe']:.0f} evaluations each, "
         f"{cost.seconds:.1f} s; {_two_sample_text(result)}{_class_text(result)}"
     )
-    return result, _outside_text(cost) + line
+    return result, _outside_text(cost, drawing.denoiser) + line
 
 
-def _outside_text(cost: _Cost) -> str:
+def _remedy(denoiser: Denoiser) -> str:
+    """What keeps samples in range: a clipped estimate at once, or more or other training."""
+    clips = "" if isinstance(denoiser, Clipped | Thresholded) else CLIPS
+    new = "" if _estimated(denoiser) == "v" else NEW_RUN
+    return f"{clips}{'train' if clips else 'Train'} longer{new}"
+
+
+def _estimated(denoiser: object) -> str:
+    """What the network inside estimates, "" where that is not known."""
+    inside = getattr(denoiser, "denoiser", getattr(denoiser, "conditional", None))
+    return str(getattr(denoiser, "output", "")) if inside is None else _estimated(inside)
+
+
+def _outside_text(cost: _Cost, denoiser: Denoiser) -> str:
     """How many samples leave the range of images: a line of its own, "" for hardly any."""
     if not cost.outside or cost.outside <= LOUD_SHARE * cost.count:
         return ""
     return (
         f"{cost.outside} of {cost.count} samples ({cost.outside / cost.count:.0%}) leave [-1, 1] "
         f"by more than {OUTSIDE:g} and are cut off there: the estimates go astray on the way. "
-        f"{REMEDY}\n"
+        f"{_remedy(denoiser)}\n"
     )
 
 

@@ -147,6 +147,11 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     """
     t_min = build_objective(config).least_time
     question_of(config, sde, t_min, data)
+    if training and config.training.flip and data.num_levels is None:
+        raise RequestError(
+            f"training.flip = true mirrors images, and {data.name} are vectors, whose columns "
+            "have no other side: set training.flip = false where it is set"
+        )
     share = config.training.label_dropout
     if training and config.model.conditional and not config.model.null_class and share > 0:
         raise RequestError(
@@ -192,7 +197,8 @@ def _refuse_other_levels(config: Config, data: Data) -> None:
     if levels is not None and unit != 1 and not math.isclose(unit, (levels - 1) / levels):
         raise RequestError(
             f"model.data_scale = {unit:g} is of images with {round(1 / (1 - unit))} levels, and "
-            f"{data.name} has {levels}: import the network anew with --data of the latter"
+            f"{data.name} has {levels}: leave it out, or, of an imported network, import that "
+            "anew with --data of the latter"
         )
 
 
@@ -310,6 +316,7 @@ def data_of_run(
     refused = []
     for each in paths:
         place = f"at {each}" if each else c.name
+        place = "from Python" if c.name == "given" else place
         try:
             at = replace(checked, data=replace(c, path=each))
             data = build_data(at, device, given=given, home=run)
@@ -319,6 +326,11 @@ def data_of_run(
         if not (different := identity.differences(record, data)):
             return data, each
         refused.append(f"the data {place} are not those that {run} was trained on: {different}")
+    if c.name == "given":
+        raise RequestError(
+            f"{refused[0]}; pass the same data again, or train on these in a new folder, with "
+            f"overrides={{'training.init': {str(run)!r}}} to begin with its network"
+        )
     raise RequestError(
         f"{refused[0]}; put them back, say where the old ones are by --config.data.path=PATH, or "
         f"train on these in a new folder, --config.training.init={run} to begin with its network"

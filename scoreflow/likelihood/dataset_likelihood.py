@@ -115,7 +115,7 @@ def measure(
         torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -likelihood.per_nat
     )
     few = range(min(settings.checked, len(test)))
-    finer = likelihood.finer().given(labels, few, None, shard, "check")
+    finer = likelihood.finer().given(labels, few, None, shard, "check") if few else []
     result = _result(model, data, likelihood, found, values, finer)
     if truth is not None:
         result |= _against(truth, test, values.mean(1))
@@ -376,7 +376,8 @@ def _against(truth: Distribution, test: Tensor, nats: Tensor) -> dict[str, float
 def line(result: dict[str, Any]) -> str:
     """A result in a line, with its budget."""
     text = f"likelihood {result['value']:.4f} {Budget(**result['error_budget'])}"
-    text += f" {result['unit']}; {result['num_images']} test images, "
+    kind = "vectors" if result["unit"] == "nats" else "images"
+    text += f" {result['unit']}; {result['num_images']} test {kind}, "
     text += f"{result['nfe']:.0f} evaluations each"
     if "true_nats" in result:
         text += f"; the true density has {result['true_nats']:.4f} (gap {result['gap']:.4f})"

@@ -148,6 +148,11 @@ def at_most_bits(dequantizer: Dequantizer, sde: SDE) -> float | None:
     return truncation_bits(sigma / alpha, dequantizer.num_levels)
 
 
+LAST_STEP = (
+    "measure with --config.likelihood.dequantization=last_step, which cuts nothing off: both give "
+    "an upper bound on the bits/dim, and the lower one counts"
+)
+"""What is left to a network of centres that nobody trains again."""
 LOUD_BITS = 0.05
 """A cost of the start at t, in bits/dim, above which a likelihood is said not to mean much."""
 
@@ -201,6 +206,8 @@ def _remedy(dequantizer: Dequantizer, sde: SDE, t_min: float, integer_times: boo
         )
         if later < t_min:
             flags += f" --config.training.times=real --config.training.t_min={later:g}"
+    else:
+        flags += f", or without training {LAST_STEP}"
     return f"Train down to where it is: {flags}"
 
 

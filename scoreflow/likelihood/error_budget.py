@@ -39,6 +39,7 @@ class Budget:
         too_few: of so many images the parts cannot be told apart; None where they are.
         prior_at_most: bound on what the prior costs where the flow ends; for integers only, and
             None in results older than it.
+        solver_guess: whether `solver` is the solver's own guess, for want of a second solution.
     """
 
     images: float | None
@@ -48,9 +49,11 @@ class Budget:
     total: float | None = None
     too_few: int | None = None
     prior_at_most: float | None = None
+    solver_guess: bool = False
 
     def __str__(self) -> str:
-        named = [("images", self.images), ("probes", self.probes), ("solver", self.solver)]
+        solver = "solver, its own estimate" if self.solver_guess else "solver"
+        named = [("images", self.images), ("probes", self.probes), (solver, self.solver)]
         if self.too_few is not None:
             told = f"images and probes: {self.too_few} images are too few to tell the two apart"
             named[:2] = [(told, self.total)]
@@ -95,6 +98,7 @@ def budget_of(
         total=total,
         too_few=too_few,
         prior_at_most=prior_at_most,
+        solver_guess=not finer,
     )
 
 

@@ -106,11 +106,11 @@ def placement() -> Shard:
     if not _variable("WORLD_SIZE"):  # a cluster may set RANK for purposes of its own
         return Shard()
     world = _whole("WORLD_SIZE", 1, None, alone)
-    if world == 1 and not _variable("RANK"):
+    if world == 1:
         return Shard()
     rank = _whole("RANK", 0, world, alone)
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not _variable(name)]
-    if world > 1 and missing:
+    if missing:
         raise RequestError(
             f"WORLD_SIZE = {world} processes meet at an address, and {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not set: {alone}"
@@ -134,9 +134,11 @@ def local_rank() -> int | None:
 def remark() -> str | None:
     """What is made of variables of the environment that do not go together; None where they do."""
     rank = _variable("RANK")
-    if rank not in ("", "0") and not _variable("WORLD_SIZE"):
-        return f"RANK = {rank} without WORLD_SIZE is ignored: this process works alone"
     here = placement()
+    if rank not in ("", "0") and here.world == 1:
+        world = _variable("WORLD_SIZE")
+        where = f"beside WORLD_SIZE = {world}" if world else "without WORLD_SIZE"
+        return f"RANK = {rank} {where} is ignored: this process works alone"
     if here.world > 1 and here.rank == 0 and not _variable("LOCAL_RANK"):
         return "LOCAL_RANK is not set: a process takes the GPU of its RANK"
     return None

@@ -5,13 +5,14 @@ experiment files change (`Config.to_config_dict`), the checks of keys, types and
 (`Config.of_flat`), which mode a key has an effect on, and docs/config.md.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from ml_collections import ConfigDict, FieldReference
 
-from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
     CompareConfig,
@@ -133,6 +134,8 @@ def _all_keys() -> dict[str, Key]:
 
 KEYS = _all_keys()
 """Every key of a config, by its dotted name."""
+TYPING_SLIP = 0.9
+"""Likeness above which a name is taken for another one that was mistyped."""
 LATER = tuple(name for name, each in KEYS.items() if each.later)
 """Keys of the weights that the oldest runs lack; the default does what they did."""
 EVALUATION = tuple(section.NAME for section in Config.SECTIONS if section.MODES)
@@ -177,10 +180,10 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
         if not unmet:
             continue
         choices = " and ".join(
-            dict.fromkeys(f"{each} = {_text(config[each])}" for each, _ in unmet)
+            dict.fromkeys(f"{each} = {as_flag(config[each])}" for each, _ in unmet)
         )
         remedies = [
-            f"--config.{each}={_text(values[0])}"
+            f"--config.{each}={as_flag(values[0])}"
             for each, values in unmet
             if isinstance(values, tuple)
         ]
@@ -210,13 +213,19 @@ def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBu
     return failing
 
 
-def _text(value: object) -> str:
-    """A value as a flag takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def as_flag(value: object) -> str:
+    """A value as a flag takes it, quoted for a shell where that is needed."""
+    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def unknown(what: str, got: str, options: Iterable[str]) -> str:
-    """The message about a name that there is not, with the nearest one or all that there are."""
+    """The message about a name that there is not, with the nearest one or all that there are.
+
+    A key of another section, "training.seed" for "seed", is nearer than any that is spelt like it.
+    """
     names = list(options)
+    last = got.rpartition(".")[2]
+    if last in names and nearest(got, names, TYPING_SLIP) is None:
+        return f"unknown {what} {got!r}; did you mean {last!r}?"
     hint = did_you_mean(got, names, f"they are {', '.join(names)}")
     return f"unknown {what} {got!r}; {hint}"

@@ -35,17 +35,27 @@ def training_config(request: Request) -> ConfigDict:
         RequestError: it is none, sets a key without effect, or names a checkpoint that there
             cannot be yet.
     """
-    for key in OF_A_CHECKPOINT:
-        if request.config.get(key):
-            raise RequestError(
-                f"{key} names a checkpoint of a run that is there, and a training draws and "
-                f"measures at its end, got {request.config[key]}: leave it out"
-            )
+    refuse_checkpoint(request.config, "a training draws and measures at its end")
     config = resolve(request.config, "the experiment")
     resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
         refuse_idle(request.overrides, flatten(config.to_dict()))
     return config
+
+
+def refuse_checkpoint(config: Flat, but: str) -> None:
+    """Refuse a key that names a checkpoint where none can be meant.
+
+    Args:
+        config: what was asked for, by dotted keys.
+        but: why none can be, for the message.
+    """
+    for key in OF_A_CHECKPOINT:
+        if config.get(key):
+            raise RequestError(
+                f"{key} names a checkpoint of a run that is there, and {but}, got {config[key]}: "
+                "leave it out"
+            )
 
 
 def resumed_config(

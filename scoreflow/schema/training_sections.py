@@ -393,7 +393,10 @@ class TrainingConfig(Section):
         only={"training.times": ("real", "importance")},
     )
     flip: bool = key(
-        False, "mirror each image left to right with probability 1/2", changes=FROM_A_STEP_ON
+        False,
+        "mirror each image left to right with probability 1/2",
+        changes=FROM_A_STEP_ON,
+        only={"data.name": AllBut(("toy", "vectors"))},
     )
     low_discrepancy: bool = key(False, "spread the times of a batch evenly")
     variance: str = key(

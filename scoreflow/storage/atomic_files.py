@@ -12,17 +12,23 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 
+with warnings.catch_warnings():  # it warns where the system has no locks, which we say ourselves
+    warnings.simplefilter("ignore")
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+Lock = BaseFileLock
+"""What `take_lock` gives."""
 Json = dict[str, Any]
 WINDOWS = os.name == "nt"
 CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}

@@ -9,7 +9,8 @@ answer alone. Whatever is replaced as headline lies under its hash before the ne
 kill at any point loses no measurement; it may leave one twice, and the copy is passed over.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from glob import escape
@@ -19,9 +20,12 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
 from scoreflow.storage.sample_names import SHORT, hash_of
 
-Rank = Callable[[Json], Sequence[float]]
-"""Of a result, what makes it the headline: the greatest, and of equal ones the newest."""
-NEWEST: Rank = lambda _result: ()  # noqa: E731  (the rank of what does not compete)
+Rank = Callable[[Json], Mapping[str, float]]
+"""Of a result, what makes it the headline: the greatest in the first name that differs, and of
+equal ones the newest. The names say why another one stays: it is "of more data", say."""
+NEWEST: Rank = lambda _result: {}  # noqa: E731  (the rank of what does not compete)
+Merge = Callable[[Json, Json], Json]
+"""Of a result and the earlier answer to the same question, what is kept."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,12 @@ class Kept:
     Attributes:
         path: its file.
         headline: the file of the headline.
+        reason: why that one stays, "" where it is this one.
     """
 
     path: Path
     headline: Path
+    reason: str = ""
 
     @property
     def remark(self) -> str:
@@ -43,13 +49,24 @@ class Kept:
             return ""
         folder = self.path.parent.name
         return (
-            f"kept as {folder}/{self.path.name}; {folder}/{self.headline.name} stays: it is of "
-            "newer weights, of more data or of all classes"
+            f"kept as {folder}/{self.path.name}; {folder}/{self.headline.name} stays: it is "
+            f"{self.reason}"
         )
 
 
-def keep(folder: Path, name: str, result: Json, question: Json, rank: Rank = NEWEST) -> Kept:
+def keep(
+    folder: Path,
+    name: str,
+    result: Json,
+    question: Json,
+    rank: Rank = NEWEST,
+    last: int | None = None,
+    merge: Merge | None = None,
+) -> Kept:
     """Write a result so that no other one is lost.
+
+    A headline of weights that are gone stays beside: of the same step with another hash under
+    "weights", or of a later step than there is.
 
     Args:
         folder: of the results.
@@ -57,18 +74,24 @@ def keep(folder: Path, name: str, result: Json, question: Json, rank: Rank = NEW
         result: of the measurement, complete; JSON values, tensors and arrays.
         question: all that it is a function of.
         rank: of results, this one and those that are there, which may lack what newer ones have.
+        last: the last step of which there are weights; None for no training.
+        merge: takes over what this answer lacks and the earlier one had.
     """
     own = hash_of(question)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    result = {**result, "kept": {"as": name, "hash": own, "date": now}}
     headline, beside = folder / f"{name}.json", folder / f"{name}-{own[:SHORT]}.json"
     there = _read(headline)
-    if there is None or hash_in(there) == own:
+    again = there is not None and hash_in(there) == own
+    earlier = there if again else _read(beside)
+    if merge is not None and earlier is not None and hash_in(earlier) == own:
+        result = merge(result, earlier)
+    result = {**result, "kept": {"as": name, "hash": own, "date": now}}
+    if there is None or again:
         _write(headline, result)
         return Kept(headline, headline)
-    if _rank(rank, result) < _rank(rank, there):
+    if not _gone(there, result, last) and (reason := _reason(rank, there, result)):
         _write(beside, result)
-        return Kept(beside, headline)
+        return Kept(beside, headline, reason)
     other = hash_in(there)
     _write(
         folder / f"{name}-{other[:SHORT]}.json",
@@ -114,11 +137,28 @@ def rows_name(folder: Path, name: str, heading: Json) -> str:
     return f"{name}-{hash_of(heading)[:SHORT]}" if of_others else name
 
 
-def _rank(rank: Rank, result: Json) -> tuple[float, ...]:
+def _gone(there: Json, result: Json, last: int | None) -> bool:
+    """Whether an earlier result is of weights that a training has replaced since."""
+    step, weights = there.get("step"), there.get("weights")
+    if isinstance(step, int) and last is not None and step > last:
+        return True
+    return None not in (weights, step) and (
+        step == result.get("step") and weights != result.get("weights", weights)
+    )
+
+
+def _reason(rank: Rank, there: Json, result: Json) -> str:
+    """Why an earlier result comes before this one, "" where it does not."""
+    theirs, own = _ranked(rank, there), _ranked(rank, result)
+    first = next((name for name in theirs if theirs[name] != own.get(name)), "")
+    return first if first and theirs[first] > own.get(first, -math.inf) else ""
+
+
+def _ranked(rank: Rank, result: Json) -> Mapping[str, float]:
     try:
-        return tuple(rank(result))
+        return rank(result)
     except (KeyError, TypeError, ValueError, AttributeError):  # it lacks what newer results have
-        return ()
+        return {}
 
 
 def _read(path: Path) -> Json | None:

@@ -18,12 +18,12 @@ from typing import IO
 
 import numpy as np
 import torch
-from filelock import BaseFileLock
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import (
     Json,
+    Lock,
     check_writable,
     dumps,
     fsync_file,
@@ -40,7 +40,7 @@ from scoreflow.storage.checkpoint_file import (
     sidecar,
     write_state,
 )
-from scoreflow.storage.measurements import NEWEST, Kept, Rank, keep, rows_name
+from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep, rows_name
 from scoreflow.storage.result_rows import Rows, rows_in
 
 Scalar = int | float | np.generic | Tensor
@@ -63,7 +63,7 @@ class RunDir:
     the process ends, however it ends. Results and pictures can be written without the lock.
     """
 
-    def __init__(self, path: Path, config: Json, lock: BaseFileLock | None) -> None:
+    def __init__(self, path: Path, config: Json, lock: Lock | None) -> None:
         self.path = path
         self.config = {key: value for key, value in config.items() if key != HISTORY}
         self.history: list[Json] = list(config.get(HISTORY, []))
@@ -215,8 +215,14 @@ class RunDir:
 
     @property
     def bound(self) -> bool:
-        """Whether the weights are of this run's data: all but imported ones, until trained on."""
-        return not (self.path / IMPORT).exists() or bool(self.read_metrics())
+        """Whether the weights are of this run's data: all but imported ones, until trained on.
+
+        A training that was stopped before its first log interval has left a checkpoint alone.
+        """
+        if not (self.path / IMPORT).exists() or self.read_metrics():
+            return True
+        imported = self.read_result("import", "import the network anew").get("step")
+        return imported is not None and max(self.checkpoint_steps(), default=0) > imported
 
     # ---- checkpoints ------------------------------------------------------------------------
 
@@ -302,9 +308,17 @@ class RunDir:
         write_atomic(path, data)
         return path
 
-    def keep_result(self, name: str, result: Json, question: Json, rank: Rank = NEWEST) -> Kept:
+    def keep_result(
+        self,
+        name: str,
+        result: Json,
+        question: Json,
+        rank: Rank = NEWEST,
+        merge: Merge | None = None,
+    ) -> Kept:
         """Write a measurement without losing another one; see `storage.measurements`."""
-        return keep(self.path / "results", name, result, question, rank)
+        last = max(self.checkpoint_steps(), default=None)
+        return keep(self.path / "results", name, result, question, rank, last, merge)
 
     def read_result(self, name: str, remedy: str = "make it again, or remove the file") -> Json:
         """What results/{name}.json holds.

@@ -100,7 +100,7 @@ def differences(settings: Json, other: Json) -> str:
     if not other.keys() & settings.keys():
         return "another draw, of which nothing is recorded, has the plain name"
     found = [
-        f"{key} {_short(settings[key])}, not {_short(other[key])}"
+        f"{key} {', not '.join(_short(settings[key], other[key]))}"
         for key in settings
         if key in other and json.loads(json.dumps(settings[key])) != other[key]
     ]
@@ -108,6 +108,20 @@ def differences(settings: Json, other: Json) -> str:
     return "; ".join(found[:NAMED]) + more
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 2 * SHORT else f"{text[:SHORT]}..."
+def _short(one: object, other: object) -> tuple[str, str]:
+    """Two values in a few characters each, by which they differ; of paths their last parts."""
+    whole = (_said(one), _said(other))
+    if all(len(text) <= 2 * SHORT for text in whole):
+        return whole
+    names = (Path(whole[0]).name, Path(whole[1]).name)
+    if any("/" in text for text in whole) and names[0] != names[1]:
+        return names
+    cut = (whole[0][:SHORT], whole[1][:SHORT])
+    if cut[0] == cut[1]:
+        return whole
+    ends = ["..." if len(text) > SHORT else "" for text in whole]
+    return cut[0] + ends[0], cut[1] + ends[1]
+
+
+def _said(value: object) -> str:
+    return "none" if value in ("", None) else str(value)

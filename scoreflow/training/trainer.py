@@ -271,10 +271,10 @@ def shown(
         data: the data set.
         values: some of its training data, (B, ...).
         noise: of the step, with a sample index for each of them.
-        flip: mirror each left to right with probability 1/2.
+        flip: mirror each left to right with probability 1/2; vectors have no sides.
         dequantization: "uniform" on a bin, or its "centre".
     """
-    if flip:
+    if flip and data.num_levels is not None:
         mirrored = noise.uniform(Stream.TRAIN_FLIP, (1,) * (values.ndim - 1)) < 0.5
         values = torch.where(mirrored, values.flip(-1), values)
     return points(values, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, dequantization).float()

@@ -112,6 +112,14 @@ def test_a_check_that_fails_writes_nothing_unless_anyway(tmp_path):
     assert "the label the index x 1000 / N" in check["trouble"]
 
 
+@pytest.mark.parametrize("key", ["sampling.step", "likelihood.step"])
+def test_an_import_has_no_other_checkpoint(key, tmp_path):
+    flags = {**DIGITS, "overrides": {**DIGITS["overrides"], key: 4000}}
+    with pytest.raises(sf.RequestError, match=rf"{key} names a checkpoint .* has one alone, got"):
+        import_network(TRAINED, tmp_path / "run", **flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_is_ever_written_over(imported, tmp_path):
     with pytest.raises(sf.RequestError, match="holds a run already"):
         import_network(TRAINED, imported.folder.path, **DIGITS)

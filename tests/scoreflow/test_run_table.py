@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,8 @@ def test_by_any_column(runs, sort, first):
 def test_what_is_wrong_is_said(runs, tmp_path):
     with pytest.raises(sf.RequestError, match="got 'bit/dim'; did you mean"):
         table(runs, "bit/dim")
+    with pytest.raises(sf.RequestError, match="'training, s', 'ode told apart'"):
+        table(runs, "zzz")
     with pytest.raises(sf.RequestError, match="table takes a list of runs' folders, got '/tmp"):
         table("/tmp")
     with pytest.raises(sf.RequestError, match=r"ends in \.html, \.csv"):
@@ -133,3 +137,32 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert "needs runs: --mode table DIR DIR" in capsys.readouterr().err
     assert main(["run.py", "--mode=sample", "--sort=steps", f"--workdir={runs[0]}"]) == 2
     assert "--sort is of --mode table" in capsys.readouterr().err
+
+
+def test_keys_that_an_old_run_lacks_have_their_default(tmp_path):
+    old, new = made(tmp_path / "old"), made(tmp_path / "new", data__mode="grey")
+    config = json.loads((old / "config.json").read_text())
+    del config["data"]["mode"], config["data"]["levels"]
+    (old / "config.json").write_text(json.dumps(config))
+    found = table([old, new])
+    assert found.keys == ("data.mode",)
+    assert [row.config["data.mode"] for row in found.rows] == ["exact", "grey"]
+
+
+@pytest.mark.parametrize("ending", ["html", "csv", "json"])
+def test_a_folder_whose_name_is_no_utf_8(ending, tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff"))
+    text = table([made(path, 1.5)]).write(tmp_path / f"t.{ending}").read_text("utf-8")
+    assert "bad\\udcff" in text
+
+
+def test_where_there_is_no_run_or_nothing_can_be_written(runs, tmp_path, capsys, monkeypatch):
+    assert main(["run.py", "--mode=table", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("holds no run") == 2
+    assert "none of these folders holds one" in err
+    assert main(["run.py", "--mode=table", str(runs[0]), str(tmp_path / "b")]) == 0
+    monkeypatch.setattr("scoreflow.cli.modes.table.table", None)  # it is not read before that
+    there = ["run.py", "--mode=table", str(runs[0]), "--out=/proc/t.csv"]
+    assert main(there) == 2
+    assert "cannot write into /proc" in capsys.readouterr().err

@@ -122,6 +122,19 @@ CHANGED = {**SHORT, "training.num_steps": 8, "training.batch_size": 12,
            "training.learning_rate": 1e-3}  # fmt: skip
 
 
+def test_a_finished_run_is_not_trained_otherwise_without_a_step(run, capsys):
+    before = (run / "config.json").read_bytes()
+    assert go_on(run, training__batch_size=2000) == 2
+    told = "4 steps, and nothing is left to train with another training.batch_size: ask for more"
+    assert told in capsys.readouterr().err
+    assert (run / "config.json").read_bytes() == before
+    count = len(sf.load(run, "cpu").data.train)
+    longer = {**SHORT, "training.num_steps": 5, "training.batch_size": count + 1}
+    list(sf.train("toy", run, longer, device="cpu"))
+    said = f"training.batch_size = {count + 1} is more than the {count} training data"
+    assert said in capsys.readouterr().out
+
+
 def test_a_change_survives_a_kill(run, tmp_path):
     for _ in sf.train("toy", run, CHANGED, device="cpu"):
         break  # at step 6, which is saved
@@ -271,6 +284,11 @@ def test_a_run_begins_with_the_averaged_weights_of_another(four, tmp_path):
     [
         ("run", {"model.width": 16}, r"was trained with model\.width = 8, got 16"),
         ("run", {"model.prediction": "eps"}, r"was trained with model\.prediction = v, got eps"),
+        (
+            "run",
+            {"model.width": 16, "model.prediction": "eps"},
+            r"got eps, model\.width = 8, got 16: .*; add --.*prediction=v --.*width=8",
+        ),
         ("nowhere", {}, r"training\.init: .*nowhere is not there; name a run's folder"),
     ],
 )
@@ -384,10 +402,19 @@ def test_samples_need_no_data(trained, monkeypatch, capsys):
     ask = ["run.py", "--mode=sample", "--device=cpu", f"--workdir={trained}", "--sampler=ddim"]
     ask += ["--config.sampling.steps=2", "--config.sampling.num_images=12"]
     assert main(ask) == 0
-    assert "samples are compared with no data: the data of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "samples are not compared with data: the data of" in said
+    assert "drawing samples needs none" not in said
     here = f"--config.data.path={trained.parent / 'renamed'}"
     assert main([*ask, here]) == 0
     assert "told from training data by 0" in capsys.readouterr().out
+    kept = trained / "results" / "samples-ddim.json"
+    with_data = json.loads(kept.read_text())
+    assert main(ask) == 0  # the same samples, whose comparison stays
+    again = json.loads(kept.read_text())
+    assert again["two_sample"] == with_data["two_sample"] != None  # noqa: E711
+    assert main([*ask, "--config.sampling.num_images=13"]) == 0
+    assert "stays: it is compared with data" in capsys.readouterr().out
     likelihood = ["run.py", "--mode=likelihood", "--device=cpu", f"--workdir={trained}"]
     likelihood += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     assert main(likelihood) == 2

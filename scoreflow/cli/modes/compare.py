@@ -94,7 +94,7 @@ def compare(trained: TrainedRun) -> None:
     settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
-    result["pictures"] = rows.path.stem
+    result |= {"pictures": rows.path.stem, "weights": trained.fingerprint}
     if data.class_names:
         result["class_names"] = list(data.class_names)
     if (label := heading["sampling"]["label"]) != -1:
@@ -107,10 +107,15 @@ def compare(trained: TrainedRun) -> None:
         say(kept.remark)
 
 
-def _rank(result: Json) -> tuple[float, ...]:
+def _rank(result: Json) -> dict[str, float]:
     """What makes a comparison the headline: of all classes, newest weights, most images."""
     rows, of_all = result["rows"], result.get("label", -1) == -1
-    return of_all, result["step"], rows[0]["num_images"], len(rows)
+    return {
+        "of all classes": of_all,
+        "of newer weights": result["step"],
+        "of more data": rows[0]["num_images"],
+        "of more cases": len(rows),
+    }
 
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:

@@ -37,10 +37,14 @@ def run(request: Request, argv: list[str]) -> None:
     certify(trained.experiment, trained.folder, trained.model, trained.step, about)
 
 
-def _rank(result: Json) -> tuple[float, ...]:
+def _rank(result: Json) -> dict[str, float]:
     """What makes a certificate the headline: newest weights, most images, most steps."""
     c = result["settings"]
-    return result["step"], c["num_images"], c["steps"]
+    return {
+        "of newer weights": result["step"],
+        "of more data": c["num_images"],
+        "of more steps": c["steps"],
+    }
 
 
 def certify(
@@ -71,7 +75,8 @@ def certify(
     of_network = {"sde": sde, "precision": model.precision, "trained": step > 0}
     settings = {**recorded(c, experiment.device), **of_network}
     about = {"step": step, "settings": settings, "environment": where, **(more or {})}
-    asked = {"settings": settings, "step": step, "weights": fingerprint(model.network)}
+    about["weights"] = fingerprint(model.network)
+    asked = {"settings": settings, "step": step, "weights": about["weights"]}
     folder.keep_result("equivalence", {**result, **about}, asked, _rank)
     failed = [identity.name for _, identity in rows if not identity.passed]
     page = write_report(folder)

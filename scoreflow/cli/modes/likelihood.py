@@ -185,6 +185,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
+    kept["weights"] = own.digest
     asked = {**_heading(own, of), "num_images": result["num_images"], "checked": c.checked}
     if name == LEDGER:
         asked["terms"] = c.terms
@@ -196,10 +197,13 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
             say(told)
 
 
-def _rank(result: Json) -> tuple[float, ...]:
+def _rank(result: Json) -> dict[str, float]:
     """What makes a measurement the headline: of no class, newest weights, most images."""
-    of_none = result["settings"].get("label", -1) == -1
-    return of_none, result["step"], result["num_images"]
+    return {
+        "of all classes": result["settings"].get("label", -1) == -1,
+        "of newer weights": result["step"],
+        "of more data": result["num_images"],
+    }
 
 
 def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
@@ -357,7 +361,14 @@ def _score(trained: TrainedRun, name: str, of: Data) -> None:
     found = _measured(trained.folder, _own(trained), of, file)
     why = "no AUROC: it takes two images of each side to tell them apart"
     result = {**found.result, "detection": {}, "no_detection": why}
-    _write(trained, file, result, of, f"{name}: {found.line}; {why}")
+    _write(trained, file, result, of, f"{_line_of(name, of, found)}; {why}")
+
+
+def _line_of(name: str, of: Data, found: Measured) -> str:
+    """The line about other data, which are no test set of the run."""
+    count, kind = found.result["num_images"], "training images" if name == "train" else "images"
+    said = f"{count} of {len(of.test)} {kind}"
+    return f"{name}: {found.line.replace(f'{count} test images', said, 1)}"
 
 
 def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
@@ -369,7 +380,10 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
         _score(trained, name, of)
         return
     rows = ood_detection.detection(own, _scores(found, of))
-    _write(trained, file, {**found.result, "detection": rows}, of, f"{name}: {found.line}")
+    line = _line_of(name, of, found)
+    if warning := measured.result.get("warning"):  # said of the test set already
+        line = line.removesuffix(f"\n{warning}")
+    _write(trained, file, {**found.result, "detection": rows}, of, line)
     for score, row in rows.items():
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
 

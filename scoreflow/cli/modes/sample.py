@@ -10,7 +10,7 @@ from scoreflow.data.classes import of_classes
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import values_of
 from scoreflow.evaluation.guidance_sweep import right_classes
-from scoreflow.evaluation.sample_summary import Drawn, draw, store
+from scoreflow.evaluation.sample_summary import NOTHING_TO_COMPARE, Drawn, draw, store
 from scoreflow.factory.editing import build_control, build_flow_plan
 from scoreflow.generation import edit_summary, editing, trajectory
 from scoreflow.generation.edit_plan import EditPlan
@@ -29,6 +29,17 @@ from scoreflow.trained_run import TrainedRun, open_run
 
 NAMED = 6
 """Classes that the line about a draw names."""
+OF_DATA = (
+    "value",
+    "standard_error",
+    *NOTHING_TO_COMPARE,
+    "classes",
+    "copies",
+    "of_class",
+    "of_their_class",
+    "data",
+)
+"""What a result of samples has of the data that they are held against."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -86,7 +97,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     if last is not None:
         kept["progress"] = _follow(trained, plan, place, last)
     asked = {**drawn_with, **trained.data_digests}
-    written = trained.folder.keep_result(f"samples-{name}", kept, asked, _rank)
+    written = trained.folder.keep_result(f"samples-{name}", kept, asked, _rank, _with_comparison)
     say(f"{line}; {_where(place, c.save)}")
     if written.remark:
         say(written.remark)
@@ -116,9 +127,23 @@ def _their_classes(trained: TrainedRun, plan: SamplingPlan, drawn: Drawn, kept: 
     )
 
 
-def _rank(result: Json) -> tuple[float, ...]:
-    """What makes samples the headline: of no class in particular, newest weights, most images."""
-    return result["settings"].get("label", -1) == -1, result["step"], result["num_images"]
+def _rank(result: Json) -> dict[str, float]:
+    """What makes samples the headline: of no class, newest weights, held against data, most."""
+    return {
+        "of all classes": result["settings"].get("label", -1) == -1,
+        "of newer weights": result["step"],
+        "compared with data": result.get("two_sample") is not None,
+        "of more images": result["num_images"],
+    }
+
+
+def _with_comparison(result: Json, earlier: Json) -> Json:
+    """A draw whose data are gone, with what the same samples were worth while they were there."""
+    if result["two_sample"] is not None or earlier.get("two_sample") is None:
+        return result
+    if earlier.get("num_images") != result["num_images"]:
+        return result
+    return {**result, **{key: earlier[key] for key in OF_DATA if key in earlier}}
 
 
 def _place(trained: TrainedRun, name: str, settings: Json) -> SampleName:

@@ -380,8 +380,13 @@ def test_less_does_not_replace_more(run, capfd):
     assert "Other measurements" in page
 
 
-def test_the_training_set_can_be_scored(run):
+def test_the_training_set_can_be_scored(run, capfd):
     assert ask(run, "data=train") == 0
+    count, out = len(sf.load(run, "cpu").data.train), capfd.readouterr().out
+    assert f"; 12 of {count} training images, " in out
+    assert out.count("test images, ") == 1  # those that they are told from
+    warning = result(run, "likelihood-data-train")["warning"]
+    assert not warning or out.count(warning) == 1
     assert result(run, "likelihood-data-train")["num_images"] == 12
 
 

@@ -13,6 +13,7 @@ import pytest
 from scoreflow.cli import command_line
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
+from scoreflow.runtime import distributed
 from scoreflow.storage import atomic_files
 from tests.scoreflow.cli.test_main import TINY, TOY, train_toy, tree
 
@@ -61,6 +62,7 @@ def test_an_ascii_terminal_without_locks_and_with_a_stray_rank(accented):
     assert b"Traceback" not in done.stderr
     assert b"RANK = 1 without WORLD_SIZE is ignored: this process works alone\n" in done.stderr
     assert b"has no locks (import of fcntl halted" in done.stderr
+    assert b"UserWarning" not in done.stderr
     escaped = "".join(
         f"\\udc{byte:02x}" if byte > 127 else chr(byte) for byte in workdir.name.encode()
     )
@@ -103,6 +105,50 @@ def test_help_into_a_closed_pipe_ends_quietly():
     assert (done.returncode, done.stderr) == (128 + 13, b"")
 
 
+def test_an_unbuffered_pipe_that_is_closed_ends_quietly():
+    """Nothing is left to flush when the error comes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command("--help"),
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_that_takes_nothing_is_one_line(buffered):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is full")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("--help"),
+            env=environment(PYTHONUNBUFFERED=buffered),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    told = b"run.py: cannot write to standard output (No space left on device)"
+    assert done.returncode == 1
+    assert done.stderr.startswith(told)
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_output_that_is_closed_is_one_line():
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" >&-', *map(str, command("--version"))],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
+    assert done.stderr.startswith(b"standard output is closed")
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -119,6 +165,25 @@ def test_processes_that_cannot_be_are_refused_in_a_line(values, told, monkeypatc
         out, err = capfd.readouterr()
         assert (out, err.count("\n")) == ("", 1)
         assert told in err
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"RANK": "3"}, "RANK = 3 without WORLD_SIZE is ignored"),
+        ({"RANK": "3", "WORLD_SIZE": "1"}, "RANK = 3 beside WORLD_SIZE = 1 is ignored"),
+        ({"RANK": "0"}, ""),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, ""),
+    ],
+)
+def test_the_rank_of_a_process_alone_is_ignored_and_said(values, told, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.placement() == distributed.Shard()
+    assert (distributed.remark() or "").startswith(told)
+    assert (distributed.remark() is None) == (not told)
 
 
 def test_a_system_without_locks_trains_and_a_leftover_of_another_machine_is_told(

@@ -301,6 +301,10 @@ def test_a_run_goes_on_and_draws_and_measures(tmp_path):
         next(sf.train(runs[0].config, tmp_path / "whole", device="cpu"))
     with pytest.raises(RequestError, match=r"another config: model\.shape"):
         next(sf.train("digits", tmp_path / "whole", TINY, "cpu", data=(RGB, LABELS)))
+    other = r"data from Python are not those .*: pass|; pass the same data again, .*training\.init"
+    with pytest.raises(RequestError, match=other) as refused:
+        next(sf.train("digits", tmp_path / "whole", TINY, "cpu", data=(255 - data[0], LABELS)))
+    assert "data.path" not in str(refused.value)
 
 
 def test_how_files_are_read_says_nothing_of_data_from_python(tmp_path):

@@ -8,10 +8,12 @@ import torch
 
 from scoreflow.data.loading import load_digits
 from scoreflow.data.toy import load
-from scoreflow.evaluation.sample_summary import draw, value_metrics
+from scoreflow.evaluation.sample_summary import CLIPS, NEW_RUN, _remedy, draw, value_metrics
 from scoreflow.generation.generate import outside
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.samplers import grid
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import Clipped, Counted, grid
+from scoreflow.samplers.denoisers.guidance import Guided
 from scoreflow.sde import VPSDE
 
 DIGITS = load_digits()
@@ -107,10 +109,28 @@ def test_more_than_a_hundredth_of_them_is_said(count, loud):
     assert found.result["outside"] == {"count": count, "more_than": 0.5}
     said = f"{count} of 200 samples (2%) leave [-1, 1] by more than 0.5"
     assert found.line.startswith(said) == loud
-    assert ("--config.model.prediction=v" in found.line) == loud
+    assert ("predict v in a new run (--config.model.prediction=v)" in found.line) == loud
     assert json.dumps(found.result)
 
 
 def test_vectors_have_no_range():
     x = torch.full((20, 2), 5.0, dtype=torch.float64)
     assert drawn(x, load()).result["outside"] is None
+
+
+@pytest.mark.parametrize(
+    ("output", "around", "said"),
+    [
+        ("eps", None, f"{CLIPS}train longer{NEW_RUN}"),
+        ("v", None, f"{CLIPS}train longer"),
+        ("v", Clipped, "Train longer"),
+        ("eps", Clipped, f"Train longer{NEW_RUN}"),
+    ],
+)
+def test_the_remedy_is_of_the_network_and_the_sampler(output, around, said):
+    """Whatever is around the network: a count, a guide."""
+    model = ScoreModel(torch.nn.Identity(), SDE, output)
+    inside = Guided(Counted(model), model, 2.0)
+    found = _remedy(around(inside) if around else inside)
+    assert found == said
+    assert "in a new run" in NEW_RUN

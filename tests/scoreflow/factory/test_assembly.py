@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scoreflow.cli import command_line
-from scoreflow.configs import default
+from scoreflow.configs import default, toy
 from scoreflow.data.dataset import Data
+from scoreflow.data.given import given_data
 from scoreflow.data.reading.settings import Reading
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.factory import assembly
@@ -73,6 +74,18 @@ def test_a_plan_is_refused_before_a_network_is_built(said, monkeypatch):
         experiment(config_of(**PLANS[said]), CPU)
     with pytest.raises(AssertionError, match="built"):
         experiment(config_of(), CPU)
+
+
+@pytest.mark.parametrize("name", ["toy", "given"])
+def test_vectors_are_not_mirrored(name):
+    flat = {**request.flatten(toy.get_config().to_dict()), "data.name": name}
+    config = resolve.resolve({**flat, "model.shape": [2], "training.flip": True}, "test")
+    rows = given_data(torch.randn(8, 2).numpy(), None)
+    with pytest.raises(
+        RequestError, match=r"training\.flip = true mirrors images, and .* vectors"
+    ):
+        experiment(config, CPU, given=rows)
+    experiment(config, CPU, training=False, given=rows)  # a run that was trained so is measured
 
 
 def test_how_files_are_read():

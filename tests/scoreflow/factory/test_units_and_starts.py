@@ -123,6 +123,9 @@ def test_units_are_of_the_levels_and_of_no_network_that_has_its_own():
     imported = config_of(data__scale="ends", model__data_scale=16 / 17)
     with pytest.raises(RequestError, match=r"came with model\.data_scale = 0\.941"):
         assembly.in_units_of(imported, DIGITS)
+    wrong = config_of(model__data_scale=0.875)
+    with pytest.raises(RequestError, match=r"with 8 levels, .* has 17: leave it out, or, of an"):
+        assembly.experiment(wrong, torch.device("cpu"), data=DIGITS)
 
 
 # ---- cifar10's likelihood
@@ -157,6 +160,8 @@ def test_the_remedy_of_a_late_start_is_one(name, embedding):
     known = warning(late, sde, 1e-4, False)  # a network that knows earlier times already
     assert known.endswith(f"--config.likelihood.t_start={told:g}")
     assert "--config.likelihood.dequantization=last_step" in warning(late, sde, 1.0, True)
+    centres = embedding == "centre"  # and nothing need be trained
+    assert ("or without training measure with --config.likeli" in text) == centres
 
 
 def test_points_over_bins_for_a_network_of_centres_are_warned_of():

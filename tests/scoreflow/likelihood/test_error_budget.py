@@ -106,6 +106,15 @@ def test_one_image_or_one_probe_knows_no_spread():
     assert one_probe.images == one_probe.total > 0
 
 
+def test_the_guess_of_a_solver_is_called_one():
+    values = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    settings = {"probes": 0, "sign_set": 1, "per_nat": 1.0, "truncation_at_most": None}
+    guess = budget_of(values, local=[0.25, 0.75], finer={}, **settings)
+    assert "+- 0.5000 (solver, its own estimate)" in str(guess)
+    again = budget_of(values, local=[0.25, 0.75], finer={0: 1.5}, **settings)
+    assert "+- 0.5000 (solver)" in str(again)
+
+
 def test_a_budget_older_than_the_total_is_read():
     old = {"images": 0.1, "probes": 0.2, "solver": None, "truncation_at_most": 0.01}
     assert str(Budget(**old)) == "+- 0.1000 (images) +- 0.2000 (probes), truncation <= 0.0100"

@@ -16,7 +16,7 @@ def run(tmp_path):
 
 
 def rank(result):
-    return (result["num_images"],)
+    return {"of more data": result["num_images"]}
 
 
 def measured(run, count, value, **settings):

@@ -84,6 +84,7 @@ OTHER = {
     "training.p2_gamma": 2.0,
     "training.p2_k": 3.0,
     "training.dequantization": "centre",
+    "training.flip": True,
     "training.channels_last": False,
 }
 """Another value of each declared key whose effect shows in `built`."""

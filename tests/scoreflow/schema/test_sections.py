@@ -19,7 +19,7 @@ from scoreflow.likelihood import dequantization
 from scoreflow.losses import objective
 from scoreflow.models import score_model
 from scoreflow.samplers.sampler import FINALS
-from scoreflow.schema import docs, request, resolve, task_keys
+from scoreflow.schema import config, docs, request, resolve, task_keys
 from scoreflow.schema.config import EVALUATION, KEYS, LATER, Config, without_effect
 from scoreflow.schema.ranges import Range
 from scoreflow.schema.samplers import SAMPLERS, stepping, users_of
@@ -231,3 +231,12 @@ def test_classes_on_the_command_line(text, kept):
     argv = ["run.py", "--mode=sample", f"--config.sampling.label={text}"]
     config = resolve.training_config(command_line.parse(argv))
     assert Config.of(config).sampling.label == kept
+
+
+@pytest.mark.parametrize(
+    ("got", "meant"), [("training.seed", "seed"), ("samplin.seed", "sampling.seed")]
+)
+def test_a_key_of_another_section_is_meant(got, meant):
+    assert config.unknown("config key", got, sorted(config.KEYS)).endswith(
+        f"did you mean {meant!r}?"
+    )

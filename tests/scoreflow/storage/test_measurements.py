@@ -13,7 +13,7 @@ from scoreflow.storage.sample_names import hash_of
 
 
 def rank(result):
-    return result["step"], result["num_images"]
+    return {"of newer weights": result["step"], "of more data": result["num_images"]}
 
 
 def measured(count, step=8, seed=0):
@@ -47,10 +47,49 @@ def test_newer_weights_come_first_and_of_equals_the_newest(tmp_path):
     assert read(tmp_path)["likelihood"]["step"] == 8
     kept = keep(tmp_path, "likelihood", *measured(360, step=4, seed=1), rank)
     assert read(tmp_path)["likelihood"]["step"] == 8
-    assert f"kept as {tmp_path.name}/{kept.path.name}" in kept.remark
+    own = f"kept as {tmp_path.name}/{kept.path.name}; {tmp_path.name}/likelihood.json stays: "
+    assert kept.remark == f"{own}it is of newer weights"
+    less = keep(tmp_path, "likelihood", *measured(8), rank)
+    assert less.remark.endswith("stays: it is of more data")
+    less.path.unlink()
     assert keep(tmp_path, "likelihood", *measured(64, seed=1), rank).remark == ""
     assert read(tmp_path)["likelihood"]["value"] == 64.1
     assert len(read(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("there", "last", "gone"),
+    [
+        ({"step": 8, "weights": "a"}, 8, True),  # the same step, trained anew
+        ({"step": 8, "weights": "b"}, 8, False),
+        ({"step": 8}, 8, False),  # older results do not say it
+        ({"step": 9, "weights": "a"}, 8, True),
+        ({"step": 9, "weights": "a"}, 9, False),  # this one is of an earlier checkpoint
+        ({"step": 9}, None, False),
+    ],
+)
+def test_a_headline_of_weights_that_are_gone_makes_way(there, last, gone, tmp_path):
+    _, asked = measured(360)
+    keep(tmp_path, "likelihood", {"num_images": 360, **there}, asked, rank)
+    new, other = {**measured(64)[0], "weights": "b"}, {**measured(64)[1], "weights": "b"}
+    kept = keep(tmp_path, "likelihood", new, other, rank, last)
+    assert read(tmp_path)["likelihood"]["num_images"] == (64 if gone else 360)
+    assert (kept.remark == "") == gone
+    assert len(read(tmp_path)) == 2
+
+
+def test_an_answer_takes_over_what_it_lacks(tmp_path):
+    result, asked = measured(64)
+    for place, count in (("headline", 64), ("beside", 360)):
+        folder = tmp_path / place
+        keep(folder, "samples", {**result, "worth": 0.25}, asked, rank)
+        keep(folder, "samples", *measured(count, seed=1), rank)
+        merge = lambda new, old: {**new, "worth": old["worth"]}  # noqa: E731
+        keep(folder, "samples", result, asked, rank, merge=merge)
+        (again,) = [
+            each for each in read(folder).values() if each["kept"]["hash"] == hash_of(asked)
+        ]
+        assert again["worth"] == 0.25
 
 
 def test_the_same_question_replaces_its_own_answer_alone(tmp_path):

@@ -676,3 +676,19 @@ def test_pictures(tmp_path):
         assert path == run.path / "samples" / "00000500-ode.png"
         run.write_image(path, b"png")
         assert path.read_bytes() == b"png"
+
+
+# ---- whose data the weights are of
+
+
+def test_an_imported_run_is_of_its_data_from_the_first_step_on(tmp_path):
+    """Also where the training was stopped before it logged anything."""
+    with make(tmp_path) as run:
+        assert run.bound
+        run.save_checkpoint(4000, state(4000))
+        run.write_result("import", {"step": 4000})
+        assert not run.bound
+        run.save_checkpoint(4001, state(4001))
+        assert run.bound
+    (run.path / "results" / "import.json").write_text("{}")  # of an import that told no step
+    assert not RunDir.open(run.path).bound
