@@ -22,6 +22,7 @@ from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.data import data_of_run, given_of
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
 from scoreflow.factory.likelihood import asked_of, build_question, labels_of
 from scoreflow.factory.model import build_network
@@ -128,7 +129,7 @@ def open_run(
     device = build_device(request.device)
     by_shares = config.sampling.label == BY_SHARES
     needed = training or request.mode in ON_IMAGES or by_shares
-    data = None if given[0] is None else assembly.given_of(flatten(config.to_dict()), *given)
+    data = None if given[0] is None else given_of(flatten(config.to_dict()), *given)
     if data is not None and config.data.name != "given":
         raise RequestError(
             f"{folder.path} was trained on data.name = {config.data.name}, which it finds by "
@@ -190,7 +191,7 @@ def _data_of(
     folder: RunDir, config: ConfigDict, device: torch.device, given: Data | None = None
 ) -> Data:
     moved = config.data.path != folder.config["data"].get("path", "")
-    return assembly.data_of_run(config, device, folder.data, folder.path, moved, given)[0]
+    return data_of_run(config, device, folder.data, folder.path, moved, given)[0]
 
 
 def asked_step(config: ConfigDict, mode: str) -> int:

@@ -24,6 +24,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError, Stopped
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
+from scoreflow.factory.data import data_of_run, given_of, keys_of_given
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
@@ -93,9 +94,9 @@ def train(
     name, found = load_experiment(config)
     own = flatten(overrides or {})
     flat = {**flatten(found.to_dict()), **own}
-    given = None if data is None else assembly.given_of(flat, data, data_test)
+    given = None if data is None else given_of(flat, data, data_test)
     if given is not None:
-        flat |= assembly.keys_of_given(flat, given)
+        flat |= keys_of_given(flat, given)
     path = Path(workdir).expanduser()
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
@@ -182,7 +183,7 @@ def _experiment(
     if there is not None and there.bound:
         moved = "data.path" in request.overrides
         moved = moved and config.data.path != there.config["data"].get("path", "")
-        data, found = assembly.data_of_run(config, device, there.data, path, moved, given)
+        data, found = data_of_run(config, device, there.data, path, moved, given)
     return assembly.experiment(config, device, data=data, given=given, home=path), found
 
 

@@ -1,10 +1,16 @@
-"""Choose an object by its name, or refuse the request with the names that there are."""
+"""Choose an object by its name, or refuse the request with the names that there are.
+
+An ODE method is tried on a trivial equation, for only its library knows its names.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+import torch
+
 from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.schema.config import KEYS
+from scoreflow.sde.ode import odeint
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -56,3 +62,19 @@ def as_request_error(
     except ValueError as error:
         prefix = f"{section}: " if section and not str(error).startswith(section) else ""
         raise RequestError(f"{prefix}{error}") from error
+
+
+def try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
+    """Refuse an ODE method that does not exist, or does not take such tolerances.
+
+    Args:
+        section: whose `method` it is, for the message.
+        method: "dopri5", "torchdiffeq:NAME" or "scipy:NAME".
+        rtol: relative tolerances of the parts of a state.
+    """
+    state = tuple(torch.zeros(1, 1, dtype=torch.float64) for _ in rtol)
+
+    def solve(method: str) -> None:
+        odeint(lambda _t, x, _rows: x, state, 0.0, 1e-3, method=method, rtol=rtol, atol=1.0)
+
+    as_request_error(solve, method, f"{section}.method")

@@ -9,8 +9,7 @@ from scoreflow.data.levels import centres
 from scoreflow.data.reading.settings import Reading
 from scoreflow.data.reading.user_images import Given, Mask, read_images, read_mask
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose, choose_key
-from scoreflow.factory.solver import try_solver
+from scoreflow.factory.choose import choose, choose_key, try_solver
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel

@@ -7,8 +7,7 @@ from torch import Tensor
 from scoreflow.data.classes import as_asked, names_of, numbers_of
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import choose_key
-from scoreflow.factory.solver import try_solver
+from scoreflow.factory.choose import choose_key, try_solver
 from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
 from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver

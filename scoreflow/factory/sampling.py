@@ -9,9 +9,8 @@ import torch
 import scoreflow.samplers as methods
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.factory.choose import as_request_error, choose, choose_key
+from scoreflow.factory.choose import as_request_error, choose, choose_key, try_solver
 from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.solver import try_solver
 from scoreflow.generation.classes import ByClass
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier

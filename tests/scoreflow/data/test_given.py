@@ -9,7 +9,7 @@ import scoreflow as sf
 from scoreflow.configs import toy
 from scoreflow.data.given import given_data, no_data
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import given_of
+from scoreflow.factory.data import given_of
 from scoreflow.schema.request import flatten
 
 RGB = np.random.default_rng(0).integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)

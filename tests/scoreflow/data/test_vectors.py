@@ -8,7 +8,8 @@ import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.data.vectors import load_vectors
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import build_data, build_sde
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.data import build_data
 from scoreflow.factory.likelihood import build_question
 from scoreflow.generation.pictures import reach_of
 from scoreflow.likelihood.dataset_likelihood import measure

@@ -6,7 +6,8 @@ from torch import nn
 
 from scoreflow.configs import default
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import build_data, build_sde
+from scoreflow.factory.assembly import build_sde
+from scoreflow.factory.data import build_data
 from scoreflow.factory.model import build_model
 from scoreflow.models.asking import Asking, Label
 from scoreflow.schema import request, resolve

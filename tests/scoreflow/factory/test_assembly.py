@@ -13,8 +13,9 @@ from scoreflow.data.given import given_data
 from scoreflow.data.reading.settings import Reading
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.factory import assembly
-from scoreflow.factory.assembly import build_data, build_reading, build_sde, experiment
+from scoreflow.factory.assembly import build_sde, experiment
 from scoreflow.factory.choose import as_request_error, choose_key
+from scoreflow.factory.data import build_data, build_reading
 from scoreflow.factory.editing import build_control, build_user_reading
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_question, build_solver

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scoreflow.factory import assembly
+from scoreflow.factory.data import build_data
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.imported_run import config_of, load
 from scoreflow.interop import formats
@@ -55,7 +56,7 @@ class Golden:
             name.replace("__", "."): value for name, value in changed.items()
         }
         config = config_of(self.imported, overrides)
-        data = assembly.build_data(config, torch.device("cpu"))
+        data = build_data(config, torch.device("cpu"))
         network = build_network(config, data)
         load(network, self.imported.raw if raw else self.imported.weights, self.path)
         network = network.eval().requires_grad_(False)

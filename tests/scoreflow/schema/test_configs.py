@@ -22,7 +22,8 @@ from scoreflow.cli.modes import (
 )
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
-from scoreflow.factory.assembly import build_data, build_sde, experiment
+from scoreflow.factory.assembly import build_sde, experiment
+from scoreflow.factory.data import build_data
 from scoreflow.factory.editing import build_control, build_user_reading
 from scoreflow.factory.sampling import SAMPLERS, build_drawing
 from scoreflow.factory.training import build_training

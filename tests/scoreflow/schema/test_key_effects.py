@@ -7,7 +7,8 @@ import torch
 
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import build_data, build_sde, in_units_of
+from scoreflow.factory.assembly import build_sde, in_units_of
+from scoreflow.factory.data import build_data
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.training import build_objective, build_training
 from scoreflow.schema import resolve, task_keys

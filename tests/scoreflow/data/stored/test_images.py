@@ -378,7 +378,7 @@ def test_a_training_from_the_disk_is_the_one_from_memory_bit_for_bit(tmp_path, m
     train(source, tmp_path / "disk", cache)
     train(source, tmp_path / "parts", cache, stop=2)
     train(source, tmp_path / "parts", cache)
-    monkeypatch.setattr("scoreflow.factory.assembly.available_memory", lambda _: 0)
+    monkeypatch.setattr("scoreflow.factory.data.available_memory", lambda _: 0)
     train(source, tmp_path / "beside")
     same_bits(weights(tmp_path / "disk"), weights(tmp_path / "memory"))
     same_bits(weights(tmp_path / "parts"), weights(tmp_path / "memory"))
