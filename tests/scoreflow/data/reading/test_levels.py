@@ -10,7 +10,7 @@ from PIL import Image
 from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_images, load_whole
 from scoreflow.data.reading.refusal import MOST_NAMED, MOST_REFUSED
-from scoreflow.data.reading.settings import Reading
+from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.data.reading.tally import brightness
 from scoreflow.errors import RequestError
 
@@ -221,8 +221,42 @@ def test_all_files_that_are_refused_are_named_in_one_line(tmp_path):
     assert said.startswith("4 of 7 images are refused. ")
     for name in ("003.png", "004.png", "005.png", "006.png"):
         assert said.count(name) == 1
-    assert "Remedy: replace or remove it; or add --config.data.background=#ffffff" in said
-    assert "--config.data.mode=auto" in said
+    flags = "--config.data.background=#ffffff --config.data.mode=auto"
+    assert said.endswith(f"Remedy: add all of: {flags}; and replace or remove it")
+
+
+RGBA = RANDOM.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+KINDS = {
+    "deep": Image.fromarray(RANDOM.integers(0, 65536, (8, 8), dtype=np.uint16)),
+    "rgb": Image.fromarray(RGBA[..., :3]),
+    "palette": Image.fromarray(RGBA[..., :3]).quantize(4),
+    "transparent": Image.fromarray(RGBA),
+    "wide deep": Image.fromarray(RANDOM.integers(0, 65536, (8, 12), dtype=np.uint16)),
+    "high transparent": Image.fromarray(RGBA.repeat(2, axis=0)),
+    "grey": Image.fromarray(RGBA[..., 0]),
+}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("rgb", "deep"),
+        ("grey", "deep", "palette"),
+        ("deep", "wide deep", "rgb"),
+        ("rgb", "high transparent"),
+        tuple(KINDS),
+        tuple(KINDS)[::-1],
+    ],
+)
+def test_the_flags_of_the_remedy_make_a_set_of_several_kinds_readable(kinds, tmp_path):
+    for index, kind in enumerate(kinds):
+        KINDS[kind].save(tmp_path / f"{index}.png")
+    flags = [word for word in refusal(str(tmp_path)).split() if word.startswith("--config.data.")]
+    options = dict(flag.removeprefix("--config.data.").split("=") for flag in flags)
+    if "size" in options:
+        options["size"] = size_of(options["size"])
+    assert "levels" not in options
+    assert len(whole(str(tmp_path), **options)[0]) == len(kinds)
 
 
 def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
