@@ -39,6 +39,7 @@ class Converted:
         kept: what a viewer would heed and was left as it stands, in words.
         resized: whether its size was changed.
         enlarged: whether it grew by that.
+        spread: the greatest stored value of those that became 0..255, and what it could be.
     """
 
     pixels: Pixels
@@ -48,6 +49,7 @@ class Converted:
     kept: tuple[str, ...] = ()
     resized: bool = False
     enlarged: bool = False
+    spread: tuple[int, int] | None = None
 
 
 def converted(image: Image.Image, header: Header, where: str, reading: Reading) -> Converted:
@@ -71,9 +73,11 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         image = image.transpose(header.turn)
         alpha = None if alpha is None else alpha_of(image)
     kept: tuple[str, ...]
+    spread = None
     if header.deep and header.grey:
         pixels, stored = _deep(image, header)[None], True
         if reading.converts and reading.levels <= 256:
+            spread = (int(pixels.max(initial=0)), header.levels - 1)
             pixels, stored = _spread(pixels, header.levels), False
         kept = () if is_srgb(header.profile) else (PROFILE,)
         kept = kept if header.srgb else (*kept, COLOURS)
@@ -84,7 +88,8 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         if header.deep and not pixels.any():  # its values may lie in the lost bits alone
             done.append("all black by that")
     levels = header.levels if header.levels < 256 or stored else 256
-    return _shaped(Converted(pixels, levels, stored, tuple(done), kept), where, reading)
+    found = Converted(pixels, levels, stored, tuple(done), kept, spread=spread)
+    return _shaped(found, where, reading)
 
 
 def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
@@ -105,13 +110,15 @@ def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
     levels, stored = (2 if array.dtype == bool else 256), array.dtype == np.uint16
     pixels = pixels.astype(np.uint8) * np.uint8(255) if levels == 2 else pixels
     done: tuple[str, ...] = ()
+    spread = None
     if stored:
         levels = 65536
         refuse(_of_depth("values of 16 bits (uint16)", levels, True, reading), where)
         if reading.converts and reading.levels <= 256:
+            spread = (int(pixels.max(initial=0)), levels - 1)
             pixels, stored, done = _spread(pixels, levels), False, ("from 16 bits to 8",)
             levels = 256
-    return _shaped(Converted(pixels, levels, stored, done), where, reading)
+    return _shaped(Converted(pixels, levels, stored, done, spread=spread), where, reading)
 
 
 # ---- what is refused ----------------------------------------------------------------------------
