@@ -60,7 +60,8 @@ def collect(rows: Iterable[Row], total: int, where: str, tally: Tally) -> Images
         if len(refused) == MOST_REFUSED:
             break
     if refused:
-        raise together(refused, seen, total)
+        wanted = () if images is None else images.shape[2:]
+        raise together(refused, seen, total, _one_size(refused, wanted, reading))
     return filled(images)
 
 
@@ -112,7 +113,24 @@ def _refuse_another_shape(
         f"add {' '.join(flags)}",
         f"images must share one size and mode, got {describe(wanted)} in {first} and "
         f"{describe(shape)} in {name}",
+        flags=tuple(flags),
     )
+
+
+def _one_size(
+    refused: list[Refused], wanted: tuple[int, ...], reading: Reading
+) -> tuple[str, ...]:
+    """Flags that make one size of images of several, also of those refused for another reason."""
+    sizes = [each.size for each in refused if each.size is not None]
+    if wanted:
+        sizes.insert(0, (wanted[0], wanted[1]))
+    if reading.fit != "refuse" or not sizes:
+        return ()
+    if reading.size is not None:
+        return (reading.flag("fit", "crop"),) if set(sizes) != {reading.size} else ()
+    if len(set(sizes)) == 1:
+        return ()
+    return reading.flag("size", _side((0, *sizes[0]))), reading.flag("fit", "crop")
 
 
 def _side(shape: tuple[int, ...]) -> str:

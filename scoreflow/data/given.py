@@ -20,6 +20,7 @@ from torch import Tensor
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import MOST_LEVELS, dtype_of
 from scoreflow.data.reading.conversion import alpha_of
+from scoreflow.data.reading.floats import floats_refused
 from scoreflow.data.reading.header import orientation_of
 from scoreflow.data.sources.labels import NO_CLASSES, Classes, numbered
 from scoreflow.data.split import check_cut, cut
@@ -300,12 +301,10 @@ def _of_to_tensor(array: Tensor, name: str) -> Tensor:
     """Levels 0..255 of floats that torchvision's ToTensor made of them: k/255, nothing else."""
     levels = (array * WHITE).round()
     exact = [(levels.to(dtype) / WHITE).to(array.dtype) for dtype in (torch.float32, array.dtype)]
-    if not any(torch.equal(array, each) for each in exact):
-        low, high = float(array.min()), float(array.max())
-        raise RequestError(
-            f"{name}: images of floats must be k/255 exactly, as ToTensor makes them, got values "
-            f"in {low:g}..{high:g}; pass the integer levels, without normalisation"
-        )
+    known = any(torch.equal(array, each) for each in exact)
+    if not known or float(levels.min()) < 0 or float(levels.max()) > WHITE:
+        wide = array.double() if array.dtype == torch.bfloat16 else array
+        raise RequestError(f"{name}: {floats_refused(wide.numpy())}")
     return levels.long()
 
 

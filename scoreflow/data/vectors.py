@@ -25,8 +25,11 @@ NAMES = ("data", "x", "X", "arr_0")
 USUAL, MOST = 5.0, 1e4
 """Factors by which a standard deviation may be off 1 before it is said, and before it is refused:
 in float32 a column of 1e4 keeps three digits of noise of scale 1."""
-SHOWN = 4
-"""Columns that a message names."""
+SHOWN, READ = 4, 12
+"""Columns that a message names, and that the line of those that are read does."""
+INDEX = ("", "Unnamed: 0", "__index_level_0__")
+"""What pandas calls the column of its row numbers, in CSV, in CSV read and written again, and in
+Parquet."""
 
 
 def load_vectors(path: str, test_fraction: float = 0.2, split_seed: int = 0) -> Data:
@@ -111,9 +114,15 @@ def _name(names: Sequence[str], column: int) -> str:
     return repr(names[column]) if names else str(column)
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _some(names: list[str], shown: int = SHOWN) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _columns(names: list[str], left_out: list[str]) -> tuple[str, ...]:
+    """A line of the columns that are read, by their names."""
+    out = f"; pandas' index (the column {left_out[0]!r}) is left out" if left_out else ""
+    return (f"columns: {_some(names, READ)}{out}",) if names else ()
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -122,7 +131,7 @@ def _some(names: list[str]) -> str:
 def _table(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
     """The values of a file, the names of its columns, or none, and what was left out."""
     if path and file.is_dir() and any(file.glob("*.parquet")):
-        return *_parquet(file), ()
+        return _parquet(file)
     suffix = file.suffix.lower()
     if not path or not file.is_file() or suffix not in KINDS:
         raise RequestError(
@@ -130,7 +139,7 @@ def _table(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
             "or a folder of Parquet files"
         )
     if suffix == ".parquet":
-        return *_parquet(file), ()
+        return _parquet(file)
     said: tuple[str, ...] = ()
     try:
         if suffix in (".csv", ".tsv"):
@@ -177,7 +186,8 @@ def _text(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
     mark = max(",;\t", key=first.count)
     cells = [cell.strip() for cell in next(csv.reader([first], delimiter=mark), [])]
     numbers = [_is_number(cell) for cell in cells]
-    names = [] if any(numbers) or not any(cells) else cells
+    counted = cells == ["", *map(str, range(len(cells) - 1))]  # a DataFrame without names
+    names = [] if (any(numbers) and not counted) or not any(cells) else cells
     if not any(cells) or (names and not data):
         held = f"no row but its column names, {_some(names)}" if names else "a first line without"
         raise RequestError(f"{path}: a table needs rows of numbers, got {held}")
@@ -187,8 +197,10 @@ def _text(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
             f"{path}: every value must be a number, got {cells[column]!r} in row 0, column "
             f"{column}, beside numbers, so that it is no line of names; mend or remove the row"
         )
+    left_out = [name for name in names[:1] if name in INDEX]
     values = np.loadtxt(
         file,
+        usecols=range(1, len(names)) if left_out else None,
         delimiter=mark,
         skiprows=number if names else 0,
         ndmin=2,
@@ -196,8 +208,8 @@ def _text(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
         comments=None,
         quotechar='"',
     )
-    said = (f"{path}: its first line names the columns, {_some(names)}",) if names else ()
-    return values, names, said
+    names = names[len(left_out) :]
+    return values, names, _columns(names, left_out)
 
 
 def _is_number(text: str) -> bool:
@@ -208,7 +220,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parquet(path: Path) -> tuple[Array, list[str]]:
+def _parquet(path: Path) -> tuple[Array, list[str], tuple[str, ...]]:
     """All columns of a Parquet file, or of a folder of them; each must be of numbers."""
     try:
         import pyarrow as arrow
@@ -220,6 +232,8 @@ def _parquet(path: Path) -> tuple[Array, list[str]]:
         table = arrow.concat_tables([parquet.read_table(file) for file in files])
     except (ValueError, OSError) as error:
         raise RequestError(f"{path}: not Parquet of one schema ({first_line(error)})") from error
+    left_out = [name for name in table.column_names if name in INDEX]
+    table = table.drop_columns(left_out)
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
         kinds = (arrow.types.is_integer, arrow.types.is_floating, arrow.types.is_boolean)
@@ -234,4 +248,5 @@ def _parquet(path: Path) -> tuple[Array, list[str]]:
                 "their rows, or the column"
             )
         columns.append(column.to_numpy().astype(np.float64))
-    return np.stack(columns, axis=1) if columns else np.empty((0, 0)), list(table.column_names)
+    values = np.stack(columns, axis=1) if columns else np.empty((0, 0))
+    return values, list(table.column_names), _columns(table.column_names, left_out)

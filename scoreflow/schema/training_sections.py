@@ -107,7 +107,7 @@ class DataConfig(Section):
         "auto",
         "their classes: auto, none, folders, or the column of a table",
         later=True,
-        only=FILES,
+        only=IMAGES,
     )
     cache: str = key(
         "",

@@ -39,6 +39,7 @@ class Converted:
         kept: what a viewer would heed and was left as it stands, in words.
         resized: whether its size was changed.
         enlarged: whether it grew by that.
+        spread: the greatest stored value of those that became 0..255, and what it could be.
     """
 
     pixels: Pixels
@@ -48,6 +49,7 @@ class Converted:
     kept: tuple[str, ...] = ()
     resized: bool = False
     enlarged: bool = False
+    spread: tuple[int, int] | None = None
 
 
 def converted(image: Image.Image, header: Header, where: str, reading: Reading) -> Converted:
@@ -65,15 +67,17 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
     image = _levelled(image, header)
     alpha = alpha_of(image)
     grey = header.grey or (header.mode in ("P", "PA") and _plain(image).mode == "L")
-    refuse(_needs(header, alpha, reading, grey), where)
+    refuse(_needs(header, alpha, reading, grey), where, _turned(image, header))
     done = list(_done(header, alpha, reading))
     if header.turn is not None:
         image = image.transpose(header.turn)
         alpha = None if alpha is None else alpha_of(image)
     kept: tuple[str, ...]
+    spread = None
     if header.deep and header.grey:
         pixels, stored = _deep(image, header)[None], True
         if reading.converts and reading.levels <= 256:
+            spread = (int(pixels.max(initial=0)), header.levels - 1)
             pixels, stored = _spread(pixels, header.levels), False
         kept = () if is_srgb(header.profile) else (PROFILE,)
         kept = kept if header.srgb else (*kept, COLOURS)
@@ -84,7 +88,8 @@ def converted(image: Image.Image, header: Header, where: str, reading: Reading) 
         if header.deep and not pixels.any():  # its values may lie in the lost bits alone
             done.append("all black by that")
     levels = header.levels if header.levels < 256 or stored else 256
-    return _shaped(Converted(pixels, levels, stored, tuple(done), kept), where, reading)
+    found = Converted(pixels, levels, stored, tuple(done), kept, spread=spread)
+    return _shaped(found, where, reading)
 
 
 def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
@@ -105,13 +110,15 @@ def of_array(array: Pixels, where: str, reading: Reading) -> Converted:
     levels, stored = (2 if array.dtype == bool else 256), array.dtype == np.uint16
     pixels = pixels.astype(np.uint8) * np.uint8(255) if levels == 2 else pixels
     done: tuple[str, ...] = ()
+    spread = None
     if stored:
         levels = 65536
         refuse(_of_depth("values of 16 bits (uint16)", levels, True, reading), where)
         if reading.converts and reading.levels <= 256:
+            spread = (int(pixels.max(initial=0)), levels - 1)
             pixels, stored, done = _spread(pixels, levels), False, ("from 16 bits to 8",)
             levels = 256
-    return _shaped(Converted(pixels, levels, stored, done), where, reading)
+    return _shaped(Converted(pixels, levels, stored, done, spread=spread), where, reading)
 
 
 # ---- what is refused ----------------------------------------------------------------------------
@@ -120,15 +127,28 @@ Need = tuple[str, str, str]
 """What is in the way, the flag that allows it, another remedy."""
 
 
-def refuse(needs: Iterator[Need], where: str) -> None:
-    """Raise one error for all that is in the way, if anything is."""
+def refuse(needs: Iterator[Need], where: str, size: tuple[int, int] | None = None) -> None:
+    """Raise one error for all that is in the way, if anything is.
+
+    Args:
+        needs: what is.
+        where: what the image is called.
+        size: (H, W) that it is read at, if known.
+    """
     found = list(needs)
     if not found:
         return
-    flags = " ".join(dict.fromkeys(flag for _, flag, _ in found if flag))
-    others = [other for _, _, other in found if other]
-    remedy = "; ".join([*([f"add {flags}"] if flags else []), *dict.fromkeys(others)])
-    raise Refused(where, " and ".join(what for what, _, _ in found), remedy)
+    flags = tuple(dict.fromkeys(flag for _, flag, _ in found if flag))
+    others = tuple(dict.fromkeys(other for _, _, other in found if other))
+    remedy = "; ".join([*([f"add {' '.join(flags)}"] if flags else []), *others])
+    deep = [other.partition(EIGHT)[2].split()[0] for other in others if EIGHT in other]
+    others = tuple(other for other in others if EIGHT not in other)
+    what = " and ".join(what for what, _, _ in found)
+    raise Refused(where, what, remedy, flags=(*flags, *deep), others=others, size=size)
+
+
+EIGHT = "; or for 8 bits add "
+"""Before the flag that helps a deep image among others, where its own levels do not."""
 
 
 def _needs(
@@ -169,10 +189,24 @@ def _of_depth(deep: str, levels: int, grey: bool, reading: Reading) -> Iterator[
     elif not reading.converts and not reading.levels:
         own, eight = reading.flag("levels", levels), reading.flag("mode", "grey")
         remedy = (
-            f"add {own}, or the number that all its values are below, to take them as they stand; "
-            f"or {eight} for 8 bits"
+            f"add {own}, or the number that all its values are below, to take them as they stand"
+            f"{EIGHT}{eight}"
         )
         yield deep, "", remedy
+
+
+def _turned(image: Image.Image, header: Header) -> tuple[int, int]:
+    """(H, W) of an image as viewers show it."""
+    on_its_side = header.turn is not None and header.turn not in KEEP_SIZE
+    return image.size if on_its_side else image.size[::-1]
+
+
+KEEP_SIZE = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+)
+"""Turns and mirrors that keep height and width."""
 
 
 def _done(header: Header, alpha: Image.Image | None, reading: Reading) -> Iterator[str]:

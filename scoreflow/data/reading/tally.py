@@ -26,6 +26,8 @@ def brightness(num_levels: int) -> Pixels:
     return ((np.arange(num_levels) * 510 + top) // (2 * top)).astype(np.uint8)
 
 
+LOW, WHITE = 16, 255
+"""Sets of 8 bits whose values are all below the one, or are 0 and the other, may be of levels."""
 BLOCK = 1024
 """Images that are looked up at a time, for their indices take four times their memory."""
 
@@ -73,6 +75,11 @@ class Tally:
         most: the greatest value.
         few: whether a file of fewer than 256 levels was among them.
         stored: the first whose values are levels as they are stored.
+        spread: the greatest stored value of more than 8 bits that became 0..255, and the
+            greatest that it could be.
+        lit: whether there is an image that is not black.
+        low: the greatest value of 8 bits, until one is not below `LOW`; then None.
+        extreme: whether all values of 8 bits are 0 or 255.
     """
 
     reading: Reading = AS_IT_IS
@@ -89,6 +96,10 @@ class Tally:
     most: int = 0
     few: bool = False
     stored: str | None = None
+    spread: tuple[int, int] | None = None
+    lit: bool = False
+    low: int | None = 0
+    extreme: bool = True
 
     def add(self, where: str, image: Converted) -> Pixels:
         """Count one image; its pixels.
@@ -110,6 +121,9 @@ class Tally:
         self.resized += image.resized
         self.enlarged += image.enlarged
         self.files.setdefault(image.levels, where)
+        self.lit = self.lit or bool(image.pixels.any())
+        if image.spread is not None:
+            self.spread = max(image.spread, self.spread or image.spread)
         return image.pixels
 
     def _refuse_above(self, where: str, most: int) -> None:
@@ -124,6 +138,10 @@ class Tally:
     def _look_at_values(self, where: str, image: Converted) -> None:
         """Whether the values are levels, or the brightness of levels."""
         wanted = self.reading.levels or image.levels
+        if self.low is not None:
+            low = max(self.low, int(image.pixels.max(initial=0)))
+            self.low = low if low < LOW else None
+        self.extreme = self.extreme and bool(np.isin(image.pixels, (0, WHITE)).all())
         if wanted >= 256:
             return
         shown = np.isin(np.arange(256), brightness(wanted))[image.pixels]
@@ -142,6 +160,8 @@ class Tally:
             RequestError: files differ in their number of levels, or values are no levels.
         """
         reading, own = self.reading, max(self.files, default=256)
+        if self.spread is not None and self.spread[0] and not (self.lit or reading.given):
+            raise RequestError(self._black(*self.spread))
         if self.stored is not None:
             return self._as_stored()
         if not reading.levels and len(self.files) > 1:
@@ -181,6 +201,14 @@ class Tally:
             f"{self.reading.flag('levels', 256)} to take all as brightness, 0 black and 255 white"
         )
 
+    def _black(self, most: int, top: int) -> str:
+        levels = self.reading.flag("levels", 2 ** max(most.bit_length(), 9))
+        return (
+            f"all images become black by data.mode={self.reading.mode}, which makes 0..{top} "
+            f"0..255: their values are {most} or less; add {levels} and leave the mode at exact "
+            "to take the stored values as levels"
+        )
+
     def _off(self, wanted: int) -> str:
         assert self.off is not None, "asked by the caller"
         name, value = self.off
@@ -208,9 +236,27 @@ class Tally:
                 f"{count} of {self.total} files have {what}, which is not applied: their values "
                 f"are taken as they stand{self._remedy(what)}"
             )
+        if self.spread is not None:
+            most, top = self.spread
+            become = (most * 510 + top) // (2 * top)
+            lines.append(f"values up to {most} of {top} become at most {become} of 255")
         scale = self.scale()
         lines += self._levels(scale)
+        if scale.num_levels == WHITE + 1 and not self.reading.levels and self.stored is None:
+            lines += self._hints()
         return tuple(lines)
+
+    def _hints(self) -> list[str]:
+        """A line where 8-bit values look like levels of their own."""
+        if not self.lit or self.reading.given:
+            return []
+        if self.extreme:
+            flag = self.reading.flag("levels", 2)
+            return [f"only the values 0 and 255 occur: {flag} counts them as levels"]
+        if self.low is None or self.reading.converts:
+            return []
+        flag = self.reading.flag("levels", self.low + 1)
+        return [f"only values 0..{self.low} occur: {flag} counts them as levels"]
 
     def _remedy(self, what: str) -> str:
         if self.reading.converts or what != PROFILE:

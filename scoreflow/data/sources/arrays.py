@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scoreflow.data.reading.floats import floats_refused
 from scoreflow.data.sources.names import split_of_file
 from scoreflow.data.sources.rows import (
     MOST_CHANNELS,
@@ -23,6 +24,8 @@ from scoreflow.errors import RequestError, first_line
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
 LABELS = frozenset({"label", "labels", "y", "target", "targets", "arr_1", "class", "classes"})
 """What arrays in a .npz are called, their split taken off."""
+LOOKED_AT = 256
+"""So many images of floats are looked at before they are refused."""
 
 
 def npy_file(path: Path) -> Found:
@@ -157,20 +160,24 @@ def _rows(images: Array, labels: list[object] | None, where: str) -> Rows:
     def rows() -> Iterator[Row]:
         for index in range(len(images)):
             row = f"{where} row {index}"
-            yield row, _levels(images[index], row), None if labels is None else labels[index]
+            label = None if labels is None else labels[index]
+            yield row, _levels(images[index], row, images[:LOOKED_AT]), label
 
     return rows(), len(images), where
 
 
-def _levels(image: Array, where: str) -> Array:
-    """An image's levels as uint8, or as bool or uint16 where they are; others are refused."""
+def _levels(image: Array, where: str, among: Array | None = None) -> Array:
+    """An image's levels as uint8, or as bool or uint16 where they are; others are refused.
+
+    Args:
+        image: (H, W[, C]).
+        where: what it is called.
+        among: images by which floats are judged, for one alone may be all black.
+    """
     if image.dtype in (bool, np.uint8, np.uint16):
         return np.asarray(image)
     if not np.issubdtype(image.dtype, np.integer):
-        raise RequestError(
-            f"{where}: images must be integers 0..255, got {image.dtype}; values in [0, 1] are "
-            "saved as such by (255 * x).round().astype(numpy.uint8)"
-        )
+        raise RequestError(f"{where}: {floats_refused(image if among is None else among)}")
     low, high = int(image.min()), int(image.max())
     if low < 0 or high > 255:
         raise RequestError(

@@ -45,7 +45,7 @@ def layout(files: Sequence[str], labels: str = "auto") -> Layout:
 
     Folders around everything are passed over. Then folders named like splits are splits, in any
     case, at the top (train/cat/) or one below (cat/train/), and the first other folder is the
-    class, unless folders only divide many files into shards.
+    class, unless folders only divide many files into shards, or one lies around all.
 
     Args:
         files: names below the root, with "/" between their parts, in order.
@@ -60,7 +60,11 @@ def layout(files: Sequence[str], labels: str = "auto") -> Layout:
         for each in dict.fromkeys(name.rpartition("/")[0] for name in files)
     }
     places = _places(list(folders.values()), by_force, found)
-    classes = _classes([rest for _, rest in places.values()], by_force, found)
+    rests = [rest for _, rest in places.values()]
+    if not by_force and _wrapped(list(places.values())):
+        classes: dict[Folder, str | None] = dict.fromkeys(rests)
+    else:
+        classes = _classes(rests, by_force, found)
     of_path = {path: places[folder] for path, folder in folders.items() if folder in places}
     found.classes = {path: classes[rest] for path, (_, rest) in of_path.items()}
     for name in files:
@@ -98,6 +102,14 @@ def _around(folders: Collection[Folder]) -> int:
             break
         count += 1
     return count
+
+
+def _wrapped(places: Collection[Place]) -> bool:
+    """Whether one folder lies around all images of one pool, and images lie in it."""
+    rests = [rest for _, rest in places]
+    around = _around(rests)
+    pooled = not any(split for split, _ in places)
+    return pooled and around > 0 and any(len(rest) == around for rest in rests)
 
 
 def _splits_at(folders: Collection[Folder], depth: int) -> bool:

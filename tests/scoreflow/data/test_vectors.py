@@ -61,10 +61,27 @@ def test_every_kind_of_file_is_the_same_table(kind, tmp_path):
     assert data.name == f"table.{kind.split('-')[0]}"
     said = {
         "npz-several": [f"{tmp_path / 'table.npz'}: its arrays other are not read"],
-        "csv-header": [f"{tmp_path / 'table.csv'}: its first line names the columns, a, b, c, d"],
+        "csv-header": ["columns: a, b, c, d"],
+        "parquet": ["columns: a, b, c, d"],
     }
     first_two = "vectors of 3 numbers: pictures show the first two alone"
     assert data.remarks == (*said.get(kind, ()), first_two)
+
+
+@pytest.mark.parametrize("head", [",x,y", '"",x,y', "Unnamed: 0,x,y", ",0,1"])
+def test_pandas_index_is_left_out_and_said(head, tmp_path):
+    rows = "\n".join(f"{k},{x!r},{y!r}" for k, (x, y) in enumerate(TABLE[:, :2].tolist()))
+    (tmp_path / "t.csv").write_text(f"{head}\n{rows}\n")
+    data = load_vectors(str(tmp_path / "t.csv"), 0)
+    assert torch.equal(data.train, torch.from_numpy(TABLE[:, :2].astype(np.float32)))
+    names, index = head.split(",")[1:], head.split(",")[0].strip('"')
+    out = f"pandas' index (the column {index!r}) is left out"
+    assert data.remarks[0] == f"columns: {', '.join(names)}; {out}"
+
+
+def test_data_labels_is_refused_for_vectors():
+    with pytest.raises(RequestError, match=r"data\.labels has no effect on data\.name = vectors"):
+        resolve.refuse_idle({"data.labels": "label"}, {**FLAT, "data.labels": "label"})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_a_first_line_is_names_only_where_none_of_it_is_a_number(text, why, tmp_
 
 
 def test_names_may_be_blank_and_blank_lines_come_first(tmp_path):
-    (tmp_path / "t.csv").write_text("\n,a\n1,0.5\n2,1.5\n3,-1\n")
+    (tmp_path / "t.csv").write_text("\na,\n1,0.5\n2,1.5\n3,-1\n")
     data = load_vectors(str(tmp_path / "t.csv"), 0)
     assert data.train.tolist() == [[1, 0.5], [2, 1.5], [3, -1]]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_images, load_whole
 from scoreflow.data.reading.refusal import MOST_NAMED, MOST_REFUSED
-from scoreflow.data.reading.settings import Reading
+from scoreflow.data.reading.settings import Reading, size_of
 from scoreflow.data.reading.tally import brightness
 from scoreflow.errors import RequestError
 
@@ -221,8 +221,42 @@ def test_all_files_that_are_refused_are_named_in_one_line(tmp_path):
     assert said.startswith("4 of 7 images are refused. ")
     for name in ("003.png", "004.png", "005.png", "006.png"):
         assert said.count(name) == 1
-    assert "Remedy: replace or remove it; or add --config.data.background=#ffffff" in said
-    assert "--config.data.mode=auto" in said
+    flags = "--config.data.background=#ffffff --config.data.mode=auto"
+    assert said.endswith(f"Remedy: add all of: {flags}; and replace or remove it")
+
+
+RGBA = RANDOM.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+KINDS = {
+    "deep": Image.fromarray(RANDOM.integers(0, 65536, (8, 8), dtype=np.uint16)),
+    "rgb": Image.fromarray(RGBA[..., :3]),
+    "palette": Image.fromarray(RGBA[..., :3]).quantize(4),
+    "transparent": Image.fromarray(RGBA),
+    "wide deep": Image.fromarray(RANDOM.integers(0, 65536, (8, 12), dtype=np.uint16)),
+    "high transparent": Image.fromarray(RGBA.repeat(2, axis=0)),
+    "grey": Image.fromarray(RGBA[..., 0]),
+}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("rgb", "deep"),
+        ("grey", "deep", "palette"),
+        ("deep", "wide deep", "rgb"),
+        ("rgb", "high transparent"),
+        tuple(KINDS),
+        tuple(KINDS)[::-1],
+    ],
+)
+def test_the_flags_of_the_remedy_make_a_set_of_several_kinds_readable(kinds, tmp_path):
+    for index, kind in enumerate(kinds):
+        KINDS[kind].save(tmp_path / f"{index}.png")
+    flags = [word for word in refusal(str(tmp_path)).split() if word.startswith("--config.data.")]
+    options = dict(flag.removeprefix("--config.data.").split("=") for flag in flags)
+    if "size" in options:
+        options["size"] = size_of(options["size"])
+    assert "levels" not in options
+    assert len(whole(str(tmp_path), **options)[0]) == len(kinds)
 
 
 def test_a_message_names_so_many_and_the_rest_is_not_read(tmp_path):
@@ -269,4 +303,44 @@ def test_arrays_of_16_bits_made_grey_are_8_bit_files(tmp_path):
     found, count, said = whole(str(path), mode="grey")
     assert (found[:, 0].numpy() == (levels.astype(float) / 257).round()).all()
     assert (count, found.dtype) == (256, torch.uint8)
-    assert said == ("3 of 3 files converted: 3 from 16 bits to 8",)
+    most = int(levels.max())
+    assert said == (
+        "3 of 3 files converted: 3 from 16 bits to 8",
+        f"values up to {most} of 65535 become at most {round(most / 257)} of 255",
+    )
+
+
+def test_the_range_of_16_bits_made_8_is_said_and_all_black_is_refused(tmp_path):
+    dim = np.full((2, 4, 4), 3632, np.uint16)
+    dim[:, 0] = 0
+    said = whole(write(tmp_path / "dim", dim), mode="grey")[2]
+    assert "values up to 3632 of 65535 become at most 14 of 255" in said  # 14.13
+    path = write(tmp_path / "black", dim // 40)  # up to 90, less than half of 257
+    flag = "--config.data.levels=512"
+    assert f"their values are 90 or less; add {flag} and leave the mode at exact" in refusal(
+        path, mode="grey"
+    )
+    assert (whole(path, levels=512)[0].numpy()[:, 0] == dim // 40).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ((0, 1), "only values 0..1 occur: --config.data.levels=2"),
+        ((0, 9), "only values 0..9 occur: --config.data.levels=10"),
+        (
+            (0, 255),
+            "only the values 0 and 255 occur: --config.data.levels=2",
+        ),
+        ((0, 16), None),
+        ((0, 0), None),
+    ],
+)
+def test_values_of_8_bits_that_look_like_levels_are_said(values, hint, tmp_path):
+    images = np.array(values, np.uint8)[RANDOM.integers(0, 2, (3, 8, 8))]
+    path = write(tmp_path, images)
+    assert whole(path)[1:] == (256, () if hint is None else (f"{hint} counts them as levels",))
+    if hint is not None:
+        levels, count, _ = whole(path, levels=int(hint.split("levels=")[1]))
+        assert count == (2 if values[1] == 255 else values[1] + 1)
+        assert (levels[:, 0].numpy() == images // (255 if values[1] == 255 else 1)).all()

@@ -101,6 +101,11 @@ def test_a_folder_of_npy_has_an_image_in_each_and_classes_by_folder(made):
         (np.zeros((4, 3)), r"got the shape \(4, 3\); rows of numbers .*data.name=vectors"),
         (np.zeros((2, 5, 6, 7), np.uint8), "with C up to 4, got the shape"),
         (np.zeros((2, 5, 6)), r"row 0: images must be integers 0..255, got float64.*255 \* x"),
+        (
+            np.arange(60.0).reshape(2, 5, 6) // 30 * 200,
+            "floats of whole values: pass them as uint8",
+        ),
+        (np.linspace(-1, 1, 60).reshape(2, 5, 6), r"normalised to \[-1, 1\]: pass the uint8"),
         (np.full((2, 5, 6), 300), "row 0: images must be integers 0..255, got 300..300"),
         (np.full((2, 5, 6), -1), "got -1..-1"),
         (np.zeros((0, 5, 6), np.uint8), "it has 0 rows"),

@@ -33,7 +33,7 @@ def arranged(names, labels="auto"):
             "train/x/a/1.png test/x/b/2.png",
             {"train": "train/x/a/1.png:a", "test": "test/x/b/2.png:b"},
         ),
-        ("only/1.png only/2.png", {"": "only/1.png:only only/2.png:only"}),
+        ("only/1.png only/2.png", {"": "only/1.png only/2.png"}),
         (
             "train/train/1.png test/Test/2.png",
             {"train": "train/train/1.png", "test": "test/Test/2.png"},
@@ -97,3 +97,11 @@ def test_what_lies_beside_a_whole_data_set_is_left_out_by_name():
 def test_a_split_or_a_class_is_not_guessed(names, beside):
     with pytest.raises(RequestError, match=f"{beside}.*data.labels=folders; if it is a split"):
         layout(names.split())
+
+
+@pytest.mark.parametrize("folder", ["photos", "nested/a/b"])
+def test_a_folder_around_all_images_is_no_class(folder):
+    files = [f"{folder}/{k}.png" for k in range(3)]
+    assert {layout(files).class_of(name) for name in files} == {None}
+    forced = layout(files, "folders")
+    assert {forced.class_of(name) for name in files} == {folder.split("/")[0]}
