@@ -588,8 +588,9 @@ class TrainedRun:
         """
         event = tuple(self.like.train.shape[1:])
         if tuple(latents.shape[1:]) != event or not latents.is_floating_point():
+            sides = ", ".join(map(str, event))
             raise RequestError(
-                f"latents must be floats (n, *{event}), got {tuple(latents.shape)} {latents.dtype}"
+                f"latents must be floats (n, {sides}), got {tuple(latents.shape)} {latents.dtype}"
             )
         x = self._flowed("decode", latents, tolerance)
         return values_of(x, self.like) if levels else x

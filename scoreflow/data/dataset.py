@@ -56,7 +56,8 @@ class Data:
         values = _as_tensor(values)
         wanted = tuple(own.shape[1:])
         if values.ndim != own.ndim or tuple(values.shape[1:]) != wanted or len(values) == 0:
-            raise RequestError(f"data must be (n, *{wanted}), n >= 1, got {tuple(values.shape)}")
+            sides = ", ".join(map(str, wanted))
+            raise RequestError(f"data must be (n, {sides}), n >= 1, got {tuple(values.shape)}")
         if self.num_levels is None:
             return values.to(own.device, own.dtype)
         if values.is_floating_point():

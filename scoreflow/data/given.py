@@ -335,7 +335,8 @@ def _labels(
         return None, f"{name} has {count} data and {len(given)} labels"
     flat = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in given]
     if isinstance(flat[0], list):
-        return None, f"the labels of {name} are {len(flat[0])} values a datum, and not one"
+        remedy = "; one-hot labels are made class numbers by labels.argmax(1)"
+        return None, f"the labels of {name} are {len(flat[0])} values a datum, and not one{remedy}"
     return flat, ""
 
 

@@ -149,6 +149,6 @@ def _operator(
         return ChannelMean(channels), (1, height, width), ()
     if height % c.factor or width % c.factor or c.factor > min(height, width):
         raise RequestError(
-            f"control.factor must divide the sides of the image, {width}x{height}, got {c.factor}"
+            f"control.factor must divide the sides of the image, {height}x{width}, got {c.factor}"
         )
     return BlockMean(c.factor), (channels, height // c.factor, width // c.factor), ()

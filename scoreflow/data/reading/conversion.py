@@ -337,7 +337,7 @@ def needs_of_size(width: int, height: int, reading: Reading) -> Iterator[Need]:
     """What is in the way of another size."""
     if reading.fit == "refuse":
         assert reading.size is not None, "asked by the caller"
-        what = f"{width}x{height} pixels, where {reading.size[1]}x{reading.size[0]} are wanted"
+        what = f"{height}x{width} pixels, where {reading.size[0]}x{reading.size[1]} are wanted"
         yield what, reading.flag("fit", "crop"), "or fit=resize, fit=pad"
 
 

@@ -66,7 +66,7 @@ def decode(source: Source, where: str, reading: Reading = AS_IT_IS) -> np.ndarra
 
 
 def describe(shape: tuple[int, ...]) -> str:
-    """An image of this shape, (C, H, W), in words."""
+    """An image of this shape, (C, H, W), in words: height x width, as data.size."""
     channels, height, width = shape
     kind = {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
-    return f"{width}x{height} {kind}"
+    return f"{height}x{width} {kind}"

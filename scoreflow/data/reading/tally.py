@@ -280,7 +280,7 @@ class Tally:
         height, width = self.reading.size
         many = "all" if self.resized == self.total else f"{self.resized} of {self.total}"
         grown = f", {self.enlarged} of them enlarged" if self.enlarged else ""
-        return [f"{many} resized to {width}x{height} by {self.reading.fit}{grown}"]
+        return [f"{many} resized to {height}x{width} by {self.reading.fit}{grown}"]
 
     def _levels(self, scale: Scale) -> list[str]:
         count = scale.num_levels

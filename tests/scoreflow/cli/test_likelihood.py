@@ -396,7 +396,7 @@ def test_other_data_that_do_not_fit_are_refused(run, tmp_path, capfd):
         run,
         capfd,
         f"data={tmp_path / 'wide'}",
-        says=["9x8 pixels, where 8x8 are wanted", "likelihood.fit=crop"],
+        says=["8x9 pixels, where 8x8 are wanted", "likelihood.fit=crop"],
     )
     write_png(tmp_path / "colour" / "a.png", np.zeros((8, 8, 3), np.uint8))
     refused(

@@ -144,7 +144,11 @@ def test_classes_are_left_out_where_some_have_none(missing):
 
 NO_CLASSES = {
     "label holds 0.5 (float), and a class is a whole number or text": (RGB, LABELS + 0.5),
-    "the labels of data are 5 values a datum, and not one": (RGB, np.zeros((10, 5))),
+    "the labels of data are 5 values a datum, and not one; "
+    "one-hot labels are made class numbers by labels.argmax(1)": (
+        RGB,
+        np.zeros((10, 5)),
+    ),
     "data has 10 data and 9 labels": (RGB, LABELS[:9]),
     "label holds {'boxes': []} (dict), and a class is a whole number or text": Listed(
         lambda x, y: (x, {"boxes": []})

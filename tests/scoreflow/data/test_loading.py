@@ -235,11 +235,11 @@ def grey(height=5, width=4):
     [
         (
             [grey(), grey(6, 4)],
-            "one size and mode, got 4x5 grey in .* row 0 and 4x6 grey in .* row 1",
+            "one size and mode, got 5x4 grey in .* row 0 and 6x4 grey in .* row 1",
         ),
         (
             [grey(), encoded(pictures(1, (5, 4, 3))[0])],
-            "4x5 grey in .* row 0 and 4x5 RGB in .* row 1",
+            "5x4 grey in .* row 0 and 5x4 RGB in .* row 1",
         ),
         (
             [grey(), encoded(pictures(1, (5, 4, 4))[0])],
@@ -249,7 +249,7 @@ def grey(height=5, width=4):
         ([grey(), b"no image"], "row 1: not a whole image"),
         ([grey(), b""], "row 1: not a whole image"),
         ([grey(), None], "row 1 has no image"),
-        ([grey(6, 4)], "train and test must share one size and mode, got 4x6 grey and 4x5 grey"),
+        ([grey(6, 4)], "train and test must share one size and mode, got 6x4 grey and 5x4 grey"),
         ([], "no images in .*train.*: it has 0 rows"),
     ],
 )
@@ -349,7 +349,7 @@ def test_folders_that_hold_no_data_set(tmp_path, made, match):
 def test_folder_images_that_do_not_fit_are_named(tmp_path):
     write_images(tmp_path, pictures(3))
     (tmp_path / "zz.png").write_bytes(grey(5, 9))
-    refused(r"got 4x5 grey in .*000\.png and 9x5 grey in .*zz\.png", load_images, str(tmp_path))
+    refused(r"got 5x4 grey in .*000\.png and 5x9 grey in .*zz\.png", load_images, str(tmp_path))
     (tmp_path / "zz.png").write_bytes(grey()[:40])
     refused(r"zz\.png: not a whole image", load_images, str(tmp_path))
     (tmp_path / "zz.png").write_bytes(encoded(pictures(1)[0] > 99))

@@ -225,7 +225,7 @@ def test_all_flags_that_a_file_needs_are_named_at_once():
     flags = "--config.data.mode=rgb --config.data.background=#ffffff"
     assert said == f"it: a palette (mode P) and transparent pixels (mode P); add {flags}"
     said = refusal(saved(GREY), Reading(size=(8, 8), section="control", channels=3))
-    assert "grey, where RGB is wanted and 6x4 pixels, where 8x8 are wanted" in said
+    assert "grey, where RGB is wanted and 4x6 pixels, where 8x8 are wanted" in said
     assert "add --config.control.mode=rgb --config.control.fit=crop" in said
 
 

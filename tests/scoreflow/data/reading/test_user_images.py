@@ -127,7 +127,7 @@ def test_a_photo_becomes_an_image_of_the_run_if_that_is_allowed(tmp_path):
     with pytest.raises(RequestError) as refused:
         read_images(path, data)
     assert str(refused.value) == (
-        f"{path} is 8x16 RGB, but must be 8x8 grey like the data of this run: add "
+        f"{path} is 16x8 RGB, but must be 8x8 grey like the data of this run: add "
         "--config.control.mode=grey --config.control.fit=crop"
     )
     found = read_images(path, data, reading=Reading(section="control", mode="rgb", fit="crop"))
