@@ -101,8 +101,6 @@ def train(
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command, given=given) as (experiment, folder):
-        for line in experiment.data.remarks if distributed.is_main_process() else ():
-            print(line)
         trainer = trainer_of(experiment, distributed.shard(), folder.history)
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, print)
@@ -126,7 +124,7 @@ def opened(
         request: a training.
         path: the run's folder.
         command: what env.json says it was started by.
-        say: gets a line for what is changed.
+        say: gets a line for what is to be known of the data, and for what is changed.
         given: the data, where they come from Python.
     """
     config, shard = training_config(request), distributed.shard()
@@ -157,6 +155,8 @@ def opened(
     ) as folder:
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
+        for line in experiment.data.remarks:
+            say(line)
         _change(folder, config, changes, say)
         if config.training.batch_size > (count := len(experiment.data.train)):
             say(

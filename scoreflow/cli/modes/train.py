@@ -32,8 +32,6 @@ def run(request: Request, argv: list[str]) -> None:
 
 def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
     """Train to the last step, then draw and measure; `program` stands in the last hint."""
-    for line in experiment.data.remarks:
-        say(line)
     trainer = trainer_of(experiment, distributed.shard(), folder.history)
     if remark := training.remark(experiment.settings, experiment.device):
         say(remark)
