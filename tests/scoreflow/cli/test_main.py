@@ -285,7 +285,7 @@ def test_data_that_cannot_be_read(tmp_path, capfd):
     refused(capfd, [*images, f"--config.data.path={folder}"], "no images in")
     (folder / "a.png").write_bytes(png(8, 8))
     (folder / "b.png").write_bytes(png(9, 8))
-    refused(capfd, [*images, f"--config.data.path={folder}"], "one size and mode", "9x8", "b.png")
+    refused(capfd, [*images, f"--config.data.path={folder}"], "one size and mode", "8x9", "b.png")
     (folder / "b.png").write_bytes(png(8, 8)[:40])
     refused(capfd, [*images, f"--config.data.path={folder}"], "b.png", "not a whole image")
     for name in "ab":
