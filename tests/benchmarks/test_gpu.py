@@ -135,6 +135,7 @@ def interrupted_after_a_checkpoint(folder):
     return run_child
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_over_calls_until_its_minutes_are_over(tmp_path, monkeypatch):
     out, folder = tmp_path / "out", tmp_path / "run"
     out.mkdir()

@@ -154,6 +154,8 @@ SHORT = {
     "likelihood__checked": 1,
     "likelihood__ledger": True,
     "likelihood__terms": 2,
+    "profile__num_steps": 1,
+    "profile__warmup": 1,
     "equivalence__num_images": 8,
     "equivalence__train_steps": 2,
     "equivalence__steps": 4,
@@ -174,6 +176,12 @@ MODES = {
 }
 
 
+def an_order(name, *_):
+    row = {"sampler": name, "kind": "flow", "stated": 2, "order": 2.0, "order_error": 0.1}
+    found = {"over": [4, 8, 16], "steps": [4, 8, 16], "errors": [0.16, 0.04, 0.01]}
+    return {**row, **found, "errors_error": [0.0, 0.0, 0.0], "seconds": 0.0}
+
+
 def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     class TrackedSettings(TrainingSettings):
         def __getattribute__(self, name):
@@ -182,8 +190,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
             return super().__getattribute__(name)
 
     monkeypatch.setattr("scoreflow.factory.training.TrainingSettings", TrackedSettings)
-    # a minute of identities reads no key that is not read before them
+    # what takes long and reads no key that is not read before it: identities, orders
     monkeypatch.setattr("scoreflow.certificate.certificate.certify", lambda *_: iter(()))
+    monkeypatch.setattr("scoreflow.evaluation.convergence_order.measured_order", an_order)
     unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
     configs = [
         config_of("toy", sde__schedule="linear", model__width=8, training__times="real", **SHORT),
