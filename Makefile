@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 RUN := runs/digits-vp
 
-.PHONY: demo docs tour test test-slow lint install table2 bench growth bench-gpu
+.PHONY: demo docs tour test test-slow lint install table2 bench growth bench-gpu pins audit
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -50,6 +50,23 @@ growth: .venv/installed
 bench-gpu: .venv/installed
 	$(VENV)/pip install -c constraints.txt -e ".[bench,data]"
 	$(VENV)/python -m benchmarks.gpu $(ARGS)
+
+# Newest versions of everything but torch into constraints.txt; CONTRIBUTING.md says how and when.
+pins:
+	rm -rf .pins
+	$(PYTHON) -m venv .pins
+	.pins/bin/pip install "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	echo "torch==$$(sed -n 's/^torch==//p' constraints.txt)" > .pins/torch.txt
+	.pins/bin/pip install -c .pins/torch.txt -e ".[test,lint,bench,data]"
+	(sed -n '/^#/p' constraints.txt; .pins/bin/pip freeze --exclude-editable | sed 's/+cpu$$//') > .pins/new.txt
+	mv .pins/new.txt constraints.txt
+	git diff --stat constraints.txt
+
+# Known vulnerabilities of the pinned versions; asks a database in the network.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --upgrade pip-audit
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 install: .venv/installed
 
