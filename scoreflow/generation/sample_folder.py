@@ -30,6 +30,7 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.storage.image_files import ImageFiles, NpzFile, PngFolder, TensorFile
+from scoreflow.storage.regular_files import sweep
 from scoreflow.storage.result_rows import Rows, rows_in
 from scoreflow.storage.sample_names import differences, hash_of, read_settings
 
@@ -177,6 +178,7 @@ def _begin(folder: Path, settings: Json) -> None:
         raise RequestError(
             f"cannot make the folder {folder} ({error.strerror}): choose another"
         ) from error
+    sweep(folder)  # what a kill left
     if there is None:
         kept = {"hash": hash_of(settings), **settings}
         write_atomic(path, dumps(kept, "settings.json", RunError))
