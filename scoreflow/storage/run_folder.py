@@ -244,7 +244,8 @@ class RunDir:
         """The rows of metrics.jsonl in the order of writing, without a last line cut off."""
         path = self.path / "metrics.jsonl"
         try:
-            lines = path.read_bytes().split(b"\n")[:-1]
+            with open(open_regular(path, os.O_RDONLY), "rb") as file:
+                lines = file.read().split(b"\n")[:-1]
         except FileNotFoundError:
             lines = []
         except OSError as error:
