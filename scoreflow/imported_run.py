@@ -6,8 +6,6 @@ run.sample(16, sampler="dpm", steps=20)
 The folder appears whole, or not at all: it is made under another name and renamed at the end.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -19,7 +17,7 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from scoreflow.data.levels import points
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.model import build_network
@@ -39,7 +37,8 @@ from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import refuse_checkpoint, resolve
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.storage.atomic_files import Json, check_writable
+from scoreflow.storage.atomic_files import Json, check_writable, make_folder, reason_of
+from scoreflow.storage.regular_files import sweep, temporary_folder
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.trained_run import TrainedRun
 
@@ -290,15 +289,17 @@ def _write(
         "ema": ema,
         "optimizer": optimizer.state_dict(),  # a fresh one, for a training that goes on from here
     }
-    hidden = workdir.parent / f".{workdir.name}.{os.getpid()}.tmp"
+    make_folder(workdir.parent)
+    sweep(workdir.parent, workdir.name)  # what a kill left
     try:
-        with RunDir.create(hidden, experiment.config.to_dict(), env) as folder:
-            folder.save_checkpoint(imported.step, state)
-            folder.write_result("import", result)
-        for name in ("lock", "lock.pid"):
-            (hidden / name).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            workdir.rmdir()  # empty, and a folder is not renamed over another everywhere
-        hidden.rename(workdir)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        with temporary_folder(workdir) as hidden:
+            with RunDir.create(hidden, experiment.config.to_dict(), env) as folder:
+                folder.save_checkpoint(imported.step, state)
+                folder.write_result("import", result)
+            for name in ("lock", "lock.pid"):
+                (hidden / name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                workdir.rmdir()  # empty, and a folder is not renamed over another everywhere
+            hidden.rename(workdir)
+    except OSError as error:
+        raise RunError(f"cannot write {workdir} ({reason_of(error)}): nothing is kept") from error

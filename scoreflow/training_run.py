@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,6 +26,7 @@ from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of, keys_of_given
 from scoreflow.runtime import distributed
+from scoreflow.runtime.curves import Curves
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.environment import environment
@@ -39,16 +40,13 @@ from scoreflow.schema.resolve import (
     training_config,
     untrained_config,
 )
-from scoreflow.storage.atomic_files import Json, check_writable, in_utf_8
+from scoreflow.storage.atomic_files import Json, check_writable
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
 from scoreflow.training import initial
 from scoreflow.training.ema import EMA
 from scoreflow.training.preview import preview
 from scoreflow.training.stopping import Stop
 from scoreflow.training.trainer import ALONE, Interval, Trainer
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 FREE_OF_INIT = (
     "model.dropout",
@@ -138,6 +136,8 @@ def opened(
         _refuse_fewer_steps(there, changes)
         _refuse_without_a_step(there, config, changes)
     check_writable(path, "choose another --workdir")
+    if there is not None:
+        there.check_writable(training=True)
     experiment, found = _experiment(request, config, path, there, given)
     if not len(experiment.data.train):
         raise RequestError(
@@ -299,6 +299,8 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
             "of images or a name on the Hub"
         )
     check_writable(path, "work in a folder of your own: results go to runs/ below it")
+    if exists:
+        RunDir.open(path).check_writable()
     experiment = assembly.experiment(config, build_device(request.device), training, home=path)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **environment(str(experiment.device))})
@@ -392,26 +394,21 @@ def _listening(steps: Iterator[Interval], stop: Stop) -> Iterator[Interval]:
 
 def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
     """The intervals, their numbers in metrics.jsonl and TensorBoard, and checkpoints when due."""
-    from torch.utils.tensorboard import SummaryWriter  # seconds that sampling should not pay for
-
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
     saved = first
-    with (
-        in_utf_8(folder.path) as path,
-        SummaryWriter(str(path / "tensorboard"), purge_step=first + 1) as writer,
-    ):
+    with Curves(folder.path / "tensorboard", first + 1) as curves:
         for each in folder.history:
             if each["step"] == first:
-                writer.add_text("changed", _told(each["changes"]), first)
+                curves.text("changed", _told(each["changes"]), first)
         for interval in steps:
             seconds = time.monotonic() - start
             rate = settings.batch_size * (interval.step - first) / seconds
             scalars = {k: v for k, v in asdict(interval).items() if k != "step" and _is_number(v)}
             folder.log(interval.step, seconds, **scalars)
             for name, value in {**scalars, "images_per_second": rate}.items():
-                writer.add_scalar(name, value, interval.step)
+                curves.scalar(name, value, interval.step)
             if settings.preview_every and interval.step % settings.preview_every == 0:
-                _look(trainer, folder, writer, seconds)
+                _look(trainer, folder, curves, seconds)
             due = interval.step % settings.checkpoint_every == 0
             if due or interval.step == settings.num_steps:
                 saved = _save(trainer, folder)
@@ -420,15 +417,15 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
             _save(trainer, folder)
 
 
-def _look(trainer: Trainer, folder: RunDir, writer: "SummaryWriter", seconds: float) -> None:
+def _look(trainer: Trainer, folder: RunDir, curves: Curves, seconds: float) -> None:
     """A preview of this step: previews/STEP.png, a row of metrics.jsonl, and TensorBoard."""
     found = preview(trainer)
     folder.write_image(folder.preview_path(trainer.step), found.picture)
     pixels = np.array(Image.open(io.BytesIO(found.picture)).convert("RGB"))
-    writer.add_image("preview", pixels, trainer.step, dataformats="HWC")
+    curves.image("preview", pixels, trainer.step)
     if found.loss is not None:
         folder.log(trainer.step, seconds, held_out_loss=found.loss)
-        writer.add_scalar("held_out_loss", found.loss, trainer.step)
+        curves.scalar("held_out_loss", found.loss, trainer.step)
 
 
 def _save(trainer: Trainer, folder: RunDir) -> int:

@@ -1,5 +1,6 @@
 """From argv to a mode and an exit status; one line for what is wrong."""
 
+import errno
 import importlib
 import io
 import os
@@ -13,6 +14,7 @@ from typing import NoReturn
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError, RunError, Stopped
 from scoreflow.runtime import distributed
+from scoreflow.runtime.termination import Terminated, as_interrupts
 from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
 from scoreflow.version import __version__
@@ -59,13 +61,26 @@ STOPPED = {
     "on after them",
     "compare": "; the cases that are done are kept, and the same command goes on after them",
     "likelihood": "; the images that are done are kept, and the same command goes on after them",
+    "classifier": "; a classifier that was there stays as it was, and the same command begins "
+    "anew",
+    "equivalence": "; a result that was there stays as it was, and the same command begins anew",
+    "profile": "; a result that was there stays as it was, and the same command begins anew",
     "import": "; nothing was written",
+    "export": "; nothing was written",
+    "table": "; nothing was written",
 }
 """What is left when a mode is interrupted."""
 
 
 CLOSED_PIPE = 128 + 13
 """Exit status of a program that SIGPIPE ended, as a shell gives it."""
+
+OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "ESTALE", "ENOMEM", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
+}
+"""Failures that are no defect of the program, whatever file they are about."""
 
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
@@ -90,9 +105,10 @@ def main(argv: list[str]) -> int:
         return 0
     mode = ""
     try:
-        request = command_line.parse(argv)
-        mode = request.mode
-        _run(request, argv)
+        with as_interrupts(lambda end: _stopped(end, mode)):
+            request = command_line.parse(argv)
+            mode = request.mode
+            _run(request, argv)
     except RequestError as error:
         return _fail(argv, error, 2)
     except RunError as error:
@@ -100,12 +116,48 @@ def main(argv: list[str]) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
+    except Terminated as end:
+        _stopped(end, mode)
+        return end.status
     except KeyboardInterrupt:
-        print(f"stopped{STOPPED.get(mode, '')}", file=sys.stderr)
+        _stopped("stopped", mode)
         return 130
+    except OSError as error:
+        if (told := _of_a_file(error)) is None:
+            raise
+        return _fail(argv, told, 1)
     finally:  # a process that ends inside its group is aborted, whatever status it returns
         _leave()
     return 0
+
+
+def _stopped(why: object, mode: str) -> None:
+    print(f"{why}{STOPPED.get(mode, '')}", file=sys.stderr, flush=True)
+
+
+def _of_a_file(error: OSError) -> RunError | None:
+    """What the system refuses about a file, as a line; None where it is of standard output."""
+    if isinstance(error, ConnectionError):  # a closed pipe
+        return None
+    if error.filename is None and (error.errno not in OF_THE_MACHINE or not _can_print()):
+        return None
+    where = error.filename if error.filename is not None else "a file"
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    return RunError(
+        f"cannot read or write {where} ({error.strerror}): what was written before is kept, and "
+        "the same command goes on when this is mended"
+    )
+
+
+def _can_print() -> bool:
+    """Whether standard output takes something, which on a full disk it does not."""
+    try:
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"")
+    except OSError:
+        return False
+    return True
 
 
 def script() -> NoReturn:

@@ -34,6 +34,7 @@ from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.storage.image_files import ImageFiles, NpzFile, PngFolder, TensorFile
 from scoreflow.storage.ownership import held
+from scoreflow.storage.regular_files import sweep
 from scoreflow.storage.result_rows import Rows, rows_in
 from scoreflow.storage.sample_names import differences, hash_of, read_settings
 from scoreflow.storage.validation import Range, conform
@@ -232,6 +233,7 @@ def _make(folder: Path) -> None:
         raise RequestError(
             f"cannot make the folder {folder} ({error.strerror}): choose another"
         ) from error
+    sweep(folder)  # what a kill left
 
 
 def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, rows: Rows) -> None:

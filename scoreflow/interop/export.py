@@ -1,17 +1,17 @@
 """A network out of a run, in a format that other codebases read: one new folder or file, whole."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
-from scoreflow.errors import RequestError, did_you_mean
+from scoreflow.errors import RequestError, RunError, did_you_mean, first_line
 from scoreflow.interop.diffusers import writer
 from scoreflow.interop.imported import Exported
-from scoreflow.storage.atomic_files import replacing
+from scoreflow.storage.atomic_files import reason_of, replacing
+from scoreflow.storage.regular_files import sweep, temporary_folder
 from scoreflow.version import __version__
 
 
@@ -35,6 +35,7 @@ def export(network: Exported, to: str, out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot make {out.parent} ({error.strerror})") from error
+    sweep(out.parent, out.name)  # what a kill left
     TARGETS[to](network, out)
     return out
 
@@ -42,8 +43,7 @@ def export(network: Exported, to: str, out: Path) -> Path:
 def _diffusers(network: Exported, out: Path) -> None:
     """A folder as DDPMPipeline.save_pretrained writes it."""
     files = writer.files(network)
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with _told(out), temporary_folder(out) as hidden:
         for name, content in files.items():
             path = hidden / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,6 @@ def _diffusers(network: Exported, out: Path) -> None:
             else:
                 _save(content, path, {"format": "pt"})
         hidden.rename(out)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _safetensors(network: Exported, out: Path) -> None:
@@ -66,8 +64,20 @@ def _safetensors(network: Exported, out: Path) -> None:
         "shape": json.dumps(network.event),
         "config": json.dumps(network.config.to_dict(), sort_keys=True),
     }
-    with replacing(out) as temporary:
+    with _told(out), replacing(out) as temporary:
         _save(network.weights, temporary, metadata)
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """What the disk refuses, as a line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else first_line(error)
+        raise RunError(f"cannot write {out} ({reason}): nothing is left of it") from error
 
 
 def _save(tensors: object, path: Path, metadata: dict[str, str]) -> None:

@@ -14,14 +14,21 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.storage.regular_files import (
+    WINDOWS,
+    open_regular,
+    put,
+    refuse_other,
+    temporary_file,
+)
 from scoreflow.storage.validation import InvalidError, conform, parse_json, read_bytes, shown
 
 with warnings.catch_warnings():  # it warns where the system has no locks, which we say ourselves
@@ -32,13 +39,14 @@ Lock = BaseFileLock
 """What `take_lock` gives."""
 Json = dict[str, Any]
 T = TypeVar("T")
-WINDOWS = os.name == "nt"
 CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a file system answers to a call that it does not know."""
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
 """What it answers besides, where a folder cannot be opened like a file."""
 MARKER = "lock.soft"
 """A lock where the system has none: a file that is there while a process trains."""
+SHORT = 400
+"""Bytes that are read of a file which names a process and its machine."""
 REPLACES = 6
 """Attempts to put a file in another's place on Windows, where a reader forbids it for a moment."""
 
@@ -56,17 +64,26 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            fsync_file(file.fileno())
-        _replace(temporary, path)
+        with temporary_file(path) as temporary:
+            yield temporary
+            with open(temporary, "r+b") as file:
+                fsync_file(file.fileno())
+            _replace(temporary, path)
     except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror}): what it held stays") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+        raise RunError(f"cannot write {path} ({reason_of(error)}): what it held stays") from error
+    try:
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path} is written, and whether it has reached the disk is not known "
+            f"({reason_of(error)}): see to the disk, and give the same command again"
+        ) from error
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of a failure, in a few words."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -81,18 +98,16 @@ def _replace(temporary: Path, path: Path) -> None:
             return
 
 
-@contextmanager
-def in_utf_8(folder: Path) -> Iterator[Path]:
-    """A name of a folder for libraries that know UTF-8 alone: its own, or that of a link to it."""
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there, and those above it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
     try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="scoreflow-") as place:
-            link = Path(place) / "run"
-            link.symlink_to(folder.resolve(), target_is_directory=True)
-            yield link
-    else:
-        yield folder
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path} ({reason_of(error)})") from error
 
 
 def check_writable(folder: Path, remedy: str) -> None:
@@ -108,12 +123,54 @@ def check_writable(folder: Path, remedy: str) -> None:
     folder = folder.absolute()
     folder = next(each for each in (folder, *folder.parents) if each.exists())
     try:
-        with tempfile.NamedTemporaryFile(prefix=".try.", dir=folder):
+        with temporary_file(folder / "try"):
             pass
     except OSError as error:
         raise RequestError(
-            f"cannot write into {folder} ({error.strerror}), where the result belongs: {remedy}"
+            f"cannot write into {folder} ({reason_of(error)}), where the result belongs: {remedy}"
         ) from error
+
+
+def check_readable(folder: Path, remedy: str, endings: tuple[str, ...] = ()) -> None:
+    """Refuse a folder, or files in it, that cannot be read, before the work that needs them.
+
+    Args:
+        folder: that may be there.
+        remedy: what to do, for the message.
+        endings: of the files.
+
+    Raises:
+        RequestError: with the name of the folder, or of the first file.
+    """
+    if not folder.is_dir():
+        return
+    shut = None if os.access(folder, os.R_OK | os.X_OK) else folder
+    if shut is None and endings:
+        files = (path for path in sorted(folder.iterdir()) if path.suffix in endings)
+        shut = next((path for path in files if _is_shut(path)), None)
+    if shut is not None:
+        raise RequestError(f"cannot read {shut} (Permission denied): {remedy}")
+
+
+def _is_shut(path: Path) -> bool:
+    return path.is_file() and not os.access(path, os.R_OK)
+
+
+def append(file: IO[bytes], data: bytes) -> None:
+    """Add data to an unbuffered file that is open for appending: all of them, or, failing, none.
+
+    Raises:
+        OSError: a full disk, say.
+    """
+    end = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def take_lock(path: Path) -> BaseFileLock:
@@ -127,14 +184,17 @@ def take_lock(path: Path) -> BaseFileLock:
         RequestError: another process holds the folder, or it cannot be locked.
     """
     try:
+        for name in ("lock", MARKER):
+            refuse_other(path / name)
         reason = _without_locks(path)
         lock = _acquired(path, MARKER if reason else "lock")
-        (path / "lock.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RequestError(
-            f"cannot lock {path} for training ({reason}): choose another --workdir"
-        ) from error
+        raise _cannot_lock(path, error) from error
+    try:
+        put(path / "lock.pid", f"{os.getpid()}\n".encode())
+    except OSError as error:
+        release_lock(lock)
+        raise _cannot_lock(path, error) from error
     if reason:
         print(
             f"{path} has no locks ({reason}): the file {MARKER} there stands for one; never train "
@@ -142,6 +202,13 @@ def take_lock(path: Path) -> BaseFileLock:
             file=sys.stderr,
         )
     return lock
+
+
+def _cannot_lock(path: Path, error: OSError) -> RequestError:
+    at = f"{error.filename}: " if error.errno == errno.ELOOP else ""
+    return RequestError(
+        f"cannot lock {path} for training ({at}{reason_of(error)}): choose another --workdir"
+    )
 
 
 def _acquired(path: Path, name: str) -> BaseFileLock:
@@ -164,20 +231,22 @@ def _without_locks(path: Path) -> str:
         import fcntl
     except ImportError as error:
         return str(error)
-    with tempfile.NamedTemporaryFile(prefix=".lock.", dir=path) as file:
+    with tempfile.TemporaryFile(prefix=".lock.", dir=path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in CANNOT:
-                return error.strerror or str(error)
+                return reason_of(error)
             raise
     return ""
 
 
 def release_lock(lock: BaseFileLock) -> None:
     """Let go of a folder that `take_lock` holds."""
-    Path(lock.lock_file).with_name("lock.pid").unlink(missing_ok=True)
-    lock.release()
+    with suppress(OSError):  # a folder that is gone, or a disk that is, holds nobody up
+        Path(lock.lock_file).with_name("lock.pid").unlink(missing_ok=True)
+    with suppress(OSError):
+        lock.release()
 
 
 def _holder(path: Path, soft: bool) -> str:
@@ -185,10 +254,7 @@ def _holder(path: Path, soft: bool) -> str:
     wait = "wait for it, or choose another folder"
     if not soft:
         return f"by process {_number(path)}: {wait}"
-    try:
-        number, host, *_ = [*(path / MARKER).read_text(encoding="utf-8").split(), "", ""]
-    except (OSError, ValueError):
-        number = host = ""
+    number, host, *_ = [*_words(path / MARKER), "", ""]
     who = f"by process {number or 'unknown'} on {host or 'an unknown machine'}: {wait}"
     if host == socket.gethostname():
         return who
@@ -197,13 +263,19 @@ def _holder(path: Path, soft: bool) -> str:
 
 def _number(path: Path) -> str:
     """Id of the process that holds a folder; 0.1 wrote it into the lock itself."""
-    for name in ("lock.pid", "lock"):
-        try:
-            if number := (path / name).read_text(encoding="utf-8").strip():
-                return number
-        except OSError:  # not there, or held by a process on Windows
-            continue
-    return "unknown"
+    words = [word for name in ("lock.pid", "lock") for word in _words(path / name)]
+    return next((word for word in words if word.isdecimal()), "unknown")
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a short file; none where it is not there, or held by a process on Windows."""
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except OSError:
+        return []
+    with open(descriptor, "rb") as file, suppress(OSError):
+        return file.read(SHORT).decode(errors="replace").split()
+    return []
 
 
 def fsync_folder(folder: Path) -> None:

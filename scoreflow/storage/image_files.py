@@ -6,19 +6,21 @@ and are then copied piece by piece. Several processes may write, each at its own
 """
 
 import io
+import os
 import shutil
 import zipfile
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.serialization import skip_data
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, first_line
 from scoreflow.storage.atomic_files import fsync_file, replacing
+from scoreflow.storage.regular_files import open_regular, put, temporary_folder
 
 Array = np.ndarray[Any, Any]
 PIECE = 2**20
@@ -83,9 +85,7 @@ class PngFolder:
             shown = Image.fromarray(np.squeeze(pixels, 2) if self.shape[0] == 1 else pixels)
             stream = io.BytesIO()
             shown.save(stream, format="PNG")
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(stream.getbuffer())
-            temporary.replace(path)
+            put(path, stream.getbuffer())
 
     def holds(self, start: int, stop: int) -> bool:
         """As `ImageFiles`; a file that lost its bytes with the power is not there."""
@@ -122,13 +122,17 @@ class _Rows:
         self._bytes = prod(row) * dtype.itemsize
 
     def _put(self, start: int, rows: Array) -> None:
-        self._raw.open("ab").close()  # made by whichever process is first
-        with self._raw.open("r+b") as file:
+        # made by whichever process is first
+        with open(open_regular(self._raw, os.O_RDWR | os.O_CREAT), "r+b") as file:
             file.truncate(self.count * self._bytes)
             file.seek(start * self._bytes)
             file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
             file.flush()
             fsync_file(file.fileno())
+
+    def _rows(self) -> IO[bytes]:
+        """The raw file, to be read."""
+        return open(open_regular(self._raw, os.O_RDONLY), "rb")
 
     def holds(self, start: int, stop: int) -> bool:
         """As `ImageFiles`."""
@@ -173,7 +177,7 @@ class NpzFile(_Rows):
         if not self._raw.exists():
             return
         with replacing(self.path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            with _member(archive, "arr_0.npy") as file, self._raw.open("rb") as rows:
+            with _member(archive, "arr_0.npy") as file, self._rows() as rows:
                 _header(file, (self.count, *self.row), self.dtype)
                 shutil.copyfileobj(rows, file, PIECE)
             if self.labels is not None:
@@ -214,23 +218,30 @@ class TensorFile(_Rows):
         """As `ImageFiles`: torch's own file, for which only the values are streamed."""
         if not self._raw.exists():
             return
-        frame = self.path.with_name(f"{self.path.name}.frame")
-        with skip_data():  # of the tensor no byte is touched, so no memory is taken
-            torch.save(torch.empty(self.count, *self.row, dtype=self.torch_dtype), frame)
         with (
             replacing(self.path) as temporary,
+            temporary_folder(self.path) as place,
             zipfile.ZipFile(temporary, "w") as archive,
-            zipfile.ZipFile(frame) as skeleton,
+            zipfile.ZipFile(self._frame(place)) as skeleton,
         ):
             for name in skeleton.namelist():
                 values = name.endswith("/data/0")
                 with (
-                    self._raw.open("rb") if values else skeleton.open(name) as source,
+                    self._rows() if values else skeleton.open(name) as source,
                     _member(archive, name, 64 if values else 1) as file,
                 ):
                     shutil.copyfileobj(source, file, PIECE)
-        frame.unlink()
         self._raw.unlink()
+
+    def _frame(self, folder: Path) -> Path:
+        """The file without its values; its name, without ending, is in it."""
+        frame = folder / f"{self.path.name}.frame"
+        try:
+            with skip_data():  # of the tensor no byte is touched, so no memory is taken
+                torch.save(torch.empty(self.count, *self.row, dtype=self.torch_dtype), frame)
+        except RuntimeError as error:  # of torch's own writer, which knows no errno
+            raise OSError(first_line(error)) from error
+        return frame
 
     def first(self, count: int) -> Array:
         """As `ImageFiles`."""

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scoreflow.errors import RequestError
-from scoreflow.storage.atomic_files import CANNOT, WINDOWS, Lock
+from scoreflow.storage.atomic_files import CANNOT, Lock
+from scoreflow.storage.regular_files import WINDOWS
 
 with warnings.catch_warnings():  # as in `atomic_files`
     warnings.simplefilter("ignore")

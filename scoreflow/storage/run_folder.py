@@ -10,9 +10,10 @@ that is written first, so there is never a checkpoint without one.
 
 import json
 import logging
+import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -25,11 +26,15 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import (
     Json,
     Lock,
+    append,
+    check_readable,
     check_writable,
     dumps,
     fsync_file,
     fsync_folder,
     load_json,
+    make_folder,
+    reason_of,
     release_lock,
     take_lock,
     write_atomic,
@@ -42,6 +47,7 @@ from scoreflow.storage.checkpoint_file import (
     write_state,
 )
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
+from scoreflow.storage.regular_files import open_regular, sweep
 from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows
 
 Scalar = int | float | np.generic | Tensor
@@ -52,6 +58,16 @@ IMPORT = "results/import.json"
 HISTORY = "history"
 """Beside the sections of config.json: what was changed on resuming, a {step, date, changes} each;
 `config` is without it, for it is no key."""
+FOLDERS = ("checkpoints", "results", "samples", "previews", "tensorboard", "cache")
+"""What is written into below a run's folder."""
+RESULTS = ("results", "samples")
+"""Where the results of all modes go."""
+FILES = (".png", ".gif", ".json", ".npz", ".pt")
+"""Endings of what lies in samples/ besides folders."""
+SHOWN = (".json", ".jsonl", ".html", ".svg", ".png")
+"""Endings of what a report is made of."""
+REMEDY = "copy the run to a folder of your own, and name that by --workdir"
+READ = f"make it readable, by chmod u+rX, or {REMEDY}"
 DATA = "data.json"
 """What the training data are, and where they were."""
 _LOGGER = logging.getLogger(__name__)
@@ -71,13 +87,26 @@ class RunDir:
         self._lock = lock
         self._metrics: IO[bytes] | None = None
         if lock is not None:
-            self._checkpoints.mkdir(exist_ok=True)
-            _drop_leftovers(self._checkpoints)
-            self._metrics = _open_metrics(path / "metrics.jsonl")
-            fsync_folder(path)
+            self._begin_training()
         rows = self.read_metrics()
         self._logged = {_row_key(row) for row in rows}
         self._last_logged_step = max((row["step"] for row in rows), default=None)
+
+    def _begin_training(self) -> None:
+        """Clear away what a kill left, and open what is written at every step."""
+        try:
+            refuse_links(self.path)
+            self._checkpoints.mkdir(exist_ok=True)
+            clear(self.path)
+            _drop_lonely_hashes(self._checkpoints)
+            self._metrics = _open_metrics(self.path / "metrics.jsonl")
+            fsync_folder(self.path)
+        except OSError as error:
+            at = error.filename or self.path
+            raise RunError(
+                f"cannot write {at} ({reason_of(error)}): {self.path} stays as it is, and the "
+                "same command goes on when this is mended"
+            ) from error
 
     @classmethod
     def create(cls, path: str | Path, config: Json, env: Json) -> "RunDir":
@@ -97,9 +126,10 @@ class RunDir:
                 raise RequestError(
                     f"{path} holds a run already (it has {name}): resume it, or choose another"
                 )
-        write_atomic(path / "env.json", dumps(env, "env", RequestError, sort_keys=True))
-        write_atomic(path / "config.json", text)
-        return cls(path, json.loads(text), lock)
+        with _released_on_failure(lock):
+            write_atomic(path / "env.json", dumps(env, "env", RequestError, sort_keys=True))
+            write_atomic(path / "config.json", text)
+            return cls(path, json.loads(text), lock)
 
     @classmethod
     def open(cls, path: str | Path, training: bool = False) -> "RunDir":
@@ -110,12 +140,17 @@ class RunDir:
             missing=f"{path} holds no run (it has no config.json): make one with --mode train",
             remedy="restore it, or train anew in another folder",
         )
-        return cls(path, config, take_lock(path) if training else None)
+        if not training:
+            return cls(path, config, None)
+        lock = take_lock(path)
+        with _released_on_failure(lock):
+            return cls(path, config, lock)
 
     def close(self) -> None:
         """Close the metrics and let go of the lock."""
         if self._metrics is not None:
-            self._metrics.close()
+            with suppress(OSError):  # every row was written when `log` returned
+                self._metrics.close()
         if self._lock is not None:
             release_lock(self._lock)
         self._metrics = self._lock = None
@@ -131,12 +166,26 @@ class RunDir:
     ) -> None:
         self.close()
 
-    def check_writable(self) -> None:
-        """Refuse a folder of somebody else's before the work whose results belong there."""
-        remedy = "copy the run to a folder of your own, and name that by --workdir"
-        for path in (self.path, self.path / "results", self.path / "samples"):
+    def check_writable(self, training: bool = False) -> None:
+        """Refuse what cannot be written or read before the work whose results belong there.
+
+        What a killed process left is cleared away.
+
+        Args:
+            training: whether checkpoints are written, and not only read.
+
+        Raises:
+            RequestError: a folder that belongs to the run is a link, a folder cannot be written,
+                or a file of the run cannot be read.
+        """
+        refuse_links(self.path)
+        check_readable(self._checkpoints, READ)
+        written = FOLDERS if training else RESULTS
+        for path in (self.path, *(self.path / name for name in written)):
             if path.is_dir():
-                check_writable(path, remedy)
+                check_readable(path, READ, SHOWN if path.name not in FOLDERS[2:] else ())
+                check_writable(path, REMEDY)
+        clear(self.path)
 
     def write_env(self, env: Json) -> None:
         """Say where this run runs now: commit, versions, device, command."""
@@ -183,15 +232,24 @@ class RunDir:
         row = {"step": step, "seconds": seconds, **scalars}
         if _row_key(row) in self._logged:
             return
-        self._metrics.write(dumps(row, f"metrics of step {step}", RunError, indent=None))
-        self._metrics.flush()
+        data = dumps(row, f"metrics of step {step}", RunError, indent=None)
+        try:
+            append(self._metrics, data)
+        except OSError as error:
+            raise self._unwritten("metrics.jsonl", error) from error
         self._logged.add(_row_key(row))
         self._last_logged_step = max(step, self._last_logged_step or step)
 
     def read_metrics(self) -> list[Json]:
         """The rows of metrics.jsonl in the order of writing, without a last line cut off."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        try:
+            with open(open_regular(path, os.O_RDONLY), "rb") as file:
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            lines = []
+        except OSError as error:
+            raise RequestError(f"cannot read {path} ({reason_of(error)}): {READ}") from error
         rows = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -210,7 +268,10 @@ class RunDir:
         lines = [dumps(row, "metrics", RunError, indent=None) for row in kept]
         self._metrics.close()
         write_atomic(self.path / "metrics.jsonl", b"".join(lines))
-        self._metrics = _open_metrics(self.path / "metrics.jsonl")
+        try:
+            self._metrics = _open_metrics(self.path / "metrics.jsonl")
+        except OSError as error:
+            raise self._unwritten("metrics.jsonl", error) from error
         self._logged = {_row_key(row) for row in kept}
         self._last_logged_step = max((row["step"] for row in kept), default=None)
 
@@ -244,16 +305,28 @@ class RunDir:
         """
         assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
         assert keep >= 0, f"keep must be at least 0, got {keep}"
-        fsync_file(self._metrics.fileno())
+        try:
+            fsync_file(self._metrics.fileno())
+        except OSError as error:
+            raise self._unwritten("metrics.jsonl", error) from error
         path = self._checkpoints / f"{step:08d}.pt"
         write_state(path, state)
         # Later steps than this one were found damaged (or this run would have begun there).
         earlier = [each for each in self.checkpoint_steps() if each <= step]
         for old in earlier[:-keep] if keep else ():
             old_path = self._checkpoints / f"{old:08d}.pt"
-            old_path.unlink()
-            sidecar(old_path).unlink(missing_ok=True)
+            try:
+                old_path.unlink(missing_ok=True)
+                sidecar(old_path).unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritten(f"checkpoints/{old_path.name}", error) from error
         return path
+
+    def _unwritten(self, name: str, error: OSError) -> RunError:
+        return RunError(
+            f"cannot write {self.path / name} ({reason_of(error)}): the last checkpoint stays, "
+            "and the same command goes on from it when this is mended"
+        )
 
     def load_checkpoint(
         self,
@@ -305,7 +378,7 @@ class RunDir:
         """Write results/{name}.json; tensors become lists, a number must be finite."""
         path = self.path / "results" / f"{name}.json"
         data = dumps(result, f"results/{name}.json", RunError)
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, data)
         return path
 
@@ -353,7 +426,7 @@ class RunDir:
 
     def write_image(self, path: Path, png_bytes: bytes) -> None:
         """Write a picture whole, making its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, png_bytes)
 
 
@@ -366,20 +439,75 @@ def wrong_network(folder: RunDir, error: Exception) -> RequestError:
     )
 
 
-def _drop_leftovers(folder: Path) -> None:
-    """Remove what a killed save left: temporary files, hashes whose checkpoint never came."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
+@contextmanager
+def _released_on_failure(lock: Lock) -> Iterator[None]:
+    """Let go of a lock whose folder cannot be opened."""
+    try:
+        yield
+    except BaseException:
+        release_lock(lock)
+        raise
+
+
+def refuse_links(run: Path) -> None:
+    """Refuse a run in which a folder that is written into is a link to another place.
+
+    The run's own folder, which the user has named, may be one.
+
+    Raises:
+        RequestError: with the name of the link.
+    """
+    samples = run / "samples"
+    inside = _names(samples) if samples.is_dir() else []
+    for path in (*(run / name for name in FOLDERS), *inside):
+        if path.is_symlink() and path.suffix not in FILES:
+            raise RequestError(
+                f"{path} is a link, and nothing is written through links in a run's folder, which "
+                "may lead into other folders: put a folder of its own in its place; the run's "
+                "folder itself may be a link"
+            )
+
+
+def clear(run: Path) -> None:
+    """Remove the temporary files of processes that are gone, from all folders of a run."""
+    samples = run / "samples"
+    inside = _names(samples) if samples.is_dir() and not samples.is_symlink() else []
+    for path in (run, *(run / name for name in FOLDERS), *inside):
+        if path.is_dir() and (path == run or not path.is_symlink()):
+            sweep(path)
+
+
+def _names(folder: Path) -> list[Path]:
+    """What is in a folder, but for files that are known by their ending; none if unreadable."""
+    try:
+        return [path for path in folder.iterdir() if path.suffix not in FILES]
+    except OSError:
+        return []
+
+
+def _drop_lonely_hashes(folder: Path) -> None:
+    """Remove hashes whose checkpoint never came, as a killed save leaves them."""
     for path in folder.glob("*.pt.sha256"):
-        if not path.with_suffix("").exists():
+        if not path.with_suffix("").exists() and not path.is_symlink():
             path.unlink()
 
 
 def _open_metrics(path: Path) -> IO[bytes]:
-    """Open for appending after the last whole line."""
-    file = open(path, "a+b")  # noqa: SIM115  (RunDir.close closes it)
+    """Open for appending after the last whole line; written at once, for nothing is kept back.
+
+    A file that has a second name, as in a copy made by `cp -l`, becomes one of its own.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    descriptor = open_regular(path, flags)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        write_atomic(path, path.read_bytes())
+        descriptor = open_regular(path, flags)
+    file = open(descriptor, "a+b", buffering=0)  # noqa: SIM115  (RunDir.close closes it)
     file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
+    whole, size = file.readall().rfind(b"\n") + 1, file.tell()
+    if size > whole:
+        file.truncate(whole)
     return file
 
 

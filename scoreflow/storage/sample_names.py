@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+from scoreflow.storage.atomic_files import Json, dumps, load_json, make_folder, write_atomic
 
 SHORT = 8
 """Digits of a hash in a name."""
@@ -57,7 +57,7 @@ class SampleName:
 
     def record(self) -> None:
         """Write down what they are drawn with."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         write_atomic(
             self.folder / f"{self.name}.json",
             dumps({"hash": hash_of(self.settings), **self.settings}, self.name, RunError),

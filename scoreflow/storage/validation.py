@@ -206,7 +206,8 @@ def _reader(kind: object) -> Read:
         return _list(_reader(parts[0]), origin)
     if origin is dict:
         return _dict(_reader(parts[1]))
-    assert is_dataclass(kind) and isinstance(kind, type), f"no type of a schema: {kind!r}"
+    assert isinstance(kind, type), f"no type of a schema: {kind!r}"
+    assert is_dataclass(kind), f"no type of a schema: {kind!r}"
     return _object(kind)
 
 

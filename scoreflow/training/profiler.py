@@ -3,7 +3,10 @@
 Recorded by torch.profiler, on the run's own step: `Trainer` names its phases.
 """
 
+import errno
+import gzip
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from scoreflow.runtime.stopwatch import Stopwatch
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, replacing
+from scoreflow.storage.regular_files import temporary_folder
 from scoreflow.training.trainer import PHASES, Trainer
 
 SHOWN = 15
@@ -62,10 +66,7 @@ def measure(trainer: Trainer, num_steps: int, warmup: int, trace: Path) -> Json:
         trainer.advance(num_steps)
         if on_gpu:
             torch.cuda.synchronize(device)
-    # it appears whole; the ending says it is packed
-    unfinished = trace.with_name(f".{trace.name}")
-    profiler.export_chrome_trace(str(unfinished))
-    os.replace(unfinished, trace)
+    _write(profiler, trace)
     events = profiler.key_averages()
     clock = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     phases = [(e.key, e.cpu_time_total, e.count) for e in events if e.key in PHASES]
@@ -79,6 +80,24 @@ def measure(trainer: Trainer, num_steps: int, warmup: int, trace: Path) -> Json:
         "phases": [vars(row) for row in _rows(phases, num_steps)],
         "operations": [vars(row) for row in _rows(operations, num_steps)[:SHOWN]],
     }
+
+
+def _write(profiler: profile, trace: Path) -> None:
+    """The trace, packed; torch writes it unpacked, and does not say where it could not."""
+    with replacing(trace) as temporary, temporary_folder(trace) as place:
+        plain = place / "trace.json"
+        profiler.export_chrome_trace(str(plain))
+        with open(plain, "rb") as whole, gzip.open(temporary, "wb") as packed:
+            shutil.copyfileobj(whole, packed, 2**20)
+        if not _ends_an_object(plain):
+            raise OSError(errno.ENOSPC, "torch could not write the whole trace")
+
+
+def _ends_an_object(path: Path) -> bool:
+    """Whether a JSON file was written to its end."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 16))
+        return file.read().rstrip().endswith(b"}")
 
 
 def _rows(found: list[tuple[str, float, int]], num_steps: int) -> list[Spent]:

@@ -5,6 +5,7 @@ from scoreflow.cli.console import recorded, say
 from scoreflow.factory.assembly import Experiment
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
+from scoreflow.storage.atomic_files import make_folder
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import open_run
 from scoreflow.training import profiler
@@ -24,7 +25,7 @@ def run(request: Request, argv: list[str]) -> None:
 def profile(experiment: Experiment, folder: RunDir) -> None:
     """A few training steps under the profiler, into results/profile.json and a trace."""
     c, trace = experiment.config.profile, folder.path / "results" / "profile-trace.json.gz"
-    trace.parent.mkdir(exist_ok=True)
+    make_folder(trace.parent)
     result = profiler.measure(trainer_of(experiment), c.num_steps, c.warmup, trace)
     training = experiment.config.training.to_dict()
     settings = {**training, **recorded(c, experiment.device)}

@@ -213,7 +213,7 @@ def test_an_experiment_that_comes_with_us_is_found_from_any_folder(name, tmp_pat
 MODES = ("sample", "likelihood", "compare", "equivalence", "profile", "classifier", "train")
 
 
-def denied(**_arguments):
+def denied(*_arguments):
     raise PermissionError(13, "Permission denied")
 
 
@@ -228,7 +228,7 @@ def test_a_run_of_somebody_else_is_refused_before_any_work(
     run = tmp_path / "run"
     shutil.copytree(accented[0], run)
 
-    monkeypatch.setattr(atomic_files.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(atomic_files, "temporary_file", denied)
     monkeypatch.setattr("scoreflow.factory.assembly.experiment", work)
     before = tree(run)
     assert main(["run.py", f"--mode={mode}", "--device=cpu", f"--workdir={run}"]) == 2
@@ -255,7 +255,7 @@ def test_a_place_that_cannot_be_made_is_refused_before_any_work(
     flags, place, remedy, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(atomic_files.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(atomic_files, "temporary_file", denied)
     monkeypatch.setattr("scoreflow.factory.assembly.experiment", work)
     assert main(["run.py", *flags]) == 2
     told = f"cannot write into {tmp_path / place} (Permission denied), where the result belongs"
