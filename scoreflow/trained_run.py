@@ -47,7 +47,7 @@ from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
-from scoreflow.schema.resolve import evaluation_config, resolve
+from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.checkpoint_content import check_step, check_weights, hash_in_state
@@ -544,7 +544,17 @@ class TrainedRun:
         sde, t_min, data = self.model.sde, self.model.t_min, self.data
         of = digest(data.train, data.train_labels)
         bound = self.folder.bound
-        return load_classifier(self.folder.path, sde, t_min, data.train.device, of, bound)
+        config = self.known_to_classifier
+        return load_classifier(self.folder.path, sde, t_min, data.train.device, of, bound, config)
+
+    @property
+    def known_to_classifier(self) -> Json:
+        """What a classifier of noisy images is trained with: the process, and bound data."""
+        held = frozen(flatten(self.folder.config))
+        of_data = facts_of_data(self.folder.data) if self.folder.bound else {}
+        part = {key: held[key] for key in held if key.startswith("sde.")}
+        part |= {key: held[key] for key in ("training.t_min", "training.dequantization")}
+        return part | {f"data.json: {key}": value for key, value in of_data.items()}
 
     def export(self, to: str, out: str | Path, weights: str = "ema") -> Path:
         """Write the network for other codebases.
