@@ -35,9 +35,10 @@ from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
-from scoreflow.schema.resolve import refuse_checkpoint, resolve
+from scoreflow.schema.resolve import frozen, refuse_checkpoint, resolve
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json, check_writable, make_folder, reason_of
+from scoreflow.storage.checkpoint_content import trained_with
 from scoreflow.storage.regular_files import sweep, temporary_folder
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.trained_run import TrainedRun
@@ -288,6 +289,7 @@ def _write(
         "model": raw,
         "ema": ema,
         "optimizer": optimizer.state_dict(),  # a fresh one, for a training that goes on from here
+        **trained_with(config=frozen(flatten(experiment.config.to_dict()))),
     }
     make_folder(workdir.parent)
     sweep(workdir.parent, workdir.name)  # what a kill left

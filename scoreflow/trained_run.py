@@ -27,6 +27,7 @@ from scoreflow.factory.guidance import BY_SHARES, build_guidance
 from scoreflow.factory.likelihood import asked_of, build_question, labels_of
 from scoreflow.factory.model import build_network
 from scoreflow.factory.sampling import build_drawing, limited, needs_moments
+from scoreflow.factory.training import refuse_edited
 from scoreflow.factory.training import remark as training_remark
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
@@ -46,11 +47,13 @@ from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
-from scoreflow.schema.resolve import evaluation_config, resolve
+from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.checkpoint_content import check_step, check_weights, hash_in_state
+from scoreflow.storage.checkpoint_file import DamagedError
 from scoreflow.storage.fingerprint import fingerprint
-from scoreflow.storage.run_folder import RunDir, Say, wrong_network
+from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.storage.validation import InvalidError
 from scoreflow.training.classifier_file import load_classifier
 
@@ -127,6 +130,7 @@ def open_run(
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
+    refuse_edited(folder, *folder.glance(asked_step(config, request.mode) or None))
     device = build_device(request.device)
     by_shares = config.sampling.label == BY_SHARES
     needed = training or request.mode in ON_IMAGES or by_shares
@@ -324,16 +328,31 @@ class TrainedRun:
         """
         if name not in ("ema", "model"):
             raise RequestError(f"weights must be 'ema' or 'model', got {name!r}")
-        _, state = self.folder.load_checkpoint(step=self._at, warn=self._say)
         network = self.experiment.network
         if name != "ema":  # beside the averaged one, which is in it
             network = build_network(self.config, self.like)
-        try:
-            network.load_state_dict(state[name])
-            step = state["step"]
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise wrong_network(self.folder, error) from error
+
+        def accept(step: int, state: Json) -> None:
+            check_step(step, state)
+            check_weights(name, state.get(name), network)
+
+        step, state = self.folder.load_checkpoint(step=self._at, warn=self._say, accept=accept)
+        refuse_edited(self.folder, step, state)
+        network.load_state_dict(state[name])
         return self._denoiser(network), step
+
+    @cached_property
+    def trained_with(self) -> Json:
+        """What settings of a result say of the config that the weights were trained with.
+
+        Its SHA-256 under "config"; empty for a checkpoint that is older than such hashes.
+        """
+        _, state = self.folder.glance(self.step)
+        try:
+            digest = hash_in_state(state)
+        except DamagedError:  # it was in memory, and its file has been damaged since
+            digest = ""
+        return {"config": digest} if digest else {}
 
     def _denoiser(self, network: nn.Module) -> ScoreModel:
         return self.experiment.model.with_network(network.eval().requires_grad_(False))
@@ -439,7 +458,8 @@ class TrainedRun:
             by_shares = guide.classes is not None and guide.classes.counts
             if needs_moments(config, name) or by_shares:
                 made["data"] = self.data_digests["data"]["train"]
-        return {**section, **made, "step": self.step, "weights": self.fingerprint}
+        of = {"step": self.step, "weights": self.fingerprint, **self.trained_with}
+        return {**section, **made, **of}
 
     def plan(self, sampler: str, config: ConfigDict | None = None) -> SamplingPlan:
         """How a sampler draws from this network under a config.
@@ -476,6 +496,7 @@ class TrainedRun:
             "precision": self.model.precision,
             "num_images": min(error_table.IMAGES, len(self.data.train)),
             "device": str(self.experiment.device),
+            **self.trained_with,
             **({"label": self._one_class(config)} if self.model.needs_class else {}),
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
@@ -538,7 +559,17 @@ class TrainedRun:
         sde, t_min, data = self.model.sde, self.model.t_min, self.data
         of = digest(data.train, data.train_labels)
         bound = self.folder.bound
-        return load_classifier(self.folder.path, sde, t_min, data.train.device, of, bound)
+        config = self.known_to_classifier
+        return load_classifier(self.folder.path, sde, t_min, data.train.device, of, bound, config)
+
+    @property
+    def known_to_classifier(self) -> Json:
+        """What a classifier of noisy images is trained with: the process, and bound data."""
+        held = frozen(flatten(self.folder.config))
+        of_data = facts_of_data(self.folder.data) if self.folder.bound else {}
+        part = {key: held[key] for key in held if key.startswith("sde.")}
+        part |= {key: held[key] for key in ("training.t_min", "training.dequantization")}
+        return part | {f"data.json: {key}": value for key, value in of_data.items()}
 
     def export(self, to: str, out: str | Path, weights: str = "ema") -> Path:
         """Write the network for other codebases.

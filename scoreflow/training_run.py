@@ -25,6 +25,7 @@ from scoreflow.errors import RequestError, Stopped
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of, keys_of_given
+from scoreflow.factory.training import record_of, refuse_edited
 from scoreflow.runtime import distributed
 from scoreflow.runtime.curves import Curves
 from scoreflow.runtime.device import build_device
@@ -36,17 +37,26 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
     Changes,
     completed,
+    restarted_config,
     resumed_config,
     training_config,
     untrained_config,
 )
 from scoreflow.storage.atomic_files import Json, check_writable
-from scoreflow.storage.run_folder import RunDir, Say, wrong_network
+from scoreflow.storage.checkpoint_content import Accept
+from scoreflow.storage.run_folder import IMPORT, RunDir, Say
 from scoreflow.training import initial
 from scoreflow.training.ema import EMA
 from scoreflow.training.preview import preview
 from scoreflow.training.stopping import Stop
-from scoreflow.training.trainer import ALONE, Interval, Trainer
+from scoreflow.training.trainer import (
+    ALONE,
+    Interval,
+    Trainer,
+    check_parts,
+    check_state,
+    labels_of,
+)
 
 FREE_OF_INIT = (
     "model.dropout",
@@ -128,22 +138,29 @@ def opened(
     config, shard = training_config(request), distributed.shard()
     there = RunDir.open(path) if (path / "config.json").exists() else None
     shard.wait()  # the first process makes the folder that the others ask about
-    imported = False
+    imported, begun = False, there is None or _has_begun(there)
     changes: Changes = {}
-    if there is not None:
+    if there is not None and begun:
+        refuse_edited(there, *there.glance())
         saved, where, imported = flatten(there.config), path / "config.json", not there.bound
         config, changes = resumed_config(request, saved, where, imported)
         _refuse_fewer_steps(there, changes)
-        _refuse_without_a_step(there, config, changes)
+    elif there is not None:
+        config, changes = restarted_config(request, flatten(there.config), path / "config.json")
+    before = there if begun else None
     check_writable(path, "choose another --workdir")
     if there is not None:
         there.check_writable(training=True)
-    experiment, found = _experiment(request, config, path, there, given)
+    experiment, found = _experiment(request, config, path, before, given)
     if not len(experiment.data.train):
         raise RequestError(
             f"{path} has no images (data.name = none), and training needs some: add --data PATH"
         )
-    init = begin_with(experiment, path, there)
+    check_parts(experiment.settings, shard.world)
+    labels_of(experiment.data, experiment.model)
+    if before is not None:
+        _refuse_without_a_step(before, experiment, changes)
+    init = begin_with(experiment, path, before)
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -153,22 +170,47 @@ def opened(
         if there is None
         else RunDir.open(path, training=True)
     ) as folder:
-        if there is not None and imported:  # what it is trained on with is its config from here on
-            folder.write_config(config.to_dict())
         for line in experiment.data.remarks:
             say(line)
-        _change(folder, config, changes, say)
+        # first what the data are: a config that names them may be written from then on
+        folder.write_data(identity.record(experiment.data, config.data.path, path, found))
+        if there is not None and imported:  # what it is trained on with is its config from here on
+            folder.write_config(config.to_dict())
+        if begun:
+            _change(folder, experiment, changes, say)
+        else:
+            _begin_anew(folder, config, changes, say)
         if config.training.batch_size > (count := len(experiment.data.train)):
             say(
                 f"training.batch_size = {config.training.batch_size} is more than the {count} "
                 "training data: a step shows some of them more than once"
             )
-        folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if init:
             folder.write_result("init", init)
         folder.write_env({"command": command, **environment(str(experiment.device))})
         shard.wait()
         yield experiment, folder
+
+
+def _has_begun(folder: RunDir) -> bool:
+    """Whether a run has weights, or had some: a checkpoint comes with results/training.json."""
+    traces = (folder.path / "results" / "training.json", folder.path / IMPORT)
+    return bool(folder.checkpoint_steps()) or any(each.exists() for each in traces)
+
+
+def _begin_anew(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> None:
+    """Give a run that has no weights the config that is asked for now; its rows go.
+
+    Raises:
+        RequestError: it has some by now.
+    """
+    if _has_begun(folder):
+        raise RequestError(f"{folder.path} was trained just now: give the same command again")
+    (folder.path / "results" / "init.json").unlink(missing_ok=True)
+    if changes:
+        say(f"{folder.path} has no checkpoint yet, and begins anew with {_told(changes)}")
+        folder.forget_metrics_after(0)
+        folder.write_config(config.to_dict(), [])
 
 
 def _experiment(
@@ -197,11 +239,11 @@ def _refuse_fewer_steps(folder: RunDir, changes: Changes) -> None:
         )
 
 
-def _refuse_without_a_step(folder: RunDir, config: ConfigDict, changes: Changes) -> None:
+def _refuse_without_a_step(folder: RunDir, experiment: Experiment, changes: Changes) -> None:
     """Refuse to train otherwise from here on where nothing is left to train."""
     idle = [k for k in changes if k.startswith("training.") and k != "training.num_steps"]
-    steps = config.training.num_steps
-    if idle and (folder.whole_step() or 0) >= steps:
+    steps = experiment.config.training.num_steps
+    if idle and (folder.whole_step(_accept(experiment, folder)) or 0) >= steps:
         raise RequestError(
             f"{folder.path} has done all of its {steps} steps, and nothing is left to train with "
             f"another {', '.join(idle)}: ask for more, --config.training.num_steps=N, or leave "
@@ -209,14 +251,14 @@ def _refuse_without_a_step(folder: RunDir, config: ConfigDict, changes: Changes)
         )
 
 
-def _change(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) -> None:
+def _change(folder: RunDir, experiment: Experiment, changes: Changes, say: Say) -> None:
     """Write down what a training does otherwise from here on; rows of what it leaves go.
 
     Where the checkpoint that a change was made at is lost, it holds from the one before.
     """
     if not changes and not folder.history:
         return
-    step = folder.whole_step() or 0
+    config, step = experiment.config, folder.whole_step(_accept(experiment, folder)) or 0
     history = [{**each, "step": min(each["step"], step)} for each in folder.history]
     moved = history != folder.history
     if changes:
@@ -251,6 +293,8 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
     if not source or (there is not None and there.checkpoint_steps()):
         return {}
     found = initial.read(Path(source).expanduser())
+    if found.state:
+        refuse_edited(RunDir.open(found.source), found.step, found.state)
     theirs = completed(flatten(found.config))
     ours = flatten(experiment.config.to_dict())
     of_network = [k for k in theirs if k.startswith("model.") and k not in FREE_OF_INIT]
@@ -347,11 +391,42 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
     Raises:
         RequestError: there is no whole checkpoint, or it is of another network.
     """
-    _, state = folder.load_checkpoint(map_location=experiment.device, warn=say)
-    try:
-        trainer.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise wrong_network(folder, error) from error
+    step, state = folder.load_checkpoint(
+        map_location=experiment.device, warn=say, accept=_accept(experiment, folder)
+    )
+    refuse_edited(folder, step, state)
+    trainer.load_state(state)
+    if lost := _lost_rows(folder, step, trainer.settings.log_every):
+        say(lost)
+
+
+def _accept(experiment: Experiment, folder: RunDir) -> Accept:
+    """What a checkpoint must hold for the training of a run to go on from it."""
+    fresh = (folder.path / IMPORT).exists()
+    return lambda step, state: check_state(experiment.network, step, state, fresh)
+
+
+def _lost_rows(folder: RunDir, step: int, every: int) -> str:
+    """A line about log intervals before a checkpoint whose rows are gone; "" where all are there.
+
+    Args:
+        folder: of the run.
+        step: of the checkpoint.
+        every: steps of an interval.
+    """
+    if any("training.log_every" in each["changes"] for each in folder.history):
+        return ""
+    first = folder.read_result("import").get("step", 0) if (folder.path / IMPORT).exists() else 0
+    logged = {row["step"] for row in folder.read_metrics()}
+    wanted = range(first // every * every + every, step + 1, every)
+    lost = [each for each in wanted if each not in logged]
+    if not lost:
+        return ""
+    return (
+        f"metrics.jsonl lacks {len(lost)} of the {len(wanted)} rows up to step {step} (the first "
+        f"is of step {lost[0]}, the last of {lost[-1]}): it was lost or cut after they were "
+        "trained; weights are not affected, and the curves go on without them"
+    )
 
 
 def intervals(trainer: Trainer, folder: RunDir, stop: Stop | None = None) -> Iterator[Interval]:
@@ -430,7 +505,8 @@ def _look(trainer: Trainer, folder: RunDir, curves: Curves, seconds: float) -> N
 
 def _save(trainer: Trainer, folder: RunDir) -> int:
     """A checkpoint of the step that is done, and the summary up to it; the step."""
-    folder.save_checkpoint(trainer.step, trainer.state(), trainer.settings.keep)
+    state = {**trainer.state(), **record_of(folder)}
+    folder.save_checkpoint(trainer.step, state, trainer.settings.keep)
     folder.write_result("training", summary(trainer, folder))
     return trainer.step
 

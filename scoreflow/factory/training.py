@@ -15,7 +15,13 @@ from scoreflow.models.score_model import HALF
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.samplers.reverse_variance import Variance
+from scoreflow.schema import resolve
 from scoreflow.schema.config import AnyConfig, Config
+from scoreflow.schema.request import flatten
+from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.checkpoint_content import trained_with, values_in
+from scoreflow.storage.checkpoint_file import DamagedError
+from scoreflow.storage.run_folder import DATA, RunDir
 from scoreflow.training.settings import ClassifierSettings, TrainingSettings
 
 
@@ -180,3 +186,28 @@ def choose_precision(config: AnyConfig) -> str:
     own = config.equivalence.precision or ("float32" if trained == "float16" else trained)
     name: str = choose_key("equivalence.precision", own)
     return name
+
+
+def refuse_edited(folder: RunDir, step: int, state: Json) -> None:
+    """Refuse a config.json, or a data.json, that is not what a checkpoint was trained with.
+
+    What an imported network is trained on with is free until that begins, and data.json is there.
+
+    Raises:
+        RequestError: names what was edited; or what the checkpoint says of it is damaged.
+    """
+    where, data = folder.path / "config.json", folder.data
+    try:
+        recorded, of_data = values_in(state), values_in(state, "data")
+    except DamagedError as error:
+        raise RequestError(f"the checkpoint of step {step} in {folder.path}: {error}") from error
+    if data and not of_data:  # of a network that came from elsewhere
+        recorded = {k: v for k, v in recorded.items() if k.split(".")[0] in resolve.OF_NETWORK}
+    resolve.refuse_edited(recorded, flatten(folder.config), folder.history, step, where)
+    resolve.refuse_edited_data(of_data, data, step, folder.path / DATA)
+
+
+def record_of(folder: RunDir) -> Json:
+    """What a training keeps in its checkpoints of what it is trained with."""
+    values = resolve.frozen(flatten(folder.config))
+    return trained_with(config=values, data=resolve.facts_of_data(folder.data))

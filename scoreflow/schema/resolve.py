@@ -1,5 +1,6 @@
 """A config, complete and checked: its keys, types and ranges, and what a saved run allows."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from scoreflow.schema.config import (
     KEYS,
     LATER,
     Config,
+    as_flag,
     belongs_to_weights,
     refuse_idle,
 )
 from scoreflow.schema.request import Flat, Request, flatten
-from scoreflow.schema.section import WHERE_THE_DATA_FIT
+from scoreflow.schema.section import WHERE_THE_DATA_FIT, Value
 
 OF_A_CHECKPOINT = ("sampling.step", "likelihood.step")
 """Keys that name a checkpoint."""
@@ -24,6 +26,8 @@ OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
 LISTED = 5
 """Differing keys that a refusal names."""
+IN_DATA = ("shape", "dtype", "num_levels", "num_classes", "empty_classes", "train", "test")
+"""What data.json says that a training depends on; the rest are names and places."""
 Changes = dict[str, list[Any]]
 """What a resumed training does otherwise: [old value, new value] by dotted key."""
 
@@ -92,6 +96,28 @@ def resumed_config(
         raise RequestError(_another_config(saved, wanted, differing, where.parent))
     refuse_idle(request.overrides, new)
     return changed, {k: [saved[k], new[k]] for k in sorted(saved) if saved[k] != new[k]}
+
+
+def restarted_config(request: Request, saved: Flat, where: Path) -> tuple[ConfigDict, Changes]:
+    """The config of a run that has no weights yet, so that every key is free.
+
+    Args:
+        request: a training; what it does not ask for stays as it is in the folder.
+        saved: the config there.
+        where: its file.
+
+    Returns:
+        The config, and what it has otherwise than the one in the folder.
+
+    Raises:
+        RequestError: a value is wrong, or sets a key without effect.
+    """
+    saved = flatten(resolve(completed(saved), str(where)).to_dict())
+    wanted = request.config if request.names_experiment else {**saved, **request.overrides}
+    config = resolve(wanted, "the request")
+    new = flatten(config.to_dict())
+    refuse_idle(request.overrides, new)
+    return config, {k: [saved[k], new[k]] for k in sorted(saved) if saved[k] != new[k]}
 
 
 def may_change(key: str) -> bool:
@@ -176,6 +202,104 @@ def _is_a_place(key: str) -> bool:
 def _training_folder(request: Request, config: ConfigDict) -> Path:
     """The folder of the run that a request trains."""
     return request.workdir or Path(f"runs/{request.experiment}-{config.sde.name}")
+
+
+def frozen(saved: Flat) -> Flat:
+    """What weights are trained with: all keys of the weights, but for places of data.
+
+    Args:
+        saved: the config of a run, which may be older than some keys.
+    """
+    flat = flatten(resolve(completed(saved), "the config").to_dict())
+    keys = (key for key in sorted(flat) if belongs_to_weights(key) and not _is_a_place(key))
+    return {key: flat[key] for key in keys}
+
+
+def refuse_edited(
+    recorded: Flat, saved: Flat, history: Sequence[Mapping[str, Any]], step: int, where: Path
+) -> None:
+    """Refuse a config.json that is no longer what a checkpoint was trained with.
+
+    What a training was told to do otherwise from a step on is in its history, and no edit.
+
+    Args:
+        recorded: values that the checkpoint holds, by dotted key; a part of all, or none.
+        saved: the config in the folder.
+        history: beside it.
+        step: of the checkpoint.
+        where: the file of the config.
+
+    Raises:
+        RequestError: names the key, both values and what to do.
+    """
+    if not recorded:
+        return
+    later = {key: KEYS[key].default for key in LATER if key.split(".")[0] in _sections(recorded)}
+    known, now = {**later, **recorded}, frozen(saved)
+    then, back = dict(now), dict(now)  # as of the checkpoint, and as of each entry of the history
+    edited: dict[str, tuple[Value, Value, str]] = {}
+    for entry in reversed(history):
+        for key, (old, new) in entry["changes"].items():
+            if key not in now:
+                continue
+            if _plain(back[key]) != _plain(new):
+                edited.setdefault(key, (now[key], new, "its history"))
+            back[key] = old
+            if entry["step"] >= step:
+                then[key] = old
+    for key in then.keys() & known.keys():
+        if _plain(then[key]) != _plain(known[key]):
+            edited.setdefault(key, (now[key], known[key], f"the checkpoint of step {step}"))
+    if edited:
+        raise RequestError(_edited(dict(sorted(edited.items())), where))
+
+
+def _edited(edited: Mapping[str, tuple[Value, Value, str]], where: Path) -> str:
+    told = [f"{k} = {here}, and {who} {there}" for k, (here, there, who) in edited.items()]
+    more = f" and {len(told) - LISTED} more" if len(told) > LISTED else ""
+    back = ", ".join(f"{key} = {there}" for key, (_, there, _) in list(edited.items())[:LISTED])
+    able = next((key for key in edited if KEYS[key].changes), None)
+    flag = f", then change it by --config.{able}={as_flag(edited[able][0])}" if able else ""
+    return (
+        f"{where} was edited after training: it has {'; '.join(told[:LISTED])}{more}; put back "
+        f"{back}{more}{flag}, or train with the new values in another --workdir"
+    )
+
+
+def facts_of_data(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of data.json the weights depend on; {} of a run without one."""
+    return {key: record[key] for key in IN_DATA if key in record}
+
+
+def refuse_edited_data(
+    recorded: Mapping[str, Any], record: Mapping[str, Any], step: int, where: Path
+) -> None:
+    """Refuse a data.json that is no longer of the data that a checkpoint was trained on.
+
+    Args:
+        recorded: what the checkpoint holds of it; {} for nothing.
+        record: what the file holds; {} where there is none.
+        step: of the checkpoint.
+        where: the file.
+
+    Raises:
+        RequestError: names the first entry that differs.
+    """
+    for key in recorded if record else ():
+        if record.get(key, recorded[key]) != recorded[key]:
+            raise RequestError(
+                f"{where} was edited after training: it has {key} = {record[key]!r:.60}, and the "
+                f"checkpoint of step {step} {recorded[key]!r:.60}: put that back"
+            )
+
+
+def _sections(flat: Flat) -> set[str]:
+    return {key.split(".")[0] for key in flat}
+
+
+def _plain(value: object) -> object:
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def completed(saved: Flat) -> Flat:

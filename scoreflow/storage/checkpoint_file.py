@@ -1,13 +1,17 @@
 """Checkpoint files, written atomically, with a SHA-256 sidecar that they must match.
 
 The hash is written first, so there is never a state without one; while a state replaces another,
-the hashes of both are there. They load as tensors and plain values alone.
+the hashes of both are there. They load as tensors and plain values alone. The same state has the
+same bytes, whether it was made in one go or by a training that was stopped and went on.
 """
 
 import hashlib
 import io
 import pickle
+import sys
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +30,7 @@ def sidecar(path: Path) -> Path:
 def write_state(path: Path, state: Json) -> None:
     """Write a state and its hash."""
     stream = io.BytesIO()
-    torch.save(state, stream)
+    torch.save(_alone(state), stream)
     data, hashes = stream.getbuffer(), sidecar(path)
     line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
     replaced = hashes.read_bytes() if path.exists() and hashes.exists() else b""
@@ -36,27 +40,45 @@ def write_state(path: Path, state: Json) -> None:
         write_atomic(hashes, line)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a state is there and fits its hash."""
-    try:
-        _checked(path)
-    except DamagedError:
-        return False
-    return True
-
-
 def read_state(path: Path, map_location: str | torch.device) -> Json:
     """Load a state, checked against its hash.
 
     Raises:
-        DamagedError: it is not there, does not fit its hash, or holds more than plain values.
+        DamagedError: it is not there, does not fit its hash, cannot be read, or holds more than
+            plain values.
     """
     data = _checked(path)
     try:
-        state: Json = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DamagedError(f"{path} holds more than tensors and plain values") from error
+        state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except torch.OutOfMemoryError:  # of the device, which is no fault of the file
+        raise
+    except Exception as error:  # what bytes that are no checkpoint do to its reader is unbounded
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds more than tensors and plain values"
+        raise DamagedError(f"{path} cannot be read ({reason})") from error
+    if not isinstance(state, dict):
+        raise DamagedError(f"{path} must hold a dict, got {state!r:.40}")
     return state
+
+
+def _alone(value: Any) -> Any:  # noqa: ANN401
+    """A state in containers of its own, its texts all interned.
+
+    Pickle writes an object that it meets again as a reference, by identity: equal states would
+    have other bytes where one has texts and tuples twice that the other shares.
+    """
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if isinstance(value, dict):
+        copy = type(value)() if type(value) in (dict, OrderedDict) else {}
+        copy.update((_alone(key), _alone(each)) for key, each in value.items())
+        if (about := getattr(value, "_metadata", None)) is not None:  # of Module.state_dict
+            setattr(copy, "_metadata", _alone(about))  # noqa: B010  (a dict declares none)
+        return copy
+    if type(value) in (list, tuple):
+        return type(value)(map(_alone, value))
+    return value
 
 
 def _checked(path: Path) -> bytes:

@@ -39,9 +39,14 @@ from scoreflow.storage.atomic_files import (
     take_lock,
     write_atomic,
 )
+from scoreflow.storage.checkpoint_content import (
+    Accept,
+    OtherNetworkError,
+    check_nothing,
+    glance,
+)
 from scoreflow.storage.checkpoint_file import (
     DamagedError,
-    is_whole,
     read_state,
     sidecar,
     write_state,
@@ -333,13 +338,16 @@ class RunDir:
         map_location: str | torch.device = "cpu",
         step: int | None = None,
         warn: Say = _LOGGER.warning,
+        accept: Accept = check_nothing,
     ) -> tuple[int, Json]:
         """The newest whole checkpoint, or the one of `step`.
 
         Args:
             map_location: device for the tensors.
-            step: exactly this one; None for the newest whose hash fits.
+            step: exactly this one; None for the newest that is whole.
             warn: called with a line for every damaged one that is passed over.
+            accept: called with its step and state, and refuses by a DamagedError what cannot be
+                used.
 
         Returns:
             Its step and the state that was saved.
@@ -351,26 +359,60 @@ class RunDir:
                 f"{self.path} has no checkpoint of step {step}, it has {present}; "
                 "training.keep says how many of the last ones a training leaves (0: all)"
             )
-        damaged = []
+        damaged: list[DamagedError] = []
         for candidate in reversed(steps) if step is None else [step]:
-            path = self._checkpoints / f"{candidate:08d}.pt"
             try:
-                return candidate, read_state(path, map_location)
+                state = self._accepted(candidate, map_location, accept)
             except DamagedError as error:
-                damaged.append(str(error))
-                if step is None:
-                    warn(f"passed over a damaged checkpoint: {error}")
-        reason = "; ".join(damaged) or "there is none"
+                damaged.append(error)
+            else:
+                for each in damaged:
+                    warn(f"passed over a damaged checkpoint: {each}")
+                return candidate, state
+        for each in damaged:
+            if isinstance(each, OtherNetworkError):
+                raise wrong_network(self, each) from each
+        reason = "; ".join(map(str, damaged)) or "there is none"
         raise RequestError(
             f"{self.path} has no whole checkpoint ({reason}): train again, in a new folder"
         )
 
-    def whole_step(self) -> int | None:
-        """The step of the newest checkpoint whose hash fits; None where there is none."""
+    def _accepted(
+        self, step: int, map_location: str | torch.device, accept: Accept = check_nothing
+    ) -> Json:
+        """A checkpoint's state; a DamagedError where it is not whole, or not accepted."""
+        path = self._checkpoints / f"{step:08d}.pt"
+        state = read_state(path, map_location)
+        try:
+            accept(step, state)
+        except DamagedError as error:
+            raise type(error)(f"{path} fits its hash, but {error}") from error
+        return state
+
+    def whole_step(self, accept: Accept = check_nothing) -> int | None:
+        """The step of the newest checkpoint that is whole; None where there is none.
+
+        Args:
+            accept: as in `load_checkpoint`.
+        """
         for step in reversed(self.checkpoint_steps()):
-            if is_whole(self._checkpoints / f"{step:08d}.pt"):
+            with suppress(DamagedError):
+                self._accepted(step, "cpu", accept)
                 return step
         return None
+
+    def glance(self, step: int | None = None) -> tuple[int, Json]:
+        """The newest checkpoint, or the one of `step`, without the values of its tensors.
+
+        Nothing is hashed: what was trained with is known before anything is built.
+
+        Returns:
+            Its step and state; 0 and {} where none can be read.
+        """
+        for candidate in reversed(self.checkpoint_steps()) if step is None else [step]:
+            if state := glance(self._checkpoints / f"{candidate:08d}.pt"):
+                return candidate, state
+        return 0, {}
 
     # ---- results ----------------------------------------------------------------------------
 

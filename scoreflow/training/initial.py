@@ -1,13 +1,14 @@
 """Trained weights that a new run begins with: `training.init`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.checkpoint_content import check_step, check_tensors
 from scoreflow.storage.fingerprint import fingerprint_of
 from scoreflow.storage.run_folder import RunDir
 
@@ -25,6 +26,7 @@ class InitialWeights:
         weights: by name.
         sha256: of the weights with their names.
         config: what it was trained with, a section a name; sections or keys may be missing.
+        state: the checkpoint that they are from, for what that says of the config; {} for a file.
     """
 
     source: Path
@@ -32,6 +34,7 @@ class InitialWeights:
     weights: dict[str, Tensor]
     sha256: str
     config: Json
+    state: Json = field(default_factory=dict)
 
     def as_result(self) -> Json:
         """What a run keeps of them: results/init.json."""
@@ -46,16 +49,18 @@ def read(source: Path) -> InitialWeights:
     """
     if source.is_dir():
         folder = RunDir.open(source)
-        step, state = folder.load_checkpoint()
+        step, state = folder.load_checkpoint(accept=_accept)
         weights, config = state["ema"], folder.config
     elif source.is_file():
         step, weights, config = _of_file(source)
+        state = {}
     else:
         raise RequestError(
             f"training.init: {source} is not there; name a run's folder, or a file of --mode "
             "export --to safetensors"
         )
-    return InitialWeights(source, step, weights, fingerprint_of(weights), config)
+    digest = fingerprint_of(weights)
+    return InitialWeights(source, step, weights, digest, config, state)
 
 
 def load(network: nn.Module, found: InitialWeights) -> None:
@@ -79,6 +84,11 @@ def load(network: nn.Module, found: InitialWeights) -> None:
                 f"{here} here; give the model section and the shape of the data that it has"
             )
     network.load_state_dict(weights)
+
+
+def _accept(step: int, state: Json) -> None:
+    check_step(step, state)
+    check_tensors("ema", state.get("ema"))
 
 
 def _shape(value: Tensor | None) -> str:

@@ -26,6 +26,13 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.storage.checkpoint_content import (
+    check_adam,
+    check_pending,
+    check_scaler,
+    check_step,
+    check_weights,
+)
 from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.ema import EMA
 from scoreflow.training.scaling import Scaling
@@ -34,6 +41,17 @@ from scoreflow.training.settings import TrainingSettings
 ALONE = Shard()
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 """Names of a step's phases in a profile."""
+
+SMALLER = (
+    "a checkpoint, if there is one, is from before it. Try a smaller training.learning_rate: the "
+    "same command with --config.training.learning_rate=RATE goes on in this folder"
+)
+AT_ONCE = (
+    "no weight had been moved, so the learning rate is not the cause: it is in the data's values, "
+    "or in keys of the sections sde, model and training that scale the loss; the same command "
+    "with other values of theirs begins anew in this folder, which has no checkpoint"
+)
+"""What to do about a number that is not finite: after some steps, and in the first one."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +100,7 @@ class Trainer:
         shard: Shard = ALONE,
         eras: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        parts = shard.world * settings.micro_batches
-        if settings.batch_size < parts:
-            raise RequestError(
-                f"training.batch_size must be at least processes x training.micro_batches "
-                f"({shard.world} x {settings.micro_batches}), got {settings.batch_size}"
-            )
+        check_parts(settings, shard.world)
         self.shard = shard
         if shard.world > 1:  # the gradients' mean over the processes, while they are computed
             model = model.with_network(DistributedDataParallel(model.network))
@@ -95,11 +108,9 @@ class Trainer:
         self.objective, self.settings, self.seed = objective, settings, seed
         self.step, self.stopped = 0, False
         self._pending = torch.empty(0, 2)  # rows of an interval that is not yet over
-        self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=settings.learning_rate, fused=True
-        )
+        self.optimizer = adam(network, settings.learning_rate)
         self.batches = Batches(len(data.train), settings.batch_size, seed, eras)
-        self._labels = _labels_of(data, model)
+        self._labels = labels_of(data, model)
         self._dropout_places = getattr(network, "dropout_places", 0)
         own = torch.arange(settings.batch_size)[shard.slice_of(settings.batch_size)]
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
@@ -114,10 +125,7 @@ class Trainer:
         """
         norms = torch._foreach_norm(list(self.network.parameters()), math.inf)
         if not torch.stack(norms).isfinite().all():
-            raise RunError(
-                f"step {self.step}: it left weights that are not finite; a checkpoint, if there "
-                "is one, is from before it. Try a smaller training.learning_rate"
-            )
+            raise RunError(f"step {self.step}: it left weights that are not finite; {SMALLER}")
         pending = {"pending": self._pending} if len(self._pending) else {}
         return {
             "step": self.step,
@@ -246,15 +254,61 @@ class Trainer:
         if len(bad):
             first = self.step - len(rows) + int(bad[0]) + 1
             loss, grad_norm = rows[int(bad[0])].tolist()
-            raise RunError(
-                f"step {first}: loss {loss}, gradient norm {grad_norm}: not finite; "
-                "a checkpoint, if there is one, is from before it. Try a smaller "
-                "training.learning_rate"
-            )
+            told = f"step {first}: loss {loss}, gradient norm {grad_norm}: not finite; "
+            raise RunError(told + (SMALLER if first > 1 else AT_ONCE))
 
 
-def _labels_of(data: Data, model: ScoreModel) -> Tensor | None:
-    """Labels of the training data where they lie, if the network is conditional."""
+def adam(network: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """The optimiser of a training at its beginning."""
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+
+
+def check_state(network: nn.Module, step: int, state: dict[str, Any], fresh: bool = False) -> None:
+    """Refuse a checkpoint that a training could not go on from, or would go on from wrongly.
+
+    Args:
+        network: what is trained.
+        step: that the checkpoint is of.
+        state: of `Trainer.state`.
+        fresh: whether its optimiser may have taken no step, as that of an imported network.
+
+    Raises:
+        DamagedError: names the entry.
+    """
+    check_step(step, state)
+    for name in ("model", "ema"):
+        check_weights(name, state.get(name), network)
+    skipping = "scaler" in state  # whose every step so far may have overflowed
+    check_adam(state.get("optimizer"), adam(network, 1.0), fresh or skipping or step == 0)
+    if skipping:
+        check_scaler(state["scaler"])
+    if "pending" in state:
+        check_pending(state["pending"])
+
+
+def check_parts(settings: TrainingSettings, world: int) -> None:
+    """Refuse a batch of fewer data than the parts that it is cut into.
+
+    Args:
+        settings: of the training.
+        world: processes that share a batch.
+
+    Raises:
+        RequestError: with the least batch.
+    """
+    if settings.batch_size < world * settings.micro_batches:
+        raise RequestError(
+            f"training.batch_size must be at least processes x training.micro_batches "
+            f"({world} x {settings.micro_batches}), got {settings.batch_size}"
+        )
+
+
+def labels_of(data: Data, model: ScoreModel) -> Tensor | None:
+    """Labels of the training data where they lie, if the network is conditional.
+
+    Raises:
+        RequestError: the data have none.
+    """
     if model.num_classes == 0:
         return None
     if data.train_labels is None:

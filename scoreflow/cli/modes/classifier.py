@@ -27,7 +27,7 @@ def train(trained: TrainedRun) -> None:
     model = train_classifier(data, sde, experiment.objective, settings)
     seconds = time.monotonic() - start
     found = measure(model, data, settings.seed)
-    save_classifier(folder.path, model, _of(trained))
+    save_classifier(folder.path, model, _of(trained), trained.known_to_classifier)
     kept = recorded(experiment.config.classifier, experiment.device)
     about = {"seconds": seconds, "settings": kept, **trained.measured_on}
     if data.class_names:

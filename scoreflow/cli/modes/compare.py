@@ -167,6 +167,7 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
         }
         | {"label": guidance.asked},
         "judged_by": judged_by,
+        **trained.trained_with,
         **trained.data_digests,
     }
 

@@ -9,7 +9,7 @@ Under other settings each has a name of its own, with a hash (`storage.measureme
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -68,6 +68,7 @@ class Weights:
         model: the network.
         step: of the checkpoint in whose results it stands.
         digest: SHA-256 of the weights.
+        trained_with: the hash of their config, as `TrainedRun.trained_with`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Weights:
     model: ScoreModel
     step: int
     digest: str
+    trained_with: Json = field(default_factory=dict)
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -128,8 +130,8 @@ def measure_test_set(trained: TrainedRun) -> Measured:
 
 def _own(trained: TrainedRun) -> Weights:
     """The run's averaged weights."""
-    digest = trained.fingerprint
-    return Weights("ema", trained.experiment, trained.model, trained.step, digest)
+    digest, config = trained.fingerprint, trained.trained_with
+    return Weights("ema", trained.experiment, trained.model, trained.step, digest, config)
 
 
 def _measured(
@@ -160,6 +162,7 @@ def _heading(weights: Weights, of: Data, dequantization: str = "") -> Json:
         "device": experiment.device.type,
         "weights": weights.digest,
         "data": digest(of.test),
+        **weights.trained_with,
     }
     del heading["label"]
     if label != -1:  # rows older than the key have none
@@ -269,7 +272,8 @@ def _against(trained: TrainedRun) -> Weights:
                 f"likelihood.against = raw: {trained.folder.path} has one set of weights, which "
                 "would be compared with itself"
             )
-        return Weights("raw", experiment, model, trained.step, fingerprint(model.network))
+        raw, config = fingerprint(model.network), trained.trained_with
+        return Weights("raw", experiment, model, trained.step, raw, config)
     folder = RunDir.open(name)
     if not folder.checkpoint_steps():
         raise RequestError(f"likelihood.against: {folder.path} has no checkpoint")
@@ -291,7 +295,8 @@ def _against(trained: TrainedRun) -> Weights:
         )
     theirs = TrainedRun(folder, other, say)
     name = folder.path.resolve().name
-    return Weights(name, other, theirs.model, trained.step, theirs.fingerprint)
+    sha256, config = theirs.fingerprint, theirs.trained_with
+    return Weights(name, other, theirs.model, trained.step, sha256, config)
 
 
 def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
