@@ -42,6 +42,7 @@ class DDIM:
             return kept + broadcast(sde.sigma(s), x_t) * prediction.eps
         _, w = sde.transition(s, t)
         variance = self.eta**2 * sde.variance(s) * w / sde.variance(t)
-        old = (sde.variance(s) - variance).sqrt()
+        # at eta 1 nearly all of a sub-VP's variance is new, and their difference may round below 0
+        old = (sde.variance(s) - variance).clamp(min=0).sqrt()
         z = step.normal(x_t)
         return kept + broadcast(old, x_t) * prediction.eps + broadcast(variance.sqrt(), x_t) * z

@@ -112,6 +112,21 @@ def test_one_to_fifty_steps_stay_near_the_data(name, elementwise):
         assert x.abs().max() < (40 if name == "euler" else 4)  # the data are N(0.3, 0.25)
 
 
+SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear")
+
+
+@pytest.mark.parametrize("t_min", [1.0, 1e-2, 1e-6, 1e-12])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_noise_drawn_anew_is_finite_down_to_any_time(schedule, t_min):
+    """DDIM's eta = 1 under a sub-VP: sigma_s^2 less nearly all of itself."""
+    sde = getattr(SubVPSDE, schedule)(STEPS)
+    for name in ("log_snr", "karras", "angle"):
+        for count in (2, 3, 10):
+            times = grid(name, sde, count, t_min)
+            x = sample(DDIM(1.0), DATA.denoiser(sde), sde, times, Noise.of(0, 0, 2), (1,))
+            assert x.isfinite().all(), (name, count)
+
+
 def test_every_grid_and_count_is_met():
     """By some sampler on some process, and on every process by some sampler."""
     grids = len(GRIDS) + 1

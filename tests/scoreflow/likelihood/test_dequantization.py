@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import scipy.stats
@@ -81,6 +82,30 @@ def test_truncated_normal_costs_the_mass_that_it_cuts_off_and_no_more(reach):
     # the tails of the neighbours in the bin make the image likelier than it is: by what they hold
     neighbours = 2 * scipy.stats.norm.sf(reach) / float(P.min()) / math.log(2)
     assert ENTROPY + cut - neighbours - 4 * error - 1e-4 < bits < ENTROPY + cut + 4 * error + 1e-4
+
+
+@dataclass(frozen=True)
+class Given(Noise):
+    """Noise whose uniforms are given."""
+
+    uniforms: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def uniform(self, stream, shape=(), draw=0):
+        return self.uniforms
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 2.0, 3.0])
+def test_the_density_of_the_truncated_normal_is_normalised(reach):
+    """E_q 1 / q is the length of the bin, alpha 2 / L, by midpoints of u."""
+    u = ((torch.arange(20_000, dtype=F64) + 0.5) / 20_000)[:, None]
+    t = time_of(1 / LEVELS / reach)
+    deq = Dequantizer("truncated_normal", LEVELS, t, "centre")
+    noise = Given(0, torch.arange(20_000), 0, u)
+    x_t, offset = deq.place(on_centres().denoiser(SDE), SDE, torch.full_like(u, 3).long(), noise)
+    alpha = float(SDE.alpha(torch.tensor(t, dtype=F64)))
+    assert float(offset.exp().mean()) == pytest.approx(alpha * 2 / LEVELS, rel=1e-3)
+    centre = alpha * (2 * 3.5 / LEVELS - 1)
+    assert float((x_t - centre).abs().max()) <= alpha / LEVELS + 1e-12
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.02])

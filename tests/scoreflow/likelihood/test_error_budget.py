@@ -118,3 +118,26 @@ def test_the_guess_of_a_solver_is_called_one():
 def test_a_budget_older_than_the_total_is_read():
     old = {"images": 0.1, "probes": 0.2, "solver": None, "truncation_at_most": 0.01}
     assert str(Budget(**old)) == "+- 0.1000 (images) +- 0.2000 (probes), truncation <= 0.0100"
+
+
+def test_the_parts_by_hand():
+    """Nine images, probes drawn from four: within an image the variance is cut by 1 - 2 / 4."""
+    means = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]  # of variance 7.5
+    values = torch.tensor([[mean - 1, mean + 1] for mean in means], dtype=torch.float64)
+    question = {"local": [], "finer": {}, "per_nat": 1.0, "truncation_at_most": None}
+    found = budget_of(values, probes=2, sign_set=4, **question)
+    probes = 2.0 / 2 * (1 - 2 / 4) / 9  # 2 is the variance of -1 and 1
+    assert found.probes == pytest.approx(math.sqrt(probes))
+    assert found.total == pytest.approx(math.sqrt(7.5 / 9))
+    assert found.images == pytest.approx(math.sqrt(7.5 / 9 - probes))
+
+
+def test_all_signs_together_leave_no_error():
+    """Probes without replacement: the last of the set makes the trace exact."""
+    values = torch.tensor([[1.0, 2.0], [5.0, 3.0]], dtype=torch.float64)
+    question = {"local": [], "finer": {}, "per_nat": 1.0, "truncation_at_most": None}
+    whole = budget_of(values, probes=2, sign_set=2, **question)
+    assert whole.probes == 0
+    assert whole.images == whole.total
+    part = budget_of(values, probes=2, sign_set=1 << 20, **question)
+    assert part.probes == pytest.approx(math.sqrt((0.5 + 2.0) / 2 / 2 / 2), rel=1e-5)

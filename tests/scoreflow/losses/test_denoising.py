@@ -228,6 +228,14 @@ def test_importance_times_make_the_likelihood_weighting_constant(sde):
     assert float((1 / density).mean()) == pytest.approx(1, rel=1e-2)  # a density, by midpoints
 
 
+@pytest.mark.parametrize("sde", PROCESSES)
+def test_importance_times_have_the_density_that_they_state(sde):
+    """E p / q = 1 over q, with p uniform on [t_min, N]: seen where t_min is not small."""
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    _, density = times.importance_times(u, sde, 0.5 * sde.num_steps)
+    assert float((1 / density).mean()) == pytest.approx(1, rel=1e-3)
+
+
 def test_published_weightings_by_hand():
     sde, t = VPSDE.linear(1000), torch.tensor([1.0, 300.0, 1000.0], dtype=torch.float64)
     snr = sde.alpha(t) ** 2 / (1 - sde.alpha(t) ** 2)

@@ -11,7 +11,7 @@ from scoreflow.errors import RequestError
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.models.unet import UNet
 from scoreflow.samplers import Ancestral, Clipped, grid, sample
-from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
 from scoreflow.sde.base import broadcast
 
 SDE = VPSDE.linear(1000)
@@ -112,6 +112,19 @@ def test_the_answer_is_read_as_its_kind(kind, x):
     torch.testing.assert_close(alpha * prediction.x_0 + sigma * prediction.eps, x)
     torch.testing.assert_close(prediction.v, alpha * prediction.eps - sigma * prediction.x_0)
     torch.testing.assert_close(prediction.score, -prediction.eps / sigma)
+
+
+@pytest.mark.parametrize(
+    "sde", [SubVPSDE.linear(1000), VESDE(1000, 0.01, 50.0)], ids=["subvp", "ve"]
+)
+def test_a_score_is_divided_by_the_noise_scale_alone(sde, x):
+    """Where r is not 1, as it is under a VP: the output is sigma times the score, so -eps."""
+    t = torch.tensor([1.0, 2.0, 50.0, 400.0, 999.0, 1000.0], dtype=torch.float64)
+    assert ((sde.scale(t) - 1).abs() > 1e-3).any()
+    prediction = ScoreModel(Recorder(), sde, "score")(x, t)
+    value = ((x / broadcast(sde.scale(t), x)).float() / 2).double()
+    torch.testing.assert_close(prediction.score, value / broadcast(sde.sigma(t), x))
+    torch.testing.assert_close(prediction.eps, -value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
