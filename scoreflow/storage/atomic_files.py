@@ -16,12 +16,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.storage.validation import InvalidError, conform, parse_json, read_bytes, shown
 
 with warnings.catch_warnings():  # it warns where the system has no locks, which we say ourselves
     warnings.simplefilter("ignore")
@@ -30,6 +31,7 @@ with warnings.catch_warnings():  # it warns where the system has no locks, which
 Lock = BaseFileLock
 """What `take_lock` gives."""
 Json = dict[str, Any]
+T = TypeVar("T")
 WINDOWS = os.name == "nt"
 CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a file system answers to a call that it does not know."""
@@ -256,13 +258,29 @@ def _plain(value: object, where: str, error: type[RequestError | RunError]) -> o
 
 
 def load_json(path: Path, missing: str, remedy: str) -> Json:
-    """The object in a JSON file, or a RequestError: `missing`, or what is wrong and `remedy`."""
+    """The object in a JSON file; see `storage.validation` for what is refused.
+
+    Raises:
+        RequestError: `missing` where there is no file, or what is wrong with it and `remedy`.
+    """
+    return load_object(path, Json, missing, remedy)
+
+
+def load_object(path: Path, kind: type[T], missing: str, remedy: str) -> T:
+    """The object in a JSON file, as a schema: a frozen dataclass, see `storage.validation`.
+
+    Raises:
+        RequestError: `missing` where there is no file, or what is wrong with it and `remedy`.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(read_bytes(path))
+        if not isinstance(value, dict):
+            raise RequestError(f"{path} must hold a JSON object, got {shown(value)}: {remedy}")
+        return conform(value, kind)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(missing) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(f"{path} cannot be read ({reason}): {remedy}") from error
+    except InvalidError as error:
         raise RequestError(f"{path} cannot be read ({error}): {remedy}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{path} must hold a JSON object, got {value!r:.40}: {remedy}")
-    return value
