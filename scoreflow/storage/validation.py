@@ -24,7 +24,7 @@ import os
 import reprlib
 import stat
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -207,7 +207,6 @@ def _reader(kind: object) -> Read:
     if origin is dict:
         return _dict(_reader(parts[1]))
     assert isinstance(kind, type), f"no type of a schema: {kind!r}"
-    assert is_dataclass(kind), f"no type of a schema: {kind!r}"
     return _object(kind)
 
 
