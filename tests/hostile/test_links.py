@@ -107,8 +107,8 @@ def test_a_link_in_place_of_a_file_is_not_followed(name, run_copy, outside, capf
         folder.write_result("training", {"a": 1})
         folder.write_result("profile", {"a": 1})
         folder.write_result("likelihood", {"a": 1})
-        rows = folder.rows("likelihood", {"a": 1})
-        rows.append([{"image": 0}])
+        with folder.rows("likelihood", {"a": 1}) as rows:
+            rows.append([{"image": 0}])
     for step in (".pt", ".pt.sha256"):
         (run / "checkpoints" / f"00000070{step}").unlink()
     if name.startswith(("samples", "results/samples", "report")):
