@@ -51,6 +51,7 @@ from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say, wrong_network
+from scoreflow.storage.validation import InvalidError
 from scoreflow.training.classifier_file import load_classifier
 
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
@@ -478,16 +479,29 @@ class TrainedRun:
             **({"label": self._one_class(config)} if self.model.needs_class else {}),
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
-        shard = distributed.shard()
+        table: ErrorTable | None = None
+        if (
+            distributed.is_main_process()
+        ):  # alone: another command may keep another table meanwhile
+            table = self._kept_errors(settings) or self._measured_errors(config, settings)
+        columns = None if table is None else table.as_result()
+        told = distributed.shard().broadcast_from_rank_0(columns)
+        return table or ErrorTable.of_result(self.model.sde, told or {})
+
+    def _kept_errors(self, settings: Json) -> ErrorTable | None:
+        """The table of some settings in results/moments.json; None where there is none."""
+        path = self.folder.path / "results" / "moments.json"
         try:
             kept = self.folder.read_result("moments")
-        except RequestError:  # there is none, or a damaged one, which is made again
-            kept = {}
-        there = shard.broadcast_from_rank_0(kept.get("settings") == settings)
-        if not there and distributed.is_main_process():
-            self._measure_errors(config, settings)
-        shard.wait()
-        return ErrorTable.of_result(self.model.sde, self.folder.read_result("moments"))
+            if kept.get("settings") != settings:
+                return None
+            return ErrorTable.of_result(self.model.sde, kept)
+        except InvalidError as error:
+            self._say(f"results/moments.json is damaged ({error}): it is made again")
+        except RequestError as error:
+            if path.exists():
+                self._say(f"{error}")
+        return None
 
     def _one_class(self, config: ConfigDict) -> int:
         """The class that a network is asked about which cannot do without one."""
@@ -499,7 +513,7 @@ class TrainedRun:
             )
         return guidance.label
 
-    def _measure_errors(self, config: ConfigDict, settings: Json) -> None:
+    def _measured_errors(self, config: ConfigDict, settings: Json) -> ErrorTable:
         c, model = config.sampling, self.model
         if model.needs_class:
             model = model.labelled(self._one_class(config))
@@ -517,6 +531,7 @@ class TrainedRun:
                 lambda: progress.advance(1),
             )
         self.folder.write_result("moments", {**found.as_result(), "settings": settings})
+        return found
 
     def classifier(self) -> NoisyClassifier:
         """The run's classifier of noisy images; a RequestError if it has none of these data."""

@@ -1,15 +1,105 @@
 """Resumable cases of a comparison: a row and a picture each, made once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from scoreflow.evaluation.columns import COLUMNS, GUIDANCE, Column
 from scoreflow.runtime import distributed
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.result_rows import Rows
+from scoreflow.storage.validation import InvalidError, Length, Range, conform
 
 K = TypeVar("K")
+Count = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0)]
+
+
+def _fields(column: Column) -> list[tuple[str, Any, Any]]:
+    """A metric that a row may have, and its standard error."""
+    number = int if column.form == "d" else float
+    return [(column.key, number | None, None), (f"{column.key}_error", float | None, None)]
+
+
+METRICS = {
+    name: (name, kind, default)
+    for column in (*COLUMNS, *GUIDANCE)
+    for name, kind, default in _fields(column)
+}
+Metrics: Any = make_dataclass(
+    "Metrics",
+    [
+        *METRICS.values(),
+        ("classes", list[Count] | None, None),
+        ("accuracy_by_class", dict[str, float] | None, None),
+    ],
+    frozen=True,
+)
+"""The schema of a row about held-out data, or two sets of the truth: any metric."""
+
+
+@dataclass(frozen=True)
+class SamplerRow:
+    """The schema of a row about samples, besides their metrics.
+
+    Attributes:
+        sampler: its name.
+        nfe: evaluations an image.
+        seconds: that drawing took.
+        num_images: how many.
+        budget: evaluations an image that it might take; a row of a guidance sweep has none.
+        weight: of the guidance, in such a row.
+    """
+
+    sampler: Annotated[str, Length(1)]
+    nfe: Positive
+    seconds: Positive
+    num_images: Annotated[int, Range(1)]
+    budget: Annotated[int, Range(1)] | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """The schema of a row about an order; see `convergence_order.measured_order`."""
+
+    sampler: Annotated[str, Length(1)]
+    kind: Literal["flow", "law"]
+    stated: float | None
+    order: float | None
+    order_error: float | None
+    over: list[int]
+    steps: list[int]
+    errors: list[float]
+    errors_error: list[float]
+    seconds: Positive
+
+
+REFERENCES = ("held-out data", "floors")
+"""Cases that are about no sampler."""
+
+
+def check_case(row: Json) -> None:
+    """Refuse what is no row of its case.
+
+    Raises:
+        InvalidError: with the field that is wrong.
+    """
+    case = row["case"]
+    if str(case).startswith("order-"):
+        _refuse_other(case, f"order-{conform(row, OrderRow).sampler}")
+        return
+    conform(row, Metrics)
+    if case not in REFERENCES:
+        found = conform(row, SamplerRow)
+        swept = found.weight is not None and str(case).startswith("guidance-")
+        _refuse_other(case, case if swept else f"{found.sampler}-{found.budget}")
+
+
+def _refuse_other(case: object, own: object) -> None:
+    if case != own:
+        raise InvalidError(f"the row of {own} is called {case}")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ any step costs the bound (`samplers.least_cost`). It is measured at times even i
 which it is taken as linear, in one pass over a few training images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,11 +21,35 @@ from scoreflow.data.dataset import Data
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
+from scoreflow.storage.sample_names import hash_of
+from scoreflow.storage.validation import InvalidError, Length, Range, conform
 
 KNOTS, IMAGES = 128, 256
 """Times in the table, and training images that it is measured on, at most."""
 MOMENTS = 3 << 24
 """First noise step of the pass; the ledger's, which may see the same images, lie below."""
+
+
+Column = Annotated[list[float], Length(1)]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The schema of a table in results/; see `ErrorTable.as_result`.
+
+    Attributes:
+        times: rising, in steps.
+        eps_error: at these times, at least 0.
+        standard_errors: of each, at least 0.
+        value: the mean of `eps_error`.
+        sha256: of the columns; "" in a table that is older than it.
+    """
+
+    times: Column
+    eps_error: Annotated[list[Annotated[float, Range(0)]], Length(1)]
+    standard_errors: Annotated[list[Annotated[float, Range(0)]], Length(1)]
+    value: float
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,23 +75,44 @@ class ErrorTable:
         return torch.as_tensor(found, dtype=torch.float64, device=t.device)
 
     def as_result(self) -> dict[str, Any]:
-        """For results/: the mean of the table, and the table."""
+        """For results/: the mean of the table, the table, and a hash by which damage is found."""
         count = len(self.times)
+        columns = {
+            "times": self.times.tolist(),
+            "eps_error": self.eps_error.tolist(),
+            "standard_errors": self.standard_error.tolist(),
+        }
         return {
             "value": float(self.eps_error.mean()),
             # every time has met the same data, so the errors may go together: not by the root
             "standard_error": float(self.standard_error.mean()),
             "unit": "E|eps error|^2 / D, mean over the times",
             "num_times": count,
-            "times": self.times.tolist(),
-            "eps_error": self.eps_error.tolist(),
-            "standard_errors": self.standard_error.tolist(),
+            **columns,
+            "sha256": hash_of(columns),
         }
 
     @classmethod
     def of_result(cls, sde: SDE, result: dict[str, Any]) -> "ErrorTable":
-        """From what `as_result` wrote."""
-        columns = (result[key] for key in ("times", "eps_error", "standard_errors"))
+        """From what `as_result` wrote.
+
+        Raises:
+            InvalidError: it is damaged, or the table of another process.
+        """
+        kept = conform(result, Kept)
+        columns = (kept.times, kept.eps_error, kept.standard_errors)
+        if len({len(column) for column in columns}) > 1:
+            raise InvalidError(
+                f"its columns have {', '.join(map(str, map(len, columns)))} numbers"
+            )
+        rising = all(a < b for a, b in zip(kept.times, kept.times[1:], strict=False))
+        if not rising or kept.times[0] <= 0 or kept.times[-1] > sde.num_steps:
+            raise InvalidError(f"its times must rise in (0, {sde.num_steps}]")
+        if not math.isclose(kept.value, math.fsum(kept.eps_error) / len(kept.times), rel_tol=1e-9):
+            raise InvalidError("its value is not the mean of eps_error")
+        named = zip(("times", "eps_error", "standard_errors"), columns, strict=True)
+        if kept.sha256 and kept.sha256 != hash_of(dict(named)):
+            raise InvalidError("its numbers are not those that were written")
         return cls(sde, *(torch.tensor(column, dtype=torch.float64) for column in columns))
 
 

@@ -9,9 +9,12 @@ batch might change the last bit of a network's answer, and with it a level. So t
 for bit what one process makes that nothing interrupts. With another batch size all are drawn anew.
 """
 
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -30,8 +33,10 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.storage.image_files import ImageFiles, NpzFile, PngFolder, TensorFile
+from scoreflow.storage.ownership import held
 from scoreflow.storage.result_rows import Rows, rows_in
 from scoreflow.storage.sample_names import differences, hash_of, read_settings
+from scoreflow.storage.validation import Range, conform
 
 SAVED = ("png", "npz", "pt")
 """What `sampling.save` may be for samples in a folder."""
@@ -92,8 +97,36 @@ class Stored:
     outside: int | None = None
 
 
+@dataclass(frozen=True)
+class BatchRow:
+    """The schema of a batch's row.
+
+    Attributes:
+        batch: its number.
+        rows: evaluations of the network.
+        seconds: that it took.
+        outside: samples that leave the range of images; None for vectors.
+    """
+
+    batch: Annotated[int, Range(0)]
+    rows: Annotated[int, Range(0)]
+    seconds: Annotated[float, Range(0)]
+    outside: Annotated[int, Range(0)] | None = None
+
+
+def check_batch(row: Json) -> None:
+    """Refuse what is no row of a batch.
+
+    Raises:
+        InvalidError: with the field that is wrong.
+    """
+    conform(row, BatchRow)
+
+
 def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
     """Draw what a folder lacks; every process must call this.
+
+    One command at a time draws into a folder: another waits, and finds it full.
 
     Args:
         folder: made if it is not there.
@@ -107,12 +140,23 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
         RunError: a solver gave up, or the disk is full.
     """
     files, shard = files_of(folder, save, draw), distributed.shard()
-    if distributed.is_main_process():
-        _begin(folder, settings)
-    shard.wait()
-    name = f"progress-{save}"
+    with ExitStack() as holding:
+        if distributed.is_main_process():
+            _refuse_other(folder, settings)
+            _make(folder)
+            holding.enter_context(held(folder / ".lock", f"draws into {folder.name}"))
+            _begin(folder, settings)
+        shard.wait()
+        return _filled(folder, save, draw, settings, files)
+
+
+def _filled(folder: Path, save: str, draw: Draw, settings: Json, files: ImageFiles) -> Stored:
+    """`fill`, while nobody else does."""
+    shard, name = distributed.shard(), f"progress-{save}"
     heading = {"hash": hash_of(settings), "batch_size": draw.batch_size}
-    rows = rows_in(folder, name, heading, shard.rank, "batch")
+    rows = rows_in(folder, name, heading, shard.rank, "batch", check_batch)
+    if rows.remark and distributed.is_main_process():
+        print(rows.remark, file=sys.stderr)
     todo = [
         batch
         for batch in draw.batches()
@@ -124,7 +168,7 @@ def fill(folder: Path, save: str, draw: Draw, settings: Json) -> Stored:
         rows.adopt()
         files.finish()
     shard.wait()
-    done = rows_in(folder, name, heading, 0, "batch").done
+    done = rows_in(folder, name, heading, 0, "batch", check_batch).done
     seconds = sum(float(row["seconds"]) for row in done.values()) / shard.world
     counts = [row.get("outside") for row in done.values()]
     left = None if None in counts else sum(int(each) for each in counts if each)
@@ -163,23 +207,31 @@ def files_of(folder: Path, save: str, draw: Draw) -> ImageFiles:
 
 
 def _begin(folder: Path, settings: Json) -> None:
-    """Make the folder, or see that it is of these settings."""
+    """Write down what the folder is of, or see that it is of that."""
     path = folder / "settings.json"
-    there = read_settings(path)
+    if _refuse_other(folder, settings) is None:
+        kept = {"hash": hash_of(settings), **settings}
+        write_atomic(path, dumps(kept, "settings.json", RunError))
+
+
+def _refuse_other(folder: Path, settings: Json) -> Json | None:
+    """What the folder is of; a RequestError if that is something else."""
+    there = read_settings(folder / "settings.json")
     if there is not None and there.get("hash") != hash_of(settings):
         differing = differences(settings, there) or "their settings differ"
         raise RequestError(
             f"{folder} holds samples of other settings ({differing}): choose another folder"
         )
+    return there
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
             f"cannot make the folder {folder} ({error.strerror}): choose another"
         ) from error
-    if there is None:
-        kept = {"hash": hash_of(settings), **settings}
-        write_atomic(path, dumps(kept, "settings.json", RunError))
 
 
 def _draw(batches: list[tuple[int, int, int]], files: ImageFiles, draw: Draw, rows: Rows) -> None:

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from scoreflow.sde.ode import Status
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
+from scoreflow.storage.validation import Length, Range, conform
 from scoreflow.uncertainty import standard_error
 
 
@@ -57,6 +58,40 @@ class LikelihoodSettings:
                 "mean of exp(log p) over noisy logarithms is too large, and no bound "
                 f"(got samples {self.samples}, probes {self.solver.probes})"
             )
+
+
+@dataclass(frozen=True)
+class Row:
+    """The schema of a datum's row.
+
+    Attributes:
+        image: number of the datum.
+        nats: log-likelihood, a value a probe; None where one is not finite.
+        evaluations: of the denoiser.
+        solver_error: accumulated local error estimate, nats; None where it is not finite.
+        status: `sde.ode.Status`, in lower case.
+        bits_per_dim: of an image; None where it is not finite.
+        nats_per_datum: of a vector, with its sign changed; None where it is not finite.
+        name: of its file.
+    """
+
+    image: Annotated[int, Range(0)]
+    nats: Annotated[list[float], Length(1)] | None
+    evaluations: Annotated[int, Range(0)]
+    solver_error: float | None
+    status: Literal["done", "max_evaluations", "step_underflow", "not_finite"]
+    bits_per_dim: float | None = None
+    nats_per_datum: float | None = None
+    name: str = ""
+
+
+def check_row(row: Json) -> None:
+    """Refuse what is no row of a datum.
+
+    Raises:
+        InvalidError: with the field that is wrong.
+    """
+    conform(row, Row)
 
 
 CHECK_FACTOR = 10.0
@@ -147,6 +182,7 @@ class DatasetLikelihood:
         self.t = model.t_min if deq is None else deq.t
         self.per_nat = 1.0 if deq is None else 1 / (test[0].numel() * math.log(2))
         self.flow = Flow(model, model.posed, test, self.t, settings.solver)
+        self.unit = "nats_per_datum" if deq is None else "bits_per_dim"
 
     def finer(self) -> "DatasetLikelihood":
         """The same at tolerances that are a tenth."""
@@ -190,24 +226,39 @@ class DatasetLikelihood:
     ) -> list[Json]:
         """A row for every wanted datum, in order; this process solves its share of them."""
         there = {} if kept is None else kept.done
-        done = {
-            k: r
-            for k, r in there.items()
-            if isinstance(k, int) and r.get("status") == "done" and r.get("nats")
-        }
+        done = {k: r for k, r in there.items() if isinstance(k, int) and self._is_answer(r)}
         left = [k for k in wanted if k not in done and shard.has(k)]
         ours = sum(shard.has(k) for k in wanted)
+        so_far = _Mean(map(self._value, done.values()))
         with Progress(title, ours, "img", ours - len(left)) as progress, arithmetic("float32"):
             for new in self._solved(left, Counted(self.model, progress.evaluated)):
                 done |= {row["image"]: row for row in new}
                 if kept is not None:
                     kept.append(new)
-                progress.advance(len(new), mean=self._so_far(list(done.values())))
+                so_far.add(self._value(row) for row in new if row["status"] == "done")
+                progress.advance(len(new), mean=str(so_far))
         theirs = shard.gathered({k: done[k] for k in wanted if k in done and shard.has(k)})
         if adopt and kept is not None and shard.rank == 0:
             kept.adopt()
         done |= theirs
         return [done[k] for k in wanted]
+
+    def _is_answer(self, row: Json) -> bool:
+        """Whether a row that was kept is what would be found now.
+
+        Rows older than the hashes of rows have two spellings of one value, which must agree.
+        """
+        nats = row.get("nats")
+        if row.get("status") != "done" or not nats:
+            return False
+        if len(nats) != max(1, self.settings.solver.probes):  # one a probe, or a single one
+            return False
+        told, rounding = row.get(self.unit), 1e-9 * max(map(abs, nats)) * self.per_nat
+        return told is not None and abs(told - self._value(row)) <= rounding
+
+    def _value(self, row: Json) -> float:
+        """Bits/dim or nats of a row that is done."""
+        return -math.fsum(row["nats"]) / len(row["nats"]) * self.per_nat
 
     def _solved(self, left: list[int], denoiser: Denoiser) -> Iterator[list[Json]]:
         """Rows as they are found: one when all K points of its datum are."""
@@ -255,26 +306,44 @@ class DatasetLikelihood:
         nats = torch.tensor([p["nats"] for p in points], dtype=torch.float64)
         if len(points) > 1:
             nats = (nats.logsumexp(0) - math.log(len(points)))[None]
+        finite = bool(nats.isfinite().all())
         status = max((p["status"] for p in points), key=lambda s: s != "done")
+        if status == "done" and not finite:  # the flow was solved, and the prior has no density
+            status = Status.NOT_FINITE.name.lower()
         value = float(nats.mean()) * -self.per_nat
-        unit = "nats_per_datum" if self.settings.dequantizer is None else "bits_per_dim"
         solver_error = sum(p["solver_error"] for p in points) / len(points)
         image = points[0]["image"]
         return {
             "image": image,
             **({"name": self.names[image]} if image < len(self.names) else {}),
-            unit: value if math.isfinite(value) else None,
-            "nats": nats.flatten().tolist() if bool(nats.isfinite().all()) else None,
+            self.unit: value if math.isfinite(value) else None,
+            "nats": nats.flatten().tolist() if finite else None,
             "evaluations": sum(p["evaluations"] for p in points),
             "solver_error": solver_error if math.isfinite(solver_error) else None,
             "status": status,
         }
 
-    def _so_far(self, rows: list[Json]) -> str:
-        nats = [sum(row["nats"]) / len(row["nats"]) for row in rows if row["status"] == "done"]
-        values = torch.tensor(nats, dtype=torch.float64) * -self.per_nat
-        error = standard_error(values)
-        return f"{values.mean():.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+class _Mean:
+    """The mean of values that come one after the other, and its standard error (Welford 1962)."""
+
+    def __init__(self, values: Iterable[float]) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self.add(values)
+
+    def add(self, values: Iterable[float]) -> None:
+        """Some more of them."""
+        for value in values:
+            self._count += 1
+            away = value - self._mean
+            self._mean += away / self._count
+            self._squares += away * (value - self._mean)
+
+    def __str__(self) -> str:
+        n = self._count
+        if n < 2:
+            return f"{self._mean:.4f}" if n else ""
+        return f"{self._mean:.4f} +- {math.sqrt(self._squares / (n - 1) / n):.4f}"
 
 
 def _points(found: LogLikelihood, index: Tensor, offsets: Tensor) -> Iterator[Json]:

@@ -6,18 +6,19 @@ results/likelihood-3fa41c07.jsonl   its rows, where likelihood.jsonl has those o
 
 What was asked is kept in the result, under "kept". The same question asked again replaces its own
 answer alone. Whatever is replaced as headline lies under its hash before the new one appears, so a
-kill at any point loses no measurement; it may leave one twice, and the copy is passed over.
+kill at any point loses no measurement; it may leave one twice, and the copy is passed over. Of
+two commands that are done at once, the second waits until the first has kept its own.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from glob import escape
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+from scoreflow.storage.ownership import held
 from scoreflow.storage.sample_names import SHORT, hash_of
 
 Rank = Callable[[Json], Mapping[str, float]]
@@ -77,6 +78,21 @@ def keep(
         last: the last step of which there are weights; None for no training.
         merge: takes over what this answer lacks and the earlier one had.
     """
+    folder.mkdir(exist_ok=True)
+    with held(folder / f".{name}.lock", f"writes {name}.json"):
+        return _kept(folder, name, result, question, rank, last, merge)
+
+
+def _kept(
+    folder: Path,
+    name: str,
+    result: Json,
+    question: Json,
+    rank: Rank,
+    last: int | None,
+    merge: Merge | None,
+) -> Kept:
+    """`keep`, while nobody else does."""
     own = hash_of(question)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     headline, beside = folder / f"{name}.json", folder / f"{name}-{own[:SHORT]}.json"
@@ -95,7 +111,7 @@ def keep(
     other = hash_in(there)
     _write(
         folder / f"{name}-{other[:SHORT]}.json",
-        {**there, "kept": {"as": name, "hash": other, **there.get("kept", {})}},
+        {**there, "kept": {"as": name, "hash": other, **_record_in(there)}},
     )
     _write(headline, result)
     beside.unlink(missing_ok=True)  # its own earlier answer
@@ -104,8 +120,8 @@ def keep(
 
 def hash_in(result: Json) -> str:
     """The hash of what a result answers; of one that records none, of its settings and step."""
-    kept = result.get("kept")
-    if isinstance(kept, dict) and isinstance(kept.get("hash"), str):
+    kept = _record_in(result)
+    if isinstance(kept.get("hash"), str):
         return str(kept["hash"])
     return hash_of({key: result.get(key) for key in ("settings", "step")})
 
@@ -117,24 +133,14 @@ def headline_of(name: str, result: Json) -> str:
         name: of its file, without ending.
         result: in it.
     """
+    kept = _record_in(result)
+    return str(kept["as"]) if kept.get("as") else name
+
+
+def _record_in(result: Json) -> Json:
+    """What a result says of how it was kept; {} where it says nothing."""
     kept = result.get("kept")
-    return str(kept["as"]) if isinstance(kept, dict) and kept.get("as") else name
-
-
-def rows_name(folder: Path, name: str, heading: Json) -> str:
-    """The name for rows made under a heading: the plain one, unless others have it.
-
-    Args:
-        folder: of the rows' files.
-        name: the plain one, without ending.
-        heading: all that a row depends on but its number.
-    """
-    first = dumps(heading, name, RunError, indent=None, sort_keys=True)
-    of_others = any(
-        _first_line(path) not in (b"", first)
-        for path in (folder / f"{name}.jsonl", *folder.glob(f"{escape(name)}.rank*.jsonl"))
-    )
-    return f"{name}-{hash_of(heading)[:SHORT]}" if of_others else name
+    return kept if isinstance(kept, dict) else {}
 
 
 def _gone(there: Json, result: Json, last: int | None) -> bool:
@@ -172,13 +178,3 @@ def _write(path: Path, result: Json) -> None:
     data = dumps(result, f"results/{path.name}", RunError)
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, data)
-
-
-def _first_line(path: Path) -> bytes:
-    """The whole first line of a file; b"" where it has none."""
-    try:
-        with open(path, "rb") as file:
-            line = file.readline()
-    except FileNotFoundError:
-        return b""
-    return line if line.endswith(b"\n") else b""

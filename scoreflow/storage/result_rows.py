@@ -1,17 +1,56 @@
 """Resumable result rows: JSON lines under a heading, which survive a kill.
 
+    {"checked": true, "seed": 0, "weights": "532ffd...", ...}
+    {"image": 0, ..., "question": "3fa41c07d2b9e815", "check": "90b1f0a4c2d7e386"}
+
 The heading says what the rows were made with. A file under another heading is begun anew; rows
-under the same one are taken as done. A line without its newline was cut off by a kill. Several
-processes write a file each, and read all of them.
+under the same one are taken as done. Every row ends with a hash of its heading and one of its own
+bytes, so that one which was damaged, or is of another question, is known and made again; rows
+that are older than this have none, and are held against the schema of such rows alone. A line
+without its newline was cut off by a kill. A file is written by one command at a time
+(`owned_rows`), of which several processes write a file each, and read all of them.
 """
 
+import errno
+import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from scoreflow.errors import RunError
-from scoreflow.storage.atomic_files import Json, dumps, fsync_file, write_atomic
+from scoreflow.errors import RequestError, RunError
+from scoreflow.storage.atomic_files import Json, Lock, dumps, fsync_file, write_atomic
+from scoreflow.storage.ownership import Waiting, attempt, let_go
+from scoreflow.storage.sample_names import SHORT, hash_of
+from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
+
+CHECKED = "checked"
+"""In a heading: each of its rows has a hash of it and one of its own."""
+OF, CHECK = "question", "check"
+"""In a row: the hash of its heading, and that of all bytes before it."""
+DIGITS = 16
+"""Of either hash."""
+TAIL = len(f', "{CHECK}": "{"0" * DIGITS}"}}\n')
+"""Bytes of a row that its hash is not of."""
+
+Number = int | str
+Schema = Callable[[Json], object]
+"""Raises an `InvalidError` for what is no such row."""
+Agree = Callable[[str], str]
+"""A value in any process -> that of the first; every process calls it once."""
+
+
+def anything(row: Json) -> None:
+    """The schema of rows that are not looked at."""
+
+
+def itself(value: str) -> str:
+    """`Agree` of a single process."""
+    return value
 
 
 class Rows:
@@ -22,11 +61,15 @@ class Rows:
         heading: all that a row depends on but its number.
         key: the field that holds a row's number.
         others: the files of other processes, whose rows count too; called when they are needed.
+        schema: what a row must be.
 
     Attributes:
         done: the rows that are there; of two under one number the later, unless it alone is not
             done.
-        stale: how many stand under another heading, and go when the first row is made.
+        damaged: how many are under this heading, but are not what was written.
+
+    Raises:
+        RequestError: a file cannot be read.
     """
 
     def __init__(
@@ -35,95 +78,299 @@ class Rows:
         heading: Json,
         key: str = "image",
         others: Callable[[], list[Path]] = list,
+        schema: Schema = anything,
     ) -> None:
-        self.path, self.key, self._others = path, key, others
-        self._first = dumps(heading, path.name, RunError, indent=None, sort_keys=True)
-        self._kept = self._under_this_heading(path)
-        self._begun = False
-        self.stale = max(0, len(_whole_lines(path)) - 1) if not self._kept else 0
-        self.done = self._better(self._rows(self._kept), self._theirs())
+        self.path, self.key, self._others, self._schema = path, key, others, schema
+        self._heading = _text(heading)
+        self._question = hashlib.sha256(self._heading.encode()).hexdigest()[:DIGITS]
+        marked = {**heading, CHECKED: True}
+        self._first = dumps(marked, path.name, RunError, indent=None, sort_keys=True)
+        self.damaged = 0
+        self._held, self._whole = self._read(path)
+        self.done = self._better(self._held, self._theirs())
+
+    @property
+    def remark(self) -> str:
+        """A line about damaged rows; "" where there are none."""
+        if not self.damaged:
+            return ""
+        rows = "1 row is" if self.damaged == 1 else f"{self.damaged} rows are"
+        name = "".join(c if c.isprintable() else "?" for c in self.path.name)
+        return f"{name}: {rows} damaged, or of another question, and made again"
 
     def append(self, rows: Iterable[Json]) -> None:
-        """Keep some more rows; they have reached the disk when this returns."""
+        """Keep some more rows; they have reached the disk when this returns.
+
+        Raises:
+            RunError: they cannot be written, or the file is no longer under this heading.
+        """
         rows = list(rows)
-        self._begin()
-        data = b"".join(dumps(row, self.path.name, RunError, indent=None) for row in rows)
+        lines = [self._sealed(row) for row in rows]
         try:
-            with open(self.path, "ab") as file:
-                file.write(data)
+            self.begin()
+            with self._opened() as file:
+                file.write(b"".join(lines))
                 file.flush()
                 fsync_file(file.fileno())
         except OSError as error:
-            raise RunError(f"cannot write {self.path} ({error.strerror})") from error
-        self.done |= {row[self.key]: row for row in rows}
+            reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+            raise RunError(f"cannot write {self.path} ({reason})") from error
+        found = {row[self.key]: row for row in rows}
+        self._held |= found
+        self.done |= found
 
     def adopt(self) -> None:
         """Take in the rows of the other processes, all of which are done: their files go."""
         others = self._others()
         if not others:
             return
-        held = self._rows(self._under_this_heading(self.path))
+        held, _ = self._read(self.path)
         better = self._better(held, self._theirs())
         self.append([row for number, row in better.items() if held.get(number) != row])
         for other in others:
             other.unlink()
 
-    def _theirs(self) -> dict[int | str, Json]:
-        lines = [line for other in self._others() for line in self._under_this_heading(other)]
-        return self._rows(lines)
+    def begin(self) -> None:
+        """Give the file its heading and whole rows: what stood under another one goes.
 
-    def _rows(self, lines: list[bytes]) -> dict[int | str, Json]:
-        return {row[self.key]: row for row in map(self._parse, lines) if row}
+        A file that has both already is left as it is.
+        """
+        if self._whole and self.path.exists():
+            return
+        lines = [self._first, *map(self._sealed, self._held.values())]
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomic(self.path, b"".join(lines))
+        self._whole = True
 
-    def _better(
-        self, held: dict[int | str, Json], others: dict[int | str, Json]
-    ) -> dict[int | str, Json]:
+    def forget_empty(self) -> None:
+        """Remove the file if it has its heading alone."""
+        with suppress(OSError):
+            if not self._held and self.path.stat().st_size == len(self._first):
+                self.path.unlink()
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, to write at its end: what is opened here is seen to have this heading."""
+        with open(self.path, "r+b", opener=_at_the_end) as file:
+            if file.read(len(self._first)) != self._first:
+                raise RunError(
+                    f"{self.path} was replaced while this command wrote to it: give the same "
+                    "command again, it goes on after the rows that are there"
+                )
+            yield file
+
+    def _theirs(self) -> dict[Number, Json]:
+        found: dict[Number, Json] = {}
+        for other in self._others():
+            found |= self._read(other)[0]
+        return found
+
+    def _better(self, held: dict[Number, Json], others: dict[Number, Json]) -> dict[Number, Json]:
         """Both together; where both have a number, the others' only if it alone is done."""
         worse = [k for k in held.keys() & others.keys() if _is_done(held[k])]
         return held | {k: row for k, row in others.items() if k not in worse}
 
-    def _parse(self, line: bytes) -> Json | None:
-        """The row of a line, None where it is damaged: that row is made again."""
+    def _read(self, path: Path) -> tuple[dict[Number, Json], bool]:
+        """The rows of a file, and whether there is nothing to mend in it."""
+        lines = lines_of(path)
+        if not lines or heading_in(lines[0]) != self._heading:
+            return {}, False
+        marked, whole = lines[0] == self._first, lines[-1].endswith(b"\n")
+        found: dict[Number, Json] = {}
+        for line in lines[1:] if whole else lines[1:-1]:
+            try:
+                row = self._parsed(line, marked)
+            except InvalidError:
+                self.damaged += 1
+                whole = False
+            else:
+                whole &= row[self.key] not in found
+                found[row[self.key]] = row
+        return found, whole and marked
+
+    def _parsed(self, line: bytes, marked: bool) -> Json:
+        """The row of a line.
+
+        Raises:
+            InvalidError: it is damaged, or of another question: it is made again.
+        """
+        row = parse_json(line)
+        if not isinstance(row, dict) or type(row.get(self.key)) not in (int, str):
+            raise InvalidError(f"it has no {self.key!r}")
+        if marked or OF in row or CHECK in row:
+            if row.pop(OF, None) != self._question:
+                raise InvalidError("it is of another question")
+            if row.pop(CHECK, None) != _hash(line[:-TAIL]):
+                raise InvalidError("its bytes are not those that were written")
+        self._schema(row)
+        return row
+
+    def _sealed(self, row: Json) -> bytes:
+        """The line of a row, with the two hashes behind its values."""
+        text = dumps({**row, OF: self._question}, self.path.name, RunError, indent=None)[:-2]
+        return text + f', "{CHECK}": "{_hash(text)}"}}\n'.encode()
+
+
+@contextmanager
+def owned_rows(
+    folder: Path,
+    name: str,
+    heading: Json,
+    rank: int = 0,
+    key: str = "image",
+    schema: Schema = anything,
+    agree: Agree = itself,
+) -> Iterator[Rows]:
+    """{name}.jsonl of a folder, which nobody else writes to meanwhile.
+
+    Where rows of another question have that file, or another command is making some, these go to
+    {name}-{hash}.jsonl. Who asks the question that another command is at waits for it, and finds
+    what that has made. Of several processes the first holds the file for all; each but the first
+    writes {name}.rank{rank}.jsonl.
+
+    Args:
+        folder: made if it is not there.
+        name: of the file, without ending.
+        heading: all that a row depends on but its number.
+        rank: of this process.
+        key: as of `Rows`.
+        schema: as of `Rows`.
+        agree: tells all processes what the first says.
+
+    Raises:
+        RequestError: a file cannot be read or locked.
+    """
+    if rank:
+        yield rows_in(folder, agree(name), heading, rank, key, schema)
+        return
+    folder.mkdir(exist_ok=True)
+    name, lock = _taken(folder, name, heading)
+    try:
+        rows = rows_in(folder, name, heading, 0, key, schema)
+        if not rows.path.exists():
+            rows.begin()  # so that others see whose it is
+        agree(name)
+        if rows.remark:
+            print(rows.remark, file=sys.stderr)
         try:
-            row = json.loads(line)
-        except ValueError:
-            return None
-        return row if isinstance(row, dict) and self.key in row else None
-
-    def _under_this_heading(self, path: Path) -> list[bytes]:
-        lines = _whole_lines(path)
-        return lines[1:] if lines[:1] == [self._first] else []
-
-    def _begin(self) -> None:
-        """Give the file its heading; what stood under another stays until a row replaces it."""
-        if not self._begun:
-            self.path.parent.mkdir(exist_ok=True)
-            write_atomic(self.path, b"".join([self._first, *self._kept]))
-            self._begun = True
+            yield rows
+        finally:
+            rows.forget_empty()
+    finally:
+        let_go(lock)
 
 
-def rows_in(folder: Path, name: str, heading: Json, rank: int, key: str) -> Rows:
+def _taken(folder: Path, name: str, heading: Json) -> tuple[str, Lock]:
+    """The name that rows under a heading have, and its lock."""
+    waiting: dict[str, Waiting] = {}
+    while True:
+        chosen = rows_name(folder, name, heading)
+        path = folder / f".{chosen}.jsonl.lock"
+        lock = attempt(path)
+        if lock is not None and rows_name(folder, name, heading) == chosen:
+            return chosen, lock
+        if lock is not None:
+            let_go(lock)  # another question has got the name in between
+        else:
+            waiting.setdefault(chosen, Waiting(path, "measures the same")).pause()
+
+
+def rows_name(folder: Path, name: str, heading: Json) -> str:
+    """The name for rows made under a heading: the plain one, unless others have it.
+
+    Args:
+        folder: of the rows' files.
+        name: the plain one, without ending.
+        heading: all that a row depends on but its number.
+    """
+    own, text = f"{name}-{hash_of(heading)[:SHORT]}", _text(heading)
+    here, *ranks = [heading_of(path) for path in (folder / f"{name}.jsonl", *_ranks(folder, name))]
+    if any(each not in ("", text) for each in (here, *ranks)):
+        return own
+    there = here == text or text in ranks or heading_of(folder / f"{own}.jsonl") != text
+    return name if there else own
+
+
+def rows_in(
+    folder: Path,
+    name: str,
+    heading: Json,
+    rank: int,
+    key: str,
+    schema: Schema = anything,
+) -> Rows:
     """{name}.jsonl of a folder: the rows made under this heading, and room for more.
 
     Of several processes, each but the first writes {name}.rank{rank}.jsonl.
     """
     own = folder / (f"{name}.rank{rank}.jsonl" if rank else f"{name}.jsonl")
-    ranked = re.compile(rf"{re.escape(name)}(\.rank\d+)?\.jsonl")
 
     def others() -> list[Path]:
-        found = (path for path in folder.glob("*.jsonl") if ranked.fullmatch(path.name))
-        return sorted(path for path in found if path != own)
+        found = [folder / f"{name}.jsonl", *_ranks(folder, name)]
+        return [path for path in found if path != own and path.exists()]
 
-    return Rows(own, heading, key, others)
+    return Rows(own, heading, key, others, schema)
+
+
+def _ranks(folder: Path, name: str) -> list[Path]:
+    """The files of the other processes."""
+    ranked = re.compile(rf"{re.escape(name)}\.rank\d+\.jsonl")
+    return sorted(path for path in folder.glob("*.jsonl") if ranked.fullmatch(path.name))
+
+
+def heading_in(line: bytes) -> str:
+    """What a first line says, without the mark; "damaged" where it says nothing."""
+    try:
+        heading = parse_json(line)
+    except InvalidError:
+        return "damaged"
+    if not isinstance(heading, dict) or not line.endswith(b"\n"):
+        return "damaged"
+    return _text({key: value for key, value in heading.items() if key != CHECKED})
+
+
+def heading_of(path: Path) -> str:
+    """What the first line of a file says; "" where it has no whole one."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(2**20)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    return heading_in(line) if line.endswith(b"\n") else ""
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """The lines of a file, with their ends; the last one may lack its own."""
+    try:
+        return read_bytes(path).splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except (OSError, InvalidError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _unreadable(path, str(reason)) from error
+
+
+def _unreadable(path: Path, reason: str) -> RequestError:
+    return RequestError(
+        f"{path} cannot be read ({reason}): move it away, and its rows are made again"
+    )
+
+
+def _at_the_end(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _text(heading: Json) -> str:
+    """A heading as it is compared: without the mark, in the order of its keys."""
+    plain = dumps(heading, "a heading", RunError, indent=None, sort_keys=True)
+    return json.dumps(json.loads(plain), sort_keys=True)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGITS]
 
 
 def _is_done(row: Json) -> bool:
     return bool(row.get("status", "done") == "done")
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    return [line for line in lines if line.endswith(b"\n")]

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -40,8 +41,8 @@ from scoreflow.storage.checkpoint_file import (
     sidecar,
     write_state,
 )
-from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep, rows_name
-from scoreflow.storage.result_rows import Rows, rows_in
+from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
+from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows
 
 Scalar = int | float | np.generic | Tensor
 Say = Callable[[str], None]
@@ -330,14 +331,17 @@ class RunDir:
         path = self.path / "results" / f"{name}.json"
         return load_json(path, f"{self.path} has no result {name!r}: {remedy}", remedy)
 
-    def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
-        """results/{name}.jsonl: the rows made under this heading, and room for more.
-
-        Of several processes, each but the first writes results/{name}.rank{rank}.jsonl. Rows
-        under another heading stay, and these go into a file with a hash of theirs in its name.
-        """
-        folder = self.path / "results"
-        return rows_in(folder, rows_name(folder, name, heading), heading, rank, key)
+    def rows(
+        self,
+        name: str,
+        heading: Json,
+        rank: int = 0,
+        key: str = "image",
+        schema: Schema = anything,
+        agree: Agree = itself,
+    ) -> AbstractContextManager[Rows]:
+        """results/{name}.jsonl, held by this command; see `storage.result_rows.owned_rows`."""
+        return owned_rows(self.path / "results", name, heading, rank, key, schema, agree)
 
     def sample_path(self, step: int, sampler: str) -> Path:
         """Where the picture of a sampler's samples at a step belongs."""

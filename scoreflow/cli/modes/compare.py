@@ -14,7 +14,7 @@ from scoreflow.data.classes import as_asked, names_of, of_classes
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
-from scoreflow.evaluation.cached_cases import CachedCases, kept
+from scoreflow.evaluation.cached_cases import CachedCases, check_case, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.factory import sampling
@@ -77,21 +77,33 @@ def compare(trained: TrainedRun) -> None:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
     wanted = _wanted(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
-    heading = _heading(trained, count, judged_by)
-    rows = trained.folder.rows("compare", heading, key="case")
-    if rows.path.stem != "compare":
-        say(
-            "the rows in compare.jsonl are of other settings, weights or classifier, and stay: "
-            f"these go to {rows.path.name}"
-        )
-    common = Comparing(trained, data, judge, rows, count)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
-    cases = _draw(common, wanted)
-    sweep = _swept(common) if sweeps else None
-    if not distributed.is_main_process():
-        return
+    heading, shard = _heading(trained, count, judged_by), distributed.shard()
+    agree = shard.broadcast_from_rank_0
+    with trained.folder.rows("compare", heading, shard.rank, "case", check_case, agree) as rows:
+        if rows.path.stem != "compare" and distributed.is_main_process():
+            say(
+                "the rows in compare.jsonl are of other settings, weights or classifier, and "
+                f"stay: these go to {rows.path.name}"
+            )
+        common = Comparing(trained, data, judge, rows, count)
+        cases = _draw(common, wanted)
+        sweep = _swept(common) if sweeps else None
+        if distributed.is_main_process():
+            _keep(common, cases, sweep, heading)
+
+
+def _keep(
+    common: Comparing,
+    cases: CachedCases[tuple[str, int]],
+    sweep: CachedCases[float] | None,
+    heading: Json,
+) -> None:
+    """The result into results/compare.json, and onto the terminal."""
+    trained, data, rows = common.trained, common.data, common.rows
+    c = trained.config.compare
     result = _result(common, [rows.done[case] for case in cases.names.values()])
-    settings = {**recorded(c, trained.experiment.device), "judged_by": judged_by}
+    settings = recorded(c, trained.experiment.device) | {"judged_by": heading["judged_by"]}
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     result |= {"pictures": rows.path.stem, "weights": trained.fingerprint}

@@ -27,7 +27,7 @@ from scoreflow.factory.editing import build_user_reading
 from scoreflow.factory.likelihood import OF_EACH, asked_of, build_question, labels_of
 from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
-from scoreflow.likelihood.dataset_likelihood import Measured, measure
+from scoreflow.likelihood.dataset_likelihood import Measured, check_row, measure
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
@@ -139,12 +139,13 @@ def _measured(
     experiment = weights.experiment
     model = asked_of(experiment.config, weights.model, of)
     shard, c = distributed.shard(), experiment.config.likelihood
-    rows = folder.rows(name, _heading(weights, of, dequantization), shard.rank)
     question = build_question(experiment.config, model, of, dequantization)
     labels = labels_of(experiment.config, model, of)
     truth = toy.distribution() if name == "likelihood" and of.is_toy else None
-    found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
-    found.result["rows"] = rows.path.name
+    heading, agree = _heading(weights, of, dequantization), shard.broadcast_from_rank_0
+    with folder.rows(name, heading, shard.rank, "image", check_row, agree) as rows:
+        found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
+        found.result["rows"] = rows.path.name
     return found
 
 

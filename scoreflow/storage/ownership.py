@@ -1,0 +1,111 @@
+"""A lock file for what one command at a time may write: it waits for the others, and says so.
+
+The system lets go of it when its holder ends, however it ends. Where the file system has no locks
+(some network shares), a file with the holder's process and machine stands for one, as for
+`atomic_files.take_lock`: a killed holder's is found out on the same machine alone, and from
+another it is to be removed by hand.
+"""
+
+import errno
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from scoreflow.errors import RequestError
+from scoreflow.storage.atomic_files import CANNOT, WINDOWS, Lock
+
+with warnings.catch_warnings():  # as in `atomic_files`
+    warnings.simplefilter("ignore")
+    from filelock import FileLock, SoftFileLock, Timeout
+
+PAUSE = 0.1
+"""Seconds between two attempts."""
+UNSAID = 1.0
+"""Seconds that are waited without a word: most holders only write a file."""
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs, after whoever holds it now.
+
+    Args:
+        path: of the lock file, whose folder is there.
+        what: the holder does, for the line about waiting: "measures the same".
+
+    Raises:
+        RequestError: it cannot be made, or is no regular file.
+    """
+    waiting = Waiting(path, what)
+    while (lock := attempt(path)) is None:
+        waiting.pause()
+    try:
+        yield
+    finally:
+        let_go(lock)
+
+
+def attempt(path: Path) -> Lock | None:
+    """The lock of a file; None while another process has it.
+
+    Raises:
+        RequestError: it cannot be made, or is no regular file.
+    """
+    try:
+        try:
+            return _acquired(FileLock(path, thread_local=False), 0)
+        except OSError as error:
+            if error.errno not in CANNOT:
+                raise
+        path.unlink(missing_ok=True)  # the attempt has made it, and nobody can lock it
+        # a marker that a killed process left is removed in one attempt, and made in the next
+        return _acquired(SoftFileLock(_marker(path), thread_local=False), 0.2)
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
+        raise RequestError(f"cannot lock {path} ({reason}): remove it, and ask again") from error
+
+
+def let_go(lock: Lock) -> None:
+    """End what `attempt` began; its file goes."""
+    if not WINDOWS and not isinstance(lock, SoftFileLock):
+        with suppress(OSError):  # while it is held: one who waits for it looks whether it is there
+            Path(lock.lock_file).unlink()
+    lock.release()
+
+
+class Waiting:
+    """Pauses while another process has a lock, with one line about it.
+
+    Args:
+        path: of the lock file.
+        what: the holder does.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        self._since, self._said = time.monotonic(), False
+
+    def pause(self) -> None:
+        """A moment; the line comes once, when it is not the first."""
+        if not self._said and time.monotonic() - self._since > UNSAID:
+            self._said = True
+            soft = _marker(self.path)
+            left = f" (remove {soft} if it has ended)" if soft.exists() else ""
+            print(f"another process {self.what}: waiting for it{left}", file=sys.stderr)
+        time.sleep(PAUSE)
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(f"{path.name}.soft")
+
+
+def _acquired(lock: Lock, timeout: float) -> Lock | None:
+    try:
+        with warnings.catch_warnings():  # of a system without locks
+            warnings.simplefilter("ignore")
+            lock.acquire(timeout=timeout, poll_interval=0.05)
+    except Timeout:
+        return None
+    return lock
