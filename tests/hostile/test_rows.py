@@ -3,11 +3,14 @@
 The long part makes every kind of damage in every file of rows of a run, and counts.
 """
 
+import errno
 import json
 import math
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -357,6 +360,29 @@ def test_who_waits_says_so_once(tmp_path, capfd, monkeypatch):
     assert not path.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locks of Windows never fail so")
+def test_where_there_are_no_locks_a_file_stands_for_one(tmp_path, monkeypatch, capfd):
+    import fcntl
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(ownership, "UNSAID", 0.1)
+    marker = tmp_path / ".it.jsonl.lock.soft"
+    with owned_rows(tmp_path, "it", HEADING) as rows:
+        rows.append([ROW])
+        assert marker.exists()
+        assert attempt(tmp_path / ".it.jsonl.lock") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["it.jsonl"]
+    lock = attempt(tmp_path / ".it.jsonl.lock")
+    threading.Timer(1.0, let_go, [lock]).start()
+    made = []
+    ask_like_a_command(tmp_path, HEADING, [3, 4], made)
+    assert made == [4]
+    assert f"waiting for it (remove {marker} if it has ended)" in capfd.readouterr().err
+
+
 def test_a_killed_owner_holds_nobody_up(tmp_path):
     if (pid := os.fork()) == 0:
         with owned_rows(tmp_path, "it", HEADING) as rows:
@@ -480,16 +506,20 @@ def result(run, name):
     return json.loads((run / "results" / f"{name}.json").read_text())
 
 
-def value_of(run, **settings):
-    """What the measurement of the test set under some settings says, headline or not."""
+def measured(run, **settings):
+    """The measurement of the test set under some settings, headline or not."""
     found = [json.loads(path.read_text()) for path in (run / "results").glob("likelihood*.json")]
-    (value,) = (
-        each["value"]
+    (one,) = (
+        each
         for each in found
         if each.get("kept", {}).get("as") == "likelihood"
         and all(each["settings"][key] == value for key, value in settings.items())
     )
-    return value
+    return one
+
+
+def value_of(run, **settings):
+    return measured(run, **settings)["value"]
 
 
 def unsealed(path):
@@ -548,7 +578,7 @@ def test_two_likelihoods_at_once_keep_apart(run_copy):
     run, alone = run_copy(), run_copy("alone")
     for path in (run / "results").glob("likelihood*"):
         path.unlink()
-    few = "likelihood.num_images=6"
+    few = "likelihood.num_images=4"
     asked = [
         lambda seed=seed: ask(run, "likelihood", f"likelihood.seed={seed}", few) for seed in (1, 2)
     ]
@@ -556,21 +586,9 @@ def test_two_likelihoods_at_once_keep_apart(run_copy):
     for seed in (1, 2):
         assert ask(alone, "likelihood", f"likelihood.seed={seed}", few) == 0
         assert value_of(run, seed=seed) == pytest.approx(value_of(alone, seed=seed), abs=1e-6)
-        path = (
-            run
-            / "results"
-            / next(
-                each["rows"]
-                for each in map(
-                    json.loads, (p.read_text() for p in (run / "results").glob("*.json"))
-                )
-                if each.get("kept", {}).get("as") == "likelihood"
-                and each["settings"]["seed"] == seed
-            )
-        )
-        heading, rows = unsealed(path)
+        heading, rows = unsealed(run / "results" / measured(run, seed=seed)["rows"])
         assert heading["seed"] == seed
-        assert sorted(row["image"] for row in rows) == list(range(6))
+        assert sorted(row["image"] for row in rows) == list(range(4))
 
 
 def test_damaged_rows_change_no_comparison(run_copy, capfd):
@@ -622,3 +640,173 @@ def test_a_changed_table_of_errors_changes_no_samples(run_copy, capfd, monkeypat
     assert "results/moments.json is damaged" in "".join(capfd.readouterr())
     assert picture.read_bytes() == before
     assert json.loads(path.read_text()) == kept
+
+
+# ---- the long part: real processes, and every kind of damage
+
+SAME = ("likelihood.num_images=96", "likelihood.batch_size=8", "likelihood.checked=0")
+
+
+def started(run, mode, *more, world=0):
+    """A command in a process of its own, or in several of torchrun's."""
+    program = [sys.executable]
+    if world:
+        program += ["-m", "torch.distributed.run", f"--nproc_per_node={world}"]
+        program += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    program += [str(ROOT / "run.py"), "--device=cpu", f"--mode={mode}", f"--workdir={run}"]
+    program += [f"--config.{each}" for each in more]
+    return subprocess.Popen(
+        program,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(*processes):
+    """Wait for commands that are to be done well; what each printed."""
+    told = [process.communicate(timeout=550) for process in processes]
+    for process, (_, err) in zip(processes, told, strict=True):
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+    return told
+
+
+def images_in(path):
+    return sorted(row["image"] for row in unsealed(path)[1])
+
+
+@pytest.mark.slow
+def test_another_question_that_is_interrupted_takes_no_rows(run_copy):
+    """Seed 1 begins beside seed 0 and is stopped; asked again, it says what it says alone."""
+    run, alone = run_copy(), run_copy("alone")
+    for path in (run / "results").glob("likelihood*"):
+        path.unlink()
+    first = started(run, "likelihood", *SAME, "likelihood.seed=0")
+    while not (run / "results" / "likelihood.jsonl").exists():
+        time.sleep(0.05)
+    second = started(run, "likelihood", *SAME, "likelihood.seed=1")
+    while not list((run / "results").glob("likelihood-*.jsonl")):
+        assert second.poll() is None
+        time.sleep(0.05)
+    second.send_signal(signal.SIGINT)
+    second.communicate()
+    assert second.returncode == 130
+    ended(first)
+    ended(started(run, "likelihood", *SAME, "likelihood.seed=1"))
+    ended(started(alone, "likelihood", *SAME, "likelihood.seed=1"))
+    assert value_of(run, seed=1) == pytest.approx(value_of(alone, seed=1), abs=1e-6)
+    for path in (run / "results").glob("likelihood*.jsonl"):
+        assert images_in(path) == list(range(96))
+
+
+@pytest.mark.slow
+def test_one_question_asked_four_times_at_once_is_answered_once(run_copy):
+    """By two plain commands and two of two processes each."""
+    run = run_copy()
+    for path in (run / "results").glob("likelihood*"):
+        path.unlink()
+    ended(*(started(run, "likelihood", *SAME, world=world) for world in (0, 2, 0, 2)))
+    assert [path.name for path in (run / "results").glob("likelihood*.jsonl")] == [
+        "likelihood.jsonl"
+    ]
+    assert images_in(run / "results" / "likelihood.jsonl") == list(range(96))
+    assert not [path.name for path in (run / "results").iterdir() if path.name.startswith(".")]
+    print("96 of 96 images once, by 4 commands at once")
+
+
+@pytest.mark.slow
+def test_comparisons_at_once(run_copy):
+    """Two of one question and one of another: every case once, each under its heading."""
+    run = run_copy()
+    asked = ("compare.num_images=16", "compare.nfe=(2,3,4)", "compare.samplers=('ddim','dpm')")
+    ended(*(started(run, "compare", *asked, f"compare.seed={seed}") for seed in (0, 0, 1)))
+    files = sorted((run / "results").glob("compare*.jsonl"))
+    assert len(files) == 2
+    seeds = set()
+    for path in files:
+        heading, rows = unsealed(path)
+        seeds.add(heading["seed"])
+        assert len(rows) == len({row["case"] for row in rows}) == 6 + 2
+    assert seeds == {0, 1}
+    assert len(list((run / "results").glob("compare*.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", ["npz", "png", "pt"])
+def test_one_folder_drawn_by_two_at_once(run_copy, save):
+    """The files are those of one command, and the second finds them."""
+    run, alone = run_copy(), run_copy("alone")
+    asked = ("sampling.num_images=48", f"sampling.save={save}", "sampling.sampler=dpm")
+    ended(*(started(run, "sample", *asked, world=world) for world in (0, 2)))
+    ended(started(alone, "sample", *asked))
+    (folder,) = [path for path in (run / "samples").iterdir() if path.is_dir()]
+    (other,) = [path for path in (alone / "samples").iterdir() if path.is_dir()]
+
+    def tree(of):
+        return {p.name: p.read_bytes() for p in of.iterdir() if p.suffix != ".jsonl"}
+
+    assert tree(folder) == tree(other)
+
+
+DAMAGED_BATCHES = {
+    "text": lambda row: changed(row, rows="x"),
+    "less than none": lambda row: changed(row, rows=-1),
+    "no rows": lambda row: changed(row, rows=LEFT_OUT),
+    "no seconds": lambda row: changed(row, seconds=LEFT_OUT),
+    "a nan": lambda row: changed(row, seconds=math.nan),
+    "a list as its number": lambda row: changed(row, batch=[1]),
+    "a fraction": lambda row: changed(row, outside=0.5),
+    "garbage": lambda row: "\x00",
+    "deep nesting": lambda row: changed(row)[:-1] + f', "more": {DEEP}}}',
+}
+
+
+@pytest.mark.slow
+def test_every_damage_of_rows_is_survived(run_copy, capfd):
+    """Row by row, with hashes and without: the right answer, and no traceback."""
+    run, survived = run_copy(), 0
+    before, path = value_of(run), run / "results" / "likelihood.jsonl"
+    heading, rows = unsealed(path)
+    for damage in OF_LIKELIHOOD.values():
+        for marked in (True, False):
+            lines = [*map(json.dumps, rows[:5]), damage(rows[5]), *map(json.dumps, rows[6:])]
+            file_of(path, lines, heading, marked)
+            assert ask(run, "likelihood", "likelihood.checked=0") == 0
+            assert value_of(run, checked=0) == pytest.approx(before, abs=1e-6)
+            survived += 1
+    drawn = ("sampling.num_images=16", "sampling.save=pt", "sampling.sampler=dpm")
+    assert ask(run, "sample", *drawn) == 0
+    (path,) = (run / "samples").glob("*/progress-pt.jsonl")
+    whole = (path.parent / "samples.pt").read_bytes()
+    heading, rows = unsealed(path)
+    for damage in DAMAGED_BATCHES.values():
+        for marked in (True, False):
+            file_of(path, [damage(rows[0]), *map(json.dumps, rows[1:])], heading, marked)
+            assert ask(run, "sample", *drawn) == 0
+            assert (path.parent / "samples.pt").read_bytes() == whole
+            survived += 1
+    capfd.readouterr()
+    count = 2 * (len(OF_LIKELIHOOD) + len(DAMAGED_BATCHES))
+    print(f"{survived} of {count} damaged rows: the right answer")
+    assert survived == count
+
+
+@pytest.mark.slow
+def test_in_another_batch_a_row_differs_by_the_network_s_rounding_alone(run_copy):
+    """docs/likelihood.md says by how much."""
+    run, nats = run_copy(), {}
+    for batch in (1, 3, 8, 12):
+        (run / "results" / "likelihood.jsonl").unlink(missing_ok=True)
+        assert (
+            ask(run, "likelihood", f"likelihood.batch_size={batch}", "likelihood.checked=0") == 0
+        )
+        rows = unsealed(run / "results" / "likelihood.jsonl")[1]
+        nats[batch] = torch.tensor(
+            [row["nats"] for row in sorted(rows, key=lambda row: row["image"])],
+            dtype=torch.float64,
+        )
+    apart = max(float((each - nats[1]).abs().max()) for each in nats.values())
+    print(f"rows of batches of 1, 3, 8 and 12 differ by at most {apart:.1e} nats")
+    assert apart < 1e-4
