@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
-from scoreflow.storage.ownership import held
+from scoreflow.storage.locks.ownership import held
 
 SHORT = 8
 """Digits of a hash in a name."""

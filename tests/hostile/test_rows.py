@@ -26,9 +26,9 @@ from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
 from scoreflow.likelihood.dataset_likelihood import _Mean, check_row
 from scoreflow.sde.vp import VPSDE
-from scoreflow.storage import ownership
+from scoreflow.storage.locks import ownership
+from scoreflow.storage.locks.ownership import attempt, held, let_go
 from scoreflow.storage.measurements import keep
-from scoreflow.storage.ownership import attempt, held, let_go
 from scoreflow.storage.result_rows import Rows, owned_rows, rows_in
 from scoreflow.storage.sample_names import claim
 from scoreflow.storage.validation import InvalidError
