@@ -24,7 +24,7 @@ import os
 import reprlib
 import stat
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -206,7 +206,7 @@ def _reader(kind: object) -> Read:
         return _list(_reader(parts[0]), origin)
     if origin is dict:
         return _dict(_reader(parts[1]))
-    assert is_dataclass(kind) and isinstance(kind, type), f"no type of a schema: {kind!r}"
+    assert isinstance(kind, type), f"no type of a schema: {kind!r}"
     return _object(kind)
 
 

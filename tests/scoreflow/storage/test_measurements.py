@@ -8,7 +8,7 @@ import pytest
 from scoreflow.errors import RunError
 from scoreflow.storage import measurements
 from scoreflow.storage.measurements import NEWEST, hash_in, headline_of, keep
-from scoreflow.storage.result_rows import owned_rows, rows_in, rows_name
+from scoreflow.storage.result_rows import rows_in, rows_name
 from scoreflow.storage.sample_names import hash_of
 
 
