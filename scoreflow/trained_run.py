@@ -501,9 +501,7 @@ class TrainedRun:
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
         table: ErrorTable | None = None
-        if (
-            distributed.is_main_process()
-        ):  # alone: another command may keep another table meanwhile
+        if distributed.is_main_process():  # what is read again may be another command's by then
             table = self._kept_errors(settings) or self._measured_errors(config, settings)
         columns = None if table is None else table.as_result()
         told = distributed.shard().broadcast_from_rank_0(columns)

@@ -33,7 +33,7 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.storage.image_files import ImageFiles, NpzFile, PngFolder, TensorFile
-from scoreflow.storage.ownership import held
+from scoreflow.storage.locks.ownership import held
 from scoreflow.storage.regular_files import sweep
 from scoreflow.storage.result_rows import Rows, rows_in
 from scoreflow.storage.sample_names import differences, hash_of, read_settings

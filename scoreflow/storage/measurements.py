@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
-from scoreflow.storage.ownership import held
+from scoreflow.storage.locks.ownership import held
 from scoreflow.storage.sample_names import SHORT, hash_of
 
 Rank = Callable[[Json], Mapping[str, float]]

@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, Lock, dumps, fsync_file, write_atomic
-from scoreflow.storage.ownership import Waiting, attempt, let_go
+from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
 from scoreflow.storage.sample_names import SHORT, hash_of
 from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
 
@@ -85,7 +85,7 @@ class Rows:
         self._question = hashlib.sha256(self._heading.encode()).hexdigest()[:DIGITS]
         marked = {**heading, CHECKED: True}
         self._first = dumps(marked, path.name, RunError, indent=None, sort_keys=True)
-        self.damaged = 0
+        self.damaged, self._twice = 0, False
         self._held, self._whole = self._read(path)
         self.done = self._better(self._held, self._theirs())
 
@@ -116,6 +116,7 @@ class Rows:
             reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
             raise RunError(f"cannot write {self.path} ({reason})") from error
         found = {row[self.key]: row for row in rows}
+        self._twice |= not self._held.keys().isdisjoint(found)
         self._held |= found
         self.done |= found
 
@@ -142,8 +143,11 @@ class Rows:
         write_atomic(self.path, b"".join(lines))
         self._whole = True
 
-    def forget_empty(self) -> None:
-        """Remove the file if it has its heading alone."""
+    def tidy(self) -> None:
+        """Leave each row once, and no file with a heading alone."""
+        if self._twice:
+            self._whole = self._twice = False
+            self.begin()
         with suppress(OSError):
             if not self._held and self.path.stat().st_size == len(self._first):
                 self.path.unlink()
@@ -255,7 +259,7 @@ def owned_rows(
         try:
             yield rows
         finally:
-            rows.forget_empty()
+            rows.tidy()
     finally:
         let_go(lock)
 

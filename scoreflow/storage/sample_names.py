@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import Json, dumps, load_json, make_folder, write_atomic
+from scoreflow.storage.locks.ownership import held
 
 SHORT = 8
 """Digits of a hash in a name."""
@@ -79,6 +80,15 @@ def name_for(folder: Path, plain: str, settings: Json) -> SampleName:
     if other is not None and other.get("hash") == own:
         return SampleName(folder, plain, settings)
     return SampleName(folder, f"{plain}-{own[:SHORT]}", settings, other or {})
+
+
+def claim(folder: Path, plain: str, settings: Json) -> SampleName:
+    """`name_for`, written down, so that another command with other settings finds it taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".names.lock", "takes a name for its samples"):
+        place = name_for(folder, plain, settings)
+        place.record()
+    return place
 
 
 def hash_of(settings: Json) -> str:

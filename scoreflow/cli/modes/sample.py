@@ -24,7 +24,7 @@ from scoreflow.schema.request import Request
 from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.sample_names import SampleName, name_for
+from scoreflow.storage.sample_names import SampleName, claim
 from scoreflow.trained_run import TrainedRun, open_run
 
 NAMED = 6
@@ -72,19 +72,21 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     """
     plan, c = trained.plan(name), trained.config.sampling
     drawn_with = trained.draw_settings(name)
-    place = _place(trained, name, drawn_with)
-    data = trained.data_if_there
+    data, place = trained.data_if_there, None
     of = data if plan.classes is None else of_classes(data, plan.classes.numbers)
     if c.save == "grid":
         drawn = draw(plan, name, trained.model.sde, of, c.seed, c.num_images, c.batch_size)
     else:
-        if distributed.is_main_process():
-            place.record()  # before the first image, so that the same command finds them again
+        own = _claimed(trained, name, drawn_with) if distributed.is_main_process() else None
+        # before the first image, so that the same command finds them again
+        place = distributed.shard().broadcast_from_rank_0(own)
+        assert place is not None, "the first process has claimed it"
         what = trained.draw(plan, name, data=of)
         drawn = store(place.images, c.save, what, drawn_with)
     last = _followed(trained, plan, drawn) if c.progressive else None
     if not distributed.is_main_process():
         return
+    place = place or _claimed(trained, name, drawn_with)
     settings = recorded(c, trained.experiment.device)
     settings |= {key: drawn_with[key] for key in ("sampler", "guide", "label")}
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
@@ -92,7 +94,6 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     if data.class_names:
         kept["class_names"] = list(data.class_names)
     line = drawn.line + _their_classes(trained, plan, drawn, kept)
-    place.record()
     trained.folder.write_image(place.picture, drawn.picture)
     if last is not None:
         kept["progress"] = _follow(trained, plan, place, last)
@@ -146,11 +147,10 @@ def _with_comparison(result: Json, earlier: Json) -> Json:
     return {**result, **{key: earlier[key] for key in OF_DATA if key in earlier}}
 
 
-def _place(trained: TrainedRun, name: str, settings: Json) -> SampleName:
-    """Where samples, or edited images, of some settings belong; the same in every process."""
+def _claimed(trained: TrainedRun, name: str, settings: Json) -> SampleName:
+    """Where samples, or edited images, of some settings belong; they have the name from now on."""
     plain = trained.folder.sample_path(trained.step, name)
-    place = name_for(plain.parent, plain.stem, settings)
-    return distributed.shard().broadcast_from_rank_0(place)
+    return claim(plain.parent, plain.stem, settings)
 
 
 def _where(place: SampleName, save: str) -> str:
@@ -191,11 +191,10 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     drawn_with |= {"task": task.task, **trained.draw_settings(config.sampling.sampler)}
     if any(str(value).startswith("test:") for value in config.control.to_dict().values()):
         drawn_with |= trained.data_digests
-    place = _place(trained, task.task, drawn_with)
     edited = editing.edit(task, plan, model.sde)
     if not distributed.is_main_process():
         return
-    place.record()
+    place = _claimed(trained, task.task, drawn_with)
     folder.write_image(place.picture, edit_summary.picture(edited))
     for remark in task.remarks:
         say(remark)

@@ -16,8 +16,10 @@ from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Data
 from scoreflow.data.loading import load_digits
 from scoreflow.likelihood import dataset_likelihood
+from scoreflow.storage.result_rows import Rows
 
 ROOT = Path(__file__).parents[3]
+HASHES = ("question", "check")
 TINY = [
     "--device=cpu",
     "--config.training.num_steps=4",
@@ -75,7 +77,8 @@ def measured(run, **settings):
 
 def rows(run, name="likelihood"):
     lines = (run / "results" / f"{name}.jsonl").read_text().splitlines()[1:]
-    return {row["image"]: row for row in map(json.loads, lines)}
+    found = {row["image"]: row for row in map(json.loads, lines)}
+    return {k: {key: row[key] for key in row if key not in HASHES} for k, row in found.items()}
 
 
 def refused(run, capfd, *more, says):
@@ -158,13 +161,17 @@ def moved_to_a_rank(run, images, rank=1, **changed):
     """Some rows of likelihood.jsonl as another process would have left them."""
     path = run / "results" / "likelihood.jsonl"
     first, *kept = path.read_text().splitlines()
-    theirs = [row for row in kept if json.loads(row)["image"] in images]
-    changed = [json.dumps({**json.loads(row), **changed}) for row in theirs]
-    rest = [row for row in kept if row not in theirs]
+    rest = [row for row in kept if json.loads(row)["image"] not in images]
+    theirs = Rows(path, heading_of(path)).done
     path.write_text("\n".join([first, *rest]) + "\n")
-    other = run / "results" / f"likelihood.rank{rank}.jsonl"
-    other.write_text("\n".join([first, *changed]) + "\n")
-    return other
+    other = Rows(run / "results" / f"likelihood.rank{rank}.jsonl", heading_of(path))
+    other.append({**theirs[k], **changed} for k in images)
+    return other.path
+
+
+def heading_of(path):
+    heading = json.loads(path.read_text().splitlines()[0])
+    return {key: value for key, value in heading.items() if key != "checked"}
 
 
 def test_one_process_takes_up_what_several_left(run):
@@ -187,8 +194,8 @@ def test_a_row_that_is_done_wins_over_one_that_is_not(run):
     assert not stopped.exists()
     moved_to_a_rank(run, {4})
     path = run / "results" / "likelihood.jsonl"
-    failed = json.dumps({**before[4], "status": "max_evaluations"})
-    path.write_text(path.read_text() + failed + "\n")
+    failed = {**before[4], "status": "max_evaluations"}
+    Rows(path, heading_of(path)).append([failed])
     assert ask(run) == 0
     found = rows(run)[4]
     assert found["status"] == "done"
