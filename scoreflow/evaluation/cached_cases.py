@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from scoreflow.runtime import distributed
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json, make_folder, write_atomic
 from scoreflow.storage.result_rows import Rows
 
 K = TypeVar("K")
@@ -39,7 +39,7 @@ class CachedCases(Generic[K]):
     def keep(self, key: K, row: Json, png: bytes) -> None:
         """Write a case's picture, then its row."""
         path = self.paths[key]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, png)
         self.rows.append([{"case": self.names[key], **row}])
 

@@ -11,13 +11,14 @@ kill at any point loses no measurement; it may leave one twice, and the copy is 
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from glob import escape
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+from scoreflow.storage.atomic_files import Json, dumps, load_json, make_folder, write_atomic
 from scoreflow.storage.sample_names import SHORT, hash_of
 
 Rank = Callable[[Json], Mapping[str, float]]
@@ -98,7 +99,8 @@ def keep(
         {**there, "kept": {"as": name, "hash": other, **there.get("kept", {})}},
     )
     _write(headline, result)
-    beside.unlink(missing_ok=True)  # its own earlier answer
+    with suppress(OSError):  # its own earlier answer; twice, it is passed over
+        beside.unlink()
     return Kept(headline, headline)
 
 
@@ -170,7 +172,7 @@ def _read(path: Path) -> Json | None:
 
 def _write(path: Path, result: Json) -> None:
     data = dumps(result, f"results/{path.name}", RunError)
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, data)
 
 
