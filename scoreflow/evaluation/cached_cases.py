@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from scoreflow.evaluation.columns import COLUMNS, GUIDANCE, Column
 from scoreflow.runtime import distributed
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json, make_folder, write_atomic
 from scoreflow.storage.result_rows import Rows
 from scoreflow.storage.validation import InvalidError, Length, Range, conform
 
@@ -129,7 +129,7 @@ class CachedCases(Generic[K]):
     def keep(self, key: K, row: Json, png: bytes) -> None:
         """Write a case's picture, then its row."""
         path = self.paths[key]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, png)
         self.rows.append([{"case": self.names[key], **row}])
 

@@ -12,12 +12,13 @@ two commands that are done at once, the second waits until the first has kept it
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
+from scoreflow.storage.atomic_files import Json, dumps, load_json, make_folder, write_atomic
 from scoreflow.storage.locks.ownership import held
 from scoreflow.storage.sample_names import SHORT, hash_of
 
@@ -114,7 +115,8 @@ def _kept(
         {**there, "kept": {"as": name, "hash": other, **_record_in(there)}},
     )
     _write(headline, result)
-    beside.unlink(missing_ok=True)  # its own earlier answer
+    with suppress(OSError):  # its own earlier answer; twice, it is passed over
+        beside.unlink()
     return Kept(headline, headline)
 
 
@@ -176,5 +178,5 @@ def _read(path: Path) -> Json | None:
 
 def _write(path: Path, result: Json) -> None:
     data = dumps(result, f"results/{path.name}", RunError)
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, data)

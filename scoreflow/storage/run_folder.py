@@ -190,7 +190,18 @@ class RunDir:
             if path.is_dir():
                 check_readable(path, READ, SHOWN if path.name not in FOLDERS[2:] else ())
                 check_writable(path, REMEDY)
+        if training:
+            self._check_metrics()
         clear(self.path)
+
+    def _check_metrics(self) -> None:
+        path = self.path / "metrics.jsonl"
+        try:
+            os.close(open_regular(path, os.O_RDWR))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise RequestError(f"cannot write {path} ({reason_of(error)}): {REMEDY}") from error
 
     def write_env(self, env: Json) -> None:
         """Say where this run runs now: commit, versions, device, command."""

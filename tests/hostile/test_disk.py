@@ -1,0 +1,196 @@
+"""A disk that fails at any point: one line, what was there stays, the same command goes on."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoreflow.cli.main import main
+from scoreflow.errors import RequestError, RunError
+from scoreflow.storage.run_folder import RunDir
+from tests.hostile.faults import Disk, failing
+
+ROOT = Path(__file__).parents[2]
+
+
+# ---- what a run's folder does, at every call ----------------------------------------------------
+
+
+def everything(path: Path) -> None:
+    """Write all that a run has."""
+    config = {"a": 1}
+    there = (path / "config.json").exists()
+    with RunDir.open(path, training=True) if there else RunDir.create(path, config, {}) as run:
+        run.write_env({"b": 1})
+        run.write_data({"c": 1})
+        for step in (1, 2, 3):
+            run.log(step, 0.0, loss=1.0 / step)
+            run.save_checkpoint(step, {"step": step, "w": torch.ones(5)})
+        run.write_image(run.preview_path(3), b"png")
+        run.write_result("training", {"step": 3})
+        for seed in (0, 1):
+            run.keep_result("likelihood", {"value": 1.0, "step": 3}, {"seed": seed})
+        run.forget_metrics_after(2)
+        run.log(3, 0.0, loss=1.0 / 3)
+
+
+def values(path: Path) -> dict[str, object]:
+    """What a folder holds, but for dates."""
+    run = RunDir.open(path)
+    step, state = run.load_checkpoint(warn=lambda line: pytest.fail(line))
+    found = {
+        str(each.relative_to(path)): json.loads(each.read_bytes()) for each in path.rglob("*.json")
+    }
+    for result in found.values():
+        result.get("kept", {}).pop("date", None)
+    return {**found, "rows": run.read_metrics(), "step": step, "w": state["w"].tolist()}
+
+
+def survived(place: Path, points: Callable[[int], range], number: int, lasting: int) -> int:
+    """Failures of the disk after which a folder is made whole again; how many were tried."""
+    with failing(Disk(place)) as disk:
+        everything(place / "whole")
+    expected, total = values(place / "whole"), len(disk.calls)
+    assert total > 150
+    for point in points(total):
+        path = place / f"run-{point}"
+        refused: Exception | None = None
+        with failing(Disk(place, point, number, lasting)) as disk:
+            try:
+                everything(path)
+            except (RequestError, RunError) as error:
+                refused = error
+        if refused is not None:
+            assert "\n" not in str(refused)
+            assert os.strerror(number) in str(refused)
+        with failing(Disk(place)):  # all of it works again
+            everything(path)
+        assert values(path) == expected, disk.calls[point]
+        assert not list(path.rglob(".*.tmp"))
+        shutil.rmtree(path)
+    return len(points(total))
+
+
+def test_a_folder_survives_a_failure_of_some_calls(tmp_path):
+    survived(tmp_path, lambda total: range(0, total, 9), errno.EIO, 1)
+
+
+@pytest.mark.slow
+def test_a_folder_survives_a_failure_of_any_call(tmp_path, capfd):
+    tried = 0
+    for number in (errno.EIO, errno.ENOSPC, errno.EROFS):
+        for lasting in (1, 10**9):
+            (place := tmp_path / f"{number}-{lasting}").mkdir()
+            tried += survived(place, range, number, lasting)
+    with capfd.disabled():
+        print(f"\n{tried} of {tried} failures of the disk in a run's folder: one line, and whole")
+
+
+def test_a_line_that_was_not_written_whole_is_taken_back(tmp_path, monkeypatch):
+    """As by a disk that takes the first bytes alone."""
+    with RunDir.create(tmp_path / "run", {}, {}) as run:
+        run.log(1, 0.0, loss=1.0)
+        file = run._metrics
+
+        class Filling:
+            fileno, truncate, close = file.fileno, file.truncate, file.close
+
+            def write(self, data):
+                if len(data) < 9:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return file.write(data[:8])
+
+        run._metrics = Filling()
+        with pytest.raises(RunError, match=r"metrics.jsonl \(No space left on device\)"):
+            run.log(2, 0.0, loss=1.0)
+        run._metrics = file
+        run.log(3, 0.0, loss=1.0)
+        assert [row["step"] for row in run.read_metrics()] == [1, 3]
+
+
+# ---- what a mode does, at every call ------------------------------------------------------------
+
+LESS = ["--device=cpu", "--config.sampling.num_images=2", "--config.sampling.steps=2"]
+MODES = {
+    "sample": ["--mode=sample", "--sampler=ddim", *LESS],
+    "saved npz": ["--mode=sample", "--sampler=ddim", "--config.sampling.save=npz", *LESS],
+    "saved pt": ["--mode=sample", "--sampler=ddim", "--config.sampling.save=pt", *LESS],
+    "saved png": ["--mode=sample", "--sampler=ddim", "--config.sampling.save=png", *LESS],
+    "likelihood": [
+        "--mode=likelihood",
+        "--device=cpu",
+        "--config.likelihood.num_images=2",
+        "--config.likelihood.checked=1",
+        "--config.likelihood.tolerance=1e-1",
+    ],
+    "compare": [
+        "--mode=compare",
+        "--samplers=ddim",
+        "--config.compare.nfe=(2,)",
+        "--config.compare.num_images=2",
+        *LESS[:1],
+    ],
+    "classifier": ["--mode=classifier", "--device=cpu", "--config.classifier.num_steps=2"],
+    "profile": [
+        "--mode=profile",
+        "--device=cpu",
+        "--config.profile.num_steps=1",
+        "--config.profile.warmup=1",
+    ],
+    "resume": ["--mode=train", "--config.training.num_steps=62", "--device=cpu"],
+    "diffusers": ["--mode=export", "--to=diffusers", "--out={}/out", "--device=cpu"],
+    "safetensors": ["--mode=export", "--to=safetensors", "--out={}/out.pt", "--device=cpu"],
+    "table": ["--mode=table", "{}/run", "--out={}/table.html"],
+}
+NUMBERS = (errno.EIO, errno.ENOSPC)
+
+
+def asked(mode: str, place: Path) -> list[str]:
+    """The command, on the run in a folder."""
+    flags = [flag.format(place) for flag in MODES[mode]]
+    return ["run.py", *flags, *([] if mode == "table" else [f"--workdir={place / 'run'}"])]
+
+
+def tried(mode: str, trained: Path, place: Path, point: int, number: int, capfd) -> list[str]:
+    """A command whose point-th call fails, and the same again; the calls of the first."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(trained, place / "run")
+    with failing(Disk(place, point, number, lasting=1 if number == errno.EIO else 40)) as disk:
+        status = main(asked(mode, place))
+    err = capfd.readouterr().err
+    where = f"{mode}: {disk.calls[point] if point < len(disk.calls) else 'no failure'}"
+    assert "Traceback" not in err, where
+    if point < 0:
+        assert status == 0, err
+    if status:
+        assert err.splitlines()[-1].startswith("run.py: "), where
+        assert main(asked(mode, place)) == 0, (where, capfd.readouterr().err)
+        capfd.readouterr()
+        assert not list(place.rglob(".*.tmp")), where
+    RunDir.open(place / "run").load_checkpoint(warn=lambda line: pytest.fail(line))
+    return disk.calls
+
+
+@pytest.mark.parametrize("mode", ["sample", "resume", "safetensors"])
+def test_a_mode_ends_in_a_line_where_the_disk_fails(mode, trained, tmp_path, capfd):
+    total = len(tried(mode, trained, tmp_path / "all", -1, 0, capfd))
+    for k, share in enumerate((0.0, 0.3, 0.9)):
+        tried(mode, trained, tmp_path / "one", int(share * total), NUMBERS[k % 2], capfd)
+
+
+@pytest.mark.slow
+def test_every_mode_ends_in_a_line_wherever_the_disk_fails(trained, tmp_path, capfd):
+    counts = {}
+    for mode in MODES:
+        total = len(tried(mode, trained, tmp_path / "all", -1, 0, capfd))
+        for point in range(total):
+            tried(mode, trained, tmp_path / "one", point, NUMBERS[point % 2], capfd)
+        counts[mode] = total
+    told = ", ".join(f"{mode} {count}" for mode, count in counts.items())
+    number = sum(counts.values())
+    with capfd.disabled():
+        print(f"\n{number} of {number} failures of the disk in modes: one line, and on ({told})")
