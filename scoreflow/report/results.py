@@ -12,6 +12,7 @@ from scoreflow.report.schemas import check
 from scoreflow.storage.atomic_files import Json, load_json
 from scoreflow.storage.measurements import hash_in, headline_of
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.schemas.files import EnvFile
 from scoreflow.storage.validation import InvalidError
 
 DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError)
@@ -120,7 +121,7 @@ class Results:
         """The code, device and versions that made the weights; None, with a line, if unknown."""
         path = self.run.path / "env.json"
         try:
-            return load_json(path, "env.json is missing", "it is not shown")
+            return load_json(path, "env.json is missing", "it is not shown", EnvFile)
         except RequestError as error:
             self.damaged.append(str(error))
             return None

@@ -42,6 +42,8 @@ from scoreflow.storage.checkpoint_file import (
 )
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep, rows_name
 from scoreflow.storage.result_rows import Rows, rows_in
+from scoreflow.storage.schemas import files
+from scoreflow.storage.validation import InvalidError, read_bytes
 
 Scalar = int | float | np.generic | Tensor
 Say = Callable[[str], None]
@@ -108,6 +110,7 @@ class RunDir:
             path / "config.json",
             missing=f"{path} holds no run (it has no config.json): make one with --mode train",
             remedy="restore it, or train anew in another folder",
+            kind=files.ConfigFile,
         )
         return cls(path, config, take_lock(path) if training else None)
 
@@ -159,7 +162,9 @@ class RunDir:
     def data(self) -> Json:
         """What data.json says of the training data; {} in a run that is older than it."""
         path = self.path / DATA
-        return load_json(path, "", "restore it, or remove it") if path.exists() else {}
+        if not path.exists():
+            return {}
+        return load_json(path, "", "restore it, or remove it", files.DataFile)
 
     def write_data(self, about: Json) -> None:
         """Keep what the training data are."""
@@ -190,15 +195,21 @@ class RunDir:
     def read_metrics(self) -> list[Json]:
         """The rows of metrics.jsonl in the order of writing, without a last line cut off."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        rows = []
+        try:
+            lines = read_bytes(path).split(b"\n")[:-1] if path.exists() else []
+        except (OSError, InvalidError) as error:
+            reason = getattr(error, "strerror", "") or str(error)
+            raise RequestError(
+                f"{path} cannot be read ({reason}): restore it, or remove it"
+            ) from error
+        rows: list[Json] = []
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-                rows.append({**row, "step": int(row["step"])})
-            except (ValueError, KeyError, TypeError) as error:
+                rows.append(files.metrics_row(line))
+            except InvalidError as error:
                 raise RequestError(
-                    f"{path} line {number} is damaged: got {line[:60]!r}; remove that line"
+                    f"{path} line {number} is damaged ({error}): got {line[:60]!r}; remove that "
+                    "line"
                 ) from error
         return rows
 
@@ -328,7 +339,8 @@ class RunDir:
             remedy: what to do where it is missing or damaged, for the message.
         """
         path = self.path / "results" / f"{name}.json"
-        return load_json(path, f"{self.path} has no result {name!r}: {remedy}", remedy)
+        missing = f"{self.path} has no result {name!r}: {remedy}"
+        return load_json(path, missing, remedy, files.READ.get(name, Json))
 
     def rows(self, name: str, heading: Json, rank: int = 0, key: str = "image") -> Rows:
         """results/{name}.jsonl: the rows made under this heading, and room for more.
