@@ -29,6 +29,8 @@ ENDINGS = (".html", ".csv", ".json")
 OLD_METRIC = "two-sample accuracy"
 """What `value` was in results of samples that do not name it."""
 DASH = "-"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet takes for a formula."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ class RunTable:
         ]
 
     def as_csv(self) -> str:
-        """A line a run; an error in a column of its own."""
+        """A line a run; an error in a column of its own.
+
+        A text that a spreadsheet would take for a formula has an apostrophe in front.
+        """
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         with_errors = [
@@ -136,13 +141,13 @@ class RunTable:
             for name in self.columns
             if any(name in row.entries and row.entries[name].error for row in self.rows)
         ]
-        writer.writerow(
-            [*self.columns, *(f"{name} error" for name in with_errors), "path", "reasons"]
-        )
+        heads = [*self.columns, *(f"{name} error" for name in with_errors), "path", "reasons"]
+        writer.writerow(map(_inert, heads))
         for row in self.rows:
             values = [self._value(row, name) for name in self.columns]
             errors = [row.entries[n].error if n in row.entries else "" for n in with_errors]
-            writer.writerow([*values, *errors, row.path, "; ".join(row.reasons)])
+            line = [*values, *errors, row.path, "; ".join(row.reasons)]
+            writer.writerow(map(_inert, line))
         return stream.getvalue()
 
     def as_html(self) -> str:
@@ -229,6 +234,17 @@ def table(runs: Sequence[str | Path], sort: str = "") -> RunTable:
     columns = ("run", *keys, "parameters", "steps", *units, "n", *others)
     shown = tuple(name for name in columns if name in ("run", *keys) or name in known)
     return RunTable(shown, keys, tuple(_sorted(rows, sort, shown, units)))
+
+
+def _inert(value: object) -> object:
+    """A value for a CSV file; numbers stay what they are."""
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def check_ending(path: Path) -> None:

@@ -1,6 +1,10 @@
 """From the blocks of a report to HTML, by the templates of this package."""
 
+import base64
+import hashlib
+import os
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -9,6 +13,8 @@ from scoreflow.figures.plot import Plot
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What matplotlib raises where the values of a plot are of a kind that it cannot draw."""
+DRAWN = {"svg", "g", "path", "text", "tspan", "use", "defs", "clipPath", "rect"}
+"""Elements of a plot."""
 
 
 def render(template: str, damaged: list[str], **context: object) -> str:
@@ -29,9 +35,41 @@ def render(template: str, damaged: list[str], **context: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["svg"] = _Drawer(damaged)
-    environment.filters["path"] = quote
+    environment.filters["path"] = lambda path: quote(os.fsencode(path))  # it may be no UTF-8
     environment.tests["plot"] = lambda item: isinstance(item, Plot)
-    return environment.get_template(template).render(context, damaged=damaged)
+    script = environment.loader.get_source(environment, "page.js")[0] if environment.loader else ""
+    return environment.get_template(template).render(
+        context, damaged=damaged, script=Markup(script), script_hash=_hash_of(script)
+    )
+
+
+def _hash_of(script: str) -> str:
+    """What a Content-Security-Policy calls a script: with it no other one in the page runs."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _refuse_active(drawing: str) -> None:
+    """Refuse an <svg> element that holds more than shapes and text.
+
+    matplotlib escapes the text in a plot. Should it ever not, nothing of a result gets into the
+    page as markup.
+
+    Raises:
+        ValueError: it has another element, a handler of events, or a link out of the page.
+    """
+    try:
+        # no document from elsewhere: it has no entities, and is the output of our own drawing
+        elements = list(ElementTree.fromstring(drawing).iter())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"its SVG is not well formed: {error}") from error
+    for element in elements:
+        name = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else "comment"
+        if name not in DRAWN:
+            raise ValueError(f"its SVG has a <{name}>")
+        for key, value in element.attrib.items():
+            plain = key.rpartition("}")[2].lower()
+            if plain.startswith("on") or (plain == "href" and not value.startswith("#")):
+                raise ValueError(f"its SVG has {plain}={value[:40]!r}")
 
 
 class _Drawer:
@@ -50,7 +88,10 @@ class _Drawer:
 
         self._drawn += 1
         try:
-            return Markup(svg(plot, f"plot {self._drawn}"))  # matplotlib escapes the text in it
+            drawing = svg(plot, f"plot {self._drawn}")
+            if drawing:
+                _refuse_active(drawing)
+            return Markup(drawing)
         except FAILURES as error:
             self._damaged.append(
                 f"the plot {plot.title!r} cannot be drawn ({error}): make its result again, or "

@@ -8,9 +8,12 @@ from typing import TypeVar
 from scoreflow.errors import RequestError
 from scoreflow.figures.pixel_size import reduced
 from scoreflow.report.blocks import Picture
+from scoreflow.report.schemas import check
 from scoreflow.storage.atomic_files import Json, load_json
 from scoreflow.storage.measurements import hash_in, headline_of
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.schemas.files import EnvFile
+from scoreflow.storage.validation import InvalidError
 
 DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 """What a result raises where it lacks something, or has it of another kind."""
@@ -78,6 +81,8 @@ class Results:
                 self._sort_in(path.stem, run.read_result(path.stem))
             except RequestError as error:
                 self.damaged.append(str(error))
+            except InvalidError as error:
+                self._damage(path.stem, str(error))
         for name, found in self.others.items():
             headline = hash_in(self.by_name.get(name, {}))
             # a kill may have left a measurement under its hash that is the headline by now
@@ -87,6 +92,7 @@ class Results:
 
     def _sort_in(self, name: str, result: Json) -> None:
         headline = headline_of(name, result)
+        check(headline, result)
         if headline == name:
             self.by_name[name] = result
         else:
@@ -103,17 +109,19 @@ class Results:
         try:
             return make(self.by_name[name])
         except DAMAGE as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            self.damaged.append(
-                f"results/{name}.json is damaged ({what}): make it again, or remove the file"
-            )
+            self._damage(name, f"lacks {error}" if isinstance(error, KeyError) else str(error))
             return None
+
+    def _damage(self, name: str, what: str) -> None:
+        self.damaged.append(
+            f"results/{name}.json is damaged ({what}): make it again, or remove the file"
+        )
 
     def environment(self) -> Json | None:
         """The code, device and versions that made the weights; None, with a line, if unknown."""
         path = self.run.path / "env.json"
         try:
-            return load_json(path, "env.json is missing", "it is not shown")
+            return load_json(path, "env.json is missing", "it is not shown", EnvFile)
         except RequestError as error:
             self.damaged.append(str(error))
             return None

@@ -329,13 +329,21 @@ def _plain(value: object, where: str, error: type[RequestError | RunError]) -> o
     return value
 
 
-def load_json(path: Path, missing: str, remedy: str) -> Json:
-    """The object in a JSON file; see `storage.validation` for what is refused.
+def load_json(path: Path, missing: str, remedy: str, kind: type[Any] = Json) -> Json:
+    """The object in a JSON file as it is, with the fields that a schema does not name.
+
+    Args:
+        path: of the file.
+        missing: the message where there is none.
+        remedy: what to do where it is damaged, for the message.
+        kind: the schema that it is of; see `storage.validation` for what is refused.
 
     Raises:
-        RequestError: `missing` where there is no file, or what is wrong with it and `remedy`.
+        RequestError: it is missing, or damaged.
     """
-    return load_object(path, Json, missing, remedy)
+    value = _object_in(path, missing, remedy)
+    _conform(value, kind, path, remedy)
+    return value
 
 
 def load_object(path: Path, kind: type[T], missing: str, remedy: str) -> T:
@@ -344,11 +352,12 @@ def load_object(path: Path, kind: type[T], missing: str, remedy: str) -> T:
     Raises:
         RequestError: `missing` where there is no file, or what is wrong with it and `remedy`.
     """
+    return _conform(_object_in(path, missing, remedy), kind, path, remedy)
+
+
+def _object_in(path: Path, missing: str, remedy: str) -> Json:
     try:
         value = parse_json(read_bytes(path))
-        if not isinstance(value, dict):
-            raise RequestError(f"{path} must hold a JSON object, got {shown(value)}: {remedy}")
-        return conform(value, kind)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(missing) from error
     except OSError as error:
@@ -356,3 +365,13 @@ def load_object(path: Path, kind: type[T], missing: str, remedy: str) -> T:
         raise RequestError(f"{path} cannot be read ({reason}): {remedy}") from error
     except InvalidError as error:
         raise RequestError(f"{path} cannot be read ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} must hold a JSON object, got {shown(value)}: {remedy}")
+    return value
+
+
+def _conform(value: Json, kind: type[T], path: Path, remedy: str) -> T:
+    try:
+        return conform(value, kind)
+    except InvalidError as error:
+        raise RequestError(f"{path} is damaged ({error}): {remedy}") from error

@@ -54,6 +54,8 @@ from scoreflow.storage.checkpoint_file import (
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
 from scoreflow.storage.regular_files import open_regular, sweep
 from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows
+from scoreflow.storage.schemas import files
+from scoreflow.storage.validation import InvalidError
 
 Scalar = int | float | np.generic | Tensor
 Say = Callable[[str], None]
@@ -144,6 +146,7 @@ class RunDir:
             path / "config.json",
             missing=f"{path} holds no run (it has no config.json): make one with --mode train",
             remedy="restore it, or train anew in another folder",
+            kind=files.ConfigFile,
         )
         if not training:
             return cls(path, config, None)
@@ -225,7 +228,9 @@ class RunDir:
     def data(self) -> Json:
         """What data.json says of the training data; {} in a run that is older than it."""
         path = self.path / DATA
-        return load_json(path, "", "restore it, or remove it") if path.exists() else {}
+        if not path.exists():
+            return {}
+        return load_json(path, "", "restore it, or remove it", files.DataFile)
 
     def write_data(self, about: Json) -> None:
         """Keep what the training data are."""
@@ -266,14 +271,14 @@ class RunDir:
             lines = []
         except OSError as error:
             raise RequestError(f"cannot read {path} ({reason_of(error)}): {READ}") from error
-        rows = []
+        rows: list[Json] = []
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-                rows.append({**row, "step": int(row["step"])})
-            except (ValueError, KeyError, TypeError) as error:
+                rows.append(files.metrics_row(line))
+            except InvalidError as error:
                 raise RequestError(
-                    f"{path} line {number} is damaged: got {line[:60]!r}; remove that line"
+                    f"{path} line {number} is damaged ({error}): got {line[:60]!r}; remove that "
+                    "line"
                 ) from error
         return rows
 
@@ -455,7 +460,8 @@ class RunDir:
             remedy: what to do where it is missing or damaged, for the message.
         """
         path = self.path / "results" / f"{name}.json"
-        return load_json(path, f"{self.path} has no result {name!r}: {remedy}", remedy)
+        missing = f"{self.path} has no result {name!r}: {remedy}"
+        return load_json(path, missing, remedy, files.READ.get(name, Json))
 
     def rows(
         self,

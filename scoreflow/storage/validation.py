@@ -3,7 +3,7 @@
 A schema is a frozen dataclass. Its annotations are the types, exactly (true is no number, 1.0 no
 whole number, 1 may stand for 1.0); `Annotated[int, Range(0)]` adds a rule; a field with a default
 may be missing; a null needs `| None`. Fields that a schema does not name are passed over, for a
-newer version may write them.
+newer version may write them. A field `as_` reads the name "as", which Python keeps for itself.
 
     @dataclass(frozen=True)
     class Row:
@@ -311,9 +311,10 @@ def _object(kind: type[Any]) -> Read:
         if not parts:  # made at first use: a schema may hold itself
             parts.extend((f.name, _reader(hints[f.name]), _needed(f)) for f in fields(kind))
         found = {}
-        for name, reader, needed in parts:
+        for field, reader, needed in parts:
+            name = field.rstrip("_")
             if name in value:
-                found[name] = reader(value[name], _place(where, name))
+                found[field] = reader(value[name], _place(where, name))
             elif needed:
                 raise InvalidError(f"{where or 'it'} lacks {name!r}")
         return kind(**found)

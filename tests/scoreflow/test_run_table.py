@@ -15,6 +15,12 @@ from scoreflow.schema.config import Config
 from scoreflow.schema.request import flatten
 from scoreflow.storage.run_folder import RunDir
 
+DATA = {"name": "digits", "num_train": 9, "num_test": 3, "num_levels": 17, "num_classes": 10}
+DATA |= {"shape": [1, 8, 8]}
+RATES = {"samples_recognised": 0.9, "real_recognised": 0.9}
+DRAWN = {"settings": {"sampler": "ode"}, "step": 10, "num_images": 12, "nfe": 20.0}
+DRAWN |= {"two_sample": RATES, "two_sample_of_test_data": RATES}
+
 
 def made(path, bits=None, steps=10, unit="bits/dim", **keys):
     """A run of 10 steps in its folder, as far as `steps`, with a likelihood if it is given."""
@@ -26,11 +32,11 @@ def made(path, bits=None, steps=10, unit="bits/dim", **keys):
         config.setdefault(section, {})[name] = value
     with RunDir.create(path, config, {}) as run:
         run.log(steps, 1.5, loss=1.0)
-        run.write_result("training", {"parameters": 12345})
+        run.write_result("training", {"parameters": 12345, "data": DATA, "date": "2026-01-01"})
         if bits is not None:
             about = {"standard_error": 0.01, "unit": unit, "num_images": 360}
             run.write_result("likelihood", {"value": bits, **about, "settings": {"label": -1}})
-            drawn = {"value": 0.6, "standard_error": 0.02, "images_per_second": 7.5}
+            drawn = {"value": 0.6, "standard_error": 0.02, "images_per_second": 7.5, **DRAWN}
             run.write_result("samples-ode", {**drawn, "metric": "told_apart"})
     return path
 
@@ -97,7 +103,7 @@ def test_what_is_wrong_is_said(runs, tmp_path):
     found = {row.name: row for row in table(runs).rows}
     assert "bits/dim" not in found["worse"].entries
     assert any("likelihood.json cannot be read" in each for each in found["worse"].reasons)
-    assert any("samples: damaged" in each for each in found["better"].reasons)
+    assert any("samples-ode.json is damaged" in each for each in found["better"].reasons)
     assert found["better"].entries["bits/dim"].value == 1.75
     assert "must hold a JSON object" in found["half"].reasons[0]
 

@@ -498,7 +498,7 @@ def test_a_plot_that_is_damaged_makes_the_certificate_so(run):
     result["rows"][0]["plots"][0]["series"][0]["x"] = ["one", "two"]
     run.write_result("equivalence", result)
     page, _ = parse(write_report(run))
-    assert "results/equivalence.json is damaged (could not convert string to float" in page
+    assert "results/equivalence.json is damaged (rows[0]: plots[0]: series[0]: x[0]" in page
 
 
 def test_a_dollar_in_a_plot_is_a_dollar(run):

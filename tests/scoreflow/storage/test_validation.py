@@ -130,7 +130,7 @@ def test_files(tmp_path: Path):
         load_object(path, Inner, "there is none", "make it")
     path.write_text('{"name": 5}')
     with pytest.raises(
-        RequestError, match=r"a\.json cannot be read \(name must be a text, got 5\): make it$"
+        RequestError, match=r"a\.json is damaged \(name must be a text, got 5\): make it$"
     ):
         load_object(path, Inner, "", "make it")
     path.write_text('{"name": "b"}')
