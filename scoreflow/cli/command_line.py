@@ -9,6 +9,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from scoreflow.errors import RequestError, nearest
+from scoreflow.paths import user_path
 from scoreflow.schema import experiments
 from scoreflow.schema.config import KEYS, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
@@ -79,7 +80,7 @@ def parse(argv: list[str]) -> Request:
         short["compare.samplers"] = values.samplers.split(",")
     if values["data"].present:
         short |= data_keys(values.data)
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    workdir = user_path(values.workdir, "--workdir") if values.workdir else None
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}

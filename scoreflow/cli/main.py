@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scoreflow.cli import command_line
-from scoreflow.errors import RequestError, RunError, Stopped
+from scoreflow.errors import RequestError, RunError, Stopped, printable
 from scoreflow.runtime import distributed
 from scoreflow.schema import resolve, samplers
 from scoreflow.schema.request import Request
@@ -113,6 +113,8 @@ def script() -> NoReturn:
     # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
     # GNU's own is so long that on shared cores every small operation waits for its turn.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if os.environ.get("WORLD_SIZE"):  # else torch prints its stack beside our line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     _open_closed()
     _print_anything()
     try:
@@ -188,10 +190,8 @@ def _forget_output() -> bool:
 def _fail(argv: list[str], error: Exception, status: int) -> int:
     name = Path(argv[0]).name
     who = f"process {rank}: " if (rank := _rank()) else ""
-    print(
-        f"{'scoreflow' if name == '__main__.py' else name}: {who}{' '.join(str(error).split())}",
-        file=sys.stderr,
-    )
+    said = printable(" ".join(str(error).split()))
+    print(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}", file=sys.stderr)
     return status
 
 
@@ -209,7 +209,7 @@ def _leave() -> None:
 
 def _run(request: Request, argv: list[str]) -> None:
     if told := distributed.remark():
-        print(told, file=sys.stderr)
+        print(printable(told), file=sys.stderr)
     if request.mode not in SHARED and distributed.placement().world > 1:
         raise RequestError(
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"

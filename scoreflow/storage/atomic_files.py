@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, printable
 
 with warnings.catch_warnings():  # it warns where the system has no locks, which we say ourselves
     warnings.simplefilter("ignore")
@@ -135,8 +135,8 @@ def take_lock(path: Path) -> BaseFileLock:
         ) from error
     if reason:
         print(
-            f"{path} has no locks ({reason}): the file {MARKER} there stands for one; never train "
-            "one run from two machines at a time",
+            f"{printable(str(path))} has no locks ({reason}): the file {MARKER} there "
+            "stands for one; never train one run from two machines at a time",
             file=sys.stderr,
         )
     return lock
