@@ -67,6 +67,9 @@ STOPPED = {
 CLOSED_PIPE = 128 + 13
 """Exit status of a program that SIGPIPE ended, as a shell gives it."""
 
+MOST_SAID = 200
+"""Characters of what torch says that a line repeats."""
+
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
 
@@ -97,6 +100,10 @@ def main(argv: list[str]) -> int:
         return _fail(argv, error, 2)
     except RunError as error:
         return _fail(argv, error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (told := _no_room(error)):
+            raise
+        return _fail(argv, RunError(f"there is not enough memory: {told}"), 1)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
@@ -193,6 +200,14 @@ def _fail(argv: list[str], error: Exception, status: int) -> int:
     said = printable(" ".join(str(error).split()))
     print(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}", file=sys.stderr)
     return status
+
+
+def _no_room(error: MemoryError | RuntimeError) -> str:
+    """What was too large, with what to do; "" where memory is not what failed."""
+    from scoreflow.runtime.memory import no_room  # which needs torch
+
+    said = no_room(error)
+    return said and f"{said[:MOST_SAID]}; ask for smaller sizes (batch_size, num_images, channels)"
 
 
 def _rank() -> int:
