@@ -86,11 +86,11 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
 def _refuse_size(config: Config, device: torch.device) -> None:
     """Refuse a network whose weights alone are larger than the memory."""
     c = config.model
+    keys: tuple[str, ...] = ("channels", "multipliers", "blocks")
     if c.name == "unet":
         widest = c.channels * max(c.multipliers, default=1) * c.stem_multiplier
         numbers = 9 * c.blocks * (c.channels * max(c.multipliers, default=1)) ** 2
         numbers += 9 * widest + 4 * c.channels * (c.embedding_channels + c.num_classes)
-        keys = ("channels", "multipliers", "blocks")
     elif c.name == "mlp":
         numbers, keys = c.depth * c.width**2 + c.embedding * c.width, ("width", "depth")
     else:

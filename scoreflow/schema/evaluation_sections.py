@@ -17,6 +17,7 @@ from scoreflow.schema.task_keys import METHODS, TASKS
 from scoreflow.schema.training_sections import FITS, PRECISIONS, READING_MODES
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
+MILLION = Range(1, 10**6, "[]")
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
 DRAWN = ("sample", "compare", "export")
@@ -213,9 +214,7 @@ class LikelihoodConfig(Section):
         16, "images solved again at a tenth of the tolerances; 0 for none", COUNT_OR_NONE
     )
     ledger: bool = key(False, "every bound and estimate of the likelihood, next to the exact flow")
-    terms: int = key(
-        64, "ledger: random times of the bounds, one in each stratum", Range(1, 10**6, "[]")
-    )
+    terms: int = key(64, "ledger: random times of the bounds, one in each stratum", MILLION)
     against: str = key("", 'compare in pairs with: "raw", the raw weights, or a run\'s folder')
     data: str = key("", 'data to score instead: "train", a folder or a name on the Hub')
     fit: str = key(
@@ -242,9 +241,7 @@ class CompareConfig(Section):
         choices=samplers.NAMES,
         filled=True,
     )
-    nfe: tuple[int, ...] = key(
-        (5, 10, 20, 50, 100), "evaluations an image", Range(1, 10**6, "[]"), filled=True
-    )
+    nfe: tuple[int, ...] = key((5, 10, 20, 50, 100), "evaluations an image", MILLION, filled=True)
     num_images: int = key(256, "samples of each case", COUNT)
     guidance: tuple[float, ...] = key(
         (0.0, 1.0, 2.0, 4.0), "with classes: guidance weights swept", NOT_NEGATIVE
