@@ -1,4 +1,4 @@
-"""The two ways in which a command can fail, and the hint at a name that was misspelt."""
+"""The two ways in which a command can fail, hints at misspelt names, and what may be printed."""
 
 import difflib
 from collections.abc import Iterable
@@ -53,3 +53,21 @@ def did_you_mean(
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal: what could move its cursor, change its title or hide is escaped.
+
+    File names, class names and what files say may hold any character, and a terminal obeys some.
+
+    Args:
+        text: lines; a line's end and a tab stay.
+
+    Returns:
+        The same with "\x1b", say, for the character of that number, as `repr` has it.
+    """
+    if text.isprintable():  # nearly always
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
+    )

@@ -30,9 +30,11 @@ from scoreflow.interop.imported import Imported, Weights
 from scoreflow.interop.other_readings import Reading, others_of
 from scoreflow.likelihood.dequantization import Dequantizer, at_most_bits
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.paths import user_path
 from scoreflow.runtime.device import build_device, states_of
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.progress_bar import Progress
+from scoreflow.runtime.terminal import tell
 from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import frozen, refuse_checkpoint, resolve
@@ -90,7 +92,7 @@ def import_network(
     source = Source(str(path), format, recipe, dict(options or {}), anyway)
     own = flatten(dict(overrides or {})) | (data_keys(str(data)) if data else {})
     command = f"scoreflow.import_network({str(path)!r}, {str(workdir)!r})"
-    return bring_in(source, Path(workdir).expanduser(), own, device, command, print)
+    return bring_in(source, user_path(workdir, "the run's folder"), own, device, command, tell)
 
 
 def bring_in(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError, did_you_mean, first_line
+from scoreflow.paths import user_path
 from scoreflow.report.blocks import Cell, Section, Table, Text, plain, with_error
 from scoreflow.report.html import render
 from scoreflow.report.results import DAMAGE, Results, flat, measured_on
@@ -167,7 +168,7 @@ class RunTable:
         Raises:
             RequestError: another ending, or the file cannot be written.
         """
-        path = Path(path).expanduser()
+        path = user_path(path, "the table's file")
         check_ending(path)
         match path.suffix.lower():
             case ".html":
@@ -260,7 +261,7 @@ def check_ending(path: Path) -> None:
 
 def _read(given: str | Path) -> Row:
     """What the files of a run tell; whatever is wrong with them is a reason."""
-    path = Path(given).expanduser()
+    path = user_path(given, "a run's folder")
     name = path.resolve().name
     try:
         run = RunDir.open(path)

@@ -41,9 +41,11 @@ from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.paths import user_path
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import WITHOUT_FLOAT64, build_device, states_of
 from scoreflow.runtime.progress_bar import Progress
+from scoreflow.runtime.terminal import tell
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
@@ -106,9 +108,9 @@ def load(
         )
     if isinstance(data, dict):  # a section, like all others
         settings, data = {**settings, "data": data}, None
-    overrides, path = flatten(settings), Path(workdir).expanduser()
+    overrides, path = flatten(settings), user_path(workdir, "the run's folder")
     request = Request("", path, str(device), "", {}, overrides, False)
-    return open_run(request, print, given=(data, data_test))
+    return open_run(request, tell, given=(data, data_test))
 
 
 def open_run(
@@ -231,7 +233,7 @@ class TrainedRun:
         self,
         folder: RunDir,
         experiment: Experiment,
-        say: Say = print,
+        say: Say = tell,
         loaded: tuple[ScoreModel, int] | None = None,
         at: int = 0,
     ) -> None:
@@ -412,7 +414,7 @@ class TrainedRun:
         """
         _refuse_unread(settings, UNREAD_BY_SAMPLE, "sample_to")
         config = self._sampling(num_images, sampler, settings)
-        name, path = config.sampling.sampler, Path(folder).expanduser()
+        name, path = config.sampling.sampler, user_path(folder, "the folder of samples")
         draw = self.draw(self.plan(name, config), name, config)
         return fill(path, save, draw, self.draw_settings(name, config)).path
 
@@ -587,7 +589,7 @@ class TrainedRun:
         tensors, event = model.network.state_dict(), tuple(self.like.train.shape[1:])
         config = assembly.in_units_of(Config.of(self.config), self.like)
         network = Exported(config, tensors, event, weights, step)
-        return export(network, to, Path(out).expanduser())
+        return export(network, to, user_path(out, "out"))
 
     # ---- likelihood and latents -------------------------------------------------------------
 
@@ -668,7 +670,7 @@ class TrainedRun:
         """
         if self.like.num_levels is not None and values.is_floating_point():
             values = values_of(values, self.like)
-        path = Path(path).expanduser()
+        path = user_path(path, "the picture")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, picture(values, self.like))
         return path

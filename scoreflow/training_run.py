@@ -26,11 +26,13 @@ from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of, keys_of_given
 from scoreflow.factory.training import record_of, refuse_edited
+from scoreflow.paths import user_path
 from scoreflow.runtime import distributed
 from scoreflow.runtime.curves import Curves
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.environment import environment
+from scoreflow.runtime.terminal import tell
 from scoreflow.schema.config import as_flag
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
@@ -105,13 +107,13 @@ def train(
     given = None if data is None else given_of(flat, data, data_test)
     if given is not None:
         flat |= keys_of_given(flat, given)
-    path = Path(workdir).expanduser()
+    path = user_path(workdir, "the run's folder")
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command, given=given) as (experiment, folder):
         trainer = trainer_of(experiment, distributed.shard(), folder.history)
         if folder.checkpoint_steps():
-            resume(trainer, experiment, folder, print)
+            resume(trainer, experiment, folder, tell)
         yield from intervals(trainer, folder)
 
 
@@ -120,7 +122,7 @@ def opened(
     request: Request,
     path: Path,
     command: str,
-    say: Say = print,
+    say: Say = tell,
     given: Data | None = None,
 ) -> Iterator[tuple[Experiment, RunDir]]:
     """The experiment of a request and its folder, made or opened by the first process alone.
@@ -292,7 +294,7 @@ def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json
     source = experiment.config.training.init
     if not source or (there is not None and there.checkpoint_steps()):
         return {}
-    found = initial.read(Path(source).expanduser())
+    found = initial.read(user_path(source, "training.init"))
     if found.state:
         refuse_edited(RunDir.open(found.source), found.step, found.state)
     theirs = completed(flatten(found.config))

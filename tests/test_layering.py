@@ -14,6 +14,7 @@ FLOORS = [
     {"sde"},
     {"samplers"},
     {"errors", "uncertainty", "version"},
+    {"paths"},
     {"schema", "storage", "figures", "runtime", "data"},
     {"models", "configs"},
     {"losses", "generation"},

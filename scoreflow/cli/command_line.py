@@ -9,8 +9,9 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from scoreflow.errors import RequestError, nearest
+from scoreflow.paths import user_path
 from scoreflow.schema import experiments
-from scoreflow.schema.config import KEYS, unknown, without_effect
+from scoreflow.schema.config import KEYS, refuse_nonsense, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
     LISTING_FLAGS,
@@ -37,11 +38,14 @@ MODES = (
     "export",
     "table",
 )
+HIDDEN = ("undefok", "flagfile")
+"""Flags that absl gives every program: names that may be wrong, files of more flags."""
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
 
 def parse(argv: list[str]) -> Request:
     """The request of a command line, or a RequestError that says what is wrong with it."""
+    _refuse_hidden_flags(argv)
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
     values = flags.FlagValues()
@@ -56,7 +60,7 @@ def parse(argv: list[str]) -> Request:
         *TARGET_FLAGS,
         *LISTING_FLAGS,
     ):
-        flags.DEFINE_string(name, None, "", flag_values=values)
+        flags.DEFINE_string(name, None, "", flag_values=values, allow_overwrite=False)
     flags.DEFINE_multi_string("set", None, "", flag_values=values)
     flags.DEFINE_boolean("anyway", None, "", flag_values=values)
     try:
@@ -76,14 +80,21 @@ def parse(argv: list[str]) -> Request:
         raise RequestError(unknown("--mode", values.mode, MODES))
     short = {key: values[name].value for name, key in SHORT.items() if values[name].present}
     if values["samplers"].present:
+        if values.mode == "train":
+            raise RequestError(
+                "--samplers is of --mode compare; to keep it in the config of the run write "
+                f"--config.compare.samplers={values.samplers}"
+            )
         short["compare.samplers"] = values.samplers.split(",")
     if values["data"].present:
         short |= data_keys(values.data)
-    workdir = Path(values.workdir).expanduser() if values.workdir else None
+    _refuse_contradiction(short, overrides)
+    workdir = user_path(values.workdir, "--workdir") if values.workdir else None
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     config, overrides = {**config, **short}, {**overrides, **short}
     _refuse_without_effect(values.mode, overrides)
+    refuse_nonsense(overrides)
     device = values.device or ""
     mode = values.mode
     source = source_of(mode, _given(values, (*SOURCE_FLAGS, "set", "anyway")), given)
@@ -107,14 +118,39 @@ def _refuse_without_effect(mode: str, overrides: Flat) -> None:
             raise RequestError(f"{key} has no effect on --mode {mode}; {instead}")
 
 
-def _config_file(argv: list[str]) -> str | None:
-    """What --config was given, None where it was not."""
-    found = None
+def _refuse_hidden_flags(argv: list[str]) -> None:
+    """Refuse flags of the parser's own, and --config twice, of which it would take the last."""
+    for argument in argv[1:]:
+        flag = argument.partition("=")[0].lstrip("-")
+        if argument.startswith("-") and flag in HIDDEN:
+            raise RequestError(f"--{flag} is no flag of ScoreFlow; leave it out")
+    if len(files := _config_files(argv)) > 1:
+        raise RequestError(f"--config is given {len(files)} times ({', '.join(files)}); name one")
+
+
+def _refuse_contradiction(short: Flat, overrides: Flat) -> None:
+    """Refuse a short flag beside another value of the key that it is short for."""
+    for key, value in short.items():
+        if key in overrides and overrides[key] != value:
+            raise RequestError(
+                f"{key} is given twice: {value!r} by its short flag, and --config.{key}="
+                f"{overrides[key]}; leave one out"
+            )
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    """What --config was given, each time."""
+    found = []
     for k, argument in enumerate(argv[1:], start=1):
         flag, assigned, value = argument.partition("=")
         if flag in ("-config", "--config"):
-            found = value if assigned else "".join(argv[k + 1 : k + 2])
+            found.append(value if assigned else "".join(argv[k + 1 : k + 2]))
     return found
+
+
+def _config_file(argv: list[str]) -> str | None:
+    """What --config was given, None where it was not."""
+    return next(iter(_config_files(argv)), None)
 
 
 def _explain(error: Exception, argv: list[str]) -> str:
@@ -122,6 +158,8 @@ def _explain(error: Exception, argv: list[str]) -> str:
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if wrong and wrong[1] in KEYS:
         return KEYS[wrong[1]].wrong_kind(wrong[2])
+    if again := re.match(r"flag --(\w+)=(.*?): already defined as (.*)", str(error), re.DOTALL):
+        return f"--{again[1]} is given twice, {again[3]} and {again[2]}; leave one out"
     file = _config_file(argv)
     if file is not None and not Path(file.split(":")[0]).is_file():
         return _no_file(file)

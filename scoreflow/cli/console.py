@@ -5,12 +5,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scoreflow.runtime import distributed
+from scoreflow.runtime.terminal import tell
 
 
 def say(text: str) -> None:
-    """Print a line, from the first process alone."""
+    """Print lines, from the first process alone."""
     if distributed.is_main_process():
-        print(text, flush=True)
+        tell(text)
 
 
 def recorded(section: ConfigDict, device: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scoreflow.cli import command_line
-from scoreflow.errors import RequestError, RunError, Stopped
+from scoreflow.errors import RequestError, RunError, Stopped, printable
 from scoreflow.runtime import distributed
 from scoreflow.runtime.termination import Terminated, as_interrupts
 from scoreflow.schema import resolve, samplers
@@ -81,6 +81,8 @@ OF_THE_MACHINE = {
     if hasattr(errno, name)
 }
 """Failures that are no defect of the program, whatever file they are about."""
+MOST_SAID = 200
+"""Characters of what torch says that a line repeats."""
 
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
@@ -113,6 +115,10 @@ def main(argv: list[str]) -> int:
         return _fail(argv, error, 2)
     except RunError as error:
         return _fail(argv, error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (told := _no_room(error)):
+            raise
+        return _fail(argv, RunError(f"there is not enough memory: {told}"), 1)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
@@ -165,6 +171,8 @@ def script() -> NoReturn:
     # How long an idle OpenMP thread spins before it sleeps; torch reads it when it is imported.
     # GNU's own is so long that on shared cores every small operation waits for its turn.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if os.environ.get("WORLD_SIZE"):  # else torch prints its stack beside our line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     _open_closed()
     _print_anything()
     try:
@@ -240,11 +248,17 @@ def _forget_output() -> bool:
 def _fail(argv: list[str], error: Exception, status: int) -> int:
     name = Path(argv[0]).name
     who = f"process {rank}: " if (rank := _rank()) else ""
-    print(
-        f"{'scoreflow' if name == '__main__.py' else name}: {who}{' '.join(str(error).split())}",
-        file=sys.stderr,
-    )
+    said = printable(" ".join(str(error).split()))
+    print(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}", file=sys.stderr)
     return status
+
+
+def _no_room(error: MemoryError | RuntimeError) -> str:
+    """What was too large, with what to do; "" where memory is not what failed."""
+    from scoreflow.runtime.memory import no_room  # which needs torch
+
+    said = no_room(error)
+    return said and f"{said[:MOST_SAID]}; ask for smaller sizes (batch_size, num_images, channels)"
 
 
 def _rank() -> int:
@@ -261,7 +275,7 @@ def _leave() -> None:
 
 def _run(request: Request, argv: list[str]) -> None:
     if told := distributed.remark():
-        print(told, file=sys.stderr)
+        print(printable(told), file=sys.stderr)
     if request.mode not in SHARED and distributed.placement().world > 1:
         raise RequestError(
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"

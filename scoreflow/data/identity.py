@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import BLOCK, Data, digest
+from scoreflow.paths import user_path
 
 Record = dict[str, Any]
 """What data.json holds."""
@@ -71,7 +72,7 @@ def record(data: Data, path: str, run: Path, found: str = "") -> Record:
 
 def places(path: str, run: Path) -> dict[str, str]:
     """A path as it was given, absolute, and relative to the run; the last two "" for none."""
-    there = Path(path).expanduser()
+    there = user_path(path, "data.path")
     if not path or not there.exists():
         return {"path": path, "absolute": "", "relative": ""}
     absolute = there.resolve()
@@ -95,12 +96,12 @@ def candidates(of: Record, path: str, run: Path) -> list[str]:
         it may be a name on the Hub that was read as one.
     """
     was_a_place = bool(of.get("absolute"))
-    found = [] if was_a_place and not Path(path).expanduser().exists() else [path]
+    found = [] if was_a_place and not user_path(path, "data.path").exists() else [path]
     later = [of.get("absolute", "")]
     if of.get("relative"):
         later.append(str((run.resolve() / of["relative"]).resolve()))
     for each in later:
-        known = [Path(other).expanduser().resolve() for other in found]
+        known = [user_path(other, "data.path").resolve() for other in found]
         if each and Path(each).exists() and Path(each).resolve() not in known:
             found.append(each)
     return found

@@ -36,6 +36,7 @@ from scoreflow.data.sources.rows import Found, Row, Rows, joined, shown, some
 from scoreflow.data.split import check_cut, cut
 from scoreflow.data.stored.images import Images
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -144,7 +145,7 @@ def load_whole(path_or_name: str, reading: Reading = AS_IT_IS, labels: str = "no
 
 def _found(path_or_name: str, labels: str) -> Found:
     """What lies at a path, or on the Hub."""
-    path = Path(path_or_name).expanduser()
+    path = user_path(path_or_name, "the data's path")
     if path_or_name and path.exists():
         return what_is_at(path, labels)
     if not HUB_NAME.fullmatch(path_or_name) or suffix_of(path.name) in FILES:

@@ -38,7 +38,7 @@ def cut(pool: Data, test_fraction: float, split_seed: int) -> Data:
             "measured on"
         )
         return replace(pool, remarks=(*pool.remarks, line))
-    num_test = math.ceil(test_fraction * count - 1e-9)
+    num_test = max(1, math.ceil(test_fraction * count - 1e-9))
     if num_test == count:
         raise RequestError(
             f"{pool.name}: test_fraction {test_fraction} of {count} data leaves none to train"

@@ -17,6 +17,7 @@ import torch
 from scoreflow.data.dataset import Data
 from scoreflow.data.split import cut
 from scoreflow.errors import RequestError, first_line
+from scoreflow.paths import user_path
 
 Array = np.ndarray[Any, Any]
 KINDS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
@@ -43,7 +44,7 @@ def load_vectors(path: str, test_fraction: float = 0.2, split_seed: int = 0) -> 
     Raises:
         RequestError: there is no such table, or a value of it is no finite number.
     """
-    file = Path(path).expanduser()
+    file = user_path(path, "data.path")
     values, names, said = _table(file, path)
     if values.ndim != 2 or values.shape[1] == 0:
         raise RequestError(f"{path}: a table must be (rows, columns), got {values.shape}")

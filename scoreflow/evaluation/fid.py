@@ -5,8 +5,10 @@ package's own download. Images of any size are resized and grey ones get three c
 package does and expects.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from scoreflow.data.levels import to_uint8
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 from scoreflow.storage.atomic_files import Json
 
 DOWNLOAD = "download"
@@ -57,21 +60,43 @@ def scores(
     """
     if num_levels is None:
         raise RequestError("compare.inception needs images; these data are vectors")
-    if weights != DOWNLOAD and not Path(weights).is_file():
+    if weights != DOWNLOAD and not user_path(weights, "compare.inception").is_file():
         raise RequestError(
             f'compare.inception: no such file {weights}; it is a file of weights or "{DOWNLOAD}"'
         )
-    path = None if weights == DOWNLOAD else weights
-    _try_network(path)
+    kept = None if weights == DOWNLOAD else _checked(weights)
+    path = None if kept is None else str(Path(kept.name) / "inception.pth")
+    _try_network(path, weights)
 
     def score(values: Tensor, reference: Tensor) -> Json:
         pair = Images(values, num_levels), Images(reference, num_levels)
+        assert path is None or kept is not None, "its folder is there as long as this function"
         return _scores(*pair, path, device)
 
     return score
 
 
-def _try_network(path: str | None) -> None:
+def _checked(weights: str) -> "TemporaryDirectory[str]":
+    """The tensors of a file in a new one, in a folder of ours alone, which goes with the process.
+
+    The package reads a path by itself, as a pickle that may run anything, and more than once. What
+    it is given is what was checked: the user's file is read here, and never again.
+    """
+    try:
+        content = user_path(weights, "compare.inception").read_bytes()
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+            raise TypeError("it holds other things than tensors by name")
+        folder = TemporaryDirectory(prefix="scoreflow-inception-")
+        torch.save(state, Path(folder.name) / "inception.pth")
+    except Exception as error:  # whatever an unpickler raises
+        raise RequestError(
+            f"compare.inception: {weights} does not fit ({_first_line(error)})"
+        ) from error
+    return folder
+
+
+def _try_network(path: str | None, weights: str) -> None:
     """Refuse weights that do not fit, or that cannot be downloaded."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -81,11 +106,9 @@ def _try_network(path: str | None) -> None:
             "pip install torch-fidelity"
         ) from error
     try:
-        if path is not None:  # the package would run whatever a pickle says
-            torch.load(path, map_location="cpu", weights_only=True)
         FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], path)
     except Exception as error:  # whatever a download or an unpickler raises
-        done = "the download of the weights failed" if path is None else f"{path} does not fit"
+        done = "the download of the weights failed" if path is None else f"{weights} does not fit"
         raise RequestError(f"compare.inception: {done} ({_first_line(error)})") from error
 
 

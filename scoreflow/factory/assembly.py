@@ -16,7 +16,7 @@ from scoreflow.factory.data import build_data
 from scoreflow.factory.guidance import guidance_of
 from scoreflow.factory.likelihood import build_solver, question_of
 from scoreflow.factory.model import build_model, build_network, classes_of
-from scoreflow.factory.sampling import check_sampler
+from scoreflow.factory.sampling import check_sampler, refuse_samples
 from scoreflow.factory.training import (
     build_objective,
     build_training,
@@ -24,6 +24,7 @@ from scoreflow.factory.training import (
     choose_precision,
     compiled,
     computes_in,
+    refuse_batch,
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
@@ -137,6 +138,9 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     """
     t_min = build_objective(config).least_time
     question_of(config, sde, t_min, data)
+    if training:
+        refuse_batch(config, data)
+        refuse_samples(config, data)
     if training and config.training.flip and data.num_levels is None:
         raise RequestError(
             f"training.flip = true mirrors images, and {data.name} are vectors, whose columns "

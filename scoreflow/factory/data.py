@@ -17,6 +17,7 @@ from scoreflow.data.stored.images import available_memory
 from scoreflow.data.vectors import load_vectors
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose, choose_key
+from scoreflow.paths import user_path
 from scoreflow.runtime.device import states_of
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.request import Flat
@@ -157,8 +158,8 @@ def _images(
             c.path, c.test_fraction, c.split_seed, not bound, reading, c.labels
         )
 
-    source = Path(c.path).expanduser()
-    folder = Path(c.cache).expanduser() if c.cache else home and home / "cache"
+    source = user_path(c.path, "data.path")
+    folder = user_path(c.cache, "data.cache") if c.cache else home and home / "cache"
     if folder is None or not c.path or not source.exists():
         return load()
     most = 0 if c.cache else available_memory(device) // MEMORY_SHARE

@@ -1,5 +1,6 @@
 """Editing tasks on a given image from the `control` section."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from scoreflow.factory.choose import choose, choose_key, try_solver
 from scoreflow.generation.edit_plan import EditPlan
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.samplers import (
     BlockMean,
     ChannelMean,
@@ -39,6 +41,10 @@ def build_control(config: AnyConfig, data: Data) -> EditPlan | None:
         raise RequestError(
             f"sampling.task = {task} is about images, and the data of this run are vectors"
         )
+    if task != "reconstruct":  # which takes as many images as there are
+        need = 4 * c.count * math.prod(data.test.shape[1:])
+        told = f"control.count = {c.count}"
+        refuse_above_memory(told, need, data.test.device, "lower it")
     reading = build_user_reading(c, config.data)
     if task in MEASURED:
         return _measured(config, data, data.num_levels, reading)

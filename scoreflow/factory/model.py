@@ -17,6 +17,7 @@ from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
 from scoreflow.models.unet_levels import fitting, refuse_bad_levels
+from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.schema.config import KEYS, AnyConfig, Config
 from scoreflow.schema.training_sections import ModelConfig
 from scoreflow.sde import SDE
@@ -72,6 +73,7 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
         )
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
+    _refuse_size(config, device or data.train.device)
     classes = classes_of(config, data)
     torch.manual_seed(config.seed)
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
@@ -79,6 +81,22 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     device = device or data.train.device
     moved = network.to(device, memory_format=memory)  # which torch's types leave out
     return cast(nn.Module, moved)
+
+
+def _refuse_size(config: Config, device: torch.device) -> None:
+    """Refuse a network whose weights alone are larger than the memory."""
+    c = config.model
+    keys: tuple[str, ...] = ("channels", "multipliers", "blocks")
+    if c.name == "unet":
+        widest = c.channels * max(c.multipliers, default=1) * c.stem_multiplier
+        numbers = 9 * c.blocks * (c.channels * max(c.multipliers, default=1)) ** 2
+        numbers += 9 * widest + 4 * c.channels * (c.embedding_channels + c.num_classes)
+    elif c.name == "mlp":
+        numbers, keys = c.depth * c.width**2 + c.embedding * c.width, ("width", "depth")
+    else:
+        return
+    told = ", ".join(f"model.{key} = {vars(c)[key]}" for key in keys)
+    refuse_above_memory(f"a network of {told}", 4 * numbers, device, "make it smaller")
 
 
 def event_shape(c: ModelConfig, data: Data) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Samplers and their time grids from the `sampling` section."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from scoreflow.generation.classes import ByClass
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.samplers import (
     AnnealedLangevin,
     Clipped,
@@ -65,6 +67,7 @@ def build_drawing(
     config = Config.of(config)
     c = config.sampling
     choose("sampler", name, SAMPLERS)
+    refuse_samples(config, data)
     guidance = build_guidance(config, model, data)
     guided = guidance.denoiser(model, classifier)
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
@@ -80,6 +83,18 @@ def build_drawing(
         c = replace(c, steps=process.num_steps)
     final, times = _final_and_times(c, name, process, model.t_min, eps_error)
     return SamplingPlan(sampler, times, kept, final, *of, process=process)
+
+
+def refuse_samples(config: Config, data: Data) -> None:
+    """Refuse samples that are larger than the memory."""
+    c, event, device = config.sampling, data.train.shape[1:], data.train.device
+    remedy = "lower it"
+    if c.save == "grid":  # which keeps all of them
+        need = 4 * c.num_images * math.prod(event)
+        refuse_above_memory(f"sampling.num_images = {c.num_images}", need, device, remedy)
+    wide = config.model.channels if config.model.name == "unet" else 1
+    need = 4 * min(c.batch_size, c.num_images) * wide * math.prod(event[1:])
+    refuse_above_memory(f"sampling.batch_size = {c.batch_size}", need, device, remedy)
 
 
 def check_sampler(config: Config, name: str, sde: SDE, t_min: float, data: Data) -> None:

@@ -1,5 +1,6 @@
 """Loss, optimisation and compilation from the `training` section."""
 
+import math
 import shutil
 from dataclasses import fields
 from importlib.util import find_spec
@@ -8,12 +9,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import HALF
+from scoreflow.runtime import distributed
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
+from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.schema import resolve
 from scoreflow.schema.config import AnyConfig, Config
@@ -49,6 +53,17 @@ def build_training(config: AnyConfig) -> TrainingSettings:
             f"({settings.log_every}), or 0, got {settings.preview_every}"
         )
     return settings
+
+
+def refuse_batch(config: Config, data: Data) -> None:
+    """Refuse a batch, or a part of it, that is larger than the memory."""
+    t, event, device = config.training, data.train.shape[1:], data.train.device
+    whole = -(-t.batch_size // distributed.placement().world)
+    wide = config.model.channels if config.model.name == "unet" else 1
+    part = -(-whole // t.micro_batches) * wide * math.prod(event[1:])
+    need = 8 * max(part, whole * math.prod(event))
+    remedy = "lower it, or raise training.micro_batches"
+    refuse_above_memory(f"training.batch_size = {t.batch_size}", need, device, remedy)
 
 
 def build_classifying(config: AnyConfig) -> ClassifierSettings:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WANTED = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.pkl")
@@ -20,7 +21,7 @@ def local(source: str | Path) -> Path:
     Raises:
         RequestError: there is neither, or the package or the network for the Hub is missing.
     """
-    path = Path(source).expanduser()
+    path = user_path(source, "--from")
     if path.exists():
         return path
     name = str(source)

@@ -7,7 +7,9 @@ wait for the hardest. They meet once, when all are done.
 import atexit
 import os
 import re
+import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +22,14 @@ from scoreflow.errors import RequestError, first_line
 
 T = TypeVar("T")
 
+MEETING = timedelta(minutes=10)
+"""How long the processes wait until all of them are there."""
+PAUSE = 0.2
+"""Seconds between two attempts to reach the first process."""
 PATIENCE = timedelta(days=7)
 """How long a process that is done waits for the others; torchrun ends it if one dies."""
+
+_ALONE = "unset WORLD_SIZE to work in one process, or start all of them by torchrun"
 
 
 @dataclass(frozen=True)
@@ -102,18 +110,17 @@ def placement() -> Shard:
     Raises:
         RequestError: the variables of the environment contradict each other.
     """
-    alone = "unset WORLD_SIZE to work in one process, or start all of them by torchrun"
     if not _variable("WORLD_SIZE"):  # a cluster may set RANK for purposes of its own
         return Shard()
-    world = _whole("WORLD_SIZE", 1, None, alone)
+    world = _whole("WORLD_SIZE", 1, None, _ALONE)
     if world == 1:
         return Shard()
-    rank = _whole("RANK", 0, world, alone)
+    rank = _whole("RANK", 0, world, _ALONE)
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not _variable(name)]
     if missing:
         raise RequestError(
             f"WORLD_SIZE = {world} processes meet at an address, and {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set: {alone}"
+            f"{'is' if len(missing) == 1 else 'are'} not set: {_ALONE}"
         )
     return Shard(rank, world)
 
@@ -155,7 +162,8 @@ def _whole(name: str, least: int, end: int | None, remedy: str) -> int:
         number = int(text)
         if least <= number and (end is None or number < end):
             return number
-    within = f"from {least}" if end is None else f"in {least}..{end - 1}, below WORLD_SIZE"
+    within = f"from {least}" if end is None else f"in {least}..{end - 1}"
+    within += ", below WORLD_SIZE" if name == "RANK" else ""
     raise RequestError(f"{name} must be a whole number {within}, got {text!r}: {remedy}")
 
 
@@ -179,7 +187,16 @@ def shard() -> Shard:
 
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+            store = _met(placement())
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if gpus else "gloo",
+                store=store,
+                rank=placement().rank,
+                world_size=placement().world,
+                timeout=PATIENCE,
+            )
+        except RequestError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise RequestError(
                 f"the other processes cannot be joined ({first_line(error)}): start all of them "
@@ -187,6 +204,64 @@ def shard() -> Shard:
             ) from error
         atexit.register(leave)  # gloo's threads abort a process that ends inside its group
     return Shard(dist.get_rank(), dist.get_world_size())
+
+
+def _met(here: Shard) -> Any:  # noqa: ANN401  # a Store, a type of torch
+    """The store through which processes find each other, once every one of them is there.
+
+    Raises:
+        RequestError: some do not come within `MEETING`.
+    """
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    address, port = _variable("MASTER_ADDR"), _whole("MASTER_PORT", 1, 65536, _ALONE)
+    until = time.monotonic() + MEETING.total_seconds()
+    _reach(here, (address, port), until)
+    try:
+        store, *_ = next(rendezvous("env://", here.rank, here.world, timeout=MEETING))
+    except dist.DistStoreError as error:  # that of rank 0, which counts who has come
+        raise RequestError(_absent(here)) from error
+    store.set(f"here/{here.rank}", "yes")
+    while not store.check([f"here/{rank}" for rank in range(here.world)]):
+        if time.monotonic() > until:
+            raise RequestError(_absent(here))
+        time.sleep(PAUSE)
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def _reach(here: Shard, address: tuple[str, int], until: float) -> None:
+    """Wait until the first process listens at its address; for it, until the name is known.
+
+    Args:
+        here: this process.
+        address: host and port of rank 0.
+        until: when to give up, as `time.monotonic` counts.
+
+    Raises:
+        RequestError: it was given up.
+    """
+    while True:
+        try:
+            if here.rank == 0:
+                socket.getaddrinfo(*address)
+            else:
+                socket.create_connection(address, timeout=MEETING.total_seconds()).close()
+            return
+        except OSError as error:  # not there yet
+            if time.monotonic() > until:
+                raise RequestError(_absent(here, f" ({error.strerror or error})")) from error
+        time.sleep(PAUSE)
+
+
+def _absent(here: Shard, why: str = "") -> str:
+    """That not all processes came."""
+    return (
+        f"the {here.world} processes that WORLD_SIZE says did not all come to "
+        f"{_variable('MASTER_ADDR')}:{_variable('MASTER_PORT')} within "
+        f"{MEETING.total_seconds():.0f} seconds{why}: {_ALONE}"
+    )
 
 
 def leave() -> None:

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from scoreflow.errors import printable
 from scoreflow.runtime import distributed
 
 REFRESH_SECONDS = 0.5 if sys.stderr.isatty() else 10.0
@@ -25,7 +26,7 @@ class Progress:
         self.bar = tqdm(
             total=total,
             initial=start,
-            desc=title,
+            desc=printable(title),
             unit=unit,
             mininterval=REFRESH_SECONDS,
             dynamic_ncols=True,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 from ml_collections import ConfigDict, FieldReference
 
 from scoreflow.errors import RequestError, did_you_mean, nearest
+from scoreflow.paths import user_path
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
     CompareConfig,
@@ -138,6 +139,14 @@ TYPING_SLIP = 0.9
 """Likeness above which a name is taken for another one that was mistyped."""
 LATER = tuple(name for name, each in KEYS.items() if each.later)
 """Keys of the weights that the oldest runs lack; the default does what they did."""
+LATER_FILES = {
+    "control.image",
+    "control.other",
+    "control.mask",
+    "likelihood.against",
+    "compare.inception",
+}
+"""Keys of modes after training that name a file or a folder."""
 EVALUATION = tuple(section.NAME for section in Config.SECTIONS if section.MODES)
 """Sections that may change after training; the others belong to the weights."""
 
@@ -197,6 +206,39 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
             remedies.append("--data PATH")
         added = f"add {' or '.join(remedies)}, or " if remedies else ""
         raise RequestError(f"{name} has no effect on {choices}: {added}leave it out")
+
+
+def refuse_nonsense(asked: Flat) -> None:
+    """Refuse names that are none and lists without an entry, also of keys without effect now.
+
+    Args:
+        asked: a value each, by dotted key.
+
+    Raises:
+        RequestError: a mode to come would refuse the run's own config.
+    """
+    for name, value in asked.items():
+        if name in KEYS:
+            KEYS[name].refuse_nonsense(value)
+
+
+def refuse_missing_files(asked: Flat) -> None:
+    """Refuse a file of a later mode that is not there when a training stores its name.
+
+    Args:
+        asked: as above.
+
+    Raises:
+        RequestError: it is not there.
+    """
+    for name in LATER_FILES & asked.keys():
+        value = str(asked[name])
+        if not value or value.startswith("test:") or value in ("raw", "download"):
+            continue
+        if not user_path(value, name).exists():
+            raise RequestError(
+                f"{name}: no such file {value!r}; leave it to the mode that reads it"
+            )
 
 
 def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBut]]:

@@ -17,6 +17,7 @@ from scoreflow.schema.task_keys import METHODS, TASKS
 from scoreflow.schema.training_sections import FITS, PRECISIONS, READING_MODES
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
+MILLION = Range(1, 10**6, "[]")
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
 DRAWN = ("sample", "compare", "export")
@@ -104,7 +105,7 @@ class SamplingConfig(Section):
     predictor: str = key("ancestral", "pc: predictor", choices=samplers.PREDICTORS)
     corrector: str = key("langevin", "pc: corrector", choices=("langevin", "annealed"))
     snr: float = key(0.1, "pc: signal-to-noise ratio of a correction", POSITIVE)
-    corrections: int = key(1, "pc: corrections at each time", COUNT_OR_NONE)
+    corrections: int = key(1, "pc: corrections at each time", Range(0, 10_000, "[]"))
     tolerance: float = key(1e-4, "ode: local error, unit scale", POSITIVE, modes=SAMPLE_ALONE)
     method: str = key("dopri5", "ode: dopri5, torchdiffeq:NAME or scipy:NAME")
     max_evaluations: int = key(10_000, "ode: evaluations of a sample, at most", EVALUATIONS)
@@ -150,7 +151,7 @@ class ControlConfig(Section):
     noise: float = key(
         0.0,
         "mmps: noise of the measurement, in units of [-1, 1]; 0 for the levels' own",
-        NOT_NEGATIVE,
+        Range(0, 1e6, "[]"),
     )
     iterations: int = key(3, "mmps: iterations of conjugate gradients", Range(1, 2**15))
     weight: float = key(1.0, "dps: weight of a step along the gradient of the misfit", POSITIVE)
@@ -213,7 +214,7 @@ class LikelihoodConfig(Section):
         16, "images solved again at a tenth of the tolerances; 0 for none", COUNT_OR_NONE
     )
     ledger: bool = key(False, "every bound and estimate of the likelihood, next to the exact flow")
-    terms: int = key(64, "ledger: random times of the bounds, one in each stratum", COUNT)
+    terms: int = key(64, "ledger: random times of the bounds, one in each stratum", MILLION)
     against: str = key("", 'compare in pairs with: "raw", the raw weights, or a run\'s folder')
     data: str = key("", 'data to score instead: "train", a folder or a name on the Hub')
     fit: str = key(
@@ -238,8 +239,9 @@ class CompareConfig(Section):
         ("ancestral", "ddim", "dpm", "unipc", "ode"),
         "samplers compared; also as --samplers ancestral,pc,ode",
         choices=samplers.NAMES,
+        filled=True,
     )
-    nfe: tuple[int, ...] = key((5, 10, 20, 50, 100), "evaluations an image", COUNT)
+    nfe: tuple[int, ...] = key((5, 10, 20, 50, 100), "evaluations an image", MILLION, filled=True)
     num_images: int = key(256, "samples of each case", COUNT)
     guidance: tuple[float, ...] = key(
         (0.0, 1.0, 2.0, 4.0), "with classes: guidance weights swept", NOT_NEGATIVE

@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 from scoreflow.schema.config import Config, unknown
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ def find(config: str | Path) -> Path | None:
 
     None if there is no such file.
     """
-    path = Path(str(config)).expanduser()
+    path = user_path(str(config), "--config")
     if path.is_file():
         return path
     shipped = names().get(path.stem)

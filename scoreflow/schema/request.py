@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 
 Flat = dict[str, Any]
 """A config by dotted keys; tuples as lists, as in JSON."""
@@ -198,7 +199,7 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
     for flag, what in (("to", "diffusers or safetensors"), ("out", "a new folder or file")):
         if not told.get(flag):
             raise RequestError(f"--mode export needs --{flag}, {what}")
-    return Target(told["to"], Path(told["out"]).expanduser(), told.get("weights", "ema"))
+    return Target(told["to"], user_path(told["out"], "--out"), told.get("weights", "ema"))
 
 
 # ---- the flags of --mode table -----------------------------------------------------------------
@@ -226,10 +227,10 @@ def listing_of(
                 raise RequestError(f"--{flag} is of --mode table, got --mode {mode}")
         return None
     named = [part for part in (told.get("runs") or "").split(",") if part]
-    runs = tuple(Path(each).expanduser() for each in (*folders, *named))
+    runs = tuple(user_path(each, "a run's folder") for each in (*folders, *named))
     if not runs:
         raise RequestError("--mode table needs runs: --mode table DIR DIR, or --runs DIR,DIR")
     for key in overrides:
         raise RequestError(f"{key} has no effect on --mode table; leave it out")
-    out = Path(told["out"]).expanduser() if told.get("out") else None
+    out = user_path(told["out"], "--out") if told.get("out") else None
     return Listing(runs, told.get("sort") or "", out)

@@ -16,6 +16,8 @@ from scoreflow.schema.config import (
     as_flag,
     belongs_to_weights,
     refuse_idle,
+    refuse_missing_files,
+    refuse_nonsense,
 )
 from scoreflow.schema.request import Flat, Request, flatten
 from scoreflow.schema.section import WHERE_THE_DATA_FIT, Value
@@ -41,6 +43,9 @@ def training_config(request: Request) -> ConfigDict:
     """
     refuse_checkpoint(request.config, "a training draws and measures at its end")
     config = resolve(request.config, "the experiment")
+    refuse_nonsense(flatten(config.to_dict()))
+    if request.mode == "train":
+        refuse_missing_files(request.overrides)
     resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
         refuse_idle(request.overrides, flatten(config.to_dict()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.schema.ranges import AllBut, Range
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ class Key:
         changes: how a resumed training may give a key of the weights another value, in words;
             "" for never.
         classes: whether it says a class or several: a number, or a text (`as_classes`).
+        filled: whether a list must have an entry.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Key:
     later: bool
     changes: str = ""
     classes: bool = False
+    filled: bool = False
 
     @property
     def section(self) -> str:
@@ -133,6 +135,23 @@ class Key:
             if number not in self.limits:
                 raise RequestError(f"{self.name} must lie in {self.limits}, got {value}")
 
+    def refuse_nonsense(self, value: object) -> None:
+        """Refuse what no mode could use: a name that is none, a list without an entry.
+
+        A config that is kept may have them, for a key without effect is never read: they are
+        refused where they are asked for.
+        """
+        if self.filled and value in ([], ()):
+            raise RequestError(f"{self.name} must have an entry at least, got none")
+        for item in value if isinstance(value, list | tuple) else (value,):
+            known = item in self.choices or item == self.default or not isinstance(item, str)
+            if self.choices and not known:
+                hint = did_you_mean(str(item), self.choices)
+                raise RequestError(
+                    f"{self.name} must be one of {', '.join(self.choices)}, got {item!r}"
+                    + (f"; {hint}" if hint else "")
+                )
+
 
 def _in_words(name: str, values: tuple[Value, ...] | AllBut) -> str:
     """A condition as a meaning begins with it: "unet", "compile", "heads = 0"."""
@@ -183,6 +202,7 @@ def key(
     later: bool = False,
     changes: str = "",
     classes: bool = False,
+    filled: bool = False,
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -197,6 +217,7 @@ def key(
         later: absent from the oldest runs.
         changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
         classes: whether it says a class or several.
+        filled: whether a list must have an entry.
     """
     about = {
         "meaning": meaning,
@@ -208,6 +229,7 @@ def key(
         "later": later,
         "changes": changes,
         "classes": classes,
+        "filled": filled,
     }
     declared: T = field(default=default, metadata=about)
     return declared

@@ -138,6 +138,7 @@ class SDEConfig(Section):
         (0.0,),
         "the variance added by each of the N steps",
         Range(0, 1, "[]"),
+        filled=True,
         later=True,
         only={"sde.schedule": ("betas",)},
     )
@@ -175,9 +176,13 @@ class ModelConfig(Section):
     )
     channels: int = key(128, "channels of the finest level", COUNT, only=UNET)
     multipliers: tuple[int, ...] = key(
-        (1, 2, 2, 2), "channels of the levels over `channels`, fine to coarse", COUNT, only=UNET
+        (1, 2, 2, 2),
+        "channels of the levels over `channels`, fine to coarse",
+        COUNT,
+        only=UNET,
+        filled=True,
     )
-    blocks: int = key(2, "residual blocks a level", COUNT, only=UNET)
+    blocks: int = key(2, "residual blocks a level", Range(1, 1000, "[]"), only=UNET)
     attention_sizes: tuple[int, ...] = key(
         (16,), "larger sides of the feature maps with self-attention, pixels", COUNT, only=UNET
     )
@@ -333,7 +338,7 @@ class ModelConfig(Section):
         later=True,
     )
     width: int = key(128, "hidden units of a layer", COUNT, only=MLP)
-    depth: int = key(3, "hidden layers", COUNT, only=MLP)
+    depth: int = key(3, "hidden layers", Range(1, 1000, "[]"), only=MLP)
     embedding: int = key(64, "dimensions of the time embedding", Range(4, 2**31), only=MLP)
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, printable
 from scoreflow.storage.regular_files import (
     WINDOWS,
     open_regular,
@@ -197,8 +197,8 @@ def take_lock(path: Path) -> BaseFileLock:
         raise _cannot_lock(path, error) from error
     if reason:
         print(
-            f"{path} has no locks ({reason}): the file {MARKER} there stands for one; never train "
-            "one run from two machines at a time",
+            f"{printable(str(path))} has no locks ({reason}): the file {MARKER} there "
+            "stands for one; never train one run from two machines at a time",
             file=sys.stderr,
         )
     return lock

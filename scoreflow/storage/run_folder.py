@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.paths import user_path
 from scoreflow.storage.atomic_files import (
     Json,
     Lock,
@@ -118,7 +119,7 @@ class RunDir:
     @classmethod
     def create(cls, path: str | Path, config: Json, env: Json) -> "RunDir":
         """Begin a run in a folder that holds none, and open it for training."""
-        path = Path(path).expanduser()
+        path = user_path(path, "the run's folder")
         text = dumps(config, "config", RequestError, sort_keys=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ class RunDir:
     @classmethod
     def open(cls, path: str | Path, training: bool = False) -> "RunDir":
         """A run that exists: to read and add results, or, with the lock, to train on."""
-        path = Path(path).expanduser()
+        path = user_path(path, "the run's folder")
         config = load_json(
             path / "config.json",
             missing=f"{path} holds no run (it has no config.json): make one with --mode train",

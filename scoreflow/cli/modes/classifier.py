@@ -1,10 +1,14 @@
 """--mode classifier: train a classifier of noisy images on the run's process, and measure it."""
 
+import math
 import time
 
+from ml_collections import ConfigDict
+
 from scoreflow.cli.console import recorded, say
-from scoreflow.data.dataset import digest
+from scoreflow.data.dataset import Data, digest
 from scoreflow.factory.training import build_classifying
+from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.schema.request import Request
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, save_classifier
@@ -20,6 +24,7 @@ def train(trained: TrainedRun) -> None:
     """Train the classifier of a run."""
     folder, experiment, data = trained.folder, trained.experiment, trained.data
     settings = build_classifying(experiment.config)
+    _refuse_size(experiment.config.classifier, data)
     path = folder.path / CLASSIFIER_FILE
     if path.exists():
         say(f"{path} is there already and will be replaced")
@@ -41,6 +46,14 @@ def train(trained: TrainedRun) -> None:
         f"{found['num_test']} test images, at t = {half['t']:g} on {half['accuracy']:.3f}; "
         f"{path}"
     )
+
+
+def _refuse_size(c: ConfigDict, data: Data) -> None:
+    """Refuse a network or a batch that is larger than the memory."""
+    device = data.train.device
+    need = 4 * c.batch_size * c.width * math.prod(data.train.shape[2:])
+    told = f"classifier.width = {c.width} with classifier.batch_size = {c.batch_size}"
+    refuse_above_memory(told, need + 4 * 9 * c.width**2, device, "make them smaller")
 
 
 def _of(trained: TrainedRun) -> str:

@@ -39,6 +39,8 @@ REFERENCE = (1e-3, 56.0)
 """A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
 the fifth root."""
 LEAST = 8
+MOST_EVALUATIONS = 10_000
+"""Largest budget of a chain that is no longer: what the adaptive flow may take by default."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -294,13 +296,25 @@ def _middle(c: ConfigDict) -> int:
 def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
     """Each sampler with each budget that it can use: a chain has no more steps than N."""
     c, whole = config.compare, config.sampling.grid == "least_cost"
+    most = max(model.sde.num_steps, MOST_EVALUATIONS)
+    if max(c.nfe, default=0) > most or not c.nfe or not c.samplers:
+        raise RequestError(
+            f"compare.nfe must have budgets in 1..{most} and compare.samplers a name, got "
+            f"{tuple(c.nfe)} and {tuple(c.samplers)}"
+        )
     names = [choose("--samplers", name, sampling.SAMPLERS) for name in dict.fromkeys(c.samplers)]
-    return [
+    found = [
         (name, budget)
         for name in names
         for budget in sorted(set(c.nfe))
         if (high_order(config, name) and not whole) or budget <= model.sde.num_steps
     ]
+    if not found:
+        raise RequestError(
+            f"compare.nfe = {tuple(c.nfe)} has no budget that {', '.join(names)} can use: a chain "
+            f"has {model.sde.num_steps} steps at most"
+        )
+    return found
 
 
 def _with_budget(config: ConfigDict, name: str, budget: int) -> ConfigDict:

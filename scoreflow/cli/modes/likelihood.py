@@ -29,6 +29,7 @@ from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, check_row, measure
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.paths import short_name, user_path
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema import request as requests
@@ -301,7 +302,7 @@ def _against(trained: TrainedRun) -> Weights:
 
 def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
     """The difference on the same images, dequantization and probes, with its own error."""
-    name = f"likelihood-against-{against.name}"
+    name = f"likelihood-against-{short_name(against.name)}"
     other = _measured(trained.folder, against, trained.data, name)
     apart = measured.values.mean(1) - other.values.mean(1)
     error, alone = standard_error(apart), measured.result["standard_error"]
@@ -352,7 +353,7 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
         )
     for remark in pool.remarks:
         say(f"likelihood.data: {remark}")
-    name, levels = Path(wanted).expanduser().resolve().name, levels.to(own.test.device)
+    name, levels = user_path(wanted, "likelihood.data").resolve().name, levels.to(own.test.device)
     return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
 
 
@@ -363,7 +364,7 @@ def _count(of: Data, c: ConfigDict) -> int:
 
 def _score(trained: TrainedRun, name: str, of: Data) -> None:
     """Score other data that are too few to be told from the test set: one image, say."""
-    file = f"likelihood-data-{name}"
+    file = f"likelihood-data-{short_name(name)}"
     found = _measured(trained.folder, _own(trained), of, file)
     why = "no AUROC: it takes two images of each side to tell them apart"
     result = {**found.result, "detection": {}, "no_detection": why}
@@ -379,7 +380,7 @@ def _line_of(name: str, of: Data, found: Measured) -> str:
 
 def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
     """Score other data, and how well each score detects them among the test set."""
-    file = f"likelihood-data-{name}"
+    file = f"likelihood-data-{short_name(name)}"
     found = _measured(trained.folder, _own(trained), of, file)
     own = _scores(measured, trained.data)
     if min(len(measured.values), len(found.values)) < 2:

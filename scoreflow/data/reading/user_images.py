@@ -16,6 +16,7 @@ from scoreflow.data.reading.refusal import Refused
 from scoreflow.data.reading.settings import MODE_OF, Mode, Reading
 from scoreflow.data.reading.tally import Tally
 from scoreflow.errors import RequestError
+from scoreflow.paths import user_path
 
 WHITE = 128
 """The least value of a mask's channel that counts as white, and of its transparency as clear."""
@@ -54,7 +55,7 @@ def read_images(
     """
     assert data.num_levels is not None, "vectors were refused before"
     kind, _, number = where.partition(":")
-    if kind == "test" and not Path(where).exists():
+    if kind == "test" and not user_path(where, "the image").exists():
         return _of_the_test_set(where, number, data, count)
     path = _file(where, "image", "a file, or test:K for a test image")
     shapes = tuple(dict.fromkeys((tuple(data.test.shape[1:]), *also)))
@@ -196,7 +197,7 @@ def _of_size(mask: Pixels, size: tuple[int, ...], where: str, reading: Reading) 
 
 
 def _file(where: str, what: str, remedy: str) -> Path:
-    path = Path(where).expanduser()
+    path = user_path(where, f"the {what}")
     if not path.is_file():
         raise RequestError(f"no such {what}: {where!r}; pass {remedy}")
     return path

@@ -166,7 +166,7 @@ def test_cuda_where_there_is_none(capfd):
         ("model.multipliers=abc", ["model.multipliers must be whole numbers, as (1,2,2)", "abc"]),
         ("model.multipliers=(1,'two')", ["model.multipliers must be whole numbers", "two"]),
         ("model.multipliers=(1.5,)", ["model.multipliers must be whole numbers", "1.5"]),
-        ("model.multipliers=()", ["among the levels' sizes []"]),
+        ("model.multipliers=()", ["model.multipliers must have an entry"]),
         ("model.attention_sizes=(5,)", ["attention_sizes", "5"]),
         ("model.channels=7", ["channels", "7"]),
         ("model.name=unett", ["model.name", "did you mean 'unet'"]),

@@ -1,5 +1,8 @@
 """What is made of the variables that torchrun, or a cluster, sets."""
 
+import socket
+from datetime import timedelta
+
 import pytest
 import torch
 
@@ -83,10 +86,30 @@ def test_a_place_that_cannot_be_is_refused_with_the_remedy(values, message, vari
         assert "unset WORLD_SIZE to work in one process" in str(refused.value)
 
 
-def test_processes_that_cannot_meet_are_told_in_a_line(variables):
-    variables(WORLD_SIZE="2", RANK="1", MASTER_ADDR="localhost", MASTER_PORT="nine")
-    with pytest.raises(RequestError, match="the other processes cannot be joined"):
+@pytest.mark.parametrize(
+    ("address", "port", "rank", "why"),
+    [
+        ("localhost", "nine", "1", "MASTER_PORT must be a whole number in 1..65535, got 'nine'"),
+        ("localhost", "0", "0", "MASTER_PORT must be a whole number in 1..65535, got '0'"),
+        ("localhost", "65536", "0", "MASTER_PORT must be a whole number in 1..65535, got '65536'"),
+        ("localhost", "9", "1", "did not all come to localhost:9 within 0 seconds"),
+        ("no.such.host.invalid", "9", "0", "did not all come to no.such.host.invalid:9 within 0"),
+        ("localhost", "", "0", "did not all come to localhost"),  # rank 0 listens, nobody comes
+    ],
+)
+def test_processes_that_cannot_meet_are_told_in_a_line(
+    address, port, rank, why, variables, monkeypatch
+):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        some_port = str(free.getsockname()[1])
+    variables(WORLD_SIZE="2", RANK=rank, MASTER_ADDR=address, MASTER_PORT=port or some_port)
+    monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=0.1))
+    with pytest.raises(RequestError) as refused:
         distributed.shard()
+    assert why in str(refused.value)
+    assert str(refused.value).endswith("or start all of them by torchrun")
+    assert len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
