@@ -35,7 +35,10 @@ class DEIS(Multistep):
 
     @property
     def flow_order(self) -> int:
-        """Order of convergence to the probability flow."""
+        """Order of convergence to the probability flow: of a step with a full memory.
+
+        The first, of lower order, limit it where they are long: see `exponential_integrator`.
+        """
         return self.order
 
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:

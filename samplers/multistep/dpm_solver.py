@@ -46,7 +46,10 @@ class DPMSolver(Multistep):
 
     @property
     def flow_order(self) -> int | None:
-        """Order of convergence to the probability flow; None for the SDE."""
+        """Order of convergence to the probability flow; None for the SDE.
+
+        That of a step with a full memory: see `exponential_integrator`.
+        """
         return None if self.stochastic else self.order
 
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:

@@ -47,7 +47,10 @@ class UniPC(Multistep):
 
     @property
     def flow_order(self) -> int:
-        """Order of convergence to the probability flow: one more with the corrector."""
+        """Order of convergence to the probability flow: one more with the corrector.
+
+        That of a step with a full memory: see `exponential_integrator`.
+        """
         return self.order + self.correct
 
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:

@@ -3,8 +3,10 @@
     e_t = E|eps - eps(x_t, t)|^2 / D,   over training data and noise
 
 gives the optimal variance of every reverse step (`samplers.reverse_variance`) and what
-any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, between
-which it is taken as linear, in one pass over a few training images.
+any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, in one
+pass over a few training images: `KNOTS` times `IMAGES` evaluations of the network, once. Between
+these times its logarithm is taken as linear in log-SNR: e is proportional to the SNR near the
+prior, where a schedule's last steps may lie far apart, and constant near data.
 """
 
 import math
@@ -69,10 +71,11 @@ class ErrorTable:
     standard_error: Tensor
 
     def __call__(self, t: Tensor) -> Tensor:
-        """At times t, by interpolation in log-SNR; beyond the table's ends, as there."""
+        """At times t, by interpolation of logarithms; beyond the table's ends, as there."""
         falling, at = self.sde.log_snr(self.times), self.sde.log_snr(t.cpu())
-        found = np.interp(-at.numpy(), -falling.numpy(), self.eps_error.numpy())
-        return torch.as_tensor(found, dtype=torch.float64, device=t.device)
+        logs = self.eps_error.clamp(min=1e-300).log()  # 0: a network that knows all
+        found = np.interp(-at.numpy(), -falling.numpy(), logs.numpy())
+        return torch.as_tensor(found, dtype=torch.float64, device=t.device).exp()
 
     def as_result(self) -> dict[str, Any]:
         """For results/: the mean of the table, the table, and a hash by which damage is found."""

@@ -124,8 +124,11 @@ def fixed_variance(sde: SDE, name: Variance, device: torch.device | str = "cpu")
 def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Tensor:
     """The p_t of the steps t = 1..N that make the bound least on average over samples: (N,).
 
-    The mean square error is taken from each stretch in units of sigma^2 / alpha^2, in which it
-    varies slowly, and between stretches by linear interpolation in t.
+    The mean square error of an element, u, is taken from each stretch in units of what the best
+    denoiser of N(0, V) has, 1 / (1 / V + snr), and between stretches by linear interpolation in
+    log-SNR. With V the error where the data are noisiest this is 1 for Gaussian data and tends to
+    a constant at both ends of any data, so that few stretches do: in u's or snr u's own units
+    everything happens in one stretch, the first or, where a schedule falls fast, the last.
 
     Args:
         times: of the errors, (n, 1 + K).
@@ -134,10 +137,12 @@ def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Ten
         sde: the process.
         dims: D.
     """
-    t = _all_times(sde, times.device)
-    share = (sde.log_snr(times).exp() * squares).mean(0) / dims
-    knots, values = times.mean(0).cpu().numpy(), share.cpu().numpy()
-    error = torch.from_numpy(np.interp(t.cpu().numpy(), knots, values)).to(t.device)
+    t, log_snr = _all_times(sde, times.device), sde.log_snr(times)
+    rate = 1 / (squares[:, -1].mean() / dims).clamp(min=1e-300)  # 1 / V
+    share = (squares / dims * (rate + log_snr.exp())).mean(0)
+    at, knots = sde.log_snr(t), log_snr.mean(0)
+    found = np.interp(-at.cpu().numpy(), -knots.cpu().numpy(), share.cpu().numpy())
+    error = torch.from_numpy(found).to(t.device) * at.exp() / (rate + at.exp())
     return optimal_reverse_variance(sde, t, t - 1, error)
 
 

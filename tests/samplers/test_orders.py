@@ -10,6 +10,7 @@ listed in `test_matrix.py`, which holds its samples against the data's mean and 
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,54 @@ def test_the_error_falls_at_the_order_stated(name, process, truths):
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     measured = f"{name} has order {slopes[-1]:.2f} on {process}, not {order}: errors {errors}"
     assert order - 0.25 < slopes[-1] < order + 0.75, measured
+
+
+MULTISTEP = {  # sampler, grid, order of its steps, order of its first step's error
+    "deis-3": (DEIS(3), "angle", 3, 2),
+    "deis-4": (DEIS(4), "angle", 4, 2),
+    "dpm-3": (DPMSolver(3), "log_snr", 3, 2),
+    "unipc-2": (UniPC(2), "angle", 3, 3),
+    "unipc-3": (UniPC(3), "log_snr", 4, 3),
+}
+WIDE = VPSDE.log_linear(1000, 1e-2, 0.3)
+"""Its prior keeps much signal: the estimate changes in the first stride of every grid."""
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """As `truths`, of WIDE, to an error below those of 480 steps of order 4."""
+    x = WIDE.prior_std() * NOISE.normal(Stream.PRIOR, (2,))
+    ends = torch.tensor([1000.0, 1.0], dtype=torch.float64)
+    exactly = ProbabilityFlow(1.0, 1e-13)
+    return x, exactly.step(x, Step(mixture().denoiser(WIDE), WIDE, *ends, NOISE))
+
+
+def with_full_memory(sampler, times, x, steps):
+    """To the last time above 0, the first few steps by the exact flow."""
+    denoiser, memory = mixture().denoiser(WIDE), None
+    for k, (t, s) in enumerate(itertools.pairwise(times[:-1].unbind())):
+        step = Step(denoiser, WIDE, t, s, NOISE.at(k))
+        after, memory = sampler.advance(x, step, memory)
+        if k < steps:
+            after = ProbabilityFlow(1.0, 1e-13).step(x, step)
+            memory = replace(memory, x=x) if isinstance(sampler, UniPC) else memory
+        x = after
+    return x
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_a_full_memory_has_the_order_and_the_start_limits_it(name, wide):
+    """The first steps, of lower order, leave an error of their own, and no later step mends it."""
+    sampler, clock, order, of_start = MULTISTEP[name]
+    (x, truth), full, own, denoiser = wide, [], [], mixture().denoiser(WIDE)
+    for count in (120, 240):
+        times = grid(clock, WIDE, count)
+        full.append(with_full_memory(sampler, times, x, sampler.order) - truth)
+        here = sample(sampler, denoiser, WIDE, times, NOISE, (2,), final="none", start=x)
+        own.append(here - truth)
+    slopes = [0.5 * float((a.square().mean() / b.square().mean()).log2()) for a, b in (full, own)]
+    assert abs(slopes[0] - order) < 0.3, slopes
+    assert abs(slopes[1] - min(order, of_start)) < 0.3, slopes
 
 
 @pytest.mark.parametrize("name", ORDERS)

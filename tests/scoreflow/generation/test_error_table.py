@@ -20,7 +20,7 @@ from scoreflow.samplers import (
     step_costs,
 )
 from scoreflow.schema import request, resolve
-from scoreflow.sde import VESDE, VPSDE, Noise
+from scoreflow.sde import VESDE, VPSDE, Noise, SubVPSDE
 from scoreflow.sde.analytic import gaussian
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
@@ -57,17 +57,30 @@ def test_the_table_of_a_gaussian_is_the_closed_form(sde):
     assert torch.allclose(found(between), truth(sde, between), rtol=0.12)
 
 
-def test_between_its_times_it_is_linear_in_log_snr():
+def test_between_its_times_its_logarithm_is_linear_in_log_snr():
     sde = SDES[0]
     times = torch.tensor([1.0, 100.0, 300.0], dtype=F64)
-    table = error_table.ErrorTable(sde, times, torch.tensor([0.9, 0.5, 0.1], dtype=F64), times * 0)
+    table = error_table.ErrorTable(sde, times, torch.tensor([0.9, 0.4, 0.1], dtype=F64), times * 0)
     y = sde.log_snr(times)
     half = sde.time_of_log_snr(0.5 * (y[0] + y[1]))
     found = table(torch.stack([half, *times]))
-    torch.testing.assert_close(found, torch.tensor([0.7, 0.9, 0.5, 0.1], dtype=F64))
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.9, 0.4, 0.1], dtype=F64))
     assert table(torch.tensor(0.25, dtype=F64)) == pytest.approx(0.9)
     again = error_table.ErrorTable.of_result(sde, json.loads(json.dumps(table.as_result())))
     assert torch.equal(again(times), table(times))
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [VPSDE.cosine(1000), SubVPSDE.cosine(1000), VPSDE.linear(1000), VESDE(1000)],
+    ids=["cosine", "subvp", "linear", "ve"],
+)
+def test_between_its_times_it_is_near_the_truth(sde):
+    """Of data of two scales, at real times up to N: the cosine's last step spans 7 in log-SNR."""
+    knots = error_table.knots(sde, 1)
+    table = error_table.ErrorTable(sde, knots, truth(sde, knots), 0 * knots)
+    t = torch.linspace(1, 1000, 20_001, dtype=F64)
+    torch.testing.assert_close(table(t), truth(sde, t), rtol=5e-3, atol=0)
 
 
 def test_the_table_does_not_depend_on_the_batches():

@@ -14,6 +14,8 @@ from scoreflow.likelihood.discrete_bound import (
 )
 from scoreflow.likelihood.gaussian_reference import Reference, errors_at
 from scoreflow.losses import variational
+from scoreflow.losses.variational import strata_of, time_within
+from scoreflow.samplers.reverse_variance import optimal_variance as reverse_optimum
 from scoreflow.sde import VESDE, VPSDE, Noise, Stream, SubVPSDE
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.base import broadcast
@@ -224,6 +226,34 @@ def test_the_optimal_variance_makes_every_term_least(sde, inject):
     ):
         assert (cost(best) < cost(p) + 1e-12).all()
         assert float(cost(best).sum()) < float(cost(p).sum())
+
+
+SCALES = torch.tensor([1.0, 0.09, 0.0009], dtype=F64)
+
+
+@pytest.mark.parametrize("strata", [4, 16, 64])
+@pytest.mark.parametrize(
+    "sde",
+    [VPSDE.cosine(1000), VPSDE.linear(1000), SubVPSDE.cosine(1000), VESDE(1000)],
+    ids=["cosine", "linear", "subvp", "ve"],
+)
+def test_few_stretches_find_the_optimum_on_any_schedule(sde, strata):
+    """Data of three scales: the bound exceeds that of the true errors by 0.001 bits/dim at most.
+
+    (0.01 of 4 stretches. In units of snr u, linear in t, 4 and 16 cost 1.4 and 0.16 under the
+    cosine schedule.)
+    """
+
+    def mean_square(t):
+        return (SCALES / (1 + sde.log_snr(t).exp()[..., None] * SCALES)).mean(-1)
+
+    noise, stretches = Noise.of(0, 0, 500), [range(1, 2), *strata_of(sde, strata)]
+    times = torch.stack([time_within(s, noise.at(k)) for k, s in enumerate(stretches)], 1)
+    found = optimal_variance(times, 7 * mean_square(times), sde, 7)
+    t = torch.arange(1, 1001, dtype=F64)
+    best = reverse_optimum(sde, t, t - 1, sde.log_snr(t).exp() * mean_square(t))
+    excess = 0.5 * float(((found / best).log() + best / found - 1).sum()) / math.log(2)
+    assert -1e-9 < excess < (0.01 if strata == 4 else 0.001)
 
 
 def test_with_an_exact_network_it_is_that_of_analytic_dpm():
