@@ -1,12 +1,13 @@
 """The equivalence certificate: noise prediction, score matching, chain and SDEs are one thing.
 
-Seven groups of identities, each with what it came to and what it may come to. The tolerances are
+Ten groups of identities, each with what it came to and what it may come to. The tolerances are
 derived (from the operations that round, from what a finer solver tolerance changes, from quantiles
 of a null distribution), so an identity that fails is broken, and not merely unlucky: the rows on
 random draws together fail by chance once in a thousand certificates. Of the laws of a trained
 network's samplers alone is a failure the network's doing, and says so.
 
-An identity that cannot be computed has failed: what it ended in stands in its row.
+An identity that cannot be computed has failed: what it ended in stands in its row. What the groups
+look at, and what they do not, is `coverage`'s list, which stands in the result and the report.
 """
 
 import base64
@@ -20,6 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.certificate.chain_is_sde import chain
+from scoreflow.certificate.closed_forms.estimates import LogDensity, estimates
+from scoreflow.certificate.closed_forms.numbers import numbers
+from scoreflow.certificate.closed_forms.processes import every_process, processes
+from scoreflow.certificate.closed_forms.sampler_steps import sampler_steps
+from scoreflow.certificate.coverage import LOOKED_AT, NOT_LOOKED_AT
 from scoreflow.certificate.exact_sampler_laws import marginals
 from scoreflow.certificate.fisher_divergence import learned
 from scoreflow.certificate.identity import Identity
@@ -47,11 +53,13 @@ class Subject:
         model: a network as a Denoiser, in evaluation mode.
         data: that it was made for.
         trained: whether it was; the laws of an untrained network's samplers need not agree.
+        log_density: log p_t by the flow, as the likelihood mode has it.
     """
 
     model: ScoreModel
     data: Data
     trained: bool
+    log_density: LogDensity
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,9 @@ GROUPS = (
     "DDIM, predictor-corrector, one flow for all processes",
     "One law, however drawn",
     "Learned against true score",
+    "Every process is its formulas",
+    "Every sampler's step is its formula",
+    "What the rest stands on",
 )
 
 
@@ -85,25 +96,8 @@ FAILURES = (RuntimeError, AssertionError, ArithmeticError)
 
 
 def certify(subject: Subject, effort: Effort) -> Iterator[tuple[int, Identity]]:
-    """Each identity with the number of its group, 1..7, as it is found."""
-    model, data = subject.model, subject.data
-    if not subject.trained:
-        model = model.with_network(awake(model.network))
-    sde, device, event = model.sde, data.train.device, tuple(data.train.shape[1:])
-    x_0 = _points(data, max(effort.batch_size, 64))
-    noise = Noise.of(0, 0, effort.batch_size, device)
-    parts: list[tuple[int, Callable[[], list[Identity]]]] = [
-        (1, lambda: conversions(sde, model.t_min, device)),
-        (2, lambda: objectives(model, x_0, effort.train_steps, effort.batch_size)),
-        (3, lambda: chain(sde, device)),
-        (4, lambda: steps(device)),
-        (5, lambda: flows(model, sde, model.t_min, noise, event)),
-        (6, lambda: marginals(sde, device)),
-        (7, lambda: _learned(subject)),
-    ]
-    if subject.trained:
-        parts.insert(-1, (6, lambda: laws(model, event, effort.drawn)))
-    for number, part in parts:
+    """Each identity with the number of its group, 1..10, as it is found."""
+    for number, part in parts(subject, effort):
         try:
             found = part()
         except FAILURES as error:
@@ -111,6 +105,32 @@ def certify(subject: Subject, effort: Effort) -> Iterator[tuple[int, Identity]]:
             found = [Identity(f"{GROUPS[number - 1]}: not computed", math.inf, 0.0, reason)]
         for identity in found:
             yield number, identity
+
+
+def parts(subject: Subject, effort: Effort) -> list[tuple[int, Callable[[], list[Identity]]]]:
+    """The number of a group and what computes some of its identities, in order."""
+    model, data = subject.model, subject.data
+    if not subject.trained:
+        model = model.with_network(awake(model.network))
+    sde, device, event = model.sde, data.train.device, tuple(data.train.shape[1:])
+    x_0 = _points(data, max(effort.batch_size, 64))
+    noise, known = Noise.of(0, 0, effort.batch_size, device), every_process(sde)
+    found: list[tuple[int, Callable[[], list[Identity]]]] = [
+        (1, lambda: conversions(sde, model.t_min, device)),
+        (2, lambda: objectives(model, x_0, effort.train_steps, effort.batch_size)),
+        (3, lambda: chain(sde, device)),
+        (4, lambda: steps(device)),
+        (5, lambda: flows(model, sde, model.t_min, noise, event)),
+        (6, lambda: marginals(sde, device)),
+        (7, lambda: _learned(subject)),
+        (8, lambda: processes(known, device)),
+        (9, lambda: sampler_steps(known, device)),
+        (10, lambda: numbers(known, device)),
+        (10, lambda: estimates(known, subject.log_density, device)),
+    ]
+    if subject.trained:
+        found.insert(6, (6, lambda: laws(model, event, effort.drawn)))
+    return found
 
 
 def awake(network: nn.Module) -> nn.Module:
@@ -142,6 +162,8 @@ def as_result(rows: list[tuple[int, Identity]], seconds: float) -> dict[str, Any
         "passed": failed == 0,
         "num_identities": len(rows),
         "seconds": seconds,
+        "looked_at": [{"group": GROUPS[k - 1], "what": what} for k, what in LOOKED_AT],
+        "not_looked_at": list(NOT_LOOKED_AT),
         "rows": [
             {
                 "group": GROUPS[number - 1],

@@ -2,6 +2,8 @@
 
 import time
 
+from torch import Tensor
+
 from scoreflow.certificate import certificate
 from scoreflow.certificate.trained_sampler_laws import Amount
 from scoreflow.cli.command_line import command_of
@@ -9,10 +11,14 @@ from scoreflow.cli.console import recorded, say
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.training import choose_precision
+from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
+from scoreflow.sde.base import SDE
+from scoreflow.sde.noise import Noise
+from scoreflow.sde.prediction import Denoiser
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir
@@ -35,6 +41,20 @@ def run(request: Request, argv: list[str]) -> None:
     trained = open_run(request, say)
     about = trained.measured_on
     certify(trained.experiment, trained.folder, trained.model, trained.step, about)
+
+
+def _log_density(
+    denoiser: Denoiser,
+    sde: SDE,
+    x: Tensor,
+    t: float,
+    noise: Noise,
+    probes: int,
+    tolerance: float,
+) -> Tensor:
+    """By the flow, as --mode likelihood has it: nats (B, P)."""
+    solver = Solver(probes, tolerance, tolerance)
+    return log_likelihood(denoiser, sde, x, t, noise, solver).log_prob
 
 
 def _rank(result: Json) -> dict[str, float]:
@@ -65,7 +85,7 @@ def certify(
     start, c = time.monotonic(), experiment.config.equivalence
     model = model.in_precision(choose_precision(experiment.config))
     model = model.labelled(0) if model.needs_class else model
-    subject = certificate.Subject(model, experiment.data, trained=step > 0)
+    subject = certificate.Subject(model, experiment.data, step > 0, _log_density)
     drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)
     effort = certificate.Effort(drawn, c.batch_size, c.train_steps)
     rows = certificate.run(subject, effort, say)

@@ -34,9 +34,19 @@ def _certificate(result: Json) -> Section:
     groups = dict.fromkeys(row["group"] for row in rows)
     folds = tuple(_group(name, [row for row in rows if row["group"] == name]) for name in groups)
     head = f"{passed} of {len(rows)}"
+    seen = (_coverage(result),) if result.get("looked_at") else ()  # none before 0.3
     return Section(
-        TITLE, (Text("identities hold", head), Text(said), Text(NOTE, small=True), *folds)
+        TITLE, (Text("identities hold", head), Text(said), Text(NOTE, small=True), *folds, *seen)
     )
+
+
+def _coverage(result: Json) -> Fold:
+    """What the certificate looked at, and what it did not."""
+    seen = [(Cell("looked at"), Cell(str(each["what"]))) for each in result["looked_at"]]
+    unseen = [(Cell("not looked at"), Cell(str(each))) for each in result["not_looked_at"]]
+    table = Table(("", "what"), (*seen, *unseen), prose=True)
+    count = f"{len(seen)} kinds of things, and {len(unseen)} that it did not"
+    return Fold(f"What this certificate looked at: {count}", (table,))
 
 
 def _group(name: str, rows: list[Json]) -> Fold:
