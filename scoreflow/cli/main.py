@@ -129,9 +129,9 @@ def main(argv: list[str]) -> int:
         _stopped("stopped", mode)
         return 130
     except OSError as error:
-        if (told := _of_a_file(error)) is None:
+        if (of_a_file := _of_a_file(error)) is None:
             raise
-        return _fail(argv, told, 1)
+        return _fail(argv, of_a_file, 1)
     finally:  # a process that ends inside its group is aborted, whatever status it returns
         _leave()
     return 0

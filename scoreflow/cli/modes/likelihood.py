@@ -10,7 +10,6 @@ Under other settings each has a name of its own, with a hash (`storage.measureme
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ml_collections import ConfigDict
 from torch import Tensor
