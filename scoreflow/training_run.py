@@ -160,7 +160,8 @@ def opened(
     labels_of(experiment.data, experiment.model)
     if before is not None:
         _refuse_without_a_step(before, experiment, changes)
-    init = begin_with(experiment, path, before)
+    # weights to begin with that are others by now are noticed, while nothing else is new
+    init = begin_with(experiment, path, there if not changes else before)
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -207,9 +208,9 @@ def _begin_anew(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) 
     if _has_begun(folder):
         raise RequestError(f"{folder.path} was trained just now: give the same command again")
     (folder.path / "results" / "init.json").unlink(missing_ok=True)
+    folder.forget_metrics_after(0)  # of data that may have been others
     if changes:
         say(f"{folder.path} has no checkpoint yet, and begins anew with {_told(changes)}")
-        folder.forget_metrics_after(0)
         folder.write_config(config.to_dict(), [])
 
 
@@ -471,6 +472,8 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
 
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
     saved = first
+    if first == settings.num_steps:
+        _finish(trainer, folder)
     with (
         in_utf_8(folder.path) as path,
         SummaryWriter(str(path / "tensorboard"), purge_step=first + 1) as writer,
@@ -512,6 +515,17 @@ def _save(trainer: Trainer, folder: RunDir) -> int:
     folder.save_checkpoint(trainer.step, state, trainer.settings.keep)
     folder.write_result("training", summary(trainer, folder))
     return trainer.step
+
+
+def _finish(trainer: Trainer, folder: RunDir) -> None:
+    """Do what a kill right after the last checkpoint has left undone."""
+    folder.drop_before(trainer.step, trainer.settings.keep)
+    try:
+        step = folder.read_result("training").get("step")
+    except RequestError:  # missing, or damaged
+        step = None
+    if step != trainer.step:
+        folder.write_result("training", summary(trainer, folder))
 
 
 def _is_number(value: float | None) -> bool:
