@@ -173,14 +173,14 @@ def opened(
     ) as folder:
         for line in experiment.data.remarks:
             say(line)
-        # first what the data are: a config that names them may be written from then on
+        if not begun:
+            _begin_anew(folder, config, changes, say)
+        # what the data are before a config that is trained with: it tells that training has begun
         folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
         if begun:
             _change(folder, experiment, changes, say)
-        else:
-            _begin_anew(folder, config, changes, say)
         if config.training.batch_size > (count := len(experiment.data.train)):
             say(
                 f"training.batch_size = {config.training.batch_size} is more than the {count} "
@@ -415,7 +415,9 @@ def _lost_rows(folder: RunDir, step: int, every: int) -> str:
     """
     if any("training.log_every" in each["changes"] for each in folder.history):
         return ""
-    first = folder.read_result("import").get("step", 0) if (folder.path / IMPORT).exists() else 0
+    first = folder.read_result("import").get("step") if (folder.path / IMPORT).exists() else 0
+    if not isinstance(first, int):
+        return ""
     logged = {row["step"] for row in folder.read_metrics()}
     wanted = range(first // every * every + every, step + 1, every)
     lost = [each for each in wanted if each not in logged]
