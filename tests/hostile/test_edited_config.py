@@ -30,7 +30,6 @@ EDITS = {
     "model.prediction": "eps",
     "sde.schedule": "cosine",
     "sde.sigma_min": 0.02,
-    "sde.num_steps": 500,
     "sde.name": "subvp",
     "seed": 5,
     "data.split_seed": 7,
@@ -38,7 +37,6 @@ EDITS = {
     "training.dequantization": "centre",
     "training.learning_rate": 1e-5,
     "training.objective": "variational",
-    "training.batch_size": 16,
     "training.clip_norm": 0.25,
     "training.t_min": 0.5,
     "model.channels": 16,
@@ -105,7 +103,7 @@ def test_an_edit_is_refused_with_both_values_before_anything_is_written(key, run
     folder = run_copy()
     old = edit(folder, key, EDITS[key])
     before = files_of(folder)
-    for mode in MODES if key == "model.prediction" else ("sample", "train"):
+    for mode in MODES if key == "model.prediction" else ("sample",):
         assert run(mode, folder) == 2, mode
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"it has {key} = {EDITS[key]}, and the checkpoint of step 60 {old}" in line
@@ -253,3 +251,24 @@ def test_a_first_step_that_is_not_finite_does_not_blame_the_learning_rate(tmp_pa
     assert "step 1: loss" in str(caught.value)
     assert "begins anew in this folder" in str(caught.value)
     assert [each.step for each in toy(tmp_path / "run")] == [2, 4]  # nothing was changed
+
+
+def test_an_import_is_watched_and_may_be_trained_on_with_what_it_likes(trained, tmp_path, capsys):
+    file, folder = tmp_path / "net.safetensors", tmp_path / "imported"
+    sf.load(trained, "cpu").export("safetensors", file)
+    sf.import_network(file, folder, data="digits", device="cpu", anyway=True)
+    was = RunDir.open(folder).checkpoint_steps()
+    old = edit(folder, "training.dequantization", "centre")
+    assert run("sample", folder) == 2
+    assert "it has training.dequantization = centre, and" in capsys.readouterr().err
+    edit(folder, "training.dequantization", old)
+    changed = {"training.learning_rate": 1e-4, "training.num_steps": was[-1] + 2,
+               "training.log_every": 1, "training.checkpoint_every": 1,
+               "training.dequantization": "centre"}  # fmt: skip
+    config = Config.of_flat(flatten(RunDir.open(folder).config) | changed, "the test")
+    steps = list(sf.train(config.to_config_dict(), folder, device="cpu"))
+    assert [each.step for each in steps] == [was[-1] + 1, was[-1] + 2]
+    assert sf.load(folder, "cpu").config.training.dequantization == "centre"
+    edit(folder, "model.prediction", "eps")
+    assert run("sample", folder) == 2
+    assert "it has model.prediction = eps" in capsys.readouterr().err
