@@ -162,7 +162,8 @@ def opened(
     labels_of(experiment.data, experiment.model)
     if before is not None:
         _refuse_without_a_step(before, experiment, changes)
-    init = begin_with(experiment, path, before)
+    # weights to begin with that are others by now are noticed, while nothing else is new
+    init = begin_with(experiment, path, there if not changes else before)
     if not distributed.is_main_process():
         shard.wait()
         yield experiment, RunDir.open(path)
@@ -174,14 +175,14 @@ def opened(
     ) as folder:
         for line in experiment.data.remarks:
             say(line)
-        # first what the data are: a config that names them may be written from then on
+        if not begun:
+            _begin_anew(folder, config, changes, say)
+        # what the data are before a config that is trained with: it tells that training has begun
         folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
         if begun:
             _change(folder, experiment, changes, say)
-        else:
-            _begin_anew(folder, config, changes, say)
         if config.training.batch_size > (count := len(experiment.data.train)):
             say(
                 f"training.batch_size = {config.training.batch_size} is more than the {count} "
@@ -209,9 +210,9 @@ def _begin_anew(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) 
     if _has_begun(folder):
         raise RequestError(f"{folder.path} was trained just now: give the same command again")
     (folder.path / "results" / "init.json").unlink(missing_ok=True)
+    folder.forget_metrics_after(0)  # of data that may have been others
     if changes:
         say(f"{folder.path} has no checkpoint yet, and begins anew with {_told(changes)}")
-        folder.forget_metrics_after(0)
         folder.write_config(config.to_dict(), [])
 
 
@@ -418,7 +419,9 @@ def _lost_rows(folder: RunDir, step: int, every: int) -> str:
     """
     if any("training.log_every" in each["changes"] for each in folder.history):
         return ""
-    first = folder.read_result("import").get("step", 0) if (folder.path / IMPORT).exists() else 0
+    first = folder.read_result("import").get("step") if (folder.path / IMPORT).exists() else 0
+    if not isinstance(first, int):
+        return ""
     logged = {row["step"] for row in folder.read_metrics()}
     wanted = range(first // every * every + every, step + 1, every)
     lost = [each for each in wanted if each not in logged]
@@ -473,6 +476,8 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
     """The intervals, their numbers in metrics.jsonl and TensorBoard, and checkpoints when due."""
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
     saved = first
+    if first == settings.num_steps:
+        _finish(trainer, folder)
     with Curves(folder.path / "tensorboard", first + 1) as curves:
         for each in folder.history:
             if each["step"] == first:
@@ -511,6 +516,17 @@ def _save(trainer: Trainer, folder: RunDir) -> int:
     folder.save_checkpoint(trainer.step, state, trainer.settings.keep)
     folder.write_result("training", summary(trainer, folder))
     return trainer.step
+
+
+def _finish(trainer: Trainer, folder: RunDir) -> None:
+    """Do what a kill right after the last checkpoint has left undone."""
+    folder.drop_before(trainer.step, trainer.settings.keep)
+    try:
+        step = folder.read_result("training").get("step")
+    except RequestError:  # missing, or damaged
+        step = None
+    if step != trainer.step:
+        folder.write_result("training", summary(trainer, folder))
 
 
 def _is_number(value: float | None) -> bool:

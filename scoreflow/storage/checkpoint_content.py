@@ -11,7 +11,7 @@ editor; what is sampled or trained under others of their values than these would
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ Accept = Callable[[int, Json], None]
 FIXED = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
 """Settings of Adam that a training never changes."""
 OF_A_MOMENT = ("exp_avg", "exp_avg_sq")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class OtherNetworkError(DamagedError):
@@ -131,7 +132,7 @@ def check_tensors(name: str, held: object) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not held:
         raise DamagedError(f"{name} must hold tensors by name, got {held!r:.40}")
     for key, value in held.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+        if not isinstance(key, str) or not _is_plain(value):
             raise DamagedError(
                 f"{name} must hold tensors by name, got {value!r:.40} as {key!r:.40}"
             )
@@ -139,6 +140,14 @@ def check_tensors(name: str, held: object) -> dict[str, Tensor]:
     if bad is not None:
         raise DamagedError(f"{name}: {bad} has a value that is not finite")
     return held
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor with its numbers one beside the other, of a kind that one adds."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    counts = not value.is_floating_point() or value.dtype in FLOATS
+    return counts and not value.is_quantized and not value.is_meta
 
 
 def _first_not_finite(held: Mapping[str, Tensor]) -> str | None:
@@ -202,11 +211,11 @@ def _of_moments(held: object, parameter: Tensor) -> Iterator[str]:
         yield f"its state must have step, exp_avg and exp_avg_sq, got {held!r:.40}"
         return
     step = held["step"]
-    if not isinstance(step, Tensor) or step.numel() != 1 or not 0 <= float(step) < math.inf:
+    if not _is_plain(step) or step.numel() != 1 or not 0 <= float(step) < math.inf:
         yield f"step must be a count, got {step!r:.40}"
     for name in OF_A_MOMENT:
         value = held[name]
-        if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        if not _is_plain(value) or value.shape != parameter.shape:
             yield f"{name} is {_shape(value)}, and the parameter {_shape(parameter)}"
         elif value.dtype != parameter.dtype:
             yield f"{name} is of {value.dtype}, not {parameter.dtype}"
@@ -218,7 +227,7 @@ def check_pending(held: object) -> None:
     Raises:
         DamagedError: says what they are.
     """
-    if not isinstance(held, Tensor) or held.ndim != 2 or held.shape[1] != 2:
+    if not _is_plain(held) or held.ndim != 2 or held.shape[1] != 2:
         raise DamagedError(f"pending must be (steps, 2), got {_shape(held)}")
 
 

@@ -326,13 +326,18 @@ class RunDir:
         A keep of 0 leaves all.
         """
         assert self._metrics is not None, "save_checkpoint needs a RunDir opened for training"
-        assert keep >= 0, f"keep must be at least 0, got {keep}"
         try:
             fsync_file(self._metrics.fileno())
         except OSError as error:
             raise self._unwritten("metrics.jsonl", error) from error
         path = self._checkpoints / f"{step:08d}.pt"
         write_state(path, state)
+        self.drop_before(step, keep)
+        return path
+
+    def drop_before(self, step: int, keep: int) -> None:
+        """Of the checkpoints before one leave keep - 1; a keep of 0 leaves all."""
+        assert keep >= 0, f"keep must be at least 0, got {keep}"
         # Later steps than this one were found damaged (or this run would have begun there).
         earlier = [each for each in self.checkpoint_steps() if each <= step]
         for old in earlier[:-keep] if keep else ():
@@ -342,7 +347,6 @@ class RunDir:
                 sidecar(old_path).unlink(missing_ok=True)
             except OSError as error:
                 raise self._unwritten(f"checkpoints/{old_path.name}", error) from error
-        return path
 
     def _unwritten(self, name: str, error: OSError) -> RunError:
         return RunError(

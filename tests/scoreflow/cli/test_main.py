@@ -20,6 +20,7 @@ from scoreflow.factory.sampling import SAMPLERS
 from scoreflow.runtime.device import build_device
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import KEYS
+from scoreflow.storage import checkpoint_file
 
 ROOT = Path(__file__).parents[3]
 TOY = str(ROOT / "configs" / "toy.py")
@@ -741,9 +742,21 @@ def test_weights_of_another_config_are_one_line(trained, tmp_path, capsys):
     (workdir / "config.json").write_text(json.dumps(config))
     assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 2
     err = capsys.readouterr().err
+    assert "was edited after training: it has model.width = 16, and the checkpoint of step" in err
+    without_a_record(workdir)
+    assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 2
+    err = capsys.readouterr().err
     assert "not of the network in its config.json" in err
     assert "its data have other channels or classes than when it was trained" in err
     assert len(err.splitlines()) == 1
+
+
+def without_a_record(workdir):
+    """Checkpoints as they were before they said what they were trained with."""
+    for path in (workdir / "checkpoints").glob("*.pt"):
+        state = checkpoint_file.read_state(path, "cpu")
+        del state["trained_with"]
+        checkpoint_file.write_state(path, state)
 
 
 def test_a_compiled_run_is_evaluated_without_a_compiler(trained, tmp_path, monkeypatch):
@@ -754,6 +767,7 @@ def test_a_compiled_run_is_evaluated_without_a_compiler(trained, tmp_path, monke
     config = json.loads((workdir / "config.json").read_text())
     config["training"]["compile"] = True
     (workdir / "config.json").write_text(json.dumps(config))
+    without_a_record(workdir)
     monkeypatch.setattr("shutil.which", lambda _: None)
     assert main(["run.py", "--mode=sample", f"--workdir={workdir}", "--device=cpu"]) == 0
 

@@ -150,7 +150,10 @@ def test_killed_and_resumed_is_bitwise_the_same(killed, whole, tmp_path):
     last = RunDir.open(workdir).checkpoint_steps()[-1]
     assert f"resuming {workdir} at step {last}" in again(workdir)
     finished_like(workdir, whole)
-    assert {"model", "ema", "optimizer", "step"} == state(workdir, STEPS).keys()
+    names = {"model", "ema", "optimizer", "step", "trained_with"}
+    assert names == state(workdir, STEPS).keys()
+    name = f"checkpoints/{STEPS:08d}.pt"
+    assert (workdir / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tmp_path):
