@@ -129,17 +129,24 @@ class Rows:
         better = self._better(held, self._theirs())
         self.append([row for number, row in better.items() if held.get(number) != row])
         for other in others:
-            other.unlink()
+            with suppress(OSError):  # its rows are here as well
+                other.unlink()
 
     def begin(self) -> None:
         """Give the file its heading and whole rows: what stood under another one goes.
 
         A file that has both already is left as it is.
+
+        Raises:
+            RunError: it cannot be written.
         """
         if self._whole and self.path.exists():
             return
         lines = [self._first, *map(self._sealed, self._held.values())]
-        self.path.parent.mkdir(exist_ok=True)
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path} ({error.strerror})") from error
         write_atomic(self.path, b"".join(lines))
         self._whole = True
 
@@ -147,7 +154,8 @@ class Rows:
         """Leave each row once, and no file with a heading alone."""
         if self._twice:
             self._whole = self._twice = False
-            self.begin()
+            with suppress(RunError):  # a row twice is a row
+                self.begin()
         with suppress(OSError):
             if not self._held and self.path.stat().st_size == len(self._first):
                 self.path.unlink()
@@ -242,12 +250,12 @@ def owned_rows(
         agree: tells all processes what the first says.
 
     Raises:
-        RequestError: a file cannot be read or locked.
+        RequestError: a file cannot be read, or is none.
+        RunError: a file cannot be written.
     """
     if rank:
         yield rows_in(folder, agree(name), heading, rank, key, schema)
         return
-    folder.mkdir(exist_ok=True)
     name, lock = _taken(folder, name, heading)
     try:
         rows = rows_in(folder, name, heading, 0, key, schema)
