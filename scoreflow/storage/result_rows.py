@@ -150,6 +150,20 @@ class Rows:
         write_atomic(self.path, b"".join(lines))
         self._whole = True
 
+    def forget(self) -> None:
+        """Begin anew: no row is done any longer, those of other processes neither.
+
+        Raises:
+            RunError: a file cannot be written or removed.
+        """
+        for other in self._others():
+            try:
+                other.unlink()
+            except OSError as error:
+                raise RunError(f"cannot remove {other} ({error.strerror})") from error
+        self._held, self.done, self._whole = {}, {}, False
+        self.begin()
+
     def tidy(self) -> None:
         """Leave each row once, and no file with a heading alone."""
         if self._twice:
