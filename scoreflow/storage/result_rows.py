@@ -1,6 +1,6 @@
 """Resumable result rows: JSON lines under a heading, which survive a kill.
 
-    {"checked": true, "seed": 0, "weights": "532ffd...", ...}
+    {"hashed": true, "seed": 0, "weights": "532ffd...", ...}
     {"image": 0, ..., "question": "3fa41c07d2b9e815", "check": "90b1f0a4c2d7e386"}
 
 The heading says what the rows were made with. A file under another heading is begun anew; rows
@@ -28,7 +28,7 @@ from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
 from scoreflow.storage.sample_names import SHORT, hash_of
 from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
 
-CHECKED = "checked"
+HASHED = "hashed"
 """In a heading: each of its rows has a hash of it and one of its own."""
 OF, CHECK = "question", "check"
 """In a row: the hash of its heading, and that of all bytes before it."""
@@ -83,7 +83,7 @@ class Rows:
         self.path, self.key, self._others, self._schema = path, key, others, schema
         self._heading = _text(heading)
         self._question = hashlib.sha256(self._heading.encode()).hexdigest()[:DIGITS]
-        marked = {**heading, CHECKED: True}
+        marked = {**heading, HASHED: True}
         self._first = dumps(marked, path.name, RunError, indent=None, sort_keys=True)
         self.damaged, self._twice = 0, False
         self._held, self._whole = self._read(path)
@@ -352,7 +352,7 @@ def heading_in(line: bytes) -> str:
         return "damaged"
     if not isinstance(heading, dict) or not line.endswith(b"\n"):
         return "damaged"
-    return _text({key: value for key, value in heading.items() if key != CHECKED})
+    return _text({key: value for key, value in heading.items() if key != HASHED})
 
 
 def heading_of(path: Path) -> str:

@@ -99,7 +99,7 @@ def as_bytes(line):
 
 def file_of(path, lines, heading=HEADING, marked=False):
     """A file of rows as versions before the hashes of rows wrote it."""
-    first = json.dumps({**heading, **({"checked": True} if marked else {})}, sort_keys=True)
+    first = json.dumps({**heading, **({"hashed": True} if marked else {})}, sort_keys=True)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\n".join(map(as_bytes, [first, *lines])) + b"\n")
     return path
@@ -171,7 +171,7 @@ def test_rows_that_are_older_than_hashes_are_taken_and_get_them(tmp_path):
     assert path.read_bytes() == before
     rows.append([{**ROW, "image": 4}])
     first, *lines = path.read_text().splitlines()
-    assert json.loads(first) == {**HEADING, "checked": True}
+    assert json.loads(first) == {**HEADING, "hashed": True}
     assert all(re.search(r'"question": "\w{16}", "check": "\w{16}"}$', line) for line in lines)
     assert Rows(path, HEADING, schema=check_row).done.keys() == {3, 4}
 
@@ -526,7 +526,7 @@ def unsealed(path):
     """The rows of a file as a version before the hashes of rows would have left them."""
     first, *lines = map(json.loads, path.read_text().splitlines())
     rows = [{k: v for k, v in row.items() if k not in ("question", "check")} for row in lines]
-    return {key: value for key, value in first.items() if key != "checked"}, rows
+    return {key: value for key, value in first.items() if key != "hashed"}, rows
 
 
 def test_damaged_rows_change_no_likelihood(run_copy, capfd):
