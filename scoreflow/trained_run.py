@@ -511,17 +511,16 @@ class TrainedRun:
 
     def _kept_errors(self, settings: Json) -> ErrorTable | None:
         """The table of some settings in results/moments.json; None where there is none."""
-        path = self.folder.path / "results" / "moments.json"
+        again, there = "it is made again", self.folder.path / "results" / "moments.json"
         try:
-            kept = self.folder.read_result("moments")
-            if kept.get("settings") != settings:
-                return None
-            return ErrorTable.of_result(self.model.sde, kept)
+            kept = self.folder.read_result("moments", again)
+            if kept.get("settings") == settings:
+                return ErrorTable.of_result(self.model.sde, kept)
         except InvalidError as error:
-            self._say(f"results/moments.json is damaged ({error}): it is made again")
+            self._say(f"results/moments.json is damaged ({error}): {again}")
         except RequestError as error:
-            if path.exists():
-                self._say(f"{error}")
+            if there.exists():
+                self._say(str(error))
         return None
 
     def _one_class(self, config: ConfigDict) -> int:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -155,26 +156,35 @@ def _filled(folder: Path, save: str, draw: Draw, settings: Json, files: ImageFil
     """`fill`, while nobody else does."""
     shard, name = distributed.shard(), f"progress-{save}"
     heading = {"hash": hash_of(settings), "batch_size": draw.batch_size}
-    rows = rows_in(folder, name, heading, shard.rank, "batch", check_batch)
-    if rows.remark and distributed.is_main_process():
-        print(rows.remark, file=sys.stderr)
-    todo = [
-        batch
-        for batch in draw.batches()
-        if shard.has(batch[0]) and not (batch[0] in rows.done and files.holds(*batch[1:]))
-    ]
+    rows_of = partial(rows_in, folder, name, heading, key="batch", schema=check_batch)
+    missing = shard.broadcast_from_rank_0(
+        _missing(rows_of(0), files, draw) if shard.rank == 0 else []
+    )
+    todo, rows = [batch for batch in missing if shard.has(batch[0])], rows_of(shard.rank)
     _draw(todo, files, draw, rows)
     drawn = shard.total(sum(stop - start for _, start, stop in todo))
     if distributed.is_main_process():
         rows.adopt()
         files.finish()
     shard.wait()
-    done = rows_in(folder, name, heading, 0, "batch", check_batch).done
+    done = rows_of(0).done
     seconds = sum(float(row["seconds"]) for row in done.values()) / shard.world
     counts = [row.get("outside") for row in done.values()]
     left = None if None in counts else sum(int(each) for each in counts if each)
     evaluations = sum(int(row["rows"]) for row in done.values())
     return Stored(files.path, evaluations, seconds, drawn, left)
+
+
+def _missing(rows: Rows, files: ImageFiles, draw: Draw) -> list[tuple[int, int, int]]:
+    """The batches to be drawn: all of them, where one is for a file that is finished or gone."""
+    if rows.remark:
+        print(rows.remark, file=sys.stderr)
+    batches = list(draw.batches())
+    found = [each for each in batches if each[0] not in rows.done or not files.holds(*each[1:])]
+    if not found or files.begun:
+        return found
+    rows.forget()  # else a kill would leave rows of images that a new file does not have
+    return batches
 
 
 def first_values(folder: Path, save: str, draw: Draw, count: int) -> Tensor:

@@ -258,7 +258,7 @@ class DatasetLikelihood:
 
     def _value(self, row: Json) -> float:
         """Bits/dim or nats of a row that is done."""
-        return -math.fsum(row["nats"]) / len(row["nats"]) * self.per_nat
+        return float(-sum(row["nats"]) / len(row["nats"]) * self.per_nat)
 
     def _solved(self, left: list[int], denoiser: Denoiser) -> Iterator[list[Json]]:
         """Rows as they are found: one when all K points of its datum are."""

@@ -43,6 +43,11 @@ class ImageFiles(Protocol):
         """Whether what `put` wrote of them is still there."""
         ...
 
+    @property
+    def begun(self) -> bool:
+        """Whether some of them can be written again, and the others stay what they are."""
+        ...
+
     def finish(self) -> None:
         """Make the file of rows that are all there; again, nothing."""
         ...
@@ -92,6 +97,11 @@ class PngFolder:
         paths = (self._path(k) for k in range(start, stop))
         return all(path.exists() and path.stat().st_size > 0 for path in paths)
 
+    @property
+    def begun(self) -> bool:
+        """As `ImageFiles`: always, for they are files of their own."""
+        return True
+
     def finish(self) -> None:
         """Nothing is left to do."""
 
@@ -137,6 +147,11 @@ class _Rows:
     def holds(self, start: int, stop: int) -> bool:
         """As `ImageFiles`."""
         return self.path.exists() or self._raw.exists()
+
+    @property
+    def begun(self) -> bool:
+        """As `ImageFiles`: a finished file is written as a whole, from rows that are gone."""
+        return self._raw.exists()
 
 
 class NpzFile(_Rows):

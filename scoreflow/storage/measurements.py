@@ -79,7 +79,6 @@ def keep(
         last: the last step of which there are weights; None for no training.
         merge: takes over what this answer lacks and the earlier one had.
     """
-    folder.mkdir(exist_ok=True)
     with held(folder / f".{name}.lock", f"writes {name}.json"):
         return _kept(folder, name, result, question, rank, last, merge)
 

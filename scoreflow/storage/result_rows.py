@@ -1,6 +1,6 @@
 """Resumable result rows: JSON lines under a heading, which survive a kill.
 
-    {"checked": true, "seed": 0, "weights": "532ffd...", ...}
+    {"hashed": true, "seed": 0, "weights": "532ffd...", ...}
     {"image": 0, ..., "question": "3fa41c07d2b9e815", "check": "90b1f0a4c2d7e386"}
 
 The heading says what the rows were made with. A file under another heading is begun anew; rows
@@ -28,7 +28,7 @@ from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
 from scoreflow.storage.sample_names import SHORT, hash_of
 from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
 
-CHECKED = "checked"
+HASHED = "hashed"
 """In a heading: each of its rows has a hash of it and one of its own."""
 OF, CHECK = "question", "check"
 """In a row: the hash of its heading, and that of all bytes before it."""
@@ -83,7 +83,7 @@ class Rows:
         self.path, self.key, self._others, self._schema = path, key, others, schema
         self._heading = _text(heading)
         self._question = hashlib.sha256(self._heading.encode()).hexdigest()[:DIGITS]
-        marked = {**heading, CHECKED: True}
+        marked = {**heading, HASHED: True}
         self._first = dumps(marked, path.name, RunError, indent=None, sort_keys=True)
         self.damaged, self._twice = 0, False
         self._held, self._whole = self._read(path)
@@ -129,25 +129,47 @@ class Rows:
         better = self._better(held, self._theirs())
         self.append([row for number, row in better.items() if held.get(number) != row])
         for other in others:
-            other.unlink()
+            with suppress(OSError):  # its rows are here as well
+                other.unlink()
 
     def begin(self) -> None:
         """Give the file its heading and whole rows: what stood under another one goes.
 
         A file that has both already is left as it is.
+
+        Raises:
+            RunError: it cannot be written.
         """
         if self._whole and self.path.exists():
             return
         lines = [self._first, *map(self._sealed, self._held.values())]
-        self.path.parent.mkdir(exist_ok=True)
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path} ({error.strerror})") from error
         write_atomic(self.path, b"".join(lines))
         self._whole = True
+
+    def forget(self) -> None:
+        """Begin anew: no row is done any longer, those of other processes neither.
+
+        Raises:
+            RunError: a file cannot be written or removed.
+        """
+        for other in self._others():
+            try:
+                other.unlink()
+            except OSError as error:
+                raise RunError(f"cannot remove {other} ({error.strerror})") from error
+        self._held, self.done, self._whole = {}, {}, False
+        self.begin()
 
     def tidy(self) -> None:
         """Leave each row once, and no file with a heading alone."""
         if self._twice:
             self._whole = self._twice = False
-            self.begin()
+            with suppress(RunError):  # a row twice is a row
+                self.begin()
         with suppress(OSError):
             if not self._held and self.path.stat().st_size == len(self._first):
                 self.path.unlink()
@@ -242,12 +264,12 @@ def owned_rows(
         agree: tells all processes what the first says.
 
     Raises:
-        RequestError: a file cannot be read or locked.
+        RequestError: a file cannot be read, or is none.
+        RunError: a file cannot be written.
     """
     if rank:
         yield rows_in(folder, agree(name), heading, rank, key, schema)
         return
-    folder.mkdir(exist_ok=True)
     name, lock = _taken(folder, name, heading)
     try:
         rows = rows_in(folder, name, heading, 0, key, schema)
@@ -330,7 +352,7 @@ def heading_in(line: bytes) -> str:
         return "damaged"
     if not isinstance(heading, dict) or not line.endswith(b"\n"):
         return "damaged"
-    return _text({key: value for key, value in heading.items() if key != CHECKED})
+    return _text({key: value for key, value in heading.items() if key != HASHED})
 
 
 def heading_of(path: Path) -> str:

@@ -84,7 +84,6 @@ def name_for(folder: Path, plain: str, settings: Json) -> SampleName:
 
 def claim(folder: Path, plain: str, settings: Json) -> SampleName:
     """`name_for`, written down, so that another command with other settings finds it taken."""
-    folder.mkdir(parents=True, exist_ok=True)
     with held(folder / ".names.lock", "takes a name for its samples"):
         place = name_for(folder, plain, settings)
         place.record()

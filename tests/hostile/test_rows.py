@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ from scoreflow.generation.error_table import ErrorTable
 from scoreflow.likelihood.dataset_likelihood import _Mean, check_row
 from scoreflow.sde.vp import VPSDE
 from scoreflow.storage.locks import ownership
-from scoreflow.storage.locks.ownership import attempt, held, let_go
+from scoreflow.storage.locks.ownership import Waiting, attempt, held, let_go
 from scoreflow.storage.measurements import keep
 from scoreflow.storage.result_rows import Rows, owned_rows, rows_in
 from scoreflow.storage.sample_names import claim
@@ -99,7 +98,7 @@ def as_bytes(line):
 
 def file_of(path, lines, heading=HEADING, marked=False):
     """A file of rows as versions before the hashes of rows wrote it."""
-    first = json.dumps({**heading, **({"checked": True} if marked else {})}, sort_keys=True)
+    first = json.dumps({**heading, **({"hashed": True} if marked else {})}, sort_keys=True)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\n".join(map(as_bytes, [first, *lines])) + b"\n")
     return path
@@ -171,7 +170,7 @@ def test_rows_that_are_older_than_hashes_are_taken_and_get_them(tmp_path):
     assert path.read_bytes() == before
     rows.append([{**ROW, "image": 4}])
     first, *lines = path.read_text().splitlines()
-    assert json.loads(first) == {**HEADING, "checked": True}
+    assert json.loads(first) == {**HEADING, "hashed": True}
     assert all(re.search(r'"question": "\w{16}", "check": "\w{16}"}$', line) for line in lines)
     assert Rows(path, HEADING, schema=check_row).done.keys() == {3, 4}
 
@@ -348,12 +347,22 @@ def test_rows_go_on_where_their_file_was_removed(tmp_path):
     assert Rows(rows.path, HEADING).done.keys() == {3, 4}
 
 
+def let_go_at_the_third_pause(lock, monkeypatch):
+    pause, pauses = Waiting.pause, []
+    monkeypatch.setattr(ownership, "UNSAID", -1.0)
+
+    def counted(waiting):
+        pause(waiting)
+        pauses.append(waiting)
+        if len(pauses) == 3:
+            let_go(lock)
+
+    monkeypatch.setattr(Waiting, "pause", counted)
+
+
 def test_who_waits_says_so_once(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(ownership, "UNSAID", 0.1)
     path = tmp_path / ".it.lock"
-    lock = attempt(path)
-    assert lock is not None
-    threading.Timer(0.6, let_go, [lock]).start()
+    let_go_at_the_third_pause(attempt(path), monkeypatch)
     with held(path, "measures the same"):
         pass
     assert capfd.readouterr().err == "another process measures the same: waiting for it\n"
@@ -368,15 +377,13 @@ def test_where_there_are_no_locks_a_file_stands_for_one(tmp_path, monkeypatch, c
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(ownership, "UNSAID", 0.1)
     marker = tmp_path / ".it.jsonl.lock.soft"
     with owned_rows(tmp_path, "it", HEADING) as rows:
         rows.append([ROW])
         assert marker.exists()
         assert attempt(tmp_path / ".it.jsonl.lock") is None
     assert [path.name for path in tmp_path.iterdir()] == ["it.jsonl"]
-    lock = attempt(tmp_path / ".it.jsonl.lock")
-    threading.Timer(1.0, let_go, [lock]).start()
+    let_go_at_the_third_pause(attempt(tmp_path / ".it.jsonl.lock"), monkeypatch)
     made = []
     ask_like_a_command(tmp_path, HEADING, [3, 4], made)
     assert made == [4]
@@ -526,7 +533,7 @@ def unsealed(path):
     """The rows of a file as a version before the hashes of rows would have left them."""
     first, *lines = map(json.loads, path.read_text().splitlines())
     rows = [{k: v for k, v in row.items() if k not in ("question", "check")} for row in lines]
-    return {key: value for key, value in first.items() if key != "checked"}, rows
+    return {key: value for key, value in first.items() if key != "hashed"}, rows
 
 
 def test_damaged_rows_change_no_likelihood(run_copy, capfd):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.atomic_files import CANNOT, Lock
 from scoreflow.storage.regular_files import WINDOWS
 
@@ -33,11 +33,12 @@ def held(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file while the block runs, after whoever holds it now.
 
     Args:
-        path: of the lock file, whose folder is there.
+        path: of the lock file, whose folder is made if it is not there.
         what: the holder does, for the line about waiting: "measures the same".
 
     Raises:
-        RequestError: it cannot be made, or is no regular file.
+        RequestError: it is no regular file.
+        RunError: it cannot be made.
     """
     waiting = Waiting(path, what)
     while (lock := attempt(path)) is None:
@@ -52,9 +53,11 @@ def attempt(path: Path) -> Lock | None:
     """The lock of a file; None while another process has it.
 
     Raises:
-        RequestError: it cannot be made, or is no regular file.
+        RequestError: it is no regular file.
+        RunError: it cannot be made.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return _acquired(FileLock(path, thread_local=False), 0)
         except OSError as error:
@@ -64,8 +67,15 @@ def attempt(path: Path) -> Lock | None:
         # a marker that a killed process left is removed in one attempt, and made in the next
         return _acquired(SoftFileLock(_marker(path), thread_local=False), 0.2)
     except OSError as error:
-        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror or str(error)
-        raise RequestError(f"cannot lock {path} ({reason}): remove it, and ask again") from error
+        raise _cannot_lock(path, error) from error
+
+
+def _cannot_lock(path: Path, error: OSError) -> RequestError | RunError:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ELOOP, errno.EISDIR):
+        what = "link" if error.errno == errno.ELOOP else "folder"
+        return RequestError(f"cannot lock {path} (it is a {what}): remove it, and ask again")
+    return RunError(f"cannot write into {path.parent} ({reason}): what is done is kept")
 
 
 def let_go(lock: Lock) -> None:
@@ -73,7 +83,8 @@ def let_go(lock: Lock) -> None:
     if not WINDOWS and not isinstance(lock, SoftFileLock):
         with suppress(OSError):  # while it is held: one who waits for it looks whether it is there
             Path(lock.lock_file).unlink()
-    lock.release()
+    with suppress(OSError):  # the system lets go of it when this process ends
+        lock.release()
 
 
 class Waiting:

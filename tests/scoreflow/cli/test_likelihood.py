@@ -171,7 +171,7 @@ def moved_to_a_rank(run, images, rank=1, **changed):
 
 def heading_of(path):
     heading = json.loads(path.read_text().splitlines()[0])
-    return {key: value for key, value in heading.items() if key != "checked"}
+    return {key: value for key, value in heading.items() if key != "hashed"}
 
 
 def test_one_process_takes_up_what_several_left(run):

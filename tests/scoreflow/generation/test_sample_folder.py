@@ -149,12 +149,8 @@ def test_vectors_are_a_tensor_file_alone(tmp_path):
         fill(tmp_path, "gif", draw, SETTINGS)
 
 
-@pytest.mark.parametrize("save", FILES)
-@pytest.mark.parametrize("point", [0, 2, 5])
-def test_a_killed_draw_goes_on_after_what_is_done(save, point, tmp_path, monkeypatch):
-    """Killed with images written whose row is not, and rows of earlier batches are."""
-    whole, draw = tmp_path / "whole", images()
-    fill(whole, save, draw, SETTINGS)
+def killed_after(point, folder, save):
+    """Fill a folder in another process, which is killed as it has written so many batches."""
     if (pid := os.fork()) == 0:
         put, written = sample_folder._put, []
 
@@ -165,10 +161,19 @@ def test_a_killed_draw_goes_on_after_what_is_done(save, point, tmp_path, monkeyp
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sample_folder._put = deadly
-        fill(tmp_path / "killed", save, draw, SETTINGS)
+        fill(folder, save, images(), SETTINGS)
         os._exit(0)  # never after a kill
     _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) == (point < 4)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("save", FILES)
+@pytest.mark.parametrize("point", [0, 2, 5])
+def test_a_killed_draw_goes_on_after_what_is_done(save, point, tmp_path, monkeypatch):
+    """Killed with images written whose row is not, and rows of earlier batches are."""
+    whole, draw = tmp_path / "whole", images()
+    fill(whole, save, draw, SETTINGS)
+    assert killed_after(point, tmp_path / "killed", save) == (point < 4)
     stored = fill(tmp_path / "killed", save, draw, SETTINGS)
     assert stored.drawn == max(0, 11 - 3 * point)
     assert stored.evaluations == 11 * STEPS
@@ -185,10 +190,28 @@ def test_images_that_are_gone_are_drawn_again(tmp_path):
         assert fill(folder, save, images(), SETTINGS).drawn > 0
         after = tree(folder)
         lines = f"progress-{save}.jsonl"
-        assert after.pop(lines) > before.pop(lines)  # of two rows the later counts
+        assert after.pop(lines) >= before.pop(lines)  # of two rows the later counts
         assert after == before
     (tmp_path / "png" / "00000001.png").write_bytes(b"")  # its bytes lost with the power
     assert fill(tmp_path / "png", "png", images(), SETTINGS).drawn == 3
+
+
+@pytest.mark.parametrize("save", ["npz", "pt"])
+@pytest.mark.parametrize("point", [None, 0, 2])
+def test_a_finished_file_is_never_made_of_one_batch(save, point, tmp_path):
+    """One row is damaged, or the file is gone, and the drawing that follows is killed."""
+    fill(tmp_path / "whole", save, images(), SETTINGS)
+    whole, folder = tree(tmp_path / "whole"), tmp_path / "hurt"
+    for gone in (False, True):
+        fill(folder, save, images(), SETTINGS)
+        path = folder / f"progress-{save}.jsonl"
+        path.write_bytes(path.read_bytes().replace(b'"batch": 1', b'"batch": 7'))
+        if gone:
+            (folder / FILES[save]).unlink()
+        if point is not None:
+            killed_after(point, folder, save)
+        fill(folder, save, images(), SETTINGS)
+        assert tree(folder) == whole
 
 
 @pytest.mark.parametrize(
