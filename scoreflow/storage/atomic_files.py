@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(
             f"{path} is written, and whether it has reached the disk is not known "
-            f"({reason_of(error)}): see to the disk, and give the same command again"
+            f"({reason_of(error)}): see to the disk before you rely on it"
         ) from error
 
 

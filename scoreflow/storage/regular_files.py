@@ -85,7 +85,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
         try:
             yield made
         finally:
-            made.unlink(missing_ok=True)
+            with suppress(OSError):  # moved, or for the next `sweep`
+                made.unlink()
 
 
 @contextmanager
