@@ -27,6 +27,7 @@ from scoreflow.storage.regular_files import (
     open_regular,
     put,
     refuse_other,
+    sweep,
     temporary_file,
 )
 
@@ -120,6 +121,7 @@ def check_writable(folder: Path, remedy: str) -> None:
     """
     folder = folder.absolute()
     folder = next(each for each in (folder, *folder.parents) if each.exists())
+    sweep(folder, "try")  # what a kill left
     try:
         with temporary_file(folder / "try"):
             pass

@@ -109,7 +109,7 @@ def sweep(folder: Path, name: str = "") -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _LEFT.fullmatch(entry.name)
-            if found and not entry.is_symlink() and found["name"].startswith(name[:_NAMED]):
+            if found and not entry.is_symlink() and name[:_NAMED] in ("", found["name"]):
                 with suppress(OSError):
                     _drop(Path(entry.path), int(found["pid"]), bool(found["token"]))
 
