@@ -17,6 +17,7 @@ from scoreflow.report.html import render
 from scoreflow.report.results import DAMAGE, Results, flat, measured_on
 from scoreflow.schema.resolve import completed
 from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.regular_files import sweep
 from scoreflow.storage.run_folder import RunDir
 
 SECTIONS = ("sde", "model", "training", "data", "seed")
@@ -179,6 +180,7 @@ class RunTable:
                 text = json.dumps(self.as_json(), indent=2) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent, path.name)  # what a kill left
             # a folder's name may be no UTF-8
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except (OSError, RunError) as error:

@@ -27,6 +27,7 @@ from scoreflow.storage.regular_files import (
     open_regular,
     put,
     refuse_other,
+    sweep,
     temporary_file,
 )
 from scoreflow.storage.validation import InvalidError, conform, parse_json, read_bytes, shown
@@ -77,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(
             f"{path} is written, and whether it has reached the disk is not known "
-            f"({reason_of(error)}): see to the disk, and give the same command again"
+            f"({reason_of(error)}): see to the disk before you rely on it"
         ) from error
 
 
@@ -122,6 +123,7 @@ def check_writable(folder: Path, remedy: str) -> None:
     """
     folder = folder.absolute()
     folder = next(each for each in (folder, *folder.parents) if each.exists())
+    sweep(folder, "try")  # what a kill left
     try:
         with temporary_file(folder / "try"):
             pass

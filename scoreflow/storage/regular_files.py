@@ -85,7 +85,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
         try:
             yield made
         finally:
-            made.unlink(missing_ok=True)
+            with suppress(OSError):  # moved, or for the next `sweep`
+                made.unlink()
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def sweep(folder: Path, name: str = "") -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _LEFT.fullmatch(entry.name)
-            if found and not entry.is_symlink() and found["name"].startswith(name[:_NAMED]):
+            if found and not entry.is_symlink() and name[:_NAMED] in ("", found["name"]):
                 with suppress(OSError):
                     _drop(Path(entry.path), int(found["pid"]), bool(found["token"]))
 

@@ -72,7 +72,7 @@ RESULTS = ("results", "samples")
 """Where the results of all modes go."""
 FILES = (".png", ".gif", ".json", ".npz", ".pt")
 """Endings of what lies in samples/ besides folders."""
-SHOWN = (".json", ".jsonl", ".html", ".svg", ".png")
+SHOWN = (".json", ".jsonl", ".svg", ".png")
 """Endings of what a report is made of."""
 REMEDY = "copy the run to a folder of your own, and name that by --workdir"
 READ = f"make it readable, by chmod u+rX, or {REMEDY}"
@@ -192,7 +192,8 @@ class RunDir:
         written = FOLDERS if training else RESULTS
         for path in (self.path, *(self.path / name for name in written)):
             if path.is_dir():
-                check_readable(path, READ, SHOWN if path.name not in FOLDERS[2:] else ())
+                shown = path == self.path or path.name in RESULTS
+                check_readable(path, READ, SHOWN if shown else ())
                 check_writable(path, REMEDY)
         if training:
             self._check_metrics()

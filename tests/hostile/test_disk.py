@@ -3,14 +3,23 @@
 import errno
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError, RunError
+from scoreflow.runtime import termination
+from scoreflow.runtime.curves import Curves
 from scoreflow.storage.run_folder import RunDir
 from tests.hostile.faults import Disk, failing
 
@@ -146,6 +155,7 @@ MODES = {
     "safetensors": ["--mode=export", "--to=safetensors", "--out={}/out.pt", "--device=cpu"],
     "table": ["--mode=table", "{}/run", "--out={}/table.html"],
 }
+EXPORTS = ("diffusers", "safetensors")
 NUMBERS = (errno.EIO, errno.ENOSPC)
 
 
@@ -168,6 +178,9 @@ def tried(mode: str, trained: Path, place: Path, point: int, number: int, capfd)
         assert status == 0, err
     if status:
         assert err.splitlines()[-1].startswith("run.py: "), where
+        if mode in EXPORTS:  # which replace nothing, and may have been written before the failure
+            shutil.rmtree(place / "out", ignore_errors=True)
+            (place / "out.pt").unlink(missing_ok=True)
         assert main(asked(mode, place)) == 0, (where, capfd.readouterr().err)
         capfd.readouterr()
         assert not list(place.rglob(".*.tmp")), where
@@ -175,22 +188,165 @@ def tried(mode: str, trained: Path, place: Path, point: int, number: int, capfd)
     return disk.calls
 
 
-@pytest.mark.parametrize("mode", ["sample", "resume", "safetensors"])
+@pytest.mark.parametrize("mode", ["sample", "safetensors"])
 def test_a_mode_ends_in_a_line_where_the_disk_fails(mode, trained, tmp_path, capfd):
     total = len(tried(mode, trained, tmp_path / "all", -1, 0, capfd))
     for k, share in enumerate((0.0, 0.3, 0.9)):
         tried(mode, trained, tmp_path / "one", int(share * total), NUMBERS[k % 2], capfd)
 
 
+def distinct(calls: list[str]) -> list[int]:
+    """The first and the last call of each kind on each file."""
+    kinds = [re.sub(r"[0-9a-f]{16}|[0-9]+", "N", call) for call in calls]
+    first = {kind: k for k, kind in reversed(list(enumerate(kinds)))}
+    last = {kind: k for k, kind in enumerate(kinds)}
+    return sorted({*first.values(), *last.values()})
+
+
 @pytest.mark.slow
 def test_every_mode_ends_in_a_line_wherever_the_disk_fails(trained, tmp_path, capfd):
     counts = {}
     for mode in MODES:
-        total = len(tried(mode, trained, tmp_path / "all", -1, 0, capfd))
-        for point in range(total):
+        points = distinct(tried(mode, trained, tmp_path / "all", -1, 0, capfd))
+        for point in points:
             tried(mode, trained, tmp_path / "one", point, NUMBERS[point % 2], capfd)
-        counts[mode] = total
-    told = ", ".join(f"{mode} {count}" for mode, count in counts.items())
+        counts[mode] = len(points)
     number = sum(counts.values())
     with capfd.disabled():
         print(f"\n{number} of {number} failures of the disk in modes: one line, and on ({told})")
+
+
+# ---- a folder that goes while it is written -----------------------------------------------------
+
+
+def test_curves_go_on_where_their_folder_is_moved_and_end_in_a_line(tmp_path, capfd):
+    folder, threads = tmp_path / "tensorboard", threading.active_count()
+    with Curves(folder, 1) as curves:
+        curves.scalar("loss", 1.0, 1)
+        folder.rename(tmp_path / "moved")
+        curves.scalar("loss", 0.5, 2)
+        assert threading.active_count() == threads
+    (written,) = (tmp_path / "moved").iterdir()
+    assert written.stat().st_size > 150
+    assert capfd.readouterr().err == ""
+    (tmp_path / "file").write_bytes(b"")
+    with Curves(tmp_path / "file" / "tensorboard", 1) as curves:
+        curves.scalar("loss", 1.0, 1)
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert "the training goes on without curves" in told
+
+
+def test_what_tensorboard_reads_is_what_was_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Curves(tmp_path, 1) as curves:
+        curves.scalar("loss", 1.0, 1)
+        curves.scalar("loss", 0.25, 2)
+        curves.text("changed", "a -> b", 2)
+        curves.image("preview", np.zeros((4, 5, 3), np.uint8), 2)
+    with Curves(tmp_path, 2) as curves:  # resumed at step 1
+        curves.scalar("loss", 0.5, 2)
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [(each.step, each.value) for each in read.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
+
+
+@pytest.mark.parametrize("way", ["moved", "removed"])
+def test_a_folder_that_goes_while_it_trains_is_one_line(way, run_copy, monkeypatch, capfd):
+    run, save = run_copy(), RunDir.save_checkpoint
+
+    def saving(folder, *more):
+        shutil.rmtree(run) if way == "removed" else run.rename(run.with_name("elsewhere"))
+        return save(folder, *more)
+
+    monkeypatch.setattr(RunDir, "save_checkpoint", saving)
+    longer = ["--device=cpu", "--config.training.num_steps=61"]
+    capfd.readouterr()
+    assert main(["run.py", "--mode=train", f"--workdir={run}", *longer]) == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("run.py: cannot write ")
+    assert "(No such file or directory)" in err.splitlines()[-1]
+    if way == "moved":
+        with RunDir.open(run.with_name("elsewhere"), training=True) as folder:
+            assert folder.load_checkpoint()[0] == 60
+
+
+# ---- signals ------------------------------------------------------------------------------------
+
+
+def modes() -> list[str]:
+    """All that there are."""
+    folder = ROOT / "scoreflow" / "cli" / "modes"
+    names = {path.stem.removesuffix("_network") for path in folder.glob("[a-z]*.py")}
+    return sorted(names - {"bounds"})
+
+
+@pytest.mark.parametrize("name", termination.NAMES)
+@pytest.mark.parametrize("mode", modes())
+def test_a_signal_says_what_is_kept(mode, name, monkeypatch, capfd):
+    number = getattr(signal, name)
+
+    def work(*_arguments):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("scoreflow.cli.main._run", work)
+    before = signal.getsignal(number)
+    more = {
+        "export": ["--to=diffusers", "--out=out"],
+        "import": ["--from=x.pt"],
+    }.get(mode, [])
+    where = ["runs"] if mode == "table" else ["--workdir=run"]
+    assert main(["run.py", f"--mode={mode}", *where, *more]) == 128 + number
+    told = capfd.readouterr().err
+    assert told.startswith(f"stopped by {name}; ")
+    assert told.count("\n") == 1
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with termination.as_interrupts(lambda _: None):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_of_two_signals_the_second_ends_at_once():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with termination.as_interrupts(lambda _: None):
+            with pytest.raises(termination.Terminated):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+STUCK = """
+import ctypes
+from scoreflow.runtime import termination
+termination.PATIENCE = 0.2
+lock, libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+with termination.as_interrupts(lambda end: print(end, flush=True)):
+    print("ready", flush=True)
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)  # waits for itself, and no signal wakes it
+"""
+
+
+def test_a_process_that_does_not_answer_ends_all_the_same():
+    """As one that waits for another process, inside a library."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout.readline() == "ready\n"
+        child.terminate()
+        assert child.stdout.readline() == "stopped by SIGTERM\n"
+        assert child.wait(timeout=20) == 128 + signal.SIGTERM

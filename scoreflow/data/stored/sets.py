@@ -61,6 +61,8 @@ def loaded(
             stack.enter_context(_alone(place))
             if _opened(place):  # another process has just made it
                 raise _MadeMeanwhile
+            if begun.is_symlink():  # which rmtree leaves, and what is written would follow
+                begun.unlink()
             shutil.rmtree(begun, ignore_errors=True)  # of one that was killed
             stack.callback(shutil.rmtree, begun, ignore_errors=True)
 
@@ -113,7 +115,8 @@ def _alone(place: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with place.with_name(f"{place.name}.lock").open("w") as file:
+    lock, no_link = place.with_name(f"{place.name}.lock"), getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(lock, os.O_WRONLY | os.O_CREAT | no_link, 0o666), "wb") as file:
         with suppress(OSError):  # a share without locks: at worst two do the same work
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
