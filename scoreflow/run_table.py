@@ -241,13 +241,16 @@ def table(runs: Sequence[str | Path], sort: str = "") -> RunTable:
 
 def _inert(value: object) -> object:
     """A value for a CSV file; numbers stay what they are."""
-    if not isinstance(value, str) or not value.startswith(FORMULA):
+    if not isinstance(value, str):
         return value
+    text = value.replace("\r", " ")  # which begins a line for some readers, and is not quoted
+    if not value.startswith(FORMULA):
+        return text
     try:
-        float(value)
+        float(text)
     except ValueError:
-        return f"'{value}"
-    return value
+        return f"'{text}"
+    return text
 
 
 def check_ending(path: Path) -> None:

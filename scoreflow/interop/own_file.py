@@ -1,6 +1,5 @@
 """Our own .safetensors: a network by our names, with its run's config in the metadata."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from scoreflow.interop.options import answers
 from scoreflow.interop.tensor_files import read_tensors
 from scoreflow.schema.config import KEYS
 from scoreflow.schema.request import flatten
+from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.validation import conform, parse_json
 
 NAME = "scoreflow"
 SECTIONS = ("sde", "model", "training")
@@ -37,8 +38,8 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
     answers(NAME, (), options)
     metadata, weights = _metadata(path), read_tensors(path)
     try:
-        config = flatten(json.loads(metadata["config"]))
-        shape = tuple(int(each) for each in json.loads(metadata["shape"]))
+        config = flatten(conform(parse_json(metadata["config"].encode()), Json))
+        shape = tuple(conform(parse_json(metadata["shape"].encode()), list[int]))
         step, which = int(metadata["step"]), metadata["weights"]
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise RequestError(
@@ -54,7 +55,7 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
         "weights": {"ema": "averaged", "raw": "raw"}.get(which, which),
         "schedule": f"{kept.get('sde.name')}, {kept.get('sde.num_steps')} steps",
         "prediction": str(kept.get("model.prediction")),
-        "exported": f"by ScoreFlow {metadata['scoreflow']}",
+        "exported": f"by ScoreFlow {metadata.get('scoreflow', 'of an unknown version')}",
     }
     return Imported(NAME, settings, weights, None, facts, step)
 

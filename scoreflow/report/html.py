@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+from functools import cache
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -26,6 +27,23 @@ def render(template: str, damaged: list[str], **context: object) -> str:
             each plot that cannot be drawn.
         context: its other variables.
     """
+    script = _source("page.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            context,
+            damaged=damaged,
+            draw=_Drawer(damaged),
+            script=Markup(script),
+            script_hash=_hash_of(script),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled when they are first used."""
     environment = Environment(
         loader=PackageLoader("scoreflow.report"),
         autoescape=True,
@@ -34,13 +52,16 @@ def render(template: str, damaged: list[str], **context: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["svg"] = _Drawer(damaged)
     environment.filters["path"] = lambda path: quote(os.fsencode(path))  # it may be no UTF-8
     environment.tests["plot"] = lambda item: isinstance(item, Plot)
-    script = environment.loader.get_source(environment, "page.js")[0] if environment.loader else ""
-    return environment.get_template(template).render(
-        context, damaged=damaged, script=Markup(script), script_hash=_hash_of(script)
-    )
+    return environment
+
+
+def _source(name: str) -> str:
+    """A file of templates/, as it is."""
+    loader = _environment().loader
+    assert loader is not None, "the environment is made with one"
+    return loader.get_source(_environment(), name)[0]
 
 
 def _hash_of(script: str) -> str:

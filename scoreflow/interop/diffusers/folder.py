@@ -9,7 +9,6 @@ Its first repositories had all of these at the root. A folder of the network alo
 if a scheduler's lies in it, beside it or above it.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from scoreflow.errors import RequestError
 from scoreflow.interop.tensor_files import read_tensors
 from scoreflow.interop.torch_files import first_line
 from scoreflow.schema.config import KEYS
+from scoreflow.storage.validation import parse_json, read_bytes
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """Names of the weights, the first that there is."""
@@ -116,8 +116,8 @@ def read_json(path: Path) -> Json:
         RequestError: it is not there, or holds something else.
     """
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(read_bytes(path))
+    except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} cannot be read ({first_line(error)}): download it again"
         ) from error
@@ -160,8 +160,8 @@ def _class_of(folder: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(read_bytes(path))
+    except (OSError, ValueError):
         return ""
     return str(found.get("_class_name", "")) if isinstance(found, dict) else ""
 
