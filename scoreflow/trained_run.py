@@ -658,7 +658,7 @@ class TrainedRun:
             values: as in `save_grid`.
             columns: images a row, at least 1.
         """
-        return Image.open(io.BytesIO(picture(values, self.like, columns)))
+        return Image.open(io.BytesIO(picture(values, self.like, columns)), formats=("PNG",))
 
     def save_grid(self, values: Tensor, path: str | Path) -> Path:
         """Write samples or data as a PNG: a grid of the first 64 images, or points in the plane.

@@ -503,7 +503,7 @@ def _look(trainer: Trainer, folder: RunDir, curves: Curves, seconds: float) -> N
     """A preview of this step: previews/STEP.png, a row of metrics.jsonl, and TensorBoard."""
     found = preview(trainer)
     folder.write_image(folder.preview_path(trainer.step), found.picture)
-    pixels = np.array(Image.open(io.BytesIO(found.picture)).convert("RGB"))
+    pixels = np.array(Image.open(io.BytesIO(found.picture), formats=("PNG",)).convert("RGB"))
     curves.image("preview", pixels, trainer.step)
     if found.loss is not None:
         folder.log(trainer.step, seconds, held_out_loss=found.loss)

@@ -150,11 +150,12 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _grid(values: Tensor, num_levels: int, columns: int) -> Image.Image:
     scale = max(1, GRID_PIXELS // values.shape[-1])
-    return Image.open(io.BytesIO(image_grid(to_uint8(values, num_levels), columns, scale)))
+    png = image_grid(to_uint8(values, num_levels), columns, scale)
+    return Image.open(io.BytesIO(png), formats=("PNG",))
 
 
 def _points(values: Tensor, side: int = POINTS_PIXELS, reach: float = 1.5) -> Image.Image:
-    return Image.open(io.BytesIO(scatter(values[:, :2], side, reach)))
+    return Image.open(io.BytesIO(scatter(values[:, :2], side, reach)), formats=("PNG",))
 
 
 def _encoded(page: Image.Image) -> bytes:

@@ -107,7 +107,10 @@ class PngFolder:
 
     def first(self, count: int) -> Array:
         """As `ImageFiles`."""
-        images = [np.asarray(Image.open(self._path(k)), self.dtype) for k in range(count)]
+        images = [
+            np.asarray(Image.open(self._path(k), formats=("PNG",)), self.dtype)
+            for k in range(count)
+        ]
         return (
             np.stack(images).reshape(count, *self.shape[1:], self.shape[0]).transpose(0, 3, 1, 2)
         )

@@ -1,10 +1,12 @@
 """Images in numpy's files: .npy, .npz, and folders of .npy."""
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from scoreflow.data.reading.floats import floats_refused
 from scoreflow.data.sources.names import split_of_file
@@ -19,6 +21,7 @@ from scoreflow.data.sources.rows import (
     shown,
     some,
 )
+from scoreflow.data.stored.images import available_memory
 from scoreflow.errors import RequestError, first_line
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
@@ -106,10 +109,20 @@ def _opened(path: Path) -> Mapping[str, Array]:
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise ValueError("it is a .npy of another name")
+        _refuse_bomb(path)
         opened: Mapping[str, Array] = found
         return opened
     except Exception as error:  # zip's, zlib's or numpy's
         raise damaged(str(path), ".npz file", error) from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive whose arrays would take more memory than there is."""
+    with zipfile.ZipFile(path) as archive:
+        need = sum(each.file_size for each in archive.infolist())
+    there = available_memory(torch.device("cpu"))
+    if need > there:
+        raise ValueError(f"its arrays take {need} bytes, and {there} bytes of memory are free")
 
 
 def _member(arrays: Mapping[str, Array], name: str, path: Path) -> Array:

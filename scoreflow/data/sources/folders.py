@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from scoreflow.data.reading.formats import SUFFIXES
+from scoreflow.data.reading.image_file import MOST_BYTES
 from scoreflow.data.sources.layout import FOLDERS, layout
 from scoreflow.data.sources.names import is_junk
 from scoreflow.data.sources.rows import Found, Row, Rows, Source, damaged, some
@@ -82,6 +83,8 @@ def image_zip(path: Path, labels: str) -> Found:
 
     def read(name: str) -> bytes:
         try:
+            if archive.getinfo(name).file_size > MOST_BYTES:
+                raise zipfile.BadZipFile(f"it would take more than {MOST_BYTES} bytes")
             return archive.read(name)
         except ZIP_DAMAGE as error:
             raise damaged(f"{path}/{name}", "member of the archive", error) from error
@@ -158,7 +161,7 @@ def _labels_of(told: bytes) -> dict[str, object] | None:
         pairs = (content or {}).get("labels") or []
         pairs = pairs.items() if isinstance(pairs, dict) else pairs
         return {str(name): _one_hot(label) for name, label in pairs}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

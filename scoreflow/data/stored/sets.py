@@ -197,9 +197,11 @@ def _opened(folder: Path) -> Data | None:
 
 def _part(told: dict[str, Any], name: str, folder: Path) -> tuple[Images, Tensor | None]:
     file = RowFile(folder / told["file"], tuple(told["event"]), np.dtype(told["kind"]))
-    images = StoredImages(file, np.load(folder / f"{name}-rows.npy"))
+    images = StoredImages(file, np.load(folder / f"{name}-rows.npy", allow_pickle=False))
     ends = (int(images.rows.max(initial=-1)) + 1) * file.row_bytes
     if file.path.stat().st_size < ends:
         raise ValueError(f"{file.path} was cut short")
     labels = folder / f"{name}-labels.npy"
-    return cast(Images, images), torch.from_numpy(np.load(labels)) if labels.exists() else None
+    return cast(Images, images), torch.from_numpy(
+        np.load(labels, allow_pickle=False)
+    ) if labels.exists() else None

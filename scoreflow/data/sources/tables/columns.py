@@ -1,5 +1,6 @@
 """Which column of a table holds the images and which the labels, and what a cell of them is."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +46,11 @@ def columns_of(types: Any, schema: Any, labels: str, where: str) -> Columns:  # 
     Raises:
         RequestError: no column holds images, several may, or that of the labels is not there.
     """
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise RequestError(
+            f"{where} has several columns called {named(twice)}; rename all but one of each"
+        )
     kinds = {field.name: kind_of(types, field.type, field.name) for field in schema}
     found: dict[str, Kind] = {name: kind for name, kind in kinds.items() if kind is not None}
     image = image_column(list(found), [f"{each.name} ({each.type})" for each in schema], where)

@@ -145,7 +145,7 @@ def _class_names(text: bytes, column: str) -> tuple[str, ...]:
     """The names of a ClassLabel, in what the library `datasets` writes of a table's features."""
     try:
         told = json.loads(text or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     for info in (told, *told.values()) if isinstance(told, dict) else ():
         features = info.get("features") if isinstance(info, dict) else None
