@@ -354,6 +354,14 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
     bad = [row for row in found if row["status"] != "done"]
     if bad:
         why = bad[0]["status"].replace("_", " ")
+        if why == "not finite":  # more evaluations would not help
+            raise RunError(
+                f"{len(bad)} of {len(found)} images have no likelihood, the first being test "
+                f"image {bad[0]['image']}: the flow carries them beyond any float64, where their "
+                "density is 0, so far off are the network's estimates. Train for more steps "
+                "(--mode train with a greater --config.training.num_steps), or in a new run with "
+                "--config.model.prediction=v; the others are kept"
+            )
         raise RunError(
             f"{len(bad)} of {len(found)} images were not solved within {solver.max_evaluations} "
             f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "
