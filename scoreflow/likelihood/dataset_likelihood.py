@@ -357,8 +357,8 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
         if why == "not finite":  # more evaluations would not help
             raise RunError(
                 f"{len(bad)} of {len(found)} images have no likelihood, the first being test "
-                f"image {bad[0]['image']}: the flow carries them beyond any float64, where their "
-                "density is 0, so far off are the network's estimates. Train for more steps "
+                f"image {bad[0]['image']}: the flow carries them beyond the float32 that the "
+                "network takes, so far off are its estimates. Train for more steps "
                 "(--mode train with a greater --config.training.num_steps), or in a new run with "
                 "--config.model.prediction=v; the others are kept"
             )
