@@ -9,6 +9,8 @@ never called at s = 0, where there is no score, so that no step is a special one
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from scoreflow.samplers.denoisers.instrumentation import Cached, FirstKept
 from scoreflow.samplers.sampler import Memory, Multistep, Sampler, Step
 from scoreflow.sde.base import broadcast
@@ -53,7 +55,9 @@ class Langevin:
             score = step.predict(x_t).score
             z = step.noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
             mean_square = score.flatten(1).square().mean(dim=1)  # |score|^2 / D
-            x_t = _langevin_step(x_t, score, z, 2 * (a * self.snr) ** 2 / mean_square)
+            # no score, no step: of a clipped x_0 that is x_t itself, where sigma_t is next to 0
+            h = torch.where(mean_square > 0, 2 * (a * self.snr) ** 2 / mean_square, 0.0)
+            x_t = _langevin_step(x_t, score, z, h)
         return x_t
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
@@ -113,6 +113,8 @@ def experiment(
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
+    if training and len(data.train):
+        _refuse_no_loss(checked, sde, data, objective)
     network = build_network(checked, data, device)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
     if not training and not computes_in(settings.precision, device):
@@ -161,6 +163,51 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         )
     for name in dict.fromkeys((*samplers.AFTER_TRAINING, config.sampling.sampler)):
         check_sampler(config, name, sde, t_min, data)
+
+
+class _Silent(nn.Module):
+    """A network that answers 0, in `factor` times as many channels as it is given."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor, _label: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.cat([torch.zeros_like(x)] * self.factor, 1)
+
+
+def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) -> None:
+    """Refuse scales and weights whose loss no float32 holds, whatever the network.
+
+    It is that of a network that answers 0, about data at 0, at the first, middle and last time.
+    """
+    model = build_model(config, _Silent(1 + config.model.learned_variance), sde)
+    last = float(sde.num_steps)
+    t = torch.tensor([objective.least_time, last // 2 or 1.0, last], dtype=torch.float64)
+    x_0 = torch.zeros(3, *data.train.shape[1:])
+    eps = torch.ones_like(x_0)
+
+    def first_bad(objective: Objective) -> int | None:
+        with torch.no_grad():
+            finite = objective.loss(model, x_0, t, eps).float().isfinite()
+        return None if bool(finite.all()) else int((~finite).nonzero()[0])
+
+    bad = first_bad(objective)
+    if bad is None:
+        return
+    sigma, alpha = float(sde.sigma(t[bad])), float(sde.alpha(t[bad]))
+    plain = replace(objective, name="simple")
+    keys = (
+        f"the weights of training.objective = {objective.name} (training.hybrid_weight, "
+        "training.p2_gamma, training.p2_k)"
+        if first_bad(plain) is None
+        else "the scales of the process (sde.sigma_min, sde.sigma_max, sde.alpha_min)"
+    )
+    raise RequestError(
+        f"the loss at t = {float(t[bad]):g}, where alpha is {alpha:g} and sigma {sigma:g}, is no "
+        f"number in float32, whatever the network answers: give other values to {keys}"
+    )
 
 
 def in_units_of(config: Config, data: Data) -> Config:

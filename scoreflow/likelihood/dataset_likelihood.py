@@ -423,6 +423,14 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
     bad = [row for row in found if row["status"] != "done"]
     if bad:
         why = bad[0]["status"].replace("_", " ")
+        if why == "not finite":  # more evaluations would not help
+            raise RunError(
+                f"{len(bad)} of {len(found)} images have no likelihood, the first being test "
+                f"image {bad[0]['image']}: the flow carries them beyond the float32 that the "
+                "network takes, so far off are its estimates. Train for more steps "
+                "(--mode train with a greater --config.training.num_steps), or in a new run with "
+                "--config.model.prediction=v; the others are kept"
+            )
         raise RunError(
             f"{len(bad)} of {len(found)} images were not solved within {solver.max_evaluations} "
             f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "

@@ -7,6 +7,7 @@ from scoreflow.cli.command_line import command_of, program_of
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.likelihood import measure_test_set
 from scoreflow.cli.modes.sample import draw_into
+from scoreflow.errors import RunError
 from scoreflow.factory import training
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.sampling import COMPARED
@@ -43,7 +44,12 @@ def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") ->
     trained = TrainedRun(folder, experiment, say, (model, trainer.step))
     for name in COMPARED:
         draw_into(trained, name)
-    measure_test_set(trained)
+    try:
+        measure_test_set(trained)
+    except RunError:
+        if distributed.is_main_process():
+            say(f"the report, without a likelihood: {write_report(folder)}")
+        raise
     if not distributed.is_main_process():
         return
     say(
