@@ -23,6 +23,7 @@ lint: .venv/tested
 docs: .venv/installed
 	$(VENV)/python -m scoreflow.schema.docs > docs/config.md
 	$(VENV)/python -m scoreflow.interop.docs > docs/import_options.md
+	$(VENV)/python -m tests.breaks.breaks > docs/breaks.md
 
 # Execute docs/tour.ipynb from scratch and keep its outputs; three minutes of CPU time.
 tour: .venv/tested

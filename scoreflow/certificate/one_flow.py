@@ -43,6 +43,9 @@ LEAST_ANGLE = 0.05
 TOLERANCES, CLOCK_TOLERANCES = (3e-3, 3e-4), (1e-4, 1e-6)
 """Of a network's images, of a mixture's: those compared, and what says how exact they are."""
 
+COUNTS = (64, 128, 256, 512, 1024)
+"""Steps of DDIM from which its order is seen."""
+
 Solve = Callable[[Denoiser, SDE, Tensor, float, float, float], Tensor]
 """(denoiser, process, noise on the unit scale, first angle, last angle, tolerance) -> the data."""
 
@@ -107,7 +110,7 @@ def _first_order(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
     start = noise.normal(Stream.PRIOR, (2,))
     x_t = start * sde.scale(ends[1])
     truth = _in_the_angle(exact, sde, start, high, low, 1e-11) * sde.scale(ends[0])
-    counts, errors = [64, 128, 256, 512, 1024], []
+    counts, errors = list(COUNTS), []
     for count in counts:
         times, x = sde.time(torch.linspace(high, low, count + 1, dtype=torch.float64)), x_t
         for t, s in itertools.pairwise(times):

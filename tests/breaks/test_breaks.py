@@ -1,0 +1,120 @@
+"""Small breaks of the code are caught, each by the certificate or by the test that is named."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.breaks.breaks import BREAKS, Break, page
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("scoreflow", "sde", "samplers", "configs")
+IDS = [f"{Path(each.file).stem}-{each.what.replace(' ', '_')}" for each in BREAKS]
+
+
+@pytest.mark.parametrize("each", BREAKS, ids=IDS)
+def test_a_break_still_applies(each):
+    source = (ROOT / each.file).read_text()
+    assert source.count(each.old) == 1, f"{each.file} has it {source.count(each.old)} times"
+    assert each.old not in each.new or each.new not in source
+    if each.group is None:
+        file, *name = each.caught.split("::")
+        assert (ROOT / file).exists()
+        assert not name or f"def {name[0]}(" in (ROOT / file).read_text()
+
+
+def test_there_are_many_and_no_two_are_one():
+    assert len(BREAKS) >= 40
+    assert len({(each.file, each.old, each.new) for each in BREAKS}) == len(BREAKS)
+
+
+def test_the_page_is_the_list():
+    made = "make it with .venv/bin/python -m tests.breaks.breaks > docs/breaks.md"
+    assert (ROOT / "docs" / "breaks.md").read_text() == page(), made
+
+
+def copied(to: Path) -> Path:
+    """The package, with its rooms beside it."""
+    skipped = shutil.ignore_patterns("__pycache__", ".git", "results")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, to / name, symlinks=True, ignore=skipped)
+    return to
+
+
+@pytest.fixture(scope="module")
+def failing_rows() -> Iterator[Callable[[Path, int, str], list[str]]]:
+    """(folder of a package, group, first words) -> names of the certificate's rows that fail."""
+    script = ROOT / "tests" / "breaks" / "certify.py"
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    server = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=settings,
+    )
+
+    def ask(root: Path, group: int, words: str = "") -> list[str]:
+        server.stdin.write(json.dumps([str(root), group, words]) + "\n")
+        server.stdin.flush()
+        rows = json.loads(server.stdout.readline())
+        assert isinstance(rows, list), rows
+        return rows
+
+    yield ask
+    server.stdin.close()
+    server.wait()
+
+
+def failing_tests(root: Path, address: str) -> str:
+    """What pytest says of tests, with the package in a folder; "" if all pass."""
+    shutil.copytree(
+        ROOT / "tests", root / "tests", ignore=shutil.ignore_patterns("__pycache__", "run-*")
+    )
+    for name in ("pyproject.toml", "run.py"):
+        shutil.copy(ROOT / name, root / name)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    done = run([*command, "-p", "no:randomly", "-m", "not slow", address], root)
+    assert done.returncode in (0, 1), done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout if done.returncode else ""
+
+
+def run(command: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+    """With the package of a folder."""
+    own = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=False, env=os.environ | own
+    )
+
+
+def apply(each: Break, root: Path) -> None:
+    """Make the line wrong in a copy."""
+    path = root / each.file
+    path.write_text(path.read_text().replace(each.old, each.new))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", BREAKS, ids=IDS)
+def test_a_break_is_caught(each, tmp_path, failing_rows):
+    root = copied(tmp_path)
+    apply(each, root)
+    if each.group is None:
+        found = failing_tests(root, each.caught)
+        assert re.search(r"^(FAILED|ERROR) ", found, re.MULTILINE), found[-3000:]
+    else:
+        words = each.caught.split(": ", 1)[1]
+        rows = failing_rows(root, each.group, words)
+        assert any(words in row for row in rows), rows
+    shutil.rmtree(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", sorted({each.group for each in BREAKS} - {None}))
+def test_without_a_break_no_row_fails(group, tmp_path, failing_rows):
+    assert failing_rows(copied(tmp_path), group) == []
