@@ -56,7 +56,7 @@ class Langevin:
             z = step.noise.normal(Stream.CORRECTOR, tuple(x_t.shape[1:]), draw)
             mean_square = score.flatten(1).square().mean(dim=1)  # |score|^2 / D
             # no score, no step: of a clipped x_0 that is x_t itself, where sigma_t is next to 0
-            h = torch.where(mean_square > 0, 2 * (a * self.snr) ** 2 / mean_square, 0.0)
+            h = torch.where(mean_square == 0, 0.0, 2 * (a * self.snr) ** 2 / mean_square)
             x_t = _langevin_step(x_t, score, z, h)
         return x_t
 

@@ -8,6 +8,7 @@ import torch
 from scoreflow.samplers import Reclocked
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.prediction import predict
 from scoreflow.sde.subvp import SubVPSDE
 from scoreflow.sde.ve import VESDE
 from scoreflow.sde.vp import VPSDE
@@ -93,3 +94,21 @@ def test_a_denoiser_of_one_process_serves_another(on, of, mixture):
         torch.testing.assert_close(
             getattr(found, view) / scale, getattr(expected, view) / scale, rtol=1e-8, atol=1e-8
         )
+
+
+def test_a_change_of_process_rescales_by_both_scales():
+    """What the denoiser of VE is asked is x_t over the asked process' r, times its own r."""
+    of, on, asked = VESDE(100, 0.01, 20.0), SubVPSDE.linear(100), []
+
+    def denoiser(x_t, t):
+        asked.append((x_t, t))
+        return predict(of, x_t, t, "v", 0.5 * x_t / broadcast(of.scale(t), x_t))
+
+    t, x_t = torch.tensor([20.0, 60.0]).double(), torch.tensor([[0.4, -1.0], [0.7, 2.0]]).double()
+    found = Reclocked(denoiser, of=of, on=on)(x_t, t)
+    [(seen, own)] = asked
+    torch.testing.assert_close(of.angle(own), on.angle(t))
+    unit = x_t / broadcast(on.scale(t), x_t)
+    assert ((on.scale(t) - 1).abs() > 1e-3).all()
+    torch.testing.assert_close(seen, broadcast(of.scale(own), x_t) * unit)
+    torch.testing.assert_close(found.v, 0.5 * unit)
