@@ -81,6 +81,8 @@ OF_THE_MACHINE = {
     if hasattr(errno, name)
 }
 """Failures that are no defect of the program, whatever file they are about."""
+LONGEST_LINE = 4000
+"""Characters of a line about what is wrong."""
 MOST_SAID = 200
 """Characters of what torch says that a line repeats."""
 
@@ -249,6 +251,8 @@ def _fail(argv: list[str], error: Exception, status: int) -> int:
     name = Path(argv[0]).name
     who = f"process {rank}: " if (rank := _rank()) else ""
     said = printable(" ".join(str(error).split()))
+    if len(said) > LONGEST_LINE:  # a value of thousands of letters: both ends say enough
+        said = f"{said[: LONGEST_LINE // 2]} ... {said[-LONGEST_LINE // 2 :]}"
     print(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}", file=sys.stderr)
     return status
 

@@ -146,6 +146,8 @@ def _table(file: Path, path: str) -> tuple[Array, list[str], tuple[str, ...]]:
         if suffix in (".csv", ".tsv"):
             return _text(file, path)
         found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray) == (suffix == ".npz"):
+            raise ValueError(f"its content is not that of a {suffix} file")
         if suffix == ".npz":
             found, said = _of_archive(found, path)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

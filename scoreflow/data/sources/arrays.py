@@ -99,7 +99,9 @@ def load_array(path: Path) -> Array:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise damaged(str(path), ".npy file", error) from error
-    assert isinstance(found, np.ndarray), "a .npy holds one array"
+    if not isinstance(found, np.ndarray):
+        other = ValueError("it is an archive of another name")
+        raise damaged(str(path), ".npy file", other)
     return found
 
 
