@@ -27,7 +27,6 @@ FILES = (
     "data.json",
     "report.html",
     "results/.profile-trace.json.gz",
-    "results/profile-trace.json.gz",
     "results/profile.json",
     "results/training.json",
     "results/likelihood.json",
@@ -113,7 +112,8 @@ def test_a_link_in_place_of_a_file_is_not_followed(name, run_copy, outside, capf
         (run / "checkpoints" / f"00000070{step}").unlink()
     if name.startswith(("samples", "results/samples", "report")):
         in_a_line(["--mode=sample", "--sampler=ddim", *here], 0, capfd)
-    if "trace" in name:
+    if "trace" in name:  # as earlier versions wrote it, and as it is named in the end
+        linked(run, "results/profile-trace.json.gz", outside.file)
         in_a_line(["--mode=profile", "--config.profile.num_steps=1", *here[:2]], 0, capfd)
 
 
