@@ -107,13 +107,35 @@ def answers(folder: Path, mode: str) -> set[Any]:
     return found
 
 
+def _within(right: set[Any], found: set[Any]) -> bool:
+    """Whether each right answer was found; an image measured in another batch is a rounding off."""
+    return all(
+        any(
+            isinstance(each, tuple) and isinstance(own, tuple) and each == pytest.approx(own, 1e-5)
+            if isinstance(own, tuple) and isinstance(own[0], float)
+            else each == own
+            for each in found
+        )
+        for own in right
+    )
+
+
 def _answer(path: Path) -> object:
     if path.suffix == ".json":
         value = json.loads(path.read_bytes())
         return value.get("value"), value.get("standard_error"), value.get("num_images")
     if path.suffix == ".pt":  # its values, not how they are packed
-        return repr(torch.load(path, map_location="cpu", weights_only=True))
+        return _plain(torch.load(path, map_location="cpu", weights_only=True))
     return path.read_bytes()
+
+
+def _plain(value: Any) -> object:
+    """Nested values that compare by their content, bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return tuple((key, _plain(each)) for key, each in value.items())
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 class Trial:
@@ -183,7 +205,7 @@ class Trial:
             self.wrong.append(f"{where}: exit status {status}")
         elif status and not err.strip():
             self.wrong.append(f"{where}: nothing is said")
-        elif not status and not right <= found and Path(name).name not in out + err:
+        elif not (status or _within(right, found) or Path(name).name in out + err):
             self.wrong.append(f"{where}: another answer, and nothing is said")
 
 
@@ -231,10 +253,10 @@ def test_some_damaged_files(trial: Trial, whole: Path):
 @pytest.mark.slow
 def test_all_damaged_files(trial: Trial, whole: Path, capsys: pytest.CaptureFixture[str]):
     for k, name in enumerate(shown(whole)):
-        for what, hurt in some(whole / name, 120, k):
+        for what, hurt in some(whole / name, 50, k):
             trial.report(name, what, hurt)
     for k, (name, modes) in enumerate(READS.items()):
-        for j, (what, hurt) in enumerate(some(whole / name, 40, k)):
+        for j, (what, hurt) in enumerate(some(whole / name, 24, k)):
             trial.mode(name, what, hurt, modes[j % len(modes)])
     survived = trial.count - len(trial.wrong)
     with capsys.disabled():
