@@ -1,9 +1,11 @@
 """DIR/report.html: the results of a run on one page that opens from disk without a network."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from scoreflow.report.blocks import Section
 from scoreflow.report.html import render
-from scoreflow.report.results import Results
+from scoreflow.report.results import DAMAGE, Results
 from scoreflow.report.sections import (
     arrival,
     bounds,
@@ -50,7 +52,7 @@ def write_report(run: RunDir) -> Path:
         The path of the page, DIR/report.html.
     """
     results = Results(run)
-    sections = [section for make in SECTIONS for section in make(results)]
+    sections = [section for make in SECTIONS for section in _made(make, results)]
     anchors = {section.anchor for section in sections}
     page = render(
         "page.html",
@@ -62,3 +64,19 @@ def write_report(run: RunDir) -> Path:
     path = run.path / "report.html"
     write_atomic(path, page.encode(errors="backslashreplace"))
     return path
+
+
+def _made(make: Callable[[Results], Iterator[Section]], results: Results) -> list[Section]:
+    """The sections of a kind; none, and a line, where a file that they are of is damaged.
+
+    The schemas find nearly all damage before; nothing that they miss shall cost the page.
+    """
+    try:
+        return list(make(results))
+    except DAMAGE as error:
+        kind = make.__module__.rpartition(".")[2]
+        results.damaged.append(
+            f"the section of {kind} cannot be shown ({type(error).__name__}: {error}): a file in "
+            "results/ is damaged; make it again, or remove it"
+        )
+        return []

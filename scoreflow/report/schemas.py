@@ -237,7 +237,7 @@ class Outside:
     """Samples that leave the range of images."""
 
     count: Count
-    more_than: float = 0.0
+    more_than: float
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,18 @@ def ask(folder: Path, mode: str) -> int:
     return main(["run.py", *MODES[mode], "--device=cpu", f"--workdir={folder}"])
 
 
+def small_table(patch: pytest.MonkeyPatch) -> None:
+    """Have the table of errors that the optimal variance needs be measured in no time."""
+    patch.setattr("scoreflow.generation.error_table.KNOTS", 4)
+    patch.setattr("scoreflow.generation.error_table.IMAGES", 8)
+
+
 @pytest.fixture(scope="module")
 def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every kind of file."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("whole") / "run"))
-    with pytest.MonkeyPatch.context() as few:  # a table of errors in no time
-        few.setattr("scoreflow.generation.error_table.KNOTS", 4)
-        few.setattr("scoreflow.generation.error_table.IMAGES", 8)
+    with pytest.MonkeyPatch.context() as few:
+        small_table(few)
         assert ask(folder, "optimal") == 0
     common = ("--device=cpu", f"--workdir={folder}")
     classifier = ("--mode=classifier", "--config.classifier.num_steps=5")
@@ -107,13 +112,33 @@ def answers(folder: Path, mode: str) -> set[Any]:
     return found
 
 
+def _within(right: set[Any], found: set[Any]) -> bool:
+    """Whether each right answer was found; images measured in other batches are roundings off."""
+    return all(any(_same(own, each) for each in found) for own in right)
+
+
+def _same(own: object, other: object) -> bool:
+    if isinstance(own, tuple) and isinstance(own[0], float) and isinstance(other, tuple):
+        return len(own) == len(other) and bool(other == pytest.approx(own, 1e-5))
+    return own == other
+
+
 def _answer(path: Path) -> object:
     if path.suffix == ".json":
         value = json.loads(path.read_bytes())
         return value.get("value"), value.get("standard_error"), value.get("num_images")
     if path.suffix == ".pt":  # its values, not how they are packed
-        return repr(torch.load(path, map_location="cpu", weights_only=True))
+        return _plain(torch.load(path, map_location="cpu", weights_only=True))
     return path.read_bytes()
+
+
+def _plain(value: Any) -> object:
+    """Nested values that compare by their content, bit for bit."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, dict):
+        return tuple((key, _plain(each)) for key, each in value.items())
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 class Trial:
@@ -183,7 +208,7 @@ class Trial:
             self.wrong.append(f"{where}: exit status {status}")
         elif status and not err.strip():
             self.wrong.append(f"{where}: nothing is said")
-        elif not status and not right <= found and Path(name).name not in out + err:
+        elif not (status or _within(right, found) or Path(name).name in out + err):
             self.wrong.append(f"{where}: another answer, and nothing is said")
 
 
@@ -196,6 +221,7 @@ def trial(
 ) -> Trial:
     """A trial whose pages have no plots drawn."""
     monkeypatch.setattr("scoreflow.figures.svg.svg", Undrawn.svg)
+    small_table(monkeypatch)
     return Trial(whole, tmp_path, lambda: tuple(capsys.readouterr()))
 
 
@@ -231,10 +257,10 @@ def test_some_damaged_files(trial: Trial, whole: Path):
 @pytest.mark.slow
 def test_all_damaged_files(trial: Trial, whole: Path, capsys: pytest.CaptureFixture[str]):
     for k, name in enumerate(shown(whole)):
-        for what, hurt in some(whole / name, 120, k):
+        for what, hurt in some(whole / name, 50, k):
             trial.report(name, what, hurt)
     for k, (name, modes) in enumerate(READS.items()):
-        for j, (what, hurt) in enumerate(some(whole / name, 40, k)):
+        for j, (what, hurt) in enumerate(some(whole / name, 24, k)):
             trial.mode(name, what, hurt, modes[j % len(modes)])
     survived = trial.count - len(trial.wrong)
     with capsys.disabled():

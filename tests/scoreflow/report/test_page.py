@@ -595,3 +595,14 @@ def test_samples_out_of_range_are_a_line_and_a_column(run):
     assert "ode: 25.0% of the samples leave [-1, 1] by more than 0.5" in text
     assert "ddim: 0.0%" not in text
     assert {"0.250", "0.000"} <= set(checker.cells)
+
+
+def test_a_section_that_cannot_be_made_costs_a_line_and_never_the_page(run, monkeypatch):
+    def broken(results):
+        raise KeyError("a key that no schema asks for")
+
+    broken.__module__ = "scoreflow.report.sections.samples"
+    monkeypatch.setattr("scoreflow.report.page.SECTIONS", (broken,))
+    _, checker = parse(write_report(run))
+    (line,) = checker.damaged
+    assert line.startswith("the section of samples cannot be shown (KeyError: 'a key that no")
