@@ -247,7 +247,8 @@ def refuse_edited(
         for key, (old, new) in entry["changes"].items():
             if key not in now:
                 continue
-            if _plain(back[key]) != _plain(new):
+            trained = entry["step"] < step and _plain(known.get(key)) == _plain(now[key])
+            if _plain(back[key]) != _plain(new) and not trained:
                 edited.setdefault(key, (now[key], new, "its history"))
             back[key] = old
             if entry["step"] >= step:
