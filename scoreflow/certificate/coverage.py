@@ -18,7 +18,7 @@ LOOKED_AT: tuple[tuple[int, str], ...] = (
     (9, "each step of every sampler of the command line on each of these processes: DDIM (eta 0, "
         "0.7, 1), ancestral (all four variances), reverse diffusion, Euler-Maruyama, Heun (churn "
         "0, 0.2), DPM-Solver++ (1, 2, 3), its SDE (1, 2), DEIS (1 to 4), UniPC (1, 2, 3; 3 "
-        "uncorrected), both Langevin correctors before four predictors, the flow by dopri5; "
+        "uncorrected), both Langevin correctors before five predictors, the flow by dopri5; "
         "first, last and single steps, whole times and others"),
     (10, "random numbers, time grids, the grid of least cost, the decoder's bins, weights of the "
          "objectives, classifier-free guidance, every output of a network, every precision that "

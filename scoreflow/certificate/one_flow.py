@@ -43,6 +43,8 @@ LEAST_ANGLE = 0.05
 TOLERANCES, CLOCK_TOLERANCES = (3e-3, 3e-4), (1e-4, 1e-6)
 """Of a network's images, of a mixture's: those compared, and what says how exact they are."""
 
+PIECES = 8
+"""Steps of the processes that are solved in their own time, each a piece."""
 COUNTS = (64, 128, 256, 512, 1024)
 """Steps of DDIM from which its order is seen."""
 
@@ -152,11 +154,11 @@ def _no_corrections(
 
 def _processes() -> dict[str, SDE]:
     """Few steps: each is a piece that is solved by itself."""
-    schedule = (8, 0.05, 0.01)
+    schedule = (PIECES, 0.05, 0.01)
     return {
         "VP": VPSDE.log_linear(*schedule),
         "sub-VP": SubVPSDE.log_linear(*schedule),
-        "VE": VESDE(8, 0.05, 50.0),
+        "VE": VESDE(PIECES, 0.05, 50.0),
     }
 
 
@@ -201,7 +203,7 @@ def _gap_plot(title: str, gaps: Tensor, allowed: float) -> Plot:
 
 
 def _clock_plot(processes: dict[str, SDE]) -> Plot:
-    t = torch.linspace(0, 8, 200, dtype=torch.float64)
+    t = torch.linspace(0, PIECES, 200, dtype=torch.float64)
     clocks = tuple(Series(n, t.tolist(), p.angle(t).tolist()) for n, p in processes.items())
     title = "The clocks phi(t), all that tells them apart but scale"
     return Plot(title, "t, steps", "phi, radians", clocks, log_y=False)

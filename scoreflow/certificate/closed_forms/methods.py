@@ -296,21 +296,26 @@ def dpm_sde(order: int) -> Reference:
 def unipc(order: int, correct: bool) -> Reference:
     """Zhao et al. 2023, B(h) = e^h - 1: a step, and the same with its end's estimate known."""
 
-    def corrected(world: World, k: int) -> Tensor:
-        """The state at times[k], once it is known what is estimated there."""
-        x, t, _ = world.at(k)
-        if k == 0 or not correct:
-            return x
-        known = _kept(world, k - 1, order, of_eps=False)
-        here = (world.half_log_snr(t), world.x_0(x, t))
-        return _unified(world, corrected(world, k - 1), world.times[k - 1], t, [*known, here])
+    def corrected(world: World, k: int, starts: Starts) -> Tensor:
+        """The state at times[k], once it is known what is estimated there.
 
-    def step(world: World, k: int) -> Tensor:
+        Where Langevin has moved the state, what is corrected is the same as without.
+        """
+        x, t, _ = world.at(k)
+        start = starts[k] if starts else x
+        if k == 0 or not correct:
+            return start
+        known = _kept(world, k - 1, order, False, starts)
+        here = (world.half_log_snr(t), world.x_0(x, t))
+        before = corrected(world, k - 1, starts)
+        return start - x + _unified(world, before, world.times[k - 1], t, [*known, here])
+
+    def step(world: World, k: int, starts: Starts = None) -> Tensor:
         _, t, s = world.at(k)
-        known = _kept(world, k, order, of_eps=False)
+        known = _kept(world, k, order, False, starts)
         if s == 0:
             return known[0][1]
-        return _unified(world, corrected(world, k), t, s, known)
+        return _unified(world, corrected(world, k, starts), t, s, known)
 
     return step
 

@@ -110,6 +110,7 @@ VARIANTS = [
     _corrected(ReverseDiffusion(), methods.reverse_diffusion, annealed=True),
     _corrected(DPMSolver(3), methods.dpm(3), annealed=True, times=2),
     _corrected(DEIS(3), methods.deis(3), annealed=False),
+    _corrected(UniPC(2), methods.unipc(2, True), annealed=True),
     Variant("ode", _always(ProbabilityFlow(LOWEST, TOLERANCE)), methods.flow(LOWEST)),
 ]
 

@@ -375,6 +375,7 @@ def rough(monkeypatch):
     """Solvers as rough as will do."""
     monkeypatch.setattr(one_flow, "TOLERANCES", (1e-2, 2e-3))
     monkeypatch.setattr(one_flow, "CLOCK_TOLERANCES", (1e-3, 1e-4))
+    monkeypatch.setattr(one_flow, "PIECES", 3)
 
 
 @pytest.fixture
@@ -416,6 +417,7 @@ class Unscaled(Reclocked):
 
 def test_a_wrong_scale_between_processes_is_caught(monkeypatch, mixture, rough):
     monkeypatch.setattr(one_flow, "Reclocked", Unscaled)
+    monkeypatch.setattr(one_flow, "PIECES", 8)  # three are solved too roughly to tell
     sde = VPSDE.linear(1000)
     row = one_flow._same_images(mixture.denoiser(sde), sde, 1.0, Noise.of(0, 0, 4), (2,))
     assert not row.passed
@@ -488,7 +490,8 @@ BROKEN_SAMPLERS = {
 def test_a_broken_sampler_is_caught(name, monkeypatch):
     module, attribute, broken, caught = BROKEN_SAMPLERS[name]
     monkeypatch.setattr(module, attribute, broken)
-    monkeypatch.setattr(exact_sampler_laws, "COUNT", 4096)
+    if name != "a step late":  # the smallest of them
+        monkeypatch.setattr(exact_sampler_laws, "COUNT", 4096)
     names = failed(exact_sampler_laws.drawn_law(caught, VPSDE.linear(1000)))
     assert any("radius" in row for row in names), names
 
