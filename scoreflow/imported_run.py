@@ -40,7 +40,7 @@ from scoreflow.schema.request import Flat, Source, data_keys, flatten
 from scoreflow.schema.resolve import frozen, refuse_checkpoint, resolve
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json, check_writable, make_folder, reason_of
-from scoreflow.storage.checkpoint_content import trained_with
+from scoreflow.storage.checkpoints.content import trained_with
 from scoreflow.storage.regular_files import sweep, temporary_folder
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.trained_run import TrainedRun

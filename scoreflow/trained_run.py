@@ -52,8 +52,8 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
-from scoreflow.storage.checkpoint_content import check_step, check_weights, hash_in_state
-from scoreflow.storage.checkpoint_file import DamagedError
+from scoreflow.storage.checkpoints.content import check_step, check_weights, hash_in_state
+from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.storage.validation import InvalidError

@@ -45,7 +45,7 @@ from scoreflow.schema.resolve import (
     untrained_config,
 )
 from scoreflow.storage.atomic_files import Json, check_writable
-from scoreflow.storage.checkpoint_content import Accept
+from scoreflow.storage.checkpoints.content import Accept
 from scoreflow.storage.run_folder import IMPORT, RunDir, Say
 from scoreflow.training import initial
 from scoreflow.training.ema import EMA

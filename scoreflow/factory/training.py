@@ -23,8 +23,8 @@ from scoreflow.schema import resolve
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.request import flatten
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.checkpoint_content import trained_with, values_in
-from scoreflow.storage.checkpoint_file import DamagedError
+from scoreflow.storage.checkpoints.content import trained_with, values_in
+from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.run_folder import DATA, RunDir
 from scoreflow.training.settings import ClassifierSettings, TrainingSettings
 

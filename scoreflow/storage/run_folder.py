@@ -40,13 +40,13 @@ from scoreflow.storage.atomic_files import (
     take_lock,
     write_atomic,
 )
-from scoreflow.storage.checkpoint_content import (
+from scoreflow.storage.checkpoints.content import (
     Accept,
     OtherNetworkError,
     check_nothing,
     glance,
 )
-from scoreflow.storage.checkpoint_file import (
+from scoreflow.storage.checkpoints.states import (
     DamagedError,
     read_state,
     sidecar,

@@ -9,8 +9,8 @@ from scoreflow.generation.plan import MAKE_CLASSIFIER
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.sde.base import SDE
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.checkpoint_content import check_weights, trained_with, values_in
-from scoreflow.storage.checkpoint_file import DamagedError, read_state, write_state
+from scoreflow.storage.checkpoints.content import check_weights, trained_with, values_in
+from scoreflow.storage.checkpoints.states import DamagedError, read_state, write_state
 
 CLASSIFIER_FILE = "classifier.pt"
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.checkpoint_content import check_step, check_tensors
+from scoreflow.storage.checkpoints.content import check_step, check_tensors
 from scoreflow.storage.fingerprint import fingerprint_of
 from scoreflow.storage.run_folder import RunDir
 

@@ -26,7 +26,7 @@ from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.storage.checkpoint_content import (
+from scoreflow.storage.checkpoints.content import (
     check_adam,
     check_pending,
     check_scaler,

@@ -20,7 +20,7 @@ from scoreflow.factory.sampling import SAMPLERS
 from scoreflow.runtime.device import build_device
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import KEYS
-from scoreflow.storage import checkpoint_file
+from scoreflow.storage.checkpoints import states
 
 ROOT = Path(__file__).parents[3]
 TOY = str(ROOT / "configs" / "toy.py")
@@ -754,9 +754,9 @@ def test_weights_of_another_config_are_one_line(trained, tmp_path, capsys):
 def without_a_record(workdir):
     """Checkpoints as they were before they said what they were trained with."""
     for path in (workdir / "checkpoints").glob("*.pt"):
-        state = checkpoint_file.read_state(path, "cpu")
+        state = states.read_state(path, "cpu")
         del state["trained_with"]
-        checkpoint_file.write_state(path, state)
+        states.write_state(path, state)
 
 
 def test_a_compiled_run_is_evaluated_without_a_compiler(trained, tmp_path, monkeypatch):

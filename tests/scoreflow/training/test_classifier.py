@@ -139,9 +139,9 @@ def test_its_file_gives_it_back_bit_for_bit(trained, tmp_path):
 
 def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypatch):
     """Killed before any of its writes, either the old one or the new one loads."""
-    from scoreflow.storage import checkpoint_file
+    from scoreflow.storage.checkpoints import states
 
-    path, writes, kept = tmp_path / "it.pt", [], checkpoint_file.write_atomic
+    path, writes, kept = tmp_path / "it.pt", [], states.write_atomic
 
     def killed(at):
         def write(*where):
@@ -152,16 +152,16 @@ def test_a_state_that_replaces_another_is_never_between_them(tmp_path, monkeypat
 
         return write
 
-    checkpoint_file.write_state(path, {"step": 0})
+    states.write_state(path, {"step": 0})
     for at, then in ((1, 0), (2, 0), (3, 1), (4, 2)):
         writes.clear()
-        monkeypatch.setattr(checkpoint_file, "write_atomic", killed(at))
+        monkeypatch.setattr(states, "write_atomic", killed(at))
         with contextlib.suppress(KeyboardInterrupt):
-            checkpoint_file.write_state(path, {"step": at - 2})
-        monkeypatch.setattr(checkpoint_file, "write_atomic", kept)
-        found = checkpoint_file.read_state(path, "cpu")
+            states.write_state(path, {"step": at - 2})
+        monkeypatch.setattr(states, "write_atomic", kept)
+        found = states.read_state(path, "cpu")
         assert found == {"step": then}
-        checkpoint_file.write_state(path, found)
+        states.write_state(path, found)
 
 
 def test_data_without_labels_are_refused():

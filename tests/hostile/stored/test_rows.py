@@ -33,7 +33,7 @@ from scoreflow.storage.sample_names import claim
 from scoreflow.storage.validation import InvalidError
 from scoreflow.uncertainty import standard_error
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEADING = {"seed": 0, "weights": "5" * 8}
 ROW = {
     "image": 3,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.checkpoint_file import DamagedError
+from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.sample_names import hash_of
 
 TRAINED_WITH = "trained_with"

@@ -17,8 +17,8 @@ import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import flatten
-from scoreflow.storage import checkpoint_content
-from scoreflow.storage.checkpoint_file import DamagedError, read_state, sidecar, write_state
+from scoreflow.storage.checkpoints import content
+from scoreflow.storage.checkpoints.states import DamagedError, read_state, sidecar, write_state
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.training.trainer import check_state
 
@@ -187,7 +187,7 @@ def test_bytes_that_are_no_checkpoint_are_damage(kind, trained, tmp_path):
     with_its_hash(path, BYTES[kind](path_of(trained).read_bytes()))
     with pytest.raises(DamagedError, match=r"00000060\.pt"):
         read_state(path, "cpu")
-    checkpoint_content.glance(path)  # says nothing, whatever it is
+    content.glance(path)  # says nothing, whatever it is
 
 
 @pytest.mark.parametrize("kind", ["step 10^9", "ema with nan"])
@@ -236,14 +236,14 @@ def test_one_that_was_asked_for_is_not_replaced_by_another(run_copy, capsys):
 
 def test_what_it_was_trained_with_fits_its_own_hash(trained):
     state = state_of(trained)
-    assert checkpoint_content.values_in(state)["sde.name"] == "vp"
-    assert checkpoint_content.values_in({}) == {}
+    assert content.values_in(state)["sde.name"] == "vp"
+    assert content.values_in({}) == {}
     state["trained_with"]["config"]["values"]["sde.name"] = "ve"
     with pytest.raises(DamagedError, match=r"trained_with\.config does not fit its hash"):
-        checkpoint_content.values_in(state)
+        content.values_in(state)
     for odd in (5, {"config": 5}, {"config": {"values": 5, "sha256": 5}}, {"config": {}}):
         with pytest.raises(DamagedError, match="trained_with"):
-            checkpoint_content.values_in({"trained_with": odd})
+            content.values_in({"trained_with": odd})
 
 
 def test_runs_that_are_older_than_such_entries_go_on_without_a_word(run_copy, trained, capsys):
@@ -295,7 +295,7 @@ def test_a_classifier_that_is_something_else_is_a_line(run_copy, capsys):
         assert run(SAMPLE, folder, *guided) == 2
         assert told in capsys.readouterr().err
     other = dict(whole["trained_with"]["config"]["values"], **{"sde.schedule": "cosine"})
-    write_state(path, {**whole, **checkpoint_content.trained_with(config=other)})
+    write_state(path, {**whole, **content.trained_with(config=other)})
     assert run(SAMPLE, folder, *guided) == 2
     assert "was trained with sde.schedule = cosine, and the run with" in capsys.readouterr().err
     write_state(path, whole)

@@ -16,9 +16,9 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.report.page import write_report
 from scoreflow.run_table import table
 from scoreflow.storage.run_folder import RunDir
-from tests.hostile.damage import FATAL, WHOLE, Hurt, of_file
+from tests.hostile.stored.damage import FATAL, WHOLE, Hurt, of_file
 
-OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1"
+OLD = Path(__file__).parents[2] / "fixtures" / "run-0.1"
 SHOWN = ("equivalence", "likelihood-ledger", "inpaint", "compare")
 """Results of the old run that the small one would take long to make."""
 READS: dict[str, tuple[str, ...]] = {

@@ -21,7 +21,7 @@ from scoreflow.errors import RequestError, printable
 from scoreflow.evaluation import fid
 from scoreflow.paths import short_name, user_path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 ESCAPE = "\x1b[31mred\x1b]0;title\a\u202e"
 

@@ -21,9 +21,9 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime import termination
 from scoreflow.runtime.curves import Curves
 from scoreflow.storage.run_folder import RunDir
-from tests.hostile.faults import Disk, failing
+from tests.hostile.machine.faults import Disk, failing
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 # ---- what a run's folder does, at every call ----------------------------------------------------

@@ -19,10 +19,10 @@ from scoreflow.report.schemas import check
 from scoreflow.run_table import RunTable, table
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.storage.validation import InvalidError
-from tests.hostile.damage import places
+from tests.hostile.stored.damage import places
 from tests.scoreflow.report.conftest import Chromium, found
 
-OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1"
+OLD = Path(__file__).parents[2] / "fixtures" / "run-0.1"
 RUNS = "window.hurt=1"
 PAYLOADS = (
     f"<script>{RUNS}</script>",

@@ -239,7 +239,7 @@ def test_what_a_kill_left_goes_at_the_next_start_and_not_before(run_copy):
     for path in kept:
         path.write_bytes(b"{}")
     child = subprocess.Popen(
-        [sys.executable, "-c", WRITING, run], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", WRITING, run], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
     )
     try:
         assert child.stdout.readline() == b"ready\n"

@@ -10,7 +10,7 @@ from scoreflow.samplers import DDIM, Langevin, PredictorCorrector, grid, sample
 from scoreflow.sde import VESDE, Noise
 from scoreflow.sde.prediction import predict
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = [
     "--device=cpu",
     "--config.training.num_steps=2",

@@ -1,0 +1,1 @@
+"""Checkpoints: states on the disk with their hashes, and what a state must hold."""
