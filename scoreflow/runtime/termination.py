@@ -46,12 +46,15 @@ def as_interrupts(last_words: Callable[[Terminated], None]) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = {k: v for k, v in before.items() if v not in (None, signal.SIG_IGN)}
 
+    fired = threading.Event()
+
     def handler(number: int, _frame: FrameType | None) -> None:
+        fired.set()
         for each, had in taken.items():
             signal.signal(each, had)
         raise Terminated(number)
 
-    with _watched(handler, last_words):
+    with _watched(handler, fired, last_words):
         try:
             for number in taken:
                 signal.signal(number, handler)
@@ -62,8 +65,16 @@ def as_interrupts(last_words: Callable[[Terminated], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(handler: Any, last_words: Callable[[Terminated], None]) -> Iterator[None]:  # noqa: ANN401
-    """Have a thread hear of signals at once, which ends the process if `handler` is not called."""
+def _watched(
+    handler: Any,  # noqa: ANN401
+    fired: threading.Event,
+    last_words: Callable[[Terminated], None],
+) -> Iterator[None]:
+    """Have a thread hear of signals at once, which ends the process if the exception does not.
+
+    It may come late, inside a long operation, and is lost where Python forgives all exceptions:
+    in the callbacks of its garbage collection.
+    """
     if os.name == "nt" or not SIGNALS:  # where the system tells only sockets
         yield
         return
@@ -74,10 +85,10 @@ def _watched(handler: Any, last_words: Callable[[Terminated], None]) -> Iterator
     def watch() -> None:
         while (heard := os.read(reader, 1)) and not over.is_set():
             number = heard[0]
-            if number not in SIGNALS or signal.getsignal(number) is not handler:
+            ours = signal.getsignal(number) is handler or fired.is_set()
+            if number not in SIGNALS or not ours:
                 continue  # a training listens itself, and ends with its step
-            over.wait(PATIENCE)
-            if signal.getsignal(number) is handler and not over.is_set():
+            if not over.wait(PATIENCE):
                 end = Terminated(number)
                 last_words(end)
                 os._exit(end.status)

@@ -333,10 +333,14 @@ import ctypes
 from scoreflow.runtime import termination
 termination.PATIENCE = 0.2
 lock, libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)
-with termination.as_interrupts(lambda end: print(end, flush=True)):
-    print("ready", flush=True)
-    libc.pthread_mutex_lock(lock)
-    libc.pthread_mutex_lock(lock)  # waits for itself, and no signal wakes it
+try:
+    with termination.as_interrupts(lambda end: print(end, flush=True)):
+        print("ready", flush=True)
+        libc.pthread_mutex_lock(lock)
+        libc.pthread_mutex_lock(lock)  # waits for itself, and no signal wakes it
+except termination.Terminated as end:  # it came before the wait
+    print(end, flush=True)
+    raise SystemExit(end.status)
 """
 
 
@@ -344,6 +348,37 @@ def test_a_process_that_does_not_answer_ends_all_the_same():
     """As one that waits for another process, inside a library."""
     child = subprocess.Popen(
         [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout.readline() == "ready\n"
+        child.terminate()
+        assert child.stdout.readline() == "stopped by SIGTERM\n"
+        assert child.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+LOST = """
+import time
+from scoreflow.runtime import termination
+termination.PATIENCE = 0.2
+
+class Forgiving:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(20)
+
+with termination.as_interrupts(lambda end: print(end, flush=True)):
+    Forgiving()  # what is raised in there is lost
+    time.sleep(20)
+"""
+
+
+def test_a_signal_that_is_lost_ends_the_process_all_the_same():
+    child = subprocess.Popen(
+        [sys.executable, "-c", LOST],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     with child:
         assert child.stdout.readline() == "ready\n"
