@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import Json, Lock, dumps, fsync_file, write_atomic
-from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
+from scoreflow.storage.atomic_files import Json, dumps, fsync_file, write_atomic
+from scoreflow.storage.locks.ownership import Lock, Waiting, attempt, let_go
 from scoreflow.storage.sample_names import SHORT, hash_of
 from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
 

@@ -26,7 +26,6 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.paths import user_path
 from scoreflow.storage.atomic_files import (
     Json,
-    Lock,
     append,
     check_readable,
     check_writable,
@@ -36,8 +35,6 @@ from scoreflow.storage.atomic_files import (
     load_json,
     make_folder,
     reason_of,
-    release_lock,
-    take_lock,
     write_atomic,
 )
 from scoreflow.storage.checkpoints.content import (
@@ -52,6 +49,7 @@ from scoreflow.storage.checkpoints.states import (
     sidecar,
     write_state,
 )
+from scoreflow.storage.locks.run_lock import Lock, release_lock, take_lock
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
 from scoreflow.storage.regular_files import open_regular, sweep
 from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows

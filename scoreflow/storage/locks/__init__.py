@@ -1,1 +1,1 @@
-"""Who may write a file now."""
+"""Who may write a file, or train in a folder, now."""

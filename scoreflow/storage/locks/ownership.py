@@ -2,7 +2,7 @@
 
 The system lets go of it when its holder ends, however it ends. Where the file system has no locks
 (some network shares), a file with the holder's process and machine stands for one, as for
-`atomic_files.take_lock`: a killed holder's is found out on the same machine alone, and from
+`run_lock.take_lock`: a killed holder's is found out on the same machine alone, and from
 another it is to be removed by hand.
 """
 
@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import CANNOT, Lock
+from scoreflow.storage.atomic_files import CANNOT
 from scoreflow.storage.regular_files import WINDOWS
 
-with warnings.catch_warnings():  # as in `atomic_files`
+with warnings.catch_warnings():  # as in `run_lock`
     warnings.simplefilter("ignore")
-    from filelock import FileLock, SoftFileLock, Timeout
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+Lock = BaseFileLock
 PAUSE = 0.1
 """Seconds between two attempts."""
 UNSAID = 1.0

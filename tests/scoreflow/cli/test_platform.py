@@ -15,6 +15,7 @@ from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.runtime import distributed
 from scoreflow.storage import atomic_files
+from scoreflow.storage.locks import run_lock
 from tests.scoreflow.cli.test_main import TINY, TOY, train_toy, tree
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +72,7 @@ def test_an_ascii_terminal_without_locks_and_with_a_stray_rank(accented):
     assert list((workdir / "tensorboard").glob("events.*"))
     kept = json.loads((workdir / "env.json").read_bytes())["command"]
     assert os.fsencode(workdir) in os.fsencode(kept)
-    assert not (workdir / atomic_files.MARKER).exists()
+    assert not (workdir / run_lock.MARKER).exists()
 
 
 def test_a_name_that_is_no_utf_8_and_a_pipe_that_is_closed(accented, tmp_path):
@@ -192,7 +193,7 @@ def test_a_system_without_locks_trains_and_a_leftover_of_another_machine_is_told
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert train_toy(tmp_path / "run", "--config.training.num_steps=2") == 0
     assert capfd.readouterr().err.count("has no locks") == 1
-    marker = tmp_path / "run" / atomic_files.MARKER
+    marker = tmp_path / "run" / run_lock.MARKER
     marker.write_text(f"1\nnot-{socket.gethostname()}\n")
     again = ["run.py", "--mode=train", "--device=cpu", f"--workdir={tmp_path / 'run'}"]
     assert main(again) == 2

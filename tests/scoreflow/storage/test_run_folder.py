@@ -17,6 +17,7 @@ import torch
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage import atomic_files
+from scoreflow.storage.locks import run_lock
 from scoreflow.storage.run_folder import RunDir, write_atomic
 
 CONFIG = {"sde": {"name": "vp", "num_steps": 1000}, "betas": (1e-4, 0.02), "clip": None}
@@ -345,7 +346,7 @@ def without_locks(request, monkeypatch):
 
 def test_a_file_stands_for_a_lock_and_a_line_says_so(without_locks, tmp_path, capfd):
     with make(tmp_path) as run:
-        marker = run.path / atomic_files.MARKER
+        marker = run.path / run_lock.MARKER
         line = capfd.readouterr().err
         assert line.count("\n") == 1
         assert f"{run.path} has no locks (" in line
@@ -368,7 +369,7 @@ def test_a_file_of_a_killed_process_is_known_on_its_own_machine_alone(
 ):
     with make(tmp_path) as run:
         path = run.path
-    marker = path / atomic_files.MARKER
+    marker = path / run_lock.MARKER
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     marker.write_text(f"{child.pid}\n{socket.gethostname()}\n")
