@@ -86,7 +86,7 @@ def experiment(
     given: Data | None = None,
     home: Path | None = None,
 ) -> Experiment:
-    """The objects of a config; all that can be refused is, before a network is built.
+    """The objects of a config; what can be refused is, before anything is done with them.
 
     Args:
         config: the config.
@@ -113,9 +113,9 @@ def experiment(
     _refuse_other_levels(checked, data)
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
-    if training and len(data.train):
-        _refuse_no_loss(checked, sde, data, objective)
     network = build_network(checked, data, device)
+    if training and len(data.train):  # of a shape that the network takes
+        _refuse_no_loss(checked, sde, data, objective)
     model = build_model(checked, compiled(network, settings) if training else network, sde)
     if not training and not computes_in(settings.precision, device):
         model = model.in_precision("float32")

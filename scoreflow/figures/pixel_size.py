@@ -21,7 +21,7 @@ def reduced(png: bytes) -> tuple[bytes, int, int]:
         ValueError: no picture.
     """
     try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        with Image.open(io.BytesIO(png), formats=("PNG", "GIF")) as image:
             pixels = np.asarray(image)
             frames = getattr(image, "n_frames", 1)
             reducible = image.format == "PNG" and frames == 1 and image.mode in ("L", "RGB")

@@ -76,8 +76,12 @@ class Curves:
         self.close()
 
     def _new(self) -> Path:
-        """A name as TensorBoard looks for, which nobody can foresee and make a link of."""
-        when, where = f"{int(time.time()):010d}", socket.gethostname()
+        """A name as TensorBoard looks for, which nobody can foresee and make a link of.
+
+        TensorBoard reads files in the order of their names: two of one second are told apart.
+        """
+        second, rest = divmod(time.time_ns(), 10**9)
+        when, where = f"{second:010d}.{rest:09d}", socket.gethostname()
         name = f"events.out.tfevents.{when}.{where}.{os.getpid()}.{secrets.token_hex(8)}"
         return self.folder / name
 
