@@ -136,20 +136,25 @@ def _compare(
     eps: Tensor,
     unit: float = UNIT_ROUNDOFF[torch.float64],
 ) -> list[tuple[float, float]]:
-    """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers."""
-    results = []
+    """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers.
+
+    What roundings do to the loss is the mean of what they do to each sample's: in that of all
+    together they cancel, now and then nearly to nothing.
+    """
+    losses, grads = [], []
     for loss in (denoising.simple, denoising.score_matching, told_roundings):
-        value = loss(model, model.sde, x_0, t, eps).mean()
-        grads = torch.autograd.grad(value, list(model.network.parameters()))
-        flat = torch.cat([g.flatten() for g in grads]).double()
-        results.append((value.detach().double().view(1), flat))
-    pairs = []
-    for mine, score, moved in zip(*results, strict=True):
-        scale = float(mine.norm())
-        # a handful of operations more, relative to the whole
-        allowed = SAFETY * (float((moved - mine).norm()) / scale + unit)
-        pairs.append((float((score - mine).norm()) / scale, allowed))
-    return pairs
+        of_each = loss(model, model.sde, x_0, t, eps)
+        found = torch.autograd.grad(of_each.mean(), list(model.network.parameters()))
+        losses.append(of_each.detach().double())
+        grads.append(torch.cat([g.flatten() for g in found]).double())
+    mine, score, moved = losses
+    value = float(mine.mean())
+    of_loss = abs(float((score - mine).mean())) / value, float((moved - mine).abs().mean()) / value
+    mine, score, moved = grads
+    scale = float(mine.norm())
+    of_grad = float((score - mine).norm()) / scale, float((moved - mine).norm()) / scale
+    # a handful of operations more, relative to the whole
+    return [(residual, SAFETY * (moves + unit)) for residual, moves in (of_loss, of_grad)]
 
 
 def _paths(

@@ -89,6 +89,8 @@ def parse(argv: list[str]) -> Request:
     if values["data"].present:
         short |= data_keys(values.data)
     _refuse_contradiction(short, overrides)
+    if values.workdir == "":
+        raise RequestError("--workdir is empty: write a folder, or leave it out")
     workdir = user_path(values.workdir, "--workdir") if values.workdir else None
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem

@@ -30,7 +30,7 @@ def export(network: Exported, to: str, out: Path) -> Path:
         hint = did_you_mean(to, TARGETS, f"it is one of {', '.join(TARGETS)}")
         raise RequestError(f"unknown format {to!r} to export to; {hint}")
     if out.exists():
-        raise RequestError(f"{out} is there already: choose another place, or remove it")
+        raise RequestError(f"{out} is there already: choose another place")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

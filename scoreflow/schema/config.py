@@ -91,7 +91,8 @@ class Config(Section):
             if name not in KEYS:
                 raise RequestError(f"{where}: {unknown('config key', name, sorted(KEYS))}")
         if missing := sorted(KEYS.keys() - flat.keys()):
-            raise RequestError(f"{where} lacks the config keys {', '.join(missing)}")
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise RequestError(f"{where} lacks the config keys {', '.join(missing[:5])}{more}")
         try:
             values = {name: KEYS[name].convert(value) for name, value in flat.items()}
         except RequestError as error:

@@ -264,12 +264,18 @@ def _edited(edited: Mapping[str, tuple[Value, Value, str]], where: Path) -> str:
     told = [f"{k} = {here}, and {who} {there}" for k, (here, there, who) in edited.items()]
     more = f" and {len(told) - LISTED} more" if len(told) > LISTED else ""
     back = ", ".join(f"{key} = {there}" for key, (_, there, _) in list(edited.items())[:LISTED])
-    able = next((key for key in edited if KEYS[key].changes), None)
+    able = next((key for key, (here, there, _) in edited.items() if _may(key, there, here)), None)
     flag = f", then change it by --config.{able}={as_flag(edited[able][0])}" if able else ""
     return (
         f"{where} was edited after training: it has {'; '.join(told[:LISTED])}{more}; put back "
         f"{back}{more}{flag}, or train with the new values in another --workdir"
     )
+
+
+def _may(key: str, old: Value, new: Value) -> bool:
+    """Whether a training may be resumed with that change."""
+    fewer = isinstance(old, int) and isinstance(new, int) and new < old
+    return bool(KEYS[key].changes) and not (key == "training.num_steps" and fewer)
 
 
 def facts_of_data(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,13 +59,14 @@ def refuse_other(path: Path) -> None:
     except OSError:  # not there, or not to be looked at: opening it says which
         return
     if stat.S_ISLNK(mode):
-        raise _other(path, "a link, and nothing is written through links")
+        what = "a link, and nothing is written through links"
+        raise _other(path, what, "put the file itself in its place")
     if not stat.S_ISREG(mode):
         raise _other(path, "a folder" if stat.S_ISDIR(mode) else "no regular file")
 
 
-def _other(path: Path, what: str) -> OSError:
-    return OSError(errno.ELOOP, f"it is {what}; remove it", str(path))
+def _other(path: Path, what: str, remedy: str = "remove it") -> OSError:
+    return OSError(errno.ELOOP, f"it is {what}; {remedy}", str(path))
 
 
 def put(path: Path, data: bytes | memoryview) -> None:

@@ -8,6 +8,7 @@ by a kill and does not count. A checkpoint is believed only if it fits its SHA-2
 that is written first, so there is never a checkpoint without one.
 """
 
+import errno
 import json
 import logging
 import os
@@ -129,8 +130,10 @@ class RunDir:
         for name in ("config.json", "metrics.jsonl", "checkpoints"):
             if (path / name).exists():
                 release_lock(lock)
+                lost = "" if name == "config.json" else ", but no config.json, which it needs"
                 raise RequestError(
-                    f"{path} holds a run already (it has {name}): resume it, or choose another"
+                    f"{path} holds a run already (it has {name}{lost}): "
+                    f"{'put that back' if lost else 'resume it'}, or choose another"
                 )
         with _released_on_failure(lock):
             write_atomic(path / "env.json", dumps(env, "env", RequestError, sort_keys=True))
@@ -143,7 +146,7 @@ class RunDir:
         path = user_path(path, "the run's folder")
         config = load_json(
             path / "config.json",
-            missing=f"{path} holds no run (it has no config.json): make one with --mode train",
+            missing=_without_config(path),
             remedy="restore it, or train anew in another folder",
             kind=files.ConfigFile,
         )
@@ -270,7 +273,8 @@ class RunDir:
         except FileNotFoundError:
             lines = []
         except OSError as error:
-            raise RequestError(f"cannot read {path} ({reason_of(error)}): {READ}") from error
+            remedy = "" if error.errno == errno.ELOOP else f": {READ}"
+            raise RequestError(f"cannot read {path} ({reason_of(error)}){remedy}") from error
         rows: list[Json] = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -500,6 +504,13 @@ def wrong_network(folder: RunDir, error: Exception) -> RequestError:
         f"({str(error).splitlines()[0]}): either its config was changed, or its data have other "
         "channels or classes than when it was trained; put back the one or the other"
     )
+
+
+def _without_config(path: Path) -> str:
+    """That a folder is no run, or one that has lost the file which says of what."""
+    if any((path / name).exists() for name in ("metrics.jsonl", "checkpoints")):
+        return f"{path} holds a run without its config.json: put that file back, from a copy"
+    return f"{path} holds no run (it has no config.json): make one with --mode train"
 
 
 @contextmanager

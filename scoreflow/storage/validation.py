@@ -104,7 +104,7 @@ def parse_json(data: bytes) -> object:
         InvalidError: it is none.
     """
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # an editor may have put a mark before it
     except UnicodeDecodeError as error:
         raise InvalidError(f"byte {error.start} is not UTF-8") from error
     try:

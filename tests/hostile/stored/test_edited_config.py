@@ -273,3 +273,12 @@ def test_an_import_is_watched_and_may_be_trained_on_with_what_it_likes(trained, 
     edit(folder, "model.prediction", "eps")
     assert run("sample", folder) == 2
     assert "it has model.prediction = eps" in capsys.readouterr().err
+
+
+def test_a_change_that_no_resume_takes_is_not_proposed(tmp_path):
+    saved = flatten(Config().to_dict())
+    for steps, proposed in ((saved["training.num_steps"] + 1, True), (1, False)):
+        edited = {**saved, "training.num_steps": steps}
+        with pytest.raises(RequestError) as caught:
+            refuse_edited(frozen(saved), edited, [], 5, tmp_path / "config.json")
+        assert ("then change it by" in str(caught.value)) == proposed

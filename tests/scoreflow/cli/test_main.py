@@ -280,6 +280,7 @@ def test_data_that_cannot_be_read(tmp_path, capfd):
     of_any = [flag for flag in TINY if "model" not in flag]  # those of the model are the MLP's
     images = ["--mode=train", *of_any, "--config.data.name=images"]
     refused(capfd, [*images, "--config.data.path=no/such/place"], "no such dataset path")
+    refused(capfd, [*images, "--workdir="], "--workdir is empty")
     refused(capfd, [*images, "--config.data.path="], "no such dataset path")
     folder = tmp_path / "mixed"
     folder.mkdir()

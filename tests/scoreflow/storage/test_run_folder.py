@@ -158,8 +158,10 @@ def test_creating_twice_is_refused_and_changes_nothing(tmp_path):
 def test_checkpoints_without_a_config_are_not_mixed_with_a_new_run(tmp_path):
     make(tmp_path).close()
     (tmp_path / "run" / "config.json").unlink()
-    with pytest.raises(RequestError, match="holds a run already"):
+    with pytest.raises(RequestError, match=r"no config\.json, which it needs\): put that back"):
         make(tmp_path)
+    with pytest.raises(RequestError, match=r"holds a run without its config\.json: put that file"):
+        RunDir.open(tmp_path / "run")
 
 
 def test_a_folder_that_cannot_be_made_or_a_config_that_is_no_json(tmp_path):

@@ -116,6 +116,7 @@ def test_the_deepest_and_the_largest():
     assert value == []
     assert parse_json(b"[" + b"[1]," * 100 + b"[1]]") == [[1]] * 101
     assert parse_json(b"18446744073709551615") == 2**64 - 1
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}  # as some editors save it
 
 
 def test_a_value_in_a_message_is_short():
