@@ -212,6 +212,7 @@ def test_every_mode_ends_in_a_line_wherever_the_disk_fails(trained, tmp_path, ca
             tried(mode, trained, tmp_path / "one", point, NUMBERS[point % 2], capfd)
         counts[mode] = len(points)
     number = sum(counts.values())
+    told = ", ".join(f"{mode} {count}" for mode, count in counts.items())
     with capfd.disabled():
         print(f"\n{number} of {number} failures of the disk in modes: one line, and on ({told})")
 
