@@ -40,8 +40,8 @@ def test_the_page_is_the_list():
 
 
 def copied(to: Path) -> Path:
-    """The package, with its rooms beside it."""
-    skipped = shutil.ignore_patterns("__pycache__", ".git", "results")
+    """The package, with its rooms beside it, and as it is compiled already."""
+    skipped = shutil.ignore_patterns(".git", "results")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, to / name, symlinks=True, ignore=skipped)
     return to
