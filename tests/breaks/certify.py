@@ -16,7 +16,7 @@ import ml_collections  # noqa: F401
 import numpy  # noqa: F401
 import scipy.stats  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401  # an optimiser imports it
+import torch._dynamo  # an optimiser imports it
 import torchdiffeq  # noqa: F401
 
 
