@@ -21,6 +21,7 @@ class Break:
         new: what stands there instead.
         caught: "K: words of a row" of the certificate's group K, of an untrained network under a
             VP; or the address of a test.
+        also: the address of a test that catches it as well.
     """
 
     what: str
@@ -28,6 +29,12 @@ class Break:
     old: str
     new: str
     caught: str
+    also: str = ""
+
+    @property
+    def tests(self) -> list[str]:
+        """The addresses of all tests that catch it."""
+        return [each for each in (self.caught, self.also) if each.startswith("tests/")]
 
     @property
     def group(self) -> int | None:
@@ -48,10 +55,11 @@ def page() -> str:
 
 
 def _who(each: Break) -> str:
+    tests = [f"`{address}`" for address in each.tests]
     if each.group is None:
-        return f"`{each.caught}`"
+        return "; ".join(tests)
     words = each.caught.split(": ", 1)[1]
-    return f"certificate, *{GROUPS[each.group - 1]}*: {words}"
+    return "; ".join([f"certificate, *{GROUPS[each.group - 1]}*: {words}", *tests])
 
 
 HEAD = """# Breaks

@@ -10,10 +10,13 @@ import os
 import sys
 import traceback
 
+import jinja2  # noqa: F401
 import matplotlib  # noqa: F401
+import ml_collections  # noqa: F401
 import numpy  # noqa: F401
 import scipy.stats  # noqa: F401
 import torch
+import torch._dynamo  # an optimiser imports it
 import torchdiffeq  # noqa: F401
 
 

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 FORKING = """
 import json, os, signal, sys, time
-import torch
+import matplotlib.pyplot, scipy.stats, sklearn.linear_model, torch
 torch.set_num_threads(1)
-import torch.utils.tensorboard
+import torch._dynamo, torch.utils.tensorboard  # what an optimiser and the curves import
 import scoreflow as sf
 from scoreflow.cli.main import main
 import scoreflow.cli.modes.train
@@ -90,8 +90,11 @@ SMALL = [
     "--config.model.num_groups=4",
     "--config.sampling.num_images=4",
     "--config.sampling.steps=2",
+    "--config.sampling.tolerance=0.1",
     "--config.likelihood.num_images=6",
     "--config.likelihood.checked=1",
+    "--config.likelihood.tolerance=0.1",
+    "--config.likelihood.tolerance_bits=0.1",
     "--config.likelihood.batch_size=2",
 ]
 VOLATILE = {"seconds", "date", "images_per_second"}
