@@ -323,7 +323,10 @@ class ModelConfig(Section):
         later=True,
     )
     data_std: float = key(
-        1.0, "standard deviation of the data that its unit scale takes", POSITIVE, later=True
+        1.0,
+        "standard deviation of the data that its unit scale takes",
+        Range(1e-6, 1e6, "[]"),
+        later=True,
     )
     data_range: str = key(
         "symmetric",
