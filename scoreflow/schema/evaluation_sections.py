@@ -8,6 +8,7 @@ from scoreflow.schema.ranges import (
     COUNT,
     COUNT_OR_NONE,
     EVALUATIONS,
+    LEARNING_RATE,
     NOT_NEGATIVE,
     POSITIVE,
     TOLERANCE,
@@ -171,7 +172,7 @@ class ClassifierConfig(Section):
 
     num_steps: int = key(2000, "optimiser steps", COUNT)
     batch_size: int = key(64, "images a step", COUNT)
-    learning_rate: float = key(1e-3, "learning rate of Adam", POSITIVE)
+    learning_rate: float = key(1e-3, "learning rate of Adam", LEARNING_RATE)
     width: int = key(32, "channels of its first level", Range(8, 2**15))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from scoreflow.cli.main import main
 from scoreflow.samplers import DDIM, Langevin, PredictorCorrector, grid, sample
-from scoreflow.schema.config import KEYS, belongs_to_weights
+from scoreflow.schema.config import KEYS
 from scoreflow.sde import VESDE, Noise
 from scoreflow.sde.prediction import predict
 
@@ -104,16 +104,36 @@ AT_ITS_ENDS = {
     "classifier.learning_rate": ("classifier",),
 }
 """The keys that are read when the work is done, and what has them read."""
+TRAINED_AT_ITS_ENDS = {
+    "data.test_fraction": (),
+    "sde.beta_min": ("sde.schedule=linear",),
+    "sde.beta_max": ("sde.schedule=linear",),
+    "sde.sigma_min": ("sde.name=ve",),
+    "sde.sigma_max": ("sde.name=ve",),
+    "sde.alpha_min": ("sde.schedule=log_linear",),
+    "model.dropout": (),
+    "model.norm_eps": (),
+    "model.label_scale": (),
+    "model.label_offset": (),
+    "model.data_std": ("model.prediction=v",),
+    "model.data_scale": ("model.data_range=unit",),
+    "training.learning_rate": ("training.warmup_steps=0",),
+    "training.clip_norm": (),
+    "training.ema_decay": (),
+    "training.t_min": ("training.times=real",),
+    "training.hybrid_weight": ("training.objective=hybrid", "model.learned_variance=true"),
+    "training.min_snr_gamma": ("training.objective=min_snr",),
+    "training.p2_gamma": ("training.objective=p2",),
+    "training.p2_k": ("training.objective=p2",),
+    "training.label_dropout": ("model.conditional=true",),
+}
+"""The keys that a training reads, likewise."""
 WILD = ("1e308", "1e200", "1e30", "1e-30", "1e-200", "1e-320")
 
 
-def test_every_number_that_is_read_in_the_work_is_tried():
-    read = {
-        key.name
-        for key in KEYS.values()
-        if type(key.default) is float and not belongs_to_weights(key.name)
-    }
-    assert read - set(AT_ITS_ENDS) == set()
+def test_every_number_is_tried():
+    numbers = {key.name for key in KEYS.values() if type(key.default) is float}
+    assert numbers == {*AT_ITS_ENDS, *TRAINED_AT_ITS_ENDS}
 
 
 @pytest.mark.slow
@@ -136,6 +156,27 @@ def test_numbers_at_the_ends_of_floats_with_the_work_done(run_copy, capfd):
             asked += 1
     with capfd.disabled():
         print(f"\n{asked} of {asked} numbers at the ends of floats: one line or an answer")
+
+
+@pytest.mark.slow
+def test_trainings_at_the_ends_of_floats(tmp_path, capfd, monkeypatch):
+    """Two steps of each, without what follows them."""
+    monkeypatch.setattr("scoreflow.cli.modes.train.COMPARED", ())
+    monkeypatch.setattr("scoreflow.cli.modes.train.measure_test_set", lambda _: None)
+    monkeypatch.setattr("scoreflow.cli.modes.train.write_report", lambda _: None)
+    small, asked = ("--config.model.channels=8", "--config.model.num_groups=4"), 0
+    for name, more in TRAINED_AT_ITS_ENDS.items():
+        for value in WILD:
+            capfd.readouterr()
+            flags = [f"--config.{each}" for each in (*more, f"{name}={value}")]
+            status = train(tmp_path / f"run{asked}", "digits", *small, *flags)
+            err = capfd.readouterr().err
+            last = err.strip().splitlines()[-1:]
+            assert status == 0 or last[0].startswith("run.py: "), (name, value, err)
+            assert "has no effect" not in err, (name, value, err)
+            asked += 1
+    with capfd.disabled():
+        print(f"\n{asked} of {asked} trainings at the ends of floats: one line or two steps")
 
 
 def fits(name: str, flag: str) -> bool:
