@@ -25,6 +25,8 @@ from scoreflow.storage.atomic_files import fsync_file, replacing
 from scoreflow.storage.regular_files import open_regular, put, temporary_folder
 
 Array = np.ndarray[Any, Any]
+PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk's name and check sum."""
 PIECE = 2**20
 """Bytes that are copied at a time."""
 
@@ -110,7 +112,10 @@ class PngFolder:
         ):
             kind = (image.size, len(image.getbands()), image.mode[0] == "I")
             image.verify()  # the check sum of every chunk
-        if kind != (self.shape[:0:-1], self.shape[0], self.dtype == np.uint16):
+            file.seek(0)
+            content = file.read()
+        ends = content.find(PNG_END) == len(content) - len(PNG_END)
+        if not ends or kind != (self.shape[:0:-1], self.shape[0], self.dtype == np.uint16):
             raise ValueError(kind)
 
     @property
@@ -185,6 +190,8 @@ class _Rows:
         ):
             if archive.testzip() is not None or file.seek(0, 2) < self.count * self._bytes:
                 raise ValueError("a check sum, or too few rows")
+            if min(each.header_offset for each in archive.infolist()) > 0:
+                raise ValueError("something before it")
         one = self.first(1)
         if one.dtype != self.dtype or one.size != prod(self.row):
             raise ValueError((one.dtype, one.shape))

@@ -200,6 +200,7 @@ DAMAGES = {
     "torn": lambda data: data[: len(data) // 2],
     "one byte": lambda data: data[: len(data) // 2] + b"?!" + data[len(data) // 2 + 2 :],
     "text": lambda data: b"text",
+    "twice": lambda data: data + data,
     "zeros": lambda data: bytes(len(data)),
 }
 
