@@ -181,6 +181,9 @@ def _missing(rows: Rows, files: ImageFiles, draw: Draw) -> list[tuple[int, int, 
         print(rows.remark, file=sys.stderr)
     batches = list(draw.batches())
     found = [each for each in batches if each[0] not in rows.done or not files.holds(*each[1:])]
+    if lost := sum(number in rows.done for number, _, _ in found):
+        of = "1 batch" if lost == 1 else f"{lost} batches"
+        print(f"{files.path}: {of} damaged or gone, drawn again", file=sys.stderr)
     if not found or files.begun:
         return found
     rows.forget()  # else a kill would leave rows of images that a new file does not have

@@ -99,8 +99,8 @@ class Asking:
         if not callable(self.input_scale):
             _choose("input_scale", self.input_scale, get_args(InputScale))
         _choose("data_range", self.data_range, get_args(DataRange))
-        if not self.data_std > 0:
-            raise RequestError(f"data_std must be positive, got {self.data_std}")
+        if not 1e-6 <= self.data_std <= 1e6:  # its square, in float32 too
+            raise RequestError(f"data_std must be in [1e-06, 1e+06], got {self.data_std}")
         if not self.data_scale > 0:
             raise RequestError(f"data_scale must be positive, got {self.data_scale}")
 

@@ -8,8 +8,10 @@ from scoreflow.schema.ranges import (
     COUNT,
     COUNT_OR_NONE,
     EVALUATIONS,
+    LEARNING_RATE,
     NOT_NEGATIVE,
     POSITIVE,
+    TOLERANCE,
     Range,
 )
 from scoreflow.schema.section import Section, key
@@ -106,7 +108,7 @@ class SamplingConfig(Section):
     corrector: str = key("langevin", "pc: corrector", choices=("langevin", "annealed"))
     snr: float = key(0.1, "pc: signal-to-noise ratio of a correction", POSITIVE)
     corrections: int = key(1, "pc: corrections at each time", Range(0, 10_000, "[]"))
-    tolerance: float = key(1e-4, "ode: local error, unit scale", POSITIVE, modes=SAMPLE_ALONE)
+    tolerance: float = key(1e-4, "ode: local error, unit scale", TOLERANCE, modes=SAMPLE_ALONE)
     method: str = key("dopri5", "ode: dopri5, torchdiffeq:NAME or scipy:NAME")
     max_evaluations: int = key(10_000, "ode: evaluations of a sample, at most", EVALUATIONS)
     save: str = key(
@@ -170,7 +172,7 @@ class ClassifierConfig(Section):
 
     num_steps: int = key(2000, "optimiser steps", COUNT)
     batch_size: int = key(64, "images a step", COUNT)
-    learning_rate: float = key(1e-3, "learning rate of Adam", POSITIVE)
+    learning_rate: float = key(1e-3, "learning rate of Adam", LEARNING_RATE)
     width: int = key(32, "channels of its first level", Range(8, 2**15))
 
 
@@ -206,8 +208,8 @@ class LikelihoodConfig(Section):
     probes: int = key(
         2, "random-sign probes of the divergence; 0 for the exact one", Range(0, 2**24)
     )
-    tolerance: float = key(1e-4, "local error of x, unit scale", POSITIVE)
-    tolerance_bits: float = key(1e-4, "local error of the log-density, bits/dim", POSITIVE)
+    tolerance: float = key(1e-4, "local error of x, unit scale", TOLERANCE)
+    tolerance_bits: float = key(1e-4, "local error of the log-density, bits/dim", TOLERANCE)
     method: str = key("dopri5", "dopri5, torchdiffeq:NAME or scipy:NAME")
     max_evaluations: int = key(10_000, "evaluations of a point, at most", EVALUATIONS)
     checked: int = key(

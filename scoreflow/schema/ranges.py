@@ -38,5 +38,7 @@ class AllBut:
 COUNT, COUNT_OR_NONE = Range(1, 2**31), Range(0, 2**31)
 POSITIVE = Range(0, ends="()")
 NOT_NEGATIVE = Range(0)
+TOLERANCE = Range(1e-30, 1e30, "[]")  # times any number of dimensions, still a float above 0
+LEARNING_RATE = Range(0, 1e30, "(]")  # Adam's step, ten times that at first, is a float32
 FRACTION = Range(0, 1, "()")
 EVALUATIONS = Range(8, 2**31)  # a step takes six, and two more choose the first

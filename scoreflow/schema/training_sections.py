@@ -7,6 +7,7 @@ from scoreflow.schema.ranges import (
     COUNT,
     COUNT_OR_NONE,
     FRACTION,
+    LEARNING_RATE,
     NOT_NEGATIVE,
     POSITIVE,
     AllBut,
@@ -323,7 +324,10 @@ class ModelConfig(Section):
         later=True,
     )
     data_std: float = key(
-        1.0, "standard deviation of the data that its unit scale takes", POSITIVE, later=True
+        1.0,
+        "standard deviation of the data that its unit scale takes",
+        Range(1e-6, 1e6, "[]"),
+        later=True,
     )
     data_range: str = key(
         "symmetric",
@@ -351,7 +355,7 @@ class TrainingConfig(Section):
     num_steps: int = key(800_000, "optimiser steps in all", COUNT, changes=FROM_A_STEP_ON)
     batch_size: int = key(128, "images a step", COUNT, changes=FROM_A_STEP_ON)
     learning_rate: float = key(
-        2e-4, "learning rate of Adam, after the warm-up", POSITIVE, changes=FROM_A_STEP_ON
+        2e-4, "learning rate of Adam, after the warm-up", LEARNING_RATE, changes=FROM_A_STEP_ON
     )
     warmup_steps: int = key(5000, "steps of linear warm-up", COUNT_OR_NONE, changes=FROM_A_STEP_ON)
     decay: str = key(

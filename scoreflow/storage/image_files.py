@@ -9,6 +9,8 @@ import io
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -23,6 +25,8 @@ from scoreflow.storage.atomic_files import fsync_file, replacing
 from scoreflow.storage.regular_files import open_regular, put, temporary_folder
 
 Array = np.ndarray[Any, Any]
+PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk's name and check sum."""
 PIECE = 2**20
 """Bytes that are copied at a time."""
 
@@ -40,7 +44,11 @@ class ImageFiles(Protocol):
         ...
 
     def holds(self, start: int, stop: int) -> bool:
-        """Whether what `put` wrote of them is still there."""
+        """Whether what `put` wrote of them is still there, and can be read.
+
+        Raises:
+            OSError: something else has the name, or the file may not be read.
+        """
         ...
 
     @property
@@ -94,8 +102,21 @@ class PngFolder:
 
     def holds(self, start: int, stop: int) -> bool:
         """As `ImageFiles`; a file that lost its bytes with the power is not there."""
-        paths = (self._path(k) for k in range(start, stop))
-        return all(path.exists() and path.stat().st_size > 0 for path in paths)
+        return all(_stands(partial(self._check, self._path(k))) for k in range(start, stop))
+
+    def _check(self, path: Path) -> None:
+        """Raise ValueError, or what Pillow does, of what is no PNG of this kind."""
+        with (
+            open(open_regular(path, os.O_RDONLY), "rb") as file,
+            Image.open(file, formats=("PNG",)) as image,
+        ):
+            kind = (image.size, len(image.getbands()), image.mode[0] == "I")
+            image.verify()  # the check sum of every chunk
+            file.seek(0)
+            content = file.read()
+        ends = content.find(PNG_END) == len(content) - len(PNG_END)
+        if not ends or kind != (self.shape[:0:-1], self.shape[0], self.dtype == np.uint16):
+            raise ValueError(kind)
 
     @property
     def begun(self) -> bool:
@@ -147,9 +168,33 @@ class _Rows:
         """The raw file, to be read."""
         return open(open_regular(self._raw, os.O_RDONLY), "rb")
 
-    def holds(self, start: int, stop: int) -> bool:
+    def first(self, count: int) -> Array:
         """As `ImageFiles`."""
-        return self.path.exists() or self._raw.exists()
+        raise NotImplementedError
+
+    def holds(self, start: int, stop: int) -> bool:
+        """As `ImageFiles`; of a finished file all or none."""
+        if self._raw.exists():
+            return self._raw.stat().st_size == self.count * self._bytes
+        return self._whole
+
+    @cached_property
+    def _whole(self) -> bool:
+        return _stands(self._check)
+
+    def _check(self) -> None:
+        """Raise ValueError, or what the reader does, of what is no finished file of this kind."""
+        with (
+            open(open_regular(self.path, os.O_RDONLY), "rb") as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            if archive.testzip() is not None or file.seek(0, 2) < self.count * self._bytes:
+                raise ValueError("a check sum, or too few rows")
+            if min(each.header_offset for each in archive.infolist()) > 0:
+                raise ValueError("something before it")
+        one = self.first(1)
+        if one.dtype != self.dtype or one.size != prod(self.row):
+            raise ValueError((one.dtype, one.shape))
 
     @property
     def begun(self) -> bool:
@@ -265,6 +310,23 @@ class TensorFile(_Rows):
         """As `ImageFiles`."""
         whole: torch.Tensor = torch.load(self.path, mmap=True, weights_only=True)
         return whole[:count].clone().numpy()
+
+
+def _stands(check: Callable[[], None]) -> bool:
+    """Whether a check of a file passes.
+
+    Raises:
+        OSError: with an errno: it is no matter of what the file holds.
+    """
+    try:
+        check()
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):  # Pillow's own, or gone
+            return False
+        raise
+    except Exception:  # what bytes that are no image do to their reader is unbounded
+        return False
+    return True
 
 
 def _member(archive: zipfile.ZipFile, name: str, align: int = 1) -> Any:  # noqa: ANN401

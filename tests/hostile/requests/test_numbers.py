@@ -7,6 +7,7 @@ import torch
 
 from scoreflow.cli.main import main
 from scoreflow.samplers import DDIM, Langevin, PredictorCorrector, grid, sample
+from scoreflow.schema.config import KEYS
 from scoreflow.sde import VESDE, Noise
 from scoreflow.sde.prediction import predict
 
@@ -79,3 +80,107 @@ def test_a_correction_without_a_score_moves_nothing():
         assert x.isfinite().all()
         assert (x.abs() <= 1).all()
     assert torch.equal(x, sample(sampler, denoiser, sde, times, Noise.of(0, 0, 4), (3,)))
+
+
+OF_A_MODE = {
+    "sample": ("sampling.steps=2", "sampling.num_images=2"),
+    "likelihood": ("likelihood.num_images=2", "likelihood.checked=0"),
+    "classifier": ("classifier.num_steps=2", "classifier.width=8"),
+}
+FILLED = ("sampling.task=inpaint", "control.count=2", "sampling.sampler=ddim")
+AT_ITS_ENDS = {
+    "sampling.snr": ("sample", "sampling.sampler=pc"),
+    "sampling.eta": ("sample", "sampling.sampler=ddim"),
+    "sampling.dynamic_threshold": ("sample", "sampling.sampler=ddim"),
+    "sampling.guidance": ("sample", "sampling.label=3", "sampling.guide=classifier"),
+    "sampling.tolerance": ("sample", "sampling.sampler=ode", "sampling.max_evaluations=30"),
+    "sampling.churn": ("sample", "sampling.sampler=heun"),
+    "control.weight": ("sample", *FILLED, "control.method=dps"),
+    "control.noise": ("sample", *FILLED, "control.method=mmps"),
+    "control.strength": ("sample", "sampling.task=vary", "control.count=2"),
+    "likelihood.tolerance": ("likelihood", "likelihood.max_evaluations=30"),
+    "likelihood.tolerance_bits": ("likelihood", "likelihood.max_evaluations=30"),
+    "likelihood.t_start": ("likelihood", "likelihood.max_evaluations=30"),
+    "classifier.learning_rate": ("classifier",),
+}
+"""The keys that are read when the work is done, and what has them read."""
+TRAINED_AT_ITS_ENDS = {
+    "data.test_fraction": (),
+    "sde.beta_min": ("sde.schedule=linear",),
+    "sde.beta_max": ("sde.schedule=linear",),
+    "sde.sigma_min": ("sde.name=ve",),
+    "sde.sigma_max": ("sde.name=ve",),
+    "sde.alpha_min": ("sde.schedule=log_linear",),
+    "model.dropout": (),
+    "model.norm_eps": (),
+    "model.label_scale": (),
+    "model.label_offset": (),
+    "model.data_std": ("model.prediction=v",),
+    "model.data_scale": ("model.data_range=unit",),
+    "training.learning_rate": ("training.warmup_steps=0",),
+    "training.clip_norm": (),
+    "training.ema_decay": (),
+    "training.t_min": ("training.times=real",),
+    "training.hybrid_weight": ("training.objective=hybrid", "model.learned_variance=true"),
+    "training.min_snr_gamma": ("training.objective=min_snr",),
+    "training.p2_gamma": ("training.objective=p2",),
+    "training.p2_k": ("training.objective=p2",),
+    "training.label_dropout": ("model.conditional=true",),
+}
+"""The keys that a training reads, likewise."""
+WILD = ("1e308", "1e200", "1e30", "1e-30", "1e-200", "1e-320")
+
+
+def test_every_number_is_tried():
+    numbers = {key.name for key in KEYS.values() if type(key.default) is float}
+    assert numbers == {*AT_ITS_ENDS, *TRAINED_AT_ITS_ENDS}
+
+
+@pytest.mark.slow
+def test_numbers_at_the_ends_of_floats_with_the_work_done(run_copy, capfd):
+    """Each ends in one line or with an answer: a traceback would raise here."""
+    run, asked = run_copy(), 0
+    few = [f"--config.{each}" for each in OF_A_MODE["classifier"]]
+    base = ["run.py", "--device=cpu", f"--workdir={run}"]
+    assert main([*base, "--mode=classifier", *few]) == 0
+    for name, (mode, *more) in AT_ITS_ENDS.items():
+        own = [each for each in OF_A_MODE[mode] if fits(name, each)]
+        flags = [f"--config.{each}" for each in (*own, *more)]
+        for value in WILD:
+            capfd.readouterr()
+            status = main([*base, f"--mode={mode}", *flags, f"--config.{name}={value}"])
+            err = capfd.readouterr().err
+            last = err.strip().splitlines()[-1:]
+            assert status == 0 or last[0].startswith("run.py: "), (name, value, err)
+            assert "has no effect" not in err, (name, value, err)
+            asked += 1
+    with capfd.disabled():
+        print(f"\n{asked} of {asked} numbers at the ends of floats: one line or an answer")
+
+
+@pytest.mark.slow
+def test_trainings_at_the_ends_of_floats(tmp_path, capfd, monkeypatch):
+    """Two steps of each, without what follows them."""
+    monkeypatch.setattr("scoreflow.cli.modes.train.COMPARED", ())
+    monkeypatch.setattr("scoreflow.cli.modes.train.measure_test_set", lambda _: None)
+    monkeypatch.setattr("scoreflow.cli.modes.train.write_report", lambda _: None)
+    small, asked = ("--config.model.channels=8", "--config.model.num_groups=4"), 0
+    for name, more in TRAINED_AT_ITS_ENDS.items():
+        for value in WILD:
+            capfd.readouterr()
+            flags = [f"--config.{each}" for each in (*more, f"{name}={value}")]
+            status = train(tmp_path / f"run{asked}", "digits", *small, *flags)
+            err = capfd.readouterr().err
+            last = err.strip().splitlines()[-1:]
+            assert status == 0 or last[0].startswith("run.py: "), (name, value, err)
+            assert "has no effect" not in err, (name, value, err)
+            asked += 1
+    with capfd.disabled():
+        print(f"\n{asked} of {asked} trainings at the ends of floats: one line or two steps")
+
+
+def fits(name: str, flag: str) -> bool:
+    """Whether a flag has an effect beside a key: the ode has no steps, `vary` counts by itself."""
+    if flag.startswith("sampling.steps"):
+        return name != "sampling.tolerance"
+    return not (flag.startswith("sampling.num_images") and name.startswith("control"))

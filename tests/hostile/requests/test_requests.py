@@ -3,11 +3,11 @@
 The requests are made from the table of keys and flags, so a new key is asked for nonsense too.
 """
 
+import json
 import os
-import pickle
 import select
+import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +25,8 @@ FLAGS = ("--config.model.channels=8", "--config.model.num_groups=4")
 PATIENCE = 300
 """Seconds after which a request counts as one without an end."""
 QUICK, ALL = 150, 2100
+TURN = 50
+"""Requests that one process is asked in turn."""
 BY_KIND = {
     bool: ("2", "maybe", "", "none", "1.5"),
     int: ("-1", "0", "2147483647", "2147483648", str(2**63), "9" * 400, "1.5", "x", "", "nan"),
@@ -189,32 +191,45 @@ def test_all_bad_requests_end_in_a_line(run_copy, tmp_path, capfd, monkeypatch):
     every, wrong = list(requests()), []
     assert len(every) >= ALL
     run = run_copy("run")
-    for asked in every:
+
+    def answer(asked: Asked) -> str:
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)  # which the request before began
         capfd.readouterr()
-        status = in_a_child(lambda asked=asked: outcome(asked, run, tmp_path))
-        out, err = capfd.readouterr()
-        if said := wrong_with(status, out, err):
+        status = outcome(asked, run, tmp_path)
+        return wrong_with(status, *capfd.readouterr())
+
+    for asked, said in in_children(answer, every):
+        if said:
             wrong.append(f"{asked.mode} {asked.flags} {asked.variables}: {said}"[:600])
+            with capfd.disabled():
+                print(f"\n{wrong[-1]!r}", flush=True)
     with capfd.disabled():
         print(f"\n{len(every) - len(wrong)} of {len(every)} bad requests: one line or begun")
     assert wrong == []
 
 
-def in_a_child(ask: Callable[[], object]) -> object:
-    """What a function returns in a process of its own; "no end" if it takes too long."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        found = pickle.dumps(ask())
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(write, found)
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        ended = bool(select.select([answer], [], [], PATIENCE)[0])
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-        told = answer.read() if ended else b""
-    os.waitpid(child, 0)
-    return pickle.loads(told) if told else ("died" if ended else "no end")  # our own
+def in_children(ask: Callable[[Asked], str], every: list[Asked]) -> Iterator[tuple[Asked, str]]:
+    """Each request with what is wrong with it, asked in processes that are ended if need be.
+
+    A process asks `TURN` requests, since a fork takes longer than most of them.
+    """
+    left = every
+    while left:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                for asked in left[:TURN]:
+                    os.write(write, json.dumps(ask(asked)[:600]).encode() + b"\n")
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb", buffering=0) as told:
+            for asked in left[:TURN]:
+                line = told.readline() if select.select([told], [], [], PATIENCE)[0] else None
+                left = left[1:]
+                yield asked, json.loads(line) if line else "no end" if line is None else "died"
+                if not line:
+                    break
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

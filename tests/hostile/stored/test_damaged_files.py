@@ -37,6 +37,8 @@ READS: dict[str, tuple[str, ...]] = {
     "samples/00000060-ddim/settings.json": ("saved",),
     "samples/00000060-ddim/progress-png.jsonl": ("saved",),
     "samples/00000060-ddim/00000003.png": ("saved",),
+    "samples/00000060-ddim/samples.npz": ("saved-npz",),
+    "samples/00000060-ddim/samples.pt": ("saved-pt",),
     "classifier.pt": ("compare",),
     "classifier.pt.sha256": ("compare",),
 }
@@ -46,6 +48,8 @@ MODES: dict[str, tuple[str, ...]] = {
     "train": ("--mode=train",),
     "sample": ("--mode=sample", "--sampler=ddim"),
     "saved": ("--mode=sample", "--sampler=ddim", "--config.sampling.save=png"),
+    "saved-npz": ("--mode=sample", "--sampler=ddim", "--config.sampling.save=npz"),
+    "saved-pt": ("--mode=sample", "--sampler=ddim", "--config.sampling.save=pt"),
     "optimal": ("--mode=sample", "--sampler=ancestral", "--config.sampling.variance=optimal"),
     "likelihood": ("--mode=likelihood",),
     "compare": ("--mode=compare", *COMPARE, "--config.compare.num_images=12"),
@@ -53,7 +57,9 @@ MODES: dict[str, tuple[str, ...]] = {
 ANSWERS = {
     "train": "checkpoints/00000060.pt",
     "sample": "samples/*-ddim*.png",
-    "saved": "samples/*-ddim*.png",
+    "saved": "samples/*-ddim/*.png",
+    "saved-npz": "samples/*-ddim/samples.npz",
+    "saved-pt": "samples/*-ddim/samples.pt",
     "optimal": "samples/*-ancestral*.png",
     "likelihood": "results/likelihood*.json",
     "compare": "samples/*-compare-*.png",
@@ -93,7 +99,7 @@ def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = ("--device=cpu", f"--workdir={folder}")
     classifier = ("--mode=classifier", "--config.classifier.num_steps=5")
     assert main(["run.py", *classifier, *common]) == 0
-    for mode in ("sample", "saved", "compare"):
+    for mode in ("sample", "saved", "saved-npz", "saved-pt", "compare"):
         assert ask(folder, mode) == 0
     vary = ("--config.sampling.task=vary", "--config.control.image=test:0")
     assert main(["run.py", "--mode=sample", *vary, *common]) == 0

@@ -692,6 +692,7 @@ def test_another_question_that_is_interrupted_takes_no_rows(run_copy):
         path.unlink()
     first = started(run, "likelihood", *SAME, "likelihood.seed=0")
     while not (run / "results" / "likelihood.jsonl").exists():
+        assert first.poll() is None
         time.sleep(0.05)
     second = started(run, "likelihood", *SAME, "likelihood.seed=1")
     while not list((run / "results").glob("likelihood-*.jsonl")):

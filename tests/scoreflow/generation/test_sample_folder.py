@@ -196,6 +196,43 @@ def test_images_that_are_gone_are_drawn_again(tmp_path):
     assert fill(tmp_path / "png", "png", images(), SETTINGS).drawn == 3
 
 
+DAMAGES = {
+    "torn": lambda data: data[: len(data) // 2],
+    "one byte": lambda data: data[: len(data) // 2] + b"?!" + data[len(data) // 2 + 2 :],
+    "text": lambda data: b"text",
+    "twice": lambda data: data + data,
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("save", FILES)
+def test_images_that_are_damaged_are_drawn_again_with_a_line(save, tmp_path, capsys):
+    folder, path = tmp_path / save, tmp_path / save / FILES[save]
+    fill(folder, save, images(), SETTINGS)
+    whole = path.read_bytes()
+    fill(tmp_path / "grey", save, images(channels=1), SETTINGS)
+    other = (tmp_path / "grey" / FILES[save]).read_bytes()
+    for damage in [*DAMAGES.values(), lambda _: other]:
+        path.write_bytes(damage(whole))
+        capsys.readouterr()
+        assert fill(folder, save, images(), SETTINGS).drawn == (2 if save == "png" else 11)
+        assert path.read_bytes() == whole
+        line = f"{path.parent if save == 'png' else path}: "
+        assert capsys.readouterr().err.startswith(line)
+    assert fill(folder, save, images(), SETTINGS).drawn == 0
+    assert capsys.readouterr().err.count("drawn again") == 0
+
+
+def test_rows_that_were_cut_off_are_drawn_again(tmp_path):
+    fill(tmp_path / "whole", "pt", images(), SETTINGS)
+    killed_after(2, tmp_path / "hurt", "pt")
+    (raw,) = (tmp_path / "hurt").glob("*.part")
+    raw.write_bytes(raw.read_bytes()[:100])
+    assert fill(tmp_path / "hurt", "pt", images(), SETTINGS).drawn == 11
+    name = FILES["pt"]
+    assert (tmp_path / "hurt" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 @pytest.mark.parametrize("save", ["npz", "pt"])
 @pytest.mark.parametrize("point", [None, 0, 2])
 def test_a_finished_file_is_never_made_of_one_batch(save, point, tmp_path):
