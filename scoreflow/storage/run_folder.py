@@ -424,7 +424,7 @@ class RunDir:
     def glance(self, step: int | None = None) -> tuple[int, Json]:
         """The newest checkpoint, or the one of `step`, without the values of its tensors.
 
-        Nothing is hashed: what was trained with is known before anything is built.
+        What was trained with is known before anything is built; it alone is hashed.
 
         Returns:
             Its step and state; 0 and {} where none can be read.
