@@ -94,6 +94,8 @@ def glance(path: Path) -> Json:
     For what a checkpoint was trained with, before anything is built: that alone is hashed.
     """
     try:
+        if not path.is_file():  # a pipe would keep the reader waiting
+            return {}
         state = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             return {}

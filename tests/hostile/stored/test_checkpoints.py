@@ -254,6 +254,29 @@ def test_a_damaged_byte_in_what_it_was_trained_with_costs_one_checkpoint(
     assert path_of(folder).read_bytes() == path_of(trained).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "pipe for its hash", "link"])
+def test_what_is_no_file_is_a_damaged_checkpoint_and_keeps_nobody_waiting(
+    kind, run_copy, tmp_path, capsys
+):
+    folder = run_copy()
+    path = sidecar(path_of(folder)) if "hash" in kind else path_of(folder)
+    aside = path.rename(tmp_path / "aside")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(aside)
+    else:
+        os.mkfifo(path)
+    assert run(SAMPLE, folder) == 0
+    out = capsys.readouterr().out
+    read = LAST if kind == "link" else BEFORE  # which are read through, and never written
+    assert (folder / "samples" / f"{read:08d}-ddim.png").exists()
+    what = "Is a directory" if kind == "folder" else "it is no regular file"
+    assert (f"{path} cannot be read ({what})" in out) == (kind != "link")
+    if kind != "folder":
+        assert [each.step for each in go_on(folder)] == ([] if kind == "link" else [55, 60])
+
+
 @pytest.mark.parametrize("kind", TRAINED_WITH)
 def test_what_it_was_trained_with_is_passed_over_where_it_does_not_hold(kind, run_copy):
     folder = run_copy()
