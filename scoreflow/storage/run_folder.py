@@ -49,7 +49,8 @@ from scoreflow.storage.checkpoints.states import (
     sidecar,
     write_state,
 )
-from scoreflow.storage.locks.run_lock import Lock, release_lock, take_lock
+from scoreflow.storage.locks.file_lock import Lock
+from scoreflow.storage.locks.run_lock import release_lock, take_lock
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
 from scoreflow.storage.regular_files import open_regular, sweep
 from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows
