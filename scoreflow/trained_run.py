@@ -52,7 +52,12 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
-from scoreflow.storage.checkpoints.content import check_step, check_weights, hash_in_state
+from scoreflow.storage.checkpoints.content import (
+    check_step,
+    check_trained_with,
+    check_weights,
+    hash_in_state,
+)
 from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say
@@ -336,6 +341,7 @@ class TrainedRun:
 
         def accept(step: int, state: Json) -> None:
             check_step(step, state)
+            check_trained_with(state)
             check_weights(name, state.get(name), network)
 
         step, state = self.folder.load_checkpoint(step=self._at, warn=self._say, accept=accept)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
 from scoreflow.storage.regular_files import (
+    CANNOT,
     WINDOWS,
     sweep,
     temporary_file,
@@ -27,8 +28,6 @@ from scoreflow.storage.validation import InvalidError, conform, parse_json, read
 
 Json = dict[str, Any]
 T = TypeVar("T")
-CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a file system answers to a call that it does not know."""
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF}
 """What it answers besides, where a folder cannot be opened like a file."""
 REPLACES = 6

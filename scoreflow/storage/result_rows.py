@@ -6,12 +6,12 @@
 The heading says what the rows were made with. A file under another heading is begun anew; rows
 under the same one are taken as done. Every row ends with a hash of its heading and one of its own
 bytes, so that one which was damaged, or is of another question, is known and made again; rows
-that are older than this have none, and are held against the schema of such rows alone. A line
+that are older than this have none, and are held against the schema of such rows alone. By the
+same hashes rows are known whose heading was damaged: who asks for them writes it anew. A line
 without its newline was cut off by a kill. A file is written by one command at a time
 (`owned_rows`), of which several processes write a file each, and read all of them.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -22,11 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import Json, dumps, fsync_file, write_atomic
-from scoreflow.storage.locks.ownership import Lock, Waiting, attempt, let_go
+from scoreflow.errors import RequestError, RunError, printable
+from scoreflow.storage.atomic_files import Json, dumps, fsync_file, reason_of, write_atomic
+from scoreflow.storage.locks.file_lock import Lock
+from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
+from scoreflow.storage.regular_files import open_regular
 from scoreflow.storage.sample_names import SHORT, hash_of
-from scoreflow.storage.validation import InvalidError, parse_json, read_bytes
+from scoreflow.storage.validation import InvalidError, open_to_read, parse_json, read_bytes
 
 HASHED = "hashed"
 """In a heading: each of its rows has a hash of it and one of its own."""
@@ -36,6 +38,12 @@ DIGITS = 16
 """Of either hash."""
 TAIL = len(f', "{CHECK}": "{"0" * DIGITS}"}}\n')
 """Bytes of a row that its hash is not of."""
+_SEAL = re.compile(
+    rf'"{OF}": "([0-9a-f]{{{DIGITS}}})", "{CHECK}": "([0-9a-f]{{{DIGITS}}})"}}\n'.encode()
+)
+_SEALED = len(f'"{OF}": "{"0" * DIGITS}"') + TAIL
+DAMAGED = "damaged"
+"""In place of the text of a heading that says nothing, or something else than all of its rows."""
 
 Number = int | str
 Schema = Callable[[Json], object]
@@ -67,6 +75,7 @@ class Rows:
         done: the rows that are there; of two under one number the later, unless it alone is not
             done.
         damaged: how many are under this heading, but are not what was written.
+        headless: whether the file had rows of this question under a damaged heading.
 
     Raises:
         RequestError: a file cannot be read.
@@ -82,21 +91,27 @@ class Rows:
     ) -> None:
         self.path, self.key, self._others, self._schema = path, key, others, schema
         self._heading = _text(heading)
-        self._question = hashlib.sha256(self._heading.encode()).hexdigest()[:DIGITS]
+        self._question = _question(self._heading)
         marked = {**heading, HASHED: True}
         self._first = dumps(marked, path.name, RunError, indent=None, sort_keys=True)
-        self.damaged, self._twice = 0, False
+        self.damaged, self.headless = 0, False
+        self._lost = self._twice = False
         self._held, self._whole = self._read(path)
         self.done = self._better(self._held, self._theirs())
 
     @property
     def remark(self) -> str:
-        """A line about damaged rows; "" where there are none."""
-        if not self.damaged:
-            return ""
-        rows = "1 row is" if self.damaged == 1 else f"{self.damaged} rows are"
+        """A line about damaged rows, or a damaged heading; "" where there are none."""
+        told = []
+        if self.headless:
+            told.append("its first line was damaged, and is written anew: its rows are kept")
+        if self._lost:
+            told.append("its first line is damaged, no row is of this question: begun anew")
+        if self.damaged:
+            rows = "1 row is" if self.damaged == 1 else f"{self.damaged} rows are"
+            told.append(f"{rows} damaged, or of another question, and made again")
         name = "".join(c if c.isprintable() else "?" for c in self.path.name)
-        return f"{name}: {rows} damaged, or of another question, and made again"
+        return f"{name}: {'; '.join(told)}" if told else ""
 
     def append(self, rows: Iterable[Json]) -> None:
         """Keep some more rows; they have reached the disk when this returns.
@@ -113,12 +128,11 @@ class Rows:
                 file.flush()
                 fsync_file(file.fileno())
         except OSError as error:
-            reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
-            raise RunError(f"cannot write {self.path} ({reason})") from error
-        found = {row[self.key]: row for row in rows}
-        self._twice |= not self._held.keys().isdisjoint(found)
-        self._held |= found
-        self.done |= found
+            raise RunError(f"cannot write {self.path} ({reason_of(error)})") from error
+        self._twice |= any(row[self.key] in self._held for row in rows)
+        for row in rows:
+            self._put(row, self._held)
+            self._put(row, self.done)
 
     def adopt(self) -> None:
         """Take in the rows of the other processes, all of which are done: their files go."""
@@ -191,6 +205,12 @@ class Rows:
             found |= self._read(other)[0]
         return found
 
+    def _put(self, row: Json, found: dict[Number, Json]) -> None:
+        """A later row among those found, unless it alone is not done."""
+        number = row[self.key]
+        if number not in found or _is_done(row) or not _is_done(found[number]):
+            found[number] = row
+
     def _better(self, held: dict[Number, Json], others: dict[Number, Json]) -> dict[Number, Json]:
         """Both together; where both have a number, the others' only if it alone is done."""
         worse = [k for k in held.keys() & others.keys() if _is_done(held[k])]
@@ -199,9 +219,14 @@ class Rows:
     def _read(self, path: Path) -> tuple[dict[Number, Json], bool]:
         """The rows of a file, and whether there is nothing to mend in it."""
         lines = lines_of(path)
-        if not lines or heading_in(lines[0]) != self._heading:
+        said = heading_in(lines[0]) if lines else ""
+        whose = _whose(said, self._heading, lines[1:])
+        if not lines or whose != self._heading:
+            self._lost |= whose == DAMAGED
             return {}, False
-        marked, whole = lines[0] == self._first, lines[-1].endswith(b"\n")
+        headless = said != self._heading
+        marked, whole = headless or lines[0] == self._first, lines[-1].endswith(b"\n")
+        self.headless |= headless
         found: dict[Number, Json] = {}
         for line in lines[1:] if whole else lines[1:-1]:
             try:
@@ -211,8 +236,8 @@ class Rows:
                 whole = False
             else:
                 whole &= row[self.key] not in found
-                found[row[self.key]] = row
-        return found, whole and marked
+                self._put(row, found)
+        return found, whole and marked and not headless
 
     def _parsed(self, line: bytes, marked: bool) -> Json:
         """The row of a line.
@@ -273,7 +298,7 @@ def owned_rows(
     name, lock = _taken(folder, name, heading)
     try:
         rows = rows_in(folder, name, heading, 0, key, schema)
-        if not rows.path.exists():
+        if rows.headless or not rows.path.exists():
             rows.begin()  # so that others see whose it is
         agree(name)
         if rows.remark:
@@ -294,11 +319,24 @@ def _taken(folder: Path, name: str, heading: Json) -> tuple[str, Lock]:
         path = folder / f".{chosen}.jsonl.lock"
         lock = attempt(path)
         if lock is not None and rows_name(folder, name, heading) == chosen:
+            _tell_of_damage(folder, name, heading, chosen)
             return chosen, lock
         if lock is not None:
             let_go(lock)  # another question has got the name in between
         else:
             waiting.setdefault(chosen, Waiting(path, "measures the same")).pause()
+
+
+def _tell_of_damage(folder: Path, name: str, heading: Json, chosen: str) -> None:
+    """A line for each file that keeps a name from these rows, and does not say whose it is."""
+    for path in (folder / f"{name}.jsonl", *_ranks(folder, name)):
+        if chosen != name and heading_of(path, _text(heading)) == DAMAGED:
+            print(
+                f"{printable(str(path))}: its first line is damaged, and its rows are none of "
+                f"this question, which go to {printable(chosen)}.jsonl: remove it, unless the "
+                "command that made it shall be given again, which takes them up",
+                file=sys.stderr,
+            )
 
 
 def rows_name(folder: Path, name: str, heading: Json) -> str:
@@ -310,10 +348,11 @@ def rows_name(folder: Path, name: str, heading: Json) -> str:
         heading: all that a row depends on but its number.
     """
     own, text = f"{name}-{hash_of(heading)[:SHORT]}", _text(heading)
-    here, *ranks = [heading_of(path) for path in (folder / f"{name}.jsonl", *_ranks(folder, name))]
+    files = (folder / f"{name}.jsonl", *_ranks(folder, name))
+    here, *ranks = [heading_of(path, text) for path in files]
     if any(each not in ("", text) for each in (here, *ranks)):
         return own
-    there = here == text or text in ranks or heading_of(folder / f"{own}.jsonl") != text
+    there = here == text or text in ranks or heading_of(folder / f"{own}.jsonl", text) != text
     return name if there else own
 
 
@@ -345,26 +384,71 @@ def _ranks(folder: Path, name: str) -> list[Path]:
 
 
 def heading_in(line: bytes) -> str:
-    """What a first line says, without the mark; "damaged" where it says nothing."""
+    """What a first line says, without the mark; `DAMAGED` where it says nothing."""
     try:
         heading = parse_json(line)
     except InvalidError:
-        return "damaged"
+        return DAMAGED
     if not isinstance(heading, dict) or not line.endswith(b"\n"):
-        return "damaged"
+        return DAMAGED
     return _text({key: value for key, value in heading.items() if key != HASHED})
 
 
-def heading_of(path: Path) -> str:
-    """What the first line of a file says; "" where it has no whole one."""
+def heading_of(path: Path, asked: str) -> str:
+    """What a file's rows were made with; "" where it has no whole first line.
+
+    Args:
+        path: of the file.
+        asked: the text of a heading, for which rows under a damaged one are held too.
+    """
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             line = file.readline(2**20)
+            if not line.endswith(b"\n"):
+                return ""
+            return _whose(heading_in(line), asked, file)
     except FileNotFoundError:
         return ""
-    except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    return heading_in(line) if line.endswith(b"\n") else ""
+    except (OSError, InvalidError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise _unreadable(path, reason) from error
+
+
+def _whose(said: str, asked: str, lines: Iterable[bytes]) -> str:
+    """What rows were made with: what their heading says, unless all that have hashes deny it.
+
+    Args:
+        said: by the heading.
+        asked: the text of another one, which may be theirs.
+        lines: the rows.
+
+    Returns:
+        `said`; or, where no whole row is of that, `asked` if one is, and `DAMAGED` otherwise.
+    """
+    if said == asked:
+        return said
+    own, other, found = _question(said), _question(asked), said
+    for line in lines:
+        question = _question_of(line)
+        if question == own:
+            return said
+        if question == other:
+            found = asked
+        elif question and found != asked:
+            found = DAMAGED
+    return found
+
+
+def _question_of(line: bytes) -> str:
+    """The question that a whole row says it is of; "" for a row without hashes, or damaged."""
+    found = _SEAL.search(line[-_SEALED:])
+    if found is None or found[2].decode() != _hash(line[:-TAIL]):
+        return ""
+    return found[1].decode()
+
+
+def _question(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def lines_of(path: Path) -> list[bytes]:
@@ -374,8 +458,8 @@ def lines_of(path: Path) -> list[bytes]:
     except FileNotFoundError:
         return []
     except (OSError, InvalidError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _unreadable(path, str(reason)) from error
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise _unreadable(path, reason) from error
 
 
 def _unreadable(path: Path, reason: str) -> RequestError:
@@ -385,7 +469,7 @@ def _unreadable(path: Path, reason: str) -> RequestError:
 
 
 def _at_the_end(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+    return open_regular(Path(path), flags | os.O_APPEND)
 
 
 def _text(heading: Json) -> str:

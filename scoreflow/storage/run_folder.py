@@ -50,7 +50,8 @@ from scoreflow.storage.checkpoints.states import (
     sidecar,
     write_state,
 )
-from scoreflow.storage.locks.run_lock import Lock, release_lock, take_lock
+from scoreflow.storage.locks.file_lock import Lock
+from scoreflow.storage.locks.run_lock import release_lock, take_lock
 from scoreflow.storage.measurements import NEWEST, Kept, Merge, Rank, keep
 from scoreflow.storage.regular_files import open_regular, sweep
 from scoreflow.storage.result_rows import Agree, Rows, Schema, anything, itself, owned_rows
@@ -428,7 +429,7 @@ class RunDir:
     def glance(self, step: int | None = None) -> tuple[int, Json]:
         """The newest checkpoint, or the one of `step`, without the values of its tensors.
 
-        Nothing is hashed: what was trained with is known before anything is built.
+        What was trained with is known before anything is built; it alone is hashed.
 
         Returns:
             Its step and state; 0 and {} where none can be read.

@@ -18,6 +18,7 @@ dict[str, X], a schema, and object (any JSON value). `storage.atomic_files.load_
 file so.
 """
 
+import errno
 import json
 import math
 import os
@@ -28,13 +29,24 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    BinaryIO,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 from typing import get_type_hints as hints_of
 
 DEEPEST = 64
 """Levels of lists and objects in each other; the files of a run have fewer than ten."""
 LARGEST = 2**28
 """Bytes of a file that is read as one JSON value."""
+_TO_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 WIDEST = 2**64
 """Whole numbers are smaller than this, without their sign: no file of a run has larger ones."""
 WORDS = {
@@ -153,17 +165,30 @@ def read_bytes(path: Path) -> bytes:
         OSError: it cannot be read.
         InvalidError: it is no regular file, or larger than `LARGEST`.
     """
+    with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST:
+            raise InvalidError(f"it has {size:,} bytes, more than {LARGEST:,}")
+        return file.read()
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """A regular file of any size, at its beginning; links to one are followed.
+
+    Raises:
+        OSError: it cannot be read.
+        InvalidError: it is no regular file.
+    """
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        number = os.open(path, _TO_READ)
     except ValueError as error:  # a null byte in the name
         raise InvalidError(str(error)) from error
-    with open(number, "rb") as file:  # which refuses a folder
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidError("it is no regular file")
-        if status.st_size > LARGEST:
-            raise InvalidError(f"it has {status.st_size:,} bytes, more than {LARGEST:,}")
-        return file.read()
+    if not stat.S_ISREG(mode := os.fstat(number).st_mode):
+        os.close(number)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise InvalidError("it is no regular file")
+    return open(number, "rb")
 
 
 def shown(value: object) -> str:

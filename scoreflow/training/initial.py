@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
 from scoreflow.storage.atomic_files import Json
-from scoreflow.storage.checkpoints.content import check_step, check_tensors
+from scoreflow.storage.checkpoints.content import check_step, check_tensors, check_trained_with
 from scoreflow.storage.fingerprint import fingerprint_of
 from scoreflow.storage.run_folder import RunDir
 
@@ -88,6 +88,7 @@ def load(network: nn.Module, found: InitialWeights) -> None:
 
 def _accept(step: int, state: Json) -> None:
     check_step(step, state)
+    check_trained_with(state)
     check_tensors("ema", state.get("ema"))
 
 

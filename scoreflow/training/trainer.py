@@ -31,6 +31,7 @@ from scoreflow.storage.checkpoints.content import (
     check_pending,
     check_scaler,
     check_step,
+    check_trained_with,
     check_weights,
 )
 from scoreflow.training.batch_reader import BatchReader
@@ -44,7 +45,8 @@ PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 
 SMALLER = (
     "a checkpoint, if there is one, is from before it. Try a smaller training.learning_rate: the "
-    "same command with --config.training.learning_rate=RATE goes on in this folder"
+    "same command with --config.training.learning_rate=RATE goes on in this folder, or begins "
+    "anew there if it has no checkpoint"
 )
 AT_ONCE = (
     "no weight had been moved, so the learning rate is not the cause: it is in the data's values, "
@@ -276,6 +278,7 @@ def check_state(network: nn.Module, step: int, state: dict[str, Any], fresh: boo
         DamagedError: names the entry.
     """
     check_step(step, state)
+    check_trained_with(state)
     for name in ("model", "ema"):
         check_weights(name, state.get(name), network)
     skipping = "scaler" in state  # whose every step so far may have overflowed

@@ -16,11 +16,13 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from scoreflow.errors import RunError
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.sample_names import hash_of
 
 TRAINED_WITH = "trained_with"
+PARTS = ("config", "data")
 Accept = Callable[[int, Json], None]
 """Refuses by a DamagedError the state of a step that cannot be used."""
 FIXED = ("betas", "eps", "weight_decay", "amsgrad", "maximize")
@@ -59,29 +61,48 @@ def hash_in_state(state: Mapping[str, Any], part: str = "config") -> str:
     return "" if held is None else str(held["sha256"])
 
 
+def check_trained_with(state: Mapping[str, Any]) -> None:
+    """Refuse a state that says of its training what does not fit its hash, or is of no such form.
+
+    Raises:
+        DamagedError: names the part.
+    """
+    for part in PARTS:
+        _part(state, part)
+
+
 def _part(state: Mapping[str, Any], part: str) -> Json | None:
     told = state.get(TRAINED_WITH, {})
     held = told.get(part) if isinstance(told, dict) else told
     if held is None:
         return None
+    values = held.get("values") if isinstance(held, dict) else None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise DamagedError(f"{TRAINED_WITH}.{part} is {held!r:.40}")
     try:
-        if hash_of(held["values"]) != held["sha256"]:
-            raise DamagedError(f"{TRAINED_WITH}.{part} does not fit its hash")
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        fits = hash_of(values) == held.get("sha256")
+    except (RunError, TypeError, ValueError, RuntimeError) as error:  # no values of JSON
         raise DamagedError(f"{TRAINED_WITH}.{part} is {held!r:.40}") from error
+    if not fits:
+        raise DamagedError(f"{TRAINED_WITH}.{part} does not fit its hash")
     return dict(held)
 
 
 def glance(path: Path) -> Json:
     """The state in a file without its tensors' values, which stay on the disk; {} if unreadable.
 
-    For what a checkpoint was trained with, before anything is built: nothing is hashed.
+    For what a checkpoint was trained with, before anything is built: that alone is hashed.
     """
     try:
+        if not path.is_file():  # a pipe would keep the reader waiting
+            return {}
         state = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            return {}
+        check_trained_with(state)
     except Exception:  # whatever is wrong with it is said where it is read
         return {}
-    return state if isinstance(state, dict) else {}
+    return state
 
 
 def check_nothing(_step: int, _state: Json) -> None:

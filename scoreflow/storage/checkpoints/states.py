@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.atomic_files import Json, reason_of, write_atomic
+from scoreflow.storage.validation import InvalidError, open_to_read, read_bytes
 
 
 class DamagedError(Exception):
@@ -33,7 +34,7 @@ def write_state(path: Path, state: Json) -> None:
     torch.save(_alone(state), stream)
     data, hashes = stream.getbuffer(), sidecar(path)
     line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
-    replaced = hashes.read_bytes() if path.exists() and hashes.exists() else b""
+    replaced = read_bytes(hashes) if path.is_file() and hashes.is_file() else b""
     write_atomic(hashes, line + replaced)
     write_atomic(path, data)
     if replaced:
@@ -82,10 +83,16 @@ def _alone(value: Any) -> Any:  # noqa: ANN401
 
 
 def _checked(path: Path) -> bytes:
-    try:
-        data, recorded = path.read_bytes(), sidecar(path).read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{error.filename} cannot be read ({error.strerror})") from error
+    data, recorded = _bytes_of(path), _bytes_of(sidecar(path))
     if hashlib.sha256(data).hexdigest().encode() not in recorded.split():
         raise DamagedError(f"{path} ({len(data)} bytes) does not fit its hash")
     return data
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with open_to_read(path) as file:
+            return file.read()
+    except (OSError, InvalidError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise DamagedError(f"{path} cannot be read ({reason})") from error

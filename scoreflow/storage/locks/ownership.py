@@ -1,28 +1,22 @@
 """A lock file for what one command at a time may write: it waits for the others, and says so.
 
 The system lets go of it when its holder ends, however it ends. Where the file system has no locks
-(some network shares), a file with the holder's process and machine stands for one, as for
-`run_lock.take_lock`: a killed holder's is found out on the same machine alone, and from
-another it is to be removed by hand.
+(some network shares), a file with the holder's process and machine stands for one (`file_lock`): a
+killed holder's is found out on the same machine alone, and from another it is to be removed by
+hand.
 """
 
 import errno
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scoreflow.errors import RequestError, RunError
-from scoreflow.storage.atomic_files import CANNOT
+from scoreflow.storage.locks.file_lock import Lock, is_marked, marker_of, try_lock
 from scoreflow.storage.regular_files import WINDOWS
 
-with warnings.catch_warnings():  # as in `run_lock`
-    warnings.simplefilter("ignore")
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-
-Lock = BaseFileLock
 PAUSE = 0.1
 """Seconds between two attempts."""
 UNSAID = 1.0
@@ -59,29 +53,23 @@ def attempt(path: Path) -> Lock | None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _acquired(FileLock(path, thread_local=False), 0)
-        except OSError as error:
-            if error.errno not in CANNOT:
-                raise
-        path.unlink(missing_ok=True)  # the attempt has made it, and nobody can lock it
-        # a marker that a killed process left is removed in one attempt, and made in the next
-        return _acquired(SoftFileLock(_marker(path), thread_local=False), 0.2)
+        return try_lock(path)[0]
     except OSError as error:
         raise _cannot_lock(path, error) from error
 
 
 def _cannot_lock(path: Path, error: OSError) -> RequestError | RunError:
     reason = error.strerror or str(error)
-    if error.errno in (errno.ELOOP, errno.EISDIR):
-        what = "link" if error.errno == errno.ELOOP else "folder"
-        return RequestError(f"cannot lock {path} (it is a {what}): remove it, and ask again")
+    if error.errno == errno.ELOOP:
+        reason = reason.removesuffix("; remove it")
+        at = error.filename or path
+        return RequestError(f"cannot lock {at} ({reason}): remove it, and ask again")
     return RunError(f"cannot write into {path.parent} ({reason}): what is done is kept")
 
 
 def let_go(lock: Lock) -> None:
     """End what `attempt` began; its file goes."""
-    if not WINDOWS and not isinstance(lock, SoftFileLock):
+    if not WINDOWS and not is_marked(lock):
         with suppress(OSError):  # while it is held: one who waits for it looks whether it is there
             Path(lock.lock_file).unlink()
     with suppress(OSError):  # the system lets go of it when this process ends
@@ -104,21 +92,7 @@ class Waiting:
         """A moment; the line comes once, when it is not the first."""
         if not self._said and time.monotonic() - self._since > UNSAID:
             self._said = True
-            soft = _marker(self.path)
+            soft = marker_of(self.path)
             left = f" (remove {soft} if it has ended)" if soft.exists() else ""
             print(f"another process {self.what}: waiting for it{left}", file=sys.stderr)
         time.sleep(PAUSE)
-
-
-def _marker(path: Path) -> Path:
-    return path.with_name(f"{path.name}.soft")
-
-
-def _acquired(lock: Lock, timeout: float) -> Lock | None:
-    try:
-        with warnings.catch_warnings():  # of a system without locks
-            warnings.simplefilter("ignore")
-            lock.acquire(timeout=timeout, poll_interval=0.05)
-    except Timeout:
-        return None
-    return lock

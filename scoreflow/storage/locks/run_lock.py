@@ -7,28 +7,21 @@ import errno
 import os
 import socket
 import sys
-import tempfile
-import warnings
 from contextlib import suppress
 from pathlib import Path
 
 from scoreflow.errors import RequestError, printable
-from scoreflow.storage.atomic_files import CANNOT, reason_of
-from scoreflow.storage.regular_files import WINDOWS, open_regular, put, refuse_other
+from scoreflow.storage.atomic_files import reason_of
+from scoreflow.storage.locks.file_lock import Lock, marker_of, try_lock
+from scoreflow.storage.regular_files import open_regular, put
 
-with warnings.catch_warnings():  # it warns where the system has no locks, which we say ourselves
-    warnings.simplefilter("ignore")
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-
-Lock = BaseFileLock
-"""What `take_lock` gives."""
-MARKER = "lock.soft"
+MARKER = marker_of(Path("lock")).name
 """A lock where the system has none: a file that is there while a process trains."""
 SHORT = 400
 """Bytes that are read of a file which names a process and its machine."""
 
 
-def take_lock(path: Path) -> BaseFileLock:
+def take_lock(path: Path) -> Lock:
     """Hold the folder `path` until the lock is released or the process ends, however it ends.
 
     The process id is in a file of its own: on Windows nobody else can read a locked one. Where the
@@ -39,12 +32,11 @@ def take_lock(path: Path) -> BaseFileLock:
         RequestError: another process holds the folder, or it cannot be locked.
     """
     try:
-        for name in ("lock", MARKER):
-            refuse_other(path / name)
-        reason = _without_locks(path)
-        lock = _acquired(path, MARKER if reason else "lock")
+        lock, reason = try_lock(path / "lock")
     except OSError as error:
         raise _cannot_lock(path, error) from error
+    if lock is None:
+        raise RequestError(f"{path} is being trained {_holder(path, bool(reason))}")
     try:
         put(path / "lock.pid", f"{os.getpid()}\n".encode())
     except OSError as error:
@@ -66,37 +58,7 @@ def _cannot_lock(path: Path, error: OSError) -> RequestError:
     )
 
 
-def _acquired(path: Path, name: str) -> BaseFileLock:
-    """The system's lock of a folder, or that of a file which is there while it is held."""
-    soft = name == MARKER
-    lock = (SoftFileLock if soft else FileLock)(path / name, thread_local=False)
-    try:
-        # a file that a killed process left is removed in one attempt, and made in the next
-        lock.acquire(timeout=0.2 if soft else 0, poll_interval=0.05)
-    except Timeout as error:
-        raise RequestError(f"{path} is being trained {_holder(path, soft)}") from error
-    return lock
-
-
-def _without_locks(path: Path) -> str:
-    """Why the system cannot lock files of a folder; "" where it can."""
-    if WINDOWS:
-        return ""
-    try:
-        import fcntl
-    except ImportError as error:
-        return str(error)
-    with tempfile.TemporaryFile(prefix=".lock.", dir=path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in CANNOT:
-                return reason_of(error)
-            raise
-    return ""
-
-
-def release_lock(lock: BaseFileLock) -> None:
+def release_lock(lock: Lock) -> None:
     """Let go of a folder that `take_lock` holds."""
     with suppress(OSError):  # a folder that is gone, or a disk that is, holds nobody up
         Path(lock.lock_file).with_name("lock.pid").unlink(missing_ok=True)

@@ -16,10 +16,12 @@ import torch
 import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.schema.config import Config
-from scoreflow.schema.request import flatten
+from scoreflow.schema.request import Request, flatten
 from scoreflow.storage.checkpoints import content
 from scoreflow.storage.checkpoints.states import DamagedError, read_state, sidecar, write_state
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.trained_run import open_run
+from scoreflow.training import initial
 from scoreflow.training.trainer import check_state
 
 LAST, BEFORE = 60, 50
@@ -82,6 +84,24 @@ def in_weights(change):
 
 
 GROUP, MOMENTS = ("optimizer", "param_groups", 0), ("optimizer", "state", 0)
+TRAINED_WITH = {
+    "trained_with 5": set_in("trained_with", to=5),
+    "trained_with.config a list": set_in("trained_with", "config", to=[1]),
+    "trained_with's values a list": set_in("trained_with", "config", "values", to=[1]),
+    "trained_with's values none": set_in("trained_with", "config", "values", to=None),
+    "trained_with of a list and its hash": set_in(
+        "trained_with", to=content.trained_with(config=[1])["trained_with"]
+    ),
+    "trained_with of other values": set_in(
+        "trained_with", "config", "values", "sde.num_steps", to=7
+    ),
+    "trained_with of a tensor": set_in(
+        "trained_with", "config", "values", "sde.num_steps", to=torch.zeros(2, device="meta")
+    ),
+    "trained_with of other data": set_in("trained_with", "data", "sha256", to="x"),
+}
+"""What a state can say of its training that does not hold."""
+SEEN_BY_SAMPLE = ("step", "half", "no step", "ema", "no ema", "trained_with")
 CONTENT = {
     "step of text": set_in("step", to="x"),
     "step below 0": set_in("step", to=-5),
@@ -131,6 +151,7 @@ CONTENT = {
     "pending of another shape": set_in("pending", to=torch.zeros(3)),
     "scaler of nothing": set_in("scaler", to={}),
     "scale of text": set_in("scaler", to={"scale": "x"}),
+    **TRAINED_WITH,
 }
 """What a state can hold that fits its hash and none of which a training may go on from."""
 
@@ -201,6 +222,77 @@ def test_a_mode_takes_the_checkpoint_before_a_bad_one_and_says_so(kind, run_copy
     assert "passed over a damaged checkpoint" in out
     assert "00000060.pt fits its hash, but" in out
     assert (folder / "samples" / "00000050-ddim.png").exists()
+
+
+def damage_a_byte_of_what_it_was_trained_with(path):
+    data = bytearray(path.read_bytes())
+    at = data.index(b"linear")
+    data[at] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_damaged_byte_in_what_it_was_trained_with_costs_one_checkpoint(
+    fits, run_copy, trained, capsys
+):
+    """Whether its hash fits or not, every mode goes on from the one before it, with a line."""
+    folder = run_copy()
+    data = damage_a_byte_of_what_it_was_trained_with(path_of(folder))
+    if fits:
+        with_its_hash(path_of(folder), data)
+    told = r"00000060.pt fits its hash, but trained_with.config does not fit its hash"
+    told = told if fits else "does not fit its hash"
+    for mode in (SAMPLE, ("--mode=likelihood", "--config.likelihood.num_images=2")):
+        assert run(mode, folder) == 0
+        out = capsys.readouterr().out
+        assert "passed over a damaged checkpoint" in out
+        assert told in out
+    assert (folder / "samples" / "00000050-ddim.png").exists()
+    assert [each.step for each in go_on(folder)] == [55, 60]
+    assert told in capsys.readouterr().out
+    assert path_of(folder).read_bytes() == path_of(trained).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "pipe for its hash", "link"])
+def test_what_is_no_file_is_a_damaged_checkpoint_and_keeps_nobody_waiting(
+    kind, run_copy, tmp_path, capsys
+):
+    folder = run_copy()
+    path = sidecar(path_of(folder)) if "hash" in kind else path_of(folder)
+    aside = path.rename(tmp_path / "aside")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(aside)
+    else:
+        os.mkfifo(path)
+    assert run(SAMPLE, folder) == 0
+    out = capsys.readouterr().out
+    read = LAST if kind == "link" else BEFORE  # which are read through, and never written
+    assert (folder / "samples" / f"{read:08d}-ddim.png").exists()
+    what = "Is a directory" if kind == "folder" else "it is no regular file"
+    assert (f"{path} cannot be read ({what})" in out) == (kind != "link")
+    if kind != "folder":
+        assert [each.step for each in go_on(folder)] == ([] if kind == "link" else [55, 60])
+
+
+@pytest.mark.parametrize("kind", TRAINED_WITH)
+def test_what_it_was_trained_with_is_passed_over_where_it_does_not_hold(kind, run_copy):
+    folder = run_copy()
+    state = state_of(folder)
+    TRAINED_WITH[kind](state)
+    write_state(path_of(folder), state)
+    step, earlier = RunDir.open(folder).glance()
+    assert step == BEFORE
+    assert content.values_in(earlier)["sde.name"] == "vp"
+    lines = []
+    run_of = open_run(Request("", folder, "cpu", "", {}, {}, False), lines.append)
+    assert run_of.step == BEFORE
+    (line,) = [each for each in lines if "passed over" in each]
+    assert "trained_with" in line
+    beginning = initial.read(folder)
+    assert beginning.step == BEFORE
 
 
 def test_a_training_goes_on_from_the_one_before_to_the_same_bytes(run_copy, trained, capsys):
@@ -358,7 +450,7 @@ def test_every_bad_content_in_every_mode(trained, run_copy, capsys):
             tried += 1
             assert run(SAMPLE, folder) == 0 if mode == "sample" else go_on(folder), kind
             told = capsys.readouterr().out
-            seen = mode == "train" or kind in BYTES or kind.split()[0] in ("step", "half", "ema")
+            seen = mode == "train" or kind in BYTES or kind.startswith(SEEN_BY_SAMPLE)
             assert not seen or "passed over a damaged checkpoint" in told, (kind, mode)
             survived += 1
         assert path_of(folder).read_bytes() == path_of(trained).read_bytes(), kind

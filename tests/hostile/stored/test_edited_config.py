@@ -208,7 +208,9 @@ def toy(folder, **changes):
 
 def test_a_run_without_a_checkpoint_takes_a_new_config(tmp_path, capsys):
     folder = tmp_path / "run"
-    with pytest.raises(sf.RunError, match=r"training\.learning_rate=RATE goes on in this folder"):
+    with pytest.raises(
+        sf.RunError, match="learning_rate=RATE goes on in this folder, or begins anew"
+    ):
         toy(folder, training__learning_rate=1e30, training__warmup_steps=0)
     assert not RunDir.open(folder).checkpoint_steps()
     capsys.readouterr()

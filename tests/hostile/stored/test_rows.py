@@ -224,12 +224,14 @@ def test_a_damaged_row_of_a_comparison_is_no_row(row, wrong):
         check_case(json.loads(changed(row, **wrong)))
 
 
-@pytest.mark.parametrize("kind", ["folder", "link", "other heading", "no heading", "empty"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "pipe", "link", "other heading", "no heading", "empty"]
+)
 def test_a_file_of_rows_that_is_none(kind, tmp_path):
     path, aside = tmp_path / "it.jsonl", tmp_path / "precious.txt"
     aside.write_text("precious")
-    if kind == "folder":
-        path.mkdir()
+    if kind in ("folder", "pipe"):
+        path.mkdir() if kind == "folder" else os.mkfifo(path)
         with pytest.raises(RequestError, match=r"it\.jsonl cannot be read .*: move it away"):
             Rows(path, HEADING)
         with (
@@ -262,9 +264,106 @@ def test_a_link_that_takes_the_place_of_rows_is_not_followed(tmp_path):
         rows.path.unlink()
         rows.path.symlink_to(aside)
         before = aside.read_bytes()
-        with pytest.raises(RunError, match=r"cannot write .* \(it is a link\)"):
+        with pytest.raises(RunError, match=r"cannot write .* \(it is a link"):
             rows.append([{**ROW, "image": 4}])
     assert aside.read_bytes() == before
+
+
+def test_a_pipe_that_takes_the_place_of_rows_is_not_written_to(tmp_path):
+    with owned_rows(tmp_path, "it", HEADING) as rows:
+        rows.append([ROW])
+        rows.path.unlink()
+        os.mkfifo(rows.path)
+        with pytest.raises(RunError, match=r"cannot write .* \(it is no regular file"):
+            rows.append([{**ROW, "image": 4}])
+
+
+# ---- the first line
+
+FIRST_LINES = {
+    "garbage": b"\xff garbage\n",
+    "no JSON": b'{"hashed": true, "seed": 0, "weights": "55555555"\n',
+    "one digit": b'{"hashed": true, "seed": 1, "weights": "55555555"}\n',
+    "a list": b"[]\n",
+    "empty": b"\n",
+    "torn in two": b'{"hashed": true, "seed"\n: 0, "weights": "55555555"}\n',
+    "a carriage return": b'{"hashed": true,\r"seed": 0, "weights": "55555555"}\n',
+}
+
+
+@pytest.mark.parametrize("damage", FIRST_LINES)
+def test_rows_under_a_damaged_first_line_are_kept_by_who_asks_for_them(damage, tmp_path, capfd):
+    path, made = tmp_path / "it.jsonl", []
+    ask_like_a_command(tmp_path, HEADING, range(4), made)
+    whole = path.read_bytes()
+    _, rest = whole.split(b"\n", 1)
+    path.write_bytes(FIRST_LINES[damage] + rest)
+    capfd.readouterr()
+    assert ask_like_a_command(tmp_path, HEADING, range(5), made) == path
+    assert made == list(range(5))
+    told = capfd.readouterr().err
+    assert "it.jsonl: its first line was damaged, and is written anew: its rows are kept" in told
+    assert told.count("\n") == 1
+    assert path.read_bytes().startswith(whole)
+    path.write_bytes(FIRST_LINES[damage] + rest)  # and where no row is to be made
+    ask_like_a_command(tmp_path, HEADING, range(4), made)
+    assert path.read_bytes() == whole
+    capfd.readouterr()
+    assert ask_like_a_command(tmp_path, HEADING, range(4), made) == path
+    assert capfd.readouterr().err == ""
+    assert len(made) == 5
+
+
+@pytest.mark.parametrize("damage", ["garbage", "one digit"])
+def test_a_damaged_first_line_of_another_question_is_named_and_its_rows_stay(
+    damage, tmp_path, capfd
+):
+    path, made, other = tmp_path / "it.jsonl", [], {**HEADING, "seed": 2}
+    ask_like_a_command(tmp_path, HEADING, range(4), made)
+    whole = path.read_bytes()
+    _, rest = whole.split(b"\n", 1)
+    path.write_bytes(FIRST_LINES[damage] + rest)
+    capfd.readouterr()
+    theirs = ask_like_a_command(tmp_path, other, range(2), made)
+    told = capfd.readouterr().err
+    assert f"{path}: its first line is damaged, and its rows are none of this question" in told
+    assert f"which go to {theirs.name}: remove it, unless" in told
+    assert path.read_bytes() == FIRST_LINES[damage] + rest
+    assert ask_like_a_command(tmp_path, HEADING, range(4), []) == path  # none is made again
+    assert path.read_bytes() == whole
+    theirs.write_bytes(FIRST_LINES["garbage"] + rest)  # in a file with their own name
+    capfd.readouterr()
+    again = []
+    assert ask_like_a_command(tmp_path, other, range(2), again) == theirs
+    assert again == [0, 1]
+    assert "its first line is damaged, no row is of this question: begun" in capfd.readouterr().err
+
+
+def test_a_heading_counts_while_one_row_is_of_it(tmp_path):
+    """Rows of two questions in one file: the first line decides, as before."""
+    one, two = tmp_path / "it.jsonl", tmp_path / "other.jsonl"
+    Rows(one, HEADING).append([ROW])
+    Rows(two, {"seed": 1}).append([{"image": 0}, {"image": 1}])
+    first, own = one.read_bytes().splitlines(keepends=True)
+    foreign = two.read_bytes().splitlines(keepends=True)[1:]
+    one.write_bytes(b"".join([first, *foreign, own]))
+    assert Rows(one, {"seed": 1}).done == {}
+    assert Rows(one, HEADING).done == {3: ROW}
+
+
+def test_a_row_that_is_done_is_not_lost_to_a_later_one_that_is_not(tmp_path):
+    path, failed = tmp_path / "it.jsonl", {**ROW, "status": "failed", "evaluations": 7}
+    rows = Rows(path, HEADING)
+    rows.append([failed])
+    rows.append([ROW])
+    assert Rows(path, HEADING).done == rows.done == {3: ROW}
+    rows.append([failed])
+    assert Rows(path, HEADING).done == rows.done == {3: ROW}
+    rows.append([{**ROW, "evaluations": 9}])
+    assert Rows(path, HEADING).done == rows.done == {3: {**ROW, "evaluations": 9}}
+    rows.tidy()
+    assert len(path.read_text().splitlines()) == 2
+    assert Rows(path, HEADING).done == rows.done
 
 
 # ---- several commands at once
@@ -369,14 +468,45 @@ def test_who_waits_says_so_once(tmp_path, capfd, monkeypatch):
     assert not path.exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="locks of Windows never fail so")
-def test_where_there_are_no_locks_a_file_stands_for_one(tmp_path, monkeypatch, capfd):
-    import fcntl
+@pytest.fixture(params=["no fcntl", errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def without_locks(request, monkeypatch):
+    """A system or a file system without locks."""
+    if request.param == "no fcntl":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        return
+    fcntl = pytest.importorskip("fcntl")
 
     def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_a_killed_owner_of_another_machine_is_named_with_its_marker(
+    without_locks, tmp_path, monkeypatch, capfd
+):
+    """It is never found out, so the line says which file to remove; then the waiting ends."""
+    marker = tmp_path / ".it.jsonl.lock.soft"
+    marker.write_text("7\nanother.example\n")
+    pause = Waiting.pause
+    monkeypatch.setattr(ownership, "UNSAID", -1.0)
+
+    def paused(waiting):
+        pause(waiting)
+        assert not (tmp_path / ".it.jsonl.lock").exists()
+        marker.unlink()  # as the user who has read the line
+
+    monkeypatch.setattr(Waiting, "pause", paused)
+    made = []
+    ask_like_a_command(tmp_path, HEADING, [3], made)
+    assert made == [3]
+    assert capfd.readouterr().err.count(f"waiting for it (remove {marker} if it has ended)") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["it.jsonl"]
+
+
+def test_where_there_are_no_locks_a_file_stands_for_one(
+    without_locks, tmp_path, monkeypatch, capfd
+):
     marker = tmp_path / ".it.jsonl.lock.soft"
     with owned_rows(tmp_path, "it", HEADING) as rows:
         rows.append([ROW])
@@ -406,11 +536,22 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     aside.write_text("precious")
     (tmp_path / ".it.jsonl.lock").symlink_to(aside)
     with (
-        pytest.raises(RequestError, match=r"cannot lock .* \(it is a link\)"),
+        pytest.raises(RequestError, match=r"cannot lock .* \(it is a link.*\): remove it"),
         owned_rows(tmp_path, "it", HEADING),
     ):
         pass
     assert aside.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".it.jsonl.lock", ".it.jsonl.lock.soft"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_lock_that_is_no_file_is_a_line(kind, name, tmp_path):
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    what = "no regular file" if kind == "pipe" else "a folder"
+    with pytest.raises(RequestError) as caught, owned_rows(tmp_path, "it", HEADING):
+        pass
+    assert str(caught.value) == f"cannot lock {path} (it is {what}): remove it, and ask again"
 
 
 def test_two_results_that_are_done_at_once_are_both_kept(tmp_path):
