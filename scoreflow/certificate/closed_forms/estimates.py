@@ -41,7 +41,7 @@ def estimates(
         *(_precision(name, device) for name in offered(device)),
         _reclocked(known, device),
         _divergence(known, device),
-        *(_density(each, log_density, device) for each in kinds),
+        *(_density(each, log_density, device) for each in kinds if each.sde.num_steps > 1),
     ]
 
 
