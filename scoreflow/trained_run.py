@@ -509,10 +509,11 @@ class TrainedRun:
             **({} if self.folder.bound else {"data": self.data_digests["data"]["train"]}),
         }
         table: ErrorTable | None = None
+        shard = distributed.shard()  # all are there before the first one measures, for long
         if distributed.is_main_process():  # what is read again may be another command's by then
             table = self._kept_errors(settings) or self._measured_errors(config, settings)
         columns = None if table is None else table.as_result()
-        told = distributed.shard().broadcast_from_rank_0(columns)
+        told = shard.broadcast_from_rank_0(columns)
         return table or ErrorTable.of_result(self.model.sde, told or {})
 
     def _kept_errors(self, settings: Json) -> ErrorTable | None:

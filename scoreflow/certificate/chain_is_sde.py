@@ -64,6 +64,8 @@ def chain(sde: SDE, device: torch.device | str = "cpu") -> list[Identity]:
     with localcontext(Context(prec=40)):
         one = _smld(sde) if isinstance(sde, VESDE) else _ddpm(sde)
         moments = [_transitions(one, sde, device), _posterior(one, sde, device)]
+    if sde.num_steps == 1:  # no step between two times of the process, of which a bound is made
+        return moments
     return [*moments, _terms(one, sde, device), _bound(sde, device)]
 
 

@@ -21,8 +21,9 @@ LOOKED_AT: tuple[tuple[int, str], ...] = (
         "uncorrected), both Langevin correctors before five predictors, the flow by dopri5; "
         "first, last and single steps, whole times and others"),
     (10, "random numbers, time grids, the grid of least cost, the decoder's bins, weights of the "
-         "objectives, classifier-free guidance, every output of a network, every precision that "
-         "this device offers, changes of process, divergence, log-likelihood by the flow"),
+         "objectives, classifier-free guidance, every output of a network and its learned "
+         "variance, every precision that this device offers, changes of process, divergence, "
+         "log-likelihood by the flow"),
 )  # fmt: skip
 """The number of a group, and what it looks at."""
 
@@ -37,6 +38,7 @@ NOT_LOOKED_AT: tuple[str, ...] = (
     "the optimiser, averages of weights, checkpoints and resumed trainings",
     "measures of samples (FID, precision and recall)",
     "ODE methods of other libraries, and dopri5's error control",
+    "a last step that is left out or is the estimate itself (sampling.final = none or x_0)",
     "other settings of samplers than those named, and samplers or processes of your own",
 )
 """All of these have tests of their own in `tests/`."""

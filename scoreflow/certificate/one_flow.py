@@ -65,6 +65,8 @@ def flows(
         event: shape of one datum.
     """
     device = noise.index.device
+    if t_min >= sde.num_steps:  # of one step: the network knows one time, and there is no flow
+        return [_no_corrections(denoiser, sde, noise, event), *_clocks(device)]
     return [
         _exponential(sde, t_min, device),
         _first_order(sde, t_min, device),

@@ -291,5 +291,7 @@ def _run(request: Request, argv: list[str]) -> None:
     if fresh or request.mode == "train":
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once
+    if request.mode in SHARED:
+        distributed.shard()  # before any work, for which the others would wait in vain
     module = FILES.get(request.mode, request.mode)
     importlib.import_module(f"scoreflow.cli.modes.{module}").run(request, argv)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.data.dataset import BLOCK, Data, digest
+from scoreflow.errors import RequestError
 from scoreflow.paths import user_path
 
 Record = dict[str, Any]
@@ -72,8 +73,8 @@ def record(data: Data, path: str, run: Path, found: str = "") -> Record:
 
 def places(path: str, run: Path) -> dict[str, str]:
     """A path as it was given, absolute, and relative to the run; the last two "" for none."""
-    there = user_path(path, "data.path")
-    if not path or not there.exists():
+    there = _there(path)
+    if not path or there is None:
         return {"path": path, "absolute": "", "relative": ""}
     absolute = there.resolve()
     try:
@@ -96,15 +97,27 @@ def candidates(of: Record, path: str, run: Path) -> list[str]:
         it may be a name on the Hub that was read as one.
     """
     was_a_place = bool(of.get("absolute"))
-    found = [] if was_a_place and not user_path(path, "data.path").exists() else [path]
+    found = [] if was_a_place and _there(path) is None else [path]
     later = [of.get("absolute", "")]
     if of.get("relative"):
         later.append(str((run.resolve() / of["relative"]).resolve()))
     for each in later:
-        known = [user_path(other, "data.path").resolve() for other in found]
-        if each and Path(each).exists() and Path(each).resolve() not in known:
+        known = [_there(other) for other in found]
+        if each and (there := _there(each)) is not None and there not in known:
             found.append(each)
     return found
+
+
+def _there(path: str) -> Path | None:
+    """A place, resolved; None where nothing is, or where we may not look or could not.
+
+    The path may be of another machine, which has another home or lets us into other folders.
+    """
+    try:
+        place = user_path(path, "data.path")
+        return place.resolve() if place.exists() else None
+    except (RequestError, OSError):
+        return None
 
 
 def differences(of: Record, data: Data) -> str:

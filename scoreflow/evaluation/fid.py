@@ -87,11 +87,17 @@ def _checked(weights: str) -> "TemporaryDirectory[str]":
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
             raise TypeError("it holds other things than tensors by name")
-        folder = TemporaryDirectory(prefix="scoreflow-inception-")
-        torch.save(state, Path(folder.name) / "inception.pth")
     except Exception as error:  # whatever an unpickler raises
         raise RequestError(
             f"compare.inception: {weights} does not fit ({_first_line(error)})"
+        ) from error
+    try:
+        folder = TemporaryDirectory(prefix="scoreflow-inception-")
+        torch.save(state, Path(folder.name) / "inception.pth")
+    except (OSError, RuntimeError) as error:  # torch's own, where the disk is full
+        raise RequestError(
+            f"compare.inception: no copy of {weights} can be written to a temporary folder "
+            f"({_first_line(error)}): set TMPDIR to a folder with {len(content)} bytes of room"
         ) from error
     return folder
 

@@ -12,13 +12,13 @@ def reduced(png: bytes) -> tuple[bytes, int, int]:
 
     A grid of images has squares for pixels (`image_grid`); what they have in common with the
     lines between the images is one pixel of the result. A picture that is not made of squares
-    comes back as it is, and so does one that is no PNG or has several frames (a GIF).
+    comes back as it is, and so does a GIF, or a PNG of several frames.
 
     Returns:
         The picture, its width and its height in pixels.
 
     Raises:
-        ValueError: no picture.
+        ValueError: neither a PNG nor a GIF.
     """
     try:
         with Image.open(io.BytesIO(png), formats=("PNG", "GIF")) as image:

@@ -58,10 +58,10 @@ def _environment() -> Environment:
 
 
 def _source(name: str) -> str:
-    """A file of templates/, as it is."""
+    """A file of templates/, its lines ended as a browser has them, which hashes what it reads."""
     loader = _environment().loader
     assert loader is not None, "the environment is made with one"
-    return loader.get_source(_environment(), name)[0]
+    return loader.get_source(_environment(), name)[0].replace("\r\n", "\n")
 
 
 def _hash_of(script: str) -> str:

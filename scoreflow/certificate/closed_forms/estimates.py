@@ -27,6 +27,9 @@ Device = torch.device | str
 LogDensity = Callable[[Denoiser, SDE, Tensor, float, Noise, int, float], Tensor]
 """(denoiser, process, x_t, t, noise, probes or 0, tolerance) -> nats by the flow, (B, P)."""
 BATCH = 4
+LOGIT = 0.6
+"""Of a learned variance, which lies at (1 + 0.6) / 2 between the least and the greatest: Nichol &
+Dhariwal 2021, their Eq. 15, with the scale of their code."""
 VIEWS = ("eps", "x_0", "v", "score")
 
 
@@ -41,7 +44,7 @@ def estimates(
         *(_precision(name, device) for name in offered(device)),
         _reclocked(known, device),
         _divergence(known, device),
-        *(_density(each, log_density, device) for each in kinds),
+        *(_density(each, log_density, device) for each in kinds if each.sde.num_steps > 1),
     ]
 
 
@@ -85,14 +88,21 @@ class _Answering(nn.Module):
     Args:
         world: its process.
         output: what it estimates.
+        logit: what it says of the reverse variance, beside that; None for nothing.
     """
 
-    def __init__(self, world: World, output: Output) -> None:
+    def __init__(self, world: World, output: Output, logit: float | None = None) -> None:
         super().__init__()
-        self.world, self.output = world, output
+        self.world, self.output, self.logit = world, output, logit
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(B, 3) of float64."""
+        """(B, 3) of float64; (B, 6) with a reverse variance."""
+        estimate = self._estimate(x, label)
+        if self.logit is None:
+            return estimate
+        return torch.cat([estimate, torch.full_like(estimate, self.logit)], 1)
+
+    def _estimate(self, x: Tensor, label: Tensor) -> Tensor:
         known, t = self.world.known, float(label[0]) + 1
         x_t = math.hypot(known.alpha(t), known.sigma(t)) * x
         truth = _truth(self.world, x_t, t)
@@ -116,12 +126,14 @@ class _Answering(nn.Module):
 
 
 def _outputs(output: Output, known: list[Known], device: Device) -> Identity:
-    """What a network says, read as the four views."""
+    """What a network says, read as the four views, and a reverse variance as its fraction."""
     worst: dict[str, float] = {}
     for each in known:
         n, world = each.sde.num_steps, _world(each, device)
-        network = _Answering(world, output)
-        model = ScoreModel(network, each.sde, output, LOWEST, precision="float64")
+        network = _Answering(world, output, LOGIT)
+        model = ScoreModel(
+            network, each.sde, output, LOWEST, precision="float64", learned_variance=True
+        )
         times = [1.0, 2.0, float(max(n // 2, 1)), float(n)]
         times += [LOWEST, n - 0.5] if output != "mean" else []  # the mean is of whole steps
         for t in times:
@@ -130,15 +142,23 @@ def _outputs(output: Output, known: list[Known], device: Device) -> Identity:
             x = _points(world, t)
             found = model(x, torch.tensor(t, dtype=torch.float64))
             error = _against(world, found, x, t) / _lost(each, output, t)
+            error = max(error, _off(found.fraction, 0.5 * (1 + LOGIT)))
             worst[each.name] = max(worst.get(each.name, 0.0), error)
     name = max(worst, key=lambda process: worst[process])
     return Identity(
-        f"a network's {output} = the four views of its estimate, {len(known)} processes; "
-        f"worst: {name}",
+        f"a network's {output} = the four views of its estimate, and its learned variance, "
+        f"{len(known)} processes; worst: {name}",
         worst[name],
         HALF_THE_DIGITS,
         f"{BASIS}; in units of what a view's own scales lose",
     )
+
+
+def _off(fraction: Tensor | None, expected: float) -> float:
+    """How far a learned variance lies from its place."""
+    if fraction is None:
+        return math.inf
+    return distance(fraction, torch.full_like(fraction, expected), 1.0)
 
 
 def _lost(known: Known, output: Output, t: float) -> float:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from scoreflow.data.reading.formats import SUFFIXES
 from scoreflow.data.sources.names import is_junk
+from scoreflow.data.sources.tables.files import SUFFIXES as TABLES
 from scoreflow.errors import RequestError, first_line
 
+OPENED = (*sorted(SUFFIXES), *TABLES, ".npy", ".json")
+"""Endings of the files in a folder that are opened."""
 DEEPEST = 100
 """So many folders in one another are looked into."""
 
@@ -49,7 +53,12 @@ def _below(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
 
 
 def _refuse_device(entry: "os.DirEntry[str]") -> None:
-    """Refuse a pipe, socket or device, which may never end; a file, or a lost link, passes."""
+    """Refuse a pipe, socket or device that would be opened, and may never end.
+
+    A file passes, and so does a lost link; of any other name nothing is opened.
+    """
+    if not entry.name.lower().endswith(OPENED):
+        return
     with suppress(OSError):  # a link that leads nowhere is told of where it is read
         if entry.is_file():
             return

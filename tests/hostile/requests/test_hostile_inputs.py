@@ -4,6 +4,7 @@ import ast
 import io
 import os
 import pickle
+import socket
 import zipfile
 from pathlib import Path
 
@@ -183,6 +184,19 @@ def test_pipes_and_devices_are_no_images(tmp_path):
         (folder / "a.png").write_bytes(png())
         make(folder / "b.png")
         assert str(folder) in refused(folder)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no sockets in folders")
+def test_pipes_and_sockets_beside_images_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    for k in range(3):
+        Path(f"{k}.png").write_bytes(png(k))
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("viewer.sock")
+        found = load_images(str(tmp_path))
+    assert len(found.train) + len(found.test) == 3
+    assert "viewer.sock" in "".join(found.remarks)
 
 
 @pytest.mark.parametrize("label", [10**12, 2**63, 10**6])

@@ -10,10 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scoreflow.certificate import one_flow
+from scoreflow.certificate.chain_is_sde import chain
 from scoreflow.certificate.closed_forms import methods, numbers, processes, sampler_steps
 from scoreflow.certificate.closed_forms.estimates import estimates
 from scoreflow.certificate.coverage import LOOKED_AT, NOT_LOOKED_AT
 from scoreflow.cli.modes.equivalence import _log_density
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import DDIM, Sampler, grid
 from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.sde import VESDE, VPSDE, Noise, Rescaled, Stream, SubVPSDE
@@ -114,6 +118,15 @@ def test_a_wrong_process_is_caught():
     assert not row.passed
     shifted = replace(known[6], variance=lambda t: known[6].variance(max(t, 0.5)))
     assert not processes.processes([shifted])[0].passed
+
+
+def test_a_process_of_one_step_has_no_row_between_two_times(monkeypatch):
+    sde = VPSDE(torch.tensor([0.5]))
+    assert failed(estimates([processes.of(sde)], _log_density)) == []
+    assert failed(chain(sde)) == []
+    monkeypatch.setattr(one_flow, "_clocks", lambda _: [])
+    model = ScoreModel(MLP(2, 8, 1), sde, "v")
+    assert failed(one_flow.flows(model, sde, model.t_min, Noise.of(0, 0, 4, "cpu"), (2,))) == []
 
 
 def test_an_unknown_process_is_said():

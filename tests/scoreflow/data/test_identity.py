@@ -85,8 +85,30 @@ def test_places_are_tried_as_given_as_they_were_and_beside_the_run(tmp_path, mon
     assert identity.candidates(record, "imgs", tmp_path / "b" / "run") == [str(beside)]
     beside.rmdir()
     assert identity.candidates(record, "imgs", tmp_path / "b" / "run") == []
+    for other in ("~nobodyzz/imgs", "a" * 300):  # of another machine
+        beside.mkdir()
+        assert identity.candidates(record, other, tmp_path / "b" / "run") == [str(beside)]
+        beside.rmdir()
+        assert identity.candidates(record, other, tmp_path / "b" / "run") == []
+        assert identity.places(other, run) == {"path": other, "absolute": "", "relative": ""}
     hub = identity.places("owner/name", run)
     assert identity.candidates(hub, "owner/name", run) == ["owner/name"]
+
+
+def test_a_place_that_may_not_be_looked_into_is_not_there(tmp_path, monkeypatch):
+    shut, images, stat = tmp_path / "shut", tmp_path / "imgs", Path.stat
+    images.mkdir()
+
+    def refusing(path, **more):
+        if shut in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    within = str(shut / "imgs")
+    record = {"absolute": within, "relative": "../imgs"}
+    assert identity.candidates(record, within, tmp_path / "run") == [str(images)]
+    assert identity.places(within, tmp_path)["absolute"] == ""
 
 
 def test_digest_is_that_of_the_bytes():

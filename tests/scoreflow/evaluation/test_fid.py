@@ -99,6 +99,19 @@ def test_what_cannot_be_is_refused(fidelity, asked, levels, says):
     assert "\n" not in str(refused.value)
 
 
+def test_a_full_temporary_folder_is_no_fault_of_the_weights(fidelity, weights, monkeypatch):
+    for error in (OSError(28, "No space left on device"), RuntimeError("failed writing file")):
+
+        def full(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(RequestError, match="set TMPDIR to a folder with") as refused:
+            fid.scores(weights, 17, CPU)
+        assert "does not fit" not in str(refused.value)
+    assert fidelity == []
+
+
 def test_a_missing_package_is_refused_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(RequestError, match=r"torch-fidelity .*pip install torch-fidelity"):

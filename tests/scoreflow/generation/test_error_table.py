@@ -10,6 +10,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import experiment
 from scoreflow.factory.sampling import SAMPLERS, build_drawing, needs_moments
 from scoreflow.generation import error_table
+from scoreflow.runtime import distributed
 from scoreflow.samplers import (
     Ancestral,
     Clipped,
@@ -124,14 +125,17 @@ def test_the_errors_are_measured_once_for_a_network_and_a_question(tmp_path, mon
     config = config_of(
         "toy", sampling__variance="optimal", sampling__grid="least_cost", sampling__steps=6, **TOY
     )
-    made, calls = experiment(config, CPU), []
+    made, calls, met = experiment(config, CPU), [], []
     plain = error_table.measure
 
     def counted(*arguments):
+        assert met, "the others would wait for this without having met"
         calls.append(arguments)
         return plain(*arguments)
 
     monkeypatch.setattr(error_table, "measure", counted)
+    shard = distributed.shard
+    monkeypatch.setattr(distributed, "shard", lambda: met.append(True) or shard())
     with RunDir.create(tmp_path / "run", config.to_dict(), {}) as run:
         made.network.eval()
         drawn = [

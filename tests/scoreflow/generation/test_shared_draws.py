@@ -1,13 +1,15 @@
 """Several processes share the samples by index, and have together what one has."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
-from scoreflow.cli.main import main
+from scoreflow.cli.main import SHARED, main
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
+from scoreflow.runtime import distributed
 from scoreflow.samplers import Counted, grid
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.sde.noise import Noise
@@ -63,3 +65,13 @@ def test_what_is_not_shared_is_refused(mode, monkeypatch, capfd):
     assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 2
     assert f"--mode {mode} runs in one process" in capfd.readouterr().err
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_processes_meet_before_any_work(mode, monkeypatch):
+    order = []
+    monkeypatch.setattr(distributed, "shard", lambda: order.append("met"))
+    module = importlib.import_module(f"scoreflow.cli.modes.{mode}")
+    monkeypatch.setattr(module, "run", lambda *_: order.append("work"))
+    assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 0
+    assert order == ["met", "work"]

@@ -17,6 +17,7 @@ from PIL import Image
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.figures.scatter import scatter
+from scoreflow.report import html
 from scoreflow.report.page import write_report
 from scoreflow.storage.run_folder import RunDir
 
@@ -606,3 +607,11 @@ def test_a_section_that_cannot_be_made_costs_a_line_and_never_the_page(run, monk
     _, checker = parse(write_report(run))
     (line,) = checker.damaged
     assert line.startswith("the section of samples cannot be shown (KeyError: 'a key that no")
+
+
+def test_a_script_of_a_checkout_with_other_line_ends_has_the_hash_that_a_browser_takes(monkeypatch):
+    loader = html._environment().loader
+    script, *others = loader.get_source(html._environment(), "page.js")
+    windows = script.replace("\r\n", "\n").replace("\n", "\r\n")
+    monkeypatch.setattr(loader, "get_source", lambda *_: (windows, *others))
+    assert html._source("page.js") == script.replace("\r\n", "\n")
