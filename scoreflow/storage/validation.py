@@ -24,6 +24,7 @@ import math
 import os
 import reprlib
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
@@ -116,7 +117,7 @@ def parse_json(data: bytes) -> object:
         InvalidError: it is none.
     """
     try:
-        text = data.decode("utf-8-sig")  # an editor may have put a mark before it
+        text = data.removeprefix(BOM_UTF8).decode("utf-8")  # an editor's mark
     except UnicodeDecodeError as error:
         raise InvalidError(f"byte {error.start} is not UTF-8") from error
     try:
