@@ -734,7 +734,8 @@ def test_without_a_run(sde, quick, tmp_path, monkeypatch, capsys):
     page = (folder / "report.html").read_text()
     assert "Equivalence certificate" in page
     assert f"sde {sde}; precision float32; trained no" in page
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert sorted(os.listdir(folder / "results")) == ["equivalence.json"]  # and no HTML
     plots = sum(len(row["plots"]) for row in result["rows"])
     assert plots > 5
