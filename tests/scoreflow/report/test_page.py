@@ -609,7 +609,9 @@ def test_a_section_that_cannot_be_made_costs_a_line_and_never_the_page(run, monk
     assert line.startswith("the section of samples cannot be shown (KeyError: 'a key that no")
 
 
-def test_a_script_of_a_checkout_with_other_line_ends_has_the_hash_that_a_browser_takes(monkeypatch):
+def test_a_script_with_other_line_ends_has_the_hash_that_a_browser_takes(
+    monkeypatch,
+):
     loader = html._environment().loader
     script, *others = loader.get_source(html._environment(), "page.js")
     windows = script.replace("\r\n", "\n").replace("\n", "\r\n")
