@@ -16,13 +16,12 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.storage.atomic_files import Json, dumps, fsync_file, write_atomic
 from scoreflow.storage.locks.ownership import Lock, Waiting, attempt, let_go
 from scoreflow.storage.sample_names import SHORT, hash_of
@@ -277,7 +276,7 @@ def owned_rows(
             rows.begin()  # so that others see whose it is
         agree(name)
         if rows.remark:
-            print(rows.remark, file=sys.stderr)
+            warn(rows.remark)
         try:
             yield rows
         finally:

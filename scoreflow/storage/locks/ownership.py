@@ -7,14 +7,13 @@ another it is to be removed by hand.
 """
 
 import errno
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.storage.atomic_files import CANNOT
 from scoreflow.storage.regular_files import WINDOWS
 
@@ -106,7 +105,7 @@ class Waiting:
             self._said = True
             soft = _marker(self.path)
             left = f" (remove {soft} if it has ended)" if soft.exists() else ""
-            print(f"another process {self.what}: waiting for it{left}", file=sys.stderr)
+            warn(f"another process {self.what}: waiting for it{left}")
         time.sleep(PAUSE)
 
 

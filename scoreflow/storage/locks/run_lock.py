@@ -6,13 +6,12 @@ Where the system has no locks (some network shares), a file stands for one, and 
 import errno
 import os
 import socket
-import sys
 import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from scoreflow.errors import RequestError, printable
+from scoreflow.errors import RequestError, warn
 from scoreflow.storage.atomic_files import CANNOT, reason_of
 from scoreflow.storage.regular_files import WINDOWS, open_regular, put, refuse_other
 
@@ -51,10 +50,9 @@ def take_lock(path: Path) -> BaseFileLock:
         release_lock(lock)
         raise _cannot_lock(path, error) from error
     if reason:
-        print(
-            f"{printable(str(path))} has no locks ({reason}): the file {MARKER} there "
-            "stands for one; never train one run from two machines at a time",
-            file=sys.stderr,
+        warn(
+            f"{path} has no locks ({reason}): the file {MARKER} there "
+            "stands for one; never train one run from two machines at a time"
         )
     return lock
 
