@@ -1,6 +1,7 @@
 """The two ways in which a command can fail, hints at misspelt names, and what may be printed."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -71,3 +72,8 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
     )
+
+
+def warn(text: str) -> None:
+    """The one place where lines go to standard error; what a terminal would obey is escaped."""
+    print(printable(text), file=sys.stderr, flush=True)

@@ -1,7 +1,10 @@
 """Parse and validate the command line, before torch is imported."""
 
+import ast
+import os
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from ml_collections import config_flags
 from scoreflow.errors import RequestError, nearest
 from scoreflow.paths import user_path
 from scoreflow.schema import experiments
-from scoreflow.schema.config import KEYS, refuse_nonsense, unknown, without_effect
+from scoreflow.schema.config import KEYS, as_flag, refuse_nonsense, unknown, without_effect
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
     LISTING_FLAGS,
@@ -25,6 +28,7 @@ from scoreflow.schema.request import (
     source_of,
     target_of,
 )
+from scoreflow.schema.request import value as as_value
 
 MODES = (
     "train",
@@ -40,11 +44,16 @@ MODES = (
 )
 HIDDEN = ("undefok", "flagfile")
 """Flags that absl gives every program: names that may be wrong, files of more flags."""
+REPEATED = ("set",)
+"""Flags that may be given again, to say more."""
+PATHS = ("data", "data.path")
+"""Flags of a path that a short flag and a key give."""
 SHORT = {"sde": "sde.name", "sampler": "sampling.sampler"}
 
 
 def parse(argv: list[str]) -> Request:
     """The request of a command line, or a RequestError that says what is wrong with it."""
+    argv = _once(argv)
     _refuse_hidden_flags(argv)
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
@@ -83,7 +92,7 @@ def parse(argv: list[str]) -> Request:
         if values.mode == "train":
             raise RequestError(
                 "--samplers is of --mode compare; to keep it in the config of the run write "
-                f"--config.compare.samplers={values.samplers}"
+                f"--config.compare.samplers={as_flag(tuple(values.samplers.split(',')))}"
             )
         short["compare.samplers"] = values.samplers.split(",")
     if values["data"].present:
@@ -133,11 +142,65 @@ def _refuse_hidden_flags(argv: list[str]) -> None:
 def _refuse_contradiction(short: Flat, overrides: Flat) -> None:
     """Refuse a short flag beside another value of the key that it is short for."""
     for key, value in short.items():
-        if key in overrides and overrides[key] != value:
+        if key in overrides and not _same(key, overrides[key], value):
             raise RequestError(
                 f"{key} is given twice: {value!r} by its short flag, and --config.{key}="
                 f"{overrides[key]}; leave one out"
             )
+
+
+def _once(argv: list[str]) -> list[str]:
+    """A command line with each flag once.
+
+    Raises:
+        RequestError: a flag is given two values, of which the parser would take the last.
+    """
+    kept, seen, rest = argv[:1], dict[str, str](), iter(argv[1:])
+    for argument in rest:
+        words = [argument]
+        if argument == "--":
+            kept += words
+            break
+        name, assigned, text = argument.lstrip("-").partition("=")
+        if not assigned and argument.startswith("-"):
+            name, text, following = _without_sign(name)
+            words += [text := each for each in islice(rest, following)]
+        told = argument.startswith("-") and name not in REPEATED
+        earlier = seen.get(name) if told else None
+        if earlier is not None and name != "config" and not _same(name, earlier, text):
+            raise RequestError(f"--{name} is given twice, {earlier} and {text}; leave one out")
+        if earlier is None or (name.startswith("config") and earlier != text):
+            kept += words
+        if told:
+            seen[name] = text
+    return [*kept, *rest]
+
+
+def _without_sign(name: str) -> tuple[str, str, int]:
+    """A flag without "=": its name, the value that it says itself, and words that say it else."""
+    for plain, text in ((name, "true"), (name.removeprefix("no"), "false")):
+        key = KEYS.get(plain.removeprefix("config."))
+        if plain == "anyway" or (key and isinstance(key.default, bool)):
+            return plain, text, 0
+    return name, "", 1
+
+
+def _same(flag: str, one: object, other: object) -> bool:
+    """Whether two values of a flag are one: 1e-3 and 0.001, or a path and it with a slash."""
+    if one == other or not (isinstance(one, str) and isinstance(other, str)):
+        return one == other
+    if flag.removeprefix("config.") in PATHS and one and other:
+        mine, theirs = (Path(os.path.expanduser(each)).absolute() for each in (one, other))
+        return mine == theirs
+    return bool(flag.startswith("config.") and _meant(one) == _meant(other))
+
+
+def _meant(text: str) -> object:
+    """A number, a tuple or a truth value, however it is written; else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return as_value(text)
 
 
 def _config_files(argv: list[str]) -> list[str]:
@@ -160,8 +223,6 @@ def _explain(error: Exception, argv: list[str]) -> str:
     wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if wrong and wrong[1] in KEYS:
         return KEYS[wrong[1]].wrong_kind(wrong[2])
-    if again := re.match(r"flag --(\w+)=(.*?): already defined as (.*)", str(error), re.DOTALL):
-        return f"--{again[1]} is given twice, {again[3]} and {again[2]}; leave one out"
     file = _config_file(argv)
     if file is not None and not Path(file.split(":")[0]).is_file():
         return _no_file(file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from scoreflow.cli import command_line
-from scoreflow.errors import RequestError, RunError, Stopped, printable
+from scoreflow.errors import RequestError, RunError, Stopped, printable, warn
 from scoreflow.runtime import distributed
 from scoreflow.runtime.termination import Terminated, as_interrupts
 from scoreflow.schema import resolve, samplers
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
             raise
         return _fail(argv, RunError(f"there is not enough memory: {told}"), 1)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        warn(str(stopped))
         return stopped.status
     except Terminated as end:
         _stopped(end, mode)
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
 
 
 def _stopped(why: object, mode: str) -> None:
-    print(f"{why}{STOPPED.get(mode, '')}", file=sys.stderr, flush=True)
+    warn(f"{why}{STOPPED.get(mode, '')}")
 
 
 def _of_a_file(error: OSError) -> RunError | None:
@@ -219,7 +219,7 @@ def _open_closed() -> None:
         nowhere = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
         setattr(sys, name, nowhere)  # the lowest free number: that of the stream itself
     if "stdout" in closed:
-        print("standard output is closed: what would be printed is not shown", file=sys.stderr)
+        warn("standard output is closed: what would be printed is not shown")
 
 
 def _unprinted(error: OSError) -> RunError:
@@ -253,7 +253,7 @@ def _fail(argv: list[str], error: Exception, status: int) -> int:
     said = printable(" ".join(str(error).split()))
     if len(said) > LONGEST_LINE:  # a value of thousands of letters: both ends say enough
         said = f"{said[: LONGEST_LINE // 2]} ... {said[-LONGEST_LINE // 2 :]}"
-    print(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}", file=sys.stderr)
+    warn(f"{'scoreflow' if name == '__main__.py' else name}: {who}{said}")
     return status
 
 
@@ -279,7 +279,7 @@ def _leave() -> None:
 
 def _run(request: Request, argv: list[str]) -> None:
     if told := distributed.remark():
-        print(printable(told), file=sys.stderr)
+        warn(told)
     if request.mode not in SHARED and distributed.placement().world > 1:
         raise RequestError(
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"

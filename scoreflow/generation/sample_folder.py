@@ -9,7 +9,6 @@ batch might change the last bit of a network's answer, and with it a level. So t
 for bit what one process makes that nothing interrupts. With another batch size all are drawn anew.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import dtype_of, from_uint8, gathered, spread, to_uint8, values_of
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.generation.generate import draw_batch, outside
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
@@ -178,12 +177,12 @@ def _filled(folder: Path, save: str, draw: Draw, settings: Json, files: ImageFil
 def _missing(rows: Rows, files: ImageFiles, draw: Draw) -> list[tuple[int, int, int]]:
     """The batches to be drawn: all of them, where one is for a file that is finished or gone."""
     if rows.remark:
-        print(rows.remark, file=sys.stderr)
+        warn(rows.remark)
     batches = list(draw.batches())
     found = [each for each in batches if each[0] not in rows.done or not files.holds(*each[1:])]
     if lost := sum(number in rows.done for number, _, _ in found):
         of = "1 batch" if lost == 1 else f"{lost} batches"
-        print(f"{files.path}: {of} damaged or gone, drawn again", file=sys.stderr)
+        warn(f"{files.path}: {of} damaged or gone, drawn again")
     if not found or files.begun:
         return found
     rows.forget()  # else a kill would leave rows of images that a new file does not have

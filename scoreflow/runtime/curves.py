@@ -9,13 +9,14 @@ every number of theirs is in metrics.jsonl as well.
 import os
 import secrets
 import socket
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
+
+from scoreflow.errors import warn
 
 
 class Curves:
@@ -100,8 +101,7 @@ class Curves:
 
     def _give_up(self, error: OSError) -> None:
         self.close()
-        print(
+        warn(
             f"{self.folder} cannot be written ({error.strerror}): the training goes on without "
-            "curves for TensorBoard; metrics.jsonl has the same numbers",
-            file=sys.stderr,
+            "curves for TensorBoard; metrics.jsonl has the same numbers"
         )

@@ -258,6 +258,8 @@ def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBu
 
 def as_flag(value: object) -> str:
     """A value as a flag takes it, quoted for a shell where that is needed."""
+    if isinstance(value, list | tuple):
+        return shlex.quote(str(tuple(value)).replace("'", '"'))
     return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 

@@ -16,13 +16,12 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scoreflow.errors import RequestError, RunError, printable
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.storage.atomic_files import Json, dumps, fsync_file, reason_of, write_atomic
 from scoreflow.storage.locks.file_lock import Lock
 from scoreflow.storage.locks.ownership import Waiting, attempt, let_go
@@ -302,7 +301,7 @@ def owned_rows(
             rows.begin()  # so that others see whose it is
         agree(name)
         if rows.remark:
-            print(rows.remark, file=sys.stderr)
+            warn(rows.remark)
         try:
             yield rows
         finally:
@@ -331,11 +330,10 @@ def _tell_of_damage(folder: Path, name: str, heading: Json, chosen: str) -> None
     """A line for each file that keeps a name from these rows, and does not say whose it is."""
     for path in (folder / f"{name}.jsonl", *_ranks(folder, name)):
         if chosen != name and heading_of(path, _text(heading)) == DAMAGED:
-            print(
-                f"{printable(str(path))}: its first line is damaged, and its rows are none of "
-                f"this question, which go to {printable(chosen)}.jsonl: remove it, unless the "
-                "command that made it shall be given again, which takes them up",
-                file=sys.stderr,
+            warn(
+                f"{path}: its first line is damaged, and its rows are none of this question, "
+                f"which go to {chosen}.jsonl: remove it, unless the command that made it shall "
+                "be given again, which takes them up"
             )
 
 

@@ -10,7 +10,6 @@ that is written first, so there is never a checkpoint without one.
 
 import errno
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.paths import user_path
 from scoreflow.storage.atomic_files import (
     Json,
@@ -78,7 +77,6 @@ REMEDY = "copy the run to a folder of your own, and name that by --workdir"
 READ = f"make it readable, by chmod u+rX, or {REMEDY}"
 DATA = "data.json"
 """What the training data are, and where they were."""
-_LOGGER = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -362,7 +360,7 @@ class RunDir:
         self,
         map_location: str | torch.device = "cpu",
         step: int | None = None,
-        warn: Say = _LOGGER.warning,
+        warn: Say = warn,
         accept: Accept = check_nothing,
     ) -> tuple[int, Json]:
         """The newest whole checkpoint, or the one of `step`.

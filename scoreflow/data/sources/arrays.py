@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from scoreflow.data.reading.floats import floats_refused
 from scoreflow.data.sources.names import split_of_file
@@ -21,7 +20,7 @@ from scoreflow.data.sources.rows import (
     shown,
     some,
 )
-from scoreflow.data.stored.images import available_memory
+from scoreflow.data.stored.images import total_memory
 from scoreflow.errors import RequestError, first_line
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
@@ -60,6 +59,8 @@ def npz_file(path: Path, labels: str = "auto") -> Found:
         classes = {split_of_file(labels): labels}
     unread = [name for name in arrays if name not in {*images.values(), *classes.values()}]
     pixels, told, reasons = {}, {}, []
+    for name in (*images.values(), *classes.values()):
+        _refuse_bomb(path, name)
     for split, name in images.items():
         pixels[split] = _stack(_member(arrays, name, path), f"{path}, array {name}")
         if split in classes:
@@ -111,20 +112,22 @@ def _opened(path: Path) -> Mapping[str, Array]:
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise ValueError("it is a .npy of another name")
-        _refuse_bomb(path)
         opened: Mapping[str, Array] = found
         return opened
     except Exception as error:  # zip's, zlib's or numpy's
         raise damaged(str(path), ".npz file", error) from error
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Refuse an archive whose arrays would take more memory than there is."""
+def _refuse_bomb(path: Path, name: str) -> None:
+    """Refuse an array of an archive that takes more memory than there is, whatever else runs."""
     with zipfile.ZipFile(path) as archive:
-        need = sum(each.file_size for each in archive.infolist())
-    there = available_memory(torch.device("cpu"))
+        sizes = {each.filename.removesuffix(".npy"): each.file_size for each in archive.infolist()}
+    need, there = sizes.get(name, 0), total_memory()
     if need > there:
-        raise ValueError(f"its arrays take {need} bytes, and {there} bytes of memory are free")
+        raise RequestError(
+            f"{path}: array {shown(name)} takes {need} bytes of memory, and there are {there} in "
+            "all: divide it, and pass a folder of image files or Parquet files"
+        )
 
 
 def _member(arrays: Mapping[str, Array], name: str, path: Path) -> Array:

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -314,6 +314,16 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         found.append(torch.cuda.mem_get_info(device)[0])
     return min(found)
+
+
+def total_memory() -> int:
+    """Bytes of the host's memory in all, within the limit of a container."""
+    found = []
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    with suppress(OSError, ValueError, AttributeError):  # a system that does not say it
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=2**63)
 
 
 def _host_memory() -> int:

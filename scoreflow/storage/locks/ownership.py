@@ -7,13 +7,12 @@ hand.
 """
 
 import errno
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scoreflow.errors import RequestError, RunError
+from scoreflow.errors import RequestError, RunError, warn
 from scoreflow.storage.locks.file_lock import Lock, is_marked, marker_of, try_lock
 from scoreflow.storage.regular_files import WINDOWS
 
@@ -94,5 +93,5 @@ class Waiting:
             self._said = True
             soft = marker_of(self.path)
             left = f" (remove {soft} if it has ended)" if soft.exists() else ""
-            print(f"another process {self.what}: waiting for it{left}", file=sys.stderr)
+            warn(f"another process {self.what}: waiting for it{left}")
         time.sleep(PAUSE)

@@ -6,11 +6,10 @@ Where the system has no locks (some network shares), a file stands for one, and 
 import errno
 import os
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 
-from scoreflow.errors import RequestError, printable
+from scoreflow.errors import RequestError, warn
 from scoreflow.storage.atomic_files import reason_of
 from scoreflow.storage.locks.file_lock import Lock, marker_of, try_lock
 from scoreflow.storage.regular_files import open_regular, put
@@ -43,10 +42,9 @@ def take_lock(path: Path) -> Lock:
         release_lock(lock)
         raise _cannot_lock(path, error) from error
     if reason:
-        print(
-            f"{printable(str(path))} has no locks ({reason}): the file {MARKER} there "
-            "stands for one; never train one run from two machines at a time",
-            file=sys.stderr,
+        warn(
+            f"{path} has no locks ({reason}): the file {MARKER} there "
+            "stands for one; never train one run from two machines at a time"
         )
     return lock
 

@@ -18,7 +18,7 @@ from scoreflow.data.loading import load_images
 from scoreflow.data.reading import image_file
 from scoreflow.data.reading.formats import decoders
 from scoreflow.data.vectors import load_vectors
-from scoreflow.errors import RequestError, printable
+from scoreflow.errors import RequestError, printable, warn
 from scoreflow.evaluation import fid
 from scoreflow.paths import short_name, user_path
 
@@ -162,12 +162,17 @@ def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatc
 
 def test_archives_that_grow_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("scoreflow.data.sources.folders.MOST_BYTES", 10**6)
-    monkeypatch.setattr("scoreflow.data.sources.arrays.available_memory", lambda _: 10**6)
+    monkeypatch.setattr("scoreflow.data.sources.arrays.total_memory", lambda: 10**6)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(10**7))
-    np.savez_compressed(tmp_path / "x.npz", np.zeros((10**4, 32, 32), np.uint8))
+    big = np.zeros((10**4, 32, 32), np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", big)
     assert "more than 1000000 bytes" in refused(tmp_path / "x.zip")
-    assert "1000000 bytes of memory are free" in refused(tmp_path / "x.npz")
+    said = refused(tmp_path / "x.npz")
+    assert "array arr_0 takes 10240128 bytes of memory, and there are 1000000 in all" in said
+    assert "whole" not in said
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((5, 8, 8), np.uint8), more=big)
+    assert len(load_images(str(tmp_path / "x.npz")).train) == 4  # the other is never read
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
@@ -248,6 +253,15 @@ def test_what_a_terminal_obeys_is_not_printed(tmp_path, capfd):
     assert {each for each in err if not each.isprintable()} <= {"\n"}
     assert printable("caf\u00e9 \U0001f642\n\tx") == "caf\u00e9 \U0001f642\n\tx"
     assert printable("\x9b\x7f\r\udc80") == "\\x9b\\x7f\\r\\udc80"
+
+
+def test_one_function_prints_to_standard_error(capsys):
+    for path in [*(ROOT / "scoreflow").rglob("*.py"), *(ROOT / "samplers").rglob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        assert ("file=sys.stderr" in source) == (path.name == "errors.py"), path
+        assert "import logging" not in source
+    warn(f"{ESCAPE}.png")
+    assert capsys.readouterr().err == "\\x1b[31mred\\x1b]0;title\\x07\\u202e.png\n"
 
 
 @pytest.mark.parametrize(

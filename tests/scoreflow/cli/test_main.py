@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -794,3 +795,51 @@ def test_a_least_time_that_would_be_ignored_is_refused(tmp_path, capsys):
     assert train_toy(tmp_path / "run", *more) == 2
     told = "training.t_min has no effect on training.times = integer: add --config.training.times"
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--config.seed=1", "--config.seed", "2"], "--config.seed is given twice, 1 and 2"),
+        (["--workdir=a", "-workdir", "b"], "--workdir is given twice, a and b"),
+        (["--config=toy", "--config", "digits"], "--config is given 2 times (toy, digits)"),
+        (["--config.model.conditional", "--noconfig.model.conditional"], "true and false"),
+        (["--data=/tmp/a", "--config.data.path=/tmp/b"], "data.path is given twice"),
+        (["--data=/tmp/a", "--data=/tmp/b"], "--data is given twice, /tmp/a and /tmp/b"),
+    ],
+)
+def test_two_values_of_one_flag_are_refused(flags, says):
+    with pytest.raises(RequestError) as refusal:
+        command_line.parse(["run.py", "--mode=train", *flags])
+    assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode=train", "--mode", "train", "-mode=train"],
+        ["--mode=train", "--config=toy", "--config", "toy"],
+        ["--mode=train", "--config.training.learning_rate=1e-3"] * 2
+        + ["--config.training.learning_rate=0.001"],
+        ["--mode=train", "--config.model.conditional", "--config.model.conditional=true"],
+        ["--mode=train", "--config.model.shape=(1, 8, 8)", "--config.model.shape=(1,8,8)"],
+        ["--mode=train", "--data=/tmp/", "--config.data.path=/tmp", "--data", "/tmp"],
+        ["--mode=import", "--from=x", "--set=a=1", "--set=b=1", "--anyway", "--anyway"],
+    ],
+)
+def test_one_value_may_be_given_twice(flags):
+    assert command_line.parse(["run.py", *flags]).mode in flags[0]
+
+
+def test_runs_of_a_table_may_be_named_twice_and_follow_any_flag():
+    found = command_line.parse(["run.py", "--mode=table", "a", "--sort", "x", "a", "--sort=x"])
+    assert [str(each) for each in found.listing.runs] == ["a", "a"]
+
+
+@pytest.mark.parametrize("names", ["ddim", "ddim,dpm"])
+def test_the_remedy_for_samplers_of_a_training_is_a_flag_that_works(names):
+    with pytest.raises(RequestError) as refusal:
+        command_line.parse(["run.py", "--mode=train", f"--samplers={names}"])
+    (flag,) = shlex.split(str(refusal.value).rpartition(" write ")[2])
+    made = command_line.parse(["run.py", "--mode=train", flag])
+    assert made.overrides == {"compare.samplers": names.split(",")}
