@@ -77,9 +77,8 @@ class Curves:
 
     def _new(self) -> Path:
         """A name as TensorBoard looks for, which nobody can foresee and make a link of."""
-        seconds, rest = divmod(time.time_ns(), 10**9)  # it reads files in the order of their names
-        token = f"{rest:09d}{secrets.token_hex(8)}"
-        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{token}"
+        when, where = f"{int(time.time()):010d}", socket.gethostname()
+        name = f"events.out.tfevents.{when}.{where}.{os.getpid()}.{secrets.token_hex(8)}"
         return self.folder / name
 
     def _write(self, step: int = 0, **content: Any) -> None:  # noqa: ANN401
