@@ -694,6 +694,21 @@ def test_damaged_rows_change_no_likelihood(run_copy, capfd):
         assert len(path.read_text().splitlines()) == 13  # a row an image
 
 
+def test_a_damaged_first_line_costs_no_likelihood(run_copy, capfd):
+    """No image is measured again, and the file is as it was."""
+    run = run_copy()
+    before, path = value_of(run), run / "results" / "likelihood.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"seed": 0', b'"seed": 8', 1))
+    assert path.read_bytes() != whole
+    capfd.readouterr()
+    assert ask(run, "likelihood") == 0
+    assert "its first line was damaged, and is written anew" in capfd.readouterr().err
+    assert value_of(run) == before
+    assert path.read_bytes() == whole
+    assert [each.name for each in path.parent.glob("likelihood*.jsonl")] == [path.name]
+
+
 def test_a_folder_in_place_of_rows_is_one_line(run_copy, capfd):
     run = run_copy()
     path = run / "results" / "likelihood.jsonl"

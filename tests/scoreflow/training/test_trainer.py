@@ -365,7 +365,7 @@ def test_the_learning_rate_warms_up_without_a_wasted_step_and_decays():
 
 
 def poison(monkeypatch, step):
-    """The loss of this 0-based step is nan."""
+    """The loss that is asked for after so many others is nan."""
     calls = iter(range(10**6))
     simple = denoising.simple
 
@@ -386,7 +386,7 @@ def test_a_loss_that_is_not_finite_names_its_step():
 def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd):
     workdir = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        poison(patch, 24)
+        poison(patch, 25)  # one loss is asked for before the first step: whether it is finite
         assert main(command(workdir)) == 1
     err = capfd.readouterr().err
     assert "run.py: step 25: loss nan" in err
