@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -399,20 +400,24 @@ def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd):
     assert [row["step"] for row in rows(workdir)] == list(range(2, STEPS + 1, 2))
 
 
-@pytest.mark.parametrize(
-    ("rate", "steps", "message"),
-    [("1e30", 20, "not finite"), ("1e300", 1, "left weights that are not finite")],
-)
-def test_a_learning_rate_far_too_large(rate, steps, message, tmp_path, capfd):
+def test_a_learning_rate_far_too_large(tmp_path, capfd):
     workdir = tmp_path / "run"
-    changes = {"training__learning_rate": rate, "training__warmup_steps": 0}
+    changes = {"training__learning_rate": "1e30", "training__warmup_steps": 0}
     changes |= {"training__log_every": 1, "training__checkpoint_every": 20}
-    assert main(command(workdir, training__num_steps=steps, **changes)) == 1
+    assert main(command(workdir, training__num_steps=20, **changes)) == 1
     err = capfd.readouterr().err.splitlines()[-1]
-    assert message in err
+    assert "not finite" in err
     assert "step 1" in err or "step 2" in err
     assert "training.learning_rate" in err
     assert RunDir.open(workdir).checkpoint_steps() == []
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    trainer = trainer_of()
+    next(iter(trainer.run()))
+    next(trainer.network.parameters()).data.view(-1)[3] = math.inf  # as a last step may leave
+    with pytest.raises(RunError, match=r"step 2: it left weights that are not finite"):
+        trainer.state()
 
 
 # ---- flips
