@@ -43,8 +43,15 @@ TINY = [
 ]
 
 
+def but(flags, more):
+    """Flags, but for those that others give as well."""
+    given = {flag.partition("=")[0] for flag in more}
+    return [flag for flag in flags if flag.partition("=")[0] not in given] + list(more)
+
+
 def train_toy(workdir, *more):
-    return main(["run.py", "--mode=train", "--config", TOY, f"--workdir={workdir}", *TINY, *more])
+    own = but(TINY, more)
+    return main(["run.py", "--mode=train", "--config", TOY, f"--workdir={workdir}", *own])
 
 
 @pytest.fixture(scope="session")
@@ -703,7 +710,7 @@ def test_a_learned_variance_is_trained_and_used(tmp_path):
         "--config.training.objective=hybrid",
     ]
     tiny = [flag for flag in TINY if "width" not in flag and "depth" not in flag]
-    tiny += ["--config.likelihood.num_images=1"]
+    tiny = but(tiny, ["--config.likelihood.num_images=1"])
     assert main(["run.py", "--mode=train", f"--workdir={workdir}", *tiny, *unet]) == 0
     drawn = {}
     for variance in ("learned", "beta"):
