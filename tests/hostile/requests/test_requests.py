@@ -128,7 +128,8 @@ def outcome(asked: Asked, run: Path, scratch: Path) -> object:
     if asked.mode != "table":
         own["--workdir"] = str(scratch / "new" if asked.mode in ("train", "import") else run)
     argv = ["run.py", *(f"{flag}={text}" for flag, text in own.items() if flag not in named)]
-    argv += FLAGS if asked.mode == "train" else ()
+    small = FLAGS if asked.mode == "train" else ()
+    argv += [flag for flag in small if flag.partition("=")[0] not in named]
     before = dict(os.environ)
     os.environ.update(asked.variables)
     try:

@@ -57,7 +57,9 @@ def quick_orders(monkeypatch):
 
 def ask(run, samplers, *more):
     command = ["run.py", "--mode=compare", f"--workdir={run}", "--device=cpu"]
-    command += [f"--samplers={samplers}", "--config.compare.num_images=64", *more]
+    command += [f"--samplers={samplers}", *more]
+    if not any(flag.startswith("--config.compare.num_images=") for flag in more):
+        command.append("--config.compare.num_images=64")
     return main(command)
 
 

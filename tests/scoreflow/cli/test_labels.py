@@ -204,7 +204,8 @@ def test_a_small_training_draws_the_class_that_is_asked_for(monkeypatch):
 
 
 def command(mode, workdir, **overrides):
-    flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+    values = {key.replace("__", "."): value for key, value in overrides.items()}
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
     return ["run.py", f"--mode={mode}", "--device=cpu", f"--workdir={workdir}", *flags]
 
 
