@@ -153,7 +153,8 @@ def _once(argv: list[str]) -> list[str]:
     """A command line with each flag once.
 
     Raises:
-        RequestError: a flag is given two values, of which the parser would take the last.
+        RequestError: a flag that is no key is given two values, of which the parser would take the
+            last.
     """
     kept, seen, rest = argv[:1], dict[str, str](), iter(argv[1:])
     for argument in rest:
@@ -167,9 +168,11 @@ def _once(argv: list[str]) -> list[str]:
             words += [text := each for each in islice(rest, following)]
         told = argument.startswith("-") and name not in REPEATED
         earlier = seen.get(name) if told else None
-        if earlier is not None and name != "config" and not _same(name, earlier, text):
+        # of a key the last value counts, as after a shell's variable of flags
+        is_key = name.startswith("config")
+        if earlier is not None and not is_key and not _same(name, earlier, text):
             raise RequestError(f"--{name} is given twice, {earlier} and {text}; leave one out")
-        if earlier is None or (name.startswith("config") and earlier != text):
+        if earlier is None or (is_key and earlier != text):
             kept += words
         if told:
             seen[name] = text

@@ -807,10 +807,8 @@ def test_a_least_time_that_would_be_ignored_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--config.seed=1", "--config.seed", "2"], "--config.seed is given twice, 1 and 2"),
         (["--workdir=a", "-workdir", "b"], "--workdir is given twice, a and b"),
         (["--config=toy", "--config", "digits"], "--config is given 2 times (toy, digits)"),
-        (["--config.model.conditional", "--noconfig.model.conditional"], "true and false"),
         (["--data=/tmp/a", "--config.data.path=/tmp/b"], "data.path is given twice"),
         (["--data=/tmp/a", "--data=/tmp/b"], "--data is given twice, /tmp/a and /tmp/b"),
     ],
@@ -836,6 +834,13 @@ def test_two_values_of_one_flag_are_refused(flags, says):
 )
 def test_one_value_may_be_given_twice(flags):
     assert command_line.parse(["run.py", *flags]).mode in flags[0]
+
+
+def test_of_a_key_the_last_value_counts():
+    given = ["--config.seed=1", "--config.seed", "2", "--config.model.conditional"]
+    again = ["--noconfig.model.conditional", "--config.seed=1"]
+    found = command_line.parse(["run.py", "--mode=train", *given, *again])
+    assert found.overrides == {"seed": 1, "model.conditional": False}
 
 
 def test_runs_of_a_table_may_be_named_twice_and_follow_any_flag():
