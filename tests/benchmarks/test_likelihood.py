@@ -268,6 +268,7 @@ def benchmark(*argv):
     return command.main(["likelihood", *map(str, argv)])
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_written(tmp_path, monkeypatch, capsys):
     for name, value in {
         "TRUTH": 1e-2, "USUAL": 1e-1, "CURVE": (1e-1,), "TOLERANCES": (1e-1,),

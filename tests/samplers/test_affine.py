@@ -116,7 +116,10 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddim-1", "reverse", "posterior")]
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "beta", "pc", *LONG])
 def test_the_law_tends_to_the_datas_as_one_over_n(name, inject):
     errors = []
     for n in (100, 200, 400):

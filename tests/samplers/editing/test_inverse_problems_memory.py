@@ -112,14 +112,10 @@ def run(sampler, denoiser, sde, times, x, noise):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", FAST_FIRST)
 @pytest.mark.parametrize(
-    "around",
-    [
-        lambda inner, far: DPS(inner, far, 0.02),
-        pytest.param(Replaced, marks=pytest.mark.slow),
-    ],
-    ids=["dps", "replace"],
+    "around", [lambda inner, far: DPS(inner, far, 0.02), Replaced], ids=["dps", "replace"]
 )
 def test_a_sampler_keeps_its_order(around, process):
     """Against the flow itself moved likewise: the paths differ by the sampler alone."""

@@ -18,7 +18,13 @@ SDE = VPSDE.log_linear(1000, 5e-3, 5e-3)
 
 @pytest.mark.parametrize(
     ("sampler", "stated"),
-    [(DDIM(), 1), (Heun(), 2), (DPMSolver(2), 2), (DPMSolver(3), 3), (UniPC(2), 3)],
+    [
+        (DDIM(), 1),
+        (DPMSolver(2), 2),
+        (UniPC(2), 3),
+        pytest.param(Heun(), 2, marks=pytest.mark.slow),
+        pytest.param(DPMSolver(3), 3, marks=pytest.mark.slow),
+    ],
 )
 def test_the_order_of_a_flow_is_as_stated(sampler, stated, monkeypatch):
     monkeypatch.setattr(convergence_order, "STEPS", (128, 256, 512))

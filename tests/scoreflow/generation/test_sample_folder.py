@@ -314,7 +314,7 @@ def peak(count, save, tmp_path):
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("save", ["npz", "pt"])
+@pytest.mark.parametrize("save", ["npz", pytest.param("pt", marks=pytest.mark.slow)])
 def test_memory_is_that_of_a_batch(save, tmp_path):
     """Ten thousand images are 61 MB of points; two runs of one process differ by 10 MB."""
     assert peak(10_000, save, tmp_path) < peak(500, save, tmp_path) + 20
