@@ -14,7 +14,7 @@ FLOORS = [
     {"sde"},
     {"samplers"},
     {"errors", "uncertainty", "version"},
-    {"paths"},
+    {"paths", "host_memory"},
     {"schema", "storage", "figures", "runtime", "data"},
     {"models", "configs"},
     {"losses", "generation"},

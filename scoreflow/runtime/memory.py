@@ -1,12 +1,9 @@
 """Sizes that cannot be had: refused before the work where that is certain, else told in a line."""
 
-import os
-from contextlib import suppress
-from pathlib import Path
-
 import torch
 
 from scoreflow.errors import RequestError
+from scoreflow.host_memory import total_bytes
 
 GIGA = 10**9
 NO_ROOM = (
@@ -26,16 +23,7 @@ def total_memory(device: torch.device) -> int:
     """Bytes that a device has in all, the host's within the limit of a container."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = []
-    with suppress(OSError, ValueError, KeyError):  # no Linux
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        kilobytes = {key: text.split()[0] for key, text in (line.split(":") for line in lines)}
-        found.append(1024 * (int(kilobytes["MemTotal"]) + int(kilobytes["SwapTotal"])))
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
-    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=2**63)
+    return total_bytes()
 
 
 def refuse_above_memory(what: str, need: int, device: torch.device, remedy: str) -> None:
@@ -50,11 +38,11 @@ def refuse_above_memory(what: str, need: int, device: torch.device, remedy: str)
     Raises:
         RequestError: the device has less in all.
     """
-    total = total_memory(device)
-    if need > total:
+    there = total_memory(device)
+    if need > there:
         raise RequestError(
             f"{what} needs {need / GIGA:,.0f} GB of memory at least, and {device} has "
-            f"{total / GIGA:,.0f} GB: {remedy}"
+            f"{there / GIGA:,.0f} GB: {remedy}"
         )
 
 

@@ -20,8 +20,8 @@ from scoreflow.data.sources.rows import (
     shown,
     some,
 )
-from scoreflow.data.stored.images import total_memory
 from scoreflow.errors import RequestError, first_line
+from scoreflow.host_memory import total_bytes
 
 IMAGES = frozenset({"image", "images", "imgs", "x", "data", "arr_0", "samples"})
 LABELS = frozenset({"label", "labels", "y", "target", "targets", "arr_1", "class", "classes"})
@@ -122,7 +122,7 @@ def _refuse_bomb(path: Path, name: str) -> None:
     """Refuse an array of an archive that takes more memory than there is, whatever else runs."""
     with zipfile.ZipFile(path) as archive:
         sizes = {each.filename.removesuffix(".npy"): each.file_size for each in archive.infolist()}
-    need, there = sizes.get(name, 0), total_memory()
+    need, there = sizes.get(name, 0), total_bytes()
     if need > there:
         raise RequestError(
             f"{path}: array {shown(name)} takes {need} bytes of memory, and there are {there} in "

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError, RunError
+from scoreflow.host_memory import available_bytes
 
 Array = np.ndarray[Any, Any]
 GIGA = 1e9
@@ -310,37 +311,7 @@ def filled(array: Any) -> Images:  # noqa: ANN401  # np.ndarray | RowWriter
 
 def available_memory(device: torch.device) -> int:
     """Bytes that this process could still take, of the host's memory and the device's."""
-    found = [_host_memory()]
+    found = [available_bytes()]
     if device.type == "cuda":
         found.append(torch.cuda.mem_get_info(device)[0])
     return min(found)
-
-
-def total_memory() -> int:
-    """Bytes of the host's memory in all, within the limit of a container."""
-    found = []
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
-    with suppress(OSError, ValueError, AttributeError):  # a system that does not say it
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=2**63)
-
-
-def _host_memory() -> int:
-    """Bytes: what the system says is available, within the limit of a container."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        values = dict(line.split(":", 1) for line in lines)
-        found.append(int(values["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):  # no Linux
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text("ascii").strip()
-        found.append(max(0, int(limit) - int(used)))
-    except (OSError, ValueError):  # no container, or one without a limit
-        pass
-    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(found, default=4 << 30)

@@ -162,7 +162,7 @@ def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatc
 
 def test_archives_that_grow_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("scoreflow.data.sources.folders.MOST_BYTES", 10**6)
-    monkeypatch.setattr("scoreflow.data.sources.arrays.total_memory", lambda: 10**6)
+    monkeypatch.setattr("scoreflow.data.sources.arrays.total_bytes", lambda: 10**6)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(10**7))
     big = np.zeros((10**4, 32, 32), np.uint8)
