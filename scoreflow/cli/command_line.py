@@ -57,21 +57,7 @@ def parse(argv: list[str]) -> Request:
     _refuse_hidden_flags(argv)
     argv = experiments.located(argv)
     logging.set_verbosity(logging.ERROR)  # what absl warns of is refused here, in one line
-    values = flags.FlagValues()
-    for name in (
-        "mode",
-        "workdir",
-        "device",
-        "samplers",
-        "data",
-        *SHORT,
-        *SOURCE_FLAGS,
-        *TARGET_FLAGS,
-        *LISTING_FLAGS,
-    ):
-        flags.DEFINE_string(name, None, "", flag_values=values, allow_overwrite=False)
-    flags.DEFINE_multi_string("set", None, "", flag_values=values)
-    flags.DEFINE_boolean("anyway", None, "", flag_values=values)
+    values = _defined()
     try:
         holder = config_flags.DEFINE_config_file(
             "config", str(CONFIGS / "digits.py"), flag_values=values, sys_argv=argv
@@ -127,6 +113,26 @@ def _refuse_without_effect(mode: str, overrides: Flat) -> None:
     for key in overrides:
         if instead := without_effect(key, mode):
             raise RequestError(f"{key} has no effect on --mode {mode}; {instead}")
+
+
+def _defined() -> flags.FlagValues:
+    """The flags that there are, but for --config and its keys."""
+    values = flags.FlagValues()
+    for name in (
+        "mode",
+        "workdir",
+        "device",
+        "samplers",
+        "data",
+        *SHORT,
+        *SOURCE_FLAGS,
+        *TARGET_FLAGS,
+        *LISTING_FLAGS,
+    ):
+        flags.DEFINE_string(name, None, "", flag_values=values, allow_overwrite=False)
+    flags.DEFINE_multi_string("set", None, "", flag_values=values)
+    flags.DEFINE_boolean("anyway", None, "", flag_values=values)
+    return values
 
 
 def _refuse_hidden_flags(argv: list[str]) -> None:
