@@ -122,7 +122,7 @@ def call(func, args, kwargs, bare: bool = False):
             raise RuntimeError("a pretended tensor of a shape alone has no numbers to be read")
     if func in _AS_CUDA and there:
         real_args = _AS_CUDA[func](*real_args)
-    computed = _FUSED_ATTENTION.get(func, func) if there else func
+    computed = _ON_CPU.get(func, func) if there else func
     out = computed(*real_args, **real_kwargs)
     if func is aten._to_copy.default and asked is not None and there != here and not bare:
         out = out.clone() if out.data_ptr() == real_args[0].data_ptr() else out
@@ -176,7 +176,8 @@ def _attention_back(grad, query, key, value, bias, mask, answer, sums, *_unused,
     return (*found, None)
 
 
-_FUSED_ATTENTION = {
+_ON_CPU = {
+    aten._efficientzerotensor.default: aten.zeros.default,  # or it would lose its key inside
     aten._scaled_dot_product_fused_attention_overrideable.default: _attention,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default: _attention_back,
 }

@@ -206,6 +206,8 @@ FREE = {
     "alias",
     "_unsafe_view",
     "lift_fresh",
+    "_efficientzerotensor",
+    "_has_same_storage_numel",
     "is_same_size",
     "set_.source_Storage",
     "resize_",
