@@ -120,6 +120,14 @@ def _functions() -> tuple[set[str], set[str]]:
     return unchecked, explicit | {name for name, there in dispatched.items() if not there}
 
 
+def _written(func, args, kwargs) -> list[Tensor]:
+    """The arguments that a call writes to."""
+    schema = func._schema.arguments
+    named = [a.name for a in schema if a.alias_info is not None and a.alias_info.is_write]
+    places = {a.name: k for k, a in enumerate(schema)}
+    return tensors([args[places[n]] if places[n] < len(args) else kwargs.get(n) for n in named])
+
+
 def mixing(func, args, kwargs) -> str | None:
     """Why CUDA would refuse these devices; None if it would not."""
     name, given = name_of(func), tensors(args, kwargs)
@@ -132,6 +140,8 @@ def mixing(func, args, kwargs) -> str | None:
         return f"{shown}: a CPU tensor by a device's indices" if on_cpu else None
     if len({t.device.type for t in given if t.device.type != "cpu" or t.dim()}) > 1:
         return f"{shown}: more than one device"
+    if any(t.device.type == "cpu" for t in _written(func, args, kwargs)):
+        return f"{shown}: a CPU tensor is written to"
     if name in SCALAR_MOVED:
         return None
     if name in NO_SCALARS:
