@@ -7,7 +7,6 @@ from scoreflow.factory.sampling import build_drawing
 from scoreflow.generation.generate import draw_samples
 from scoreflow.samplers import (
     Ancestral,
-    AnnealedLangevin,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
