@@ -76,12 +76,19 @@ def _lanes(at: Address) -> tuple[Tensor, ...]:
     """Four words of each block, (steps, B, blocks) each: at least `count` elements a row."""
     block = torch.arange((at.count + 3) // 4, device=at.index.device)
     counter = block.new_empty(4, at.steps, len(at.index), len(block))
-    step = torch.arange(at.step, at.step + at.steps, device=block.device)
     counter[0] = block
     counter[1] = at.index[:, None]
-    counter[2] = (step if at.clock is None else step + at.clock)[:, None, None]
+    counter[2] = _step_numbers(at)
     counter[3] = at.lane
     return _philox(at.seed, *counter.unbind())
+
+
+def _step_numbers(at: Address) -> Tensor | int:
+    """(steps, 1, 1), or one number."""
+    if at.steps == 1:
+        return at.step if at.clock is None else at.clock + at.step
+    numbers = torch.arange(at.step, at.step + at.steps, device=at.index.device)[:, None, None]
+    return numbers if at.clock is None else numbers + at.clock
 
 
 def philox(counter: Tensor, seed: int) -> Tensor:
