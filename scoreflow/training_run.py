@@ -111,7 +111,7 @@ def train(
     request = Request("train", path, device, name, flat, own, True)
     command = f"scoreflow.train({name!r}, {str(workdir)!r}, {overrides or {}!r})"
     with opened(request, path, command, given=given) as (experiment, folder):
-        trainer = trainer_of(experiment, distributed.shard(), folder.history)
+        trainer = trainer_of(experiment, distributed.shard(), folder.history, tell)
         if folder.checkpoint_steps():
             resume(trainer, experiment, folder, tell)
         yield from intervals(trainer, folder)
@@ -356,7 +356,10 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
 
 
 def trainer_of(
-    experiment: Experiment, shard: Shard = ALONE, history: Sequence[Json] = ()
+    experiment: Experiment,
+    shard: Shard = ALONE,
+    history: Sequence[Json] = (),
+    say: Say = lambda line: None,
 ) -> Trainer:
     """The training of an experiment, at its beginning.
 
@@ -364,6 +367,7 @@ def trainer_of(
         experiment: what is trained.
         shard: this process's share of every batch.
         history: of the run, as its folder keeps it.
+        say: gets a line about a CUDA graph, if one is asked for.
     """
     return Trainer(
         experiment.model,
@@ -375,6 +379,7 @@ def trainer_of(
         experiment.config.seed,
         shard,
         eras_of(history),
+        say,
     )
 
 

@@ -105,10 +105,16 @@ class Fixed(Noise):
         object.__setattr__(noise, "value", value)
         return noise
 
-    def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
+    def normal(
+        self,
+        stream: Stream,
+        shape: tuple[int, ...] = (),
+        draw: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
         """The number, (B, *shape)."""
         size = (len(self.index), *shape)
-        return torch.full(size, self.value, dtype=torch.float64, device=self.index.device)
+        return torch.full(size, self.value, dtype=dtype, device=self.index.device)
 
 
 def worst(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

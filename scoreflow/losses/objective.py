@@ -4,7 +4,7 @@ The loss of a sample at time t is divided by the density of t relative to unifor
 times are drawn changes the noise of a gradient and never what it estimates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never, get_args
 
 import torch
@@ -78,7 +78,7 @@ class Objective:
         """
         u = noise.uniform(Stream.TRAIN_TIME)
         if self.low_discrepancy:
-            first = Noise(noise.seed, torch.zeros_like(noise.index[:1]), noise.step)
+            first = replace(noise, index=torch.zeros_like(noise.index[:1]), ahead=None)
             spread = at_times.low_discrepancy(first.uniform(Stream.TRAIN_TIME)[0], whole or len(u))
             u = spread if whole is None else spread[noise.index]
         match self.times:

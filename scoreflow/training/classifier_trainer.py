@@ -85,7 +85,9 @@ def train_classifier(
                 rows, values = reader.read(batches, step, 0)
                 x_0 = trainer.shown(data, values, noise, settings.flip, settings.dequantization)
                 t, _ = objective.draw(noise, sde)
-                x_t = sde.perturb(x_0, t, noise.normal(Stream.TRAIN_EPS, event).float())
+                x_t = sde.perturb(
+                    x_0, t, noise.normal(Stream.TRAIN_EPS, event, dtype=torch.float32)
+                )
                 loss = F.nll_loss(model.log_probs(x_t, t), labels[rows])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -33,21 +33,36 @@ class EMA:
         self.decay = decay
         self.module: nn.Module = copy.deepcopy(_uncompiled(model)).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the weights of `model`; call after each optimiser step.
-
-        Parameters are averaged, buffers copied. Nothing here waits for the device.
 
         Args:
             model: the network given at the start, or the same one compiled.
             step: optimiser steps before this one, 0, 1, ...: the first update is at 0.
         """
+        self.follow(model, self.share(step))
+
+    def share(self, step: int) -> float:
+        """The share 1 - d that the new weights have in the average after a step, in (0, 1]."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, share: float | Tensor) -> None:
+        """Move the average towards the weights of `model` by a share of the way.
+
+        Parameters are averaged, buffers copied. Nothing here waits for the device.
+
+        Args:
+            model: the network given at the start, or the same one compiled.
+            share: in [0, 1]; or (), float32, on the device of the weights.
+        """
         model = _uncompiled(model)
-        decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(averages, weights, [share.to(w.dtype) for w in weights])
+        else:
+            torch._foreach_lerp_(averages, weights, share)
         for kept, new in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(new)
 

@@ -91,7 +91,7 @@ def _loss(trainer: Trainer, model: ScoreModel, few: Tensor, labels: Tensor | Non
             part, data.num_levels, noise, Stream.TRAIN_DEQUANTIZE, settings.dequantization
         ).float()
         t, density = trainer.objective.draw(noise, model.sde)
-        eps = noise.normal(Stream.TRAIN_EPS, tuple(part.shape[1:])).float()
+        eps = noise.normal(Stream.TRAIN_EPS, tuple(part.shape[1:]), dtype=torch.float32)
         asked = model
         if labels is not None:
             asked = model.labelled(labels[start : start + len(part)])

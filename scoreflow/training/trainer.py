@@ -36,12 +36,20 @@ from scoreflow.storage.checkpoints.content import (
 )
 from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.ema import EMA
+from scoreflow.training.graphed.whole_step import (
+    Dials,
+    Graphed,
+    Say,
+    numbers_of,
+    obstacle,
+    without_graphs,
+)
 from scoreflow.training.scaling import Scaling
 from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
-PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
-"""Names of a step's phases in a profile."""
+PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average", "graph")
+"""Names of a step's phases in a profile; one that is a CUDA graph has the last alone."""
 
 SMALLER = (
     "a checkpoint, if there is one, is from before it. Try a smaller training.learning_rate: the "
@@ -84,6 +92,7 @@ class Trainer:
         seed: of the run.
         shard: this process's share of every batch.
         eras: (first step, batch size) of each part of a training whose batch size changed.
+        say: gets a line about the CUDA graph that compile_mode = reduce-overhead asks for.
 
     Attributes:
         step: how many are done.
@@ -101,9 +110,13 @@ class Trainer:
         seed: int,
         shard: Shard = ALONE,
         eras: tuple[tuple[int, int], ...] = (),
+        say: Say = lambda line: None,
     ) -> None:
         check_parts(settings, shard.world)
-        self.shard = shard
+        self.shard, self._say = shard, say
+        graphed = self._takes_a_graph(model, network, data, settings)
+        if graphed:
+            model = model.with_network(without_graphs(model.network, network))
         if shard.world > 1:  # the gradients' mean over the processes, while they are computed
             model = model.with_network(DistributedDataParallel(model.network))
         self.model, self.network, self.ema, self.data = model, network, ema, data
@@ -118,6 +131,33 @@ class Trainer:
         self._micro_batches = own.to(data.train.device).tensor_split(settings.micro_batches)
         self._reader = BatchReader(data.train, self._micro_batches)
         self.scaling = Scaling(settings.precision, data.train.device)
+        self._dials: Dials | None = None
+        self._moved = self._move
+        if graphed:
+            self.in_one_graph()
+
+    def _takes_a_graph(
+        self, model: ScoreModel, network: nn.Module, data: Data, settings: TrainingSettings
+    ) -> bool:
+        """Whether a whole step is to be a CUDA graph; a line where it is asked for and cannot."""
+        on_gpu = data.train.device.type == "cuda"
+        if settings.compile_mode != "reduce-overhead" or model.network is network or not on_gpu:
+            return False
+        if why := obstacle(self.shard.world, settings.precision, data.train):
+            self._say(
+                "training.compile_mode = reduce-overhead: the network's passes are CUDA graphs, "
+                f"the whole step is none: {why}"
+            )
+        return why is None
+
+    def in_one_graph(self) -> None:
+        """From the next step on, read what changes from step to step on the device.
+
+        So that a step is one CUDA graph after some; on a CPU it stays as it is, but for that.
+        """
+        device = self.data.train.device
+        self._dials = Dials(self.settings.batch_size, device)
+        self._moved = Graphed(self._move, device, self._say)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -134,15 +174,25 @@ class Trainer:
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
             **self.scaling.state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._state_of_optimizer(),
             **pending,
         }
+
+    def _state_of_optimizer(self) -> dict[str, Any]:
+        """As one has it whose learning rate is a number of the host."""
+        state = self.optimizer.state_dict()
+        if self._dials is not None:
+            for group in state["param_groups"]:
+                group["lr"], group["capturable"] = self.settings.rate(max(self.step - 1, 0)), False
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; every name must match."""
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._dials is not None:  # what was recorded wrote to the state before this one
+            self.in_one_graph()
         self.scaling.load_state(state)
         self.step = state["step"]
         inside = self.step % self.settings.log_every
@@ -190,11 +240,23 @@ class Trainer:
 
     def _advance(self) -> Tensor:
         """One optimiser step: (2,), the loss and the norm of its gradient, still on the device."""
+        rate = self.settings.rate(self.step)
+        if self._dials is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        else:
+            rows = self.batches.indices(self.step)
+            self._dials.turn(self.step, rate, self.ema.share(self.step), rows)
+            numbers_of(self.optimizer, self._dials.rate)
+        row = self._moved()
+        self.step += 1
+        return row
+
+    def _move(self) -> Tensor:
+        """The work of a step: (2,), as `_advance`."""
         settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        if settings.compile:  # what a CUDA graph has left in its memory is done with
+        if settings.compile and self._dials is None:  # a graph has done with what it left behind
             torch.compiler.cudagraph_mark_step_begin()
         losses = []
         for k, places in enumerate(self._micro_batches):
@@ -210,8 +272,8 @@ class Trainer:
         with record_function("optimizer"):
             self.scaling.step(self.optimizer)
         with record_function("average"):
-            self.ema.update(self.network, self.step)
-        self.step += 1
+            share = self._dials.share if self._dials else self.ema.share(self.step)
+            self.ema.follow(self.network, share)
         loss = torch.stack(losses).sum()
         return torch.stack([loss, grad_norm.to(loss.device)])
 
@@ -230,12 +292,12 @@ class Trainer:
         over the processes, which is how their gradients meet, is the batch's.
         """
         data, settings = self.data, self.settings
-        noise, event = Noise(self.seed, places, self.step), tuple(data.train.shape[1:])
+        event = tuple(data.train.shape[1:])
         with record_function("batch"):
-            rows, values = self._reader.read(self.batches, self.step, part)
+            noise, rows, values = self._read(part, places)
             x_0 = shown(data, values, noise, settings.flip, settings.dequantization)
             t, density = self.objective.draw(noise, self.model.sde, settings.batch_size)
-            eps = noise.normal(Stream.TRAIN_EPS, event).float()
+            eps = noise.normal(Stream.TRAIN_EPS, event, dtype=torch.float32)
             model = self.model
             if self._labels is not None:
                 dropped = noise.uniform(Stream.TRAIN_LABEL) < settings.label_dropout
@@ -246,6 +308,14 @@ class Trainer:
         with record_function("forward"):
             each = (self.objective.loss(model, x_0, t, eps) / density).float()
             return each.sum() * (self.shard.world / settings.batch_size)
+
+    def _read(self, part: int, places: Tensor) -> tuple[Noise, Tensor, Tensor]:
+        """Noise, rows and values of a micro-batch: (b,) and (b, ...), on the device."""
+        if self._dials is None:
+            rows, values = self._reader.read(self.batches, self.step, part)
+            return Noise(self.seed, places, self.step), rows, values
+        rows = self._dials.rows[places]
+        return Noise(self.seed, places, clock=self._dials.step), rows, self.data.train[rows]
 
     def _refuse_non_finite(self, rows: Tensor) -> None:
         """Rows are (steps, 2): losses and gradient norms of the steps just done."""

@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map
 
+from scoreflow.sde.noise import kernels
+
 NAME = "pretend"
 CPU = torch.device("cpu")
 OLDEST = (2, 10)
@@ -414,4 +416,5 @@ def _patches() -> list[mock._patch]:
         mock.patch.object(optimizer, "_foreach_supported_types", kinds),
         mock.patch.object(_foreach_utils, "_foreach_supported_types", kinds),
         mock.patch.object(torch, "clear_autocast_cache", forget_all),
+        mock.patch.object(kernels, "FUSED", kernels.FUSED | {NAME}),
     ]

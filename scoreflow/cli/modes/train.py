@@ -33,7 +33,7 @@ def run(request: Request, argv: list[str]) -> None:
 
 def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
     """Train to the last step, then draw and measure; `program` stands in the last hint."""
-    trainer = trainer_of(experiment, distributed.shard(), folder.history)
+    trainer = trainer_of(experiment, distributed.shard(), folder.history, say)
     if remark := training.remark(experiment.settings, experiment.device):
         say(remark)
     if folder.checkpoint_steps():

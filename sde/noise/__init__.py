@@ -2,13 +2,13 @@
 
 A draw is named by (seed, stream, step, global sample index, element), not by what was drawn before
 it. So image k of a seed is the same in any batch, on any number of processes and after any resume,
-and two models can be compared under the same noise. The bits come from Philox 4x32-10, a
-counter-based generator (Salmon et al. 2011): ten rounds of multiply and exclusive-or turn a
-128-bit counter and a 64-bit key into four 32-bit words. The integers are the same on every device;
-normals, made from them by Box-Muller in float64, agree to the last bits of each device's log, sin
-and cos.
+and two models can be compared under the same noise. The bits come from Philox 4x32-10
+(`plain_draws`):
 
     counter = (element block, sample index, step, stream | draw << 8)       key = seed
+
+On CUDA a draw is one kernel (`fused`, `triton_draws`), elsewhere some operations of torch, with
+the same words.
 """
 
 import math
@@ -18,12 +18,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from scoreflow.sde.noise.fused import fused_draw
+from scoreflow.sde.noise.kernels import fused_on
+from scoreflow.sde.noise.plain_draws import DRAWS, Address, philox
 from scoreflow.sde.types import Rows
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+__all__ = ["Noise", "Stream", "philox"]
 
 
 class Stream(IntEnum):
@@ -53,12 +53,15 @@ class Noise:
         seed: 0 <= seed < 2**64.
         index: (B,) int64 global sample indices, each in [0, 2**32), on the device of the draws.
         step: which step of a loop is drawing, in [0, 2**32).
+        clock: () int64 on the index's device, added to the step: a recorded CUDA graph reads it
+            anew at each replay; None for 0.
         ahead: see `reading_ahead`.
     """
 
     seed: int
     index: Rows
     step: int = 0
+    clock: Tensor | None = field(default=None, repr=False, compare=False, kw_only=True)
     ahead: "_Ahead | None" = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -85,55 +88,66 @@ class Noise:
     def reading_ahead(self, stop: int) -> "Noise":
         """The same draws, made for several steps at once, of those before `stop`.
 
-        For a loop over steps: a draw is two hundred operations, whose cost on a small batch is
-        that of starting them. Normals are views of what is kept, so they must not be written to.
+        For a loop over steps: a draw is two hundred operations (on CUDA one), whose cost on a
+        small batch is that of starting them. Normals are views of what is kept, so they must not
+        be written to.
         """
         return replace(self, ahead=_Ahead(stop))
 
     def uniform(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Uniform on [0, 1) in multiples of 2^-32: (B, *shape) float64."""
-        return self.words(stream, shape, draw).double() * 2.0**-32
+        return self._drawn("uniform", stream, shape, draw)[0]
 
-    def normal(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
-        """Standard normal: (B, *shape) float64. Not to be written to: it may be kept."""
+    def normal(
+        self,
+        stream: Stream,
+        shape: tuple[int, ...] = (),
+        draw: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Standard normal: (B, *shape). Not to be written to: it may be kept.
+
+        Args:
+            stream: the purpose.
+            shape: of a sample.
+            draw: which of the purpose's draws, in [0, 2**24).
+            dtype: that a float64 is rounded to.
+        """
         if self.ahead is None:
-            return self._normals(stream, shape, draw, 1)[0]
-        return self.ahead.normal(self, stream, shape, draw)
-
-    def _normals(self, stream: Stream, shape: tuple[int, ...], draw: int, steps: int) -> Tensor:
-        """Standard normals of this step and the next steps - 1: (steps, B, *shape)."""
-        count = math.prod(shape)
-        lanes = self._lanes(stream, draw, count, steps)
-        out = self.index.new_empty((*lanes[0].shape, 4), dtype=torch.float64)
-        for k in (0, 2):  # two words of a block make two normals
-            # strictly inside (0, 1): log stays finite
-            radius = lanes[k].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-            turn = lanes[k + 1].double().add_(0.5).mul_(2.0**-32 * 2 * math.pi)
-            torch.mul(radius, turn.cos(), out=out[..., k])
-            torch.mul(radius, turn.sin_(), out=out[..., k + 1])
-        return out.flatten(2)[:, :, :count].reshape(steps, len(self.index), *shape)
+            return self._drawn("normal", stream, shape, draw, dtype)[0]
+        return self.ahead.normal(self, stream, shape, draw).to(dtype)
 
     def rademacher(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """Minus or plus one with equal probability: (B, *shape) float64."""
-        return (self.words(stream, shape, draw) >> 31).double() * 2 - 1
+        return self._drawn("rademacher", stream, shape, draw)[0]
 
     def words(self, stream: Stream, shape: tuple[int, ...] = (), draw: int = 0) -> Tensor:
         """32 random bits each: (B, *shape) int64 in [0, 2**32)."""
-        count = math.prod(shape)
-        words = torch.stack(self._lanes(stream, draw, count, 1), dim=-1)[0]  # (B, blocks, 4)
-        return words.flatten(1)[:, :count].reshape(-1, *shape)
+        return self._drawn("words", stream, shape, draw, torch.int64)[0]
 
-    def _lanes(self, stream: Stream, draw: int, count: int, steps: int) -> tuple[Tensor, ...]:
-        """Four words of each block, (steps, B, blocks) each: at least `count` elements a row."""
+    def _drawn(
+        self,
+        kind: str,
+        stream: Stream,
+        shape: tuple[int, ...],
+        draw: int,
+        dtype: torch.dtype = torch.float64,
+        steps: int = 1,
+    ) -> Tensor:
+        """What `plain_draws.DRAWS` has of a kind, of this step and the next steps - 1.
+
+        Returns:
+            (steps, B, *shape), in this dtype.
+        """
         if not 0 <= draw < 2**24:
             raise ValueError(f"draw must lie in [0, 2**24), got {draw}")
-        block = torch.arange((count + 3) // 4, device=self.index.device)
-        counter = block.new_empty(4, steps, len(self.index), len(block))
-        counter[0] = block
-        counter[1] = self.index[:, None]
-        counter[2] = torch.arange(self.step, self.step + steps, device=block.device)[:, None, None]
-        counter[3] = int(stream) | draw << 8
-        return _philox(self.seed, *counter.unbind())
+        lane, count = int(stream) | draw << 8, math.prod(shape)
+        at = Address(self.index, self.clock, self.seed, self.step, steps, lane, count)
+        if fused_on(self.index.device):
+            drawn = fused_draw(kind, at, dtype)
+        else:
+            drawn = DRAWS[kind](at).to(dtype)
+        return drawn.reshape(steps, len(self.index), *shape)
 
 
 _READ_AHEAD = 2**16
@@ -159,32 +173,6 @@ class _Ahead:
             size = max(len(noise.index) * math.prod(shape), 1)
             left, most = max(1, self.stop - noise.step), max(1, _READ_AHEAD // size)
             steps = -(-left // -(-left // most))  # what is left in as few draws, all of a size
-            first, kept = noise.step, noise._normals(stream, shape, draw, steps)
+            first, kept = noise.step, noise._drawn("normal", stream, shape, draw, steps=steps)
             self._kept[key] = (first, kept)
         return kept[noise.step - first]
-
-
-def philox(counter: Tensor, seed: int) -> Tensor:
-    """Philox 4x32-10 (Salmon et al. 2011).
-
-    Args:
-        counter: (4, ...) int64 words in [0, 2**32).
-        seed: the 64-bit key.
-
-    Returns:
-        (4, ...) int64 words in [0, 2**32).
-    """
-    return torch.stack(_philox(seed, *counter.clone().unbind()))
-
-
-def _philox(seed: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
-    """The same for four words apart; a and c are overwritten."""
-    for k in range(_ROUNDS):
-        low, high = ((seed >> 32 * i) + k * _KEY_INCREMENTS[i] & _MASK for i in (0, 1))
-        # An int64 product wraps modulo 2^64, which keeps all 64 bits of a 32 x 32 bit product. Its
-        # low word is only ever exclusive-ored into what is then masked, so it keeps its rubbish.
-        left, right = a.mul_(_MULTIPLIERS[0]), c.mul_(_MULTIPLIERS[1])
-        a = (right >> 32).bitwise_xor_(b).bitwise_xor_(low).bitwise_and_(_MASK)
-        c = (left >> 32).bitwise_xor_(d).bitwise_xor_(high).bitwise_and_(_MASK)
-        b, d = right, left
-    return a, b.bitwise_and_(_MASK), c, d.bitwise_and_(_MASK)
