@@ -1,8 +1,8 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Literal, get_args
 
@@ -13,6 +13,7 @@ from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.runtime.device import WITHOUT_FLOAT64
+from scoreflow.runtime.tf32 import tf32
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
@@ -34,16 +35,9 @@ DDPM_LABEL = Label()
 """t - 1, DDPM's index."""
 
 
-@contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
+def arithmetic(precision: str) -> AbstractContextManager[None]:
     """A GPU's float32 products as this precision has them: TF32 under "tf32" and never else."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    return tf32(precision == "tf32")
 
 
 def place_of(network: nn.Module) -> torch.device | None:
