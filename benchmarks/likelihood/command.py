@@ -20,7 +20,7 @@ from benchmarks.likelihood.report import markdown
 from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
-from scoreflow.runtime.tf32 import switch_tf32
+from scoreflow.runtime.gpu.tf32 import switch_tf32
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
 

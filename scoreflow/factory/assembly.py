@@ -28,7 +28,7 @@ from scoreflow.factory.training import (
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.runtime.tf32 import switch_convolutions
+from scoreflow.runtime.gpu.tf32 import switch_convolutions
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig

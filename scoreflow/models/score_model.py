@@ -13,7 +13,7 @@ from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.runtime.device import WITHOUT_FLOAT64
-from scoreflow.runtime.tf32 import tf32
+from scoreflow.runtime.gpu.tf32 import tf32
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
@@ -30,6 +30,8 @@ PRECISIONS = {
 """Dtype of a network's input, by the precision of its arithmetic."""
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+COARSE = ("tf32", *HALF)
+"""Precisions that round by 0.05 to 0.4 %, more than an adaptive solver's usual tolerance."""
 NOTHING = nullcontext()
 DDPM_LABEL = Label()
 """t - 1, DDPM's index."""
@@ -169,6 +171,23 @@ class ScoreModel:
         other = copy.copy(self)
         other.precision = precision
         return other
+
+    def for_solver(self) -> "ScoreModel":
+        """The same network for a solver that takes its steps by the error that it sees.
+
+        It cannot tell rounding from a path that turns, and answers both by smaller steps; so it
+        is never asked in a precision below float32.
+        """
+        return self.in_precision("float32") if self.precision in COARSE else self
+
+    def solver_remark(self, device: torch.device) -> str:
+        """A line where `for_solver` computes otherwise on a device; else ""."""
+        if self.precision not in COARSE or (self.precision == "tf32" and device.type == "cpu"):
+            return ""
+        return (
+            f"the adaptive flow of this network of {self.precision} is solved in float32: a "
+            "solver would follow coarser rounding with ever smaller steps"
+        )
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":
         """The same network with a class: the conditional Denoiser.

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from scoreflow.runtime.tf32 import switch_convolutions, switch_tf32, tf32
+from scoreflow.runtime.gpu.tf32 import switch_convolutions, switch_tf32, tf32
 
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 NEWER = hasattr(CUDNN, "conv")
