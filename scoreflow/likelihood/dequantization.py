@@ -76,7 +76,7 @@ class Dequantizer:
             case "uniform":
                 x_t = alpha * dequantize(levels, u, self.num_levels)
                 volume = math.prod(event) * torch.log(alpha * 2 / self.num_levels)
-                return x_t, volume.to(x_t.device).expand(len(x_t))
+                return x_t, x_t.new_full((len(x_t),), volume.item())
             case "truncated_normal":
                 return self._truncated_normal(levels, u, alpha, sigma)
             case "last_step":
