@@ -33,6 +33,7 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.paths import user_path
 from scoreflow.runtime.device import build_device, states_of
 from scoreflow.runtime.environment import environment
+from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.runtime.terminal import tell
 from scoreflow.schema.config import Config, refuse_idle
@@ -180,7 +181,7 @@ def load(network: nn.Module, weights: Weights, where: Path) -> None:
         RequestError: they are of another architecture.
     """
     try:
-        network.load_state_dict(dict(weights))
+        load_weights(network, weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise RequestError(

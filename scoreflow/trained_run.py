@@ -44,6 +44,7 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.paths import user_path
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import WITHOUT_FLOAT64, build_device, states_of
+from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.runtime.terminal import tell
 from scoreflow.samplers import ProbabilityFlow
@@ -289,6 +290,19 @@ class TrainedRun:
         """The averaged network as a Denoiser: `run.model(x_t, t).score`, or .eps, .x_0, .v."""
         return self._loaded[0]
 
+    @cached_property
+    def solved(self) -> ScoreModel:
+        """The same for an adaptive solver, never below float32; says so once where it differs."""
+        if remark := self.model.solver_remark(self.experiment.device):
+            self._say(remark)
+        return self.model.for_solver()
+
+    @property
+    def solved_in(self) -> Json:
+        """What settings of a result say of an adaptive flow: under "precision", or {}."""
+        differs = self.model.solver_remark(self.experiment.device)
+        return {"precision": "float32"} if differs else {}
+
     @property
     def step(self) -> int:
         """The training step of the weights."""
@@ -346,7 +360,7 @@ class TrainedRun:
 
         step, state = self.folder.load_checkpoint(step=self._at, warn=self._say, accept=accept)
         refuse_edited(self.folder, step, state)
-        network.load_state_dict(state[name])
+        load_weights(network, state[name])
         return self._denoiser(network), step
 
     @cached_property
@@ -459,6 +473,8 @@ class TrainedRun:
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
         made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         made["label"] = guide.asked  # "cat" and its number are one draw
+        if name == "ode":
+            made |= self.solved_in
         if guide.needs_classifier:
             made["classifier"] = fingerprint(self.classifier().network)
         if not self.folder.bound:  # else both belong to the weights
@@ -481,7 +497,8 @@ class TrainedRun:
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
         of = self._of_classes(config)
-        return build_drawing(config, sampler, self.model, of, classifier, table)
+        model = self.solved if sampler == "ode" else self.model
+        return build_drawing(config, sampler, model, of, classifier, table)
 
     def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
@@ -653,7 +670,7 @@ class TrainedRun:
         flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
         move, x = getattr(flow, way), x.to(self.like.train.device, torch.float64)
         with out_of_evaluations():
-            parts = [move(self.model, self.model.posed, part) for part in x.split(c.batch_size)]
+            parts = [move(self.solved, self.model.posed, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)
 
     # ---- pictures, files and settings -------------------------------------------------------

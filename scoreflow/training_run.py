@@ -399,9 +399,7 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
     Raises:
         RequestError: there is no whole checkpoint, or it is of another network.
     """
-    step, state = folder.load_checkpoint(
-        map_location=experiment.device, warn=say, accept=_accept(experiment, folder)
-    )
+    step, state = folder.load_checkpoint(warn=say, accept=_accept(experiment, folder))
     refuse_edited(folder, step, state)
     trainer.load_state(state)
     if lost := _lost_rows(folder, step, trainer.settings.log_every):

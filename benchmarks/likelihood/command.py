@@ -20,6 +20,7 @@ from benchmarks.likelihood.report import markdown
 from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
+from scoreflow.runtime.gpu.tf32 import switch_tf32
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
 
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
     """Measure and write; returns the exit status, as `scoreflow.cli.main` does."""
     # scipy's remark on rtol = 0, which the log-density has on purpose
     warnings.filterwarnings("ignore", message="At least one element of `rtol` is too small")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    switch_tf32(False)
     return exit_status("likelihood", lambda: _run(argv), "stopped; nothing was written")
 
 

@@ -8,7 +8,7 @@ Of each, the rows are orthogonal and of one length, A A^T = gain I, so that A^+ 
 pseudo-inverse and x + A^+ (y - A x) the point nearest to x that fits y.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -44,6 +44,7 @@ class Masked:
     """
 
     known: Tensor
+    _places: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def gain(self) -> float:
@@ -52,13 +53,18 @@ class Masked:
 
     def apply(self, x: Batch) -> Tensor:
         """The known elements."""
-        return x.flatten(1)[:, self.known.flatten()]
+        return x.flatten(1).index_select(1, self._at(x.device))
 
     def adjoint(self, y: Tensor) -> Batch:
         """The known elements in their places, 0 elsewhere."""
-        x = y.new_zeros(len(y), self.known.numel())
-        x[:, self.known.flatten()] = y
+        x = y.new_zeros(len(y), self.known.numel()).index_copy(1, self._at(y.device), y)
         return x.view(-1, *self.known.shape)
+
+    def _at(self, device: torch.device) -> Tensor:
+        """Places of the known elements, (M,): a GPU would be waited for to count a mask's."""
+        if device not in self._places:
+            self._places[device] = self.known.flatten().nonzero()[:, 0].to(device)
+        return self._places[device]
 
 
 @dataclass(frozen=True)

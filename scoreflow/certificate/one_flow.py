@@ -12,6 +12,7 @@ from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as, wo
 from scoreflow.data import toy
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.plot import Plot, Series
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import (
     DDIM,
     Ancestral,
@@ -58,13 +59,14 @@ def flows(
     """On the exact denoiser of a mixture, and on a denoiser at hand.
 
     Args:
-        denoiser: of a network.
+        denoiser: of a network; what is solved of it, by adaptive steps, is never below float32.
         sde: its process.
         t_min: the least time at which it may be evaluated.
         noise: of the data to draw with it, on its device.
         event: shape of one datum.
     """
     device = noise.index.device
+    smooth = denoiser.for_solver() if isinstance(denoiser, ScoreModel) else denoiser
     if t_min >= sde.num_steps:  # of one step: the network knows one time, and there is no flow
         return [_no_corrections(denoiser, sde, noise, event), *_clocks(device)]
     return [
@@ -72,7 +74,7 @@ def flows(
         _first_order(sde, t_min, device),
         _no_corrections(denoiser, sde, noise, event),
         *_clocks(device),
-        _same_images(denoiser, sde, t_min, noise, event),
+        _same_images(smooth, sde, t_min, noise, event),
     ]
 
 

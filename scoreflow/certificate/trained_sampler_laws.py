@@ -82,7 +82,7 @@ def laws(model: ScoreModel, event: tuple[int, ...], amount: Amount) -> list[Iden
     drawn = []
     for seed, (name, sampler, times) in enumerate(ways, start=1000):
         noise = Noise.of(seed, 0, amount.count, device)
-        how = SamplingPlan(sampler, times, model)
+        how = SamplingPlan(sampler, times, model.for_solver() if name == "ode" else model)
         drawn.append(draw_samples(how, model.sde, noise, event, amount.batch_size, name))
     ancestral, ancestral_half, pc, pc_half, ode = drawn
     kernel = kernel_of(_pool(*drawn))

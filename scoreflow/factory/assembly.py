@@ -28,6 +28,7 @@ from scoreflow.factory.training import (
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.gpu.tf32 import switch_convolutions
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
@@ -99,7 +100,7 @@ def experiment(
     """
     checked = Config.of(config)
     sde = build_sde(checked)
-    torch.backends.cudnn.allow_tf32 = False  # float32 in a config means float32
+    switch_convolutions(False)  # float32 in a config means float32
     settings, objective = build_training(checked), build_objective(checked)
     if training:
         check_precision(settings, device)

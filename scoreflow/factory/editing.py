@@ -94,7 +94,8 @@ def build_flow_plan(config: AnyConfig, model: ScoreModel) -> SamplingPlan:
     try_solver("sampling", c.method, (c.tolerance,))
     flow = ProbabilityFlow(model.t_min, c.tolerance, c.method, c.max_evaluations)
     process = model.posed
-    return SamplingPlan(flow, flow.times(process.num_steps), model, process=process)
+    times = flow.times(process.num_steps)
+    return SamplingPlan(flow, times, model.for_solver(), process=process)
 
 
 def _measured(config: Config, data: Data, num_levels: int, reading: Reading) -> EditPlan:

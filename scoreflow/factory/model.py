@@ -79,7 +79,7 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     device = device or data.train.device
-    moved = network.to(device, memory_format=memory)  # which torch's types leave out
+    moved = network.to(device, memory_format=memory, non_blocking=True)  # torch's types lack it
     return cast(nn.Module, moved)
 
 

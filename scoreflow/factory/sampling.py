@@ -69,6 +69,7 @@ def build_drawing(
     choose("sampler", name, SAMPLERS)
     refuse_samples(config, data)
     guidance = build_guidance(config, model, data)
+    model = model.for_solver() if name == "ode" else model
     guided = guidance.denoiser(model, classifier)
     assert eps_error or not needs_moments(config, name), "needs a table of the network's errors"
     sampler = _method(c, name, model.t_min, model.learned_variance, eps_error)

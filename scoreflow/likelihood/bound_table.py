@@ -39,6 +39,7 @@ from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.likelihood.rate_distortion import Rate, Unit, rate_distortion
 from scoreflow.losses.decoder import decoder_term
 from scoreflow.losses.variational import prior_term, strata_of
+from scoreflow.runtime.gpu.transfer import moved
 from scoreflow.samplers.denoisers.instrumentation import Counted
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
@@ -243,7 +244,9 @@ def _reference(data: Data, spread: bool) -> Reference:
 
 
 def _join(batches: list[dict[Any, Tensor]]) -> dict[Any, Tensor]:
-    return {key: torch.cat([each[key] for each in batches]).cpu() for key in batches[0]}
+    joined = {key: torch.cat([each[key] for each in batches]) for key in batches[0]}
+    found: dict[Any, Tensor] = moved(joined, "cpu")
+    return found
 
 
 def _entry(account: str, values: Values) -> Entry:

@@ -40,7 +40,7 @@ class Sweep:
 
     Attributes:
         x_0: the data, (n, ...).
-        t_min: where it starts, in steps, ().
+        t_min: where it starts, in steps, () on the CPU.
         integral: J, nats, (n,).
         first: the estimate of x_0 at t_min, shaped like x_0.
         first_square: |x_0 - first|^2, (n,): unbiased, with the reference's part in closed form.
@@ -77,8 +77,8 @@ def sweep(
     """
     ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
     top, bottom = sde.log_snr(ends)
-    start = ends[0].to(x_0.device)
-    first = errors_at(denoiser, sde, x_0, start.expand(len(x_0)), noise, reference)
+    at_start = x_0.new_full((len(x_0),), t_min)
+    first = errors_at(denoiser, sde, x_0, at_start, noise, reference)
     integral = reference.integral(x_0, bottom.exp(), top.exp())
     for k in range(count):
         here = noise.at(noise.step + 1 + k)
@@ -86,10 +86,10 @@ def sweep(
         found = errors_at(denoiser, sde, x_0, t, here, reference)
         more = sde.log_snr(t).exp() * (found.square - found.of_reference)  # dsnr = snr dlog snr
         integral = integral + 0.5 * (top - bottom) / count * more
-    one = top.exp().to(x_0.device)[None]
+    one = x_0.new_full((1,), top.exp().item())
     known = reference.expected_sums(x_0, one, torch.ones_like(one), [1])[:, 0]
     square = first.square - first.of_reference + known
-    return Sweep(x_0, start, integral, first.estimate, square)
+    return Sweep(x_0, ends[0], integral, first.estimate, square)
 
 
 def continuous_bound(found: Sweep, sde: SDE) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from scoreflow.likelihood.error_budget import Budget, budget_of
 from scoreflow.likelihood.flow_likelihood import Flow, LogLikelihood, Solver
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
+from scoreflow.runtime.gpu.transfer import moved
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers.denoisers.instrumentation import Counted
 from scoreflow.sde.analytic import Distribution
@@ -350,7 +351,7 @@ def _points(found: LogLikelihood, index: Tensor, offsets: Tensor) -> Iterator[Js
     nats = found.log_prob + offsets[found.row][:, None]
     columns = (index[found.row], nats, found.evaluations, found.solver_error, found.status)
     for image, each, evaluations, error, status in zip(
-        *(column.tolist() for column in columns), strict=True
+        *(column.tolist() for column in moved(columns, "cpu")), strict=True
     ):
         yield {
             "image": image,

@@ -76,7 +76,7 @@ class Dequantizer:
             case "uniform":
                 x_t = alpha * dequantize(levels, u, self.num_levels)
                 volume = math.prod(event) * torch.log(alpha * 2 / self.num_levels)
-                return x_t, volume.to(x_t.device).expand(len(x_t))
+                return x_t, x_t.new_full((len(x_t),), volume.item())
             case "truncated_normal":
                 return self._truncated_normal(levels, u, alpha, sigma)
             case "last_step":
@@ -98,7 +98,8 @@ class Dequantizer:
     ) -> tuple[Tensor, Tensor]:
         reach = alpha / (self.num_levels * sigma)
         mass = 2 * torch.special.ndtr(reach) - 1
-        z = torch.special.ndtri((1 - mass) / 2 + u * mass).clamp(-reach, reach)
+        most = float(reach)  # clamp takes no CPU tensor on a GPU, as products do
+        z = torch.special.ndtri((1 - mass) / 2 + u * mass).clamp(-most, most)
         centre = centres(levels, self.num_levels)
         constant = torch.log(sigma * mass) + 0.5 * math.log(2 * math.pi)
         return alpha * centre + sigma * z, (0.5 * z**2 + constant).flatten(1).sum(1)

@@ -110,7 +110,8 @@ def terms(found: DenoisingErrors, sde: SDE, variance: Tensor, reference: Referen
     known = reference.expected_sums(found.x_0, sde.log_snr(t).exp(), weight, lengths)
     known = known + 0.5 * dims * torch.stack([part.sum() for part in rest.split(lengths)])
     sampled = weight[found.times.long() - 1] * (found.squares - found.of_reference)
-    return known + sampled * sampled.new_tensor(lengths)
+    each = torch.tensor(lengths, dtype=sampled.dtype)
+    return known + sampled * each.to(sampled.device, non_blocking=True)
 
 
 def fixed_variance(sde: SDE, name: Variance, device: torch.device | str = "cpu") -> Tensor:

@@ -143,4 +143,6 @@ class NoisyClassifier:
 
     def _inputs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x = (x_t / broadcast(self.sde.scale(t), x_t)).float()
+        if t.ndim == 0 and t.is_cpu:  # a copy to a GPU would wait for it; a number does not
+            return x, x.new_full((len(x),), t.item() - 1)
         return x, (t - 1).to(x.device, torch.float32).expand(len(x))

@@ -1,8 +1,8 @@
 """The score network as a Denoiser: the one place where a network meets a process."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Literal, get_args
 
@@ -13,6 +13,7 @@ from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.runtime.device import WITHOUT_FLOAT64
+from scoreflow.runtime.gpu.tf32 import tf32
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
@@ -29,21 +30,16 @@ PRECISIONS = {
 """Dtype of a network's input, by the precision of its arithmetic."""
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+COARSE = ("tf32", *HALF)
+"""Precisions that round by 0.05 to 0.4 %, more than an adaptive solver's usual tolerance."""
 NOTHING = nullcontext()
 DDPM_LABEL = Label()
 """t - 1, DDPM's index."""
 
 
-@contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
+def arithmetic(precision: str) -> AbstractContextManager[None]:
     """A GPU's float32 products as this precision has them: TF32 under "tf32" and never else."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    return tf32(precision == "tf32")
 
 
 def place_of(network: nn.Module) -> torch.device | None:
@@ -175,6 +171,23 @@ class ScoreModel:
         other = copy.copy(self)
         other.precision = precision
         return other
+
+    def for_solver(self) -> "ScoreModel":
+        """The same network for a solver that takes its steps by the error that it sees.
+
+        It cannot tell rounding from a path that turns, and answers both by smaller steps; so it
+        is never asked in a precision below float32.
+        """
+        return self.in_precision("float32") if self.precision in COARSE else self
+
+    def solver_remark(self, device: torch.device) -> str:
+        """A line where `for_solver` computes otherwise on a device; else ""."""
+        if self.precision not in COARSE or (self.precision == "tf32" and device.type == "cpu"):
+            return ""
+        return (
+            f"the adaptive flow of this network of {self.precision} is solved in float32: a "
+            "solver would follow coarser rounding with ever smaller steps"
+        )
 
     def labelled(self, label: int | Tensor | None) -> "ScoreModel":
         """The same network with a class: the conditional Denoiser.

@@ -7,6 +7,7 @@ import torch
 from scoreflow.errors import RequestError
 from scoreflow.generation.plan import MAKE_CLASSIFIER
 from scoreflow.models.classifier import Classifier, NoisyClassifier
+from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.sde.base import SDE
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.checkpoints.content import check_weights, trained_with, values_in
@@ -70,10 +71,11 @@ def load_classifier(
     if not path.exists():
         raise RequestError(f"{folder} has no {CLASSIFIER_FILE}: {make}")
     try:
-        state = read_state(path, device)
-        network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
+        state = read_state(path, "cpu")
+        with torch.device(device):
+            network = Classifier(tuple(state["shape"]), state["num_classes"], state["width"])
         check_weights("network", state["network"], network)
-        network.load_state_dict(state["network"])
+        load_weights(network, state["network"])
         held = values_in(state)
     except (DamagedError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -85,5 +87,5 @@ def load_classifier(
             raise RequestError(
                 f"{path} was trained with {key} = {held[key]}, and the run with {own}: {make}"
             )
-    network = network.to(device).eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False)
     return NoisyClassifier(network, sde, t_min)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoreflow.runtime.gpu.transfer import load_weights
+
 
 class EMA:
     """Holds `module`, the averaged copy of a network: in eval mode, without gradients.
@@ -72,7 +74,7 @@ class EMA:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state of `state_dict`, strictly: each name must match."""
-        self.module.load_state_dict(state)
+        load_weights(self.module, state)
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

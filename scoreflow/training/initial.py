@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from scoreflow.errors import RequestError
+from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.checkpoints.content import check_step, check_tensors, check_trained_with
 from scoreflow.storage.fingerprint import fingerprint_of
@@ -83,7 +84,7 @@ def load(network: nn.Module, found: InitialWeights) -> None:
                 f"training.init: {found.source} has another network: {name} is {there} there and "
                 f"{here} here; give the model section and the shape of the data that it has"
             )
-    network.load_state_dict(weights)
+    load_weights(network, weights)
 
 
 def _accept(step: int, state: Json) -> None:

@@ -25,6 +25,7 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime.distributed import Shard
+from scoreflow.runtime.gpu.transfer import load_weights, moved
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.checkpoints.content import (
     check_adam,
@@ -188,9 +189,10 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a saved state; every name must match."""
-        self.network.load_state_dict(state["model"])
+        device = next(self.network.parameters()).device
+        load_weights(self.network, state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(moved(state["optimizer"], device, apart=True))
         if self._dials is not None:  # what was recorded wrote to the state before this one
             self.in_one_graph()
         self.scaling.load_state(state)

@@ -84,6 +84,8 @@ def certify(
     """
     start, c = time.monotonic(), experiment.config.equivalence
     model = model.in_precision(choose_precision(experiment.config))
+    if remark := model.solver_remark(experiment.device):
+        say(remark)
     model = model.labelled(0) if model.needs_class else model
     subject = certificate.Subject(model, experiment.data, step > 0, _log_density)
     drawn = Amount(c.num_images, experiment.config.sampling.batch_size, c.steps)

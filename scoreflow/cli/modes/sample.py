@@ -184,11 +184,14 @@ def _follow(trained: TrainedRun, plan: SamplingPlan, place: SampleName, last: Te
 def _edit(trained: TrainedRun, task: EditPlan) -> None:
     folder, config, model = trained.folder, trained.config, trained.model
     flown = task.task in LATENT_TASKS
-    plan = build_flow_plan(config, model) if flown else trained.plan(config.sampling.sampler)
+    plan = (
+        build_flow_plan(config, trained.solved) if flown else trained.plan(config.sampling.sampler)
+    )
     settings = recorded(config.control, trained.experiment.device)
     settings["sampling"] = config.sampling.to_dict()
     drawn_with = {f"control.{key}": value for key, value in config.control.to_dict().items()}
     drawn_with |= {"task": task.task, **trained.draw_settings(config.sampling.sampler)}
+    drawn_with |= trained.solved_in if flown else {}
     if any(str(value).startswith("test:") for value in config.control.to_dict().values()):
         drawn_with |= trained.data_digests
     edited = editing.edit(task, plan, model.sde)
