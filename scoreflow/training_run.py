@@ -338,7 +338,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
     exists = (path / "config.json").exists()
     if exists:
         saved = flatten(RunDir.open(path).config)
-        untrained_config(request, saved, path / "config.json")
+        config = untrained_config(request, saved, path / "config.json")
     training = request.mode == "profile"
     if config.data.name == "none":
         raise RequestError(
