@@ -10,11 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from scoreflow.sde.noise import kernels
 
 Use = Literal["train", "eval", "vjp"]
 Say = Callable[[str], None]
@@ -30,6 +31,11 @@ takes between one minute and two and a half. It is about 10^6 evaluations of an 
 """
 PASSES = 3
 """Evaluations that a training step's forward and backward pass are worth."""
+TAKES = (
+    "which takes the first step one to three minutes, and less where torch has it in its cache; "
+    "--config.training.compile=false turns it off"
+)
+"""What a line about a network that is compiled goes on with."""
 TF32_FROM = (8, 0)
 """The first compute capability with products in TF32."""
 
@@ -60,15 +66,20 @@ def worth_compiling(evaluations: float, images: int, event: tuple[int, ...]) -> 
     return evaluations * images * math.prod(event) >= WORTH
 
 
+def solver_evaluations(tolerance: float) -> float:
+    """About how many evaluations an adaptive solve of the flow takes, to plan with.
+
+    56 at a tolerance of 1e-3 on the digits; they grow with the fifth root.
+    """
+    return 56.0 * math.pow(1e-3 / max(tolerance, 1e-12), 0.2)
+
+
 def missing_for(device: torch.device) -> str:
-    """What torch.compile lacks on this machine for a device, in words; "" where nothing is."""
+    """What torch.compile needs on this machine for a device and has not got; "" for nothing."""
     if device.type == "cpu":
         found = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-        return "" if found else "a C++ compiler (install g++)"
-    if find_spec("triton") is None:
-        return "the package triton (install it)"
-    found = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    return "" if found else "a C compiler (install gcc)"
+        return "" if found else "a C++ compiler (g++ or clang++)"
+    return kernels.lacking() or ""
 
 
 @contextmanager
@@ -134,7 +145,7 @@ class Compiled(nn.Module):
     ) -> Tensor:
         """The network's answer."""
         if self.use == "train":
-            return self._timed(x, index, label, **more)
+            return self._timed(x, index, *(() if label is None else (label,)), **more)
         if len(x) and not more and self._is_of_its_use(x):
             return self._of_rows(x, index, label)
         given = () if label is None else (label,)
@@ -150,7 +161,7 @@ class Compiled(nn.Module):
     def _of_rows(self, x: Tensor, index: Tensor, label: Tensor | None) -> Tensor:
         """The answer for any number of rows, by arguments whose form is always the same."""
         count = len(x)
-        if label is None and getattr(self.network, "num_classes", 0):
+        if label is None and getattr(self.network, "num_classes", None):
             label = x.new_full((count,), -1, dtype=torch.int64)
         given = [x, index] if label is None else [x, index, label]
         if count == 1:
@@ -159,12 +170,11 @@ class Compiled(nn.Module):
         with torch.set_grad_enabled(self.use == "vjp"):
             return self._timed(*given)[:count]
 
-    def _timed(self, *given: Tensor | None, **more: Tensor) -> Tensor:
+    def _timed(self, *given: Tensor, **more: Tensor) -> Tensor:
         """The compiled network's answer; a line about the first call when the second comes."""
         if self.varying:
             for each in (*given, *more.values()):
-                if each is not None:
-                    torch._dynamo.mark_dynamic(each, 0)
+                torch._dynamo.mark_dynamic(each, 0)
         now = time.monotonic() if self._say else 0.0
         if self._say and self._begun:
             self._say(f"compiled: the first step took {now - self._begun:.0f} s")
@@ -193,3 +203,46 @@ def _keep_what_is_saved() -> None:
     import torch._functorch.config as config
 
     config.donated_buffer = False
+
+
+class Compiler:
+    """Compiles networks for their evaluation, where the work that is planned is worth it.
+
+    Args:
+        wanted: whether it may; it hands out networks as they are otherwise.
+        mode: of torch.compile.
+        say: gets the lines about it.
+    """
+
+    def __init__(self, wanted: bool, mode: str = "default", say: Say | None = None) -> None:
+        self.wanted, self._mode, self._say = wanted, mode, say
+        self._known: dict[tuple[int, Use], Compiled] = {}  # by id, which is held by the value
+
+    def network(
+        self, network: nn.Module, use: Use, evaluations: float, images: int, event: tuple[int, ...]
+    ) -> nn.Module:
+        """A network to evaluate: compiled where it is already, or where that is worth it.
+
+        Args:
+            network: as it is.
+            use: "eval" or "vjp".
+            evaluations: planned for each image.
+            images: how many.
+            event: shape of an image.
+        """
+        key = id(network), use
+        if self.has(network, use):
+            return self._known[key]
+        if not self.wanted or not worth_compiling(evaluations, images, event):
+            return network
+        if self._say:
+            self._say(
+                f"the network is compiled for about {evaluations * images:.1e} evaluations of an "
+                f"image, {TAKES}"
+            )
+        self._known[key] = Compiled(network, use, self._mode, say=self._say)
+        return self._known[key]
+
+    def has(self, network: nn.Module, use: Use) -> bool:
+        """Whether it has compiled a network for a use."""
+        return (id(network), use) in self._known
