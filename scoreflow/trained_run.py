@@ -24,9 +24,14 @@ from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
-from scoreflow.factory.likelihood import asked_of, build_question, labels_of
+from scoreflow.factory.likelihood import asked_of, build_question, labels_of, products_of
 from scoreflow.factory.model import build_network
-from scoreflow.factory.sampling import build_drawing, limited, needs_moments
+from scoreflow.factory.sampling import (
+    build_drawing,
+    limited,
+    needs_moments,
+    planned_evaluations,
+)
 from scoreflow.factory.training import refuse_edited
 from scoreflow.factory.training import remark as training_remark
 from scoreflow.generation import error_table
@@ -43,6 +48,7 @@ from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.paths import user_path
 from scoreflow.runtime import distributed
+from scoreflow.runtime.compiling import Use, solver_evaluations
 from scoreflow.runtime.device import WITHOUT_FLOAT64, build_device, states_of
 from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.runtime.progress_bar import Progress
@@ -127,7 +133,7 @@ def open_run(
     Args:
         request: with a workdir.
         say: gets a line for a damaged checkpoint that is passed over.
-        training: whether its network will be trained; it is compiled for that alone.
+        training: whether its network will be trained.
         given: data from Python and their held-out part, None where there are none.
     """
     assert request.workdir is not None, "checked by the caller"
@@ -379,6 +385,11 @@ class TrainedRun:
     def _denoiser(self, network: nn.Module) -> ScoreModel:
         return self.experiment.model.with_network(network.eval().requires_grad_(False))
 
+    def asked_in(self, use: Use) -> Json:
+        """How its network is evaluated for a use, as results record it: precision, compiled."""
+        compiled = self.experiment.compiler.has(self.model.network, use)
+        return {"precision": self.model.precision, "compiled": compiled}
+
     # ---- samples ----------------------------------------------------------------------------
 
     def sample(
@@ -486,7 +497,7 @@ class TrainedRun:
         return {**section, **made, **of}
 
     def plan(self, sampler: str, config: ConfigDict | None = None) -> SamplingPlan:
-        """How a sampler draws from this network under a config.
+        """How a sampler draws from this network under a config, which says how many images.
 
         Args:
             sampler: its name.
@@ -497,8 +508,23 @@ class TrainedRun:
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
         of = self._of_classes(config)
+        evaluations = planned_evaluations(config, sampler, self.model)
         model = self.solved if sampler == "ode" else self.model
+        model = self.fast("eval", evaluations, config.sampling.num_images, model)
         return build_drawing(config, sampler, model, of, classifier, table)
+
+    def fast(
+        self, use: Use, evaluations: float, images: int, model: ScoreModel | None = None
+    ) -> ScoreModel:
+        """The averaged network as a Denoiser, compiled where the work planned is worth it.
+
+        Args:
+            use: "eval", or "vjp" where products with its Jacobian are taken.
+            evaluations: planned for each image.
+            images: how many.
+            model: the same in another precision; None for `model`.
+        """
+        return self.experiment.fast(model or self.model, use, evaluations, images)
 
     def error_table(self, config: ConfigDict) -> ErrorTable:
         """The network's errors by timestep, which optimal variance and least-cost grid rest on.
@@ -558,12 +584,13 @@ class TrainedRun:
         return guidance.label
 
     def _measured_errors(self, config: ConfigDict, settings: Json) -> ErrorTable:
-        c, model = config.sampling, self.model
-        if model.needs_class:
-            model = model.labelled(self._one_class(config))
+        c, knots = config.sampling, error_table.knots(self.model.sde, self.model.t_min)
         of_centres = config.training.dequantization == "centre"
         x_0 = error_table.points(self.data, config.seed, of_centres)
-        calls = len(error_table.knots(model.sde, model.t_min)) * -(-len(x_0) // c.batch_size)
+        model = self.fast("eval", len(knots), len(x_0))
+        if model.needs_class:
+            model = model.labelled(self._one_class(config))
+        calls = len(knots) * -(-len(x_0) // c.batch_size)
         with Progress("errors by time", calls, "call") as progress:
             found = error_table.measure(
                 limited(config, model, self.data),
@@ -632,6 +659,7 @@ class TrainedRun:
         of = replace(self.like, test=self.like.accept(data), test_labels=None, test_names=())
         model = asked_of(config, self.model, of)
         question, labels = build_question(config, model, of), labels_of(config, model, of)
+        model = self.experiment.fast(model, "vjp", products_of(question, of), len(of.test))
         return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
@@ -669,8 +697,9 @@ class TrainedRun:
         tolerance = c.tolerance if tolerance is None else tolerance
         flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
         move, x = getattr(flow, way), x.to(self.like.train.device, torch.float64)
+        model = self.fast("eval", solver_evaluations(tolerance), len(x), self.solved)
         with out_of_evaluations():
-            parts = [move(self.solved, self.model.posed, part) for part in x.split(c.batch_size)]
+            parts = [move(model, self.model.posed, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)
 
     # ---- pictures, files and settings -------------------------------------------------------

@@ -28,6 +28,7 @@ from scoreflow.factory.data import data_of_run, given_of, keys_of_given
 from scoreflow.factory.training import record_of, refuse_edited
 from scoreflow.paths import user_path
 from scoreflow.runtime import distributed
+from scoreflow.runtime.compiling import Compiler
 from scoreflow.runtime.curves import Curves
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
@@ -173,7 +174,7 @@ def opened(
         if there is None
         else RunDir.open(path, training=True)
     ) as folder:
-        for line in experiment.data.remarks:
+        for line in (*experiment.data.remarks, *experiment.remarks):
             say(line)
         if not begun:
             _begin_anew(folder, config, changes, say)
@@ -190,7 +191,7 @@ def opened(
             )
         if init:
             folder.write_result("init", init)
-        folder.write_env({"command": command, **environment(str(experiment.device))})
+        folder.write_env({"command": command, **_environment(experiment)})
         shard.wait()
         yield experiment, folder
 
@@ -338,7 +339,7 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
     exists = (path / "config.json").exists()
     if exists:
         saved = flatten(RunDir.open(path).config)
-        untrained_config(request, saved, path / "config.json")
+        config = untrained_config(request, saved, path / "config.json")
     training = request.mode == "profile"
     if config.data.name == "none":
         raise RequestError(
@@ -350,9 +351,16 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
         RunDir.open(path).check_writable()
     experiment = assembly.experiment(config, build_device(request.device), training, home=path)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
-    folder.write_env({"command": command, **environment(str(experiment.device))})
+    folder.write_env({"command": command, **_environment(experiment)})
     with folder:
         yield experiment, folder
+
+
+def _environment(experiment: Experiment) -> Json:
+    """Provenance, with what the config leaves to the device as it is there."""
+    settings = experiment.settings
+    settled = {"precision": settings.precision, "compile": settings.compile}
+    return {**environment(str(experiment.device)), "training": settled}
 
 
 def trainer_of(
@@ -478,7 +486,7 @@ def _listening(steps: Iterator[Interval], stop: Stop) -> Iterator[Interval]:
 def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterator[Interval]:
     """The intervals, their numbers in metrics.jsonl and TensorBoard, and checkpoints when due."""
     settings, start, first = trainer.settings, time.monotonic(), trainer.step
-    saved = first
+    saved, compiler = first, _for_previews(trainer)
     if first == settings.num_steps:
         _finish(trainer, folder)
     with Curves(folder.path / "tensorboard", first + 1) as curves:
@@ -493,7 +501,7 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
             for name, value in {**scalars, "images_per_second": rate}.items():
                 curves.scalar(name, value, interval.step)
             if settings.preview_every and interval.step % settings.preview_every == 0:
-                _look(trainer, folder, curves, seconds)
+                _look(trainer, folder, curves, seconds, compiler)
             due = interval.step % settings.checkpoint_every == 0
             if due or interval.step == settings.num_steps:
                 saved = _save(trainer, folder)
@@ -502,9 +510,17 @@ def _kept(steps: Iterator[Interval], trainer: Trainer, folder: RunDir) -> Iterat
             _save(trainer, folder)
 
 
-def _look(trainer: Trainer, folder: RunDir, curves: Curves, seconds: float) -> None:
+def _for_previews(trainer: Trainer) -> Compiler:
+    """What compiles the averaged network, where that is done without a word: on CUDA."""
+    settings, device = trainer.settings, trainer.data.train.device
+    return Compiler(settings.compile and device.type == "cuda", settings.compile_mode, tell)
+
+
+def _look(
+    trainer: Trainer, folder: RunDir, curves: Curves, seconds: float, compiler: Compiler
+) -> None:
     """A preview of this step: previews/STEP.png, a row of metrics.jsonl, and TensorBoard."""
-    found = preview(trainer)
+    found = preview(trainer, compiler)
     folder.write_image(folder.preview_path(trainer.step), found.picture)
     pixels = np.array(Image.open(io.BytesIO(found.picture), formats=("PNG",)).convert("RGB"))
     curves.image("preview", pixels, trainer.step)

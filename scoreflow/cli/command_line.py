@@ -189,7 +189,7 @@ def _without_sign(name: str) -> tuple[str, str, int]:
     """A flag without "=": its name, the value that it says itself, and words that say it else."""
     for plain, text in ((name, "true"), (name.removeprefix("no"), "false")):
         key = KEYS.get(plain.removeprefix("config."))
-        if plain == "anyway" or (key and isinstance(key.default, bool)):
+        if plain == "anyway" or (key and (key.undecided or isinstance(key.default, bool))):
             return plain, text, 0
     return name, "", 1
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,11 +24,16 @@ from scoreflow.factory.training import (
     choose_precision,
     compiled,
     computes_in,
+    may_compile,
+    planned,
     refuse_batch,
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime import distributed
+from scoreflow.runtime.compiling import Compiler, Use
 from scoreflow.runtime.gpu.tf32 import switch_convolutions
+from scoreflow.runtime.terminal import tell
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
@@ -65,7 +70,9 @@ class Experiment:
         model: the network, compiled if the config says so, as a Denoiser.
         objective: what training minimises.
         settings: how it is trained.
-        remarks: a line each for what is to be known of data that measure it alone.
+        remarks: a line each for what is to be known of data that measure it alone, and of how it
+            is trained on this device.
+        compiler: of networks that are evaluated.
     """
 
     config: ConfigDict
@@ -76,6 +83,20 @@ class Experiment:
     objective: Objective
     settings: TrainingSettings
     remarks: tuple[str, ...] = ()
+    compiler: Compiler = field(default_factory=lambda: Compiler(False))
+
+    def fast(self, model: ScoreModel, use: Use, evaluations: float, images: int) -> ScoreModel:
+        """A model of this experiment with its network compiled, where the work is worth it.
+
+        Args:
+            model: of these data's shape.
+            use: "eval", or "vjp" where products with its Jacobian are taken.
+            evaluations: planned for each image.
+            images: how many.
+        """
+        event, network = tuple(self.data.train.shape[1:]), model.network
+        found = self.compiler.network(network, use, evaluations, images, event)
+        return model if found is network else model.with_network(found)
 
 
 def experiment(
@@ -92,7 +113,7 @@ def experiment(
     Args:
         config: the config.
         device: where everything shall lie; where it has no float64, the network alone.
-        training: whether the network will be trained; it is compiled for that alone.
+        training: whether the network will be trained.
         bound: whether the data are what it is or was trained on; others measure it alone.
         data: those of the config, where they are loaded already, or a stand-in for them.
         given: the data themselves, where data.name = given.
@@ -101,7 +122,7 @@ def experiment(
     checked = Config.of(config)
     sde = build_sde(checked)
     switch_convolutions(False)  # float32 in a config means float32
-    settings, objective = build_training(checked), build_objective(checked)
+    settings, objective = build_training(checked, device), build_objective(checked)
     if training:
         check_precision(settings, device)
     choose("sampler", checked.sampling.sampler, samplers.NAMES)
@@ -117,14 +138,26 @@ def experiment(
     network = build_network(checked, data, device)
     if training and len(data.train):  # of a shape that the network takes
         _refuse_no_loss(checked, sde, data, objective)
-    model = build_model(checked, compiled(network, settings) if training else network, sde)
+    if training:
+        settings, told = planned(checked, settings, device, tuple(data.train.shape[1:]))
+        remarks = (*remarks, *told)
+    called = compiled(network, settings, _tell) if training else network
+    model = build_model(checked, called, sde)
     if not training and not computes_in(settings.precision, device):
         model = model.in_precision("float32")
         remarks = (
             *remarks,
             f"trained in {settings.precision}, which {device} has not: evaluated in float32",
         )
-    return Experiment(config, device, data, network, model, objective, settings, remarks)
+    compiler = Compiler(may_compile(checked, device), settings.compile_mode, _tell)
+    made = config, device, data, network, model, objective, settings, remarks
+    return Experiment(*made, compiler=compiler)
+
+
+def _tell(text: str) -> None:
+    """A line from the first process alone."""
+    if distributed.is_main_process():
+        tell(text)
 
 
 def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:

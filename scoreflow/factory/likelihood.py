@@ -12,6 +12,7 @@ from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
 from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.compiling import solver_evaluations
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_set_size
@@ -111,6 +112,20 @@ def build_question(
         dequantization: instead of the section's.
     """
     return question_of(Config.of(config), model.posed, model.t_min, data, dequantization)
+
+
+def products_of(question: LikelihoodSettings, data: Data) -> float:
+    """About how many evaluations a likelihood costs a datum, to plan with.
+
+    A product with the Jacobian, of which there is one a probe or a dimension, counts as two.
+
+    Args:
+        question: as it is asked.
+        data: whose it is.
+    """
+    solver = question.solver
+    products = solver.probes or data.test.shape[1:].numel()
+    return question.samples * solver_evaluations(solver.tolerance) * (1 + 2 * products)
 
 
 def question_of(

@@ -1,6 +1,7 @@
 """Network and Denoiser from the `model` section."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
 from scoreflow.models.unet_levels import fitting, refuse_bad_levels
+from scoreflow.runtime.compiling import precision_on
 from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.schema.config import KEYS, AnyConfig, Config
 from scoreflow.schema.training_sections import ModelConfig
@@ -213,7 +215,10 @@ def _flags_for(c: ModelConfig, sides: tuple[int, int]) -> list[str]:
 
 
 def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
-    """The network as a Denoiser, asked as its `model` section says; in training's precision."""
+    """The network as a Denoiser, asked as its `model` section says.
+
+    In training's precision, as the device where the network lies has that.
+    """
     config = Config.of(config)
     c, t = config.model, config.training
     if c.integer_times and t.times != "integer":
@@ -226,7 +231,7 @@ def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
         sde,
         choose_key("model.prediction", c.prediction),
         least_time(choose_key("training.times", t.times), t.t_min),
-        t.precision,
+        precision_on(t.precision, device_of(network)),
         channels_last(config),
         c.learned_variance,
         label=Label(choose_key("model.label", c.label), c.label_scale, c.label_offset),
@@ -236,6 +241,12 @@ def build_model(config: AnyConfig, network: nn.Module, sde: SDE) -> ScoreModel:
         data_scale=c.data_scale,
         integer_times=c.integer_times,
     )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network lies; the CPU for one without weights."""
+    first = next(chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def channels_last(config: Config) -> bool:

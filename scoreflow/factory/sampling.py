@@ -16,6 +16,7 @@ from scoreflow.generation.classes import ByClass
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.compiling import solver_evaluations
 from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.samplers import (
     AnnealedLangevin,
@@ -142,6 +143,22 @@ def _refuse_threshold(c: SamplingConfig, data: Data) -> None:
             "sampling.dynamic_threshold is for images, which have a range, got "
             f"{c.dynamic_threshold} on vectors"
         )
+
+
+def planned_evaluations(config: AnyConfig, name: str, model: ScoreModel) -> float:
+    """About how many evaluations a sample takes, to plan with; guidance may double them.
+
+    Args:
+        config: of the run.
+        name: of the sampler.
+        model: the network.
+    """
+    c = Config.of(config).sampling
+    if name == "ode":
+        return solver_evaluations(c.tolerance)
+    steps = c.steps or (samplers.FEW_STEPS if high_order(config, name) else model.sde.num_steps)
+    a_step = samplers.SAMPLERS[samplers.stepping(name, c.predictor)].evaluations
+    return steps * (a_step + (c.corrections if name == "pc" else 0))
 
 
 def high_order(config: AnyConfig, name: str) -> bool:

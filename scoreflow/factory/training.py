@@ -1,10 +1,8 @@
 """Loss, optimisation and compilation from the `training` section."""
 
 import math
-import shutil
-from dataclasses import fields
-from importlib.util import find_spec
-from typing import Any, cast
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +10,10 @@ from torch import nn
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
+from scoreflow.factory.own_network import is_import_path
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import HALF
-from scoreflow.runtime import distributed
+from scoreflow.runtime import compiling, distributed
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.runtime.memory import refuse_above_memory
@@ -22,22 +21,35 @@ from scoreflow.samplers.reverse_variance import Variance
 from scoreflow.schema import resolve
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.request import flatten
+from scoreflow.schema.section import AUTO
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.checkpoints.content import trained_with, values_in
 from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.storage.run_folder import DATA, RunDir
 from scoreflow.training.settings import ClassifierSettings, TrainingSettings
 
+CPU = torch.device("cpu")
 
-def build_training(config: AnyConfig) -> TrainingSettings:
-    """The settings of the trainer, checked."""
-    section: dict[str, Any] = Config.of(config).training.to_dict()
+
+def build_training(config: AnyConfig, device: torch.device = CPU) -> TrainingSettings:
+    """The settings of the trainer, checked; what they leave to the device as that has it.
+
+    Args:
+        config: of the run.
+        device: where the network is trained.
+    """
+    config = Config.of(config)
+    section: dict[str, Any] = config.training.to_dict()
+    asked = section["compile"]
+    section["compile"] = asked is True or (asked == AUTO and may_compile(config, device))
+    section["precision"] = compiling.precision_on(
+        choose_key("training.precision", config.training.precision), device
+    )
     names = [field.name for field in fields(TrainingSettings)]
     settings = TrainingSettings(**{name: section[name] for name in names})
     choose_key("training.decay", settings.decay)
-    choose_key("training.precision", settings.precision)
     choose_key("training.compile_mode", settings.compile_mode)
-    if settings.compile_mode != "default" and not settings.compile:
+    if settings.compile_mode != "default" and asked is False:
         raise RequestError(
             f"training.compile_mode = {settings.compile_mode} needs training.compile = true"
         )
@@ -53,6 +65,37 @@ def build_training(config: AnyConfig) -> TrainingSettings:
             f"({settings.log_every}), or 0, got {settings.preview_every}"
         )
     return settings
+
+
+def may_compile(config: Config, device: torch.device) -> bool:
+    """Whether networks are compiled without a word: ours, on CUDA, where the machine can."""
+    own = not is_import_path(config.model.name)
+    on_gpu = config.training.compile is not False and device.type == "cuda"
+    return own and on_gpu and not compiling.missing_for(device)
+
+
+def planned(
+    config: Config, settings: TrainingSettings, device: torch.device, event: tuple[int, ...]
+) -> tuple[TrainingSettings, tuple[str, ...]]:
+    """A training's settings, compiled under `AUTO` where it is worth it, and the line about it.
+
+    Args:
+        config: of the run.
+        settings: of `build_training` on the device.
+        device: where it is trained.
+        event: shape of an image.
+    """
+    work = compiling.PASSES * settings.num_steps, settings.batch_size, event
+    worth = settings.compile_mode != "default" or compiling.worth_compiling(*work)
+    if config.training.compile != AUTO or device.type != "cuda":
+        return settings, ()
+    if not worth or is_import_path(config.model.name):
+        return replace(settings, compile=False), ()
+    lacking = compiling.missing_for(device)
+    told = f"the network is compiled, {compiling.TAKES}"
+    if lacking:
+        told = f"the network is not compiled, for want of {lacking}: install it for faster steps"
+    return settings, (f"training.compile = auto: on {device} {told}",)
 
 
 def refuse_batch(config: Config, data: Data) -> None:
@@ -137,28 +180,27 @@ def check_precision(settings: TrainingSettings, device: torch.device) -> None:
         )
 
 
-def compiled(network: nn.Module, settings: TrainingSettings) -> nn.Module:
-    """The network through torch.compile, if the settings ask for it and this machine can."""
+def compiled(
+    network: nn.Module, settings: TrainingSettings, say: compiling.Say | None = None
+) -> nn.Module:
+    """The network through torch.compile, if the settings ask for it and this machine can.
+
+    Args:
+        network: to be trained.
+        settings: of its training.
+        say: gets a line after the first step, with the seconds that it took.
+    """
     if not settings.compile:
         return network
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    if on_cpu and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    device = next(network.parameters()).device
+    if lacking := compiling.missing_for(device):
         raise RequestError(
-            "training.compile on a CPU needs a C++ compiler and none was found: "
-            "install g++ or leave it false"
+            f"training.compile on {'a CPU' if device.type == 'cpu' else 'a GPU'} needs {lacking}, "
+            "which was not found: install it, or add --config.training.compile=false"
         )
-    if not on_cpu and find_spec("triton") is None:
-        raise RequestError(
-            "training.compile on a GPU needs the package triton and it was not found: "
-            "install it or leave training.compile false"
-        )
-    if not on_cpu and not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        raise RequestError(
-            "training.compile on a GPU needs a C compiler and none was found: "
-            "install gcc or leave training.compile false"
-        )
-    module: Any = torch.compile(network, mode=settings.compile_mode)
-    return cast(nn.Module, module)
+    share = -(-settings.batch_size // distributed.placement().world)
+    varying = share % settings.micro_batches > 0
+    return compiling.Compiled(network, "train", settings.compile_mode, varying, say)
 
 
 def remark(settings: TrainingSettings, device: torch.device) -> str | None:
@@ -182,7 +224,8 @@ def remark(settings: TrainingSettings, device: torch.device) -> str | None:
             "training.precision = float16: a GPU's; on a CPU it is many times slower than float32"
         )
     if settings.compile_mode == "reduce-overhead":
-        return "training.compile_mode = reduce-overhead: a GPU's graphs; on this CPU as default"
+        here = "on this CPU as default" if settings.compile else "without effect on this CPU"
+        return f"training.compile_mode = reduce-overhead: a GPU's graphs; {here}"
     flags = cpu_flags()
     if settings.precision == "bfloat16" and flags and not flags & BFLOAT16:
         return (
@@ -195,10 +238,14 @@ def remark(settings: TrainingSettings, device: torch.device) -> str | None:
 
 
 def choose_precision(config: AnyConfig) -> str:
-    """The precision of a network under `equivalence`: that of training, unless it names one."""
+    """The precision of a network under `equivalence`: that of training, unless it names one.
+
+    float32 where training left it to the device, or has a scaled loss for it.
+    """
     config = Config.of(config)
     trained = config.training.precision
-    own = config.equivalence.precision or ("float32" if trained == "float16" else trained)
+    rounded = trained in (AUTO, "float16")
+    own = config.equivalence.precision or ("float32" if rounded else trained)
     name: str = choose_key("equivalence.precision", own)
     return name
 

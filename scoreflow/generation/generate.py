@@ -1,7 +1,7 @@
 """Draw samples by a plan, in batches, shared by index between processes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from scoreflow.errors import RunError
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
+from scoreflow.runtime.compiling import fixed_shapes
 from scoreflow.runtime.progress_bar import Progress
-from scoreflow.samplers import Counted, sample
+from scoreflow.samplers import Counted, ProbabilityFlow, sample
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 
@@ -51,7 +52,9 @@ def draw_samples(
     shard, count, device = distributed.shard(), len(noise.index), noise.index.device
     own = torch.arange(count, device=device)[shard.rank :: shard.world]
     batches = []
-    with Progress(f"draw {name}", len(own), "img") as progress:
+    # an adaptive solver asks about fewer rows as some arrive
+    alike = nullcontext() if isinstance(plan.sampler, ProbabilityFlow) else fixed_shapes(device)
+    with Progress(f"draw {name}", len(own), "img") as progress, alike:
         shown = Counted(plan.denoiser, progress.evaluated)
         for index in own.split(batch_size) if len(own) else ():
             rows = None if start is None else start[index]

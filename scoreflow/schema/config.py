@@ -113,7 +113,8 @@ class Config(Section):
     def to_config_dict(self) -> ConfigDict:
         """The same as a ConfigDict: the contract of experiment files and overrides."""
         found = self.to_dict()
-        for name in (each.name for each in KEYS.values() if each.classes):
+        several = (each for each in KEYS.values() if each.classes or each.undecided)
+        for name in (each.name for each in several):
             section, _, option = name.partition(".")
             # a number or a text, which a field of one type would refuse to become the other
             found[section][option] = FieldReference(found[section][option], field_type=object)

@@ -19,8 +19,8 @@ An experiment (`configs/*.py`) starts from these defaults and changes some;
 `--config.SECTION.KEY=VALUE` changes one more. A run keeps its whole config in `config.json`.
 
 Training takes every key, and fixes those marked "train"; those that are marked "resume" as well
-may be given another value when it goes on ([runs.md](runs.md)). After it a mode takes the keys
-that have an effect on it, which lie in the sections
+may be given another value when it goes on ([runs.md](runs.md)). After it a mode takes those marked
+"all modes", and the keys that have an effect on it, which lie in the sections
 {", ".join(f"`{name}`" for name in EVALUATION)}.
 A meaning that begins with names and a colon ("ve: ...") belongs to these choices alone: set for a
 training under others, such a key is refused, with what would give it an effect. Keys added "later"
@@ -67,6 +67,8 @@ def _values(key: Key) -> str:
         return ("names: " if many else "") + ", ".join(f"`{name}`" for name in key.choices)
     if key.classes:
         return "class or classes"
+    if key.undecided:
+        return "`true`, `false`, `auto`"
     if key.limits is None:
         return {bool: "`true`, `false`", str: "text"}[kind]
     word = {int: "whole number", float: "number"}[kind] + ("s" if many else "")

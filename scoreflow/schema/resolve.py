@@ -20,7 +20,7 @@ from scoreflow.schema.config import (
     refuse_nonsense,
 )
 from scoreflow.schema.request import Flat, Request, flatten
-from scoreflow.schema.section import WHERE_THE_DATA_FIT, Value
+from scoreflow.schema.section import AUTO, IN_ALL_MODES, WHERE_THE_DATA_FIT, Value
 
 OF_A_CHECKPOINT = ("sampling.step", "likelihood.step")
 """Keys that name a checkpoint."""
@@ -88,7 +88,9 @@ def resumed_config(
     """
     config = resolve(completed(saved), str(where))
     saved = flatten(config.to_dict())
-    wanted = request.config if request.names_experiment else {**saved, **request.overrides}
+    wanted = {**saved, **request.overrides}
+    if request.names_experiment:
+        wanted = _yielding(request.config, saved, request.overrides)
     if imported:
         free = {k: v for k, v in wanted.items() if k.split(".")[0] not in OF_NETWORK}
         config = resolve({**saved, **free}, "the request")
@@ -156,8 +158,9 @@ def _or(choices: list[str]) -> str:
 
 def untrained_config(request: Request, saved: Flat, where: Path) -> ConfigDict:
     """The config to evaluate a fresh network with, where a folder may hold its results already."""
-    config = training_config(request)
-    wanted = flatten(config.to_dict())
+    wanted = flatten(training_config(request).to_dict())
+    wanted = _yielding(wanted, saved, request.overrides)
+    config = resolve(wanted, "the experiment")
     for key, value in wanted.items():
         if belongs_to_weights(key) and saved.get(key) != value:
             raise RequestError(
@@ -180,8 +183,10 @@ def evaluation_config(
             none of ours: whatever images fit them can be measured.
     """
     saved = flatten(resolve(completed(saved), str(where)).to_dict())
-    wanted = request.config if request.names_experiment else request.overrides
-    moved = {key for key in request.overrides if _is_a_place(key)}
+    wanted = request.overrides
+    if request.names_experiment:
+        wanted = _yielding(request.config, saved, request.overrides)
+    moved = {key for key in request.overrides if _is_a_place(key) or _is_of_speed(key)}
     wanted = {k: wanted[k] for k in wanted if not bound or k in moved or not _is_a_place(k)}
     free = moved if bound else {key for key in saved if key.startswith("data.")}
     for key, value in wanted.items():
@@ -197,6 +202,22 @@ def evaluation_config(
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
+
+
+def _yielding(wanted: Flat, saved: Flat, overrides: Flat) -> Flat:
+    """What an experiment asks for; what it leaves to the device stays as it is saved.
+
+    A run that is older than that choice, or was told otherwise once, is not asked for another
+    value by a file that says nothing of it.
+    """
+    left = {key for key, each in KEYS.items() if each.automatic} - overrides.keys()
+    kept = {key: saved[key] for key in left & saved.keys() if wanted.get(key) == AUTO}
+    return {**wanted, **kept}
+
+
+def _is_of_speed(key: str) -> bool:
+    """Whether a key may be given another value in all modes, as it changes their speed alone."""
+    return key in KEYS and KEYS[key].changes == IN_ALL_MODES
 
 
 def _is_a_place(key: str) -> bool:

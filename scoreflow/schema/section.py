@@ -38,6 +38,12 @@ FROM_A_STEP_ON = "resume"
 """A key of the weights that each step reads anew: it may change where a training goes on."""
 WHERE_THE_DATA_FIT = "resume, and all modes, where the data are the same"
 """Where the data lie, which may be another place than they were trained on at."""
+IN_ALL_MODES = "resume, and all modes"
+"""A key of the weights that changes how fast they are asked, and nothing else."""
+AUTO = "auto"
+"""A value of keys that the device may decide."""
+SWITCH: dict[str, Value] = {AUTO: AUTO, "true": True, "false": False}
+"""Texts of a truth value that the device may decide."""
 CLASS = "a class, by its number or name; several, as 0,1,2; or one of the words in its meaning"
 """What a value must be that says classes."""
 
@@ -63,6 +69,8 @@ class Key:
             "" for never.
         classes: whether it says a class or several: a number, or a text (`as_classes`).
         filled: whether a list must have an entry.
+        automatic: whether it may be `AUTO`, which leaves the choice to the device: a text, or a
+            truth value where it has no choices.
     """
 
     name: str
@@ -77,6 +85,7 @@ class Key:
     changes: str = ""
     classes: bool = False
     filled: bool = False
+    automatic: bool = False
 
     @property
     def section(self) -> str:
@@ -89,12 +98,19 @@ class Key:
         return self.name.rpartition(".")[2]
 
     @property
+    def undecided(self) -> bool:
+        """Whether it is true, false, or `AUTO`, where the device decides which."""
+        return self.automatic and not self.choices
+
+    @property
     def kind(self) -> str:
         """What a value must be, in words."""
         if isinstance(self.default, tuple):
             return LISTS[type(self.default[0])]
         if self.classes:
             return CLASS
+        if self.undecided:
+            return "true, false or auto"
         return KINDS[type(self.default)]
 
     @property
@@ -118,6 +134,12 @@ class Key:
         converted: Any
         if self.classes:
             converted = as_classes(value, self.wrong_kind(value))
+        elif self.undecided and isinstance(value, str):
+            if value not in SWITCH:
+                raise RequestError(self.wrong_kind(value))
+            converted = SWITCH[value]
+        elif self.undecided:
+            converted = _converted(value, bool, self.wrong_kind(value))
         elif not isinstance(self.default, tuple):
             converted = _converted(value, type(self.default), self.wrong_kind(value))
         elif isinstance(value, list | tuple):
@@ -203,6 +225,7 @@ def key(
     changes: str = "",
     classes: bool = False,
     filled: bool = False,
+    automatic: bool = False,
 ) -> T:
     """A field of a section's dataclass; the arguments are those of `Key`.
 
@@ -218,6 +241,7 @@ def key(
         changes: of a key of the weights, `FROM_A_STEP_ON` or another few words.
         classes: whether it says a class or several.
         filled: whether a list must have an entry.
+        automatic: whether the device may decide.
     """
     about = {
         "meaning": meaning,
@@ -230,6 +254,7 @@ def key(
         "changes": changes,
         "classes": classes,
         "filled": filled,
+        "automatic": automatic,
     }
     declared: T = field(default=default, metadata=about)
     return declared

@@ -13,7 +13,15 @@ from scoreflow.schema.ranges import (
     AllBut,
     Range,
 )
-from scoreflow.schema.section import FROM_A_STEP_ON, WHERE_THE_DATA_FIT, Condition, Section, key
+from scoreflow.schema.section import (
+    AUTO,
+    FROM_A_STEP_ON,
+    IN_ALL_MODES,
+    WHERE_THE_DATA_FIT,
+    Condition,
+    Section,
+    key,
+)
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SCHEDULES = ("linear", "cosine", "log_linear", "linear_continuous", "scaled_linear", "betas")
@@ -459,18 +467,26 @@ class TrainingConfig(Section):
         changes=FROM_A_STEP_ON,
     )
     precision: str = key(
-        "float32",
-        "arithmetic of the network; tf32 on a GPU alone; float16 trains with a scaled loss",
-        choices=PRECISIONS,
+        AUTO,
+        "arithmetic of the network; auto: tf32 on CUDA, else float32; float16 trains with a "
+        "scaled loss; a likelihood is float32 always",
+        choices=(AUTO, *PRECISIONS),
         changes=FROM_A_STEP_ON,
+        automatic=True,
     )
-    compile: bool = key(False, "torch.compile the network", changes=FROM_A_STEP_ON)
+    compile: bool | str = key(
+        AUTO,
+        "torch.compile the network; auto: on CUDA, where what is planned outweighs the minutes "
+        "that it takes",
+        changes=IN_ALL_MODES,
+        automatic=True,
+    )
     compile_mode: str = key(
         "default",
         "mode of torch.compile",
         choices=("default", "reduce-overhead", "max-autotune"),
         later=True,
-        only={"training.compile": (True,)},
+        only={"training.compile": (True, AUTO)},
         changes=FROM_A_STEP_ON,
     )
     channels_last: bool = key(

@@ -8,12 +8,13 @@ training's randomness, so a training with previews is, bit for bit, the one with
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoreflow.data.dataset import Data
 from scoreflow.data.levels import points, values_of
 from scoreflow.generation.pictures import picture
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.compiling import Compiler, Use
 from scoreflow.samplers import Clipped, DPMSolver, grid, sample
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
@@ -40,13 +41,27 @@ class Preview:
     loss: float | None
 
 
-def preview(trainer: Trainer) -> Preview:
-    """Samples of the averaged weights, and their loss on held-out data."""
-    model = trainer.model.with_network(trainer.ema.module)
+def preview(trainer: Trainer, compiler: Compiler | None = None) -> Preview:
+    """Samples of the averaged weights, and their loss on held-out data.
+
+    Args:
+        trainer: where it stands.
+        compiler: of the averaged network, if all previews of the training are worth it; None for
+            none.
+    """
+    model = trainer.model.with_network((compiler or Compiler(False)).network(*_planned(trainer)))
     drawn = values_of(_drawn(model, trainer.data), trainer.data)
     few, labels = _held_out(trainer.data, model.num_classes > 0)
     loss = _loss(trainer, model, few, labels) if len(few) else None
     return Preview(picture(drawn, trainer.data, COLUMNS), loss)
+
+
+def _planned(trainer: Trainer) -> tuple[nn.Module, Use, int, int, tuple[int, ...]]:
+    """The averaged network, and what all previews ask of it, as a compiler is told."""
+    settings, data = trainer.settings, trainer.data
+    previews = settings.num_steps // max(settings.preview_every, 1)
+    images = STEPS * IMAGES + min(len(data.test), HELD_OUT)
+    return trainer.ema.module, "eval", previews, images, tuple(data.train.shape[1:])
 
 
 def _drawn(model: ScoreModel, data: Data) -> Tensor:

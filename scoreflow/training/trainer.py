@@ -24,6 +24,7 @@ from scoreflow.data.levels import Embedding, points
 from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.runtime.compiling import fixed_shapes
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.gpu.transfer import load_weights, moved
 from scoreflow.sde.noise import Noise, Stream
@@ -233,7 +234,7 @@ class Trainer:
         """
         self.model.network.train()
         rows: list[Tensor] = []
-        with arithmetic(self.settings.precision):
+        with arithmetic(self.settings.precision), fixed_shapes(self.data.train.device):
             while len(rows) < count and not self.stopped:
                 agreed = self.shard.asking_any(stop) if stop is not None else None
                 rows.append(self._advance())

@@ -33,6 +33,7 @@ def measure_bounds(
     measured: Measured,
     measure_by: Callable[[str], Measured],
     more: Mapping[str, Callable[[], Measured]] = {},
+    compiled: Callable[[ScoreModel, int, int], ScoreModel] = lambda model, _calls, _size: model,
 ) -> tuple[Json, bytes | None] | None:
     """Every bound and estimate of the same images, and the rate-distortion curve.
 
@@ -43,6 +44,7 @@ def measure_bounds(
         measured: the exact flow by the config's dequantization.
         measure_by: the exact flow by another one.
         more: what else is the exact flow of, by name, as of the network asked in another way.
+        compiled: the network for so many evaluations of so many images.
 
     Returns:
         The result, and a PNG of progressive reconstructions if the data are images, in the first
@@ -65,9 +67,9 @@ def measure_bounds(
     )  # by Jensen, over the dequantization
     entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
-    model = model.in_precision("float32")
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
+    model = compiled(model, calls, c.batch_size).in_precision("float32")
     with (
         Progress("likelihood bounds", calls, "call") as progress,
         arithmetic("float32"),

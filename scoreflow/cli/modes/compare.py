@@ -184,7 +184,9 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
     }
     cases = CachedCases(common.rows, names, paths)
     seed, batch_size = c.compare.seed, c.sampling.batch_size
-    for name, budget in cases.missing():
+    missing = cases.missing()
+    trained.fast("eval", sum(budget for _, budget in missing), common.count)
+    for name, budget in missing:
         made = Case(name, budget, trained.plan(name, _with_budget(c, name, budget)))
         row, png, x = comparison.measured(
             made, trained.model.sde, common.data, seed, common.count, batch_size

@@ -10,6 +10,7 @@ Under other settings each has a name of its own, with a hash (`storage.measureme
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ml_collections import ConfigDict
 from torch import Tensor
@@ -23,7 +24,13 @@ from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.editing import build_user_reading
-from scoreflow.factory.likelihood import OF_EACH, asked_of, build_question, labels_of
+from scoreflow.factory.likelihood import (
+    OF_EACH,
+    asked_of,
+    build_question,
+    labels_of,
+    products_of,
+)
 from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured, check_row, measure
@@ -142,6 +149,7 @@ def _measured(
     model = asked_of(experiment.config, weights.model, of)
     shard, c = distributed.shard(), experiment.config.likelihood
     question = build_question(experiment.config, model, of, dequantization)
+    model = experiment.fast(model, "vjp", products_of(question, of), _count(of, c))
     labels = labels_of(experiment.config, model, of)
     truth = toy.distribution() if name == "likelihood" and of.is_toy else None
     heading, agree = _heading(weights, of, dequantization), shard.broadcast_from_rank_0
@@ -186,6 +194,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     """Keep a result beside those of other settings, and say it."""
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
+    settings |= trained.asked_in("vjp") | {"precision": "float32"}
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
@@ -220,13 +229,18 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
 
     model, data = asked_of(trained.config, trained.model, trained.data), trained.data
     name, more = LEDGER, _by_its_published_clock(trained)
-    found = measure_bounds(model, data, trained.config, measured, measure_by, more)
+    compiled = partial(_for_bounds, trained)
+    found = measure_bounds(model, data, trained.config, measured, measure_by, more, compiled)
     if found is None:
         return
     result, picture = found
     _write(trained, name, result, data)
     if picture is not None:
         trained.folder.write_image(trained.folder.sample_path(trained.step, name), picture)
+
+
+def _for_bounds(trained: TrainedRun, model: ScoreModel, evaluations: int, size: int) -> ScoreModel:
+    return trained.experiment.fast(model, "eval", evaluations, size)
 
 
 def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measured]]:

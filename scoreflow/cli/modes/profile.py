@@ -27,7 +27,9 @@ def profile(experiment: Experiment, folder: RunDir) -> None:
     c, trace = experiment.config.profile, folder.path / "results" / "profile-trace.json.gz"
     make_folder(trace.parent)
     result = profiler.measure(trainer_of(experiment), c.num_steps, c.warmup, trace)
+    settled = experiment.settings.precision, experiment.settings.compile
     training = experiment.config.training.to_dict()
+    training["precision"], training["compile"] = settled
     settings = {**training, **recorded(c, experiment.device)}
     where = environment(str(experiment.device))
     whole = {**result, "settings": settings, "environment": where}

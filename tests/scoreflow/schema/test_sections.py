@@ -73,8 +73,11 @@ def test_sections_are_frozen_and_refuse_what_is_out_of_range():
         ("training.num_steps", None, "a whole number"),
         ("training.num_steps", True, "a whole number"),
         ("training.num_steps", 1.0, "a whole number"),
-        ("training.compile", 1, "true or false"),
-        ("training.compile", None, "true or false"),
+        ("model.conditional", 1, "true or false"),
+        ("model.conditional", None, "true or false"),
+        ("training.compile", 1, "true, false or auto"),
+        ("training.compile", None, "true, false or auto"),
+        ("training.compile", "perhaps", "true, false or auto"),
         ("training.learning_rate", True, "a number"),
         ("training.learning_rate", "1", "a number"),
         ("data.path", None, "a text"),
@@ -132,7 +135,7 @@ def test_choices_are_the_names_that_the_rooms_know():
     for name, options in known.items():
         assert KEYS[name].choices == tuple(options), name
     for name in ("training.precision", "equivalence.precision"):
-        assert set(KEYS[name].choices) <= set(score_model.PRECISIONS)
+        assert set(KEYS[name].choices) <= {"auto", *score_model.PRECISIONS}
 
 
 def test_the_table_of_samplers():

@@ -16,6 +16,7 @@ from scoreflow.factory.assembly import experiment
 from scoreflow.factory.training import build_training, compiled, remark
 from scoreflow.runtime import environment
 from scoreflow.schema import request, resolve
+from scoreflow.sde.noise import kernels
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import Trainer
 
@@ -103,20 +104,17 @@ def test_a_mode_of_compiling_that_is_none_is_refused():
     with pytest.raises(RequestError, match=r"training\.compile_mode"):
         settings(compile_mode="fast")
     with pytest.raises(RequestError, match=r"needs training\.compile = true"):
-        settings(compile_mode="reduce-overhead")
+        settings(compile=False, compile_mode="reduce-overhead")
 
 
 def test_a_missing_compiler_is_a_line(monkeypatch):
     network = torch.nn.Linear(1, 1)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(RequestError, match=r"needs a C\+\+ compiler and none was found"):
+    with pytest.raises(RequestError, match=r"needs a C\+\+ compiler .* which was not found"):
         compiled(network, settings(compile=True))
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match="needs the package triton"):
+    monkeypatch.setattr(kernels, "lacking", lambda: "the package triton")
+    with pytest.raises(RequestError, match=r"on a GPU needs the package triton, .*compile=false$"):
         compiled(network.to("meta"), settings(compile=True))
-    monkeypatch.setattr(training, "find_spec", lambda name: name)
-    with pytest.raises(RequestError, match="needs a C compiler and none was found"):
-        compiled(network, settings(compile=True))
     assert compiled(network, settings()) is network
 
 
@@ -133,6 +131,7 @@ def test_a_cpu_that_emulates_bfloat16_is_remarked_on(monkeypatch, flags, remarke
     assert "is float32" in remark(settings(precision="tf32"), CPU)
     graphs = settings(compile=True, compile_mode="reduce-overhead")
     assert "on this CPU as default" in remark(graphs, CPU)
+    assert "without effect" in remark(settings(compile_mode="reduce-overhead"), CPU)
 
 
 def test_the_cpu_is_named_where_it_can_be_asked(monkeypatch):
