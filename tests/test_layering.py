@@ -26,7 +26,7 @@ FLOORS = [
 ]
 FLOOR = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {
-    "sde": {"torch", "numpy", "scipy", "torchdiffeq", "jaxtyping"},
+    "sde": {"torch", "numpy", "scipy", "torchdiffeq", "jaxtyping", "triton"},
     "samplers": {"torch", "jaxtyping"},
     "configs": {"ml_collections"},
     "schema": {"ml_collections"},

@@ -1,0 +1,53 @@
+"""Where our own kernels run: the one question that every fused operation of the house asks.
+
+Eagerly on CUDA an operation of ours is one Triton kernel. Elsewhere, and inside `torch.compile`,
+which fuses by itself, it is a few operations of torch with the same meaning. A CPU never imports
+Triton. `SCOREFLOW_FUSED=0` in the environment switches the kernels off, for a machine whose Triton
+is broken.
+"""
+
+import functools
+import os
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+FUSED = {"cuda"} if os.environ.get("SCOREFLOW_FUSED") != "0" else set[str]()
+"""Types of device with kernels of our own; a test adds that of a pretended device."""
+
+
+def fused_on(device: torch.device) -> bool:
+    """Whether an operation on this device shall be one kernel of ours.
+
+    False on a CPU, while `torch.compile` looks on, where Triton cannot build, and where switched
+    off.
+    """
+    if torch.compiler.is_compiling() or device.type not in FUSED:
+        return False
+    return device.type != "cuda" or (lacking() is None and _is_new_enough(device.index))
+
+
+@functools.cache
+def lacking() -> str | None:
+    """What Triton needs to build a kernel on this machine and has not got; None if it can.
+
+    Its kernels are started by a function in C that is built where it runs.
+    """
+    if find_spec("triton") is None:
+        return "the package triton"
+    if os.name == "nt":  # Triton for Windows brings its own compiler
+        return None
+    if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
+        return "a C compiler (gcc or clang)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "the header Python.h"
+    return None
+
+
+@functools.cache
+def _is_new_enough(index: int | None) -> bool:
+    """Triton builds for compute capability 7.0 (Volta) and later."""
+    return torch.cuda.get_device_capability(index) >= (7, 0)
