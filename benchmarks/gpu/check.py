@@ -96,12 +96,17 @@ def table(rows: list[Json]) -> str:
     return measure.table(["", "largest difference", "allowed", "agrees", "why"], cells)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compare, print the table, and write it; returns 1 if something differs."""
+def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The parser, which reports errors, and the arguments."""
     parser = argparse.ArgumentParser(description="agreement of a device with the CPU")
     parser.add_argument("--device", default="")
     parser.add_argument("--out", type=Path, default=None)
-    args = parser.parse_args(argv)
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, print the table, and write it; returns 1 if something differs."""
+    parser, args = parsed(argv)
     device, cpu = command_line.device_of(parser, args.device), torch.device("cpu")
     rows = []
     for check in CHECKS:

@@ -37,24 +37,20 @@ AXES = {
 """Axis of `benchmarks.growth` -> the lists that are left empty."""
 OF_AXIS = {"resolution": "resolutions", "batch": "batches", "processes": "processes"}
 
+# of a dry run
 TINY = ("--channels=32", "--batch=2", "--rounds=2")
 SMALL_GROWTH = {"resolutions": "32", "batches": "1,2", "processes": "1"}
-FEW_STEPS = tuple(
+FEW = tuple(
     f"--config.{key}"
     for key in (
         *("model.channels=32", "training.num_steps=4", "training.batch_size=4"),
         *("training.log_every=2", "training.checkpoint_every=2"),
-    )
-)
-FEW_IMAGES = tuple(
-    f"--config.{key}"
-    for key in (
         *("sampling.num_images=4", "sampling.batch_size=4", "sampling.steps=3"),
         *("sampling.tolerance=0.1", "likelihood.num_images=2", "likelihood.tolerance=0.1"),
         *("likelihood.tolerance_bits=0.1", "compare.num_images=8", "compare.nfe=3"),
     )
 )
-"""Options of a dry run."""
+"""Of a dry run's training, and, as they are its config, of what is measured on it."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +162,16 @@ def equivalence(options: Options) -> Part:
 def cifar10(options: Options) -> list[Part]:
     """A training of minutes, and every evaluation of the trained network."""
     at = options.work / (f"cifar10-{options.subset}" if options.subset else "cifar10")
-    few = FEW_IMAGES if options.dry else ()
     ledger = {"cifar10-ledger.json": "results/likelihood-ledger.json"}
-    likelihood = mode("likelihood", options, at, *LIKELIHOOD, *few)
+    likelihood = mode("likelihood", options, at, *LIKELIHOOD[: 1 if options.dry else None])
     # images/s at an error need a trained run, which the stage "likelihood" does not have
     rates = (f"--workdir={at}", *tiny(options, "--rounds=2"), *("--images=2",) * options.dry)
     parts = [
         _training(options, at),
-        *(_samples(name, options, at, *few) for name in SAMPLERS),
+        *(_samples(name, options, at) for name in SAMPLERS),
         Part(likelihood, {**_result("likelihood"), **ledger}, at, goes_on=True),
         bench("cifar10-divergence", options, "divergence", *rates, least=6.0),
-        Part(mode("compare", options, at, *few), _result("compare"), at, goes_on=True),
+        Part(mode("compare", options, at), _result("compare"), at, goes_on=True),
     ]
     return [replace(part, subset=options.subset) for part in parts]
 
@@ -185,9 +180,9 @@ def _training(options: Options, at: Path) -> Part:
     """DDPM's recipe over minutes; a dry run without images trains on the digits."""
     named = "digits" if options.dry and options.data is None else "cifar10"
     data = (f"--config.data.path={options.data}",) if options.data else ()
-    more = (f"--config=configs/{named}.py", *data, *TRAINING, *FEW_STEPS * options.dry)
+    more = (f"--config=configs/{named}.py", *data, *TRAINING, *FEW * options.dry)
     return Part(
-        mode("train", options, at, *more, *FEW_IMAGES * options.dry),
+        mode("train", options, at, *more),
         {"cifar10-training.json": "training.json"},
         at,
         least=2.0,
@@ -196,10 +191,10 @@ def _training(options: Options, at: Path) -> Part:
     )
 
 
-def _samples(name: str, options: Options, at: Path, *more: str) -> Part:
+def _samples(name: str, options: Options, at: Path) -> Part:
     """Images by one sampler, and their picture."""
     made = {**_result(f"samples-{name}"), f"cifar10-samples-{name}.png": f"samples/*-{name}.png"}
-    return Part(mode("sample", options, at, f"--sampler={name}", *more), made, at, least=2.0)
+    return Part(mode("sample", options, at, f"--sampler={name}"), made, at, least=2.0)
 
 
 def _result(name: str) -> dict[str, str]:
