@@ -31,7 +31,7 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import Trainer
 
-IMAGES, STEPS = 8, 5
+IMAGES, STEPS = 8, 6
 RATE = 1e-4
 """Learning rate: Adam's first steps move each weight by it, even if its gradient is rounding."""
 SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")

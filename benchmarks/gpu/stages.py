@@ -7,12 +7,13 @@ from pathlib import Path
 SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")
 TRAINING = (
     "--config.training.precision=bfloat16",
-    "--config.training.compile=true",
-    "--config.training.channels_last=true",
     "--config.training.warmup_steps=1000",
     "--config.training.checkpoint_every=1000",
 )
-"""Added to configs/cifar10.py: a run of minutes; an interruption loses at most 1000 steps."""
+"""Added to configs/cifar10.py: a run of minutes; an interruption loses at most 1000 steps.
+
+Whether it is compiled is left to the device, for what is measured on it has the same config.
+"""
 LIKELIHOOD = ("--config.likelihood.ledger=true", "--config.likelihood.num_images=256")
 
 STEPS = {
