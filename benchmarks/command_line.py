@@ -74,6 +74,18 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_channels(parser: argparse.ArgumentParser) -> None:
+    """Add --channels, by which the measured network can be made small for a trial."""
+    known = range(32, 1025, 32)
+    text = "of the network: DDPM's 128, or fewer, to try whether all of it runs"
+    parser.add_argument("--channels", type=int, choices=known, default=128, metavar="N", help=text)
+
+
+def channels_of(args: argparse.Namespace) -> str:
+    """--channels as the command that is written down has it: "" for the published network."""
+    return "" if args.channels == 128 else f" --channels {args.channels}"
+
+
 def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse, by argparse's error, fewer than two rounds and a negative batch."""
     if args.rounds < 2 or args.batch < 0:

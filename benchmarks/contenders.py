@@ -6,12 +6,14 @@ of their training example: `DDPMScheduler.add_noise`, mean squared error, clippi
 `EMAModel`. Both train on the same random images, which lie on the device.
 """
 
+import importlib.util
+
 import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from benchmarks.measure import Steps
+from benchmarks.measure import CHANNELS, Steps, say
 from scoreflow.configs import cifar10
 from scoreflow.data.dataset import Data
 from scoreflow.factory.assembly import build_sde
@@ -24,21 +26,20 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Trainer
 
 IMAGES = 512
-PLAIN: Json = {"precision": "float32", "compile": False}
-"""What a config leaves to the device, as all variants that say nothing of it have it."""
+Made = tuple[Steps, Steps, nn.Module]
+"""What runs so many training steps, and so many forward passes, and the network."""
+PLAIN: Json = {"precision": "float32", "compile": False, "channels_last": False}
+"""Each switch by its name, as what a config has by default depends on the device."""
+BEST: Json = {"precision": "bfloat16", "compile": True, "channels_last": True}
 VARIANTS: dict[str, Json] = {
-    "float32": {"channels_last": False},
-    "channels_last": {"channels_last": True},
-    "compiled": {"compile": True, "channels_last": False},
-    "tf32": {"precision": "tf32", "channels_last": False},
-    "bfloat16": {"precision": "bfloat16", "channels_last": False},
-    "best": {"precision": "bfloat16", "compile": True, "channels_last": True},
-    "graphs": {
-        "precision": "bfloat16",
-        "compile": True,
-        "channels_last": True,
-        "compile_mode": "reduce-overhead",
-    },
+    "float32": PLAIN,
+    "channels_last": {**PLAIN, "channels_last": True},
+    "compiled": {**PLAIN, "compile": True},
+    "tf32": {**PLAIN, "precision": "tf32"},
+    "bfloat16": {**PLAIN, "precision": "bfloat16"},
+    "gpu": {"precision": "tf32", "compile": True, "channels_last": True},
+    "best": BEST,
+    "graphs": {**BEST, "compile_mode": "reduce-overhead"},
 }
 
 
@@ -59,11 +60,11 @@ def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
     return Trainer(model, network, ema, data, objective, settings, 0, shard)
 
 
-def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
+def ours(device: torch.device, batch: int, variant: str, channels: int = CHANNELS) -> Made:
     """Functions that run so many training steps and forward passes of ours, and the network."""
     config = cifar10.get_config()
-    config.training.batch_size = batch
-    config.training.update(PLAIN | VARIANTS[variant])
+    config.model.channels, config.training.batch_size = channels, batch
+    config.training.update(VARIANTS[variant])
     trainer = trainer_of(config, images(device))
     model = trainer.model
     x = torch.randn(batch, 3, 32, 32, device=device, dtype=torch.float64)
@@ -85,9 +86,12 @@ class DiffusersLoop:
         device: where it runs.
         batch: images a step.
         variant: one of `VARIANTS`.
+        channels: of the network.
     """
 
-    def __init__(self, device: torch.device, batch: int, variant: str) -> None:
+    def __init__(
+        self, device: torch.device, batch: int, variant: str, channels: int = CHANNELS
+    ) -> None:
         from diffusers import DDPMScheduler
         from diffusers.training_utils import EMAModel
 
@@ -95,7 +99,7 @@ class DiffusersLoop:
         torch.manual_seed(0)
         self.precision = options.get("precision", "float32")
         self.channels_last = bool(options.get("channels_last"))
-        self.network = self.called = _published(device, self.channels_last)
+        self.network = self.called = _published(device, self.channels_last, channels)
         if options.get("compile"):
             mode = options.get("compile_mode", "default")
             self.called = torch.compile(self.network, mode=mode)
@@ -143,25 +147,26 @@ class DiffusersLoop:
         self.ema.step(self.network.parameters())
 
 
-def theirs(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, nn.Module]:
+def theirs(device: torch.device, batch: int, variant: str, channels: int = CHANNELS) -> Made:
     """Functions that run so many training steps and forward passes of diffusers, and the network.
 
     Args:
         device: where it runs.
         batch: images a step.
         variant: one of `VARIANTS`.
+        channels: of the network.
     """
-    loop = DiffusersLoop(device, batch, variant)
+    loop = DiffusersLoop(device, batch, variant, channels)
     return loop.train, loop.forward, loop.network
 
 
-def _published(device: torch.device, channels_last: bool) -> nn.Module:
+def _published(device: torch.device, channels_last: bool, channels: int) -> nn.Module:
     """DDPM's CIFAR-10 network as diffusers builds it."""
     from diffusers import UNet2DModel
 
     network = UNet2DModel(
         sample_size=32,
-        block_out_channels=(128, 256, 256, 256),
+        block_out_channels=(channels, 2 * channels, 2 * channels, 2 * channels),
         layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
@@ -186,3 +191,11 @@ def _begin_step() -> None:
 
 
 MAKERS = {"ours": ours, "diffusers": theirs}
+
+
+def present() -> list[str]:
+    """Those of `MAKERS` that can run here; says a line if diffusers' rows are left out."""
+    if importlib.util.find_spec("diffusers"):
+        return list(MAKERS)
+    say("diffusers is not installed: its rows are left out (pip install diffusers adds them)")
+    return ["ours"]

@@ -68,9 +68,12 @@ FIELDS: dict[str, Field] = {
 }
 
 
-def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
+def evaluations(
+    device: torch.device, batch: int, channels: int = measure.CHANNELS
+) -> dict[str, measure.Steps]:
     """Name -> function that evaluates the field of the CIFAR-10 network so many times."""
     config = cifar10.get_config()
+    config.model.channels = channels
     config.training.precision = "float32"
     config.training.channels_last = False  # in which torch's GroupNorm has no tangent
     network = build_network(config, contenders.images(device)).eval().requires_grad_(False)
@@ -92,9 +95,11 @@ def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     return {name: repeated(field) for name, field in FIELDS.items()}
 
 
-def measured(device: torch.device, batch: int, rounds: int) -> list[Json]:
+def measured(
+    device: torch.device, batch: int, rounds: int, channels: int = measure.CHANNELS
+) -> list[Json]:
     """A row for each field, with its peak memory."""
-    runs, count = evaluations(device, batch), 10 if device.type == "cuda" else 1
+    runs, count = evaluations(device, batch, channels), 10 if device.type == "cuda" else 1
     times: dict[str, list[float]] = {name: [] for name in runs}
     with arithmetic("float32"):
         for run in runs.values():
@@ -104,7 +109,8 @@ def measured(device: torch.device, batch: int, rounds: int) -> list[Json]:
             for name, run in runs.items():
                 times[name].append(timed(run, count, device))
     return [
-        {**row(name, times, batch), "memory_gb": memory(name, device, batch)} for name in times
+        {**row(name, times, batch), "memory_gb": memory(name, device, batch, channels)}
+        for name in times
     ]
 
 
@@ -121,15 +127,15 @@ def row(name: str, times: dict[str, list[float]], batch: int) -> Json:
     }
 
 
-def memory(name: str, device: torch.device, batch: int) -> float:
+def memory(name: str, device: torch.device, batch: int, channels: int) -> float:
     """Peak memory of a separate process that evaluates once, in GB."""
     command = [sys.executable, "-m", "benchmarks.divergence", f"--memory-of={name}"]
-    command += [f"--device={device}", f"--batch={batch}"]
+    command += [f"--device={device}", f"--batch={batch}", f"--channels={channels}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def print_memory(name: str, device: torch.device, batch: int) -> None:
+def print_memory(name: str, device: torch.device, batch: int, channels: int) -> None:
     """Evaluate once and print the peak memory: the process that `memory` starts."""
     with arithmetic("float32"):
         evaluations(device, batch)[name](1)
@@ -168,6 +174,7 @@ def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Na
     parser = command_line.parser_of(
         "a likelihood's divergence by vjp and jvp, and images a second"
     )
+    command_line.add_channels(parser)
     parser.add_argument("--workdir", type=Path, default=None, help=f"a trained run; {RUN}")
     parser.add_argument("--images", type=int, default=32, help="of its test set")
     parser.add_argument("--memory-of", choices=tuple(FIELDS), default=None, help=argparse.SUPPRESS)
@@ -184,15 +191,15 @@ def main(argv: list[str] | None = None) -> None:
     device = command_line.device_of(parser, args.device)
     batch = args.batch or (64 if device.type == "cuda" else 16)
     if args.memory_of:
-        print_memory(args.memory_of, device, batch)
+        print_memory(args.memory_of, device, batch, args.channels)
         return
     try:
         bench = trained(args, device)
     except RequestError as error:
         parser.error(str(error))
-    rows, likelihood = measured(device, batch, args.rounds), None
+    rows, likelihood = measured(device, batch, args.rounds, args.channels), None
     command = f"python -m benchmarks.divergence --device {device} --batch {batch}"
-    command += f" --rounds {args.rounds}"
+    command += f" --rounds {args.rounds}{command_line.channels_of(args)}"
     text = table(rows) + "\n\n"
     if bench is None:
         text += "No trained run, and so no images/s at an error: `make demo` trains one."
@@ -204,6 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         text += f"{args.images} test images of {run} (step {bench.step}), one probe:\n\n"
         text += rates.text(likelihood)
     settings = {"batch": batch, "rounds": args.rounds, "threads": torch.get_num_threads()}
+    settings["channels"] = args.channels
     result = {"unit": "seconds an evaluation", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows, "likelihood": likelihood}
     title = "The divergence of a likelihood, by vjp and by jvp"

@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.sources import fingerprint
 from scoreflow.models.layers import Doubling
 from scoreflow.models.score_model import arithmetic
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.trained_run import TrainedRun, load
 
+CHANNELS = 128
+"""Of the CIFAR-10 DDPM U-Net."""
 Steps = Callable[[int], object]
 """Runs a number of steps."""
 
@@ -68,23 +71,24 @@ def peak_memory(device: torch.device) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
-def peaks(device: torch.device, batch: int, precision: str) -> Json:
+def peaks(device: torch.device, batch: int, precision: str, channels: int = CHANNELS) -> Json:
     """Peak rates of the machine, in GFLOP/s: of a matrix product and of a convolution.
 
     Args:
         device: where they run.
         batch: images of the convolution.
         precision: "float32", "tf32" or "bfloat16".
+        channels: of the network; the convolution has twice as many, and the matrices grow alike.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    side = 8192 if device.type == "cuda" else 2048
+    side, wide = (64 if device.type == "cuda" else 16) * channels, 2 * channels
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    x = torch.randn(batch, 256, 32, 32, device=device, dtype=dtype)
+    x = torch.randn(batch, wide, 32, 32, device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if device.type == "cuda" else x
-    weight = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+    weight = torch.randn(wide, wide, 3, 3, device=device, dtype=dtype)
     work = {
         "matrix_product": (lambda: a @ b, 2 * side**3),
-        "convolution": (lambda: F.conv2d(x, weight, padding=1), 2 * batch * 1024 * 9 * 256**2),
+        "convolution": (lambda: F.conv2d(x, weight, padding=1), 2 * batch * 1024 * 9 * wide**2),
     }
     found = {}
     with arithmetic(precision), torch.no_grad():
@@ -125,6 +129,11 @@ def shown(row: Json, name: str, form: str = ".3f") -> str:
     return f"{median:{form}} ({low:{form}}-{high:{form}})"
 
 
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number of a table; a dash where there is none."""
+    return "-" if value is None else f"{value:{form}}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -151,7 +160,7 @@ def keep(out: Path, name: str, title: str, result: Json, text: str) -> None:
         result: with `command`, `unit`, `settings`, `rows` and `device`.
         text: the table, and notes for its reader.
     """
-    where = environment(str(result["device"]))
+    where = {**environment(str(result["device"])), "sources": fingerprint()}
     if "diffusers" in sys.modules:  # it was measured too
         where = {**where, "diffusers": sys.modules["diffusers"].__version__}
     write_atomic(out / f"{name}.json", dumps({**result, "environment": where}, name, ValueError))

@@ -8,11 +8,11 @@ clipped, levels at the end. The reference is diffusers: `UNet2DModel` of the sam
 loop of their pipelines, with the scheduler of the same method at 20 steps, and levels at the end.
 Weights are random: time does not depend on them.
 
-Variants are those of `benchmarks.training`: float32 (without TF32, both), channels_last, bfloat16
-(autocast, both) and best (bfloat16, compiled, channels-last; --mode sample itself does not
-compile). "diffusers, half" has weights and state in bfloat16, like their pipelines with
-torch_dtype; ours has no such mode. By default a GPU runs float32, bfloat16 and best, a CPU float32
-and channels_last, which is our default.
+Variants are those of `benchmarks.training`: float32 (without TF32, both), channels_last, tf32,
+bfloat16 (autocast, both), gpu (tf32, compiled, channels-last) and best (the same in bfloat16).
+"diffusers, half" has weights and state in bfloat16, like their pipelines with torch_dtype; ours
+has no such mode. By default a GPU runs float32, bfloat16 and best, a CPU float32 and
+channels_last, which is our default.
 
 Each round draws one batch with every contender, after one round that is not counted; figures are
 medians and quartiles over the rounds, a ratio is the median of the ratios within a round: above 1,
@@ -21,6 +21,7 @@ called: images evaluated over images drawn; a row marks a count other than 20. N
 extra.
 """
 
+import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks import command_line, contenders, measure, overhead
 from benchmarks.contenders import VARIANTS as TRAINED
-from benchmarks.measure import say, timed
+from benchmarks.measure import CHANNELS, say, timed
 from scoreflow.configs import cifar10
 from scoreflow.data.levels import quantize
 from scoreflow.factory.assembly import build_sde
@@ -42,7 +43,8 @@ from scoreflow.sde import Noise
 from scoreflow.storage.atomic_files import Json
 
 SAMPLERS = ("unipc", "dpm", "ddim")
-VARIANTS = {name: TRAINED[name] for name in ("float32", "channels_last", "bfloat16", "best")}
+NAMES = ("float32", "channels_last", "tf32", "bfloat16", "gpu", "best")
+VARIANTS = {name: TRAINED[name] for name in NAMES}
 EVALUATIONS = 20
 EVENT = (3, 32, 32)
 OURS, THEIRS, HALF = "ours", "diffusers", "diffusers, half"
@@ -88,10 +90,11 @@ class Case(NamedTuple):
     sampler: str
 
 
-def ours(device: torch.device, batch: int, variant: str) -> Contender:
+def ours(device: torch.device, batch: int, variant: str, channels: int = CHANNELS) -> Contender:
     """Our network as --mode sample builds it, and our sampling loop."""
     config = cifar10.get_config()
-    config.training.update(contenders.PLAIN | VARIANTS[variant])
+    config.model.channels = channels
+    config.training.update(VARIANTS[variant])
     config.sampling.steps = EVALUATIONS
     data = contenders.images(device)
     network = build_network(config, data).eval().requires_grad_(False)
@@ -107,10 +110,17 @@ def ours(device: torch.device, batch: int, variant: str) -> Contender:
     return Contender(draw, counted)
 
 
-def theirs(device: torch.device, batch: int, variant: str, half: bool = False) -> Contender:
+def theirs(
+    device: torch.device,
+    batch: int,
+    variant: str,
+    half: bool = False,
+    channels: int = CHANNELS,
+) -> Contender:
     """Diffusers' network and the loop of their pipelines; with `half` all of it in bfloat16."""
     options = VARIANTS[variant]
-    network = contenders.theirs(device, batch, variant)[2].eval().requires_grad_(False)
+    network = contenders.theirs(device, batch, variant, channels)[2]
+    network = network.eval().requires_grad_(False)
     network = network.to(torch.bfloat16) if half else network
     counted = CountedNetwork(torch.compile(network) if options.get("compile") else network)
     autocast = options.get("precision") == "bfloat16" and not half
@@ -142,46 +152,58 @@ def scheduler_of(sampler: str) -> Any:  # noqa: ANN401
 
 
 def made(
-    device: torch.device, batch: int, variants: list[str]
+    device: torch.device, batch: int, variants: list[str], channels: int = CHANNELS
 ) -> dict[tuple[str, str], Contender]:
     """All contenders, by name and variant."""
-    found = {}
+    found, both = {}, len(contenders.present()) > 1
     for variant in variants:
-        found[OURS, variant] = ours(device, batch, variant)
-        found[THEIRS, variant] = theirs(device, batch, variant)
-        if VARIANTS[variant].get("precision") == "bfloat16":
-            found[HALF, variant] = theirs(device, batch, variant, half=True)
+        found[OURS, variant] = ours(device, batch, variant, channels)
+        if both:
+            found[THEIRS, variant] = theirs(device, batch, variant, channels=channels)
+        if both and VARIANTS[variant]["precision"] == "bfloat16":
+            found[HALF, variant] = theirs(device, batch, variant, True, channels)
     return found
 
 
-def measured(device: torch.device, batch: int, variants: list[str], rounds: int) -> list[Json]:
+def measured(
+    device: torch.device,
+    batch: int,
+    variants: list[str],
+    rounds: int,
+    channels: int = CHANNELS,
+) -> list[Json]:
     """A row for each contender, variant and method."""
-    everyone = made(device, batch, variants)
+    everyone = made(device, batch, variants, channels)
     times: dict[Case, list[float]] = {
         Case(*who, sampler): [] for sampler in SAMPLERS for who in everyone
     }
     rows = dict.fromkeys(times, 0)
-    with arithmetic("float32"):
-        for case in times:  # all of them, as a compiled network may be compiled again
-            everyone[case.who, case.variant].draw(case.sampler)
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            for case in times:
-                draw, network = everyone[case.who, case.variant]
-                network.rows = 0
-                times[case].append(timed(lambda _, d=draw, c=case: d(c.sampler), 1, device))
-                rows[case] += network.rows
+    for case in times:  # all of them, as a compiled network may be compiled again
+        drawn(everyone, case)
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for case in times:
+            network = everyone[case.who, case.variant].network
+            network.rows = 0
+            times[case].append(timed(lambda _, c=case: drawn(everyone, c), 1, device))
+            rows[case] += network.rows
     return [row(case, times, rows[case] / batch / rounds, batch) for case in times]
+
+
+def drawn(everyone: dict[tuple[str, str], Contender], case: Case) -> Tensor:
+    """A batch of one case, in the arithmetic of its variant."""
+    with arithmetic(VARIANTS[case.variant]["precision"]):
+        return everyone[case.who, case.variant].draw(case.sampler)
 
 
 def row(case: Case, times: dict[Case, list[float]], evaluations: float, batch: int) -> Json:
     """The row of one case, from its seconds in each round."""
-    own, reference = times[case], times[case._replace(who=THEIRS)]
+    own, reference = times[case], times.get(case._replace(who=THEIRS))
     return {
         **case._asdict(),
         **measure.middle("seconds", own),
         **measure.middle("images_per_second", [batch / each for each in own]),
-        "ratio": measure.ratio(reference, own),
+        "ratio": measure.ratio(reference, own) if reference else None,
         "evaluations": evaluations,
         "seconds_each": own,
     }
@@ -195,25 +217,34 @@ def table(rows: list[Json]) -> str:
         evaluations = f"{r['evaluations']:g}"
         evaluations += "" if r["evaluations"] == EVALUATIONS else f", not {EVALUATIONS}"
         line = [r["sampler"], r["variant"], r["who"], measure.shown(r, "images_per_second", ".2f")]
-        cells.append([*line, f"{r['ratio']:.2f}", measure.shown(r, "seconds"), evaluations])
+        cells.append([*line, measure.number(r["ratio"]), measure.shown(r, "seconds"), evaluations])
     return measure.table(head, cells)
+
+
+def parsed(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The parser, which reports errors, and the arguments."""
+    parser = command_line.parser_of("images a second at 20 evaluations, against diffusers'")
+    command_line.add_channels(parser)
+    parser.add_argument("--variants", default="", help=f"of {','.join(VARIANTS)}")
+    args = parser.parse_args(argv)
+    command_line.check_counts(parser, args)
+    return parser, args
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print the table, and write it."""
-    parser = command_line.parser_of("images a second at 20 evaluations, against diffusers'")
-    parser.add_argument("--variants", default="", help=f"of {','.join(VARIANTS)}")
-    args = parser.parse_args(argv)
-    command_line.check_counts(parser, args)
+    parser, args = parsed(argv)
     device = command_line.device_of(parser, args.device)
     on_gpu = device.type == "cuda"
     batch = args.batch or (256 if on_gpu else 4)
     default = ["float32", "bfloat16", "best"] if on_gpu else ["float32", "channels_last"]
     variants = command_line.variants_of(parser, args.variants, VARIANTS, default)
-    rows = measured(device, batch, variants, args.rounds)
+    rows = measured(device, batch, variants, args.rounds, args.channels)
     command = f"python -m benchmarks.sampling --device {device} --batch {batch}"
     command += f" --rounds {args.rounds} --variants {','.join(variants)}"
+    command += command_line.channels_of(args)
     settings = {"batch": batch, "rounds": args.rounds, "threads": torch.get_num_threads()}
+    settings["channels"] = args.channels
     result = {"unit": "images a second", "command": command, "settings": settings}
     result |= {"device": str(device), "rows": rows}
     title, text = "Images a second at 20 evaluations of the CIFAR-10 DDPM U-Net", table(rows)

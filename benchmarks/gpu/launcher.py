@@ -1,22 +1,29 @@
 """All measurements on a CUDA device, by one command that resumes when it is called again.
 
-    python -m benchmarks.gpu [--device cuda] [--stage NAME ...] [--minutes 9.5] [--data DIR]
-                             [--train-minutes 25] [--out DIR] [--work DIR] [--list]
+    python -m benchmarks.gpu [--device cuda] [--stage NAME ...] [--part NAME ...] [--minutes 9.5]
+                             [--data DIR] [--subset N] [--train-minutes 25] [--out DIR]
+                             [--work DIR] [--list] [--dry-run]
 
 Stages: check (agreement with a CPU, and the certificate), training, sampling, likelihood, growth,
 cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an error, and
 comparison). `benchmarks/gpu/stages.py` has their commands.
 
 A call takes --minutes at most: a part that still runs is interrupted, and the same command goes
-on. Results are written to --out (results/ and the GPU's name); a part with a result of this commit
-is not run again. The files of parts that resume (the training from its last checkpoint, the
-likelihood, the comparison) are in --work, which a later call must find.
+on. Results are written to --out (results/ and the GPU's name); a part with a result of these files
+(a hash of the sources, `benchmarks/gpu/sources.py`) is not run again. The files of parts that
+resume (the training from its last checkpoint, the likelihood, the comparison), and what was
+compiled, are in --work, which a later call must find. --subset N trains and measures the stage
+cifar10 on the first N images of each split, and its results say so.
+
+--dry-run does as little as each command can, on the CPU, uncompiled, with results in --work, to
+see before a GPU is there that all of it runs.
 
 Exit status: 0 all chosen stages are done; 3 call again; 1 a part failed; 2 a wrong request.
 """
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -26,6 +33,8 @@ import time
 from pathlib import Path
 
 from benchmarks import measure
+from benchmarks.gpu import images
+from benchmarks.gpu.sources import fingerprint
 from benchmarks.gpu.stages import Options, Part, stages
 from scoreflow.errors import RequestError
 from scoreflow.runtime.device import build_device
@@ -44,22 +53,27 @@ class Runner:
 
     Args:
         out: folder of the results.
-        where: `environment` of this call.
+        where: `environment` of this call, and `sources`, the hash of the files.
         minutes: limit of the call.
+        more: variables of the environment of each command.
     """
 
-    def __init__(self, out: Path, where: Json, minutes: float) -> None:
+    def __init__(
+        self, out: Path, where: Json, minutes: float, more: dict[str, str] | None = None
+    ) -> None:
         self.out, self.where, self.minutes = out, where, minutes
+        self.variables = {**os.environ, **(more or {})}
         self.end = time.monotonic() + 60 * minutes
         self.begun = False
 
     def done(self, part: Part) -> bool:
-        """Whether it has a result of this commit, changed files or not; False without a commit."""
-        path, commit = self.out / f"{part.name}.json", _plain(self.where["commit"])
-        if commit is None or not path.exists():
+        """Whether it has a result of these files, whatever git says, and of as many images."""
+        path = self.out / f"{part.name}.json"
+        if not path.exists():
             return False
-        found = json.loads(path.read_bytes()).get("environment", {}).get("commit")
-        return _plain(found) == commit
+        found = json.loads(path.read_bytes())
+        same = found.get("environment", {}).get("sources") == self.where["sources"]
+        return bool(same and found.get("subset", 0) == part.subset)
 
     def run(self, part: Part) -> str:
         """Start or resume a part; returns "done", "not yet: why" or "failed: why"."""
@@ -69,10 +83,11 @@ class Runner:
         if left < 60 * part.least and (self.begun or left <= 0):
             return f"not yet: {max(left, 0) / 60:.1f} minutes are left of this call"
         first, self.begun = not self.begun, True
-        spent, commit = self._spent(part)
-        if part.minutes and commit not in (None, _plain(self.where["commit"])):
+        spent, made_by = self._spent(part)
+        if part.minutes and made_by not in (None, self.where["sources"]):
             return (
-                f"failed: {part.at} was made by commit {commit}; remove it, or name another --work"
+                f"failed: {part.at} was made by other files ({made_by}, not "
+                f"{self.where['sources']}); remove it, or name another --work"
             )
         if part.minutes:
             left = min(left, 60 * part.minutes - spent)
@@ -80,7 +95,7 @@ class Runner:
         part.at.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
-            status = run_child([sys.executable, *part.command], left) if left > 0 else STOPPED[0]
+            status = self._child(part, left) if left > 0 else STOPPED[0]
         finally:
             spent += time.monotonic() - start
             self._write_spent(part, spent)
@@ -105,27 +120,38 @@ class Runner:
                 continue
             result = json.loads(found[-1].read_bytes())
             command = f"python {shlex.join(part.command)}"
-            result = {"command": command, "environment": self.where, **result}
+            where = {**result.get("environment", self.where), "sources": self.where["sources"]}
+            result = {"command": command, **result, "environment": where}
+            result |= {"subset": part.subset} if part.subset else {}
             write_atomic(self.out / name, dumps(result, name, ValueError))
         return "done"
 
+    def _child(self, part: Part, seconds: float) -> int:
+        return run_child([sys.executable, *part.command], seconds, self.variables)
+
     def _spent(self, part: Part) -> tuple[float, str | None]:
-        """Seconds spent by earlier calls, and their commit."""
+        """Seconds spent by earlier calls, and the hash of their files."""
         path = _spent_path(part)
         if not path.exists():
             return 0.0, None
         found = load_json(path, missing=f"no {path}", remedy=f"remove it, and {part.at}")
-        return float(found["seconds"]), found["commit"]
+        return float(found["seconds"]), found.get("sources", "of an older version")
 
     def _write_spent(self, part: Part, seconds: float) -> None:
         if part.minutes:
-            kept = {"seconds": seconds, "commit": _plain(self.where["commit"])}
+            kept = {"seconds": seconds, "sources": self.where["sources"]}
             write_atomic(_spent_path(part), dumps(kept, "spent", ValueError))
 
 
-def run_child(command: list[str], seconds: float) -> int:
-    """Exit status of a command; one of `STOPPED` if it took longer and was interrupted."""
-    child = subprocess.Popen(command)
+def run_child(command: list[str], seconds: float, variables: dict[str, str]) -> int:
+    """Exit status of a command; one of `STOPPED` if it took longer and was interrupted.
+
+    Args:
+        command: and its arguments.
+        seconds: that it may take.
+        variables: all of its environment.
+    """
+    child = subprocess.Popen(command, env=variables)
     try:
         return child.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -168,10 +194,6 @@ def _training_result(part: Part, spent: float) -> int:
     return 0
 
 
-def _plain(commit: str | None) -> str | None:
-    return commit.removesuffix("-dirty") if commit else commit
-
-
 def go(runner: Runner, chosen: dict[str, list[Part]]) -> int:
     """Run every part of the chosen stages; returns the exit status."""
     outcomes: list[str] = []
@@ -193,13 +215,14 @@ def listing(runner: Runner, chosen: dict[str, list[Part]]) -> str:
         [
             stage,
             part.name,
+            f"{part.least:g}",
             "done" if runner.done(part) else "",
             f"python {shlex.join(part.command)}",
         ]
         for stage, parts in chosen.items()
         for part in parts
     ]
-    return measure.table(["stage", "part", "done", "command"], rows)
+    return measure.table(["stage", "part", "minutes", "done", "command"], rows)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -207,45 +230,91 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks.gpu", description="measurements on a CUDA device")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--stage", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--part", nargs="+", default=(), help="of the stages; --list names them")
     parser.add_argument("--minutes", type=float, default=9.5, help="of this call")
     parser.add_argument("--train-minutes", type=float, default=25.0, help="over all calls")
     parser.add_argument("--data", type=Path, default=None, help="CIFAR-10 as Parquet files")
+    parser.add_argument("--subset", type=int, default=0, help="the first N images of each split")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--work", type=Path, default=Path("runs/bench-gpu"))
-    parser.add_argument("--list", action="store_true", help="stages, and what is done")
+    parser.add_argument("--list", action="store_true", help="parts, and what is done")
+    parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU")
     args = parser.parse_args(argv)
-    if args.minutes <= 0 or args.train_minutes <= 0:
+    if args.minutes <= 0 or args.train_minutes <= 0 or args.subset < 0:
         parser.error(
-            f"--minutes and --train-minutes must be above 0, got {args.minutes:g} and "
-            f"{args.train_minutes:g}"
+            f"--minutes and --train-minutes must be above 0, and --subset 0 or more, got "
+            f"{args.minutes:g}, {args.train_minutes:g} and {args.subset}"
         )
     if args.data and not any(args.data.glob("*.parquet")):
         parser.error(f"--data must be a folder of Parquet files, got {args.data}")
+    if args.subset and not args.data:
+        parser.error("--subset takes the first images of --data DIR, and needs it")
+    if args.dry_run:
+        args.device, args.work = "cpu", args.work / "dry-run"
+        args.out = args.out or args.work / "results"
     return args
+
+
+def chosen_parts(args: argparse.Namespace) -> dict[str, list[Part]]:
+    """The parts that are asked for, by stage, in their order.
+
+    Raises:
+        RequestError: there is no such part, or fewer images than --subset.
+    """
+    data = args.data
+    if args.subset:
+        data = images.subset(data, args.subset, args.work / f"images-{args.subset}")
+    options = Options(
+        args.device, args.work, data, args.train_minutes, args.subset, dry=args.dry_run
+    )
+    every = {name: parts for name, parts in stages(options).items() if name in args.stage}
+    known = [part.name for parts in every.values() for part in parts]
+    if unknown := sorted(set(args.part) - set(known)):
+        raise RequestError(f"--part must be of {', '.join(known)}, got {', '.join(unknown)}")
+    wanted = args.part or known
+    return {name: [p for p in parts if p.name in wanted] for name, parts in every.items()}
+
+
+def variables_of(args: argparse.Namespace) -> dict[str, str]:
+    """What each command's environment has besides: what was compiled is kept for the next call."""
+    if args.dry_run:
+        return {"TORCH_COMPILE_DISABLE": "1"}
+    kept = str(args.work.absolute() / "compiled")
+    return {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", kept)}
+
+
+def without_what_cannot_run(
+    chosen: dict[str, list[Part]], args: argparse.Namespace
+) -> dict[str, list[Part]]:
+    """The stages that can run; of the others a line says why, before hours are spent."""
+    why = "" if args.dry_run or not chosen.get("cifar10") else images.missing(args.data)
+    if not why:
+        return chosen
+    print(f"cifar10: failed: {why}", flush=True)
+    return {name: parts for name, parts in chosen.items() if name != "cifar10"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run or resume the chosen stages; returns the exit status."""
     args = parse(argv)
     try:
-        device = build_device(args.device)
+        device, chosen = build_device(args.device), chosen_parts(args)
     except RequestError as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2
-    out, where = measure.folder(device, args.out), environment(str(device))
-    every = stages(Options(str(device), args.work, args.data, args.train_minutes))
-    if where["commit"] is None:
-        print("no git checkout: no result of an earlier call counts as done", file=sys.stderr)
-    runner = Runner(out, where, args.minutes)
-    chosen = {name: every[name] for name in NAMES if name in args.stage}
+    where = {**environment(str(device)), "sources": fingerprint()}
+    out = measure.folder(device, args.out)
+    runner = Runner(out, where, args.minutes, variables_of(args))
     if args.list:
         print(listing(runner, chosen))
         return 0
+    able = without_what_cannot_run(chosen, args)
     try:
-        return go(runner, chosen)
+        status = go(runner, able)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    return status if able == chosen else 1
 
 
 if __name__ == "__main__":

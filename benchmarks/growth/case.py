@@ -16,7 +16,7 @@ import torch
 from ml_collections import ConfigDict
 
 from benchmarks.contenders import images, trainer_of
-from benchmarks.measure import flops_of_an_image, peak_memory, peaks, timed
+from benchmarks.measure import CHANNELS, flops_of_an_image, peak_memory, peaks, timed
 from scoreflow.configs import cifar10
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
@@ -47,6 +47,7 @@ class Case:
         processes: that share the batch.
         exchange: whether they exchange gradients.
         threads: of a process; 0 for torch's own choice.
+        channels: of the network.
     """
 
     axis: str
@@ -57,6 +58,7 @@ class Case:
     processes: int = 1
     exchange: bool = True
     threads: int = 0
+    channels: int = CHANNELS
 
 
 def config_of(case: Case, on_gpu: bool) -> ConfigDict:
@@ -66,7 +68,9 @@ def config_of(case: Case, on_gpu: bool) -> ConfigDict:
     config.training.batch_size = case.batch
     config.training.recompute = case.recompute
     config.training.micro_batches = case.micro_batches
-    config.training.update(precision=precision_of(on_gpu), channels_last=True)
+    config.model.channels = case.channels
+    # not compiled: each case would take minutes
+    config.training.update(precision=precision_of(on_gpu), channels_last=True, compile=False)
     return config
 
 
@@ -93,7 +97,7 @@ def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Jso
     shape = (3, case.resolution, case.resolution)
     found["gflop_an_image_forward"] = flops_of_an_image(network, shape, device) / 1e9
     gc.collect()
-    peak = peaks(device, 64 if on_gpu else 8, precision)
+    peak = peaks(device, 64 if on_gpu else 8, precision, case.channels)
     return {**found, "convolution_gflops": peak["convolution"]}
 
 

@@ -21,7 +21,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ def cases(
     for count in processes:
         for exchange in (True, False)[: 1 if count == 1 else 2]:
             case = Case("processes", 32, batch, processes=count, exchange=exchange)
-            found.append(Case(**{**asdict(case), "threads": threads}))
+            found.append(replace(case, threads=threads))
     return found
 
 
@@ -176,6 +176,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolutions", default=",".join(map(str, LAYOUTS)))
     parser.add_argument("--batches", default=None)
     parser.add_argument("--processes", default="1,2")
+    command_line.add_channels(parser)
     args = parser.parse_args(argv)
     if args.rounds < 2 or not 0 <= args.limit < math.inf:
         parser.error(
@@ -221,10 +222,12 @@ def main(argv: list[str] | None = None) -> None:
         say(f"{there} GPU: {left_out} processes are not measured")
     processes = [k for k in args.processes if k not in left_out]
     every = cases(device, args.resolutions, args.batches, processes)
+    every = [replace(case, channels=args.channels) for case in every]
     rows = measured(every, str(device), args.rounds, args.limit, run)
     command = f"python -m benchmarks.growth --device {device} --rounds {args.rounds}"
     for name in AXES:
         command += f" --{name}={','.join(map(str, getattr(args, name)))}"
+    command += command_line.channels_of(args)
     settings = {"rounds": args.rounds, "limit_gb": args.limit}
     settings |= {
         "threads": torch.get_num_threads(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
+from benchmarks.gpu.sources import fingerprint
 from benchmarks.likelihood import settings
 from benchmarks.likelihood.accuracy import curves, gains, truths
 from benchmarks.likelihood.bench import Bench, Points, load_bench
@@ -75,6 +76,7 @@ def measured(options: Options) -> Json:
     except OSError as error:
         raise RequestError(f"--out {options.out} cannot be written ({error.strerror})") from error
     origin = {"command": shlex.join(options.command), **environment(str(options.device))}
+    origin["sources"] = fingerprint()
     shown = settings_of(options, bench)
     points = bench.points(bench.test[: options.images])
     truth, truth_rows = truths(bench, points)

@@ -5,6 +5,7 @@ import sys
 
 from benchmarks import measure
 from benchmarks.command_line import exit_status
+from benchmarks.gpu.sources import fingerprint
 from benchmarks.table2.cells import CELLS
 from benchmarks.table2.measurement import STRATA, measured
 from benchmarks.table2.options import Options, parse
@@ -56,6 +57,7 @@ def _minutes(rows: list[Json]) -> float:
 def run(options: Options) -> None:
     """Measure the cells that are not there yet, and write OUT/table2.json and .md."""
     origin = {"command": shlex.join(options.command), **environment(str(options.device))}
+    origin["sources"] = fingerprint()
     configs = [options.cell_config(cell) for cell in CELLS]
     try:
         options.out.mkdir(parents=True, exist_ok=True)

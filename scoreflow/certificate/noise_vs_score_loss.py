@@ -29,11 +29,13 @@ SAFETY = 8.0
 LARGEST_TRAINED = 2_000_000
 """Parameters of a network that a hundred float64 steps can be taken with on a CPU."""
 
-ARITHMETIC = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
+OF_NETWORK = {
+    "float64": UNIT_ROUNDOFF[torch.float64],
+    "float32": UNIT_ROUNDOFF[torch.float32],
+    "tf32": 2.0**-11,
+    "bfloat16": UNIT_ROUNDOFF[torch.bfloat16],
 }
+"""Unit roundoff of a network's products, by its precision; on a CPU "tf32" is float32."""
 
 Loss = Callable[[Denoiser, SDE, Tensor, Tensor, Tensor], Tensor]
 
@@ -116,7 +118,7 @@ def _as_trained(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     own = model.with_network(_copied(model.network))
     at = _times(own, x_0)
     t, eps = at[torch.arange(len(x_0)) % len(at)], _noise(x_0).float()
-    unit = UNIT_ROUNDOFF[ARITHMETIC[model.precision]]
+    unit = OF_NETWORK[model.precision]
     pairs = _compare(own, x_0, t, eps, unit)
     basis = (
         f"relative; what a rounding of x_t and x_0 does to it, and the unit roundoff {unit:.0e} "

@@ -138,6 +138,17 @@ def local_rank() -> int | None:
     return _whole("LOCAL_RANK", 0, None, "start the processes by torchrun, which sets it")
 
 
+def local_world() -> int:
+    """Processes of this run on this machine, at least, as the launcher says."""
+    if placement().world == 1:
+        return 1
+    place = (local_rank() or 0) if _variable("LOCAL_RANK") else 0
+    if not _variable("LOCAL_WORLD_SIZE"):
+        return place + 1
+    beside = _whole("LOCAL_WORLD_SIZE", 1, None, "start the processes by torchrun, which sets it")
+    return max(beside, place + 1)
+
+
 def remark() -> str | None:
     """What is made of variables of the environment that do not go together; None where they do."""
     rank = _variable("RANK")

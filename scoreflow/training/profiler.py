@@ -7,10 +7,14 @@ import errno
 import gzip
 import os
 import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from scoreflow.runtime.stopwatch import Stopwatch
@@ -20,6 +24,8 @@ from scoreflow.training.trainer import PHASES, Trainer
 
 SHOWN = 15
 """Operations that the table has, the dearest first."""
+OF_NO_OPERATION = "kernels of no operation"
+"""Those that were launched outside torch's operations, as by a replayed graph."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,8 @@ def measure(trainer: Trainer, num_steps: int, warmup: int, trace: Path) -> Json:
         if on_gpu:
             torch.cuda.synchronize(device)
     _write(profiler, trace)
-    events = profiler.key_averages()
-    clock = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    phases = [(e.key, e.cpu_time_total, e.count) for e in events if e.key in PHASES]
-    phases.sort(key=lambda row: PHASES.index(row[0]))
-    operations = [(e.key, getattr(e, clock), e.count) for e in events if e.key not in PHASES]
-    operations.sort(key=lambda row: -row[1])
+    phases = phase_times(profiler.events())
+    operations = operation_times(profiler.events(), on_gpu)
     return {
         "value": 1e3 * seconds,
         "unit": "milliseconds a training step, not profiled",
@@ -80,6 +82,50 @@ def measure(trainer: Trainer, num_steps: int, warmup: int, trace: Path) -> Json:
         "phases": [vars(row) for row in _rows(phases, num_steps)],
         "operations": [vars(row) for row in _rows(operations, num_steps)[:SHOWN]],
     }
+
+
+def phase_times(events: Iterable[FunctionEvent]) -> list[tuple[str, float, int]]:
+    """Name, microseconds of the host and calls of each phase, in their order.
+
+    On a GPU torch lists a phase twice: as the host ran it, and the span of its kernels.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    calls = Counter[str]()
+    for event in events:
+        if event.device_type == DeviceType.CPU and event.key in PHASES:
+            spent[event.key] += event.cpu_time_total
+            calls[event.key] += 1
+    return [(name, spent[name], calls[name]) for name in PHASES if calls[name]]
+
+
+def operation_times(events: Iterable[FunctionEvent], on_gpu: bool) -> list[tuple[str, float, int]]:
+    """Name, microseconds and calls of each operation, the dearest first; each kernel counts once.
+
+    On a GPU torch lists a kernel with the operation that launched it, and by itself; a span that
+    somebody named has a row of the host, with its length on the device among its kernels, and one
+    of the device. An operation's time is that of the kernels it launched itself; what no operation
+    launched is a row of its own, so that the rows' sum is the time of all kernels.
+
+    Args:
+        events: of a profile.
+        on_gpu: whether its time is that of kernels, or of the host.
+    """
+    events = list(events)
+    spans = {event.key for event in events if event.is_user_annotation} | {*PHASES}
+    spent: dict[str, float] = defaultdict(float)
+    calls, kernels = Counter[str](), 0
+    for event in events:
+        if event.device_type == DeviceType.CPU and event.key not in PHASES:
+            own = [each.duration for each in event.kernels if each.name not in spans]
+            spent[event.key] += sum(own) if on_gpu else event.self_cpu_time_total
+            calls[event.key] += 1
+            kernels += len(own)
+    alone = [e for e in events if e.device_type != DeviceType.CPU and e.key not in spans]
+    if len(alone) > kernels:
+        every = sum(event.time_range.elapsed_us() for event in alone)
+        spent[OF_NO_OPERATION] = every - sum(spent.values())
+        calls[OF_NO_OPERATION] = len(alone) - kernels
+    return sorted(((name, time, calls[name]) for name, time in spent.items()), key=lambda r: -r[1])
 
 
 def _write(profiler: profile, trace: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import divergence
-from benchmarks.gpu import check, launcher, stages
+from benchmarks import divergence, sampling, training
+from benchmarks.gpu import agreement, check, images, launcher, sources, stages
+from benchmarks.gpu.agreement import Figure
 from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
 from scoreflow.cli import command_line
@@ -22,7 +23,7 @@ from scoreflow.storage.run_folder import RunDir
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
-WHERE = {"commit": "abc-dirty"}
+WHERE = {"commit": "abc-dirty", "sources": "123"}
 WRITE = "import json, pathlib; pathlib.Path({!r}).write_text(json.dumps({{'value': 1}}))"
 
 
@@ -40,7 +41,7 @@ def writes(tmp_path):
     return part_of(tmp_path, WRITE.format(str(tmp_path / "work" / "left.json")))
 
 
-def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
+def test_a_part_is_done_once_for_the_same_files(runner, tmp_path, monkeypatch):
     part = writes(tmp_path)
     assert not runner.done(part)
     assert runner.run(part) == "done"
@@ -48,14 +49,79 @@ def test_a_part_is_done_once_a_commit(runner, tmp_path, monkeypatch):
     assert kept["value"] == 1
     assert kept["environment"] == WHERE
     assert kept["command"].startswith("python -c ")
+    assert "subset" not in kept
     monkeypatch.setattr(launcher, "run_child", lambda *_: pytest.fail("it is done"))
     assert runner.run(part) == "done"
-    for commit, done in (("abc", True), ("def", False), (None, False)):
-        assert launcher.Runner(runner.out, {"commit": commit}, 1.0).done(part) is done
-    # two that have no commit are not therefore of the same one
-    outside = launcher.Runner(runner.out, {"commit": None}, 1.0)
-    (tmp_path / "out" / "some.json").write_text(json.dumps({"environment": {"commit": None}}))
-    assert not outside.done(part)
+    # whatever git says, if it is there at all
+    for commit, files, done in (("def", "123", True), (None, "123", True), ("abc", "124", False)):
+        where = {"commit": commit, "sources": files}
+        assert launcher.Runner(runner.out, where, 1.0).done(part) is done
+    # of an older version, which wrote no hash
+    (tmp_path / "out" / "some.json").write_text(json.dumps({"environment": {"commit": "abc"}}))
+    assert not runner.done(part)
+
+
+def test_a_result_says_of_how_many_images_it_is(runner, tmp_path):
+    few = part_of(tmp_path, WRITE.format(str(tmp_path / "work" / "left.json")), subset=5)
+    assert runner.run(few) == "done"
+    assert json.loads((tmp_path / "out" / "some.json").read_text())["subset"] == 5
+    assert runner.done(few)
+    assert not runner.done(writes(tmp_path))  # of all of them
+    assert not runner.done(part_of(tmp_path, "", subset=6))
+
+
+def test_a_result_keeps_the_environment_of_its_own_process(runner, tmp_path):
+    own = "{'environment': {'commit': 'abc', 'diffusers': '0.3'}}"
+    code = WRITE.replace("{{'value': 1}}", own.replace("{", "{{").replace("}", "}}"))
+    assert (
+        runner.run(part_of(tmp_path, code.format(str(tmp_path / "work" / "left.json")))) == "done"
+    )
+    kept = json.loads((tmp_path / "out" / "some.json").read_text())["environment"]
+    assert kept == {"commit": "abc", "diffusers": "0.3", "sources": "123"}
+
+
+def copied(files, root):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+FILES = {
+    "run.py": "run",
+    "sde/vp.py": "vp",
+    "scoreflow/models/unet.py": "unet",
+    "benchmarks/training.py": "training",
+}
+
+
+def test_the_hash_is_of_names_and_contents_of_the_sources(tmp_path):
+    same = copied(FILES, tmp_path / "same")
+    (same / "scoreflow" / "sde").symlink_to("../sde")
+    first = sources.fingerprint(same)
+    assert len(first) == 16
+    assert [path.name for path in sources.sources(same)] == [
+        *("training.py", "run.py", "unet.py", "vp.py")
+    ]
+    beside = {"docs/a.md": "a", "tests/test_a.py": "a", "scoreflow/__pycache__/a.pyc": "a"}
+    # a copy without git, with its links followed, and with what no measurement reads
+    copy = copied({**FILES, **beside, "scoreflow/sde/vp.py": "vp"}, tmp_path / "copy")
+    assert sources.fingerprint(copy) == first
+    for number, change in enumerate((
+        {"sde/vp.py": "vq"},
+        {"sde/vp2.py": ""},
+        {"scoreflow/models/unet.py": "une", "scoreflow/models/unet2.py": "t"},
+        {"run.py": "run\n"},
+    )):  # fmt: skip
+        other = copied({**FILES, **change}, tmp_path / str(number))
+        assert sources.fingerprint(other) != first, change
+
+
+def test_the_hash_is_of_this_repository():
+    names = {path.relative_to(ROOT).as_posix() for path in sources.sources()}
+    assert {"run.py", "sde/vp.py", "configs/cifar10.py", "scoreflow/models/unet.py"} <= names
+    assert "benchmarks/gpu/sources.py" in names
+    assert not {name for name in names if name.startswith(("scoreflow/sde/", "tests/", "docs/"))}
 
 
 def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
@@ -66,11 +132,10 @@ def test_a_part_that_fails_leaves_no_result(runner, tmp_path):
 
 def test_what_takes_longer_than_the_call_is_interrupted(tmp_path):
     begun = time.monotonic()
-    assert (
-        launcher.run_child([sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
-        in launcher.STOPPED
-    )
-    assert launcher.run_child([sys.executable, "-c", "raise SystemExit(4)"], 30.0) == 4
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert launcher.run_child(sleep, 0.5, {}) in launcher.STOPPED
+    ask = "import os; raise SystemExit(int(os.environ['STATUS']))"
+    assert launcher.run_child([sys.executable, "-c", ask], 30.0, {"STATUS": "4"}) == 4
     assert time.monotonic() - begun < 20
 
 
@@ -79,7 +144,7 @@ def test_what_does_not_hear_an_interruption_is_ended(monkeypatch):
     deaf = (
         "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)"
     )
-    assert launcher.run_child([sys.executable, "-c", deaf], 1.0) in launcher.STOPPED
+    assert launcher.run_child([sys.executable, "-c", deaf], 1.0, {}) in launcher.STOPPED
 
 
 def test_a_call_that_ends_says_whether_the_part_goes_on(runner, tmp_path, monkeypatch):
@@ -117,10 +182,10 @@ def training_part(tmp_path, minutes, steps=1_000_000):
 def interrupted_after_a_checkpoint(folder):
     """What the end of a call is to a run, at a time that does not depend on the machine."""
 
-    def run_child(command, seconds):
+    def run_child(command, seconds, variables):
         run = RunDir.open(folder) if (folder / "config.json").exists() else None
         before = run.checkpoint_steps() if run else []
-        child = subprocess.Popen(command)
+        child = subprocess.Popen(command, env=variables)
         try:
             while child.poll() is None:
                 time.sleep(0.05)
@@ -166,13 +231,16 @@ def test_a_training_that_ends_within_its_minutes_leaves_its_result_too(tmp_path,
     assert [row["step"] for row in kept["rows"]] == [10, 20]
 
 
-def test_a_training_of_another_commit_is_not_gone_on_with(runner, tmp_path, monkeypatch):
+def test_a_training_of_other_files_is_not_gone_on_with(runner, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "run_child", lambda *_: launcher.STOPPED[0])
     part = training_part(tmp_path, 1.0)
     assert runner.run(part).startswith("not yet")
-    other = launcher.Runner(runner.out, {"commit": "def"}, 1.0)
-    assert "was made by commit abc; remove it" in other.run(part)
-    assert runner.run(part).startswith("not yet")
+    other = launcher.Runner(runner.out, {**WHERE, "sources": "124"}, 1.0)
+    assert "was made by other files (123, not 124); remove it" in other.run(part)
+    assert launcher.Runner(runner.out, {**WHERE, "commit": None}, 1.0).run(part)[:7] == "not yet"
+    (tmp_path / "run-spent.json").write_text('{"seconds": 1.0, "commit": "abc"}')
+    again = launcher.Runner(runner.out, WHERE, 1.0)
+    assert "was made by other files (of an older version" in again.run(part)
 
 
 def test_a_training_that_never_kept_anything_has_failed(runner, tmp_path, monkeypatch, capsys):
@@ -220,10 +288,80 @@ def test_the_list_has_every_part(tmp_path, capsys):
     assert len(lines) == 2 + sum(len(parts) for parts in every.values())
 
 
-@pytest.mark.parametrize("bad", ["--minutes=0", "--train-minutes=-1", "--stage=all", "--data=."])
+@pytest.mark.parametrize(
+    "bad", ["--minutes=0", "--train-minutes=-1", "--stage=all", "--data=.", "--subset=5"]
+)
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(SystemExit):
         launcher.main([bad, "--device=cpu"])
+
+
+def test_parts_are_chosen_by_name(tmp_path, capsys):
+    ask = ["--device=cpu", f"--out={tmp_path}", "--list", "--part", "check", "training-128-best"]
+    assert launcher.main(ask) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["check", "training-128-best"]
+    assert launcher.main([*ask, "training-129"]) == 2
+    error = capsys.readouterr().err
+    assert "--part must be of check, equivalence" in error
+    assert error.rstrip().endswith("got training-129")
+
+
+def test_missing_images_are_told_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(images, "_reached", lambda: False)
+    seen = []
+    monkeypatch.setattr(launcher.Runner, "run", lambda _, part: seen.append(part.name) or "done")
+    ask = ["--device=cpu", f"--out={tmp_path}", "--stage", "check", "cifar10"]
+    assert launcher.main(ask) == 1
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("cifar10: failed: no images: add --data DIR")
+    assert (len(others), seen) == (2, ["check", "equivalence"])
+    assert launcher.main([*ask[:-1]]) == 0  # of a stage that is not asked for nothing is said
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "_installed", lambda _: False)
+        assert "needs pyarrow" in images.missing(tmp_path)
+        assert "pip install datasets" in images.missing(None)
+    monkeypatch.setattr(images, "_installed", lambda _: True)
+    assert images.missing(tmp_path) == ""
+    assert "cannot be reached" in images.missing(None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert images.missing(None) == ""
+
+
+def write_images(folder, count, split):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import io
+
+    from PIL import Image
+
+    rows = []
+    for number in range(count):
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), (number, 0, 255 - number)).save(file, "PNG")
+        rows.append({"bytes": file.getvalue(), "path": f"{number}.png"})
+    folder.mkdir(exist_ok=True)
+    table = arrow.table({"img": rows, "label": list(range(count))})
+    parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+
+
+def test_the_first_images_of_each_split_alone(tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for split, count in (("train", 9), ("test", 5)):
+        write_images(tmp_path / "data", count, split)
+    ask = ["--device=cpu", f"--out={tmp_path}", f"--data={tmp_path / 'data'}", "--list"]
+    ask += [f"--work={tmp_path / 'work'}", "--stage", "cifar10"]
+    assert launcher.main([*ask, "--subset=4"]) == 0
+    kept = tmp_path / "work" / "images-4"
+    assert f"--config.data.path={kept}" in capsys.readouterr().out
+    for split in images.SPLITS:
+        table = parquet.read_table(kept / f"{split}-00000-of-00001.parquet")
+        assert table["label"].to_pylist() == [0, 1, 2, 3]
+    assert launcher.main([*ask, "--subset=6"]) == 2
+    assert "--subset must be at most 5, the test images of" in capsys.readouterr().err
+    parts = stages.cifar10(Options("cpu", tmp_path, kept, 25.0, subset=4))
+    assert {part.subset for part in parts} == {4}
+    assert parts[0].at.name == "cifar10-4"  # not the folder of a run on all of them
 
 
 def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
@@ -233,9 +371,10 @@ def test_a_device_that_is_not_there_is_refused_in_a_line(capsys):
     assert "--device tpu cannot be used" in capsys.readouterr().err
 
 
-def test_every_command_of_run_is_one_that_it_takes(tmp_path):
+@pytest.mark.parametrize("dry", [False, True])
+def test_every_command_of_run_is_one_that_it_takes(dry, tmp_path):
     """Keys, their types and their choices; the evaluations' on the training's own config."""
-    options = Options("cuda", tmp_path, tmp_path, 25.0)
+    options = Options("cuda", tmp_path, tmp_path, 25.0, dry=dry)
     every = [part for parts in stages.stages(options).values() for part in parts]
     commands = [part.command for part in every if part.command[0] == "run.py"]
     saved = None
@@ -250,10 +389,73 @@ def test_every_command_of_run_is_one_that_it_takes(tmp_path):
         if parsed.mode == "train":
             saved = request.flatten(config.to_dict())
             assert saved["data.path"] == str(tmp_path)
-            assert saved["model.channels"] == 128
+            assert saved["model.channels"] == (32 if dry else 128)
+        if parsed.mode == "compare" and dry:
+            assert config.compare.nfe == (3,)
         build_training(config)
         build_objective(config)
         build_solver(config)
+
+
+PARSERS = {
+    "benchmarks.gpu.check": check.parsed,
+    "benchmarks.training": training.parsed,
+    "benchmarks.sampling": sampling.parsed,
+    "benchmarks.divergence": divergence.parsed,
+    "benchmarks.growth": lambda argv: (None, table.parse(argv)),
+}
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_every_command_of_a_benchmark_is_one_that_it_takes(dry, tmp_path):
+    options = Options("cpu", tmp_path, None, 25.0, dry=dry)
+    every = [part for parts in stages.stages(options).values() for part in parts]
+    seen = set()
+    for part in every:
+        if part.command[0] == "-m":
+            _, module, *arguments = part.command
+            seen.add(module)
+            _, found = PARSERS[module](arguments)
+            assert found.out == part.at
+            if variants := getattr(found, "variants", ""):
+                assert set(variants.split(",")) <= set(training.VARIANTS)
+            if dry and hasattr(found, "channels"):
+                assert (found.channels, found.rounds) == (32, 2)
+            elif hasattr(found, "channels"):
+                assert found.channels == 128
+    assert seen == set(PARSERS)
+
+
+def test_every_part_fits_a_call(tmp_path):
+    """By its estimate; and no part compiles twice what an estimate is of."""
+    options = Options("cuda", tmp_path, None, 25.0)
+    minutes = launcher.parse(["--device=cpu"]).minutes
+    for parts in stages.stages(options).values():
+        for part in parts:
+            assert part.least <= minutes - 1, part.name
+    named = [*stages.STEPS.values(), *stages.DRAWN.values()]
+    assert max(len({*variants} & {*stages.COMPILED}) for variants in named) == 1
+    compiled = {name for name, switches in training.VARIANTS.items() if switches["compile"]}
+    assert compiled - {"compiled"} == {*stages.COMPILED}
+    assert not any("compiled" in variants for variants in named)
+
+
+@pytest.mark.slow
+def test_a_dry_run_runs_every_part(tmp_path, monkeypatch, capfd):
+    """Each command itself, with as little to do as it can have; on eight images of each split."""
+    monkeypatch.chdir(ROOT)
+    for split in images.SPLITS:
+        write_images(tmp_path / "data", 9, split)
+    ask = ["--dry-run", f"--work={tmp_path}", f"--data={tmp_path / 'data'}", "--subset=8"]
+    assert launcher.main([*ask, "--minutes=60"]) == 0
+    said = capfd.readouterr().out
+    options = Options("cpu", tmp_path / "dry-run", None, 25.0, subset=8, dry=True)
+    for stage, parts in stages.stages(options).items():
+        for part in parts:
+            assert f"{stage}: {part.name}: done" in said
+            kept = json.loads((tmp_path / "dry-run" / "results" / f"{part.name}.json").read_text())
+            assert kept["environment"]["sources"] == sources.fingerprint()
+            assert kept.get("subset", 0) == part.subset
 
 
 def test_every_benchmark_that_is_named_leaves_what_is_kept(tmp_path):
@@ -287,25 +489,98 @@ def test_images_a_second_at_an_error_are_of_the_run_that_is_trained(tmp_path):
 
 
 def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
-    found = {"a": (torch.tensor([1.0, 2.0]), 0.1)}
-    rows = check.compared(found, {"a": (torch.tensor([1.0, 2.05]), 0.1)})
+    found = {"a": Figure(torch.tensor([1.0, 2.0]), 0.1, "a rounding")}
+    rows = check.compared(found, {"a": Figure(torch.tensor([1.0, 2.05]), 0.1, "")})
     assert rows[0]["passed"]
     assert rows[0]["difference"] == pytest.approx(0.05)
+    assert check.table(rows).endswith("| a | 0.05 | 0.1 | yes | a rounding |")
     for wrong in (2.2, float("nan")):
-        rows = check.compared(found, {"a": (torch.tensor([1.0, wrong]), 0.1)})
+        rows = check.compared(found, {"a": Figure(torch.tensor([1.0, wrong]), 0.1, "")})
         assert not rows[0]["passed"]
         assert "NO" in check.table(rows)
-    monkeypatch.setattr(check, "SAMPLERS", ("ddim",))
-    monkeypatch.setattr(check, "SWITCHES", (({"micro_batches": 5}, check.EXACT),))
-    monkeypatch.setattr(check, "CHECKS", (check.noise, check.samples))
+    whole = agreement.config_of
+
+    def config_of(**switches):
+        config = whole(**switches)
+        config.model.channels, config.likelihood.tolerance = 8, 0.1
+        return config
+
+    monkeypatch.setattr(agreement, "config_of", config_of)
+    monkeypatch.setattr(agreement, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(agreement, "CERTIFIED", 8)
+    monkeypatch.setattr(check, "SWITCHES", (({"micro_batches": 5}, check.EXACT, agreement.ADAM),))
     assert check.main(["--device=cpu", f"--out={tmp_path}"]) == 0
-    kept = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert [row["difference"] for row in kept[:-1]] == [0.0] * 4
-    assert "micro_batches=5, from cpu's plain training" in kept[-1]["name"]
-    assert kept[-1]["difference"] < kept[-1]["tolerance"] == check.EXACT
+    kept = json.loads((tmp_path / "check.json").read_text())
+    assert kept["environment"]["sources"] == sources.fingerprint()
+    rows = {row["name"]: row for row in kept["rows"]}
+    for row in rows.values():
+        assert row["passed"]
+        assert row["why"]
+        exact = not any(
+            word in row["name"] for word in ("bfloat16", "certificate", "micro", "norm")
+        )
+        assert row["difference"] == 0 if exact else row["difference"] <= row["tolerance"], row
+    assert rows["units that drop"]["tolerance"] == rows["uniforms"]["tolerance"] == 0
+    # less precise arithmetic is seen, and not compared with itself
+    for name in ("samples, ddim", "training, first loss"):
+        assert rows[f"{name}, bfloat16 against float32"]["difference"] > 1e-5
+    named = [name for name in rows if name.startswith("certificate")]
+    assert {"the network in float32", "the network in bfloat16"} <= {
+        name.rpartition(", ")[2] for name in named
+    }
+    assert rows["micro_batches=5, from cpu's plain training, relative"]["tolerance"] == check.EXACT
+
+
+def test_a_gpu_is_asked_in_tf32_too():
+    assert agreement.precisions(torch.device("cuda")) == ("float32", "tf32", "bfloat16")
+    assert agreement.precisions(CPU) == ("float32", "bfloat16")
+
+
+def test_the_check_would_see_a_kernel_that_is_wrong(monkeypatch):
+    right = agreement.our_kernels(CPU, True)
+    dropout = agreement.dropout
+    monkeypatch.setattr(agreement, "dropout", lambda h, words, p: dropout(h, words + 1, p))
+    failed = [
+        row for row in check.compared(agreement.our_kernels(CPU, True), right) if not row["passed"]
+    ]
+    assert len(failed) == 2 * 2 * 5
 
 
 def test_the_check_would_see_other_noise_likelihoods_and_gradients():
     """Its networks do not answer zero, so that each figure depends on each weight's part."""
-    _, gradient = check.trained(CPU)
+    _, gradient = agreement.trained(CPU)
     assert (gradient != 0).double().mean() > 0.9
+
+
+def test_without_diffusers_its_rows_are_left_out(monkeypatch, capsys):
+    from benchmarks import contenders
+
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda _: None)
+    assert contenders.present() == ["ours"]
+    assert "diffusers is not installed: its rows are left out" in capsys.readouterr().err
+    times = {("ours", "float32"): {"step": [1.0, 2.0, 4.0], "forward": [1.0, 1.0, 1.0]}}
+    peak = {"matrix_product": 1.0, "convolution": 1.0}
+    row = training.row("ours", "float32", times, 8, 1e9, peak)
+    assert row["ratio"] is None
+    assert " | - | " in training.table([{**row, "memory_gb": 1.0}])
+    assert set(sampling.made(CPU, 1, ["float32"], 32)) == {("ours", "float32")}
+    case = sampling.Case("ours", "float32", "ddim")
+    assert sampling.row(case, {case: [1.0, 2.0, 4.0]}, 20.0, 8)["ratio"] is None
+
+
+def test_on_a_gpu_memory_is_of_one_contender_after_it_has_compiled(monkeypatch):
+    """What others hold is taken off, and so is the peak of the first two steps."""
+    taken, peak = [], [9e9]
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2e9)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peak.append(2.5e9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak[-1])
+
+    def step(count):
+        taken.append(count)
+        peak[-1] = max(peak[-1], 7e9 if len(taken) == 1 else 5e9)
+
+    made = step, lambda _: None, None
+    monkeypatch.setitem(training.MAKERS, "ours", lambda *_: made)
+    found = training.begun(("ours", "best"), torch.device("cuda"), 128, 128)
+    assert found == (made, 3.0)
+    assert taken == [2, 2]

@@ -175,7 +175,7 @@ def test_a_broken_objective_is_caught(name, digits, monkeypatch):
         assert any("Adam" in row for row in failed(rows))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_objectives_are_one_in_the_precision_of_the_training(precision, digits, monkeypatch):
     model = network_on(PROCESSES[0])
     model = model.in_precision(precision)

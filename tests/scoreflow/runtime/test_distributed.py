@@ -11,7 +11,10 @@ from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+NAMES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("CUDA_VISIBLE_DEVICES", "TORCHELASTIC_RUN_ID"),
+)
 MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
@@ -125,14 +128,75 @@ def test_processes_that_cannot_meet_are_told_in_a_line(
 def test_the_gpu_of_a_process(values, place, variables, monkeypatch):
     variables(**values)
     assert distributed.local_rank() == place
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    device = build_device("")
+    chosen = gpus(monkeypatch, 2)
     expected = torch.device("cuda") if place is None else torch.device("cuda", place % 2)
-    assert device == expected
-    assert chosen == ([] if place is None else [expected])
+    for name in ("", "cuda"):
+        assert build_device(name) == expected
+        assert chosen == ([] if place is None else [expected])
+        chosen.clear()
+
+
+def gpus(monkeypatch, count):
+    """A machine with so many GPUs, on which a number computes as on the CPU; those chosen."""
+    chosen, zeros = [], torch.zeros
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device, **more: zeros(*shape, **more))
+    return chosen
+
+
+OF_TORCHRUN = {"WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none", **MEETING}
+
+
+@pytest.mark.parametrize("name", ["", "cuda"])
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(name, variables, monkeypatch):
+    gpus(monkeypatch, 4)
+    found = set()
+    for rank in "0123":
+        variables(**OF_TORCHRUN, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="4")
+        found.add(build_device(name).index)
+    assert found == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["", "cuda"])
+@pytest.mark.parametrize("beside", [{"LOCAL_WORLD_SIZE": "4"}, {}])
+def test_two_processes_on_a_gpu_are_refused(name, beside, variables, monkeypatch):
+    gpus(monkeypatch, 2)
+    variables(**OF_TORCHRUN, RANK="3", LOCAL_RANK="3", **beside)
+    told = r"4 processes of this machine would share 2 GPUs: start 2 .*, or use --device cpu$"
+    with pytest.raises(RequestError, match=told):
+        build_device(name)
+    assert build_device("cpu").type == "cpu"  # where they are welcome
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_gpu_that_several_processes_name_is_refused(rank, variables, monkeypatch):
+    gpus(monkeypatch, 4)
+    variables(**OF_TORCHRUN, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2")
+    with pytest.raises(RequestError, match="--device cuda:1 would be shared by the 2 processes"):
+        build_device("cuda:1")
+    variables(WORLD_SIZE="2", RANK=rank, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", **MEETING)
+    assert build_device("cuda:1") == torch.device("cuda", 1)  # one on each of two machines
+
+
+@pytest.mark.parametrize(
+    ("launcher", "own"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "3", "LOCAL_RANK": "3"}, True),  # a cluster's
+        ({**OF_TORCHRUN, "CUDA_VISIBLE_DEVICES": "GPU-17", "LOCAL_RANK": "0"}, True),  # virtual
+        ({**OF_TORCHRUN, "CUDA_VISIBLE_DEVICES": "0", "LOCAL_RANK": "3"}, False),  # the user's
+        ({"LOCAL_RANK": "3"}, False),  # a machine with one
+    ],
+)
+def test_a_launcher_may_show_each_process_one_gpu(launcher, own, variables, monkeypatch):
+    gpus(monkeypatch, 1)
+    variables(**{"WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "4", **MEETING, **launcher})
+    if own:
+        assert build_device("cuda") == torch.device("cuda")
+    else:
+        with pytest.raises(RequestError, match="4 processes of this machine would share 1 GPU:"):
+            build_device("cuda")
 
 
 def test_a_local_rank_that_is_none_is_refused(variables):

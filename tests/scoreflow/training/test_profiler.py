@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from torch import nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from scoreflow.cli.main import main
 from scoreflow.models.mlp import MLP
+from scoreflow.training import profiler
 from scoreflow.training.trainer import PHASES
 
 CONFIG = Path(__file__).parents[3] / "configs" / "toy.py"
@@ -65,3 +68,67 @@ def test_no_checkpoint_comes_of_it():
 def test_its_numbers_have_limits(capsys):
     assert profile("--config.profile.num_steps=0") == 2
     assert "profile.num_steps must lie in [1" in capsys.readouterr().err
+
+
+def host(name, start, end, **more):
+    """A row of the host, as torch's profiler makes it with CUDA; in microseconds."""
+    return FunctionEvent(len(name), name, 1, start, end, stack=[], use_device="cuda", **more)
+
+
+def kernel(name, start, end, launched_by=None, **more):
+    """A row of the device; with an operation that launched it, one of its kernels too."""
+    event = host(name, start, end, device_type=DeviceType.CUDA, **more)
+    if launched_by is not None:
+        launched_by.append_kernel(name, 0, end - start)
+    return event
+
+
+def a_step_on_a_gpu():
+    """Two phases: a product in a linear layer, and a graph that is replayed by hand."""
+    forward = host("forward", 0, 100, is_user_annotation=True)
+    linear, product = host("aten::linear", 5, 50), host("aten::addmm", 10, 40)
+    optimizer = host("optimizer", 100, 160, is_user_annotation=True)
+    inside = host("Optimizer.step#Adam.step", 105, 155, is_user_annotation=True)
+    update = host("aten::_fused_adam_", 110, 120)
+    events = [
+        *(forward, linear, product, optimizer, inside, update),
+        kernel("gemm", 200, 270, product),
+        kernel("bias", 270, 280, product),
+        kernel("forward", 200, 280, forward, is_user_annotation=True),
+        kernel("adam", 300, 340, update),
+        kernel("adam", 345, 375, update),
+        kernel("Optimizer.step#Adam.step", 300, 375, inside, is_user_annotation=True),
+        kernel("replayed", 400, 407, optimizer),
+        kernel("replayed", 407, 412),
+        kernel("optimizer", 300, 412, optimizer, is_user_annotation=True),
+    ]
+    events = EventList(events, use_device="cuda")
+    events._build_tree()
+    return events
+
+
+def test_on_a_gpu_a_phase_and_a_kernel_count_once():
+    events = a_step_on_a_gpu()
+    assert profiler.phase_times(events) == [("forward", 100, 1), ("optimizer", 60, 1)]
+    rows = profiler.operation_times(events, on_gpu=True)
+    spent = {name: (microseconds, calls) for name, microseconds, calls in rows if microseconds}
+    assert spent == {
+        "aten::addmm": (80, 1),
+        "aten::_fused_adam_": (70, 1),
+        profiler.OF_NO_OPERATION: (12, 2),
+    }
+    kernels = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    assert sum(row[1] for row in rows) == sum(e.time_range.elapsed_us() for e in kernels)
+    assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
+    # torch's own rows have twice as much, and each phase twice: what this is for
+    averages = events.key_averages()
+    assert sum(row.self_device_time_total for row in averages) > 2 * 162
+    assert [row.key for row in averages].count("forward") == 2
+
+
+def test_on_a_cpu_an_operation_is_without_those_it_is_made_of():
+    outer, inner = host("aten::linear", 0, 30), host("aten::addmm", 10, 25)
+    events = EventList([host("forward", 0, 40), outer, inner])
+    events._build_tree()
+    rows = profiler.operation_times(events, on_gpu=False)
+    assert rows == [("aten::linear", 15, 1), ("aten::addmm", 15, 1)]
