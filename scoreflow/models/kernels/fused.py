@@ -29,13 +29,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LIBRARY = torch.library.Library("scoreflow", "FRAGMENT")
 GIVEN = "Tensor h, Tensor weight, Tensor bias, Tensor? told, Tensor? words"
 ASKED = "int groups, float eps, bool active, float probability"
+LIBRARY.define(f"norm_act_drop({GIVEN}, {ASKED}, ScalarType dtype) -> (Tensor y, Tensor moments)")
 LIBRARY.define(
-    f"norm_act_drop({GIVEN}, {ASKED}, ScalarType dtype) -> (Tensor y, Tensor mean, Tensor rstd)"
+    f"norm_act_drop_backward(Tensor dy, {GIVEN}, Tensor moments, {ASKED}) "
+    "-> (Tensor h, Tensor affine, Tensor told)"
 )
-LIBRARY.define(
-    f"norm_act_drop_backward(Tensor dy, {GIVEN}, Tensor mean, Tensor rstd, {ASKED}) "
-    "-> (Tensor h, Tensor weight, Tensor bias, Tensor told)"
-)
+FORWARD = torch.ops.scoreflow.norm_act_drop.default
+BACKWARD = torch.ops.scoreflow.norm_act_drop_backward.default
 
 
 def norm_act_drop(
@@ -97,23 +97,23 @@ class _NormActDrop(torch.autograd.Function):
         kind, dtype = h.device.type, h.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        operation = torch.ops.scoreflow.norm_act_drop
-        found: Tensors = operation(h, weight, bias, told, words, *asked, dtype)
-        y, mean, rstd = found
-        ctx.save_for_backward(h, weight, bias, told, words, mean, rstd)
+        found: Tensors = FORWARD(h, weight, bias, told, words, *asked, dtype)
+        y, moments = found
+        ctx.save_for_backward(h, weight, bias, told, words, moments)
         ctx.asked = asked
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Gradients by each argument of `forward`, None for what is no tensor of floats."""
-        h, weight, bias, told, words, mean, rstd = ctx.saved_tensors
+        h, weight, bias, told, words, moments = ctx.saved_tensors
         given, asked, needed = (h, weight, bias, told, words), ctx.asked, ctx.needs_input_grad
         grads: Sequence[Tensor | None]
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             grads = _differentiably(dy, given, asked, needed)
         else:
-            grads = torch.ops.scoreflow.norm_act_drop_backward(dy, *given, mean, rstd, *asked)
+            by_h, affine, by_told = BACKWARD(dy, *given, moments, *asked)
+            grads = by_h, *affine.unbind(), by_told
         found = [grad if wanted else None for grad, wanted in zip(grads, needed, strict=False)]
         return (*found, *[None] * (len(needed) - len(found)))
 
@@ -157,15 +157,15 @@ def _forward_of_shapes(
     probability: float,
     dtype: torch.dtype,
 ) -> Tensors:
-    of_groups = h.new_empty(2, len(h), groups, dtype=torch.float32)
-    return torch.empty_like(h, dtype=dtype), of_groups[0], of_groups[1]
+    moments = h.new_empty(2, len(h), groups, dtype=torch.float32)
+    return torch.empty_like(h, dtype=dtype), moments
 
 
 def _backward_of_shapes(
     dy: Tensor, h: Tensor, weight: Tensor, bias: Tensor, told: Tensor | None, *others: object
 ) -> Tensors:
     by_told = h.new_empty(0) if told is None else torch.empty_like(told)
-    return torch.empty_like(h), torch.empty_like(weight), torch.empty_like(bias), by_told
+    return torch.empty_like(h), weight.new_empty(2, len(weight)), by_told
 
 
 for key, forward, backward in (

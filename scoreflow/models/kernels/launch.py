@@ -86,19 +86,18 @@ def forward(
     active: bool,
     probability: float,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Y in this dtype, and mean and 1 / std of each group, (B, groups) float32."""
+) -> tuple[Tensor, Tensor]:
+    """Y in this dtype, and mean and 1 / std of each group, (2, B, groups) float32."""
     h = _dense(h)
     batch, channels, *_ = h.shape
     pixels = h.shape[2] * h.shape[3]
     y = torch.empty_like(h, dtype=dtype)
-    mean, rstd = h.new_empty(2, batch, groups, dtype=torch.float32).unbind()
+    moments = h.new_empty(2, batch, groups, dtype=torch.float32)
     told, words = _rows(told), _rows(words)
     cut = tiling(batch, channels, groups, pixels, h.stride(1) == 1, h.element_size())
     forward_kernel[(batch * (groups // cut.taken),)](
         y,
-        mean,
-        rstd,
+        *moments.unbind(),
         h,
         weight,
         bias,
@@ -123,7 +122,7 @@ def forward(
         DROPS=words is not None,
         num_warps=cut.warps,
     )
-    return y, mean, rstd
+    return y, moments
 
 
 def backward(
@@ -133,14 +132,13 @@ def backward(
     bias: Tensor,
     told: Tensor | None,
     words: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
+    moments: Tensor,
     groups: int,
     eps: float,
     active: bool,
     probability: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by h, weight, bias and told (empty if there is none)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by h, by weight and bias (2, C), and by told (empty if there is none)."""
     h, told, words = _dense(h), _rows(told), _rows(words)
     batch, channels, *_ = h.shape
     pixels = h.shape[2] * h.shape[3]
@@ -156,8 +154,7 @@ def backward(
         dtold,
         dy,
         h,
-        mean,
-        rstd,
+        *moments.unbind(),
         weight,
         bias,
         h if told is None else told,
@@ -184,8 +181,7 @@ def backward(
         DROPS=words is not None,
         num_warps=cut.warps,
     )
-    by_weight, by_bias = sums.sum(1).to(weight.dtype).unbind()
-    return dh, by_weight, by_bias, dtold
+    return dh, sums.sum(1).to(weight.dtype), dtold
 
 
 def _dense(h: Tensor) -> Tensor:

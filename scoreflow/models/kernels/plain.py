@@ -51,14 +51,14 @@ def forward(
     active: bool,
     probability: float,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The answer in a dtype, and mean and 1 / std of each group, (B, groups) float32."""
+) -> tuple[Tensor, Tensor]:
+    """The answer in a dtype, and mean and 1 / std of each group, (2, B, groups) float32."""
     h = _with_added(h, told)
-    normed, mean, rstd = aten.native_group_norm(h, weight, bias, *_sizes(h), groups, eps)
+    normed, *moments = aten.native_group_norm(h, weight, bias, *_sizes(h), groups, eps)
     y = _scaled(normed, told)
     y = F.silu(y) if active else y
     y = y if words is None else dropout(y, words, probability)
-    return y.to(dtype), mean, rstd
+    return y.to(dtype), torch.stack(moments)
 
 
 def backward(
@@ -68,14 +68,13 @@ def backward(
     bias: Tensor,
     told: Tensor | None,
     words: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
+    moments: Tensor,
     groups: int,
     eps: float,
     active: bool,
     probability: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by h, weight, bias and told (empty if there is none)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by h, by weight and bias (2, C), and by told (empty if there is none)."""
     x, z = _with_added(h, told), dy.float()
     channels = x.shape[1]
     normed, _, _ = aten.native_group_norm(x, weight, bias, *_sizes(x), groups, eps)
@@ -90,11 +89,11 @@ def backward(
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     z = z.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     dx, by_weight, by_bias = aten.native_group_norm_backward(
-        z, x, mean, rstd, weight, *_sizes(x), groups, [True, True, True]
+        z, x, *moments.unbind(), weight, *_sizes(x), groups, [True, True, True]
     )
     if told is not None and told.shape[1] == channels:
         by_told = dx.sum((2, 3)).to(told.dtype)
-    return dx.to(h.dtype), by_weight.to(weight.dtype), by_bias.to(bias.dtype), by_told
+    return dx.to(h.dtype), torch.stack((by_weight, by_bias)).to(weight.dtype), by_told
 
 
 def _with_added(h: Tensor, told: Tensor | None) -> Tensor:
