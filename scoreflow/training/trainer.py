@@ -48,8 +48,8 @@ from scoreflow.training.scaling import Scaling
 from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
-PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average", "graph")
-"""Names of a step's phases in a profile; one that is a CUDA graph has the last alone."""
+PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
+"""Names of a step's phases in a profile; a step that is one CUDA graph has none."""
 
 SMALLER = (
     "a checkpoint, if there is one, is from before it. Try a smaller training.learning_rate: the "

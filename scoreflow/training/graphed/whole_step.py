@@ -12,13 +12,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.profiler import record_function
 
 from scoreflow.data.stored.images import StoredImages
 
 Say = Callable[[str], None]
 
-WARM_UP = 3
+WARM_UP = 2
 """Steps that run as they are, aside, before one is recorded: what is only done once is done then.
 
 Compiling, building kernels, the optimiser's state and the libraries' workspaces.
@@ -92,8 +91,7 @@ class Graphed:
         if self._graph is None and not self._recorded():
             return self._work()
         assert self._graph is not None and self._found is not None, "recorded"  # noqa: PT018
-        with record_function("graph"):
-            self._graph.replay()
+        self._graph.replay()
         return self._found.clone()
 
     def _beside(self) -> Tensor:
