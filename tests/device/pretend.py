@@ -23,6 +23,7 @@ from unittest import mock
 import torch
 import torchgen
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map
 
@@ -196,7 +197,29 @@ def _attention_back(grad, query, key, value, bias, mask, answer, sums, *_unused,
     return (*found, None)
 
 
+def in_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether cuDNN computes a convolution of these with channels side by side in memory."""
+    return any(
+        t.dim() == 4 and suggest_memory_format(t) == torch.channels_last for t in (x, weight)
+    )
+
+
+def _convolution(x, weight, *args):
+    out = aten.convolution.default(x, weight, *args)
+    last = in_channels_last(x, weight)
+    return out.contiguous(memory_format=torch.channels_last) if last else out
+
+
+def _convolution_back(grad, x, weight, *args):
+    by_x, by_weight, by_bias = aten.convolution_backward.default(grad, x, weight, *args)
+    if by_x is not None and in_channels_last(x, weight):
+        by_x = by_x.contiguous(memory_format=torch.channels_last)
+    return by_x, by_weight, by_bias
+
+
 _ON_CPU = {
+    aten.convolution.default: _convolution,  # of shapes alone torch loses the order in memory
+    aten.convolution_backward.default: _convolution_back,
     aten._efficientzerotensor.default: aten.zeros.default,  # or it would lose its key inside
     aten._scaled_dot_product_fused_attention_overrideable.default: _attention,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default: _attention_back,

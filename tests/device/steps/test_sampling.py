@@ -19,6 +19,8 @@ from scoreflow.sde.ode import odeint
 from scoreflow.sde.subvp import SubVPSDE
 from scoreflow.sde.ve import VESDE
 from scoreflow.sde.vp import VPSDE
+from tests.device.pretend import pretending
+from tests.device.watch import watching
 from tests.samplers.test_matrix import OPTIMAL, SAMPLERS, exact, of
 
 CPU = torch.device("cpu")
@@ -35,26 +37,29 @@ PROCESSES = {
 METHODS = [name for name in (*SAMPLERS, OPTIMAL) if name != "ode"]
 
 
+pytestmark = pytest.mark.usefixtures("needs_python_device")
+FEW = ["pc", "ddim-half", "heun-churn", "pc-unipc"]
+
+
 @pytest.mark.parametrize("process", PROCESSES)
-def test_no_step_of_a_sampler_waits(process, device, seen):
+def test_no_step_of_a_sampler_waits(process):
+    """All samplers on one process, and one of each kind on the others; with the CPU's numbers."""
     sde = PROCESSES[process]()
-    names = METHODS if process in ("linear", "ve") else ["pc", "ddim-half", "heun", "pc-unipc"]
-    for name in names:
-        if name == OPTIMAL and process == "ve":
-            continue
-        sampler, times, ends = of(name, sde), grid("uniform", sde, 4), []
+    names = METHODS if process == "linear" else FEW
+    times = grid("uniform", sde, 4)
 
-        def after(k, x, ends=ends):
-            ends.append(len(seen.waits))
+    def draw(name, where, after=lambda _k, _x: None):
+        noise = Noise.of(0, 0, 3, where)
+        return sample(of(name, sde), exact(sde, "eps"), sde, times, noise, (2,), after)
 
-        def draw(where, sampler=sampler, times=times, after=after):
-            noise = Noise.of(0, 0, 3, where)
-            return sample(sampler, exact(sde, "eps"), sde, times, noise, (2,), after)
-
-        drawn = draw(device)
-        assert drawn.device == device, name
-        assert ends[0] == ends[-1], f"{name}: {seen.waits[ends[0] :]}"
-        assert torch.equal(drawn.cpu(), draw(CPU)), name
+    expected = {name: draw(name, CPU) for name in names}
+    with pretending() as device, watching() as seen:
+        for name in names:
+            ends = []
+            drawn = draw(name, device, lambda _k, _x, ends=ends: ends.append(len(seen.waits)))
+            assert drawn.device == device, name
+            assert ends[0] == ends[-1], f"{name}: {seen.waits[ends[0] :]}"
+            assert torch.equal(drawn.cpu(), expected[name]), name
 
 
 def test_the_langevin_of_each_samples_norm_does_not_wait(device, seen):
@@ -66,10 +71,10 @@ def test_the_langevin_of_each_samples_norm_does_not_wait(device, seen):
     assert ends[0] == ends[-1]
 
 
-@pytest.mark.parametrize("process", ["linear", "cosine", "ve"])
-def test_the_adaptive_flow_waits_once_a_round(process, device, seen):
+@pytest.mark.parametrize("process", ["linear", "ve"])
+def test_the_adaptive_flow_waits_once_a_round(process):
     sde = PROCESSES[process]()
-    sampler, calls = ProbabilityFlow(1.0, tolerance=1e-4), []
+    sampler, calls = ProbabilityFlow(1.0, tolerance=1e-3), []
     denoiser = exact(sde, "v")
 
     def counted(x_t, t):
@@ -77,20 +82,20 @@ def test_the_adaptive_flow_waits_once_a_round(process, device, seen):
         return denoiser(x_t, t)
 
     def draw(where):
+        calls.clear()
         noise = Noise.of(0, 0, 3, where)
         return sample(sampler, counted, sde, sampler.times(N), noise, (2,))
 
     expected = draw(CPU)
+    with pretending() as device, watching() as seen:
+        drawn = draw(device)
+        waits = list(seen.waits)
+        torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-9, atol=1e-9)
     rounds = (len(calls) - 2 - 1) // 6  # of six evaluations, after two, and one at the end
-    assert rounds > 3
-    calls.clear()
-    seen.waits.clear()
-    drawn = draw(device)
-    torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-9, atol=1e-9)
-    rounds = (len(calls) - 2 - 1) // 6
-    in_rounds = [wait for wait in seen.waits if "nonzero" in wait]
+    assert rounds >= 3
+    in_rounds = [wait for wait in waits if "nonzero" in wait]
     assert len(in_rounds) <= rounds + 2 * 3, "two more where rows have come to the end"
-    assert len(seen.waits) - len(in_rounds) <= FOR_ITS_TABLES
+    assert len(waits) - len(in_rounds) <= FOR_ITS_TABLES
 
 
 FOR_ITS_TABLES = 12
@@ -108,7 +113,6 @@ def test_the_solver_waits_as_often_for_many_rows_as_for_one(device, seen):
 
 
 NETWORKS = {
-    "plain": ({}, {}),
     "dpm, guided": (
         {"model__conditional": True},
         {"sampler": "dpm", "label": "1,2", "guidance": 2.0},
@@ -118,26 +122,38 @@ NETWORKS = {
         {"training__objective": "hybrid", "model__learned_variance": True},
         {"sampler": "ancestral", "variance": "learned"},
     ),
-    "sub-VP": ({"sde__name": "subvp"}, {"sampler": "reverse_diffusion"}),
-    "mean": ({"model__prediction": "mean"}, {"sampler": "deis", "grid": "uniform"}),
+    "sub-VP, mean": (
+        {"sde__name": "subvp", "model__prediction": "mean"},
+        {"sampler": "deis", "grid": "uniform"},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_step_of_a_network_waits(name, experiment_of, device, seen, monkeypatch):
+def test_no_step_of_a_network_waits(name, experiment_of):
     keys, sampling = NETWORKS[name]
 
-    def drawn(where, steps):
+    def drawing(where):
         made = experiment_of("digits", where, **keys)
         made.network.eval()
-        method = sampling.get("sampler", "ddim")
-        made.config.sampling.update(steps=steps, **sampling)
-        plan = build_drawing(made.config, method, made.model, made.data)
-        seen.waits.clear()
-        return draw_samples(plan, made.model.sde, Noise.of(0, 0, 2, where), (1, 8, 8), 2, method)
+        noise = Noise.of(0, 0, 2, where)
 
-    few = drawn(device, 3)
-    waits = list(seen.waits)
-    torch.testing.assert_close(few.cpu(), drawn(CPU, 3), rtol=1e-4, atol=1e-4)
-    drawn(device, 5)
-    assert len(seen.waits) == len(waits), seen.waits[len(waits) :]
+        def draw(steps):
+            made.config.sampling.update(steps=steps, **sampling)
+            method = sampling["sampler"]
+            plan = build_drawing(made.config, method, made.model, made.data)
+            return draw_samples(plan, made.model.sde, noise, (1, 8, 8), 2, method)
+
+        return draw
+
+    expected = drawing(CPU)(3)
+    with pretending() as device, watching() as seen:
+        draw = drawing(device)
+        few = draw(3)
+        seen.clear()
+        draw(3)
+        waits = list(seen.waits)
+        seen.clear()
+        draw(5)
+        assert len(seen.waits) == len(waits), seen.waits
+        torch.testing.assert_close(few.cpu(), expected, rtol=1e-4, atol=1e-4)

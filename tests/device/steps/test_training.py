@@ -9,62 +9,74 @@ from scoreflow.data.stored.images import RowFile, StoredImages
 from scoreflow.training import classifier_trainer, preview
 from scoreflow.training.settings import ClassifierSettings
 from scoreflow.training_run import trainer_of
+from tests.device.pretend import pretending
+from tests.device.watch import watching
+
+pytestmark = pytest.mark.usefixtures("needs_python_device")
 
 CPU = torch.device("cpu")
 
 UNET = {
-    "plain": {},
     "dropout, classes and flips": {
         "model__dropout": 0.2,
         "model__conditional": True,
         "training__label_dropout": 0.3,
         "training__flip": True,
     },
-    "in parts": {"training__micro_batches": 2, "model__dropout": 0.2},
-    "recomputed": {"training__recompute": True, "model__dropout": 0.2},
+    "in parts, recomputed": {
+        "training__micro_batches": 2,
+        "training__recompute": True,
+        "model__dropout": 0.2,
+    },
     "learned variance": {"training__objective": "hybrid", "model__learned_variance": True},
     "variational": {"training__objective": "variational"},
-    "likelihood": {"training__objective": "likelihood", "training__times": "real"},
     "importance": {"training__objective": "likelihood", "training__times": "importance"},
-    "even times": {"training__times": "real", "training__low_discrepancy": True},
-    "mean": {"model__prediction": "mean"},
-    "VE": {"sde__name": "ve", "model__prediction": "score"},
-    "sub-VP": {"sde__name": "subvp", "model__prediction": "v"},
-    "weighted": {"training__objective": "min_snr", "training__dequantization": "centre"},
-    "contiguous": {"training__channels_last": False},
+    "VE, even times": {
+        "sde__name": "ve",
+        "model__prediction": "score",
+        "training__times": "real",
+        "training__low_discrepancy": True,
+    },
+    "sub-VP, mean": {"sde__name": "subvp", "model__prediction": "mean"},
+    "weighted, contiguous": {
+        "training__objective": "min_snr",
+        "training__dequantization": "centre",
+        "training__channels_last": False,
+    },
 }
 
 
-def second_steps(experiment, seen, device, keys, name):
-    """(Rows of two steps on the CPU, the same on the device, what the second asked of it)."""
+def of_second_step(experiment, keys, name):
+    """(Rows of two steps on the CPU, the same on the device, how the second waited for it)."""
     expected = trainer_of(experiment(name, CPU, **keys)).advance(2)
-    trainer = trainer_of(experiment(name, device, **keys))
-    first = trainer.advance(1)
-    seen.clear()
-    rows = torch.cat([first, trainer.advance(1)])
-    waits = list(seen.waits)
-    assert rows.device == device
-    return expected, rows.cpu(), waits
+    with pretending() as device, watching() as seen:
+        trainer = trainer_of(experiment(name, device, **keys))
+        first = trainer.advance(1)
+        seen.clear()
+        rows = torch.cat([first, trainer.advance(1)])
+        waits = list(seen.waits)
+        assert rows.device == device
+        return expected, rows.cpu(), waits
 
 
 @pytest.mark.parametrize("name", UNET)
-def test_a_step_of_a_unet_waits_for_nothing(name, experiment_of, device, seen):
-    expected, rows, waits = second_steps(experiment_of, seen, device, UNET[name], "digits")
+def test_a_step_of_a_unet_waits_for_nothing(name, experiment_of):
+    expected, rows, waits = of_second_step(experiment_of, UNET[name], "digits")
     assert not waits
     torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_step_in_half_a_precision_waits_for_nothing(precision, experiment_of, device, seen):
+def test_a_step_in_half_a_precision_waits_for_nothing(precision, experiment_of):
     keys = {"training__precision": precision, "model__dropout": 0.2}
-    expected, rows, waits = second_steps(experiment_of, seen, device, keys, "digits")
+    expected, rows, waits = of_second_step(experiment_of, keys, "digits")
     assert not waits
     # autocast of a GPU chooses other dtypes than the CPU's
     torch.testing.assert_close(rows, expected, rtol=0.03, atol=0.01)
 
 
-def test_a_step_of_an_mlp_waits_for_nothing(experiment_of, device, seen):
-    expected, rows, waits = second_steps(experiment_of, seen, device, {}, "toy")
+def test_a_step_of_an_mlp_waits_for_nothing(experiment_of):
+    expected, rows, waits = of_second_step(experiment_of, {}, "toy")
     assert not waits
     torch.testing.assert_close(rows, expected, rtol=1e-5, atol=1e-6)
 
@@ -120,12 +132,13 @@ def test_a_step_of_the_classifier_waits_for_nothing(experiment_of, device, seen,
     assert at_step[1] == at_step[2]
 
 
-def test_a_preview_mixes_no_devices(experiment_of, device, seen, monkeypatch):
+def test_a_preview_mixes_no_devices(experiment_of, monkeypatch):
     for name in ("IMAGES", "STEPS", "HELD_OUT"):
         monkeypatch.setattr(preview, name, 3)
     keys = {"model__conditional": True}
-    here = preview.preview(trainer_of(experiment_of("digits", device, **keys)))
     there = preview.preview(trainer_of(experiment_of("digits", CPU, **keys)))
+    with pretending() as device, watching():
+        here = preview.preview(trainer_of(experiment_of("digits", device, **keys)))
     assert here.loss == pytest.approx(there.loss, rel=1e-5)
 
 
