@@ -68,7 +68,7 @@ def train_classifier(
     torch.manual_seed(settings.seed)
     event = tuple(data.train.shape[1:])
     network = Classifier((event[0], event[1], event[2]), data.num_classes, settings.width)
-    model = NoisyClassifier(network.to(device), sde, objective.least_time)
+    model = NoisyClassifier(network.to(device, non_blocking=True), sde, objective.least_time)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     batches = Batches(len(data.train), settings.batch_size, settings.seed)
     labels = data.train_labels.to(device)
