@@ -194,7 +194,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     """Keep a result beside those of other settings, and say it."""
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
-    settings |= trained.asked_in("vjp") | {"precision": "float32"}
+    settings |= trained.asked_in("vjp")
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}

@@ -171,7 +171,10 @@ def test_cuda_where_there_is_none(capfd):
         ("training.num_steps=1e2", ["training.num_steps must be a whole number, got '1e2'"]),
         ("training.num_steps=", ["training.num_steps must be a whole number, got ''"]),
         ("training.learning_rate=fast", ["training.learning_rate must be a number, got 'fast'"]),
-        ("training.compile=perhaps", ["training.compile must be true, false or auto, got 'perhaps'"]),
+        (
+            "training.compile=perhaps",
+            ["training.compile must be true, false or auto, got 'perhaps'"],
+        ),
         ("model.multipliers=abc", ["model.multipliers must be whole numbers, as (1,2,2)", "abc"]),
         ("model.multipliers=(1,'two')", ["model.multipliers must be whole numbers", "two"]),
         ("model.multipliers=(1.5,)", ["model.multipliers must be whole numbers", "1.5"]),

@@ -236,7 +236,11 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
 def test_the_tracker_would_find_a_dead_key(read):
     tracked = Tracked(config_of("toy"), read)
     build_training(tracked)
-    assert read == {"training.precision", "training.compile", "model.name"}  # what a device decides
+    assert read == {
+        "training.precision",
+        "training.compile",
+        "model.name",
+    }  # what a device decides
     read.clear()
     tracked.sampling.to_dict()
     assert read == set()
