@@ -54,8 +54,8 @@ def small_unet(channels=3, classes=0, last=True, dropout=0.0):
     """A network of 8 x 8 images whose outputs are not near 0."""
     torch.manual_seed(0)
     network = UNet(
-        image_size=8, in_channels=channels, out_channels=channels, channels=8, multipliers=(1, 2),
-        blocks=1, num_groups=4, attention_sizes=(4,), num_classes=classes, dropout=dropout,
+        image_size=8, in_channels=channels, out_channels=channels, channels=8, multipliers=(1,),
+        blocks=1, num_groups=4, attention_sizes=(8,), num_classes=classes, dropout=dropout,
     )  # fmt: skip
     for weight in network.parameters():
         weight.data.add_(0.05 * torch.randn_like(weight))
