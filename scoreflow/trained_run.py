@@ -387,8 +387,9 @@ class TrainedRun:
 
     def asked_in(self, use: Use) -> Json:
         """How its network is evaluated for a use, as results record it: precision, compiled."""
-        compiled = self.experiment.compiler.has(self.model.network, use)
-        return {"precision": self.model.precision, "compiled": compiled}
+        precision = "float32" if use == "vjp" else self.model.precision
+        compiled = self.experiment.compiler.has(self.model.network, use, precision)
+        return {"precision": precision, "compiled": compiled}
 
     # ---- samples ----------------------------------------------------------------------------
 

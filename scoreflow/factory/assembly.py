@@ -90,12 +90,13 @@ class Experiment:
 
         Args:
             model: of these data's shape.
-            use: "eval", or "vjp" where products with its Jacobian are taken.
+            use: "eval", or "vjp" where products with its Jacobian are taken, in float32.
             evaluations: planned for each image.
             images: how many.
         """
         event, network = tuple(self.data.train.shape[1:]), model.network
-        found = self.compiler.network(network, use, evaluations, images, event)
+        precision = "float32" if use == "vjp" else model.precision
+        found = self.compiler.network(network, use, evaluations, images, event, precision)
         return model if found is network else model.with_network(found)
 
 

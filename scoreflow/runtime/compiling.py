@@ -140,6 +140,10 @@ class Compiled(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("network"), name)
 
+    def without_graphs(self) -> "Compiled":
+        """The same with no CUDA graphs of its own, for a whole step that is one."""
+        return Compiled(self.network, self.use, "default", self.varying, self._say)
+
     def forward(
         self, x: Tensor, index: Tensor, label: Tensor | None = None, **more: Tensor
     ) -> Tensor:
@@ -216,12 +220,21 @@ class Compiler:
 
     def __init__(self, wanted: bool, mode: str = "default", say: Say | None = None) -> None:
         self.wanted, self._mode, self._say = wanted, mode, say
-        self._known: dict[tuple[int, Use], Compiled] = {}  # by id, which is held by the value
+        # by the network's id, which is nobody else's as long as the value has it
+        self._known: dict[tuple[int, Use], tuple[Compiled, str]] = {}
 
     def network(
-        self, network: nn.Module, use: Use, evaluations: float, images: int, event: tuple[int, ...]
+        self,
+        network: nn.Module,
+        use: Use,
+        evaluations: float,
+        images: int,
+        event: tuple[int, ...],
+        precision: str = "float32",
     ) -> nn.Module:
         """A network to evaluate: compiled where it is already, or where that is worth it.
+
+        For one precision a use, the first that was worth it: another would be a graph more.
 
         Args:
             network: as it is.
@@ -229,10 +242,11 @@ class Compiler:
             evaluations: planned for each image.
             images: how many.
             event: shape of an image.
+            precision: that it is evaluated in.
         """
         key = id(network), use
-        if self.has(network, use):
-            return self._known[key]
+        if key in self._known:
+            return self._known[key][0] if self.has(network, use, precision) else network
         if not self.wanted or not worth_compiling(evaluations, images, event):
             return network
         if self._say:
@@ -240,9 +254,11 @@ class Compiler:
                 f"the network is compiled for about {evaluations * images:.1e} evaluations of an "
                 f"image, {TAKES}"
             )
-        self._known[key] = Compiled(network, use, self._mode, say=self._say)
-        return self._known[key]
+        found = Compiled(network, use, self._mode, say=self._say)
+        self._known[key] = found, precision
+        return found
 
-    def has(self, network: nn.Module, use: Use) -> bool:
-        """Whether it has compiled a network for a use."""
-        return (id(network), use) in self._known
+    def has(self, network: nn.Module, use: Use, precision: str = "float32") -> bool:
+        """Whether it has compiled a network for a use in a precision."""
+        known = self._known.get((id(network), use))
+        return known is not None and known[1] == precision

@@ -49,7 +49,8 @@ def preview(trainer: Trainer, compiler: Compiler | None = None) -> Preview:
         compiler: of the averaged network, if all previews of the training are worth it; None for
             none.
     """
-    model = trainer.model.with_network((compiler or Compiler(False)).network(*_planned(trainer)))
+    found = (compiler or Compiler(False)).network(*_planned(trainer), trainer.model.precision)
+    model = trainer.model.with_network(found)
     drawn = values_of(_drawn(model, trainer.data), trainer.data)
     few, labels = _held_out(trainer.data, model.num_classes > 0)
     loss = _loss(trainer, model, few, labels) if len(few) else None

@@ -69,7 +69,7 @@ def measure_bounds(
     test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
     strata = min(c.terms, model.sde.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
-    model = compiled(model, calls, c.batch_size).in_precision("float32")
+    model = compiled(model.in_precision("float32"), calls, c.batch_size)
     with (
         Progress("likelihood bounds", calls, "call") as progress,
         arithmetic("float32"),

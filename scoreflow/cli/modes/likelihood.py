@@ -149,11 +149,12 @@ def _measured(
     model = asked_of(experiment.config, weights.model, of)
     shard, c = distributed.shard(), experiment.config.likelihood
     question = build_question(experiment.config, model, of, dequantization)
-    model = experiment.fast(model, "vjp", products_of(question, of), _count(of, c))
     labels = labels_of(experiment.config, model, of)
     truth = toy.distribution() if name == "likelihood" and of.is_toy else None
     heading, agree = _heading(weights, of, dequantization), shard.broadcast_from_rank_0
     with folder.rows(name, heading, shard.rank, "image", check_row, agree) as rows:
+        left = _count(of, c) - len(rows.done)
+        model = experiment.fast(model, "vjp", products_of(question, of), left)
         found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
         found.result["rows"] = rows.path.name
     return found
@@ -194,7 +195,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     """Keep a result beside those of other settings, and say it."""
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
-    settings |= trained.asked_in("vjp") | {"precision": "float32"}
+    settings |= trained.asked_in("vjp")
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
