@@ -1,10 +1,13 @@
 """The pretended device, for tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from scoreflow.cli import command_line
+from scoreflow.factory.assembly import Experiment, experiment
+from scoreflow.schema import resolve
 from tests.device.pretend import OLDEST, pretending
 from tests.device.watch import Seen, watching
 
@@ -33,3 +36,20 @@ def seen(device: torch.device) -> Iterator[Seen]:
     """What is asked of it; a mixture of devices that CUDA refuses raises."""
     with watching() as found:
         yield found
+
+
+Made = Callable[..., Experiment]
+
+
+@pytest.fixture
+def experiment_of() -> Made:
+    """(config's name, device, **keys "section__key") -> Experiment, small."""
+
+    def made(name: str, where: torch.device, **keys: object) -> Experiment:
+        small = {"model__channels": 8, "model__num_groups": 4} if name == "digits" else {}
+        keys = {**small, "training__batch_size": 4, **keys}
+        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in keys.items()]
+        command = ["run.py", "--mode=train", f"--config={name}", *flags]
+        return experiment(resolve.training_config(command_line.parse(command)), where)
+
+    return made

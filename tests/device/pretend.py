@@ -24,7 +24,7 @@ import torch
 import torchgen
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 NAME = "pretend"
 CPU = torch.device("cpu")
@@ -86,6 +86,19 @@ class Pretended(Tensor):
         return copied
 
 
+def tensors(*values: object) -> list[Tensor]:
+    """All tensors among arguments."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(tensors(*value))
+        elif isinstance(value, dict):
+            found.extend(tensors(*value.values()))
+    return found
+
+
 def inner(value):
     """What is inside a pretended tensor; anything else as it is."""
     return value.inner if isinstance(value, Pretended) else value
@@ -105,10 +118,11 @@ def call(func, args, kwargs, bare: bool = False):
         kwargs: of it.
         bare: whether what is made on the device, or comes to it, has a shape alone.
     """
-    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    asked = kwargs.get("device")
+    given, asked = tensors(args, kwargs), kwargs.get("device")
     here = any(isinstance(x, Pretended) for x in given)
     there = torch.device(asked).type == NAME if asked is not None else here
+    if not there and not here:
+        return func(*args, **kwargs)
     bare = bare or any(inner(x).is_meta for x in given)
     if func is aten.copy_.default:
         return _copied(args[0], args[1])
@@ -183,7 +197,15 @@ _ON_CPU = {
 }
 
 
-class Machine(TorchDispatchMode):
+class Mode(TorchDispatchMode):
+    """A mode that does not load the compiler to hide from it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Machine(Mode):
     """Makes on the device what is asked for there; to be entered below `watch.Watch`.
 
     Args:

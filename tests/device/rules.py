@@ -18,9 +18,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from tests.device.pretend import NAME, YAML
+from tests.device.pretend import NAME, YAML, tensors
 
 NO_SCALARS = {
     "clamp.Tensor",
@@ -99,11 +98,6 @@ STAGED = 65536
 def name_of(func) -> str:
     """As in native_functions.yaml: "add.Tensor"; with its namespace if that is not ATen."""
     return func.name().removeprefix("aten::").removesuffix(".default")
-
-
-def tensors(*values) -> list[Tensor]:
-    """All tensors among arguments."""
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
 
 
 @lru_cache(1)
