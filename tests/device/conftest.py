@@ -38,6 +38,15 @@ def seen(device: torch.device) -> Iterator[Seen]:
         yield found
 
 
+SMALL = {
+    "digits": {
+        "model__channels": 8,
+        "model__num_groups": 4,
+        "model__multipliers": "1,2",
+        "model__blocks": 1,
+    },
+    "toy": {"model__width": 16, "model__depth": 2},
+}
 Made = Callable[..., Experiment]
 
 
@@ -46,8 +55,7 @@ def experiment_of() -> Made:
     """(config's name, device, **keys "section__key") -> Experiment, small."""
 
     def made(name: str, where: torch.device, **keys: object) -> Experiment:
-        small = {"model__channels": 8, "model__num_groups": 4} if name == "digits" else {}
-        keys = {**small, "training__batch_size": 4, **keys}
+        keys = {**SMALL[name], "training__batch_size": 4, **keys}
         flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in keys.items()]
         command = ["run.py", "--mode=train", f"--config={name}", *flags]
         return experiment(resolve.training_config(command_line.parse(command)), where)

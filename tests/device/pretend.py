@@ -130,10 +130,10 @@ def call(func, args, kwargs, bare: bool = False):
     if there and bare and here:
         real_args, real_kwargs = tree_map(shape_only, (real_args, real_kwargs))
     real_kwargs.pop("non_blocking", None)
-    if asked is not None:
-        real_kwargs["device"] = torch.device("meta" if there and bare else CPU)
-        if here and not there and bare:
-            raise RuntimeError("a pretended tensor of a shape alone has no numbers to be read")
+    if there and asked is not None:
+        real_kwargs["device"] = torch.device("meta") if bare else CPU
+    if asked is not None and bare and here and torch.device(asked) == CPU:
+        raise RuntimeError("a pretended tensor of a shape alone has no numbers to be read")
     if func in _AS_CUDA and there:
         real_args = _AS_CUDA[func](*real_args)
     computed = _ON_CPU.get(func, func) if there else func
@@ -170,8 +170,12 @@ _AS_CUDA = {
 
 
 def _attend(query, key, value, mask=None, dropout=0.0, causal=False, *, scale=None, gqa=False):
-    """Fused, as CUDA and the CPU choose where there is no mask (CUDA not in float64)."""
-    if mask is not None or dropout or causal or gqa:
+    """Fused, as CUDA and the CPU choose where there is no mask (CUDA not in float64).
+
+    Both want neighbours along the last axis.
+    """
+    spread = any(x.stride(-1) != 1 for x in (query, key, value))
+    if spread or mask is not None or dropout or causal or gqa:
         given = (query, key, value, mask, dropout, causal)
         return aten._scaled_dot_product_attention_math(*given, scale=scale, enable_gqa=gqa)[0]
     return aten._scaled_dot_product_fused_attention_overrideable(query, key, value, scale=scale)[0]
