@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from benchmarks.gpu import agreement, check
+from scoreflow.sde.noise import kernels
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def in_small(monkeypatch):
+def in_small(monkeypatch, device):
     whole = agreement.config_of
 
     def config_of(**switches):
@@ -20,16 +21,27 @@ def in_small(monkeypatch):
 
     monkeypatch.setattr(agreement, "config_of", config_of)
     monkeypatch.setattr(agreement, "SAMPLERS", ("ancestral", "unipc"))
-    monkeypatch.setattr(agreement, "CERTIFIED", 8)
-    monkeypatch.setattr(agreement, "STEPS", 2)
+    for name, count in (("CERTIFIED", 8), ("STEPS", 2), ("IMAGES", 2)):
+        monkeypatch.setattr(agreement, name, count)
+    monkeypatch.setattr(kernels, "FUSED", {"cuda", device.type})
 
 
-@pytest.mark.parametrize("found", check.CHECKS, ids=lambda each: each.__name__)
+def of(*found, marks=()):
+    return [pytest.param(each, id=each.__name__, marks=marks) for each in found]
+
+
+@pytest.mark.parametrize(
+    "found",
+    of(agreement.noise, agreement.our_kernels, agreement.samples, agreement.training)
+    + of(agreement.likelihood, marks=pytest.mark.slow),
+)
 def test_what_is_compared_with_a_cpu_agrees(found, device, seen):
+    assert found in check.CHECKS
     rows = check.compared(found(device, False), found(CPU, True))
     assert all(row["passed"] for row in rows), rows
 
 
+@pytest.mark.slow
 def test_switches_and_the_certificate_run_on_it(device, seen, monkeypatch):
     one = ({"channels_last": True, "micro_batches": 5}, check.EXACT, agreement.ADAM)
     monkeypatch.setattr(check, "SWITCHES", (one,))
