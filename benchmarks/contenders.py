@@ -37,6 +37,7 @@ VARIANTS: dict[str, Json] = {
     "compiled": {**PLAIN, "compile": True},
     "tf32": {**PLAIN, "precision": "tf32"},
     "bfloat16": {**PLAIN, "precision": "bfloat16"},
+    "half_last": {**PLAIN, "precision": "bfloat16", "channels_last": True},
     "gpu": {"precision": "tf32", "compile": True, "channels_last": True},
     "best": BEST,
     "graphs": {**BEST, "compile_mode": "reduce-overhead"},

@@ -6,9 +6,10 @@
 `benchmarks/contenders.py` describes the step of each.
 
 Variants: float32; float32 with one change, channels_last, compiled, tf32 (on a GPU) or bfloat16
-(autocast); gpu (tf32, compiled, channels-last: our defaults there); best (bfloat16, compiled,
-channels-last); graphs (the same with CUDA graphs). By default a GPU runs float32, channels_last,
-bfloat16, best and graphs; a CPU float32, channels_last and, where it supports it, bfloat16.
+(autocast); half_last (bfloat16, channels-last); gpu (tf32, compiled, channels-last: our defaults
+there); best (bfloat16, compiled, channels-last); graphs (the same with CUDA graphs). By default a
+GPU runs float32, channels_last, bfloat16, best and graphs; a CPU float32, channels_last and, where
+it supports it, bfloat16.
 
 Each round runs one step of every contender (ten on a GPU), after two steps that are not counted;
 figures are medians and quartiles, a ratio is the median of the ratios within a round. Peak rates

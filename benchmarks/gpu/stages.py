@@ -17,7 +17,7 @@ Whether it is compiled is left to the device, for what is measured on it has the
 LIKELIHOOD = ("--config.likelihood.ledger=true", "--config.likelihood.num_images=256")
 
 STEPS = {
-    "128-eager": ("float32", "channels_last", "tf32", "bfloat16"),
+    "128-eager": ("float32", "channels_last", "tf32", "bfloat16", "half_last"),
     "128-gpu": ("gpu",),
     "128-best": ("best",),
     "128-graphs": ("graphs",),
@@ -25,7 +25,11 @@ STEPS = {
     "512": ("float32", "best"),
 }
 """Batch of a training step, and what tells the part -> variants; of compiled ones one a part."""
-DRAWN = {"sampling": ("float32", "bfloat16"), "sampling-gpu": ("gpu",), "sampling-best": ("best",)}
+DRAWN = {
+    "sampling": ("float32", "tf32", "bfloat16"),
+    "sampling-gpu": ("gpu",),
+    "sampling-best": ("best",),
+}
 COMPILED = ("gpu", "best", "graphs")
 COMPILING = 3.0
 """Minutes that a contender's compiled training step and forward pass are given."""

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import divergence, sampling, training
+from benchmarks.contenders import PLAIN
 from benchmarks.gpu import agreement, check, images, launcher, sources, stages
 from benchmarks.gpu.agreement import Figure
 from benchmarks.gpu.stages import Options, Part
@@ -264,7 +266,7 @@ def test_the_exit_status_says_what_to_do(tmp_path, monkeypatch):
     # what follows the training is about its network
     left = iter(["not yet: later"])
     monkeypatch.setattr(runner, "run", lambda _: next(left))
-    assert launcher.go(runner, {"cifar10": [part, part]}) == 3
+    assert launcher.go(runner, {"cifar10": [replace(part, minutes=1.0), part]}) == 3
     # but no part depends on any other part
     left, other = iter(["done", "failed: status 1", "done"]), writes(tmp_path)
     assert launcher.go(runner, {"cifar10": [part, other, other]}) == 1
@@ -435,6 +437,7 @@ def test_every_part_fits_a_call(tmp_path):
             assert part.least <= minutes - 1, part.name
     named = [*stages.STEPS.values(), *stages.DRAWN.values()]
     assert max(len({*variants} & {*stages.COMPILED}) for variants in named) == 1
+    assert all({*switches} >= {*PLAIN} for switches in training.VARIANTS.values())
     compiled = {name for name, switches in training.VARIANTS.items() if switches["compile"]}
     assert compiled - {"compiled"} == {*stages.COMPILED}
     assert not any("compiled" in variants for variants in named)
