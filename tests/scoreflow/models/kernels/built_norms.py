@@ -69,7 +69,7 @@ def step(channels: int, side: int, dtype: torch.dtype, told: int, drops: bool, l
 
 
 def check(kernel: Any, warps: int, capability: int) -> None:
-    """At most a few words spilled, room for two programs on a multiprocessor, and 16 bytes a load."""
+    """A few words spilled at most, room for two programs on a multiprocessor, 16 bytes a load."""
     path = Path(sys.argv[-1]) / "kernel.ptx"
     path.write_text(kernel.asm["ptx"])
     arch = f"-arch=sm_{capability}" + ("a" if capability >= 90 else "")
