@@ -49,7 +49,8 @@ class Table(LogAlpha):
     def _on(self, device: torch.device) -> Tensor:
         """The table on a device, copied there once."""
         if device not in self._copies:
-            self._copies[device] = self.values.to(device)
+            to_gpu = device.type != "cpu"  # a CPU would read it before it has come
+            self._copies[device] = self.values.to(device, non_blocking=to_gpu)
         return self._copies[device]
 
 

@@ -4,6 +4,7 @@ An ODE method is tried on a trivial equation, for only its library knows its nam
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar, overload
 
 import torch
@@ -64,6 +65,7 @@ def as_request_error(
         raise RequestError(f"{prefix}{error}") from error
 
 
+@cache  # what was found out once stays so
 def try_solver(section: str, method: str, rtol: tuple[float, ...]) -> None:
     """Refuse an ODE method that does not exist, or does not take such tolerances.
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from scoreflow.models.kernels.fused import norm_act_drop
 from scoreflow.models.layers import convolution, dense
 from scoreflow.models.time_embedding import IndexEmbedding
 from scoreflow.models.unet_blocks import ResidualBlock, Style
@@ -91,7 +92,7 @@ class Classifier(nn.Module):
             if level > 0:
                 h = F.avg_pool2d(h, 2)
             h = block(h, embedding)
-        return F.silu(self.norm(h)).mean((2, 3))
+        return norm_act_drop(self.norm, h).mean((2, 3))
 
 
 def _groups(channels: int) -> int:

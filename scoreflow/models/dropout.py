@@ -48,9 +48,8 @@ def mixed(words: Int[Tensor, "batch 2"], units: Int[Tensor, "1 ..."]) -> Int[Ten
     words = words.to(torch.int32).view(-1, 2, *[1] * (units.ndim - 1))
     first, second = words.unbind(1)
     x = units + first
-    spare = torch.empty_like(x)
-    _fold(x, 16, spare)
-    x.mul_(_MULTIPLIERS[0]).add_(second)
+    spare = x >> 16
+    x.bitwise_xor_(spare.bitwise_and_(0xFFFF)).mul_(_MULTIPLIERS[0]).add_(second)
     _fold(x, 13, spare)
     x.mul_(_MULTIPLIERS[1])
     _fold(x, 16, spare)
@@ -59,5 +58,6 @@ def mixed(words: Int[Tensor, "batch 2"], units: Int[Tensor, "1 ..."]) -> Int[Ten
 
 def _fold(x: Tensor, places: int, spare: Tensor) -> None:
     """X ^= x >> places, as if x had no sign."""
-    torch.bitwise_right_shift(x, places, out=spare)
-    x.bitwise_xor_(spare.bitwise_and_(2 ** (32 - places) - 1))
+    # copied and shifted in place: into what has gaps, `out=` would end a compiled graph
+    shifted = spare.copy_(x).bitwise_right_shift_(places)
+    x.bitwise_xor_(shifted.bitwise_and_(2 ** (32 - places) - 1))

@@ -20,6 +20,7 @@ No layer changes the memory format, so the network runs channels-last if its wei
 none looks at a value, so it compiles whole and never waits for the device.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Literal
@@ -28,6 +29,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from scoreflow.models.kernels.fused import fuses, norm_act_drop
+from scoreflow.models.kernels.kept import all_fits, numbers_kept
 from scoreflow.models.layers import ZERO_ISH, Image, Padding, Remapped, convolution, filtered
 from scoreflow.models.time_embedding import IndexEmbedding, Order
 from scoreflow.models.unet_blocks import Embedding, ResidualBlock, Style, Words, again
@@ -46,6 +49,17 @@ SPARED_FROM = 64
 
 A tenth of a step at 32 channels, where there is little to save; nothing to be seen at 128.
 """
+
+
+class Head(nn.Sequential):
+    """Norm, SiLU and the last convolution."""
+
+    def forward(self, h: Image) -> Remapped:
+        """Apply it; `nn.Sequential.forward(self, h)` is the definition."""
+        norm, _, last = self
+        assert isinstance(norm, nn.GroupNorm), "made above"
+        found: Tensor = last(norm_act_drop(norm, h))
+        return found
 
 
 class UNet(nn.Module):
@@ -184,13 +198,17 @@ class UNet(nn.Module):
             [plan.block(middle, middle, attention_middle), plan.block(middle, middle, False)]
         )
         self.up = way_up(plan, skips)
-        self.head = nn.Sequential(
+        self.head = Head(
             style.norm(finest),
             nn.SiLU(),
             convolution(finest, out_channels, padding=1, scale=ZERO_ISH),
         )
         in_all = sum(isinstance(module, ResidualBlock) for module in self.modules())
         self.dropout_places = in_all if dropout > 0 else 0
+        self.sparing = self._spares = plan.sparing
+        self.numbers_kept = numbers_kept(
+            list(self._sizes(math.prod(sides))), stem, math.prod(sides)
+        )
 
     def forward(
         self,
@@ -218,6 +236,7 @@ class UNet(nn.Module):
                 f"got {tuple(x.shape)} and {tuple(index.shape)}"
             )
         places = self._places(words, len(x), x.device)
+        self._spare(x)
         embedding = self.embedding(index, label)
         skips, pyramid = [self.stem(x)], x
         for level in self.down:
@@ -254,6 +273,29 @@ class UNet(nn.Module):
         if words.shape != (batch, count, 2):
             raise ValueError(f"words must be {(batch, count, 2)}, got {tuple(words.shape)}")
         return iter(words.unbind(1))
+
+    def _spare(self, x: Image) -> None:
+        """Let norms be computed again on the way back, but on a GPU whose memory has room."""
+        if torch.compiler.is_compiling() or not (self.sparing and self.training):
+            return
+        spares = not (fuses(x) and all_fits(self.numbers_kept, x))
+        if spares != self._spares:
+            self._spares = spares
+            for module in self.modules():
+                if isinstance(module, ResidualBlock):
+                    module.sparing = spares
+
+    def _sizes(self, pixels: int) -> Iterator[tuple[nn.Module, int]]:
+        """Each block and what resizes, in order, and the pixels of what comes out of it."""
+        for levels, factor in ((self.down, 0.25), (self.middle, 1.0), (self.up, 4.0)):
+            for level in levels:
+                if not isinstance(level, Level):
+                    yield level, pixels
+                    continue
+                yield from ((block, pixels) for block in level.blocks)
+                if level.resize is not None:
+                    pixels = int(pixels * factor)
+                    yield level.resize, pixels
 
     def _through(
         self, block: nn.Module, h: Image, embedding: Embedding, words: Words | None

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scoreflow.models.dropout import dropout
+from scoreflow.models.kernels.fused import fuses, norm_act_drop
 from scoreflow.models.layers import ZERO_ISH, Image, Remapped, convolution, dense, group_norm
 
 Embedding = Float[Tensor, "batch embedding"]
@@ -134,31 +134,20 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Image, embedding: Embedding, words: Words | None = None) -> Remapped:
         """Apply the block, (B, inputs, H, W) -> (B, outputs, H, W); no words, no dropout."""
         branch = self._spared(self._first, h)
-        told = self.dense(embedding)[:, :, None, None]
-        if self.style.scale_shift:
-            branch = self._spared(self._second, branch, words, *told.chunk(2, dim=1))
-        else:
-            branch = self._spared(self._second, branch + told, words)
+        told: Tensor | None = self.dense(embedding)
+        if told is not None and not (self.style.scale_shift or fuses(branch)):
+            branch, told = branch + told[:, :, None, None], None  # the sum alone is kept
+        branch = self._spared(self._second, branch, told, words)
         carried: Tensor = self.shortcut(h if self.resize is None else self.resize(h))
         return self.style.joined(carried, branch)
 
     def _first(self, h: Image) -> Remapped:
-        h = F.silu(self.norm_1(h))
+        h = norm_act_drop(self.norm_1, h)
         found: Tensor = self.conv_1(h if self.resize is None else self.resize(h))
         return found
 
-    def _second(
-        self,
-        h: Image,
-        words: Words | None,
-        scale: Tensor | None = None,
-        shift: Tensor | None = None,
-    ) -> Image:
-        h = self.norm_2(h)
-        if scale is not None and shift is not None:
-            h = h * (1 + scale) + shift
-        h = F.silu(h)
-        found: Tensor = self.conv_2(h if words is None else dropout(h, words, self.dropout))
+    def _second(self, h: Image, told: Embedding | None, words: Words | None) -> Image:
+        found: Tensor = self.conv_2(norm_act_drop(self.norm_2, h, told, words, self.dropout))
         return found
 
     def _spared(self, half: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
@@ -192,7 +181,7 @@ class Attention(nn.Module):
     def forward(self, h: Image) -> Image:
         """Apply the attention, (B, C, H, W) -> (B, C, H, W)."""
         # (B, 3 C, H, W) -> (3, B, heads, H W, D): pixels as tokens. No copy if channels-last.
-        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)
+        tokens = self.qkv(norm_act_drop(self.norm, h, active=False)).flatten(2).transpose(1, 2)
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is D^-0.5
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, H W, C)

@@ -1,10 +1,13 @@
 """The pretended device, for tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from scoreflow.cli import command_line
+from scoreflow.factory.assembly import Experiment, experiment
+from scoreflow.schema import resolve
 from tests.device.pretend import OLDEST, pretending
 from tests.device.watch import Seen, watching
 
@@ -33,3 +36,28 @@ def seen(device: torch.device) -> Iterator[Seen]:
     """What is asked of it; a mixture of devices that CUDA refuses raises."""
     with watching() as found:
         yield found
+
+
+SMALL = {
+    "digits": {
+        "model__channels": 8,
+        "model__num_groups": 4,
+        "model__multipliers": "1,2",
+        "model__blocks": 1,
+    },
+    "toy": {"model__width": 16, "model__depth": 2},
+}
+Made = Callable[..., Experiment]
+
+
+@pytest.fixture
+def experiment_of() -> Made:
+    """(config's name, device, **keys "section__key") -> Experiment, small."""
+
+    def made(name: str, where: torch.device, **keys: object) -> Experiment:
+        keys = {**SMALL[name], "training__batch_size": 4, **keys}
+        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in keys.items()]
+        command = ["run.py", "--mode=train", f"--config={name}", *flags]
+        return experiment(resolve.training_config(command_line.parse(command)), where)
+
+    return made

@@ -23,8 +23,9 @@ from unittest import mock
 import torch
 import torchgen
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from scoreflow.sde.noise import kernels
 
@@ -78,6 +79,9 @@ class Pretended(Tensor):
     def __repr__(self, **_named):
         return f"Pretended({self.inner!r})"
 
+    def __reduce_ex__(self, protocol):
+        return self.inner.__reduce_ex__(protocol)  # a file has it as a tensor, to be put anywhere
+
     def __deepcopy__(self, memo):
         if id(self) in memo:
             return memo[id(self)]
@@ -86,6 +90,19 @@ class Pretended(Tensor):
             copied._is_param = True
         memo[id(self)] = copied
         return copied
+
+
+def tensors(*values: object) -> list[Tensor]:
+    """All tensors among arguments."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(tensors(*value))
+        elif isinstance(value, dict):
+            found.extend(tensors(*value.values()))
+    return found
 
 
 def inner(value):
@@ -107,10 +124,11 @@ def call(func, args, kwargs, bare: bool = False):
         kwargs: of it.
         bare: whether what is made on the device, or comes to it, has a shape alone.
     """
-    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    asked = kwargs.get("device")
+    given, asked = tensors(args, kwargs), kwargs.get("device")
     here = any(isinstance(x, Pretended) for x in given)
     there = torch.device(asked).type == NAME if asked is not None else here
+    if not there and not here:
+        return func(*args, **kwargs)
     bare = bare or any(inner(x).is_meta for x in given)
     if func is aten.copy_.default:
         return _copied(args[0], args[1])
@@ -118,10 +136,10 @@ def call(func, args, kwargs, bare: bool = False):
     if there and bare and here:
         real_args, real_kwargs = tree_map(shape_only, (real_args, real_kwargs))
     real_kwargs.pop("non_blocking", None)
-    if asked is not None:
-        real_kwargs["device"] = torch.device("meta" if there and bare else CPU)
-        if here and not there and bare:
-            raise RuntimeError("a pretended tensor of a shape alone has no numbers to be read")
+    if there and asked is not None:
+        real_kwargs["device"] = torch.device("meta") if bare else CPU
+    if asked is not None and bare and here and torch.device(asked) == CPU:
+        raise RuntimeError("a pretended tensor of a shape alone has no numbers to be read")
     if func in _AS_CUDA and there:
         real_args = _AS_CUDA[func](*real_args)
     computed = _ON_CPU.get(func, func) if there else func
@@ -158,8 +176,12 @@ _AS_CUDA = {
 
 
 def _attend(query, key, value, mask=None, dropout=0.0, causal=False, *, scale=None, gqa=False):
-    """Fused, as CUDA and the CPU choose where there is no mask (CUDA not in float64)."""
-    if mask is not None or dropout or causal or gqa:
+    """Fused, as CUDA and the CPU choose where there is no mask (CUDA not in float64).
+
+    Both want neighbours along the last axis.
+    """
+    spread = any(x.stride(-1) != 1 for x in (query, key, value))
+    if spread or mask is not None or dropout or causal or gqa:
         given = (query, key, value, mask, dropout, causal)
         return aten._scaled_dot_product_attention_math(*given, scale=scale, enable_gqa=gqa)[0]
     return aten._scaled_dot_product_fused_attention_overrideable(query, key, value, scale=scale)[0]
@@ -178,14 +200,44 @@ def _attention_back(grad, query, key, value, bias, mask, answer, sums, *_unused,
     return (*found, None)
 
 
+def in_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether cuDNN computes a convolution of these with channels side by side in memory."""
+    return any(
+        t.dim() == 4 and suggest_memory_format(t) == torch.channels_last for t in (x, weight)
+    )
+
+
+def _convolution(x, weight, *args):
+    out = aten.convolution.default(x, weight, *args)
+    last = in_channels_last(x, weight)
+    return out.contiguous(memory_format=torch.channels_last) if last else out
+
+
+def _convolution_back(grad, x, weight, *args):
+    by_x, by_weight, by_bias = aten.convolution_backward.default(grad, x, weight, *args)
+    if by_x is not None and in_channels_last(x, weight):
+        by_x = by_x.contiguous(memory_format=torch.channels_last)
+    return by_x, by_weight, by_bias
+
+
 _ON_CPU = {
+    aten.convolution.default: _convolution,  # of shapes alone torch loses the order in memory
+    aten.convolution_backward.default: _convolution_back,
     aten._efficientzerotensor.default: aten.zeros.default,  # or it would lose its key inside
     aten._scaled_dot_product_fused_attention_overrideable.default: _attention,
     aten._scaled_dot_product_fused_attention_overrideable_backward.default: _attention_back,
 }
 
 
-class Machine(TorchDispatchMode):
+class Mode(TorchDispatchMode):
+    """A mode that does not load the compiler to hide from it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Machine(Mode):
     """Makes on the device what is asked for there; to be entered below `watch.Watch`.
 
     Args:

@@ -18,9 +18,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from tests.device.pretend import NAME, YAML
+from tests.device.pretend import NAME, YAML, in_channels_last, tensors
 
 NO_SCALARS = {
     "clamp.Tensor",
@@ -101,11 +100,6 @@ def name_of(func) -> str:
     return func.name().removeprefix("aten::").removesuffix(".default")
 
 
-def tensors(*values) -> list[Tensor]:
-    """All tensors among arguments."""
-    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
-
-
 @lru_cache(1)
 def _functions() -> tuple[set[str], set[str]]:
     """Names of functions whose devices no generated code checks, and of those made of others."""
@@ -126,6 +120,14 @@ def _functions() -> tuple[set[str], set[str]]:
     return unchecked, explicit | {name for name, there in dispatched.items() if not there}
 
 
+def _written(func, args, kwargs) -> list[Tensor]:
+    """The arguments that a call writes to."""
+    schema = func._schema.arguments
+    named = [a.name for a in schema if a.alias_info is not None and a.alias_info.is_write]
+    places = {a.name: k for k, a in enumerate(schema)}
+    return tensors([args[places[n]] if places[n] < len(args) else kwargs.get(n) for n in named])
+
+
 def mixing(func, args, kwargs) -> str | None:
     """Why CUDA would refuse these devices; None if it would not."""
     name, given = name_of(func), tensors(args, kwargs)
@@ -138,6 +140,8 @@ def mixing(func, args, kwargs) -> str | None:
         return f"{shown}: a CPU tensor by a device's indices" if on_cpu else None
     if len({t.device.type for t in given if t.device.type != "cpu" or t.dim()}) > 1:
         return f"{shown}: more than one device"
+    if any(t.device.type == "cpu" for t in _written(func, args, kwargs)):
+        return f"{shown}: a CPU tensor is written to"
     if name in SCALAR_MOVED:
         return None
     if name in NO_SCALARS:
@@ -239,25 +243,6 @@ MANY = {
 
 
 @dataclass(frozen=True)
-class Own:
-    """What one of our own ops launches.
-
-    Attributes:
-        source: what it is part of, as in `watch.source_of`.
-        kernels: in one call.
-        moved: (args, out) -> bytes, or None for those of all inputs and outputs.
-    """
-
-    source: str
-    kernels: int = 1
-    moved: Callable[..., int] | None = None
-
-
-OWN: dict[str, Own] = {"scoreflow::philox_draw": Own("noise")}
-"""By "scoreflow::name": each op of ours that is one launch on CUDA is stated here."""
-
-
-@dataclass(frozen=True)
 class Launched:
     """Kernels of a call and the bytes that they move; of those, what changes the memory format."""
 
@@ -268,6 +253,55 @@ class Launched:
 
 
 NOTHING = Launched(0, 0)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What one of our own ops launches.
+
+    Attributes:
+        source: what it is part of, as in `watch.BY_FILE`.
+        kernels: in one call, which move all inputs and outputs once.
+        counted: (args, outputs) -> what a call launches, if it is more than that.
+    """
+
+    source: str
+    kernels: int = 1
+    counted: Callable[..., Launched] | None = None
+
+
+def _norm_act_drop(args, outs) -> Launched:
+    """One kernel that reads h twice: for its moments, and to apply them."""
+    h, told = args[0], args[3]
+    copies = [t for t in (h,) if not _is_dense(t)]
+    moved = 2 * nbytes(h) + sum(map(nbytes, (*outs, *tensors(told))))
+    return _with_copies(1, moved, copies)
+
+
+def _norm_act_drop_backward(args, outs) -> Launched:
+    """One kernel that reads h and dy twice, and one that sums over the batch."""
+    dy, h, weight, told = args[0], args[1], args[2], args[4]
+    copies = [t for t in (h, dy) if not _is_dense(t)]
+    of_images = 2 * 4 * len(h) * weight.numel()  # weight's and bias's parts, float32
+    moved = 2 * (nbytes(dy) + nbytes(h)) + sum(map(nbytes, (*outs, *tensors(told))))
+    return _with_copies(2, moved + 2 * of_images, copies)
+
+
+def _is_dense(t: Tensor) -> bool:
+    return t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last)
+
+
+def _with_copies(kernels: int, moved: int, copied: list[Tensor]) -> Launched:
+    extra = sum(2 * nbytes(t) for t in copied)
+    return Launched(kernels + len(copied), moved + extra, len(copied), extra)
+
+
+OWN = {
+    "scoreflow::philox_draw": Own("noise"),
+    "scoreflow::norm_act_drop": Own("norms", counted=_norm_act_drop),
+    "scoreflow::norm_act_drop_backward": Own("norms", counted=_norm_act_drop_backward),
+}
+"""By "scoreflow::name": each op of ours that is one launch on CUDA is stated here."""
 
 
 def nbytes(t: Tensor) -> int:
@@ -309,21 +343,14 @@ def _of_own(name: str, args, given: list[Tensor], outs: list[Tensor]) -> Launche
     assert name in OWN, f"tests/device/rules.py: OWN does not say how many kernels {name} launches"
     own = OWN[name]
     fresh = [t for t in outs if not any(t is g for g in given)]
-    moved = own.moved(args, outs) if own.moved else sum(map(nbytes, (*given, *fresh)))
-    return Launched(own.kernels, moved)
+    if own.counted:
+        return own.counted(args, outs)
+    return Launched(own.kernels, sum(map(nbytes, (*given, *fresh))))
 
 
 def _relaid(name: str, moved: int, inputs) -> Launched:
     """A norm over groups: CUDA's wants its inputs contiguous and copies the others."""
-    sizes = [2 * nbytes(t) for t in inputs if not t.is_contiguous()]
-    return Launched(MANY[name] + len(sizes), moved + sum(sizes), len(sizes), sum(sizes))
-
-
-def _in_channels_last(x: Tensor, w: Tensor) -> bool:
-    """Whether cuDNN computes a convolution of these as NHWC."""
-    from torch._prims_common import suggest_memory_format
-
-    return any(t.dim() == 4 and suggest_memory_format(t) == torch.channels_last for t in (x, w))
+    return _with_copies(MANY[name], moved, [t for t in inputs if not t.is_contiguous()])
 
 
 def _layout(operands: list[Tensor], passes: int, moved: int) -> tuple[int, int]:
@@ -335,7 +362,7 @@ def _layout(operands: list[Tensor], passes: int, moved: int) -> tuple[int, int]:
         moved: their bytes.
     """
     x, w = operands[-2:]
-    if _in_channels_last(x, w):
+    if in_channels_last(x, w):
         copied = [t for t in operands if not t.is_contiguous(memory_format=torch.channels_last)]
         return len(copied), sum(2 * nbytes(t) for t in copied)
     half = x.dtype in (torch.bfloat16, torch.float16)

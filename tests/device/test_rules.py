@@ -21,6 +21,8 @@ REFUSED = {
     "addition of a CPU vector": lambda x: x + VECTOR,
     "a CPU vector plus it": lambda x: VECTOR + x,
     "a CPU vector in place": lambda x: VECTOR.clone().add_(x),
+    "a CPU number in place": lambda x: NUMBER.clone().add_(x[0]),
+    "into a CPU number": lambda x: torch.add(x[0], 1, out=NUMBER.clone()),
     "a CPU vector by its indices": lambda x: VECTOR[x.long()],
     "cat": lambda x: torch.cat([x, VECTOR]),
     "cat with a number": lambda x: torch.stack([x[0], NUMBER]),

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from tests.device import rules
-from tests.device.pretend import NAME
+from tests.device.pretend import NAME, Mode, Pretended, tensors
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tuple(f"{ROOT}/{name}/" for name in ("scoreflow", "sde", "samplers", "benchmarks"))
@@ -133,7 +132,7 @@ class Seen:
         return "\n".join([*lines, f"{'all':28} {total.kernels:6} {total.moved / 1e6:12.1f}"])
 
 
-class Watch(TorchDispatchMode):
+class Watch(Mode):
     """Asks the rules about every call, and keeps what they say in `seen`.
 
     Args:
@@ -147,6 +146,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        there = any(isinstance(x, Pretended) for x in tensors(args, kwargs))
+        if not there and "device" not in kwargs:
+            return func(*args, **kwargs)
         if bad := rules.mixing(func, args, kwargs):
             raise Refused(f"{_line()}: {bad}")
         out = func(*args, **kwargs)
@@ -157,7 +159,7 @@ class Watch(TorchDispatchMode):
         source = self._source(name)
         if counted.kernels:
             self._count(source, name, counted)
-        if self.record and any(t.device.type == NAME for t in rules.tensors(args, kwargs, out)):
+        if self.record and any(t.device.type == NAME for t in tensors(args, kwargs, out)):
             shown = repr(tree_map(_placed, (args, kwargs)))
             self.seen.calls.append(Call(name, shown, _line()))
         return out
