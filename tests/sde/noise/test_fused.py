@@ -104,6 +104,11 @@ def test_a_clock_is_added_to_the_step(monkeypatch, fused):
         clock.fill_(tick)
         for one, other in zip(draws_of(clocked), draws_of(plain.at(2 + tick)), strict=True):
             assert torch.equal(one, other)
+    ahead, later = clocked.reading_ahead(9), plain.at(9).normal(Stream.PRIOR, (3,))
+    assert torch.equal(ahead.normal(Stream.PRIOR, (3,)), later)
+    clock.fill_(0)  # what was kept for a step would be another one's
+    assert torch.equal(ahead.at(9).normal(Stream.PRIOR, (3,)), later)
+    clock.fill_(7)
     assert torch.equal(
         clocked.rows(torch.tensor([1])).uniform(Stream.DATA),
         plain.at(9).uniform(Stream.DATA)[1:2],
