@@ -134,7 +134,7 @@ class Trainer:
         self._reader = BatchReader(data.train, self._micro_batches)
         self.scaling = Scaling(settings.precision, data.train.device)
         self._dials: Dials | None = None
-        self._moved = self._move
+        self._graphed: Callable[[], Tensor] | None = None
         if graphed:
             self.in_one_graph()
 
@@ -159,7 +159,7 @@ class Trainer:
         """
         device = self.data.train.device
         self._dials = Dials(self.settings.batch_size, device)
-        self._moved = Graphed(self._move, device, self._say)
+        self._graphed = Graphed(self._move, device, self._say)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -194,13 +194,13 @@ class Trainer:
         load_weights(self.network, state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(moved(state["optimizer"], device, apart=True))
-        if self._dials is not None:  # what was recorded wrote to the state before this one
-            self.in_one_graph()
         self.scaling.load_state(state)
         self.step = state["step"]
         inside = self.step % self.settings.log_every
         pending = state.get("pending", torch.empty(0, 2)).cpu()
         self._pending = pending[max(len(pending) - inside, 0) :]
+        if self._dials is not None:  # what was recorded wrote to the state before this one
+            self.in_one_graph()
 
     def run(self, stop: Callable[[], bool] | None = None) -> Iterator[Interval]:
         """Train to the last step, pausing after every log interval.
@@ -251,7 +251,7 @@ class Trainer:
             rows = self.batches.indices(self.step)
             self._dials.turn(self.step, rate, self.ema.share(self.step), rows)
             numbers_of(self.optimizer, self._dials.rate)
-        row = self._moved()
+        row = self._move() if self._graphed is None else self._graphed()
         self.step += 1
         return row
 

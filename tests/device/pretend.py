@@ -79,6 +79,9 @@ class Pretended(Tensor):
     def __repr__(self, **_named):
         return f"Pretended({self.inner!r})"
 
+    def __reduce_ex__(self, protocol):
+        return self.inner.__reduce_ex__(protocol)  # a file has it as a tensor, to be put anywhere
+
     def __deepcopy__(self, memo):
         if id(self) in memo:
             return memo[id(self)]
