@@ -64,6 +64,8 @@ def norm_act_drop(
     asked = (norm.num_groups, norm.eps, active, probability)
     if probability == 1 or not fuses(h):
         return plain.norm_act_drop(*given, *asked)
+    if not torch.is_grad_enabled():
+        return _kernel(given, asked)[0]
     y: Tensor = _NormActDrop.apply(*given, *asked)  # type: ignore[no-untyped-call]
     return y
 
@@ -80,6 +82,16 @@ def fuses(h: Tensor) -> bool:
     )
 
 
+def _kernel(given: Given, asked: Asked) -> Tensors:
+    """The answer, in the dtype that what follows would cast it to, and the groups' moments."""
+    h = given[0]
+    kind, dtype = h.device.type, h.dtype
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    found: Tensors = FORWARD(*given, *asked, dtype)
+    return found
+
+
 class _NormActDrop(torch.autograd.Function):
     """The operation and its way back."""
 
@@ -91,14 +103,10 @@ class _NormActDrop(torch.autograd.Function):
         bias: Tensor,
         told: Tensor | None,
         words: Tensor | None,
-        *asked: float,
+        *asked: Any,  # noqa: ANN401
     ) -> Tensor:
         """As `norm_act_drop`, with the norm's numbers apart."""
-        kind, dtype = h.device.type, h.dtype
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        found: Tensors = FORWARD(h, weight, bias, told, words, *asked, dtype)
-        y, moments = found
+        y, moments = _kernel((h, weight, bias, told, words), asked)
         ctx.save_for_backward(h, weight, bias, told, words, moments)
         ctx.asked = asked
         return y

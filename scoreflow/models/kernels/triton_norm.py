@@ -149,7 +149,7 @@ def _slope(
     return dy
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])  # a last, smaller batch is no other kernel
 def backward_kernel(
     dh,
     sums,

@@ -121,6 +121,9 @@ class TestOneOperation:
         names = ["scoreflow::norm_act_drop", "scoreflow::norm_act_drop_backward"]
         assert calls.ours() == names
         assert y.equal(expected)
+        with Calls() as calls, torch.no_grad():
+            assert layer.fused().equal(expected)
+        assert calls.ours() == names[:1]
         for grad, other in zip(found, by_plain, strict=True):
             torch.testing.assert_close(grad, other, rtol=1e-5, atol=1e-6)
 
