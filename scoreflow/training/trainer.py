@@ -191,13 +191,13 @@ class Trainer:
         self.network.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self._dials is not None:  # what was recorded wrote to the state before this one
-            self.in_one_graph()
         self.scaling.load_state(state)
         self.step = state["step"]
         inside = self.step % self.settings.log_every
         pending = state.get("pending", torch.empty(0, 2)).cpu()
         self._pending = pending[max(len(pending) - inside, 0) :]
+        if self._dials is not None:  # what was recorded wrote to the state before this one
+            self.in_one_graph()
 
     def run(self, stop: Callable[[], bool] | None = None) -> Iterator[Interval]:
         """Train to the last step, pausing after every log interval.

@@ -113,7 +113,7 @@ class Noise:
             draw: which of the purpose's draws, in [0, 2**24).
             dtype: that a float64 is rounded to.
         """
-        if self.ahead is None:
+        if self.ahead is None or self.clock is not None:
             return self._drawn("normal", stream, shape, draw, dtype)[0]
         return self.ahead.normal(self, stream, shape, draw).to(dtype)
 

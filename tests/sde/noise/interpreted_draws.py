@@ -19,7 +19,7 @@ DTYPES = {"words": [torch.int64]}
 
 
 def main() -> None:
-    for seed in (0, 2**32 + 5, 2**64 - 1):
+    for seed in (2**32 + 5, 2**64 - 1):
         for index, clock, *rest in PLACES:
             ticks = None if clock is None else torch.tensor(clock)
             at = Address(torch.tensor(index, dtype=torch.int64), ticks, seed, *rest)

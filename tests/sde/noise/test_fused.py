@@ -17,22 +17,25 @@ HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
 
 
-def in_own_process(script, tmp_path, **env):
+def in_own_process(tmp_path, *command, **env):
     """Of which the shape checks of these tests, that Triton cannot read, are no part."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path), **env}
-    subprocess.run([sys.executable, str(HERE / script)], check=True, env=env, cwd=HERE.parents[2])
+    script, *args = command
+    command = [sys.executable, str(HERE / script), *args]
+    subprocess.run(command, check=True, env=env, cwd=HERE.parents[2])
 
 
 @needs_triton
 def test_the_kernel_draws_the_bits_of_the_plain_path(tmp_path):
     """By Triton's interpreter: other seeds, indices, steps, lanes, odd counts, all kinds."""
-    in_own_process("interpreted_draws.py", tmp_path, TRITON_INTERPRET="1")
+    in_own_process(tmp_path, "interpreted_draws.py", TRITON_INTERPRET="1")
 
 
 @needs_triton
-def test_the_kernel_is_built_for_a_gpu_once_a_kind(tmp_path):
-    """Ampere's and Hopper's; types and alignment of a run's arguments included."""
-    in_own_process("built_draws.py", tmp_path, TRITON_INTERPRET="0")
+@pytest.mark.parametrize("capability", ["90", pytest.param("80", marks=pytest.mark.slow)])
+def test_the_kernel_is_built_for_a_gpu_once_a_kind(tmp_path, capability):
+    """Hopper's and Ampere's; types and alignment of a run's arguments included."""
+    in_own_process(tmp_path, "built_draws.py", capability, TRITON_INTERPRET="0")
 
 
 class Calls(TorchDispatchMode):
@@ -101,6 +104,11 @@ def test_a_clock_is_added_to_the_step(monkeypatch, fused):
         clock.fill_(tick)
         for one, other in zip(draws_of(clocked), draws_of(plain.at(2 + tick)), strict=True):
             assert torch.equal(one, other)
+    ahead, later = clocked.reading_ahead(9), plain.at(9).normal(Stream.PRIOR, (3,))
+    assert torch.equal(ahead.normal(Stream.PRIOR, (3,)), later)
+    clock.fill_(0)  # what was kept for a step would be another one's
+    assert torch.equal(ahead.at(9).normal(Stream.PRIOR, (3,)), later)
+    clock.fill_(7)
     assert torch.equal(
         clocked.rows(torch.tensor([1])).uniform(Stream.DATA),
         plain.at(9).uniform(Stream.DATA)[1:2],

@@ -21,7 +21,8 @@ RATE = 2.0**-10  # which float32 has, as a dial does
 
 def config_of(**changes):
     config = (toy if "data__name" in changes else digits).get_config()
-    config.model.update(channels=8, num_groups=4, dropout=0.2)
+    config.model.update(channels=8, num_groups=4, multipliers=(1,), attention_sizes=(8,))
+    config.model.dropout = 0.2
     config.training.update(
         num_steps=20, batch_size=6, warmup_steps=0, decay="constant", learning_rate=RATE
     )

@@ -42,7 +42,8 @@ def test_several_steps_of_a_sampler_are_one_kernel(device, seen, steps):
 def test_a_training_step_draws_in_six_kernels(device, seen):
     """Times, noise, places in the bins, sides, hidden labels and the words of dropout."""
     config = digits.get_config()
-    config.model.update(channels=8, num_groups=4, dropout=0.2, conditional=True)
+    config.model.update(channels=8, num_groups=4, multipliers=(1,), attention_sizes=(8,))
+    config.model.update(dropout=0.2, conditional=True)
     config.training.update(batch_size=4, flip=True)
     trainer = trainer_of(experiment(config, device))
     trainer.advance(1)
