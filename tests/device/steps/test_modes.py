@@ -1,4 +1,4 @@
-"""Whole commands on a GPU: from images to a report, and all that is asked of a run, mix nothing."""
+"""Whole commands on a GPU, from images to a report: none mixes devices."""
 
 import json
 
@@ -30,12 +30,7 @@ KEYS = {
 FURTHER = (
     ("--mode=sample", "--sampler=ddim", "--config.sampling.label=all"),
     ("--mode=sample", "--sampler=ddim", "--config.sampling.grid=least_cost"),
-    (
-        "--mode=sample",
-        "--sampler=ode",
-        "--config.sampling.task=encode",
-        "--config.sampling.num_images=2",
-    ),
+    ("--mode=sample", "--sampler=ode", "--config.sampling.task=interpolate"),
     ("--mode=classifier",),
 )
 
