@@ -122,10 +122,6 @@ NETWORKS = {
         {"training__objective": "hybrid", "model__learned_variance": True},
         {"sampler": "ancestral", "variance": "learned"},
     ),
-    "sub-VP, mean": (
-        {"sde__name": "subvp", "model__prediction": "mean"},
-        {"sampler": "deis", "grid": "uniform"},
-    ),
 }
 
 
