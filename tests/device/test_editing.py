@@ -1,4 +1,4 @@
-"""Editing on a GPU: every task and method has the CPU's images, and no step waits for the device."""
+"""Editing on a GPU: each task and method has the CPU's images, and no step waits for it."""
 
 import pytest
 import torch
