@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from scoreflow.imported_run import load as load_imported
+from scoreflow.interop.arrival_check import errors_of
 from scoreflow.runtime.gpu.transfer import load_weights, moved
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.training.ema import EMA
 from scoreflow.training.initial import InitialWeights
 from scoreflow.training.initial import load as load_initial
 from scoreflow.training.trainer import adam
+from tests.device import small
 
 CPU = torch.device("cpu")
 
@@ -136,3 +138,15 @@ def test_a_fingerprint_is_the_cpus_and_waits_once_a_dtype(device, seen):
     seen.waits.clear()
     assert fingerprint(there) == expected
     assert len(seen.waits) == 3
+
+
+def test_the_check_on_arrival_waits_once_a_batch(device, seen):
+    def found(where):
+        model, x_0 = small.model(where), small.levels(where, 4).double() / 9 - 1
+        times = torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64)
+        seen.waits.clear()
+        return errors_of(model, times, x_0, batch_size=2)
+
+    expected, mine = found(CPU), found(device)
+    assert torch.equal(mine.each, expected.each)
+    assert len(seen.waits) == 2 + 1, "batches, and the variance of the data"
