@@ -16,7 +16,7 @@ from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import Guidance, SamplingPlan
 from scoreflow.samplers import Ancestral, ProbabilityFlow, grid
 from scoreflow.sde.noise import Noise, Stream
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 SHAPE = (1, small.SIDE, small.SIDE)

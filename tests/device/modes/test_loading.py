@@ -14,7 +14,7 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.initial import InitialWeights
 from scoreflow.training.initial import load as load_initial
 from scoreflow.training.trainer import adam
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 

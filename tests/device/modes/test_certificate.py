@@ -5,7 +5,7 @@ import pytest
 from scoreflow.certificate import certificate
 from scoreflow.certificate.trained_sampler_laws import Amount
 from scoreflow.cli.modes.equivalence import _log_density
-from tests.device import small
+from tests.device.modes import small
 
 COUNT = 12
 

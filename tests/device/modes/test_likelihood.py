@@ -11,7 +11,7 @@ from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.sde.noise import Noise
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 

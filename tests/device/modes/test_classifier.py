@@ -14,7 +14,7 @@ from scoreflow.sde.noise import Noise
 from scoreflow.training.classifier_file import load_classifier, save_classifier
 from scoreflow.training.classifier_trainer import measure, train_classifier
 from scoreflow.training.settings import ClassifierSettings
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 SHAPE = (1, small.SIDE, small.SIDE)
