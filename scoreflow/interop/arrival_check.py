@@ -186,9 +186,9 @@ def errors_of(
             t, noise = times[k], Noise(seed, index, FIRST_NOISE + k)
             eps = noise.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
             estimate = denoiser(sde.perturb(batch, t, eps), t).eps
-            found.append((estimate - eps).square().flatten(1).mean(1).double().cpu())
+            found.append((estimate - eps).square().flatten(1).mean(1).double())
             on_call()
-        rows.append(torch.stack(found, 1))
+        rows.append(torch.stack(found, 1).cpu())
     times = times[::stride]
     signal = sde.alpha(times) ** 2 * float(x_0.var())
     return Errors(

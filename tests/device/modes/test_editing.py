@@ -1,4 +1,4 @@
-"""Editing on a GPU: every task and method has the CPU's images, and no step waits for the device."""
+"""Editing on a GPU: each task and method has the CPU's images, and no step waits for it."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
 from scoreflow.samplers.editing.ddim_inversion import invert
 from scoreflow.samplers.editing.linear_operators import middle_square
 from scoreflow.sde.noise import Noise, Stream
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 CHANNELS = 3

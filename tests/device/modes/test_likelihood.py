@@ -11,7 +11,7 @@ from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.sde.noise import Noise
-from tests.device import small
+from tests.device.modes import small
 
 CPU = torch.device("cpu")
 
@@ -127,7 +127,7 @@ def test_the_bounds_wait_as_often_however_many_times_they_are_of(embedding, devi
 
 
 FOR_THE_BOUNDS = 10
-"""Waits of a whole table of bounds: its constants, a covariance, and what comes back at the end."""
+"""Waits of a whole table of bounds: constants, a covariance, and what comes back at the end."""
 
 
 def test_reconstructions_do_not_wait(device, seen):
