@@ -24,8 +24,6 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import ALONE, Trainer
 
 IMAGES = 512
-PLAIN: Json = {"precision": "float32", "compile": False}
-"""What a config leaves to the device, as all variants that say nothing of it have it."""
 VARIANTS: dict[str, Json] = {
     "float32": {"channels_last": False},
     "channels_last": {"channels_last": True},
@@ -63,7 +61,7 @@ def ours(device: torch.device, batch: int, variant: str) -> tuple[Steps, Steps, 
     """Functions that run so many training steps and forward passes of ours, and the network."""
     config = cifar10.get_config()
     config.training.batch_size = batch
-    config.training.update(PLAIN | VARIANTS[variant])
+    config.training.update(VARIANTS[variant])
     trainer = trainer_of(config, images(device))
     model = trainer.model
     x = torch.randn(batch, 3, 32, 32, device=device, dtype=torch.float64)

@@ -71,7 +71,6 @@ FIELDS: dict[str, Field] = {
 def evaluations(device: torch.device, batch: int) -> dict[str, measure.Steps]:
     """Name -> function that evaluates the field of the CIFAR-10 network so many times."""
     config = cifar10.get_config()
-    config.training.precision = "float32"
     config.training.channels_last = False  # in which torch's GroupNorm has no tangent
     network = build_network(config, contenders.images(device)).eval().requires_grad_(False)
     sde = build_sde(config)

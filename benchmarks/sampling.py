@@ -91,7 +91,7 @@ class Case(NamedTuple):
 def ours(device: torch.device, batch: int, variant: str) -> Contender:
     """Our network as --mode sample builds it, and our sampling loop."""
     config = cifar10.get_config()
-    config.training.update(contenders.PLAIN | VARIANTS[variant])
+    config.training.update(VARIANTS[variant])
     config.sampling.steps = EVALUATIONS
     data = contenders.images(device)
     network = build_network(config, data).eval().requires_grad_(False)
