@@ -26,8 +26,8 @@ WORTH = 3e9
 
 An estimate by counting: eager, a training step of DDPM's CIFAR-10 network moves 97 GB more than
 compiled, at 128 images of 3072 numbers and about 3 evaluations' work. At the 3.35 TB/s of an H100
-that is 2.5e-8 s a number and evaluation, and a minute and a quarter for this many; to compile
-takes between one minute and two and a half. It is about 10^6 evaluations of an image of CIFAR-10.
+that is 2.5e-8 s a number and evaluation, and a minute and a quarter for this many; to compile is
+taken to need one minute to two and a half. It is 10^6 evaluations of an image of CIFAR-10.
 """
 PASSES = 3
 """Evaluations that a training step's forward and backward pass are worth."""
@@ -86,7 +86,7 @@ def missing_for(device: torch.device) -> str:
 def fixed_shapes(device: torch.device) -> Iterator[None]:
     """On CUDA, cuDNN tries its kernels for each new shape and keeps the fastest; restored after.
 
-    For work whose batches are alike; each new shape costs a second or so.
+    For work whose batches are alike: they are tried anew for each shape.
     """
     if device.type != "cuda":
         yield
