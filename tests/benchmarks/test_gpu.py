@@ -17,6 +17,7 @@ from benchmarks.gpu import agreement, check, images, launcher, sources, stages
 from benchmarks.gpu.agreement import Figure
 from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
+from benchmarks.growth.case import config_of
 from scoreflow.cli import command_line
 from scoreflow.factory.likelihood import build_solver
 from scoreflow.factory.training import build_objective, build_training
@@ -477,6 +478,7 @@ def test_each_part_of_growth_has_one_axis(tmp_path):
         options = table.parse(list(part.command[2:]))
         cases = table.cases(CPU, options.resolutions, options.batches, options.processes)
         assert {f"growth-{case.axis}" for case in cases} == {part.name}
+        assert not any(config_of(case, True).training.compile for case in cases)  # minutes each
         found += cases
     options = table.parse(["--device=cpu"])
     assert found == table.cases(CPU, options.resolutions, options.batches, options.processes)
