@@ -4,6 +4,7 @@ Each function is called with the device, and with the CPU as the reference, whos
 float32 and whose kernels are torch's own in float64.
 """
 
+import importlib.util
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoreflow.certificate.certificate import awake
 from scoreflow.certificate.noise_vs_score_loss import objectives
@@ -51,7 +52,10 @@ HALVES = {
     "bfloat16": "8 bits of mantissa, over the layers",
 }
 """Precision -> why it differs from float32."""
-OURS = torch.ops.scoreflow
+PACKAGE = "scoreflow.models.kernels"
+KERNELS = (
+    importlib.import_module(f"{PACKAGE}.fused") if importlib.util.find_spec(PACKAGE) else None
+)
 GRADIENTS = tuple(f"gradient of {name}" for name in ("input", "weight", "bias", "embedding"))
 
 
@@ -120,12 +124,11 @@ def our_kernels(device: torch.device, reference: bool) -> Found:
             torch.tensor(float(fused)), 0.0, kernels.lacking() or "Triton builds them"
         )
     }
-    dtypes = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}
-    for dtype, allowed in dtypes.items():
+    by_torch = reference or device.type == "cpu" or not fused or KERNELS is None
+    for dtype, allowed in {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}.items():
         for layout in (torch.contiguous_format, torch.channels_last):
             of = f"{str(dtype).removeprefix('torch.')}, {str(layout).removeprefix('torch.')}"
-            values = _norm(device, dtype, layout, reference or not hasattr(OURS, "norm_act_drop"))
-            for name, value in values.items():
+            for name, value in _norm(device, dtype, layout, by_torch).items():
                 relative = value.double().cpu() / value.double().abs().max().cpu()
                 found[f"norm, SiLU, dropout: {name}, {of}"] = Figure(relative, allowed, KERNEL)
     return found
@@ -140,20 +143,20 @@ def _norm(
     weight, bias = torch.randn(2, 48, generator=generator)
     told = torch.randn(3, 48, generator=generator).to(dtype)
     words = Noise.of(1, 0, 3).words(Stream.TRAIN_DROPOUT, (2,))
-    given = [h.contiguous(memory_format=layout), weight, bias, told]
+    norm = nn.GroupNorm(4, 48, eps=1e-6)
+    norm.load_state_dict({"weight": weight, "bias": bias})
+    h = h.contiguous(memory_format=layout)
     if by_torch:
-        given = [each.double().requires_grad_() for each in given]
-        y = F.group_norm(given[0] + given[3][:, :, None, None], 4, given[1], given[2], 1e-6)
-        y = dropout(F.silu(y), words, 0.25)
-        grads = torch.autograd.grad(y, given, dy.double())
-        y = y.detach()
-        return dict(zip(("answer", *GRADIENTS), (y, *grads), strict=True))
-    given = [each.to(device) for each in (*given, words)]
-    asked = 4, 1e-6, True, 0.25
-    y, *of_groups = OURS.norm_act_drop(*given, *asked, dtype)
-    dy = dy.to(device).contiguous(memory_format=layout)
-    back = OURS.norm_act_drop_backward(dy, *given, *of_groups, *asked)
-    return dict(zip(("answer", *GRADIENTS), (y, *back), strict=True))
+        norm, h, told, dy = norm.double(), h.double(), told.double(), dy.double()
+        given = [h.requires_grad_(), *norm.parameters(), told.requires_grad_()]
+        y = dropout(F.silu(norm(h + told[:, :, None, None])), words, 0.25)
+    else:
+        assert KERNELS is not None, "there is an operation of ours"
+        norm, h, told, words = (each.to(device) for each in (norm, h, told, words))
+        given = [h.requires_grad_(), *norm.parameters(), told.requires_grad_()]
+        y = KERNELS.norm_act_drop(norm, h, told, words, 0.25)
+    grads = torch.autograd.grad(y, given, dy.to(y.device).contiguous(memory_format=layout))
+    return dict(zip(("answer", *GRADIENTS), (y.detach(), *grads), strict=True))
 
 
 def samples(device: torch.device, reference: bool) -> Found:

@@ -17,6 +17,7 @@ from benchmarks.gpu import agreement, check, images, launcher, sources, stages
 from benchmarks.gpu.agreement import Figure
 from benchmarks.gpu.stages import Options, Part
 from benchmarks.growth import table
+from benchmarks.growth.case import config_of
 from scoreflow.cli import command_line
 from scoreflow.factory.likelihood import build_solver
 from scoreflow.factory.training import build_objective, build_training
@@ -443,6 +444,26 @@ def test_every_part_fits_a_call(tmp_path):
     assert not any("compiled" in variants for variants in named)
 
 
+def test_a_dry_run_is_on_the_cpu_uncompiled_and_apart(tmp_path, monkeypatch):
+    seen = []
+
+    def run(runner, part):
+        assert runner.out == tmp_path / "dry-run" / "results"
+        assert runner.variables["TORCH_COMPILE_DISABLE"] == "1"
+        assert "--device=cpu" in part.command
+        seen.append(part.name)
+        return "done"
+
+    monkeypatch.setattr(launcher.Runner, "run", run)
+    assert launcher.main(["--dry-run", f"--work={tmp_path}"]) == 0  # without images
+    parts = stages.stages(Options("cpu", tmp_path, None, 25.0)).values()
+    assert seen == [part.name for stage in parts for part in stage]
+    # of measurements the next call finds what was compiled
+    kept = launcher.variables_of(launcher.parse([f"--work={tmp_path}"]))
+    assert "TORCH_COMPILE_DISABLE" not in kept
+    assert kept["TORCHINDUCTOR_CACHE_DIR"].startswith(("/", str(tmp_path)))
+
+
 @pytest.mark.slow
 def test_a_dry_run_runs_every_part(tmp_path, monkeypatch, capfd):
     """Each command itself, with as little to do as it can have; on eight images of each split."""
@@ -477,6 +498,7 @@ def test_each_part_of_growth_has_one_axis(tmp_path):
         options = table.parse(list(part.command[2:]))
         cases = table.cases(CPU, options.resolutions, options.batches, options.processes)
         assert {f"growth-{case.axis}" for case in cases} == {part.name}
+        assert not any(config_of(case, True).training.compile for case in cases)  # minutes each
         found += cases
     options = table.parse(["--device=cpu"])
     assert found == table.cases(CPU, options.resolutions, options.batches, options.processes)
