@@ -116,7 +116,7 @@ def checked_by_kind(function: Callable[..., Any], typechecker: Any) -> Callable[
 
 
 def jaxtyped(target: Any = None, *, typechecker: Any) -> Any:
-    """As `jaxtyping.jaxtyped(typechecker=...)`: for functions, methods, properties, dataclasses."""
+    """As `jaxtyping.jaxtyped`: for functions, methods, properties and dataclasses."""
     if target is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
     if isinstance(target, type):
