@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
 
 # The hook rewrites modules as they are imported, so none may have been before.
 early = [name for name in ("scoreflow.sde", "scoreflow.samplers") if name in sys.modules]
 assert not early, f"{early} imported before the shape checks were installed"
 if importlib.util.find_spec("scoreflow") is None:  # neither installed nor on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
-install_import_hook(["scoreflow.sde", "scoreflow.samplers"], "beartype.beartype")
+
+from tests.shape_checks import install  # noqa: E402
+
+install(["scoreflow.sde", "scoreflow.samplers"])
 
 import scipy.special  # noqa: E402
 import torch  # noqa: E402

@@ -17,6 +17,7 @@ from scoreflow.evaluation.sample_summary import draw
 from scoreflow.factory import assembly
 from scoreflow.factory.model import build_model
 from scoreflow.factory.sampling import build_drawing
+from scoreflow.generation import trajectory
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import ClassifierGuided, Clipped, Guided
@@ -240,8 +241,9 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "class 3 with weight 2 by the classifier" in (workdir / "report.html").read_text()
 
 
-def test_classes_by_name_and_in_lists(tmp_path, capsys):
+def test_classes_by_name_and_in_lists(tmp_path, capsys, monkeypatch):
     """On a network that knows classes: a name and its number are one draw; a list is labelled."""
+    monkeypatch.setattr(trajectory, "FRAMES", 4)  # each of ten classes is solved between them
     workdir = tmp_path / "run"
     short = {f"training__{key}": 2 for key in ("num_steps", "log_every", "checkpoint_every")}
     assert main(command("train", workdir, **TINY, **short, model__conditional=True)) == 0
