@@ -132,7 +132,7 @@ class Trainer:
         self._reader = BatchReader(data.train, self._micro_batches)
         self.scaling = Scaling(settings.precision, data.train.device)
         self._dials: Dials | None = None
-        self._moved = self._move
+        self._graphed: Callable[[], Tensor] | None = None
         if graphed:
             self.in_one_graph()
 
@@ -157,7 +157,7 @@ class Trainer:
         """
         device = self.data.train.device
         self._dials = Dials(self.settings.batch_size, device)
-        self._moved = Graphed(self._move, device, self._say)
+        self._graphed = Graphed(self._move, device, self._say)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
@@ -248,7 +248,7 @@ class Trainer:
             rows = self.batches.indices(self.step)
             self._dials.turn(self.step, rate, self.ema.share(self.step), rows)
             numbers_of(self.optimizer, self._dials.rate)
-        row = self._moved()
+        row = self._move() if self._graphed is None else self._graphed()
         self.step += 1
         return row
 

@@ -65,7 +65,7 @@ def moves_of(trainer, count):
         kept.append((seen, numbers.found))
         return row
 
-    trainer._moved = watched
+    trainer._graphed = watched
     trainer.advance(count)
     return kept
 
@@ -102,7 +102,7 @@ def test_the_dials_are_turned_without_a_wait(device):
     trainer = training(device)
     trainer.in_one_graph()
     trainer.advance(1)
-    trainer._moved = lambda: torch.zeros(2, device=device)
+    trainer._graphed = lambda: torch.zeros(2, device=device)
     with watching() as seen:
         trainer.advance(1)
     assert seen.waits == []
