@@ -493,8 +493,11 @@ class TrainedRun:
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
         of = self._of_classes(config)
+        plan = build_drawing(config, sampler, self.model, of, classifier, table)
         evaluations = planned_evaluations(config, sampler, self.model)
         model = self.fast("eval", evaluations, config.sampling.num_images)
+        if model is self.model:
+            return plan
         return build_drawing(config, sampler, model, of, classifier, table)
 
     def fast(self, use: Use, evaluations: float, images: int) -> ScoreModel:
