@@ -385,9 +385,15 @@ class TrainedRun:
     def _denoiser(self, network: nn.Module) -> ScoreModel:
         return self.experiment.model.with_network(network.eval().requires_grad_(False))
 
-    def asked_in(self, use: Use) -> Json:
-        """How its network is evaluated for a use, as results record it: precision, compiled."""
-        precision = "float32" if use == "vjp" else self.model.precision
+    def asked_in(self, use: Use, adaptive: bool = False) -> Json:
+        """How its network is evaluated for a use, as results record it: precision, compiled.
+
+        Args:
+            use: "eval" or "vjp".
+            adaptive: whether a solver asks that chooses its steps, which is never below float32.
+        """
+        asked = self.model.for_solver() if adaptive else self.model
+        precision = "float32" if use == "vjp" else asked.precision
         compiled = self.experiment.compiler.has(self.model.network, use, precision)
         return {"precision": precision, "compiled": compiled}
 
@@ -509,10 +515,15 @@ class TrainedRun:
         classifier = self.classifier() if guidance.needs_classifier else None
         table = self.error_table(config) if needs_moments(config, sampler) else None
         of = self._of_classes(config)
-        evaluations = planned_evaluations(config, sampler, self.model)
-        model = self.solved if sampler == "ode" else self.model
-        model = self.fast("eval", evaluations, config.sampling.num_images, model)
-        return build_drawing(config, sampler, model, of, classifier, table)
+        asked = self.solved if sampler == "ode" else self.model
+        plan = build_drawing(config, sampler, asked, of, classifier, table)
+        evaluations = planned_evaluations(config, sampler, asked)
+        model = self.fast("eval", evaluations, config.sampling.num_images, asked)
+        return (
+            plan
+            if model is asked
+            else build_drawing(config, sampler, model, of, classifier, table)
+        )
 
     def fast(
         self, use: Use, evaluations: float, images: int, model: ScoreModel | None = None

@@ -89,7 +89,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     place = place or _claimed(trained, name, drawn_with)
     settings = recorded(c, trained.experiment.device)
     settings |= {key: drawn_with[key] for key in ("sampler", "guide", "label")}
-    settings |= trained.asked_in("eval")
+    settings |= trained.asked_in("eval", adaptive=name == "ode")
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
     kept |= {"weights": trained.fingerprint, "picture": place.name, **trained.measured_on}
     if data.class_names:
