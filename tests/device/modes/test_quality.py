@@ -88,7 +88,9 @@ def _of_classes(model):
     )
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "name", ["ancestral", "classes", pytest.param("flow", marks=pytest.mark.slow)]
+)
 def test_the_way_to_samples_is_the_cpus(name, device, seen):
     def found(where):
         model, data = small.model(where, num_classes=2), small.data(where)
