@@ -70,8 +70,8 @@ def files_of(folder):
 
 def other_value(key, value):
     """Another value of a key, that its type and range allow."""
-    if KEYS[key].classes or isinstance(value, bool):
-        return not value
+    if KEYS[key].classes or isinstance(value, bool) or KEYS[key].undecided:
+        return value is not True
     if isinstance(value, int | float):
         limits = KEYS[key].limits
         tries = (value + 1, value / 2, value - 1, 0.5)

@@ -608,6 +608,9 @@ class Wavering:
         factor = 1 + self.drift * (3 * angle).sin()
         return predict(self.sde, x_t, t, "score", broadcast(factor, x_t) * exact.score)
 
+    def for_solver(self):
+        return self
+
 
 def test_the_laws_of_a_true_score_are_one_and_of_a_wavering_one_are_not(few_deals):
     sde, amount = VPSDE.log_linear(1000), trained_sampler_laws.Amount(256, 256, 64)
