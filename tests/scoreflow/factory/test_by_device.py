@@ -5,6 +5,7 @@ CUDA is pretended here: by a device that nothing is put on, or by answers as it 
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,25 @@ def test_without_a_compiler_it_goes_on_and_says_so(monkeypatch):
         "triton: install it for faster steps",
     )
     assert not may_compile(config_of(), CUDA)
+
+
+def test_a_gpu_that_is_too_old_is_trained_on_eagerly_and_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    monkeypatch.setattr(kernels, "is_new_enough", lambda index: index == 1)
+    settings, lines = of_plan(config_of())
+    assert not settings.compile
+    assert lines == (
+        "training.compile = auto: on cuda the network is not compiled, for want of a GPU of "
+        "compute capability 7.0 or later",
+    )
+    assert not may_compile(config_of(), CUDA)
+    assert may_compile(config_of(), torch.device("cuda", 1))
+    forced = build_training(config_of(training__compile=True), CUDA)
+    network = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(network, "parameters", lambda: iter([SimpleNamespace(device=CUDA)]))
+    with pytest.raises(RequestError, match=r"needs a GPU of .* 7\.0 or later: add --config"):
+        training.compiled(network, forced)
 
 
 def test_a_network_of_ones_own_is_compiled_where_that_is_asked_for():
