@@ -61,10 +61,14 @@ class EMA:
         model = _uncompiled(model)
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
-        if isinstance(share, Tensor):
-            torch._foreach_lerp_(averages, weights, [share.to(w.dtype) for w in weights])
-        else:
+        if not isinstance(share, Tensor):
             torch._foreach_lerp_(averages, weights, share)
+        elif share.device.type == "cpu":  # to the bit as by a number
+            torch._foreach_lerp_(averages, weights, [share.to(w.dtype) for w in weights])
+        else:  # a GPU's lerp takes its shares one kernel a parameter, unless they are numbers
+            ways = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(ways, share.to(ways[0].dtype))
+            torch._foreach_add_(averages, ways)
         for kept, new in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(new)
 
