@@ -111,6 +111,31 @@ def test_a_rate_is_rounded_to_float32_and_no_more():
     torch.testing.assert_close(dialled.advance(STEPS), plain.advance(STEPS), rtol=1e-5, atol=0)
 
 
+def on_a_gpu_that_does_not_record(monkeypatch):
+    """As far as torch's optimisers ask, in its older versions and its newer ones."""
+    found, stream = torch.device("cuda"), SimpleNamespace(is_capturing=lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: found)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: stream)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.filterwarnings("error:This instance was constructed with capturable")
+def test_steps_that_are_not_recorded_yet_are_no_cause_of_a_warning(monkeypatch, resumed):
+    dialled = training()
+    if resumed:
+        dialled.load_state(through_bytes(dialled.state()))
+    dialled.in_one_graph()
+    on_a_gpu_that_does_not_record(monkeypatch)
+    dialled.advance(WARM_UP)
+    dialled.optimizer._warned_capturable_if_run_uncaptured = False  # so the test can fail
+    with pytest.raises(UserWarning, match="capturable=True can impair performance"):
+        dialled.optimizer.step()
+
+
 # ---- recording, on a GPU that only counts
 
 
