@@ -12,6 +12,7 @@ import torch
 from ml_collections import ConfigDict
 
 from scoreflow.cli.main import main
+from scoreflow.cli.modes.sample import _asked_in
 from scoreflow.configs import cifar10, toy
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly, model, training
@@ -257,3 +258,35 @@ def test_each_mode_has_a_graph_a_use_and_likelihoods_have_no_tf32(
     assert done("compare", "--samplers=ddim", "--config.compare.nfe=(2,4)",
                 "--config.compare.num_images=8") == (1, {True})  # fmt: skip
     assert capsys.readouterr().out.count("compiled") == 2  # once that it is, once how long it took
+    compared = json.loads(Path("run/results/compare.json").read_text())
+    assert said_of([compared["settings"]]) == {("tf32", True)}
+    assert said_of(row["network"] for row in compared["rows"]) == {("tf32", True)}
+    done("compare", "--samplers=ddim,ode", "--config.compare.nfe=(2,4)",
+         "--config.compare.num_images=8")  # fmt: skip
+    rows = json.loads(Path("run/results/compare.json").read_text())["rows"]
+    solved = [row["network"] for row in rows if row["sampler"] == "ode"]
+    assert said_of(solved) == {("float32", False)}  # what is compiled there is in TF32
+
+
+@pytest.mark.parametrize(
+    ("flown", "sampler", "products", "expected"),
+    [
+        (False, "ddim", 0, ("tf32", True)),
+        (False, "ddim", 6, ("tf32", False)),
+        (False, "ode", 0, ("float32", True)),
+        (True, "ddim", 0, ("float32", False)),
+    ],
+)
+def test_an_edit_says_how_its_network_was_evaluated(flown, sampler, products, expected):
+    def asked_in(use, adaptive):
+        return {"precision": "float32" if adaptive else "tf32", "compiled": use == "eval"}
+
+    config = SimpleNamespace(sampling=SimpleNamespace(sampler=sampler))
+    trained = SimpleNamespace(config=config, asked_in=asked_in)
+    found = _asked_in(trained, flown, {"jacobian_products": products})
+    assert said_of([found]) == {expected}
+
+
+def said_of(found):
+    """How networks were evaluated."""
+    return {(each["precision"], each["compiled"]) for each in found}
