@@ -205,6 +205,16 @@ def compiled(
     return compiling.Compiled(network, "train", settings.compile_mode, varying, say)
 
 
+def not_compiled(config: AnyConfig, device: torch.device) -> str:
+    """A line where training.compile = true has no effect on evaluations; else ""."""
+    config = Config.of(config)
+    if config.training.compile is not True or may_compile(config, device):
+        return ""
+    lacking = compiling.missing_for(device) if device.type == "cuda" else ""
+    why = f", for want of {lacking}" if lacking else ""
+    return f"training.compile = true: evaluations on {device} are not compiled{why}"
+
+
 def remark(settings: TrainingSettings, device: torch.device) -> str | None:
     """Warning about a setting that is slow or without effect on this device, or None."""
     if device.type == "cuda" and settings.precision == "bfloat16":

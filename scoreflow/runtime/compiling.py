@@ -193,6 +193,15 @@ class Compiled(nn.Module):
         return found
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """A network itself, where it was wrapped by `Compiled` or torch.compile.
+
+    The names of the weights of a wrapped one begin with `network.`, or `_orig_mod.`.
+    """
+    found: nn.Module = getattr(network, "_orig_mod", network)
+    return found.network if isinstance(found, Compiled) else found
+
+
 def _plain(each: Tensor) -> Tensor:
     """A tensor whose strides follow from its shape and order of memory alone."""
     if each.ndim == 4 and each.shape[1] > 1 and each.is_contiguous(memory_format=_LAST):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoreflow.runtime.compiling import uncompiled
 from scoreflow.runtime.gpu.transfer import load_weights
 
 
@@ -33,7 +34,7 @@ class EMA:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.module: nn.Module = copy.deepcopy(_uncompiled(model)).eval().requires_grad_(False)
+        self.module: nn.Module = copy.deepcopy(uncompiled(model)).eval().requires_grad_(False)
 
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the weights of `model`; call after each optimiser step.
@@ -58,7 +59,7 @@ class EMA:
             model: the network given at the start, or the same one compiled.
             share: in [0, 1]; or (), float32, on the device of the weights.
         """
-        model = _uncompiled(model)
+        model = uncompiled(model)
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
         if not isinstance(share, Tensor):
@@ -79,8 +80,3 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state of `state_dict`, strictly: each name must match."""
         load_weights(self.module, state)
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    # torch.compile wraps a module in one whose names all begin with `_orig_mod.`.
-    return getattr(model, "_orig_mod", model)

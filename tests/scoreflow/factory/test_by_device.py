@@ -16,7 +16,13 @@ from scoreflow.cli.modes.sample import _asked_in
 from scoreflow.configs import cifar10, toy
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly, model, training
-from scoreflow.factory.training import build_training, choose_precision, may_compile, planned
+from scoreflow.factory.training import (
+    build_training,
+    choose_precision,
+    may_compile,
+    not_compiled,
+    planned,
+)
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import compiling
 from scoreflow.schema import resolve
@@ -121,6 +127,17 @@ def test_a_network_of_ones_own_is_compiled_where_that_is_asked_for():
     settings, lines = of_plan(config_of(**own))
     assert (settings.compile, lines) == (False, ())
     assert of_plan(config_of(**own, training__compile=True))[0].compile
+
+
+def test_who_asks_to_compile_evaluations_in_vain_is_told(monkeypatch):
+    on, off = config_of(training__compile=True), config_of(training__compile=False)
+    vain = "training.compile = true: evaluations on cpu are not compiled"
+    assert not_compiled(on, CPU) == vain
+    assert not_compiled(off, CPU) == not_compiled(config_of(), CPU) == not_compiled(on, CUDA) == ""
+    monkeypatch.setattr(kernels, "lacking", lambda: "the package triton")
+    assert not_compiled(on, CUDA).endswith(
+        "on cuda are not compiled, for want of the package triton"
+    )
 
 
 # ---- runs that are there ------------------------------------------------------------------------
