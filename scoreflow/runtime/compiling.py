@@ -81,9 +81,9 @@ def missing_for(device: torch.device) -> str:
     if device.type == "cpu":
         found = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
         return "" if found else "a C++ compiler (g++ or clang++)"
-    if device.type == "cuda" and torch.cuda.is_available():
-        if not kernels.is_new_enough(device.index):
-            return NEWER_GPU
+    there = device.type == "cuda" and torch.cuda.is_available()
+    if there and not kernels.is_new_enough(device.index):
+        return NEWER_GPU
     return kernels.lacking() or ""
 
 
