@@ -32,7 +32,7 @@ from scoreflow.factory.sampling import (
     needs_moments,
     planned_evaluations,
 )
-from scoreflow.factory.training import refuse_edited
+from scoreflow.factory.training import not_compiled, refuse_edited
 from scoreflow.factory.training import remark as training_remark
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
@@ -167,6 +167,8 @@ def open_run(
         )
     for remark in experiment.remarks:
         say(remark)
+    if "training.compile" in request.overrides and (without := not_compiled(config, device)):
+        say(without)
     if device.type in WITHOUT_FLOAT64 and (where := training_remark(experiment.settings, device)):
         say(where)
     return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode))

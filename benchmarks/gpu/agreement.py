@@ -4,7 +4,6 @@ Each function is called with the device, and with the CPU as the reference, whos
 float32 and whose kernels are torch's own in float64.
 """
 
-import importlib.util
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from scoreflow.factory.sampling import build_drawing
 from scoreflow.generation.generate import draw_samples
 from scoreflow.likelihood.flow_likelihood import log_likelihood, to_bits_per_dim
 from scoreflow.models.dropout import dropout
+from scoreflow.models.kernels.fused import norm_act_drop
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.sde.noise import Noise, Stream, kernels
 from scoreflow.storage.atomic_files import Json
@@ -52,10 +52,6 @@ HALVES = {
     "bfloat16": "8 bits of mantissa, over the layers",
 }
 """Precision -> why it differs from float32."""
-PACKAGE = "scoreflow.models.kernels"
-KERNELS = (
-    importlib.import_module(f"{PACKAGE}.fused") if importlib.util.find_spec(PACKAGE) else None
-)
 GRADIENTS = tuple(f"gradient of {name}" for name in ("input", "weight", "bias", "embedding"))
 
 
@@ -124,7 +120,7 @@ def our_kernels(device: torch.device, reference: bool) -> Found:
             torch.tensor(float(fused)), 0.0, kernels.lacking() or "Triton builds them"
         )
     }
-    by_torch = reference or device.type == "cpu" or not fused or KERNELS is None
+    by_torch = reference or device.type == "cpu" or not fused
     for dtype, allowed in {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}.items():
         for layout in (torch.contiguous_format, torch.channels_last):
             of = f"{str(dtype).removeprefix('torch.')}, {str(layout).removeprefix('torch.')}"
@@ -151,10 +147,9 @@ def _norm(
         given = [h.requires_grad_(), *norm.parameters(), told.requires_grad_()]
         y = dropout(F.silu(norm(h + told[:, :, None, None])), words, 0.25)
     else:
-        assert KERNELS is not None, "there is an operation of ours"
         norm, h, told, words = (each.to(device) for each in (norm, h, told, words))
         given = [h.requires_grad_(), *norm.parameters(), told.requires_grad_()]
-        y = KERNELS.norm_act_drop(norm, h, told, words, 0.25)
+        y = norm_act_drop(norm, h, told, words, 0.25)
     grads = torch.autograd.grad(y, given, dy.to(y.device).contiguous(memory_format=layout))
     return dict(zip(("answer", *GRADIENTS), (y.detach(), *grads), strict=True))
 

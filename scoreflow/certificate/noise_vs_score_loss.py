@@ -20,6 +20,7 @@ from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising, times
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.compiling import uncompiled
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
@@ -76,7 +77,7 @@ def objectives(
 
 
 def _copied(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(getattr(network, "_orig_mod", network)).eval().requires_grad_()
+    return copy.deepcopy(uncompiled(network)).eval().requires_grad_()
 
 
 def _times(model: ScoreModel, x_0: Tensor) -> Tensor:

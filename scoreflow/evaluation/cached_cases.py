@@ -40,6 +40,19 @@ Metrics: Any = make_dataclass(
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """How a network was evaluated, as a row keeps it.
+
+    Attributes:
+        precision: of its products, "float32" say.
+        compiled: whether it was compiled.
+    """
+
+    precision: Annotated[str, Length(1)]
+    compiled: bool
+
+
+@dataclass(frozen=True)
 class SamplerRow:
     """The schema of a row about samples, besides their metrics.
 
@@ -50,6 +63,7 @@ class SamplerRow:
         num_images: how many.
         budget: evaluations an image that it might take; a row of a guidance sweep has none.
         weight: of the guidance, in such a row.
+        network: how it was evaluated; rows of older versions do not say.
     """
 
     sampler: Annotated[str, Length(1)]
@@ -58,6 +72,7 @@ class SamplerRow:
     num_images: Annotated[int, Range(1)]
     budget: Annotated[int, Range(1)] | None = None
     weight: float | None = None
+    network: Evaluated | None = None
 
 
 @dataclass(frozen=True)

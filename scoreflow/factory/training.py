@@ -94,7 +94,8 @@ def planned(
     lacking = compiling.missing_for(device)
     told = f"the network is compiled, {compiling.TAKES}"
     if lacking:
-        told = f"the network is not compiled, for want of {lacking}: install it for faster steps"
+        told = f"the network is not compiled, for want of {lacking}"
+        told += "" if lacking == compiling.NEWER_GPU else ": install it for faster steps"
     return settings, (f"training.compile = auto: on {device} {told}",)
 
 
@@ -194,13 +195,24 @@ def compiled(
         return network
     device = next(network.parameters()).device
     if lacking := compiling.missing_for(device):
-        raise RequestError(
-            f"training.compile on {'a CPU' if device.type == 'cpu' else 'a GPU'} needs {lacking}, "
-            "which was not found: install it, or add --config.training.compile=false"
-        )
+        remedy = "add --config.training.compile=false"
+        if lacking != compiling.NEWER_GPU:
+            lacking, remedy = f"{lacking}, which was not found", f"install it, or {remedy}"
+        kind = "a CPU" if device.type == "cpu" else "a GPU"
+        raise RequestError(f"training.compile on {kind} needs {lacking}: {remedy}")
     share = -(-settings.batch_size // distributed.placement().world)
     varying = share % settings.micro_batches > 0
     return compiling.Compiled(network, "train", settings.compile_mode, varying, say)
+
+
+def not_compiled(config: AnyConfig, device: torch.device) -> str:
+    """A line where training.compile = true has no effect on evaluations; else ""."""
+    config = Config.of(config)
+    if config.training.compile is not True or may_compile(config, device):
+        return ""
+    lacking = compiling.missing_for(device) if device.type == "cuda" else ""
+    why = f", for want of {lacking}" if lacking else ""
+    return f"training.compile = true: evaluations on {device} are not compiled{why}"
 
 
 def remark(settings: TrainingSettings, device: torch.device) -> str | None:

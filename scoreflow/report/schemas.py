@@ -347,6 +347,8 @@ class CompareSettings:
     """Of the settings of a comparison, what is said of them."""
 
     seed: int
+    precision: str = ""
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -382,6 +384,8 @@ class EditSettings:
 
     sampling: EditSampling | None = None
     method: str = ""
+    precision: str = ""
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ compiled, at 128 images of 3072 numbers and about 3 evaluations' work. At the 3.
 that is 2.5e-8 s a number and evaluation, and a minute and a quarter for this many; to compile is
 taken to need one minute to two and a half. It is 10^6 evaluations of an image of CIFAR-10.
 """
+NEWER_GPU = "a GPU of compute capability 7.0 or later"
+"""What is missing where the GPU is older than those that compiled networks run on."""
 PASSES = 3
 """Evaluations that a training step's forward and backward pass are worth."""
 TAKES = (
@@ -79,6 +81,9 @@ def missing_for(device: torch.device) -> str:
     if device.type == "cpu":
         found = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
         return "" if found else "a C++ compiler (g++ or clang++)"
+    there = device.type == "cuda" and torch.cuda.is_available()
+    if there and not kernels.is_new_enough(device.index):
+        return NEWER_GPU
     return kernels.lacking() or ""
 
 
@@ -186,6 +191,15 @@ class Compiled(nn.Module):
         self._begun = self._begun or now
         found: Tensor = self._called[0](*given, **more)
         return found
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """A network itself, where it was wrapped by `Compiled` or torch.compile.
+
+    The names of the weights of a wrapped one begin with `network.`, or `_orig_mod.`.
+    """
+    found: nn.Module = getattr(network, "_orig_mod", network)
+    return found.network if isinstance(found, Compiled) else found
 
 
 def _plain(each: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scoreflow.runtime.compiling import uncompiled
 from scoreflow.runtime.gpu.transfer import load_weights
 
 
@@ -33,7 +34,7 @@ class EMA:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.module: nn.Module = copy.deepcopy(_uncompiled(model)).eval().requires_grad_(False)
+        self.module: nn.Module = copy.deepcopy(uncompiled(model)).eval().requires_grad_(False)
 
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the weights of `model`; call after each optimiser step.
@@ -58,13 +59,17 @@ class EMA:
             model: the network given at the start, or the same one compiled.
             share: in [0, 1]; or (), float32, on the device of the weights.
         """
-        model = _uncompiled(model)
+        model = uncompiled(model)
         averages: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
-        if isinstance(share, Tensor):
-            torch._foreach_lerp_(averages, weights, [share.to(w.dtype) for w in weights])
-        else:
+        if not isinstance(share, Tensor):
             torch._foreach_lerp_(averages, weights, share)
+        elif share.device.type == "cpu":  # to the bit as by a number
+            torch._foreach_lerp_(averages, weights, [share.to(w.dtype) for w in weights])
+        else:  # a GPU's lerp takes its shares one kernel a parameter, unless they are numbers
+            ways = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(ways, share.to(ways[0].dtype))
+            torch._foreach_add_(averages, ways)
         for kept, new in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(new)
 
@@ -75,8 +80,3 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state of `state_dict`, strictly: each name must match."""
         load_weights(self.module, state)
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    # torch.compile wraps a module in one whose names all begin with `_orig_mod.`.
-    return getattr(model, "_orig_mod", model)

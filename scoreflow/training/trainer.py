@@ -161,6 +161,14 @@ class Trainer:
         self._dials = Dials(self.settings.batch_size, device)
         self._graphed = Graphed(self._move, device, self._say)
 
+    def release(self) -> None:
+        """Give back the memory of a step: gradients, and what is recorded; it may still go on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._dials is not None:
+            self.in_one_graph()
+        if self.data.train.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, loadable with weights_only=True.
 

@@ -27,7 +27,7 @@ def fused_on(device: torch.device) -> bool:
     """
     if torch.compiler.is_compiling() or device.type not in FUSED:
         return False
-    return device.type != "cuda" or (lacking() is None and _is_new_enough(device.index))
+    return device.type != "cuda" or (lacking() is None and is_new_enough(device.index))
 
 
 @functools.cache
@@ -42,12 +42,25 @@ def lacking() -> str | None:
         return None
     if not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
         return "a C compiler (gcc or clang)"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+    if not Path(_headers(), "Python.h").exists():
         return "the header Python.h"
     return None
 
 
+def _headers() -> str:
+    """The folder that Triton gives to the compiler for Python's headers, as it asks for it.
+
+    Debian's default is under /usr/local, where there are none.
+    """
+    scheme = sysconfig.get_default_scheme()
+    return sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+
+
 @functools.cache
-def _is_new_enough(index: int | None) -> bool:
-    """Triton builds for compute capability 7.0 (Volta) and later."""
+def is_new_enough(index: int | None) -> bool:
+    """Whether Triton builds for a GPU: it does from compute capability 7.0 (Volta) on.
+
+    Args:
+        index: of the GPU; None for the current one.
+    """
     return torch.cuda.get_device_capability(index) >= (7, 0)

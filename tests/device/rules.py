@@ -386,6 +386,19 @@ def _convolution_backward(args) -> Launched:
     return Launched(sum(map(bool, mask)) + kernels, total, kernels, moved)
 
 
+def _alike(lists: list[list[Tensor]]) -> bool:
+    """Whether the first tensors of the lists have one form, and so have the second ones, ...
+
+    Strides along a dimension of size 1 are left out: here they are not always as on CUDA.
+    """
+    forms = [[(t.shape, _strides(t), t.dtype) for t in each] for each in lists]
+    return all(each == forms[0] for each in forms)
+
+
+def _strides(t: Tensor) -> list[int]:
+    return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
 def _multi_tensor(name: str, args) -> Launched:
     """Launches over lists of tensors: so many tensors, and blocks of 65536 numbers, in each."""
     lists = [x for x in args if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)]
@@ -396,6 +409,8 @@ def _multi_tensor(name: str, args) -> Launched:
     most = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}[depth]  # MultiTensorApply.cuh
     chunks = [math.ceil(t.numel() / 65536) for t in lists[0]]
     kernels = max(math.ceil(sum(chunks) / 320), math.ceil(len(chunks) / most)) + ("norm" in name)
+    if not fused and not _alike(lists):  # ForeachUtils.h: then it is a loop over the tensors
+        kernels = len(chunks)
     written = [*lists[0], *lists[2], *lists[3]] if fused else lists[0]
     read = [t for each in lists[:4] for t in each]
     return Launched(kernels, sum(map(nbytes, read)) + sum(map(nbytes, written)))

@@ -228,6 +228,21 @@ def test_an_op_of_our_own_must_be_stated(device, seen, monkeypatch):
     assert counted(seen, "noise") == (2, 24)
 
 
+def test_lists_of_other_forms_are_gone_through_one_by_one(device, seen):
+    """As a lerp by shares without dimensions is; by tensors alike, or a number, it is a launch."""
+    ones, others = (list(torch.rand(2, 6, 4, device=device).unbind(1)) for _ in range(2))
+    share = torch.tensor(0.5, device=device)
+    for asked, launches in (
+        (lambda: torch._foreach_lerp_(ones, others, 0.5), 1),
+        (lambda: torch._foreach_lerp_(ones, others, others), 1),
+        (lambda: torch._foreach_lerp_(ones, others, [share] * 6), 6),
+        (lambda: torch._foreach_mul_(ones, share), 1),
+    ):
+        seen.clear()
+        asked()
+        assert seen.of().kernels == launches
+
+
 def test_nothing_is_left_behind(needs_python_device):
     def state():
         return (

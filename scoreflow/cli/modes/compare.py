@@ -106,6 +106,7 @@ def _keep(
     c = trained.config.compare
     result = _result(common, [rows.done[case] for case in cases.names.values()])
     settings = recorded(c, trained.experiment.device) | {"judged_by": heading["judged_by"]}
+    settings |= trained.asked_in("eval")  # a row says if it differs, as one of an earlier command
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
     result |= {"pictures": rows.path.stem, "weights": trained.fingerprint}
@@ -192,6 +193,7 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
             made, trained.model.sde, common.data, seed, common.count, batch_size
         )
         if distributed.is_main_process():
+            row["network"] = trained.asked_in("eval", adaptive=name == "ode")
             cases.keep((name, budget), {**row, **common.judge.of_samples(x)}, png)
     return cases
 
@@ -286,6 +288,7 @@ def _swept(common: Comparing) -> CachedCases[float]:
         row, x, labels = guidance_sweep.measured(weight, asked, trained.model.sde, data)
         if distributed.is_main_process():
             judged = guidance_sweep.judged(x, labels, common.judge)
+            row["network"] = trained.asked_in("eval", adaptive=guidance_sweep.SAMPLER == "ode")
             cases.keep(weight, {**row, **judged}, guidance_sweep.shown(x, data))
     return cases
 

@@ -182,6 +182,19 @@ def _follow(trained: TrainedRun, plan: SamplingPlan, place: SampleName, last: Te
     return f"x_0 estimated at {len(seen.times)} times"
 
 
+def _asked_in(trained: TrainedRun, flown: bool, result: Json) -> Json:
+    """How the network was evaluated for an edit: precision, compiled.
+
+    Args:
+        trained: the run.
+        flown: whether by the adaptive flow, which is never below float32, nor compiled.
+        result: of the edit; evaluations that it took Jacobian products of are not compiled.
+    """
+    asked = trained.asked_in("eval", flown or trained.config.sampling.sampler == "ode")
+    plain = flown or bool(result.get("jacobian_products"))
+    return {**asked, "compiled": asked["compiled"] and not plain}
+
+
 def _edit(trained: TrainedRun, task: EditPlan) -> None:
     folder, config, model = trained.folder, trained.config, trained.model
     flown = task.task in LATENT_TASKS
@@ -196,6 +209,7 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     if any(str(value).startswith("test:") for value in config.control.to_dict().values()):
         drawn_with |= trained.data_digests
     edited = editing.edit(task, plan, model.sde)
+    settings |= _asked_in(trained, flown, edited.result)
     if not distributed.is_main_process():
         return
     place = _claimed(trained, task.task, drawn_with)

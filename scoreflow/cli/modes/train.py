@@ -40,6 +40,7 @@ def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") ->
         resume(trainer, experiment, folder, say)
         say(f"resuming {folder.path} at step {trainer.step}")
     _to_the_end(trainer, folder)
+    trainer.release()
     model = experiment.model.with_network(trainer.ema.module)
     trained = TrainedRun(folder, experiment, say, (model, trainer.step))
     for name in COMPARED:

@@ -97,9 +97,11 @@ def backward(
 
 
 def _with_added(h: Tensor, told: Tensor | None) -> Tensor:
-    """What is normed, in float32."""
+    """What is normed, in float32 and without gaps, as torch's own norm wants it."""
     h = h.float()
-    return h + told[:, :, None, None] if told is not None and told.shape[1] == h.shape[1] else h
+    if told is not None and told.shape[1] == h.shape[1]:
+        h = h + told[:, :, None, None]
+    return h if h.is_contiguous(memory_format=torch.channels_last) else h.contiguous()
 
 
 def _scaled(normed: Tensor, told: Tensor | None) -> Tensor:

@@ -98,6 +98,18 @@ def test_the_dials_are_what_makes_them_the_same(device):
     assert changed >= {"scoreflow::philox_draw", "_fused_adam_", "_foreach_lerp_.Scalar"}
 
 
+def test_a_graphs_average_is_a_few_launches(device):
+    """Of a tensor's share, and that of the step that reads numbers of the host."""
+    plain, dialled = training(device), training(device)
+    dialled.in_one_graph()
+    _, (seen, _) = moves_of(dialled, 2)
+    assert seen.of("ema").kernels <= 3 * -(-len(list(dialled.network.parameters())) // 48)
+    plain.advance(2)
+    torch.testing.assert_close(
+        dialled.ema.state_dict(), plain.ema.state_dict(), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_the_dials_are_turned_without_a_wait(device):
     trainer = training(device)
     trainer.in_one_graph()

@@ -160,6 +160,8 @@ def test_a_measured_task(task, method, digits, images, capfd):
     assert result["step"] == 4
     assert result["given"] == ["digit.png"]
     assert result["settings"]["method"] == method
+    assert result["settings"]["precision"] == "float32"
+    assert result["settings"]["compiled"] is False
     expected = {"replace": [0], "dps": [3], "mmps": range(6, 19)}
     assert result["jacobian_products"] in expected[method]
     assert (result["value"] < 1e-12) == (method == "replace")
@@ -229,6 +231,7 @@ def test_interpolate(digits, images):
     assert result["given"] == ["test:0", "digit.png"]
     assert result["value"] < 1e-2
     assert len(result["strides"]) == 3
+    assert (result["settings"]["precision"], result["settings"]["compiled"]) == ("float32", False)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -5,16 +5,24 @@ CUDA is pretended here: by a device that nothing is put on, or by answers as it 
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ml_collections import ConfigDict
 
 from scoreflow.cli.main import main
+from scoreflow.cli.modes.sample import _asked_in
 from scoreflow.configs import cifar10, toy
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly, model, training
-from scoreflow.factory.training import build_training, choose_precision, may_compile, planned
+from scoreflow.factory.training import (
+    build_training,
+    choose_precision,
+    may_compile,
+    not_compiled,
+    planned,
+)
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import compiling
 from scoreflow.schema import resolve
@@ -95,11 +103,41 @@ def test_without_a_compiler_it_goes_on_and_says_so(monkeypatch):
     assert not may_compile(config_of(), CUDA)
 
 
+def test_a_gpu_that_is_too_old_is_trained_on_eagerly_and_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    monkeypatch.setattr(kernels, "is_new_enough", lambda index: index == 1)
+    settings, lines = of_plan(config_of())
+    assert not settings.compile
+    assert lines == (
+        "training.compile = auto: on cuda the network is not compiled, for want of a GPU of "
+        "compute capability 7.0 or later",
+    )
+    assert not may_compile(config_of(), CUDA)
+    assert may_compile(config_of(), torch.device("cuda", 1))
+    forced = build_training(config_of(training__compile=True), CUDA)
+    network = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(network, "parameters", lambda: iter([SimpleNamespace(device=CUDA)]))
+    with pytest.raises(RequestError, match=r"needs a GPU of .* 7\.0 or later: add --config"):
+        training.compiled(network, forced)
+
+
 def test_a_network_of_ones_own_is_compiled_where_that_is_asked_for():
     own = {"model__name": "package.module:network"}
     settings, lines = of_plan(config_of(**own))
     assert (settings.compile, lines) == (False, ())
     assert of_plan(config_of(**own, training__compile=True))[0].compile
+
+
+def test_who_asks_to_compile_evaluations_in_vain_is_told(monkeypatch):
+    on, off = config_of(training__compile=True), config_of(training__compile=False)
+    vain = "training.compile = true: evaluations on cpu are not compiled"
+    assert not_compiled(on, CPU) == vain
+    assert not_compiled(off, CPU) == not_compiled(config_of(), CPU) == not_compiled(on, CUDA) == ""
+    monkeypatch.setattr(kernels, "lacking", lambda: "the package triton")
+    assert not_compiled(on, CUDA).endswith(
+        "on cuda are not compiled, for want of the package triton"
+    )
 
 
 # ---- runs that are there ------------------------------------------------------------------------
@@ -237,3 +275,35 @@ def test_each_mode_has_a_graph_a_use_and_likelihoods_have_no_tf32(
     assert done("compare", "--samplers=ddim", "--config.compare.nfe=(2,4)",
                 "--config.compare.num_images=8") == (1, {True})  # fmt: skip
     assert capsys.readouterr().out.count("compiled") == 2  # once that it is, once how long it took
+    compared = json.loads(Path("run/results/compare.json").read_text())
+    assert said_of([compared["settings"]]) == {("tf32", True)}
+    assert said_of(row["network"] for row in compared["rows"]) == {("tf32", True)}
+    done("compare", "--samplers=ddim,ode", "--config.compare.nfe=(2,4)",
+         "--config.compare.num_images=8")  # fmt: skip
+    rows = json.loads(Path("run/results/compare.json").read_text())["rows"]
+    solved = [row["network"] for row in rows if row["sampler"] == "ode"]
+    assert said_of(solved) == {("float32", False)}  # what is compiled there is in TF32
+
+
+@pytest.mark.parametrize(
+    ("flown", "sampler", "products", "expected"),
+    [
+        (False, "ddim", 0, ("tf32", True)),
+        (False, "ddim", 6, ("tf32", False)),
+        (False, "ode", 0, ("float32", True)),
+        (True, "ddim", 0, ("float32", False)),
+    ],
+)
+def test_an_edit_says_how_its_network_was_evaluated(flown, sampler, products, expected):
+    def asked_in(use, adaptive):
+        return {"precision": "float32" if adaptive else "tf32", "compiled": use == "eval"}
+
+    config = SimpleNamespace(sampling=SimpleNamespace(sampler=sampler))
+    trained = SimpleNamespace(config=config, asked_in=asked_in)
+    found = _asked_in(trained, flown, {"jacobian_products": products})
+    assert said_of([found]) == {expected}
+
+
+def said_of(found):
+    """How networks were evaluated."""
+    return {(each["precision"], each["compiled"]) for each in found}

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from scoreflow.certificate import noise_vs_score_loss
+from scoreflow.runtime.compiling import Compiled
 from scoreflow.training.ema import EMA
 
 
@@ -19,6 +21,18 @@ class Wrapper(nn.Module):
 
     def forward(self, x):
         return self._orig_mod(x)
+
+
+@pytest.mark.parametrize("wrapped", [Wrapper, lambda m: Compiled(m, "train")])
+def test_names_are_those_of_the_network_itself(model, wrapped):
+    ema = EMA(wrapped(model), 0.5)
+    assert ema.state_dict().keys() == model.state_dict().keys()
+    move(model)
+    ema.update(wrapped(model), 10**6)
+    assert not torch.equal(ema.module[0].weight, model[0].weight)
+    assert (
+        noise_vs_score_loss._copied(wrapped(model)).state_dict().keys() == ema.state_dict().keys()
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from scoreflow.sde.noise import kernels
 def with_cuda(monkeypatch):
     """A machine whose Triton can build, as far as the question goes."""
     monkeypatch.setattr(kernels, "lacking", lambda: None)
-    monkeypatch.setattr(kernels, "_is_new_enough", lambda index: index != 1)
+    monkeypatch.setattr(kernels, "is_new_enough", lambda index: index != 1)
 
 
 @pytest.mark.usefixtures("with_cuda")
@@ -51,10 +51,19 @@ def test_what_a_machine_lacks(monkeypatch, tmp_path):
     monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
     assert lacking() == "a C compiler (gcc or clang)"
     monkeypatch.setattr(kernels.shutil, "which", lambda name: name)
-    monkeypatch.setattr(kernels.sysconfig, "get_path", lambda name: tmp_path)
+    monkeypatch.setattr(kernels.sysconfig, "get_path", lambda *_: str(tmp_path))
     assert lacking() == "the header Python.h"
     (tmp_path / "Python.h").touch()
     assert lacking() is None
+
+
+def test_the_headers_are_those_that_triton_asks_for(monkeypatch):
+    """It takes Debian's default folder, which is empty, for the one with the headers."""
+    monkeypatch.setattr(kernels.sysconfig, "get_default_scheme", lambda: "posix_local")
+    monkeypatch.setattr(kernels.sysconfig, "get_path", lambda *asked: "/".join(asked))
+    assert kernels._headers() == "include/posix_prefix"
+    monkeypatch.setattr(kernels.sysconfig, "get_default_scheme", lambda: "venv")
+    assert kernels._headers() == "include/venv"
 
 
 def test_they_can_be_switched_off_and_a_cpu_does_without_triton():

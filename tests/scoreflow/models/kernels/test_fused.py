@@ -108,6 +108,22 @@ class Layer:
         return plain.norm_act_drop(*self.given, *self.asked)
 
 
+@pytest.mark.parametrize("told", [0, 1, 2])
+def test_what_is_normed_may_have_gaps(told):
+    layer = Layer(told)
+    wide = torch.zeros(3, 8, 4, 8)
+    wide[..., ::2] = layer.h.detach()
+    found, expected = (
+        plain.forward(h, *layer.given[1:], *layer.asked, torch.float32)
+        for h in (wide[..., ::2], layer.h)
+    )
+    torch.testing.assert_close(found, expected)
+    given = [layer.dy, layer.h, *layer.given[1:], expected[1], *layer.asked]
+    by_dense = plain.backward(*given)
+    given[1] = wide[..., ::2]
+    torch.testing.assert_close(plain.backward(*given), by_dense)
+
+
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("told", [0, 1, 2])
 class TestOneOperation:

@@ -1,6 +1,7 @@
 """A step that could be one CUDA graph: the same training, and nothing of the host's inside."""
 
 import io
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from scoreflow.cli.main import main
+from scoreflow.cli.modes import train
 from scoreflow.configs import digits, toy
 from scoreflow.data.stored.images import StoredImages
 from scoreflow.factory.assembly import experiment
@@ -109,6 +112,60 @@ def test_a_rate_is_rounded_to_float32_and_no_more():
     plain, dialled = training(**changes), training(**changes)
     dialled.in_one_graph()
     torch.testing.assert_close(dialled.advance(STEPS), plain.advance(STEPS), rtol=1e-5, atol=0)
+
+
+def test_a_training_that_is_over_keeps_no_gradient_and_no_graph():
+    through, paused = training(), training()
+    expected = through.advance(2 * STEPS)
+    paused.in_one_graph()
+    paused.advance(STEPS)
+    recorded = weakref.ref(paused._graphed)
+    paused.release()
+    assert all(weight.grad is None for weight in paused.network.parameters())
+    assert recorded() is None
+    assert torch.equal(paused.advance(STEPS), expected[STEPS:])  # and may go on
+
+
+def test_samples_are_drawn_when_the_training_has_given_its_memory_back(monkeypatch, tmp_path):
+    seen = []
+
+    def drawn(trained, name):
+        seen.append([weight.grad for weight in trained.experiment.network.parameters()])
+
+    monkeypatch.setattr(train, "draw_into", drawn)
+    monkeypatch.setattr(train, "measure_test_set", lambda trained: drawn(trained, ""))
+    keys = {"model.width": 8, "model.depth": 1, "training.num_steps": 2, "training.log_every": 1}
+    keys["training.checkpoint_every"] = 1
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    command = ["run.py", "--mode=train", f"--config={toy.__file__}", "--device=cpu", *flags]
+    assert main([*command, f"--workdir={tmp_path / 'run'}"]) in (0, None)
+    assert len(seen) > 1
+    assert all(grad is None for each in seen for grad in each)
+
+
+def on_a_gpu_that_does_not_record(monkeypatch):
+    """As far as torch's optimisers ask, in its older versions and its newer ones."""
+    found, stream = torch.device("cuda"), SimpleNamespace(is_capturing=lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: found)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: stream)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.filterwarnings("error:This instance was constructed with capturable")
+def test_steps_that_are_not_recorded_yet_are_no_cause_of_a_warning(monkeypatch, resumed):
+    dialled = training()
+    if resumed:
+        dialled.load_state(through_bytes(dialled.state()))
+    dialled.in_one_graph()
+    on_a_gpu_that_does_not_record(monkeypatch)
+    dialled.advance(WARM_UP)
+    dialled.optimizer._warned_capturable_if_run_uncaptured = False  # so the test can fail
+    with pytest.raises(UserWarning, match="capturable=True can impair performance"):
+        dialled.optimizer.step()
 
 
 # ---- recording, on a GPU that only counts
