@@ -74,17 +74,20 @@ def test_the_langevin_of_each_samples_norm_does_not_wait(device, seen):
     assert ends[0] == ends[-1]
 
 
+def noting(method, counts):
+    def noted(*given):
+        counts[method.__name__] += 1
+        return method(*given)
+
+    return noted
+
+
 @pytest.mark.parametrize("process", ["linear", "ve"])
 def test_the_adaptive_flow_waits_once_a_round(process, monkeypatch):
     """And once where rows have come to the end; all else waits as often in every solution."""
     sde, counts = PROCESSES[process](), Counter()
     for name in ("advance", "solution"):
-
-        def noted(*given, name=name, plain=getattr(Dopri5, name)):
-            counts[name] += 1
-            return plain(*given)
-
-        monkeypatch.setattr(Dopri5, name, noted)
+        monkeypatch.setattr(Dopri5, name, noting(getattr(Dopri5, name), counts))
 
     def draw(where, tolerance):
         sampler, noise = ProbabilityFlow(1.0, tolerance=tolerance), Noise.of(0, 0, 3, where)
