@@ -33,7 +33,8 @@ def move_network(network: nn.Module, device: torch.device) -> nn.Module:
         return network.to(device)
     pairs = zip(tensors, moved(tensors, device, apart=True), strict=True)
     there = {id(old): new for old, new in pairs}
-    return network._apply(lambda old: there[id(old)])  # what `to` is made of
+    network._apply(lambda old: there[id(old)])  # what `to` is made of
+    return network
 
 
 def moved(state: Any, device: torch.device | str, apart: bool = False) -> Any:  # noqa: ANN401
