@@ -9,10 +9,11 @@ cifar10 (a training of 25 minutes, then samples, likelihood, its images/s at an 
 comparison). `benchmarks/gpu/stages.py` has their commands.
 
 A call takes --minutes at most: a part that still runs is interrupted, and the same command goes
-on. Results are written to --out (results/ and the GPU's name); a part with a result of these files
-(a hash of the sources, `benchmarks/gpu/sources.py`) is not run again. The files of parts that
-resume (the training from its last checkpoint, the likelihood, the comparison), and what was
-compiled, are in --work, which a later call must find. --subset N trains and measures the stage
+on; one that had the whole call, and neither resumes nor compiled anything new, has failed.
+Results are written to --out (results/ and the GPU's name); a part with a result of these files (a
+hash of the sources, `benchmarks/gpu/sources.py`) and this torch is not run again. The files of
+parts that resume (the training from its last checkpoint, the likelihood, the comparison), and what
+was compiled, are in --work, which a later call must find. --subset N trains and measures the stage
 cifar10 on the first N images of each split, and its results say so.
 
 --dry-run does as little as each command can, on the CPU, uncompiled, with results in --work, to
@@ -34,7 +35,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.gpu import images
-from benchmarks.gpu.sources import fingerprint
+from benchmarks.gpu.sources import ROOT, fingerprint
 from benchmarks.gpu.stages import Options, Part, stages
 from scoreflow.errors import RequestError
 from scoreflow.runtime.device import build_device
@@ -86,14 +87,14 @@ class Runner:
         spent, made_by = self._spent(part)
         if part.minutes and made_by not in (None, self.where["sources"]):
             return (
-                f"failed: {part.at} was made by other files ({made_by}, not "
+                f"failed: {part.at} was made by other files or another torch ({made_by}, not "
                 f"{self.where['sources']}); remove it, or name another --work"
             )
         if part.minutes:
             left = min(left, 60 * part.minutes - spent)
         measure.say(f"== {part.name}: python {shlex.join(part.command)}")
         part.at.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
+        start, compiled = time.monotonic(), self._compiled()
         try:
             status = self._child(part, left) if left > 0 else STOPPED[0]
         finally:
@@ -103,11 +104,30 @@ class Runner:
         if part.minutes and (status == 0 or over):
             status = _training_result(part, spent)
         if status in STOPPED:
-            why = "stopped at the call's end"
-            if first and not part.goes_on:
-                return f"failed: it needs more than {self.minutes:g} minutes (--minutes)"
-            return f"not yet: {why}" + ", and goes on from there" * part.goes_on
+            return self._stopped(part, first, more=self._compiled() - compiled)
         return f"failed: status {status}" if status else self.keep(part)
+
+    def _stopped(self, part: Part, first: bool, more: int) -> str:
+        """The outcome of a part that was interrupted.
+
+        Args:
+            part: which one.
+            first: whether it had the whole call.
+            more: files that it compiled in this call, which the next one need not.
+        """
+        why = "not yet: stopped at the call's end"
+        if part.goes_on:
+            return f"{why}, and goes on from there"
+        if more > 0:
+            return f"{why}, and goes on from what was compiled ({more} files more)"
+        if first:
+            return f"failed: it needs more than {self.minutes:g} minutes (--minutes)"
+        return why
+
+    def _compiled(self) -> int:
+        """Files of compiled networks that are kept for the next call."""
+        folder = Path(self.variables.get("TORCHINDUCTOR_CACHE_DIR") or os.devnull)
+        return sum(path.is_file() and not _passing(path) for path in folder.rglob("*"))
 
     def keep(self, part: Part) -> str:
         """Copy the files of a part to the results, last the JSON that marks it as done."""
@@ -127,7 +147,11 @@ class Runner:
         return "done"
 
     def _child(self, part: Part, seconds: float) -> int:
-        return run_child([sys.executable, *part.command], seconds, self.variables)
+        if not part.inside:
+            return run_child([sys.executable, *part.command], seconds, self.variables)
+        script, *more = part.command
+        command = [sys.executable, str(ROOT / script), *more]
+        return run_child(command, seconds, self.variables, part.at)
 
     def _spent(self, part: Part) -> tuple[float, str | None]:
         """Seconds spent by earlier calls, and the hash of their files."""
@@ -143,15 +167,18 @@ class Runner:
             write_atomic(_spent_path(part), dumps(kept, "spent", ValueError))
 
 
-def run_child(command: list[str], seconds: float, variables: dict[str, str]) -> int:
+def run_child(
+    command: list[str], seconds: float, variables: dict[str, str], folder: Path | None = None
+) -> int:
     """Exit status of a command; one of `STOPPED` if it took longer and was interrupted.
 
     Args:
         command: and its arguments.
         seconds: that it may take.
         variables: all of its environment.
+        folder: that it is run in; None for this one.
     """
-    child = subprocess.Popen(command, env=variables)
+    child = subprocess.Popen(command, env=variables, cwd=folder)
     try:
         return child.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -166,6 +193,11 @@ def run_child(command: list[str], seconds: float, variables: dict[str, str]) -> 
             except subprocess.TimeoutExpired:
                 continue
     return STOPPED[0]
+
+
+def _passing(path: Path) -> bool:
+    """Whether a compiler that was interrupted leaves such a file: the next one takes another."""
+    return path.suffix in (".tmp", ".lock") or any(name.startswith("tmp.") for name in path.parts)
 
 
 def _spent_path(part: Part) -> Path:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +29,12 @@ def _python_files(folder: Path) -> Iterator[Path]:
 
 @cache
 def fingerprint(root: Path = ROOT) -> str:
-    """16 hexadecimal digits of SHA-256 over names and contents of the `sources`."""
-    found = hashlib.sha256()
+    """16 hexadecimal digits of SHA-256 over torch's version, names and contents of `sources`.
+
+    Of the version its first two numbers: what another one computes takes another time.
+    """
+    version = ".".join(metadata.version("torch").split(".")[:2])
+    found = hashlib.sha256(f"torch {version}\n".encode())
     for path in sources(root):
         content = path.read_bytes()
         found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode())

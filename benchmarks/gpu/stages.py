@@ -71,6 +71,7 @@ class Part:
         goes_on: whether it resumes where it was stopped.
         minutes: limit of a training over all calls; 0 for other commands.
         subset: images of each split that the data are the first of; 0 for all, or no data.
+        inside: whether it is run in `at`, for it writes to runs/ of the folder that it is in.
     """
 
     command: tuple[str, ...]
@@ -80,6 +81,7 @@ class Part:
     goes_on: bool = False
     minutes: float = 0.0
     subset: int = 0
+    inside: bool = False
 
     @property
     def name(self) -> str:
@@ -158,10 +160,10 @@ def bench(name: str, options: Options, module: str, *more: str, least: float = 3
 
 
 def equivalence(options: Options) -> Part:
-    """The certificate of an untrained network of the digits, in the folder that run.py chooses."""
+    """The certificate of an untrained network of the digits, which lies in runs/ of `at`."""
     command = ("run.py", "--mode=equivalence", f"--device={options.device}")
-    made = {"equivalence.json": "results/equivalence.json"}
-    return Part(command, made, Path("runs/equivalence-digits-vp"), least=2.0)
+    made = {"equivalence.json": "runs/*/results/equivalence.json"}
+    return Part(command, made, options.work / "equivalence", least=2.0, inside=True)
 
 
 def cifar10(options: Options) -> list[Part]:

@@ -292,6 +292,10 @@ def _run(request: Request, argv: list[str]) -> None:
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once
     if request.mode in SHARED:
+        if distributed.placement().world > 1:
+            from scoreflow.runtime.device import build_device  # which needs torch
+
+            build_device(request.device)  # or refused, before anybody waits for anybody
         distributed.shard()  # before any work, for which the others would wait in vain
     module = FILES.get(request.mode, request.mode)
     importlib.import_module(f"scoreflow.cli.modes.{module}").run(request, argv)

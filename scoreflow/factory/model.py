@@ -19,6 +19,7 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
 from scoreflow.models.unet_levels import fitting, refuse_bad_levels
 from scoreflow.runtime.compiling import precision_on
+from scoreflow.runtime.gpu.transfer import move_network
 from scoreflow.runtime.memory import refuse_above_memory
 from scoreflow.schema.config import KEYS, AnyConfig, Config
 from scoreflow.schema.training_sections import ModelConfig
@@ -80,9 +81,8 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     torch.manual_seed(config.seed)
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
-    device = device or data.train.device
-    moved = network.to(device, memory_format=memory, non_blocking=True)  # torch's types lack it
-    return cast(nn.Module, moved)
+    network = cast(nn.Module, network.to(memory_format=memory))  # torch's types lack it
+    return move_network(network, device or data.train.device)
 
 
 def _refuse_size(config: Config, device: torch.device) -> None:

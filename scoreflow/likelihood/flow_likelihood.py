@@ -208,7 +208,8 @@ class _Queue:
         if probes and len(x):
             self.signs[slots] = sign_probes(noise, tuple(self.flow.shape), probes)
         number = torch.arange(self.arrived, self.arrived + len(x), device=self.held.device)
-        self.held[slots], self.further[slots] = number, 0
+        self.held[slots] = number
+        self.further.index_fill_(0, slots, 0)  # assigned, a GPU would wait for the number
         self.arrived += len(x)
         return self.flow.start(x)
 

@@ -239,9 +239,10 @@ class Dopri5:
                 return
             h, goal, able = self.plan(now)
             within = now.evaluations + _PER_STEP <= cap
-            going = (able & within).nonzero()[:, 0]  # the one synchronisation
+            on = able & within
+            going = on.nonzero()[:, 0]  # the one synchronisation
             if len(going) < len(h):
-                stopped = (~(able & within)).nonzero()[:, 0]
+                stopped = on.argsort(stable=True)[: len(h) - len(going)]  # in order, unread
                 ended = now.take(stopped)
                 yield ended.rows, self.solution(ended, able[stopped])
                 free = torch.cat((free, ended.rows))

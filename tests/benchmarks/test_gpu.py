@@ -120,6 +120,15 @@ def test_the_hash_is_of_names_and_contents_of_the_sources(tmp_path):
         assert sources.fingerprint(other) != first, change
 
 
+def test_the_hash_is_of_torch_too(tmp_path, monkeypatch):
+    """Of its first two numbers."""
+    found = []
+    for version in ("2.13.0+cpu", "2.13.1", "2.14.0"):
+        monkeypatch.setattr(sources.metadata, "version", lambda _, found=version: found)
+        found.append(sources.fingerprint.__wrapped__(copied(FILES, tmp_path)))
+    assert found[0] == found[1] != found[2]
+
+
 def test_the_hash_is_of_this_repository():
     names = {path.relative_to(ROOT).as_posix() for path in sources.sources()}
     assert {"run.py", "sde/vp.py", "configs/cifar10.py", "scoreflow/models/unet.py"} <= names
@@ -157,6 +166,32 @@ def test_a_call_that_ends_says_whether_the_part_goes_on(runner, tmp_path, monkey
     assert runner.run(part_of(tmp_path, "", least=0.0)) == "not yet: stopped at the call's end"
     again = launcher.Runner(runner.out, WHERE, 1.0)
     assert "failed: it needs more than 1 minutes" in again.run(part_of(tmp_path, ""))
+
+
+def test_a_part_that_compiles_for_a_whole_call_goes_on_in_the_next(tmp_path, monkeypatch, capsys):
+    """As long as each call compiles more; what an interrupted compiler leaves does not count."""
+    kept, calls = tmp_path / "compiled" / "ab", []
+    kept.mkdir(parents=True)
+
+    def compiling(*_):
+        calls.append(f"{len(calls)}")
+        unfinished = kept / f"tmp.pid_{len(calls)}"
+        unfinished.mkdir()
+        for file in (kept / f".{len(calls)}.tmp", unfinished / "kernel.cubin"):
+            file.touch()
+        (kept / ("first.py", "second.py", "second.py")[len(calls) - 1]).touch()
+        return launcher.STOPPED[0]
+
+    monkeypatch.setattr(launcher, "run_child", compiling)
+    more = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    for status, outcome in (
+        (3, "not yet: stopped at the call's end, and goes on from what was compiled (1 files"),
+        (3, "not yet: stopped at the call's end, and goes on from what was compiled (1 files"),
+        (1, "failed: it needs more than 1 minutes"),
+    ):
+        runner = launcher.Runner(tmp_path, WHERE, 1.0, more)
+        assert launcher.go(runner, {"training": [part_of(tmp_path, "")]}) == status
+        assert outcome in capsys.readouterr().out
 
 
 def test_a_part_is_not_begun_with_too_little_of_a_call_left(runner, tmp_path, monkeypatch):
@@ -239,11 +274,11 @@ def test_a_training_of_other_files_is_not_gone_on_with(runner, tmp_path, monkeyp
     part = training_part(tmp_path, 1.0)
     assert runner.run(part).startswith("not yet")
     other = launcher.Runner(runner.out, {**WHERE, "sources": "124"}, 1.0)
-    assert "was made by other files (123, not 124); remove it" in other.run(part)
+    assert "was made by other files or another torch (123, not 124); remove it" in other.run(part)
     assert launcher.Runner(runner.out, {**WHERE, "commit": None}, 1.0).run(part)[:7] == "not yet"
     (tmp_path / "run-spent.json").write_text('{"seconds": 1.0, "commit": "abc"}')
     again = launcher.Runner(runner.out, WHERE, 1.0)
-    assert "was made by other files (of an older version" in again.run(part)
+    assert "was made by other files or another torch (of an older version" in again.run(part)
 
 
 def test_a_training_that_never_kept_anything_has_failed(runner, tmp_path, monkeypatch, capsys):
@@ -462,6 +497,21 @@ def test_a_dry_run_is_on_the_cpu_uncompiled_and_apart(tmp_path, monkeypatch):
     kept = launcher.variables_of(launcher.parse([f"--work={tmp_path}"]))
     assert "TORCH_COMPILE_DISABLE" not in kept
     assert kept["TORCHINDUCTOR_CACHE_DIR"].startswith(("/", str(tmp_path)))
+
+
+def test_every_part_writes_below_work_alone(tmp_path, monkeypatch):
+    """The one that has no --workdir or --out is run in a folder there."""
+    options = Options("cpu", tmp_path, None, 25.0)
+    for parts in stages.stages(options).values():
+        for part in parts:
+            named = [word for word in part.command if word.startswith(("--workdir=", "--out="))]
+            assert all(word.partition("=")[2].startswith(str(tmp_path)) for word in named)
+            assert part.at.is_relative_to(tmp_path), part.name
+            assert bool(named) != part.inside, part.name
+    (tmp_path / "run.py").write_text("import pathlib; pathlib.Path('here.json').write_text('{}')")
+    monkeypatch.setattr(launcher, "ROOT", tmp_path)
+    part = Part(("run.py",), {"some.json": "here.json"}, tmp_path / "at", inside=True)
+    assert launcher.Runner(tmp_path, WHERE, 1.0).run(part) == "done"
 
 
 @pytest.mark.slow

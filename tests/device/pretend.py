@@ -43,9 +43,13 @@ class Pretended(Tensor):
 
     Args:
         inner: what has the numbers (on the CPU), or the shape alone (on meta).
+
+    Attributes:
+        of_number: whether torch made it of a number of Python's, as in `x[mask] = 2.0`.
     """
 
     inner: Tensor
+    of_number = False
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -75,6 +79,9 @@ class Pretended(Tensor):
 
     def __array__(self, *given, **named):
         raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy")
+
+    def __format__(self, spec):
+        return format(self.item() if self.dim() == 0 else self, spec)
 
     def __repr__(self, **_named):
         return f"Pretended({self.inner!r})"
@@ -149,6 +156,8 @@ def call(func, args, kwargs, bare: bool = False):
     if not there:
         return out
     wrapped = tree_map(lambda x: Pretended(x) if type(x) is Tensor else x, out)
+    if func is aten.scalar_tensor.default:
+        wrapped.of_number = True
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped
 
 

@@ -76,7 +76,14 @@ MOVED = {
 """CPU indices are copied to the tensor's device, which waits."""
 SCALAR_MOVED = {"where.self", "where.self_out", "masked_fill_.Tensor", "masked_fill.Tensor"}
 """A CPU tensor of one number is taken; where copies it (waits), masked_fill reads it there."""
-READ = {"_local_scalar_dense", "item", "is_nonzero", "equal"}
+READ = {
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "equal",
+    "allclose",
+    "_linalg_check_errors",
+}
 SIZE_READ = {
     "nonzero",
     "masked_select",
@@ -168,6 +175,8 @@ def waiting(func, args, kwargs, out) -> str | None:
     on_cpu = any(t.device.type == "cpu" for t in given)
     if name == "where.self" and on_cpu:
         return "where: a CPU number is copied"
+    if name in ("masked_fill.Tensor", "masked_fill_.Tensor") and args[2].device.type == NAME:
+        return f"{name}: a number is read"
     if name == "fill_.Tensor" and given[1].device.type == NAME and on_cpu:
         return "fill_: a number is read"
     return None
@@ -191,11 +200,20 @@ def _waiting_index(name: str, args) -> str | None:
     indices = [i for i in args[1] if i is not None]
     if any(i.device.type == "cpu" for i in indices):
         return f"{name}: indices are copied from the CPU"
+    number = "index_put" in name and args[2].numel() == 1 and _on_cuda_a_cpu_number(args[2])
     if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
-        if "index_put" in name and args[2].numel() == 1:
-            return None  # a masked fill
+        if number and not any(args[3:4]):  # and no sum
+            return None  # a masked fill, of a number that the host has
         return f"{name}: a mask's size is read (nonzero)"
-    return None
+    return f"{name}: a CPU number is copied" if number else None
+
+
+def _on_cuda_a_cpu_number(value: Tensor) -> bool:
+    """Whether CUDA's call has it on the CPU: of `x[mask] = 2.0` torch puts the number there.
+
+    For any other device that it does not know it makes a `scalar_tensor` on it.
+    """
+    return value.device.type == "cpu" or getattr(value, "of_number", False)
 
 
 FREE = {

@@ -40,6 +40,11 @@ def test_what_cuda_refuses_is_refused(name, device, seen):
         REFUSED[name](VECTOR.to(device))
 
 
+def assigned(x, where, value):
+    x[where] = value
+    return x
+
+
 TAKEN = {
     "a CPU number": lambda x: x * NUMBER + NUMBER,
     "a CPU number first": lambda x: NUMBER.double().sqrt() - x,
@@ -51,7 +56,8 @@ TAKEN = {
     "full": lambda x: x + x.new_full((), 3.0),
     "a small copy": lambda x: x + VECTOR.to(x.device, non_blocking=True),
     "index by indices": lambda x: x[(x > 1).long()],
-    "a masked fill by index": lambda x: x.clone().index_put_((x > 1,), x.new_zeros(())),
+    "a masked fill by index": lambda x: x.clone().index_put_((x > 1,), NUMBER),
+    "assigned a number by a mask": lambda x: assigned(x.clone(), x > 1, 2.0),
     "random numbers of its own": lambda x: x + torch.zeros(3, device=x.device).fill_(2),
 }
 
@@ -81,7 +87,16 @@ WAITING = {
     "by a CPU mask": lambda x: x[MASK],
     "by a list": lambda x: x[[0, 2]],
     "assigned by a mask": lambda x: x.index_put_((x > 0,), x[1:].clone()),
+    "a masked fill by index, of its own": lambda x: x.index_put_((x > 1,), x.new_zeros(())),
+    "assigned its own number by a mask": lambda x: assigned(x, x > 1, x.sum()),
+    "a number added by a mask": lambda x: x.index_put_((x > 1,), NUMBER, accumulate=True),
+    "assigned a number by indices": lambda x: assigned(x, (x > 1).long(), 2.0),
+    "masked_fill of its own number": lambda x: x.masked_fill(x > 1, x[0]),
+    "masked_fill_ of its own number": lambda x: x.masked_fill_(x > 1, x.sum()),
+    "allclose": lambda x: torch.allclose(x, x),
+    "a solution, checked": lambda x: torch.linalg.solve(x.new_ones(1, 1), x.new_ones(1, 1)),
     "nonzero": lambda x: x.nonzero(),
+    "format": lambda x: f"{x[0]:.2f}",
     "unique": lambda x: x.unique(),
     "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
     "where a CPU number": lambda x: torch.where(x > 1, x, NUMBER),
@@ -99,6 +114,10 @@ def test_what_waits_for_cuda_is_seen(name, device, seen):
     seen.clear()
     WAITING[name](x)
     assert not seen.waits, "and on a CPU nothing waits"
+
+
+def test_a_number_is_formatted_as_the_cpus(device):
+    assert f"{NUMBER.to(device):.2f}" == f"{NUMBER:.2f}" == "2.00"
 
 
 def test_numpy_is_refused(device):

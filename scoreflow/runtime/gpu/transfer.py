@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 
@@ -22,6 +23,18 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any]) -> None:
     if there is not None and there.type not in WITHOUT_FLOAT64:  # else one by one, converted
         weights = moved(weights if isinstance(weights, dict) else dict(weights), there)
     network.load_state_dict(weights)
+
+
+def move_network(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network to a device, as by its `to`, in one copy for each dtype of its tensors."""
+    tensors = [*network.parameters(), *network.buffers()]
+    copied = device.type not in ("cpu", *WITHOUT_FLOAT64)  # a CPU's are there, or are not copied
+    if not copied or any(is_lazy(each) or each.layout != torch.strided for each in tensors):
+        return network.to(device)
+    pairs = zip(tensors, moved(tensors, device, apart=True), strict=True)
+    there = {id(old): new for old, new in pairs}
+    network._apply(lambda old: there[id(old)])  # what `to` is made of
+    return network
 
 
 def moved(state: Any, device: torch.device | str, apart: bool = False) -> Any:  # noqa: ANN401

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from scoreflow.factory.model import build_network
 from scoreflow.imported_run import load as load_imported
 from scoreflow.interop.arrival_check import errors_of
-from scoreflow.runtime.gpu.transfer import load_weights, moved
+from scoreflow.runtime.gpu.transfer import load_weights, move_network, moved
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.training.ema import EMA
 from scoreflow.training.initial import InitialWeights
@@ -52,6 +53,38 @@ def test_a_state_is_moved_by_one_copy_a_dtype(device, seen):
         assert found[name].stride() == value.stride()
         assert torch.equal(found[name].cpu(), value)
     assert all(value.is_cpu for value in state.values()), "the old one is as it was"
+
+
+def test_a_network_is_built_on_it_by_one_copy(experiment_of, device, seen):
+    data, config = (getattr(experiment_of("digits", CPU), name) for name in ("data", "config"))
+    here = build_network(config, data, CPU)
+    seen.waits.clear()
+    there = build_network(config, data, device)
+    assert [wait.partition(":")[0] for wait in seen.waits] == ["scoreflow/runtime/gpu/transfer.py"]
+    for one, other in zip(here.parameters(), there.parameters(), strict=True):
+        assert other.device == device
+        assert other.requires_grad
+        assert other.stride() == one.stride()
+        assert torch.equal(other.cpu(), one)
+
+
+def test_a_network_moves_with_all_that_it_has(device, seen):
+    network, expected = Network(0), Network(0)
+    network.register_buffer("unsaved", torch.arange(3.0), persistent=False)
+    network.dense.weight.requires_grad_(False)
+    seen.waits.clear()
+    found = move_network(network, device)
+    assert found is network
+    assert len(seen.waits) == 3, "float32, float64 and int64"
+    assert network.unsaved.tolist() == [0.0, 1.0, 2.0]
+    assert not network.dense.weight.requires_grad
+    assert isinstance(network.conv.weight, nn.Parameter)
+    for (name, one), (_, other) in zip(
+        expected.state_dict().items(), network.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, other.cpu()), name
+        assert one.stride() == other.stride()
+        assert other.storage_offset() == 0, "a memory of its own: a file has no more than it"
 
 
 def test_what_is_there_already_is_not_copied(device, seen):

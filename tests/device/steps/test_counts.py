@@ -3,10 +3,14 @@
 By the rules' count, not measured: what adds launches or passes over memory fails here.
 """
 
+from collections import Counter
+
 import pytest
 from torch import nn
 
 from scoreflow.models.unet_blocks import Attention
+from scoreflow.training.classifier_trainer import train_classifier
+from scoreflow.training.settings import ClassifierSettings
 from scoreflow.training_run import trainer_of
 from tests.device import count
 
@@ -50,7 +54,39 @@ def test_the_kernels_of_a_small_step_are_those_of_its_layers(
     assert seen.of("optimiser").kernels <= 2 * lists  # one of them counts the steps
     assert seen.of("ema").kernels <= lists
     assert seen.of("clip").kernels <= 2 * lists + 10
+    assert seen.of("copies and casts").kernels == COPIES
+    of_lists = seen.of("optimiser", "ema", "clip").kernels
+    assert seen.of().kernels - of_lists == WHOLE + AGAIN * recompute, seen.table()
 
+
+def test_the_kernels_of_a_step_of_the_classifier_are_those_of_its_layers(
+    experiment_of, device, seen
+):
+    """Of two steps: what three of them launch more than one."""
+    made = experiment_of("digits", device)
+
+    def trained(steps):
+        settings = ClassifierSettings(steps, 4, 1e-3, 8, False, "uniform", 0)
+        seen.clear()
+        model = train_classifier(made.data, made.model.sde, made.objective, settings)
+        kernels = seen.of().kernels - seen.of("optimiser").kernels
+        return model.network, Counter(seen.by_call), kernels
+
+    (network, once, few), (_, thrice, many) = trained(1), trained(3)
+    calls = thrice - once
+    norms = sum(isinstance(m, nn.GroupNorm) for m in network.modules())
+    assert calls["norms", "scoreflow::norm_act_drop"] == 2 * norms
+    assert calls["norms", "scoreflow::norm_act_drop_backward"] == 2 * 2 * norms
+    assert not [name for _, name in calls if "native_group_norm" in name]
+    assert many - few == 2 * OF_CLASSIFIER, calls
+
+
+COPIES = 8
+"""Dropout's words, and images and gradients where attention turns them, in the small step."""
+WHOLE, AGAIN = 497, 78
+"""All kernels of the small step but those over lists; and what is recomputed. By torch 2.13."""
+OF_CLASSIFIER = 142
+"""Kernels of a step of the small classifier but the optimiser's. By torch 2.13."""
 
 MOST = {
     "convolutions": (400, 12.0),

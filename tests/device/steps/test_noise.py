@@ -7,16 +7,7 @@ from scoreflow.configs import digits
 from scoreflow.factory.assembly import experiment
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.training_run import trainer_of
-
-
-def draws_of(noise):
-    return [
-        noise.words(Stream.TRAIN_DROPOUT, (3, 2)),
-        noise.uniform(Stream.TRAIN_TIME),
-        noise.normal(Stream.TRAIN_EPS, (3, 5, 7), 2),
-        noise.normal(Stream.TRAIN_EPS, (3, 5, 7), 2, torch.float32),
-        noise.rademacher(Stream.PROBE, (9,)),
-    ]
+from tests.sde.noise.test_fused import draws_of
 
 
 def test_a_draw_is_one_kernel(device, seen):

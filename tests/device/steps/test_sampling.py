@@ -1,5 +1,7 @@
 """Samplers on a GPU: no mixture of devices, no wait in a step, and one in a solver's round."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from scoreflow.samplers import (
 from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import odeint
+from scoreflow.sde.ode.dopri5 import Dopri5
 from scoreflow.sde.subvp import SubVPSDE
 from scoreflow.sde.ve import VESDE
 from scoreflow.sde.vp import VPSDE
@@ -71,31 +74,40 @@ def test_the_langevin_of_each_samples_norm_does_not_wait(device, seen):
     assert ends[0] == ends[-1]
 
 
+def noting(method, counts):
+    def noted(*given):
+        counts[method.__name__] += 1
+        return method(*given)
+
+    return noted
+
+
 @pytest.mark.parametrize("process", ["linear", "ve"])
-def test_the_adaptive_flow_waits_once_a_round(process):
-    sde = PROCESSES[process]()
-    sampler, calls = ProbabilityFlow(1.0, tolerance=1e-3), []
-    denoiser = exact(sde, "v")
+def test_the_adaptive_flow_waits_once_a_round(process, monkeypatch):
+    """And once where rows have come to the end; all else waits as often in every solution."""
+    sde, counts = PROCESSES[process](), Counter()
+    for name in ("advance", "solution"):
+        monkeypatch.setattr(Dopri5, name, noting(getattr(Dopri5, name), counts))
 
-    def counted(x_t, t):
-        calls.append(len(x_t))
-        return denoiser(x_t, t)
+    def draw(where, tolerance):
+        sampler, noise = ProbabilityFlow(1.0, tolerance=tolerance), Noise.of(0, 0, 3, where)
+        return sample(sampler, exact(sde, "v"), sde, sampler.times(N), noise, (2,))
 
-    def draw(where):
-        calls.clear()
-        noise = Noise.of(0, 0, 3, where)
-        return sample(sampler, counted, sde, sampler.times(N), noise, (2,))
-
-    expected = draw(CPU)
-    with pretending() as device, watching() as seen:
-        drawn = draw(device)
-        waits = list(seen.waits)
-        torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-9, atol=1e-9)
-    rounds = (len(calls) - 2 - 1) // 6  # of six evaluations, after two, and one at the end
-    assert rounds >= 3
-    in_rounds = [wait for wait in waits if "nonzero" in wait]
-    assert len(in_rounds) <= rounds + 2 * 3, "two more where rows have come to the end"
-    assert len(waits) - len(in_rounds) <= FOR_ITS_TABLES
+    found = []
+    for tolerance in (1e-3, 1e-6):
+        expected = draw(CPU, tolerance)
+        with pretending() as device, watching() as seen:
+            counts.clear()
+            drawn = draw(device, tolerance)
+            waits = list(seen.waits)
+            torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-9, atol=1e-9)
+        in_rounds = [wait for wait in waits if "nonzero" in wait]
+        assert len(in_rounds) == counts["advance"] + counts["solution"]
+        found.append((counts["advance"], Counter(waits) - Counter(in_rounds)))
+    (few, once), (many, again) = found
+    assert 3 <= few < many
+    assert once == again
+    assert once.total() <= FOR_ITS_TABLES
 
 
 FOR_ITS_TABLES = 12

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scoreflow.data.stored.images import RowFile, StoredImages
+from scoreflow.schema.config import KEYS
 from scoreflow.training import classifier_trainer, preview
 from scoreflow.training.settings import ClassifierSettings
 from scoreflow.training_run import trainer_of
@@ -38,6 +39,9 @@ UNET = {
         "training__low_discrepancy": True,
     },
     "sub-VP, mean": {"sde__name": "subvp", "model__prediction": "mean"},
+    "score matching": {"training__objective": "score_matching", "model__prediction": "score"},
+    "of means": {"training__objective": "mean"},
+    "P2": {"training__objective": "p2", "model__prediction": "v"},
     "weighted, contiguous": {
         "training__objective": "min_snr",
         "training__dequantization": "centre",
@@ -57,6 +61,11 @@ def of_second_step(experiment, keys, name):
         waits = list(seen.waits)
         assert rows.device == device
         return expected, rows.cpu(), waits
+
+
+def test_every_objective_is_among_them():
+    asked = {keys.get("training__objective", "simple") for keys in UNET.values()}
+    assert asked == set(KEYS["training.objective"].choices)
 
 
 @pytest.mark.parametrize("name", UNET)

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 
+from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
 from scoreflow.runtime import distributed
 from scoreflow.runtime.device import build_device
@@ -178,6 +179,15 @@ def test_a_gpu_that_several_processes_name_is_refused(rank, variables, monkeypat
         build_device("cuda:1")
     variables(WORLD_SIZE="2", RANK=rank, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", **MEETING)
     assert build_device("cuda:1") == torch.device("cuda", 1)  # one on each of two machines
+
+
+@pytest.mark.parametrize("rank", ["0", "3"])
+def test_they_are_refused_before_the_others_are_waited_for(rank, variables, monkeypatch, capsys):
+    gpus(monkeypatch, 2)
+    variables(**OF_TORCHRUN, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="4")
+    monkeypatch.setattr(distributed, "shard", lambda: pytest.fail("it waits for the others"))
+    assert main(["run.py", "--mode=train", "--device=cuda"]) == 2
+    assert "4 processes of this machine would share 2 GPUs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
