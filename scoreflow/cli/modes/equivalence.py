@@ -84,8 +84,8 @@ def certify(
         RunError: an identity failed; the results have been written.
     """
     start, c = time.monotonic(), experiment.config.equivalence
-    asked = choose_precision(experiment.config)
-    model = model.in_precision(precision_on(asked, experiment.device))
+    rounded = precision_on(choose_precision(experiment.config), experiment.device)
+    model = model.in_precision(rounded)
     if remark := model.solver_remark(experiment.device):
         say(remark)
     model = model.labelled(0) if model.needs_class else model
