@@ -54,7 +54,7 @@ def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
 
 def trainer_of(config: ConfigDict, data: Data, shard: Shard = ALONE) -> Trainer:
     """A trainer of this config on these data, before its first step."""
-    network, settings = build_network(config, data), build_training(config)
+    network, settings = build_network(config, data), build_training(config, data.train.device)
     called = compiled(network, settings)
     model = build_model(config, called, build_sde(config))
     objective, ema = build_objective(config), EMA(network, settings.ema_decay)

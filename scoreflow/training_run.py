@@ -34,7 +34,7 @@ from scoreflow.runtime.device import build_device
 from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.terminal import tell
-from scoreflow.schema.config import as_flag
+from scoreflow.schema.config import as_flag, shown
 from scoreflow.schema.experiments import load_experiment
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
@@ -281,7 +281,8 @@ def _change(folder: RunDir, experiment: Experiment, changes: Changes, say: Say) 
 
 
 def _told(changes: Changes) -> str:
-    return ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changes.items())
+    """Changes as flags have the values: "training.compile auto -> false"."""
+    return ", ".join(f"{key} {shown(old)} -> {shown(new)}" for key, (old, new) in changes.items())
 
 
 def begin_with(experiment: Experiment, path: Path, there: RunDir | None) -> Json:
@@ -350,6 +351,8 @@ def fresh_run(request: Request, command: str) -> Iterator[tuple[Experiment, RunD
     if exists:
         RunDir.open(path).check_writable()
     experiment = assembly.experiment(config, build_device(request.device), training, home=path)
+    for line in experiment.remarks:
+        tell(line)
     folder = RunDir.open(path) if exists else RunDir.create(path, config.to_dict(), {})
     folder.write_env({"command": command, **_environment(experiment)})
     with folder:

@@ -27,6 +27,7 @@ from scoreflow.likelihood.flow_likelihood import log_likelihood, to_bits_per_dim
 from scoreflow.models.dropout import dropout
 from scoreflow.models.kernels.fused import norm_act_drop
 from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.runtime.compiling import precision_on
 from scoreflow.sde.noise import Noise, Stream, kernels
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training.ema import EMA
@@ -50,6 +51,7 @@ KERNEL = "ours against torch's own in float64: float32 sums, rounded once"
 HALVES = {
     "tf32": "products of 10 bits of mantissa, over the layers",
     "bfloat16": "8 bits of mantissa, over the layers",
+    "float16": "11 bits of mantissa, over the layers",
 }
 """Precision -> why it differs from float32."""
 GRADIENTS = tuple(f"gradient of {name}" for name in ("input", "weight", "bias", "embedding"))
@@ -74,8 +76,14 @@ Found = dict[str, Figure]
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """Precisions of a network that are measured: TF32 is a GPU's."""
-    return ("float32", *("tf32",) * (device.type == "cuda"), "bfloat16")
+    """Precisions of a network that are measured: those that a device computes in.
+
+    TF32 is a GPU's of compute capability 8.0 and later; older ones emulate bfloat16, for which
+    nothing is compiled there, and have float16.
+    """
+    if precision_on("tf32", device) == "tf32":
+        return ("float32", "tf32", "bfloat16")
+    return ("float32", "float16" if device.type == "cuda" else "bfloat16")
 
 
 def config_of(**switches: object) -> ConfigDict:
@@ -112,19 +120,23 @@ def noise(device: torch.device, reference: bool) -> Found:
 def our_kernels(device: torch.device, reference: bool) -> Found:
     """GroupNorm + SiLU + dropout, there and back, as an operation of ours; and whether it is one.
 
-    Of 48 channels in 4 groups, with what an embedding adds, channels last and first.
+    Of 48 channels in 4 groups, with what an embedding adds, channels last and first. Nothing of a
+    CPU, which has no kernels of ours: that would be torch compared with torch.
     """
-    fused = reference or device.type == "cpu" or kernels.fused_on(device)
+    if device.type == "cpu" and not reference:
+        return {}
+    fused = reference or kernels.fused_on(device)
     found = {
         "our kernels are used on a GPU": Figure(
             torch.tensor(float(fused)), 0.0, kernels.lacking() or "Triton builds them"
         )
     }
-    by_torch = reference or device.type == "cpu" or not fused
+    if not fused:
+        return found
     for dtype, allowed in {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}.items():
         for layout in (torch.contiguous_format, torch.channels_last):
             of = f"{str(dtype).removeprefix('torch.')}, {str(layout).removeprefix('torch.')}"
-            for name, value in _norm(device, dtype, layout, by_torch).items():
+            for name, value in _norm(device, dtype, layout, reference).items():
                 relative = value.double().cpu() / value.double().abs().max().cpu()
                 found[f"norm, SiLU, dropout: {name}, {of}"] = Figure(relative, allowed, KERNEL)
     return found
@@ -160,7 +172,7 @@ def samples(device: torch.device, reference: bool) -> Found:
     for name in SAMPLERS:
         images = _drawn(device, name, "float32")
         found[f"samples, {name}"] = Figure(images, 1e-4, SAMPLED)
-    for precision, allowed in {"tf32": 0.05, "bfloat16": 0.2}.items():
+    for precision, allowed in {"tf32": 0.05, "bfloat16": 0.2, "float16": 0.05}.items():
         if precision in precisions(device) or reference:
             images = _drawn(device, "ddim", "float32" if reference else precision)
             named = f"samples, ddim, {precision} against float32"
@@ -221,7 +233,7 @@ def training(device: torch.device, reference: bool) -> Found:
         f"training, losses of {STEPS} steps": Figure(rows[:, 0], 1e-3, ADAM),
         "training, clipped gradient": Figure(gradient, 1e-5, SUMS),
     }
-    for precision, allowed in {"tf32": 5e-3, "bfloat16": 5e-2}.items():
+    for precision, allowed in {"tf32": 5e-3, "bfloat16": 5e-2, "float16": 5e-3}.items():
         if precision in precisions(device) or reference:
             loss = rows if reference else trained(device, precision=precision)[0]
             named = f"training, first loss, {precision} against float32"
@@ -236,8 +248,13 @@ def without_our_kernels(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def certified(device: torch.device) -> Iterable[Json]:
-    """Rows of the certificate in which a network is asked in a precision, against float64."""
+    """Rows of the certificate in which a network is asked in a precision, against float64.
+
+    It has no tolerances for float16.
+    """
     for precision in precisions(device):
+        if precision == "float16":
+            continue
         experiment = assembly.experiment(config_of(), device)
         model = model_of(experiment, precision)
         u = Noise.of(0, 0, CERTIFIED, device).uniform(Stream.TRAIN_DEQUANTIZE, EVENT)

@@ -37,7 +37,7 @@ from benchmarks import measure
 from benchmarks.gpu import images
 from benchmarks.gpu.sources import ROOT, fingerprint
 from benchmarks.gpu.stages import Options, Part, stages
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, did_you_mean
 from scoreflow.runtime.device import build_device
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, load_json, write_atomic
@@ -272,11 +272,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="parts, and what is done")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU")
     args = parser.parse_args(argv)
-    if args.minutes <= 0 or args.train_minutes <= 0 or args.subset < 0:
-        parser.error(
-            f"--minutes and --train-minutes must be above 0, and --subset 0 or more, got "
-            f"{args.minutes:g}, {args.train_minutes:g} and {args.subset}"
-        )
+    for flag, value in (("--minutes", args.minutes), ("--train-minutes", args.train_minutes)):
+        if value <= 0:
+            parser.error(f"{flag} must be above 0, got {value:g}")
+    if args.subset < 0:
+        parser.error(f"--subset must be 0, for all images, or more, got {args.subset}")
     if args.data and not any(args.data.glob("*.parquet")):
         parser.error(f"--data must be a folder of Parquet files, got {args.data}")
     if args.subset and not args.data:
@@ -302,7 +302,8 @@ def chosen_parts(args: argparse.Namespace) -> dict[str, list[Part]]:
     every = {name: parts for name, parts in stages(options).items() if name in args.stage}
     known = [part.name for parts in every.values() for part in parts]
     if unknown := sorted(set(args.part) - set(known)):
-        raise RequestError(f"--part must be of {', '.join(known)}, got {', '.join(unknown)}")
+        hint = did_you_mean(unknown[0], known, f"they are {', '.join(known)}")
+        raise RequestError(f"no such --part in these stages: {', '.join(unknown)}; {hint}")
     wanted = args.part or known
     return {name: [p for p in parts if p.name in wanted] for name, parts in every.items()}
 
@@ -315,38 +316,57 @@ def variables_of(args: argparse.Namespace) -> dict[str, str]:
     return {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", kept)}
 
 
-def without_what_cannot_run(
-    chosen: dict[str, list[Part]], args: argparse.Namespace
-) -> dict[str, list[Part]]:
-    """The stages that can run; of the others a line says why, before hours are spent."""
+def what_cannot_run(chosen: dict[str, list[Part]], args: argparse.Namespace) -> dict[str, str]:
+    """Stages that cannot run, and the line that says why."""
     why = "" if args.dry_run or not chosen.get("cifar10") else images.missing(args.data)
-    if not why:
-        return chosen
-    print(f"cifar10: failed: {why}", flush=True)
-    return {name: parts for name, parts in chosen.items() if name != "cifar10"}
+    return {"cifar10": f"cifar10: failed: {why}"} if why else {}
+
+
+def listed(chosen: dict[str, list[Part]], args: argparse.Namespace) -> None:
+    """Print the parts; what is done, where the device is there or --out says where that lies."""
+    try:
+        out = args.out or measure.folder(build_device(args.device), None)
+    except RequestError as error:
+        print(f"what is done is not known: {_with_remedy(error)}", file=sys.stderr)
+        out = args.work / "results"
+    print(listing(Runner(out, {"sources": fingerprint()}, args.minutes), chosen))
+
+
+def _with_remedy(error: RequestError) -> str:
+    """What is wrong with the device, and what can be done without one."""
+    return str(error).replace("cpu always can", "--dry-run tries every command on the CPU")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run or resume the chosen stages; returns the exit status."""
     args = parse(argv)
     try:
-        device, chosen = build_device(args.device), chosen_parts(args)
+        chosen = chosen_parts(args)
+        if args.list:
+            listed(chosen, args)
+            return 0
+        device = build_device(args.device)
     except RequestError as error:
-        print(f"benchmarks.gpu: {error}", file=sys.stderr)
+        print(f"benchmarks.gpu: {_with_remedy(error)}", file=sys.stderr)
         return 2
     where = {**environment(str(device)), "sources": fingerprint()}
     out = measure.folder(device, args.out)
     runner = Runner(out, where, args.minutes, variables_of(args))
-    if args.list:
-        print(listing(runner, chosen))
-        return 0
-    able = without_what_cannot_run(chosen, args)
+    unable = what_cannot_run(chosen, args)
+    _print_lines(unable)  # before hours are spent, and where the eye is in the end
+    able = {stage: parts for stage, parts in chosen.items() if stage not in unable}
     try:
         status = go(runner, able)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    return status if able == chosen else 1
+    _print_lines(unable)
+    return 1 if unable else status
+
+
+def _print_lines(told: dict[str, str]) -> None:
+    for line in told.values():
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def parse(argv: list[str]) -> Request:
     workdir = user_path(values.workdir, "--workdir") if values.workdir else None
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
-    config, overrides = {**config, **short}, {**overrides, **short}
+    overrides = {key: _switch(key, value) for key, value in {**overrides, **short}.items()}
+    config = {**config, **short, **overrides}
     _refuse_without_effect(values.mode, overrides)
     refuse_nonsense(overrides)
     device = values.device or ""
@@ -101,6 +102,11 @@ def parse(argv: list[str]) -> Request:
     return Request(
         mode, workdir, device, experiment, config, overrides, given, source, target, listing
     )
+
+
+def _switch(key: str, value: object) -> object:
+    """The value of a key; of one that the device may decide a truth value, however written."""
+    return KEYS[key].convert(value) if key in KEYS and KEYS[key].undecided else value
 
 
 def _given(values: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:

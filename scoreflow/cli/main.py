@@ -117,6 +117,10 @@ def main(argv: list[str]) -> int:
         return _fail(argv, error, 2)
     except RunError as error:
         return _fail(argv, error, 1)
+    except ValueError as error:
+        if not str(error).startswith("SCOREFLOW_FUSED"):
+            raise
+        return _fail(argv, error, 2)
     except (MemoryError, RuntimeError) as error:
         if not (told := _no_room(error)):
             raise

@@ -79,6 +79,8 @@ def planned(
 ) -> tuple[TrainingSettings, tuple[str, ...]]:
     """A training's settings, compiled under `AUTO` where it is worth it, and the line about it.
 
+    There is one as well where compiling was asked for: nothing else is seen for minutes.
+
     Args:
         config: of the run.
         settings: of `build_training` on the device.
@@ -87,6 +89,9 @@ def planned(
     """
     work = compiling.PASSES * settings.num_steps, settings.batch_size, event
     worth = settings.compile_mode != "default" or compiling.worth_compiling(*work)
+    if settings.compile and config.training.compile != AUTO:
+        here = f"training.compile = true: on {device} the network is compiled, {compiling.TAKES}"
+        return settings, (here,)
     if config.training.compile != AUTO or device.type != "cuda":
         return settings, ()
     if not worth or is_import_path(config.model.name):
@@ -215,8 +220,14 @@ def not_compiled(config: AnyConfig, device: torch.device) -> str:
     return f"training.compile = true: evaluations on {device} are not compiled{why}"
 
 
-def remark(settings: TrainingSettings, device: torch.device) -> str | None:
-    """Warning about a setting that is slow or without effect on this device, or None."""
+def remark(settings: TrainingSettings, device: torch.device, asked: str = "") -> str | None:
+    """Warning about a setting that is slow or without effect on this device, or None.
+
+    Args:
+        settings: of a training there.
+        device: where it is.
+        asked: the precision that the config has, where the settings have the device's.
+    """
     if device.type == "cuda" and settings.precision == "bfloat16":
         if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
             return (
@@ -244,7 +255,7 @@ def remark(settings: TrainingSettings, device: torch.device) -> str | None:
             "training.precision = bfloat16: this CPU has no arithmetic for it and is many times "
             "slower than in float32"
         )
-    if settings.precision == "tf32":
+    if asked == "tf32":
         return "training.precision = tf32: a GPU's; on this CPU it is float32"
     return None
 

@@ -227,6 +227,7 @@ class SamplerSettings:
     snr: float = 0.0
     final: str = ""
     clip: bool = True
+    precision: str = ""
     label: int | str = -1
     guidance: float = 0.0
     guide: str = ""

@@ -43,12 +43,12 @@ TF32_FROM = (8, 0)
 
 
 def precision_on(precision: str, device: torch.device) -> str:
-    """A precision of training and samples, "auto" as the device has it: TF32 on CUDA from Ampere.
+    """A precision as a device has it: TF32, and so "auto", on CUDA from Ampere, else float32.
 
-    That is what others' training scripts and pipelines switch on there; likelihoods and the
-    certificate are float32 whatever this says.
+    "auto" is what others' training scripts and pipelines switch on there, for training and
+    samples; likelihoods are float32 whatever this says.
     """
-    if precision != "auto":
+    if precision not in ("auto", "tf32"):
         return precision
     if device.type != "cuda":
         return "float32"

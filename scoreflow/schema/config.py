@@ -257,11 +257,16 @@ def _unmet(name: str, config: Flat) -> list[tuple[str, tuple[Value, ...] | AllBu
     return failing
 
 
+def shown(value: object) -> str:
+    """A value in a sentence, a truth value as flags have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def as_flag(value: object) -> str:
     """A value as a flag takes it, quoted for a shell where that is needed."""
     if isinstance(value, list | tuple):
         return shlex.quote(str(tuple(value)).replace("'", '"'))
-    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
+    return shlex.quote(shown(value))
 
 
 def unknown(what: str, got: str, options: Iterable[str]) -> str:

@@ -42,8 +42,12 @@ IN_ALL_MODES = "resume, and all modes"
 """A key of the weights that changes how fast they are asked, and nothing else."""
 AUTO = "auto"
 """A value of keys that the device may decide."""
-SWITCH: dict[str, Value] = {AUTO: AUTO, "true": True, "false": False}
-"""Texts of a truth value that the device may decide."""
+SWITCH: dict[str, Value] = {
+    AUTO: AUTO,
+    **dict.fromkeys(("true", "t", "1"), True),
+    **dict.fromkeys(("false", "f", "0"), False),
+}
+"""Texts, in any case, of a truth value that the device may decide: those of a flag, and `AUTO`."""
 CLASS = "a class, by its number or name; several, as 0,1,2; or one of the words in its meaning"
 """What a value must be that says classes."""
 
@@ -134,12 +138,8 @@ class Key:
         converted: Any
         if self.classes:
             converted = as_classes(value, self.wrong_kind(value))
-        elif self.undecided and isinstance(value, str):
-            if value not in SWITCH:
-                raise RequestError(self.wrong_kind(value))
-            converted = SWITCH[value]
         elif self.undecided:
-            converted = _converted(value, bool, self.wrong_kind(value))
+            converted = _switched(value, self.wrong_kind(value))
         elif not isinstance(self.default, tuple):
             converted = _converted(value, type(self.default), self.wrong_kind(value))
         elif isinstance(value, list | tuple):
@@ -202,6 +202,14 @@ def as_classes(value: object, refusal: str) -> int | str:
         return int(text) if text == str(int(text)) else text  # a class may be called 007
     except ValueError:
         return text
+
+
+def _switched(value: object, refusal: str) -> Value:
+    """True, False or `AUTO`, of a value or of a text in any case; 1 and 0 as flags have them."""
+    text = str(value).lower() if isinstance(value, bool | int | str) else ""
+    if text not in SWITCH:
+        raise RequestError(refusal)
+    return SWITCH[text]
 
 
 def _converted(value: object, kind: type, refusal: str) -> Any:  # noqa: ANN401

@@ -477,7 +477,8 @@ class TrainingConfig(Section):
     compile: bool | str = key(
         AUTO,
         "torch.compile the network; auto: on CUDA, where what is planned outweighs the minutes "
-        "that it takes",
+        "that it takes; true: on any device, in training; evaluations are compiled on CUDA alone, "
+        "where it is worth it",
         changes=IN_ALL_MODES,
         automatic=True,
     )

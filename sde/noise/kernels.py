@@ -2,8 +2,8 @@
 
 Eagerly on CUDA an operation of ours is one Triton kernel. Elsewhere, and inside `torch.compile`,
 which fuses by itself, it is a few operations of torch with the same meaning. A CPU never imports
-Triton. `SCOREFLOW_FUSED=0` in the environment switches the kernels off, for a machine whose Triton
-is broken.
+Triton. `SCOREFLOW_FUSED=0` in the environment (or false, off, no) switches the kernels off, for a
+machine whose Triton is broken.
 """
 
 import functools
@@ -15,7 +15,26 @@ from pathlib import Path
 
 import torch
 
-FUSED = {"cuda"} if os.environ.get("SCOREFLOW_FUSED") != "0" else set[str]()
+ON, OFF = ("", "1", "true", "on", "yes"), ("0", "false", "off", "no")
+"""What SCOREFLOW_FUSED may be, in any case."""
+
+
+def switched_on(value: str) -> bool:
+    """Whether a value of SCOREFLOW_FUSED leaves the kernels on.
+
+    Raises:
+        ValueError: it says neither.
+    """
+    text = value.strip().lower()
+    if text not in ON + OFF:
+        raise ValueError(
+            f"SCOREFLOW_FUSED must be 1 (kernels of our own on CUDA) or 0 (none), got {value!r}: "
+            "set it to one of them, or unset it"
+        )
+    return text in ON
+
+
+FUSED = {"cuda"} if switched_on(os.environ.get("SCOREFLOW_FUSED", "")) else set[str]()
 """Types of device with kernels of our own; a test adds that of a pretended device."""
 
 

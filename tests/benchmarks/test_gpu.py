@@ -341,8 +341,35 @@ def test_parts_are_chosen_by_name(tmp_path, capsys):
     assert [row.split(" | ")[1] for row in rows] == ["check", "training-128-best"]
     assert launcher.main([*ask, "training-129"]) == 2
     error = capsys.readouterr().err
-    assert "--part must be of check, equivalence" in error
-    assert error.rstrip().endswith("got training-129")
+    assert "no such --part in these stages: training-129; did you mean 'training-" in error
+    assert launcher.main([*ask, "xyz"]) == 2
+    assert "xyz; they are check, equivalence" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_without_a_device_there_are_the_list_wrong_names_and_a_dry_run(capsys, tmp_path):
+    assert launcher.main(["--list", f"--work={tmp_path}"]) == 0
+    said = capsys.readouterr()
+    assert "| training-128-best |" in said.out
+    assert said.err.startswith("what is done is not known: --device cuda cannot be used here")
+    assert launcher.main(["--part", "training-128-bset"]) == 2
+    assert "did you mean 'training-128-best'?" in capsys.readouterr().err
+    assert launcher.main(["--stage", "check"]) == 2
+    error = capsys.readouterr().err
+    assert "no CUDA device was found" in error
+    assert "--dry-run tries every command on the CPU" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", ["--subset=-1", "--minutes=0", "--train-minutes=-2"])
+def test_a_number_out_of_range_is_told_by_its_flag_alone(bad, capsys):
+    with pytest.raises(SystemExit):
+        launcher.parse([bad])
+    told = capsys.readouterr().err.splitlines()[-1]
+    flag, value = bad.split("=")
+    assert f"error: {flag} must be" in told
+    assert told.endswith(f"got {value}")
+    assert told.count("--") == 1
 
 
 def test_missing_images_are_told_before_anything_runs(tmp_path, monkeypatch, capsys):
@@ -354,7 +381,8 @@ def test_missing_images_are_told_before_anything_runs(tmp_path, monkeypatch, cap
     assert launcher.main(ask) == 1
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("cifar10: failed: no images: add --data DIR")
-    assert (len(others), seen) == (2, ["check", "equivalence"])
+    assert (len(others), seen) == (3, ["check", "equivalence"])
+    assert others[-1] == first  # said again in the end
     assert launcher.main([*ask[:-1]]) == 0  # of a stage that is not asked for nothing is said
     with monkeypatch.context() as patch:
         patch.setattr(images, "_installed", lambda _: False)
@@ -603,12 +631,54 @@ def test_a_device_is_compared_with_a_cpu(monkeypatch, tmp_path, capsys):
     assert {"the network in float32", "the network in bfloat16"} <= {
         name.rpartition(", ")[2] for name in named
     }
+    assert not any("SiLU" in name or "our kernels" in name for name in rows)  # a CPU has none
+    assert "our kernels: not compared on a CPU" in capsys.readouterr().err
     assert rows["micro_batches=5, from cpu's plain training, relative"]["tolerance"] == check.EXACT
 
 
 def test_a_gpu_is_asked_in_tf32_too():
     assert agreement.precisions(torch.device("cuda")) == ("float32", "tf32", "bfloat16")
     assert agreement.precisions(CPU) == ("float32", "bfloat16")
+
+
+def test_a_gpu_before_ampere_is_asked_in_float16_in_place_of_both(monkeypatch):
+    t4 = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert agreement.precisions(t4) == ("float32", "float16")
+    asked = []
+    plain = torch.ones(2, 2)
+
+    def trained(_device, **switches):
+        asked.append(switches.get("precision", "float32"))
+        return plain, plain
+
+    monkeypatch.setattr(agreement, "trained", trained)
+    monkeypatch.setattr(check.kernels, "fused_on", lambda _: True)
+    names = [row["name"] for row in check.switched(t4)]
+    assert set(asked) == {"float32"}
+    assert sum("compile" in name for name in names) == 2
+    assert any("without our kernels" in name for name in names)
+
+
+def test_float16_is_within_what_the_check_allows(monkeypatch):
+    """By a CPU's, which is slow and rounds as a GPU's."""
+    monkeypatch.setattr(agreement, "precisions", lambda _: ("float32", "float16"))
+    monkeypatch.setattr(agreement, "SAMPLERS", ())
+    monkeypatch.setattr(agreement, "IMAGES", 2)
+    monkeypatch.setattr(agreement, "STEPS", 2)
+    whole = agreement.config_of
+
+    def config_of(**switches):
+        config = whole(**switches)
+        config.model.channels, config.sampling.steps = 8, 5
+        return config
+
+    monkeypatch.setattr(agreement, "config_of", config_of)
+    for found in (agreement.samples, agreement.training):
+        rows = check.compared(found(CPU, False), found(CPU, True))
+        (half,) = (row for row in rows if "float16 against" in row["name"])
+        assert 0 < half["difference"] <= half["tolerance"], half
 
 
 def test_the_check_would_see_a_kernel_that_is_wrong(monkeypatch):

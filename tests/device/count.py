@@ -1,17 +1,18 @@
 """Kernels and bytes of a training step of CIFAR-10's network, counted without computing it.
 
-    python -m tests.device.count [batch]
+    python -m tests.device.count [--help] [batch]
 
 One eager step in bfloat16 and channels last, ours and that of diffusers' network in its usual loop
 (`benchmarks.contenders`). By the rules of `tests/device/rules.py`: numbers to compare and to hold,
 no measurement.
 """
 
-import sys
+import argparse
 
 import torch
 
 from benchmarks import contenders
+from benchmarks.command_line import whole_number
 from scoreflow.configs import cifar10
 from tests.device.pretend import pretending
 from tests.device.watch import Seen, watching
@@ -48,10 +49,19 @@ def diffusers(batch: int) -> Seen:
         return seen
 
 
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
+    told = "kernels and bytes of a training step of CIFAR-10's network, ours and diffusers'"
+    parser = argparse.ArgumentParser("python -m tests.device.count", description=told)
+    images = "images a step, 128 if it is left out"
+    parser.add_argument("batch", type=whole_number(1), nargs="?", default=128, help=images)
+    return parser.parse_args(argv)
+
+
 def main() -> None:
     """Print both tables."""
+    batch = parsed().batch
     torch.set_num_threads(1)
-    batch = int(sys.argv[1]) if len(sys.argv) > 1 else 128
     for name, count in (("ours", ours), ("diffusers", diffusers)):
         print(f"{name}, batch {batch}: kernels and MB a step\n{count(batch).table()}\n")
 

@@ -110,6 +110,13 @@ def test_a_run_that_grew_is_the_longer_run(run, eight, capsys):
     assert "training.num_steps" in page
 
 
+def test_a_change_of_a_switch_is_told_as_a_flag_has_it(run, capsys):
+    assert go_on(run, training__num_steps=6, training__compile="False") == 0
+    assert "training.compile auto -> false" in capsys.readouterr().out
+    assert history(run)[0]["changes"]["training.compile"] == ["auto", False]
+    assert "<td>false</td>" in (run / "report.html").read_text()
+
+
 def test_a_length_that_is_no_multiple_of_the_interval_may_grow(tmp_path, eight):
     train(tmp_path / "run", training__num_steps=5)
     list(sf.train("toy", tmp_path / "run", {**SHORT, "training.num_steps": 8}, device="cpu"))

@@ -14,6 +14,7 @@ from scoreflow.factory.training import choose_precision
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
+from scoreflow.runtime.compiling import precision_on
 from scoreflow.runtime.environment import environment
 from scoreflow.schema.request import Request
 from scoreflow.sde.base import SDE
@@ -83,7 +84,8 @@ def certify(
         RunError: an identity failed; the results have been written.
     """
     start, c = time.monotonic(), experiment.config.equivalence
-    model = model.in_precision(choose_precision(experiment.config))
+    rounded = precision_on(choose_precision(experiment.config), experiment.device)
+    model = model.in_precision(rounded)
     if remark := model.solver_remark(experiment.device):
         say(remark)
     model = model.labelled(0) if model.needs_class else model

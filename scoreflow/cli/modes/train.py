@@ -34,7 +34,8 @@ def run(request: Request, argv: list[str]) -> None:
 def train(experiment: Experiment, folder: RunDir, program: str = "scoreflow") -> None:
     """Train to the last step, then draw and measure; `program` stands in the last hint."""
     trainer = trainer_of(experiment, distributed.shard(), folder.history, say)
-    if remark := training.remark(experiment.settings, experiment.device):
+    asked = str(experiment.config.training.precision)
+    if remark := training.remark(experiment.settings, experiment.device, asked):
         say(remark)
     if folder.checkpoint_steps():
         resume(trainer, experiment, folder, say)

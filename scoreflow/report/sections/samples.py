@@ -111,6 +111,7 @@ def _read(results: Results, result: Json) -> _Drawn:
     name, step = result["settings"]["sampler"], result["step"]
     names = tuple(result.get("class_names", ()))
     lines = [_settings(results.run.config, result, names)]
+    lines += _asked_in(results.run.config, result["settings"])
     lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
     if "of_class" in result:
         lines.append(_of_class(result["of_class"], names))
@@ -281,6 +282,13 @@ def _settings(config: Json, result: Json, names: tuple[str, ...] = ()) -> str:
         told.append(f"last step {c['final']}")
     told.append("x_0 clipped" if result.get("clipped", c["clip"]) else "x_0 not clipped")
     return ", ".join(told) + _guided(c, names)
+
+
+def _asked_in(config: Json, c: Json) -> list[str]:
+    """The network's arithmetic, where it or that of training is none that goes without saying."""
+    asked, trained = c.get("precision", ""), config["training"]["precision"]
+    said = asked and (asked != "float32" or trained not in ("float32", "auto"))
+    return [f"network evaluated in {asked}"] if said else []
 
 
 def _guided(c: Json, names: tuple[str, ...]) -> str:

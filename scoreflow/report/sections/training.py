@@ -77,8 +77,8 @@ def _history(results: Results) -> Iterator[Heading | Table]:
         (
             number(each["step"], form=","),
             Cell(key),
-            Cell(plain(old)),
-            Cell(plain(new)),
+            Cell(_as_told(old)),
+            Cell(_as_told(new)),
             Cell(str(each["date"])),
         )
         for each in results.run.history
@@ -87,6 +87,11 @@ def _history(results: Results) -> Iterator[Heading | Table]:
     if rows:
         yield Heading("Changed on the way")
         yield Table(("from step", "key", "before", "since", "date"), rows)
+
+
+def _as_told(value: object) -> str:
+    """A value as a flag has it: a switch may be auto as well as true and false."""
+    return str(value).lower() if isinstance(value, bool) else plain(value)
 
 
 def _classifier(result: Json) -> Section:

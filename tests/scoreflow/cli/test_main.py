@@ -203,6 +203,21 @@ def test_bad_config_values(override, expected, capfd):
     refused(capfd, ["--mode=train", "--device=cpu", f"--config.{override}"], *expected)
 
 
+def test_a_wrong_switch_is_the_flags_fault_and_not_the_experiments(capfd):
+    line = "run.py: training.compile must be true, false or auto, got 'perhaps'"
+    refused(capfd, ["--mode=train", "--config.training.compile=perhaps"], line)
+
+
+def test_a_wrong_variable_of_the_environment_is_a_line(tmp_path):
+    command = [sys.executable, str(ROOT / "run.py"), "--mode=equivalence", "--device=cpu"]
+    variables = {**os.environ, "SCOREFLOW_FUSED": "maybe"}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "run.py: SCOREFLOW_FUSED must be 1" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_betas_above_one(capfd):
     ask = ["--mode=train", "--config.sde.schedule=linear", "--config.sde.num_steps=5"]
     refused(capfd, ask, "sde.beta_max must be below sde.num_steps (5)")

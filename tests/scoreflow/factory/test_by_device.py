@@ -61,7 +61,7 @@ def test_who_compiles(asked, on_cpu, on_cuda):
 
 @pytest.mark.parametrize(
     ("asked", "on_cpu", "on_cuda"),
-    [("auto", "float32", "tf32"), ("float32", "float32", "float32"), ("tf32", "tf32", "tf32")],
+    [("auto", "float32", "tf32"), ("float32", "float32", "float32"), ("tf32", "float32", "tf32")],
 )
 def test_who_rounds(asked, on_cpu, on_cuda):
     config = config_of(training__precision=asked)
@@ -80,10 +80,18 @@ def test_the_line_about_a_training_that_is_compiled():
     assert len(lines) == 1
     for part in ("on cuda the network is compiled", "minutes", "--config.training.compile=false"):
         assert part in lines[0]
-    for asked in (True, False):  # who says it is not told
-        settings, lines = of_plan(config_of(training__compile=asked))
-        assert (settings.compile, lines) == (asked, ())
     assert of_plan(config_of(), CPU)[1] == ()
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_who_asks_for_compiling_is_told_how_long_nothing_is_seen(device):
+    settings, lines = of_plan(config_of(training__compile=True, training__num_steps=2), device)
+    assert settings.compile
+    assert len(lines) == 1
+    for part in (f"compile = true: on {device} the network is", "minutes", "compile=false"):
+        assert part in lines[0]
+    settings, lines = of_plan(config_of(training__compile=False), device)
+    assert (settings.compile, lines) == (False, ())
 
 
 def test_a_short_training_is_not_compiled_unless_its_mode_is_asked_for():
@@ -307,3 +315,22 @@ def test_an_edit_says_how_its_network_was_evaluated(flown, sampler, products, ex
 def said_of(found):
     """How networks were evaluated."""
     return {(each["precision"], each["compiled"]) for each in found}
+
+
+# ---- a CPU --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "used"), [("tf32", "float32"), ("bfloat16", "bfloat16")])
+def test_results_and_report_have_the_precision_that_was_used(
+    asked, used, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--config.model.width=8", f"--config.training.precision={asked}", *TINY)
+    assert main(["run.py", "--mode=train", "--workdir=run", f"--config={TOY}", *flags]) == 0
+    assert ("on this CPU it is float32" in capsys.readouterr().out) == (asked == "tf32")
+    assert json.loads(Path("run/env.json").read_text())["training"]["precision"] == used
+    page = Path("run/report.html").read_text()
+    for name, expected in {"ancestral": used, "ode": "float32"}.items():
+        result = json.loads(Path(f"run/results/samples-{name}.json").read_text())
+        assert result["settings"]["precision"] == expected
+        assert f"network evaluated in {expected}" in page

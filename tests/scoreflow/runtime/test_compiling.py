@@ -268,13 +268,14 @@ def test_a_compiler_compiles_once_and_only_what_it_is_wanted_for():
 
 def test_the_precision_that_a_device_has(monkeypatch):
     of = compiling.precision_on
-    assert of("auto", CPU) == of("auto", torch.device("mps")) == "float32"
-    assert of("auto", CUDA) == "tf32"
+    for asked in ("auto", "tf32"):
+        assert of(asked, CPU) == of(asked, torch.device("mps")) == "float32"
+        assert of(asked, CUDA) == "tf32"
     assert of("float32", CUDA) == "float32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, expected in (((7, 5), "float32"), ((8, 0), "tf32"), ((9, 0), "tf32")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        assert of("auto", CUDA) == expected
+        assert of("auto", CUDA) == of("tf32", CUDA) == expected
 
 
 def test_the_fastest_kernels_are_looked_for_on_cuda_alone_and_no_longer():

@@ -75,8 +75,9 @@ def test_sections_are_frozen_and_refuse_what_is_out_of_range():
         ("training.num_steps", 1.0, "a whole number"),
         ("model.conditional", 1, "true or false"),
         ("model.conditional", None, "true or false"),
-        ("training.compile", 1, "true, false or auto"),
+        ("training.compile", 2, "true, false or auto"),
         ("training.compile", None, "true, false or auto"),
+        ("training.compile", 1.0, "true, false or auto"),
         ("training.compile", "perhaps", "true, false or auto"),
         ("training.learning_rate", True, "a number"),
         ("training.learning_rate", "1", "a number"),
@@ -92,6 +93,21 @@ def test_sections_are_frozen_and_refuse_what_is_out_of_range():
 def test_a_value_of_another_type_is_refused(key, value, kind):
     with pytest.raises(RequestError, match=rf"^it: {key} must be {kind}, got "):
         resolve.resolve({**FLAT, key: value}, "it")
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ((True, 1, "1", "true", "TRUE", "True", "t"), True),
+        ((False, 0, "0", "false", "FALSE", "False", "F"), False),
+        (("auto", "Auto"), "auto"),
+    ],
+)
+def test_a_switch_that_may_be_left_to_the_device_is_read_as_other_switches_are(values, meant):
+    for value in values:
+        found = resolve.resolve({**FLAT, "training.compile": value}, "it").training.compile
+        assert found == meant
+        assert type(found) is type(meant)
 
 
 def test_whole_numbers_stand_for_real_ones_and_lists_for_tuples():

@@ -128,7 +128,7 @@ def test_a_cpu_that_emulates_bfloat16_is_remarked_on(monkeypatch, flags, remarke
     assert (line is not None) == remarked
     assert remark(settings(), CPU) is None
     assert remark(settings(precision="bfloat16"), torch.device("cuda")) is None
-    assert "is float32" in remark(settings(precision="tf32"), CPU)
+    assert "is float32" in remark(settings(), CPU, asked="tf32")
     graphs = settings(compile=True, compile_mode="reduce-overhead")
     assert "on this CPU as default" in remark(graphs, CPU)
     assert "without effect" in remark(settings(compile_mode="reduce-overhead"), CPU)

@@ -66,6 +66,16 @@ def test_the_headers_are_those_that_triton_asks_for(monkeypatch):
     assert kernels._headers() == "include/venv"
 
 
+@pytest.mark.parametrize(
+    ("values", "on"),
+    [(("", "1", "true", "ON", "Yes"), True), (("0", "false", "OFF", "no", "False"), False)],
+)
+def test_what_the_switch_may_be(values, on):
+    assert [kernels.switched_on(value) for value in values] == [on] * len(values)
+    with pytest.raises(ValueError, match=r"^SCOREFLOW_FUSED must be 1 .* or 0 .*, got 'maybe'"):
+        kernels.switched_on("maybe")
+
+
 def test_they_can_be_switched_off_and_a_cpu_does_without_triton():
     code = "import sys; from scoreflow.sde.noise import Noise, Stream, kernels; "
     code += "Noise.of(0, 0, 2).normal(Stream.PRIOR, (3,)); "
