@@ -98,7 +98,7 @@ class Options:
         data: folder of CIFAR-10's Parquet files; None for that of the config.
         train_minutes: limit of the CIFAR-10 training.
         subset: images of each split that the data are the first of; 0 for all.
-        half: half precision that the device has, of `benchmarks.contenders.half_on`.
+        half: half precision that the device has, as `half_on` of the contenders says.
         dry: whether each command is to do as little as it can, to see that it runs.
     """
 
