@@ -7,6 +7,7 @@ of their training example: `DDPMScheduler.add_noise`, mean squared error, clippi
 """
 
 import importlib.util
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ from scoreflow.data.dataset import Data
 from scoreflow.factory.assembly import build_sde
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.training import build_objective, build_training, compiled
-from scoreflow.models.score_model import arithmetic
+from scoreflow.models.score_model import HALF, arithmetic
+from scoreflow.runtime.compiling import precision_on
 from scoreflow.runtime.distributed import Shard
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training.ema import EMA
@@ -41,7 +43,34 @@ VARIANTS: dict[str, Json] = {
     "gpu": {"precision": "tf32", "compile": True, "channels_last": True},
     "best": BEST,
     "graphs": {**BEST, "compile_mode": "reduce-overhead"},
+    "float16": {**PLAIN, "precision": "float16"},
+    "float16_last": {**PLAIN, "precision": "float16", "channels_last": True},
+    "best16": {**BEST, "precision": "float16"},
+    "graphs16": {**BEST, "precision": "float16", "compile_mode": "reduce-overhead"},
 }
+IN_FLOAT16 = {
+    "bfloat16": "float16",
+    "half_last": "float16_last",
+    "best": "best16",
+    "graphs": "graphs16",
+}
+"""Variant in bfloat16 -> the same in float16."""
+
+
+def half_on(device: torch.device) -> str:
+    """The half precision that is measured on a device: float16 on a GPU before Ampere.
+
+    Such a GPU (compute capability below 8.0) emulates bfloat16, and nothing is compiled for it.
+    """
+    older = device.type == "cuda" and precision_on("tf32", device) != "tf32"
+    return "float16" if older else "bfloat16"
+
+
+def variants_in(half: str, variants: Sequence[str]) -> list[str]:
+    """Variants in the half precision that a device has; TF32 comes with bfloat16."""
+    if half == "bfloat16":
+        return list(variants)
+    return [IN_FLOAT16.get(name, name) for name in variants if name != "tf32"]
 
 
 def images(device: torch.device, side: int = 32, count: int = IMAGES) -> Data:
@@ -105,6 +134,8 @@ class DiffusersLoop:
             mode = options.get("compile_mode", "default")
             self.called = torch.compile(self.network, mode=mode)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=2e-4)
+        # which scales float16's losses, and is idle else
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         self.ema = EMAModel(self.network.parameters(), decay=0.9999)
         self.ema.to(device)
         self.scheduler, self.levels = DDPMScheduler(1000), images(device).train
@@ -128,8 +159,8 @@ class DiffusersLoop:
                 self._predict(self.x, self.t)
 
     def _predict(self, x: Tensor, t: Tensor) -> Tensor:
-        half = self.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        half = HALF.get(self.precision)
+        with torch.autocast(self.device.type, half or torch.bfloat16, enabled=half is not None):
             return self.called(x, t, return_dict=False)[0]
 
     def _train_once(self) -> None:
@@ -141,9 +172,11 @@ class DiffusersLoop:
         t = torch.randint(0, 1000, (self.batch,), device=self.device)
         eps = self._predict(self.scheduler.add_noise(clean, noise, t), t)
         loss = F.mse_loss(eps.float(), noise)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         self.ema.step(self.network.parameters())
 

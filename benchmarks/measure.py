@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.sources import fingerprint
 from scoreflow.models.layers import Doubling
-from scoreflow.models.score_model import arithmetic
+from scoreflow.models.score_model import HALF, arithmetic
 from scoreflow.runtime.environment import environment
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 from scoreflow.trained_run import TrainedRun, load
@@ -77,10 +77,10 @@ def peaks(device: torch.device, batch: int, precision: str, channels: int = CHAN
     Args:
         device: where they run.
         batch: images of the convolution.
-        precision: "float32", "tf32" or "bfloat16".
+        precision: "float32", "tf32", "bfloat16" or "float16".
         channels: of the network; the convolution has twice as many, and the matrices grow alike.
     """
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = HALF.get(precision, torch.float32)
     side, wide = (64 if device.type == "cuda" else 16) * channels, 2 * channels
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     x = torch.randn(batch, wide, 32, 32, device=device, dtype=dtype)

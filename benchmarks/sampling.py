@@ -37,13 +37,14 @@ from scoreflow.factory.assembly import build_sde
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.sampling import build_drawing
 from scoreflow.factory.training import build_training, compiled
+from scoreflow.models.score_model import HALF as HALVES
 from scoreflow.models.score_model import arithmetic
 from scoreflow.samplers import sample
 from scoreflow.sde import Noise
 from scoreflow.storage.atomic_files import Json
 
 SAMPLERS = ("unipc", "dpm", "ddim")
-NAMES = ("float32", "channels_last", "tf32", "bfloat16", "gpu", "best")
+NAMES = ("float32", "channels_last", "tf32", "bfloat16", "gpu", "best", "float16", "best16")
 VARIANTS = {name: TRAINED[name] for name in NAMES}
 EVALUATIONS = 20
 EVENT = (3, 32, 32)
@@ -117,14 +118,15 @@ def theirs(
     half: bool = False,
     channels: int = CHANNELS,
 ) -> Contender:
-    """Diffusers' network and the loop of their pipelines; with `half` all of it in bfloat16."""
+    """Diffusers' network and the loop of their pipelines; with `half` all of it in that."""
     options = VARIANTS[variant]
     network = contenders.theirs(device, batch, variant, channels)[2]
     network = network.eval().requires_grad_(False)
-    network = network.to(torch.bfloat16) if half else network
+    own = HALVES.get(options["precision"])
+    network = network.to(own) if half else network
     counted = CountedNetwork(torch.compile(network) if options.get("compile") else network)
-    autocast = options.get("precision") == "bfloat16" and not half
-    like = torch.empty(0, device=device, dtype=torch.bfloat16 if half else torch.float32)
+    autocast = own is not None and not half
+    like = torch.empty(0, device=device, dtype=own if half else torch.float32)
 
     @torch.no_grad()
     def draw(sampler: str) -> Tensor:
@@ -136,7 +138,7 @@ def theirs(
             shown = scheduler.scale_model_input(x, t)
             if options.get("channels_last"):
                 shown = shown.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, own or torch.bfloat16, enabled=autocast):
                 eps = counted(shown, t, return_dict=False)[0]
             x = scheduler.step(eps.to(x.dtype), t, x, return_dict=False)[0]
         return ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
@@ -160,7 +162,7 @@ def made(
         found[OURS, variant] = ours(device, batch, variant, channels)
         if both:
             found[THEIRS, variant] = theirs(device, batch, variant, channels=channels)
-        if both and VARIANTS[variant]["precision"] == "bfloat16":
+        if both and VARIANTS[variant]["precision"] in HALVES:
             found[HALF, variant] = theirs(device, batch, variant, True, channels)
     return found
 
@@ -238,6 +240,7 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = device.type == "cuda"
     batch = args.batch or (256 if on_gpu else 4)
     default = ["float32", "bfloat16", "best"] if on_gpu else ["float32", "channels_last"]
+    default = contenders.variants_in(contenders.half_on(device), default)
     variants = command_line.variants_of(parser, args.variants, VARIANTS, default)
     rows = measured(device, batch, variants, args.rounds, args.channels)
     command = f"python -m benchmarks.sampling --device {device} --batch {batch}"

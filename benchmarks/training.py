@@ -7,7 +7,9 @@
 
 Variants: float32; float32 with one change, channels_last, compiled, tf32 (on a GPU) or bfloat16
 (autocast); half_last (bfloat16, channels-last); gpu (tf32, compiled, channels-last: our defaults
-there); best (bfloat16, compiled, channels-last); graphs (the same with CUDA graphs). By default a
+there); best (bfloat16, compiled, channels-last); graphs (the same with CUDA graphs); float16,
+float16_last, best16 and graphs16 (the same in float16 with a scaled loss: what is run in place of
+bfloat16 by a GPU of a compute capability below 8.0, which has none, nor TF32). By default another
 GPU runs float32, channels_last, bfloat16, best and graphs; a CPU float32, channels_last and, where
 it supports it, bfloat16.
 
@@ -28,7 +30,7 @@ import sys
 import torch
 
 from benchmarks import command_line, measure
-from benchmarks.contenders import MAKERS, VARIANTS, Made, present
+from benchmarks.contenders import MAKERS, VARIANTS, Made, half_on, present, variants_in
 from benchmarks.measure import flops_of_an_image, peak_memory, peaks, say, timed, wait
 from scoreflow.runtime.environment import BFLOAT16, cpu_flags
 from scoreflow.storage.atomic_files import Json
@@ -181,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     default = ["float32", "channels_last"]
     default += ["bfloat16"] if on_gpu or cpu_flags() & BFLOAT16 else []
     default += ["best", "graphs"] if on_gpu else []
+    default = variants_in(half_on(device), default)
     variants = command_line.variants_of(parser, args.variants, VARIANTS, default)
     rows = measured(device, batch, variants, args.rounds, args.channels)
     command = f"python -m benchmarks.training --device {device} --batch {batch}"

@@ -33,7 +33,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import contenders, measure
 from benchmarks.gpu import images
 from benchmarks.gpu.sources import ROOT, fingerprint
 from benchmarks.gpu.stages import Options, Part, stages
@@ -297,7 +297,13 @@ def chosen_parts(args: argparse.Namespace) -> dict[str, list[Part]]:
     if args.subset:
         data = images.subset(data, args.subset, args.work / f"images-{args.subset}")
     options = Options(
-        args.device, args.work, data, args.train_minutes, args.subset, dry=args.dry_run
+        args.device,
+        args.work,
+        data,
+        args.train_minutes,
+        args.subset,
+        dry=args.dry_run,
+        half=half_of(args.device),
     )
     every = {name: parts for name, parts in stages(options).items() if name in args.stage}
     known = [part.name for parts in every.values() for part in parts]
@@ -306,6 +312,14 @@ def chosen_parts(args: argparse.Namespace) -> dict[str, list[Part]]:
         raise RequestError(f"no such --part in these stages: {', '.join(unknown)}; {hint}")
     wanted = args.part or known
     return {name: [p for p in parts if p.name in wanted] for name, parts in every.items()}
+
+
+def half_of(name: str) -> str:
+    """The half precision of a device; where it is not there, that of one which has both."""
+    try:
+        return contenders.half_on(build_device(name))
+    except RequestError:
+        return "bfloat16"
 
 
 def variables_of(args: argparse.Namespace) -> dict[str, str]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.contenders import variants_in
+
 SAMPLERS = ("ancestral", "ddim", "dpm", "unipc", "ode")
 TRAINING = (
-    "--config.training.precision=bfloat16",
     "--config.training.warmup_steps=1000",
     "--config.training.checkpoint_every=1000",
 )
@@ -99,6 +100,7 @@ class Options:
         data: folder of CIFAR-10's Parquet files; None for that of the config.
         train_minutes: limit of the CIFAR-10 training.
         subset: images of each split that the data are the first of; 0 for all.
+        half: half precision that the device has, as `half_on` of the contenders says.
         dry: whether each command is to do as little as it can, to see that it runs.
     """
 
@@ -108,6 +110,7 @@ class Options:
     train_minutes: float
     subset: int = 0
     dry: bool = False
+    half: str = "bfloat16"
 
 
 def stages(options: Options) -> dict[str, list[Part]]:
@@ -130,7 +133,8 @@ def tiny(options: Options, *own: str) -> tuple[str, ...]:
 def step(name: str, options: Options) -> Part:
     """A training step at one batch, in some variants."""
     batch, variants = name.partition("-")[0], STEPS[name]
-    more = f"--variants={','.join(variants)}", *tiny(options, f"--batch={batch}")
+    asked = ",".join(variants_in(options.half, variants))
+    more = f"--variants={asked}", *tiny(options, f"--batch={batch}")
     least = (
         1.0 + 0.5 * len(variants) + 2 * COMPILING * bool({*variants} & {"gpu", "best", "graphs"})
     )
@@ -139,7 +143,7 @@ def step(name: str, options: Options) -> Part:
 
 def drawing(name: str, options: Options) -> Part:
     """Images a second of some variants."""
-    more = f"--variants={','.join(DRAWN[name])}", *tiny(options)
+    more = f"--variants={','.join(variants_in(options.half, DRAWN[name]))}", *tiny(options)
     return bench(name, options, "sampling", *more, least=4.0 if name == "sampling" else 6.0)
 
 
@@ -187,7 +191,8 @@ def _training(options: Options, at: Path) -> Part:
     """DDPM's recipe over minutes; a dry run without images trains on the digits."""
     named = "digits" if options.dry and options.data is None else "cifar10"
     data = (f"--config.data.path={options.data}",) if options.data else ()
-    more = (f"--config=configs/{named}.py", *data, *TRAINING, *FEW * options.dry)
+    half = f"--config.training.precision={options.half}"
+    more = (f"--config=configs/{named}.py", *data, half, *TRAINING, *FEW * options.dry)
     return Part(
         mode("train", options, at, *more),
         {"cifar10-training.json": "training.json"},

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from ml_collections import ConfigDict
 
-from benchmarks.contenders import images, trainer_of
+from benchmarks.contenders import half_on, images, trainer_of
 from benchmarks.measure import CHANNELS, flops_of_an_image, peak_memory, peaks, timed
 from scoreflow.configs import cifar10
 from scoreflow.runtime import distributed
@@ -76,7 +76,7 @@ def config_of(case: Case, on_gpu: bool) -> ConfigDict:
 
 def precision_of(on_gpu: bool) -> str:
     """Precision of the measured steps."""
-    return "bfloat16" if on_gpu else "float32"
+    return half_on(torch.device("cuda")) if on_gpu else "float32"
 
 
 def measured(case: Case, device: torch.device, rounds: int, shard: Shard) -> Json:

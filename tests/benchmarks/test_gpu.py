@@ -1,6 +1,7 @@
 """The command for a CUDA device: its bookkeeping, on a CPU, with commands that do little."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import divergence, sampling, training
+from benchmarks import contenders, divergence, sampling, training
 from benchmarks.contenders import PLAIN
 from benchmarks.gpu import agreement, check, images, launcher, sources, stages
 from benchmarks.gpu.agreement import Figure
@@ -503,7 +504,8 @@ def test_every_part_fits_a_call(tmp_path):
     assert max(len({*variants} & {*stages.COMPILED}) for variants in named) == 1
     assert all({*switches} >= {*PLAIN} for switches in training.VARIANTS.values())
     compiled = {name for name, switches in training.VARIANTS.items() if switches["compile"]}
-    assert compiled - {"compiled"} == {*stages.COMPILED}
+    older = {"best16", "graphs16"}
+    assert compiled - {"compiled"} == {*stages.COMPILED} | older
     assert not any("compiled" in variants for variants in named)
 
 
@@ -659,6 +661,28 @@ def test_a_gpu_before_ampere_is_asked_in_float16_in_place_of_both(monkeypatch):
     assert set(asked) == {"float32"}
     assert sum("compile" in name for name in names) == 2
     assert any("without our kernels" in name for name in names)
+
+
+def test_a_gpu_before_ampere_is_measured_in_float16(monkeypatch, tmp_path):
+    monkeypatch.setattr(launcher, "build_device", lambda name: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    commands = {}
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        chosen = launcher.chosen_parts(launcher.parse([f"--work={tmp_path}"]))
+        commands[capability] = " ".join(
+            " ".join(part.command) for parts in chosen.values() for part in parts
+        )
+    for old in ("tf32", "bfloat16", "half_last", "best", "graphs"):
+        assert not re.search(rf"[=,]{old}\b", commands[7, 5])
+        assert re.search(rf"[=,]{old}\b", commands[8, 0])
+    assert "--variants=float32,channels_last,float16,float16_last" in commands[7, 5]
+    assert "--config.training.precision=float16" in commands[7, 5]
+    assert commands[7, 5].count("best16") == 4
+    assert "16_last" not in commands[8, 0]
+    of = contenders.VARIANTS
+    for name, same in contenders.IN_FLOAT16.items():
+        assert of[same] == {**of[name], "precision": "float16"}
 
 
 def test_float16_is_within_what_the_check_allows(monkeypatch):
