@@ -98,7 +98,7 @@ def test_what_is_measured_is_kept(free, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "bad",
-    ["--rounds=1", "--batch=-1", "--variants=float16", "--device=gpu", "--rounds=x", "--round=3"],
+    ["--rounds=1", "--batch=-1", "--variants=float64", "--device=gpu", "--rounds=x", "--round=3"],
 )
 def test_bad_arguments_are_refused(bad, capsys):
     with pytest.raises(SystemExit) as stopped:
