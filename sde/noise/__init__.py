@@ -79,6 +79,8 @@ class Noise:
 
     def at(self, step: int) -> "Noise":
         """The same samples at another step."""
+        if type(self) is not Noise:  # of another kind, with fields or draws of its own
+            return replace(self, step=step)
         # by name: `replace` looks at each field, which takes longer than reading ahead
         return Noise(self.seed, self.index, step, clock=self.clock, ahead=self.ahead)
 

@@ -286,7 +286,8 @@ def _settings(config: Json, result: Json, names: tuple[str, ...] = ()) -> str:
 
 def _asked_in(config: Json, c: Json) -> list[str]:
     """The network's arithmetic, where it or that of training is none that goes without saying."""
-    asked, trained = c.get("precision", ""), config["training"]["precision"]
+    asked = c.get("precision", "")
+    trained = config.get("training", {}).get("precision", "float32")
     said = asked and (asked != "float32" or trained not in ("float32", "auto"))
     return [f"network evaluated in {asked}"] if said else []
 
