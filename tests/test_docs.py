@@ -30,8 +30,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?|\bTrue\b|\bFalse\b")
 COMMAND = re.compile(r"(?:^|\s)(?:run\.py|scoreflow) (--.+)$")
 TOGETHER = "(images and probes: # images are too few to tell the two apart)"
-RUN_ELSEWHERE = ("docs/networks.md",)
-"""Its blocks are about other codebases' networks: `tests/test_networks_page.py` has these."""
+RUN_ELSEWHERE = ("docs/networks.md", "docs/flow_matching.md")
+"""Their blocks are about other codebases' networks: `tests/test_networks_page.py` has these, and
+`tests/test_flow_matching_page.py`."""
 TO_BE_WRITTEN = ("NAME", "samplers/midpoint.py")
 """Parts of paths that stand for a file of the reader's own."""
 
