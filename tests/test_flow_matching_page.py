@@ -1,8 +1,8 @@
 """docs/flow_matching.md: every line that converts, on the exact network of its convention.
 
-Data are Gaussian pixels, so each codebase's network is a closed form: what it is trained to be, the
-mean of its target given its input, both of which are linear in the datum and the noise. These are
-written here from that codebase's definitions, in its own time.
+Data are Gaussian pixels, so each codebase's network is a closed form: what it is trained to be,
+the mean of its target given its input, both of which are linear in the datum and the noise. These
+are written here from that codebase's definitions, in its own time.
 """
 
 import math
@@ -112,7 +112,7 @@ NETWORKS = {
     "diffusers, v_prediction": Exact(cosine),
 }
 ROUNDING = 1e-11
-"""1e-16 a number, times what it may be divided by: a noise of 6e-5 at t = 0.001 of EDM's process."""
+"""1e-16 a number, over what it is divided by: a noise of 6e-5, at t = 0.001 of EDM's process."""
 
 
 def made(net, line):
@@ -127,7 +127,7 @@ def made(net, line):
 
 def disagreement(model):
     """How far x_0 and eps are from the exact ones on our path, over all times: the largest."""
-    t = TIMES[TIMES == TIMES.round()] if model.asking.integer_times else TIMES
+    t = TIMES[TIMES.round() == TIMES] if model.asking.integer_times else TIMES
     generator = torch.Generator().manual_seed(0)
     x, n = torch.randn(2, len(t), 1, 2, 2, dtype=torch.float64, generator=generator)
     x_t = model.sde.perturb(MEAN + STD * x, t, n)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from scoreflow.samplers import DDIM, Heun, Step, sample
+from scoreflow.samplers import DDIM, Heun, sample
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.processes.rectified import RectifiedSDE
 
