@@ -64,8 +64,8 @@ def sweep(
 ) -> Sweep:
     """J, from `count` times a sample, one at random in each equal stretch of a clock.
 
-    As in `denoising_errors`, only the difference to the reference's errors is sampled. The clock is
-    the log-SNR or, on a process whose end has none, log(1 + snr): see `_signal_times`.
+    As in `denoising_errors`, only the difference to the reference's errors is sampled. The clock
+    is the log-SNR or, where no signal is left at N, log(1 + snr): see `_signal_times`.
 
     Args:
         denoiser: evaluated at t_min and at `count` real times in [t_min, N].
