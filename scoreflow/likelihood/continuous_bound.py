@@ -62,9 +62,10 @@ def sweep(
     count: int,
     reference: Reference,
 ) -> Sweep:
-    """J, from `count` times a sample, one at random in each equal stretch of log-SNR.
+    """J, from `count` times a sample, one at random in each equal stretch of a clock.
 
-    As in `denoising_errors`, only the difference to the reference's errors is sampled.
+    As in `denoising_errors`, only the difference to the reference's errors is sampled. The clock
+    is the log-SNR or, where no signal is left at N, log(1 + snr): see `_signal_times`.
 
     Args:
         denoiser: evaluated at t_min and at `count` real times in [t_min, N].
@@ -80,16 +81,38 @@ def sweep(
     at_start = x_0.new_full((len(x_0),), t_min)
     first = errors_at(denoiser, sde, x_0, at_start, noise, reference)
     integral = reference.integral(x_0, bottom.exp(), top.exp())
+    to_nothing = not bool(bottom.isfinite())
+    span = _of_signal(top) - _of_signal(bottom) if to_nothing else top - bottom
+    more = float(to_nothing)  # dsnr = snr dlog snr = (1 + snr) dlog(1 + snr)
     for k in range(count):
         here = noise.at(noise.step + 1 + k)
-        t, _ = importance_times((k + here.uniform(Stream.TRAIN_TIME)) / count, sde, t_min)
+        u = (k + here.uniform(Stream.TRAIN_TIME)) / count
+        t = _signal_times(u, sde, t_min) if to_nothing else importance_times(u, sde, t_min)[0]
         found = errors_at(denoiser, sde, x_0, t, here, reference)
-        more = sde.log_snr(t).exp() * (found.square - found.of_reference)  # dsnr = snr dlog snr
-        integral = integral + 0.5 * (top - bottom) / count * more
+        weight = sde.log_snr(t).exp() + more
+        integral = integral + 0.5 * span / count * (weight * (found.square - found.of_reference))
     one = x_0.new_full((1,), top.exp().item())
     known = reference.expected_sums(x_0, one, torch.ones_like(one), [1])[:, 0]
     square = first.square - first.of_reference + known
     return Sweep(x_0, ends[0], integral, first.estimate, square)
+
+
+def _signal_times(u: Tensor, sde: SDE, t_min: float) -> Tensor:
+    """Times even in log(1 + snr) = -2 log sin(phi) between t_min and N, from u in [0, 1): (n,).
+
+    The clock of a process with no signal at N, where the log-SNR is -inf. Well above snr = 1 it is
+    the log-SNR; below, it ends at 0, and |x_0 error|^2 dsnr = |v error|^2 dlog(1 + snr), with a v
+    error that is finite at both ends.
+    """
+    ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
+    top, bottom = _of_signal(sde.log_snr(ends))
+    log_snr = (top + (bottom - top) * u).expm1().log()
+    return sde.time_of_log_snr(log_snr).clamp(t_min, sde.num_steps)
+
+
+def _of_signal(log_snr: Tensor) -> Tensor:
+    """Log(1 + snr)."""
+    return torch.logaddexp(log_snr, torch.zeros_like(log_snr))
 
 
 def continuous_bound(found: Sweep, sde: SDE) -> dict[str, Tensor]:

@@ -475,10 +475,10 @@ class Training:
 
 @dataclass(frozen=True)
 class AtATime:
-    """The classifier at a noise level."""
+    """The classifier at a noise level; log_snr is None where no signal is left."""
 
     t: float
-    log_snr: float
+    log_snr: float | None
     accuracy: float
     standard_error: Size | None
     cross_entropy: float

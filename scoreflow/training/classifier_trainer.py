@@ -143,9 +143,10 @@ def _at(model: NoisyClassifier, data: Data, t: float, step: int, seed: int) -> J
     log_probs, labels = torch.cat(found), data.test_labels.to(device)
     right = float((log_probs.argmax(1) == labels).double().mean())
     nats: Tensor = -log_probs.gather(1, labels[:, None])[:, 0]
+    log_snr = float(model.sde.log_snr(time))
     return {
         "t": t,
-        "log_snr": float(model.sde.log_snr(time)),
+        "log_snr": log_snr if math.isfinite(log_snr) else None,  # of noise alone
         "accuracy": right,
         "standard_error": rate_error(right, len(labels)),
         "cross_entropy": float(nats.mean()),

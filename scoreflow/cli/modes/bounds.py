@@ -16,6 +16,7 @@ from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
+from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
 
@@ -67,7 +68,8 @@ def measure_bounds(
     )  # by Jensen, over the dequantization
     entries = [bound_table.Entry(name, kind, each.values.mean(1), {}) for name, each in exact]
     test, train = of.test[: c.num_images or None], min(TRAIN_IMAGES, len(of.train))
-    strata = min(c.terms, model.sde.num_steps - 1)
+    chain = _chain_of(model)
+    strata = min(c.terms, chain.num_steps - 1)
     calls = bound_table.num_calls(len(test), train, c.batch_size, strata)
     model = compiled(model.in_precision("float32"), calls, c.batch_size)
     with (
@@ -77,7 +79,7 @@ def measure_bounds(
     ):
         bounds, rate = bound_table.bounds(
             model,
-            model.sde,
+            chain,
             model.t_min,
             of,
             test,
@@ -103,11 +105,20 @@ def _other_dequantizations(c: ConfigDict, of: Data) -> list[str]:
     return [n for n in DEQUANTIZATIONS if n not in (alien, c.likelihood.dequantization)]
 
 
+def _chain_of(model: ScoreModel) -> SDE:
+    """The process of the bounds: all of it, but where no estimate of eps tells x_0 at N.
+
+    There, at alpha = 0, such a network's chain ends where its flow does, and L_T counts the rest.
+    """
+    end = torch.tensor(float(model.sde.num_steps), dtype=torch.float64)
+    return model.sde if model.sde.alpha(end) > 0 else model.posed
+
+
 def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:
     """A few test images as the chain comes to know them: estimates of x_0 from x_N to x_1."""
     if of.num_levels is None:
         return None
-    few, n = of.test[:RECONSTRUCTED], model.sde.num_steps
+    few, n = of.test[:RECONSTRUCTED], _chain_of(model).num_steps
     times = sorted({max(1, round(n * k / 10)) for k in range(11)}, reverse=True)
     x_0 = dequantize(few, torch.full(few.shape, 0.5, device=few.device), of.num_levels).double()
     noise = Noise.of(0, 0, len(few), few.device)

@@ -107,7 +107,7 @@ def _classifier(result: Json) -> Section:
     rows = tuple(
         (
             number(row["t"], form="g"),
-            number(row["log_snr"], form=".2f"),
+            Cell("noise alone") if row["log_snr"] is None else number(row["log_snr"], form=".2f"),
             number(row["accuracy"], row["standard_error"], ".3f"),
             number(row["cross_entropy"], row["cross_entropy_error"], ".3f"),
         )

@@ -17,12 +17,13 @@ from scoreflow.likelihood.continuous_bound import (
 from scoreflow.likelihood.discrete_bound import denoising_errors, fixed_variance, terms
 from scoreflow.likelihood.gaussian_reference import Reference
 from scoreflow.losses.variational import prior_term
-from scoreflow.sde import VESDE, VPSDE, Noise, SubVPSDE
+from scoreflow.sde import EDMSDE, VESDE, VPSDE, Noise, RectifiedSDE, SubVPSDE
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 
 F64 = torch.float64
 SDE = VPSDE.log_linear(1000, sigma_min=1e-3, alpha_min=1e-4)  # next to no truncation
 SDES = [SDE, VPSDE.cosine(40), SubVPSDE.linear(40), VESDE(40, 0.02, 8.0)]
+SDES += [RectifiedSDE(40), EDMSDE(40, 0.02, 8.0)]
 MEAN = torch.tensor([0.2, -0.1, 0.3], dtype=F64)
 ROOT = torch.tensor([[0.6, 0.0, 0.0], [0.3, 0.4, 0.0], [-0.2, 0.1, 0.2]], dtype=F64)
 each_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -100,6 +101,23 @@ def test_each_stretch_of_log_snr_is_visited_once():
     place = (SDE.log_snr(torch.stack(seen[1:])) - ends[0]) / (ends[1] - ends[0]) * 10
     assert torch.equal(place.floor(), torch.arange(10).double()[:, None].expand(10, 50))
     assert float((place % 1).std()) == pytest.approx(12**-0.5, rel=0.1)
+
+
+def test_where_no_signal_is_left_the_stretches_are_of_log_1_plus_snr():
+    """dsnr = (1 + snr) dlog(1 + snr), down to 0: of -2 log sin(phi), in which N is no further."""
+    seen, truth, sde = [], normal(), RectifiedSDE(100)
+
+    def spy(x_t, t):
+        seen.append(t)
+        return truth.denoiser(sde)(x_t, t)
+
+    noise = Noise.of(0, 0, 50)
+    sweep(spy, sde, truth.sample(noise), noise, 1.0, 10, another())
+    whole = -2 * sde.angle(torch.tensor(1.0, dtype=F64)).sin().log()
+    place = 10 * (1 + 2 * sde.angle(torch.stack(seen[1:])).sin().log() / whole)
+    assert torch.equal(place.floor(), torch.arange(10).double()[:, None].expand(10, 50))
+    assert float((place % 1).std()) == pytest.approx(12**-0.5, rel=0.1)
+    assert float(seen[-1].max()) > 85
 
 
 # ---- the bound
