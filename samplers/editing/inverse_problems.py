@@ -45,8 +45,8 @@ class MMPS(Wrapper):
     Near the prior C is alpha / sigma^2 made large again, and the Jacobian of a network no
     covariance: one was -70 there, where data have 0.3. A sample along whose residual it is not
     positive gets C = (1 + alpha^2 / sigma^2)^-1 I, that of data N(0, I) (as in pseudo-inverse
-    guidance, Song et al. 2023). For an exact denoiser this does not happen. Where alpha is 0, x_0 does
-    not depend on x_t, its covariance is the data's own, and J tells nothing of it: the same C.
+    guidance, Song et al. 2023). For an exact denoiser this does not happen. So does every sample
+    where alpha is 0: there J is 0, and tells nothing of the covariance, which is the data's own.
 
     Args:
         denoiser: of the data; differentiable.
