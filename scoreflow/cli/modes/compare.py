@@ -31,6 +31,7 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.measurements import average_of
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
@@ -106,6 +107,7 @@ def _keep(
     c = trained.config.compare
     result = _result(common, [rows.done[case] for case in cases.names.values()])
     settings = recorded(c, trained.experiment.device) | {"judged_by": heading["judged_by"]}
+    settings |= trained.averaged_as
     settings |= trained.asked_in("eval")  # a row says if it differs, as one of an earlier command
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
@@ -127,6 +129,7 @@ def _rank(result: Json) -> dict[str, float]:
     rows, of_all = result["rows"], result.get("label", -1) == -1
     return {
         "of all classes": of_all,
+        "of the weights as trained": not average_of(result),
         "of newer weights": result["step"],
         "of more data": rows[0]["num_images"],
         "of more cases": len(rows),
@@ -167,6 +170,7 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
             key: value
             for key, value in config.sampling.items()
             if without_effect(f"sampling.{key}", "compare") is None
+            and key != "ema_length"  # the weights say it
         }
         | {"label": guidance.asked},
         "judged_by": judged_by,
