@@ -419,6 +419,22 @@ class TrainedRun:
         self._about_average = found.about
         return self._denoiser(network), step
 
+    def with_average(self, length: float) -> "TrainedRun":
+        """The same run with the average of another length, in a network of its own.
+
+        Args:
+            length: relative width of the average; 0 for the one as trained.
+        """
+        network = build_network(self.config, self.like)
+        made = replace(self.experiment, network=network)
+        return TrainedRun(self.folder, made, self._say, at=self.step, length=length)
+
+    def with_raw_weights(self) -> "TrainedRun":
+        """The same run with its raw weights, in a network of their own."""
+        plain = TrainedRun(self.folder, self.experiment, self._say, at=self.step)
+        raw = plain.weights("model")
+        return TrainedRun(self.folder, self.experiment, self._say, raw, at=self.step)
+
     @property
     def averaged_as(self) -> Json:
         """What settings of a result say of reconstructed weights: under "ema", or {}."""

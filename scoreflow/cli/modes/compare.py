@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.cli.modes.sweeps import ema_lengths
 from scoreflow.data import toy
 from scoreflow.data.classes import as_asked, names_of, of_classes
 from scoreflow.data.dataset import Data
@@ -78,6 +79,9 @@ def compare(trained: TrainedRun) -> None:
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
+    if ema_lengths.asked(config):
+        _sweep_averages(trained, data, count)
+        return
     wanted = _wanted(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
@@ -94,6 +98,17 @@ def compare(trained: TrainedRun) -> None:
         sweep = _swept(common) if sweeps else None
         if distributed.is_main_process():
             _keep(common, cases, sweep, heading)
+
+
+def _sweep_averages(trained: TrainedRun, data: Data, count: int) -> None:
+    """Averages of compare.ema_lengths, by one sampler at the middle one of the budgets."""
+    lengths, c = ema_lengths.lengths_of(trained), trained.config.compare
+    name = c.samplers[0] if len(c.samplers) == 1 else guidance_sweep.SAMPLER
+    judge, judged_by = _judge_of(trained, data)
+    heading = _heading(trained, count, judged_by)
+    drawing = _with_budget(trained.config, name, _middle(c))
+    swept = ema_lengths.Sweep(trained, data, judge, heading, name, _middle(c), drawing, count)
+    ema_lengths.sweep(swept, lengths)
 
 
 def _keep(
