@@ -69,14 +69,14 @@ class Sweep:
     @property
     def measuring(self) -> ConfigDict:
         """A config whose likelihood is of compare.ema_images images, solved once."""
-        flat = flatten(self.trained.config.to_dict())
+        config = self.trained.config
         asked = {
-            "likelihood.num_images": flat["compare.ema_images"],
+            "likelihood.num_images": config.compare.ema_images,
             "likelihood.checked": 0,
             "likelihood.step": 0,
             "likelihood.ema_length": 0.0,
         }
-        return resolve({**flat, **asked}, "the sweep")
+        return resolve({**flatten(config.to_dict()), **asked}, "the sweep")
 
 
 def asked(config: ConfigDict) -> bool:
@@ -148,7 +148,7 @@ def _likelihood(asked: Sweep, run: TrainedRun, name: str) -> Measured:
     }
     agree, file = shard.broadcast_from_rank_0, f"{NAME}-{name}"
     with run.folder.rows(file, heading, shard.rank, "image", check_likelihood, agree) as rows:
-        left = few - len(rows.done)
+        left = max(0, few - len(rows.done))
         fast = run.experiment.fast(model, "vjp", products_of(question, of), left)
         return measure(fast, of, few, question, None, rows, shard, labels)
 
@@ -215,9 +215,9 @@ def _best(rows: list[Json], key: str) -> str:
 
 
 def _rank(result: Json) -> dict[str, float]:
-    """What makes a sweep the headline: newest weights, most lengths, most images."""
+    """What makes a sweep the headline: newest weights, most images; of equals the newest."""
     return {
         "of newer weights": result["step"],
-        "of more averages": len(result["rows"]),
         "of more data": result["num_images"],
+        "of more samples": result["num_samples"],
     }
