@@ -11,8 +11,10 @@ import torch
 import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.errors import RequestError
+from scoreflow.report.results import given
 from scoreflow.storage.checkpoints import averages
 from scoreflow.storage.checkpoints.states import sidecar, write_state
+from scoreflow.storage.measurements import average_of
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.training import trainer as trainer_module
 from scoreflow.training.posthoc_ema.profiles import Profile, reconstruct, shares
@@ -293,6 +295,16 @@ def test_samples_of_other_weights_stand_beside(run):
     assert other["weights"] != plain["weights"]
 
 
+def test_a_report_says_of_which_average_its_numbers_are(run):
+    """Where weights as trained were never measured, a reconstructed average is the headline."""
+    assert ask(run, "sample", "--sampler=ddim", "--config.sampling.ema_length=0.1") == 0
+    page = (run / "report.html").read_text()
+    assert f"8 images from the checkpoint of step {STEPS}, average of length 0.1" in page
+    found = {"settings": {"label": 3, "ema": {"length": 0.07}}}
+    assert given(found) == ", given class 3, average of length 0.07"
+    assert average_of({"settings": {"ema": {"length": "much"}}}) == 0 == average_of({})
+
+
 # ---- refused
 
 
@@ -319,15 +331,17 @@ def test_what_cannot_be_reconstructed_is_refused_in_a_line(run, capsys, tmp_path
     assert "trained with training.ema = exponential" in said
 
 
-def test_an_imported_run_is_refused_and_not_trained_so(tmp_path, capsys):
-    workdir = tmp_path / "run"
-    v = {"model.prediction": "v"}
-    sf.import_network(FIXTURES / "diffusers" / "ddpm", workdir, device="cpu", overrides=v)
+def test_an_imported_run_is_refused_and_not_trained_so(run, capsys):
+    """Weights that came from elsewhere, never trained on here: what --mode import leaves."""
+    (run / "results" / "import.json").write_text(
+        json.dumps({"step": STEPS, "format": "diffusers"})
+    )
+    (run / "metrics.jsonl").unlink()
     with pytest.raises(RequestError, match="was imported, with the averages that it had"):
-        sf.load(workdir, "cpu", ema_length=0.07)
-    command = ["run.py", "--mode=train", f"--workdir={workdir}", "--device=cpu"]
+        sf.load(run, "cpu", ema_length=0.07)
+    command = ["run.py", "--mode=train", f"--workdir={run}", "--device=cpu"]
     capsys.readouterr()
-    assert main([*command, "--data=digits", "--config.training.ema=power"]) == 2
+    assert main([*command, "--config.training.num_steps=30"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "was imported: begin a new run with its weights, --config.training.init=" in said
 
