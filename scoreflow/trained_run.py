@@ -9,7 +9,7 @@ import io
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ml_collections import ConfigDict
@@ -59,10 +59,12 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.checkpoints.averages import AVERAGES, path_of
 from scoreflow.storage.checkpoints.content import (
     check_step,
     check_trained_with,
     check_weights,
+    glance,
     hash_in_state,
 )
 from scoreflow.storage.checkpoints.states import DamagedError
@@ -70,18 +72,23 @@ from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.run_folder import RunDir, Say
 from scoreflow.storage.validation import InvalidError
 from scoreflow.training.classifier_file import load_classifier
+from scoreflow.training.posthoc_ema.snapshots import Snapshots, refuse_without, same_weights
 
+Number = TypeVar("Number", int, float)
 ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
+OTHER_LENGTH = "load the run with it, as load(DIR, ema_length=0.03)"
 UNREAD_BY_SAMPLE = {
     "step": OTHER_STEP,
+    "ema_length": OTHER_LENGTH,
     "progressive": "it is a picture that --mode sample makes",
     "task": "editing is a task of --mode sample",
     "save": "sample returns tensors; sample_to writes files, as its argument `save` says",
 }
 UNREAD_BY_LIKELIHOOD = {
     "step": OTHER_STEP,
+    "ema_length": OTHER_LENGTH,
     "data": "pass the images themselves",
     "num_images": "pass fewer images",
     "ledger": "the bounds are made by --mode likelihood",
@@ -89,8 +96,8 @@ UNREAD_BY_LIKELIHOOD = {
     "against": "take the difference of two runs' bits_per_dim, image by image",
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
-NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task")
-"""Keys of the `sampling` section that change no sample."""
+NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task", "ema_length")
+"""Keys of the `sampling` section that change no sample of the same weights."""
 
 
 def load(
@@ -98,6 +105,7 @@ def load(
     device: str | torch.device = "",
     data: object = None,
     data_test: object = None,
+    ema_length: float = 0.0,
     **settings: Any,  # noqa: ANN401
 ) -> "TrainedRun":
     """A run by its folder.
@@ -107,6 +115,8 @@ def load(
         device: "cpu", "cuda", "cuda:1"; "" for the best one found.
         data: what the run was trained on, where that was given from Python; as in `train`.
         data_test: its held-out part; None to cut it as the training did.
+        ema_length: relative width of the averaged weights, reconstructed from the snapshots of a
+            run with training.ema = power; 0 for the average as trained.
         settings: other values of keys that no weight depends on, a dict a section:
             `sampling={"batch_size": 16}`.
 
@@ -121,6 +131,8 @@ def load(
     if isinstance(data, dict):  # a section, like all others
         settings, data = {**settings, "data": data}, None
     overrides, path = flatten(settings), user_path(workdir, "the run's folder")
+    if ema_length:
+        overrides |= {"sampling.ema_length": ema_length, "likelihood.ema_length": ema_length}
     request = Request("", path, str(device), "", {}, overrides, False)
     return open_run(request, tell, given=(data, data_test))
 
@@ -144,6 +156,8 @@ def open_run(
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)
     if not folder.checkpoint_steps():
         raise RequestError(f"{folder.path} has no checkpoint: train it with --mode train")
+    if length := asked_length(config, request.mode):
+        refuse_without(folder)
     refuse_edited(folder, *folder.glance(asked_step(config, request.mode) or None))
     device = build_device(request.device)
     by_shares = config.sampling.label == BY_SHARES
@@ -171,7 +185,7 @@ def open_run(
         say(without)
     if device.type in WITHOUT_FLOAT64 and (where := training_remark(experiment.settings, device)):
         say(where)
-    return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode))
+    return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode), length=length)
 
 
 def experiment_of(
@@ -217,15 +231,25 @@ def _data_of(
 
 def asked_step(config: ConfigDict, mode: str) -> int:
     """The checkpoint that a mode reads; 0 for the last. `load` ("") takes either key."""
-    drawn, measured = int(config.sampling.step), int(config.likelihood.step)
+    return _asked(config, mode, "step", 0)
+
+
+def asked_length(config: ConfigDict, mode: str) -> float:
+    """The length of the average that a mode reads; 0 for the one as trained."""
+    return _asked(config, mode, "ema_length", 0.0)
+
+
+def _asked(config: ConfigDict, mode: str, key: str, none: Number) -> Number:
+    drawn: Number = config.sampling[key]
+    measured: Number = config.likelihood[key]
     if mode == "likelihood":
         return measured
     if mode == "" and drawn and measured and drawn != measured:
         raise RequestError(
-            f"a run is loaded at one step, got sampling.step = {drawn} and likelihood.step = "
+            f"a run is loaded at one {key}, got sampling.{key} = {drawn} and likelihood.{key} = "
             f"{measured}: load it twice"
         )
-    return drawn or (measured if mode == "" else 0)
+    return drawn or (measured if mode == "" else none)
 
 
 class TrainedRun:
@@ -237,6 +261,7 @@ class TrainedRun:
         say: gets a line for a damaged checkpoint that is passed over.
         loaded: the averaged network and its step, where they are in memory already.
         at: the step of the checkpoint that is read; 0 for the last whole one.
+        length: of the averaged weights; 0 for those in the checkpoint.
 
     Attributes:
         folder: the run's folder.
@@ -250,9 +275,11 @@ class TrainedRun:
         say: Say = tell,
         loaded: tuple[ScoreModel, int] | None = None,
         at: int = 0,
+        length: float = 0.0,
     ) -> None:
         self.folder, self.experiment, self._say = folder, experiment, say
-        self._given, self._at = loaded, at or None
+        self._given, self._at, self._length = loaded, at or None, length
+        self._about_average: Json = {}
 
     @cached_property
     def _loaded(self) -> tuple[ScoreModel, int]:
@@ -357,6 +384,8 @@ class TrainedRun:
         """
         if name not in ("ema", "model"):
             raise RequestError(f"weights must be 'ema' or 'model', got {name!r}")
+        if name == "ema" and self._length:
+            return self._reconstructed()
         network = self.experiment.network
         if name != "ema":  # beside the averaged one, which is in it
             network = build_network(self.config, self.like)
@@ -371,6 +400,47 @@ class TrainedRun:
         load_weights(network, state[name])
         return self._denoiser(network), step
 
+    def _reconstructed(self) -> tuple[ScoreModel, int]:
+        """The average of another length; its checkpoint may be gone, its snapshots are kept."""
+        network, step = self.experiment.network, self._at
+        as_trained: dict[str, Tensor] | None = None
+        if step is None or step in self.folder.checkpoint_steps():
+            there = TrainedRun(self.folder, self.experiment, self._say, at=step or 0)
+            model, step = there.weights("ema")
+            as_trained = model.network.state_dict()
+        found = Snapshots(self.folder, step).averaged(self._length, network)
+        refuse_edited(self.folder, step, found.newest)
+        if as_trained and not same_weights(as_trained, found.newest[AVERAGES][0]):
+            raise RequestError(
+                f"{path_of(self.folder.path, step)} is not of the checkpoint of that step: put "
+                "back the run's own, or leave out ema_length"
+            )
+        load_weights(network, found.weights)
+        self._about_average = found.about
+        return self._denoiser(network), step
+
+    def with_average(self, length: float) -> "TrainedRun":
+        """The same run with the average of another length, in a network of its own.
+
+        Args:
+            length: relative width of the average; 0 for the one as trained.
+        """
+        network = build_network(self.config, self.like)
+        made = replace(self.experiment, network=network)
+        return TrainedRun(self.folder, made, self._say, at=self.step, length=length)
+
+    def with_raw_weights(self) -> "TrainedRun":
+        """The same run with its raw weights, in a network of their own."""
+        plain = TrainedRun(self.folder, self.experiment, self._say, at=self.step)
+        raw = plain.weights("model")
+        return TrainedRun(self.folder, self.experiment, self._say, raw, at=self.step)
+
+    @property
+    def averaged_as(self) -> Json:
+        """What settings of a result say of reconstructed weights: under "ema", or {}."""
+        _ = self.model  # which is when it is known
+        return {"ema": self._about_average} if self._about_average else {}
+
     @cached_property
     def trained_with(self) -> Json:
         """What settings of a result say of the config that the weights were trained with.
@@ -378,6 +448,8 @@ class TrainedRun:
         Its SHA-256 under "config"; empty for a checkpoint that is older than such hashes.
         """
         _, state = self.folder.glance(self.step)
+        if not state and self._length:
+            state = glance(path_of(self.folder.path, self.step))
         try:
             digest = hash_in_state(state)
         except DamagedError:  # it was in memory, and its file has been damaged since

@@ -46,10 +46,11 @@ from scoreflow.schema.resolve import (
     untrained_config,
 )
 from scoreflow.storage.atomic_files import Json, check_writable
+from scoreflow.storage.checkpoints import averages
 from scoreflow.storage.checkpoints.content import Accept
 from scoreflow.storage.run_folder import IMPORT, RunDir, Say
 from scoreflow.training import initial
-from scoreflow.training.ema import EMA
+from scoreflow.training.posthoc_ema.power_average import averages_of
 from scoreflow.training.preview import preview
 from scoreflow.training.stopping import Stop
 from scoreflow.training.trainer import (
@@ -150,6 +151,11 @@ def opened(
         _refuse_fewer_steps(there, changes)
     elif there is not None:
         config, changes = restarted_config(request, flatten(there.config), path / "config.json")
+    if imported and config.training.ema == "power":
+        raise RequestError(
+            f"training.ema = power averages a training from its first step, and {path} was "
+            f"imported: begin a new run with its weights, --config.training.init={path}"
+        )
     before = there if begun else None
     check_writable(path, "choose another --workdir")
     if there is not None:
@@ -182,6 +188,8 @@ def opened(
         folder.write_data(identity.record(experiment.data, config.data.path, path, found))
         if there is not None and imported:  # what it is trained on with is its config from here on
             folder.write_config(config.to_dict())
+        if config.training.ema == "power":
+            say(_size_of_averages(experiment))
         if begun:
             _change(folder, experiment, changes, say)
         if config.training.batch_size > (count := len(experiment.data.train)):
@@ -194,6 +202,17 @@ def opened(
         folder.write_env({"command": command, **_environment(experiment)})
         shard.wait()
         yield experiment, folder
+
+
+def _size_of_averages(experiment: Experiment) -> str:
+    """A line about what the snapshots of averages take on the disk."""
+    settings = experiment.settings
+    each = averages.size(experiment.network, len(settings.ema_lengths)) / 2**20
+    count = -(-settings.num_steps // settings.checkpoint_every)
+    return (
+        f"training.ema = power: each checkpoint leaves {each:.3g} MiB in averages/, which "
+        f"training.keep does not drop: {count * each:.3g} MiB by step {settings.num_steps}"
+    )
 
 
 def _has_begun(folder: RunDir) -> bool:
@@ -212,6 +231,7 @@ def _begin_anew(folder: RunDir, config: ConfigDict, changes: Changes, say: Say) 
         raise RequestError(f"{folder.path} was trained just now: give the same command again")
     (folder.path / "results" / "init.json").unlink(missing_ok=True)
     folder.forget_metrics_after(0)  # of data that may have been others
+    averages.forget_after(folder.path, 0)
     if changes:
         say(f"{folder.path} has no checkpoint yet, and begins anew with {_told(changes)}")
         folder.write_config(config.to_dict(), [])
@@ -380,10 +400,11 @@ def trainer_of(
         history: of the run, as its folder keeps it.
         say: gets a line about a CUDA graph, if one is asked for.
     """
+    ema, *more = averages_of(experiment.network, experiment.settings)
     return Trainer(
         experiment.model,
         experiment.network,
-        EMA(experiment.network, experiment.settings.ema_decay),
+        ema,
         experiment.data,
         experiment.objective,
         experiment.settings,
@@ -391,6 +412,7 @@ def trainer_of(
         shard,
         eras_of(history),
         say,
+        more,
     )
 
 
@@ -413,6 +435,8 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
     step, state = folder.load_checkpoint(warn=say, accept=_accept(experiment, folder))
     refuse_edited(folder, step, state)
     trainer.load_state(state)
+    if distributed.is_main_process():  # a kill between a snapshot and its checkpoint left one
+        averages.forget_after(folder.path, step)
     if lost := _lost_rows(folder, step, trainer.settings.log_every):
         say(lost)
 
@@ -420,7 +444,9 @@ def resume(trainer: Trainer, experiment: Experiment, folder: RunDir, say: Say) -
 def _accept(experiment: Experiment, folder: RunDir) -> Accept:
     """What a checkpoint must hold for the training of a run to go on from it."""
     fresh = (folder.path / IMPORT).exists()
-    return lambda step, state: check_state(experiment.network, step, state, fresh)
+    settings = experiment.settings
+    more = len(settings.ema_lengths) - 1 if settings.ema == "power" else 0
+    return lambda step, state: check_state(experiment.network, step, state, fresh, more)
 
 
 def _lost_rows(folder: RunDir, step: int, every: int) -> str:
@@ -534,7 +560,11 @@ def _look(
 
 def _save(trainer: Trainer, folder: RunDir) -> int:
     """A checkpoint of the step that is done, and the summary up to it; the step."""
-    state = {**trainer.state(), **record_of(folder)}
+    record, settings = record_of(folder), trainer.settings
+    state = {**trainer.state(), **record}
+    if settings.ema == "power":  # before the checkpoint: there is none without
+        held = trainer.states_of_averages()
+        averages.write(folder.path, trainer.step, settings.ema_lengths, held, record)
     folder.save_checkpoint(trainer.step, state, trainer.settings.keep)
     folder.write_result("training", summary(trainer, folder))
     return trainer.step

@@ -109,6 +109,11 @@ GUIDANCE = (
 )
 """Of the guidance sweep, a row a weight."""
 
+DIFFERENCES = tuple(
+    Column(key, "", "", "") for key in ("nll", "nll_difference", "sample_difference")
+)
+"""Of the sweep over averages besides the metrics: likelihood, and how far from the best row."""
+
 
 def told_apart(two_sample: Json) -> tuple[float, float | None]:
     """How far the worse of the two recognition rates is from 0.5, and its standard error.

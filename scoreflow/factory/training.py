@@ -54,6 +54,12 @@ def build_training(config: AnyConfig, device: torch.device = CPU) -> TrainingSet
             f"training.compile_mode = {settings.compile_mode} needs training.compile = true"
         )
     choose_key("training.dequantization", settings.dequantization)
+    choose_key("training.ema", settings.ema)
+    if settings.ema == "power" and len(set(settings.ema_lengths)) != 2:
+        raise RequestError(
+            "training.ema_lengths must be two different lengths, from which all others are "
+            f"reconstructed, got {settings.ema_lengths}"
+        )
     if settings.checkpoint_every % settings.log_every:
         raise RequestError(
             "training.checkpoint_every must be a multiple of training.log_every "

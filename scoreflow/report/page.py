@@ -20,6 +20,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
+from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
 from scoreflow.storage.run_folder import RunDir
@@ -31,6 +32,7 @@ SECTIONS = (
     likelihood.sections,
     bounds.sections,
     comparison.sections,
+    ema_lengths.sections,
     editing.sections,
     others.sections,
     training.sections,

@@ -10,7 +10,7 @@ from scoreflow.figures.pixel_size import reduced
 from scoreflow.report.blocks import Picture
 from scoreflow.report.schemas import check
 from scoreflow.storage.atomic_files import Json, load_json
-from scoreflow.storage.measurements import hash_in, headline_of
+from scoreflow.storage.measurements import average_of, hash_in, headline_of
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.storage.schemas.files import EnvFile
 from scoreflow.storage.validation import InvalidError
@@ -53,11 +53,20 @@ def called(number: int, names: Sequence[str]) -> str:
 
 
 def given(result: Json) -> str:
-    """The class that a likelihood is given of, in words; results older than classes have none."""
-    label = (result.get("settings") or {}).get("label", -1)
+    """The class that a likelihood is given of, in words; results older than classes have none.
+
+    And the average that it is of, where that is not the one as trained.
+    """
+    label, of = (result.get("settings") or {}).get("label", -1), averaged(result)
     if label in (-1, "none"):
-        return ""
-    return ", each given its own class" if label == "data" else f", given class {label}"
+        return of
+    return (", each given its own class" if label == "data" else f", given class {label}") + of
+
+
+def averaged(result: Json) -> str:
+    """The length of the average that a result is of, in words; "" of the one as trained."""
+    length = average_of(result)
+    return f", average of length {length:g}" if length else ""
 
 
 class Results:

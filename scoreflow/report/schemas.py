@@ -369,6 +369,56 @@ class Compare:
     measured_on: MeasuredOn | None = None
 
 
+EMA_LENGTH: Any = _row_of(
+    "EmaLength",
+    COLUMNS,
+    ("name", Name),
+    ("length", float | None),
+    ("relative_error", Size | None),
+    ("nll", float),
+    ("nll_error", Size | None),
+    ("nll_difference", float),
+    ("nll_difference_error", Size),
+    ("nll_verdict", str),
+    ("sample_difference", float),
+    ("sample_difference_error", Size),
+    ("sample_verdict", str),
+)
+
+
+@dataclass(frozen=True)
+class EmaSettings:
+    """Of the settings of averages compared, what is said of them."""
+
+    sampler: str
+    budget: Count
+
+
+@dataclass(frozen=True)
+class EmaBest:
+    """The names of the best averages."""
+
+    nll: Name
+    sample: Name
+
+
+@dataclass(frozen=True)
+class EmaLengths:
+    """Averages of several lengths compared."""
+
+    rows: Annotated[list[EMA_LENGTH], Length(1)]
+    settings: EmaSettings
+    best: EmaBest
+    metric: str
+    unit: str
+    num_images: Count
+    num_samples: Count
+    step: Step
+    pictures: Name = "ema-lengths"
+    kept: Kept | None = None
+    measured_on: MeasuredOn | None = None
+
+
 # ---- editing ------------------------------------------------------------------------------------
 
 
@@ -615,6 +665,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "likelihood": Likelihood,
     "samples-": Samples,
     "compare": Compare,
+    "ema-lengths": EmaLengths,
     "training": Training,
     "classifier": Classifier,
     "profile": Profile,

@@ -9,6 +9,7 @@ from scoreflow.schema.ranges import (
     COUNT_OR_NONE,
     EVALUATIONS,
     LEARNING_RATE,
+    LENGTH_OR_NONE,
     NOT_NEGATIVE,
     POSITIVE,
     TOLERANCE,
@@ -46,6 +47,13 @@ class SamplingConfig(Section):
         0,
         "draw from the checkpoint of this training step; 0 for the last",
         COUNT_OR_NONE,
+        modes=("sample", "compare", "equivalence", "export"),
+    )
+    ema_length: float = key(
+        0.0,
+        "draw from the average of this relative width, reconstructed from the snapshots that "
+        "training.ema = power keeps; 0 for the average as trained",
+        LENGTH_OR_NONE,
         modes=("sample", "compare", "equivalence", "export"),
     )
     num_images: int = key(64, "samples in all", COUNT, modes=SAMPLE_ALONE)
@@ -193,6 +201,12 @@ class LikelihoodConfig(Section):
     step: int = key(
         0, "measure the checkpoint of this training step; 0 for the last", COUNT_OR_NONE
     )
+    ema_length: float = key(
+        0.0,
+        "measure the average of this relative width, reconstructed from the snapshots that "
+        "training.ema = power keeps; 0 for the average as trained",
+        LENGTH_OR_NONE,
+    )
     num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
     label: int | str = key(
         -1,
@@ -256,6 +270,16 @@ class CompareConfig(Section):
     )
     inception: str = key("", 'FID, KID, IS: a file of Inception weights, or "download"')
     seed: int = key(0, "seed of the noise that every case starts from", COUNT_OR_NONE)
+    ema_lengths: tuple[float, ...] = key(
+        (0.0,),
+        "instead of samplers: averages of these relative widths compared by likelihood and "
+        "samples, of a run with training.ema = power; 0 is the average as trained, and alone none",
+        LENGTH_OR_NONE,
+        filled=True,
+    )
+    ema_images: int = key(
+        64, "test images whose likelihood is measured under each of ema_lengths", Range(2, 2**31)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

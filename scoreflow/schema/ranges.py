@@ -40,5 +40,7 @@ POSITIVE = Range(0, ends="()")
 NOT_NEGATIVE = Range(0)
 TOLERANCE = Range(1e-30, 1e30, "[]")  # times any number of dimensions, still a float above 0
 LEARNING_RATE = Range(0, 1e30, "(]")  # Adam's step, ten times that at first, is a float32
+LENGTH = Range(0, 0.28, "(]")  # of a power average: its profile rises up to 0.2887
+LENGTH_OR_NONE = Range(0, 0.28, "[]")
 FRACTION = Range(0, 1, "()")
 EVALUATIONS = Range(8, 2**31)  # a step takes six, and two more choose the first

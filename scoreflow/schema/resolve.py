@@ -22,8 +22,13 @@ from scoreflow.schema.config import (
 from scoreflow.schema.request import Flat, Request, flatten
 from scoreflow.schema.section import AUTO, IN_ALL_MODES, WHERE_THE_DATA_FIT, Value
 
-OF_A_CHECKPOINT = ("sampling.step", "likelihood.step")
-"""Keys that name a checkpoint."""
+OF_A_CHECKPOINT = {
+    "sampling.step": "a checkpoint",
+    "likelihood.step": "a checkpoint",
+    "sampling.ema_length": "an average",
+    "likelihood.ema_length": "an average",
+}
+"""Keys that name a checkpoint, or what is made of some."""
 OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
 LISTED = 5
@@ -59,10 +64,10 @@ def refuse_checkpoint(config: Flat, but: str) -> None:
         config: what was asked for, by dotted keys.
         but: why none can be, for the message.
     """
-    for key in OF_A_CHECKPOINT:
+    for key, what in OF_A_CHECKPOINT.items():
         if config.get(key):
             raise RequestError(
-                f"{key} names a checkpoint of a run that is there, and {but}, got {config[key]}: "
+                f"{key} names {what} of a run that is there, and {but}, got {config[key]}: "
                 "leave it out"
             )
 

@@ -8,6 +8,7 @@ from scoreflow.schema.ranges import (
     COUNT_OR_NONE,
     FRACTION,
     LEARNING_RATE,
+    LENGTH,
     NOT_NEGATIVE,
     POSITIVE,
     AllBut,
@@ -386,11 +387,27 @@ class TrainingConfig(Section):
         NOT_NEGATIVE,
         changes=FROM_A_STEP_ON,
     )
+    ema: str = key(
+        "exponential",
+        "average of the weights: exponential, or two by power functions (EDM2), from whose "
+        "snapshots any length is reconstructed after training (docs/training.md)",
+        choices=("exponential", "power"),
+        later=True,
+    )
     ema_decay: float = key(
         0.9999,
         "decay of the moving average of the weights, a step",
         Range(0, 1),
         changes=FROM_A_STEP_ON,
+        only={"training.ema": ("exponential",)},
+    )
+    ema_lengths: tuple[float, ...] = key(
+        (0.05, 0.1),
+        "widths of the two averages over the steps so far (sigma_rel); samples are of the first",
+        LENGTH,
+        filled=True,
+        later=True,
+        only={"training.ema": ("power",)},
     )
     objective: str = key(
         "simple",

@@ -149,9 +149,20 @@ def _gone(there: Json, result: Json, last: int | None) -> bool:
     step, weights = there.get("step"), there.get("weights")
     if isinstance(step, int) and last is not None and step > last:
         return True
-    return None not in (weights, step) and (
-        step == result.get("step") and weights != result.get("weights", weights)
+    return (
+        None not in (weights, step)
+        and step == result.get("step")
+        and weights != result.get("weights", weights)
+        and average_of(there) == average_of(result)
     )
+
+
+def average_of(result: Json) -> float:
+    """The relative width of the reconstructed average that a result is of; 0 as trained."""
+    settings = result.get("settings")
+    ema = settings.get("ema") if isinstance(settings, dict) else None
+    length = ema.get("length") if isinstance(ema, dict) else None
+    return float(length) if isinstance(length, int | float) else 0.0
 
 
 def _reason(rank: Rank, there: Json, result: Json) -> str:

@@ -17,7 +17,9 @@ class TrainingSettings:
         warmup_steps: linear warm-up; 0 for none.
         decay: "constant" (DDPM) or "cosine" to zero at num_steps.
         clip_norm: greatest norm of the gradient; longer ones are scaled to it; 0 for any norm.
-        ema_decay: of the moving average of the weights.
+        ema: "exponential", one average of a fixed decay, or "power", one a length below.
+        ema_decay: of the exponential average.
+        ema_lengths: of the power averages, relative to the training so far; the first is read.
         precision: of the network in training and sampling: "float32", "tf32", "bfloat16" or
             "float16" (with a scaled loss).
         compile: torch.compile the network.
@@ -53,6 +55,8 @@ class TrainingSettings:
     checkpoint_every: int
     keep: int = 2
     preview_every: int = 0
+    ema: str = "exponential"
+    ema_lengths: tuple[float, ...] = (0.05, 0.1)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0-based; the first is not wasted on a rate of 0."""

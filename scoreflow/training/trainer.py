@@ -9,7 +9,7 @@ ends the run with the name of its step.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ from scoreflow.storage.checkpoints.content import (
     check_trained_with,
     check_weights,
 )
+from scoreflow.storage.checkpoints.states import DamagedError
 from scoreflow.training.batch_reader import BatchReader
 from scoreflow.training.ema import EMA
 from scoreflow.training.graphed.whole_step import (
@@ -50,6 +51,8 @@ from scoreflow.training.scaling import Scaling
 from scoreflow.training.settings import TrainingSettings
 
 ALONE = Shard()
+MORE = "averages"
+"""In a state: averages besides the first, in a list."""
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "average")
 """Names of a step's phases in a profile; a step that is one CUDA graph has none."""
 
@@ -95,6 +98,7 @@ class Trainer:
         shard: this process's share of every batch.
         eras: (first step, batch size) of each part of a training whose batch size changed.
         say: gets a line about the CUDA graph that compile_mode = reduce-overhead asks for.
+        more: further averages, which are saved and no more.
 
     Attributes:
         step: how many are done.
@@ -113,6 +117,7 @@ class Trainer:
         shard: Shard = ALONE,
         eras: tuple[tuple[int, int], ...] = (),
         say: Say = lambda line: None,
+        more: Sequence[EMA] = (),
     ) -> None:
         check_parts(settings, shard.world)
         self.shard, self._say = shard, say
@@ -122,6 +127,7 @@ class Trainer:
         if shard.world > 1:  # the gradients' mean over the processes, while they are computed
             model = model.with_network(DistributedDataParallel(model.network))
         self.model, self.network, self.ema, self.data = model, network, ema, data
+        self.averages = (ema, *more)
         self.objective, self.settings, self.seed = objective, settings, seed
         self.step, self.stopped = 0, False
         self._pending = torch.empty(0, 2)  # rows of an interval that is not yet over
@@ -158,7 +164,7 @@ class Trainer:
         So that a step is one CUDA graph after some; on a CPU it stays as it is, but for that.
         """
         device = self.data.train.device
-        self._dials = Dials(self.settings.batch_size, device)
+        self._dials = Dials(self.settings.batch_size, device, len(self.averages))
         self._graphed = Graphed(self._move, device, self._say)
 
     def release(self) -> None:
@@ -183,10 +189,15 @@ class Trainer:
             "step": self.step,
             "model": self.network.state_dict(),
             "ema": self.ema.state_dict(),
+            **({MORE: self.states_of_averages()[1:]} if len(self.averages) > 1 else {}),
             **self.scaling.state(),
             "optimizer": self._state_of_optimizer(),
             **pending,
         }
+
+    def states_of_averages(self) -> list[dict[str, Any]]:
+        """The weights of each average, the one that modes read first; tensors not copied."""
+        return [each.state_dict() for each in self.averages]
 
     def _state_of_optimizer(self) -> dict[str, Any]:
         """As one has it whose learning rate is a number of the host."""
@@ -200,7 +211,8 @@ class Trainer:
         """Go on from a saved state; every name must match."""
         device = next(self.network.parameters()).device
         load_weights(self.network, state["model"])
-        self.ema.load_state_dict(state["ema"])
+        for average, held in zip(self.averages, [state["ema"], *state.get(MORE, [])], strict=True):
+            average.load_state_dict(held)
         self.optimizer.load_state_dict(moved(state["optimizer"], device, apart=True))
         self.scaling.load_state(state)
         self.step = state["step"]
@@ -257,7 +269,7 @@ class Trainer:
                 group["lr"] = rate
         else:
             rows = self.batches.indices(self.step)
-            self._dials.turn(self.step, rate, self.ema.share(self.step), rows)
+            self._dials.turn(self.step, rate, self._shares(), rows)
             numbers_of(self.optimizer, self._dials.rate)
         row = self._move() if self._graphed is None else self._graphed()
         self.step += 1
@@ -283,10 +295,16 @@ class Trainer:
         with record_function("optimizer"):
             self.scaling.step(self.optimizer)
         with record_function("average"):
-            share = self._dials.share if self._dials else self.ema.share(self.step)
-            self.ema.follow(self.network, share)
+            dials = self._dials
+            shares: Sequence[float | Tensor] = dials.shares if dials else self._shares()
+            for average, share in zip(self.averages, shares, strict=True):
+                average.follow(self.network, share)
         loss = torch.stack(losses).sum()
         return torch.stack([loss, grad_norm.to(loss.device)])
+
+    def _shares(self) -> list[float]:
+        """Of the new weights in each of their averages."""
+        return [each.share(self.step) for each in self.averages]
 
     def _exchanging(self, last: bool) -> AbstractContextManager[None]:
         """Gradients meet those of the other processes with the last micro-batch alone."""
@@ -346,7 +364,9 @@ def adam(network: nn.Module, learning_rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
 
 
-def check_state(network: nn.Module, step: int, state: dict[str, Any], fresh: bool = False) -> None:
+def check_state(
+    network: nn.Module, step: int, state: dict[str, Any], fresh: bool = False, more: int = 0
+) -> None:
     """Refuse a checkpoint that a training could not go on from, or would go on from wrongly.
 
     Args:
@@ -354,6 +374,7 @@ def check_state(network: nn.Module, step: int, state: dict[str, Any], fresh: boo
         step: that the checkpoint is of.
         state: of `Trainer.state`.
         fresh: whether its optimiser may have taken no step, as that of an imported network.
+        more: averages that it must have besides the first.
 
     Raises:
         DamagedError: names the entry.
@@ -362,12 +383,26 @@ def check_state(network: nn.Module, step: int, state: dict[str, Any], fresh: boo
     check_trained_with(state)
     for name in ("model", "ema"):
         check_weights(name, state.get(name), network)
+    check_more(state.get(MORE, []), network, more)
     skipping = "scaler" in state  # whose every step so far may have overflowed
     check_adam(state.get("optimizer"), adam(network, 1.0), fresh or skipping or step == 0)
     if skipping:
         check_scaler(state["scaler"])
     if "pending" in state:
         check_pending(state["pending"])
+
+
+def check_more(held: object, network: nn.Module, count: int) -> None:
+    """Refuse averages besides the first that are not as many as a training keeps, or no weights.
+
+    Raises:
+        DamagedError: names what is wrong.
+    """
+    if not isinstance(held, list) or len(held) != count:
+        got = len(held) if isinstance(held, list) else held
+        raise DamagedError(f"{MORE} must hold {count} besides ema, got {got!r:.40}")
+    for number, weights in enumerate(held):
+        check_weights(f"{MORE}[{number}]", weights, network)
 
 
 def check_parts(settings: TrainingSettings, world: int) -> None:

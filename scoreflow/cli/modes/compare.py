@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.cli.modes.sweeps import ema_lengths
 from scoreflow.data import toy
 from scoreflow.data.classes import as_asked, names_of, of_classes
 from scoreflow.data.dataset import Data
@@ -31,6 +32,7 @@ from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.measurements import average_of
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
@@ -77,6 +79,9 @@ def compare(trained: TrainedRun) -> None:
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
+    if ema_lengths.asked(config):
+        _sweep_averages(trained, data, count)
+        return
     wanted = _wanted(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
@@ -95,6 +100,17 @@ def compare(trained: TrainedRun) -> None:
             _keep(common, cases, sweep, heading)
 
 
+def _sweep_averages(trained: TrainedRun, data: Data, count: int) -> None:
+    """Averages of compare.ema_lengths, by one sampler at the middle one of the budgets."""
+    lengths, c = ema_lengths.lengths_of(trained), trained.config.compare
+    name = c.samplers[0] if len(c.samplers) == 1 else guidance_sweep.SAMPLER
+    judge, judged_by = _judge_of(trained, data)
+    heading = _heading(trained, count, judged_by)
+    drawing = _with_budget(trained.config, name, _middle(c))
+    swept = ema_lengths.Sweep(trained, data, judge, heading, name, _middle(c), drawing, count)
+    ema_lengths.sweep(swept, lengths)
+
+
 def _keep(
     common: Comparing,
     cases: CachedCases[tuple[str, int]],
@@ -106,6 +122,7 @@ def _keep(
     c = trained.config.compare
     result = _result(common, [rows.done[case] for case in cases.names.values()])
     settings = recorded(c, trained.experiment.device) | {"judged_by": heading["judged_by"]}
+    settings |= trained.averaged_as
     settings |= trained.asked_in("eval")  # a row says if it differs, as one of an earlier command
     result |= {"step": trained.step, "settings": settings, **trained.measured_on}
     result["guidance"] = [rows.done[case] for case in sweep.names.values()] if sweep else []
@@ -127,6 +144,7 @@ def _rank(result: Json) -> dict[str, float]:
     rows, of_all = result["rows"], result.get("label", -1) == -1
     return {
         "of all classes": of_all,
+        "of the weights as trained": not average_of(result),
         "of newer weights": result["step"],
         "of more data": rows[0]["num_images"],
         "of more cases": len(rows),
@@ -167,6 +185,7 @@ def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
             key: value
             for key, value in config.sampling.items()
             if without_effect(f"sampling.{key}", "compare") is None
+            and key != "ema_length"  # the weights say it
         }
         | {"label": guidance.asked},
         "judged_by": judged_by,

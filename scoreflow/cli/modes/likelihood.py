@@ -44,12 +44,14 @@ from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
+from scoreflow.storage.measurements import average_of
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun, experiment_of, open_run
 from scoreflow.uncertainty import standard_error
 
 LEDGER = "likelihood-ledger"
 NOT_OF_A_ROW = (
+    "ema_length",
     "num_images",
     "batch_size",
     "max_evaluations",
@@ -195,7 +197,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     """Keep a result beside those of other settings, and say it."""
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
-    settings |= trained.asked_in("vjp")
+    settings |= trained.asked_in("vjp") | trained.averaged_as
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
@@ -215,6 +217,7 @@ def _rank(result: Json) -> dict[str, float]:
     """What makes a measurement the headline: of no class, newest weights, most images."""
     return {
         "of all classes": result["settings"].get("label", -1) == -1,
+        "of the weights as trained": not average_of(result),
         "of newer weights": result["step"],
         "of more data": result["num_images"],
     }

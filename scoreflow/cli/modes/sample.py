@@ -24,6 +24,7 @@ from scoreflow.schema.request import Request
 from scoreflow.schema.task_keys import LATENT_TASKS
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.measurements import average_of
 from scoreflow.storage.sample_names import SampleName, claim
 from scoreflow.trained_run import TrainedRun, open_run
 
@@ -89,7 +90,7 @@ def draw_into(trained: TrainedRun, name: str) -> None:
     place = place or _claimed(trained, name, drawn_with)
     settings = recorded(c, trained.experiment.device)
     settings |= {key: drawn_with[key] for key in ("sampler", "guide", "label")}
-    settings |= trained.asked_in("eval", adaptive=name == "ode")
+    settings |= trained.asked_in("eval", adaptive=name == "ode") | trained.averaged_as
     kept: Json = {**drawn.result, "step": trained.step, "settings": settings}
     kept |= {"weights": trained.fingerprint, "picture": place.name, **trained.measured_on}
     if data.class_names:
@@ -133,6 +134,7 @@ def _rank(result: Json) -> dict[str, float]:
     """What makes samples the headline: of no class, newest weights, held against data, most."""
     return {
         "of all classes": result["settings"].get("label", -1) == -1,
+        "of the weights as trained": not average_of(result),
         "of newer weights": result["step"],
         "compared with data": result.get("two_sample") is not None,
         "of more images": result["num_images"],
@@ -209,7 +211,7 @@ def _edit(trained: TrainedRun, task: EditPlan) -> None:
     if any(str(value).startswith("test:") for value in config.control.to_dict().values()):
         drawn_with |= trained.data_digests
     edited = editing.edit(task, plan, model.sde)
-    settings |= _asked_in(trained, flown, edited.result)
+    settings |= _asked_in(trained, flown, edited.result) | trained.averaged_as
     if not distributed.is_main_process():
         return
     place = _claimed(trained, task.task, drawn_with)

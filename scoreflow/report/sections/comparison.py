@@ -16,7 +16,7 @@ from scoreflow.report.blocks import (
     Text,
     with_error,
 )
-from scoreflow.report.results import Results, measured_on
+from scoreflow.report.results import Results, averaged, measured_on
 from scoreflow.report.sections.tables import class_table, metrics_table
 from scoreflow.storage.atomic_files import Json
 
@@ -58,7 +58,7 @@ def _comparison(results: Results, result: Json) -> Section:
     said = (
         "One network; every case starts from the same noise "
         f"(seed {seed}), so image k is in the same place in each picture. A bar, and the number "
-        f"behind ±, is one standard error. Checkpoint of step {result['step']}"
+        f"behind ±, is one standard error. Checkpoint of step {result['step']}{averaged(result)}"
         f"{measured_on(result, ', held against ')}."
     )
     return Section(

@@ -18,7 +18,7 @@ from scoreflow.report.blocks import (
     plain,
     with_error,
 )
-from scoreflow.report.results import Results, called, measured_on, picture_in_json
+from scoreflow.report.results import Results, averaged, called, measured_on, picture_in_json
 from scoreflow.report.sections.tables import class_table, metrics_table
 from scoreflow.schema.samplers import SAMPLERS
 from scoreflow.storage.atomic_files import Json
@@ -112,7 +112,8 @@ def _read(results: Results, result: Json) -> _Drawn:
     names = tuple(result.get("class_names", ()))
     lines = [_settings(results.run.config, result, names)]
     lines += _asked_in(results.run.config, result["settings"])
-    lines.append(f"{result['num_images']} images from the checkpoint of step {step}")
+    count = result["num_images"]
+    lines.append(f"{count} images from the checkpoint of step {step}{averaged(result)}")
     if "of_class" in result:
         lines.append(_of_class(result["of_class"], names))
     if "of_their_class" in result:

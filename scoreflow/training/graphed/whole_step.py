@@ -6,7 +6,7 @@ that were recorded, numbers that came from the host included, so what changes fr
 must lie in tensors that the calls read: those of `Dials`. The step itself is the trainer's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -33,34 +33,38 @@ class Dials:
         device: of the tensors.
         step: () int64.
         rate: () float32, the learning rate.
-        share: () float32, of the new weights in their average.
+        shares: () float32, of the new weights in each of their averages.
         rows: (size,) int64, which data the step sees.
+        averages: how many averages there are.
     """
 
     size: int
     device: torch.device
+    averages: int = 1
     step: Tensor = field(init=False)
     rate: Tensor = field(init=False)
-    share: Tensor = field(init=False)
+    shares: tuple[Tensor, ...] = field(init=False)
     rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.rate, self.share = torch.zeros(2, device=self.device).unbind()
+        self.rate, *shares = torch.zeros(1 + self.averages, device=self.device).unbind()
+        self.shares = tuple(shares)
         self.rows = torch.zeros(self.size, dtype=torch.int64, device=self.device)
 
-    def turn(self, step: int, rate: float, share: float, rows: Tensor) -> None:
+    def turn(self, step: int, rate: float, shares: Sequence[float], rows: Tensor) -> None:
         """Set them for a step, without waiting for the device.
 
         Args:
             step: from 0.
             rate: the learning rate.
-            share: of the new weights in their average.
+            shares: of the new weights in each of their averages.
             rows: (size,) int64, on the CPU.
         """
         self.step.fill_(step)
         self.rate.fill_(rate)
-        self.share.fill_(share)
+        for dial, share in zip(self.shares, shares, strict=True):
+            dial.fill_(share)
         self.rows.copy_(rows, non_blocking=True)
 
 

@@ -31,7 +31,7 @@ from scoreflow.schema import request, resolve, task_keys
 from scoreflow.schema.config import Config
 from scoreflow.schema.section import Section
 from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import TrainedRun, asked_step
+from scoreflow.trained_run import TrainedRun, asked_length, asked_step
 from scoreflow.training.settings import TrainingSettings
 from scoreflow.training_run import begin_with
 
@@ -195,7 +195,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     monkeypatch.setattr("scoreflow.evaluation.convergence_order.measured_order", an_order)
     unet = {"model__channels": 8, "model__num_groups": 4, "model__blocks": 1}
     configs = [
-        config_of("toy", sde__schedule="linear", model__width=8, training__times="real", **SHORT),
+        config_of("toy", sde__schedule="linear", model__width=8, training__times="real",
+                  training__ema="power", compare__ema_lengths=(0.0, 0.1), compare__ema_images=2,
+                  **SHORT),
         config_of("digits", sde__schedule="log_linear", sampling__corrector="langevin",
                   sampling__clip=True, model__conditional=True, sampling__label=3, **unet,
                   **SHORT),
@@ -228,7 +230,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     named = config_of("toy", training__init=str(tmp_path / "0"), model__width=8)
     tracked = experiment(named, CPU)
     begin_with(replace(tracked, config=Tracked(named, read)), tmp_path / "2", None)
-    assert asked_step(Tracked(named, read), "") == 0
+    assert asked_step(Tracked(named, read), "") == asked_length(Tracked(named, read), "") == 0
     known = request.flatten(default.get_config().to_dict()).keys()
     assert set(known) - read == set()
 

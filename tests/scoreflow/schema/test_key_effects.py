@@ -93,6 +93,8 @@ UNSEEN = {
     "training.recompute": "memory alone: the same numbers",
     "training.compile_mode": "speed alone",
     "training.label_dropout": "read by the trainer: tests/scoreflow/training",
+    "training.ema_decay": "of the average alone: tests/scoreflow/training",
+    "training.ema_lengths": "of the averages alone: tests/scoreflow/training/posthoc_ema",
 }
 """Declared keys whose effect `built` does not show, and why."""
 REFUSED_ELSEWHERE = {

@@ -1,0 +1,1 @@
+"""Sweeps of --mode compare in place of its samplers."""

@@ -1,0 +1,1 @@
+"""Sections of sweeps over a setting."""
