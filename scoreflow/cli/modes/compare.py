@@ -1,7 +1,6 @@
 """--mode compare: every sampler at every budget of evaluations, kept row by row."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scoreflow.cli.console import recorded, say
+from scoreflow.comparison.budgets import LEAST, wanted_cases, with_budget
 from scoreflow.data import toy
 from scoreflow.data.classes import as_asked, names_of, of_classes
 from scoreflow.data.dataset import Data
@@ -17,30 +17,18 @@ from scoreflow.evaluation import columns, comparison, convergence_order, fid, gu
 from scoreflow.evaluation.cached_cases import CachedCases, check_case, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
-from scoreflow.factory import sampling
-from scoreflow.factory.choose import choose
 from scoreflow.factory.evaluation import build_judge
 from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.sampling import high_order
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.config import without_effect
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resolve
-from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
-
-REFERENCE = (1e-3, 56.0)
-"""A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
-the fifth root."""
-LEAST = 8
-MOST_EVALUATIONS = 10_000
-"""Largest budget of a chain that is no longer: what the adaptive flow may take by default."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -77,7 +65,7 @@ def compare(trained: TrainedRun) -> None:
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
         raise RequestError(f"compare needs {LEAST} images of test and training data, got {count}")
-    wanted = _wanted(config, trained.model)
+    wanted = wanted_cases(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
     heading, shard = _heading(trained, count, judged_by), distributed.shard()
@@ -188,7 +176,7 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
     missing = cases.missing()
     trained.fast("eval", sum(budget for _, budget in missing), common.count)
     for name, budget in missing:
-        made = Case(name, budget, trained.plan(name, _with_budget(c, name, budget)))
+        made = Case(name, budget, trained.plan(name, with_budget(c, name, budget)))
         row, png, x = comparison.measured(
             made, trained.model.sde, common.data, seed, common.count, batch_size
         )
@@ -267,7 +255,7 @@ def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     asked = {"sampling.label": as_asked(label, names), "sampling.guidance": weight}
     config = resolve({**flatten(trained.config.to_dict()), **asked}, "the sweep")
     name = guidance_sweep.SAMPLER
-    return trained.plan(name, _with_budget(config, name, _middle(config.compare)))
+    return trained.plan(name, with_budget(config, name, _middle(config.compare)))
 
 
 def _swept(common: Comparing) -> CachedCases[float]:
@@ -296,41 +284,3 @@ def _swept(common: Comparing) -> CachedCases[float]:
 def _middle(c: ConfigDict) -> int:
     """The budget of the sweep: the middle one of those compared."""
     return int(sorted(set(c.nfe))[len(set(c.nfe)) // 2])
-
-
-def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
-    """Each sampler with each budget that it can use: a chain has no more steps than N."""
-    c, whole = config.compare, config.sampling.grid == "least_cost"
-    most = max(model.sde.num_steps, MOST_EVALUATIONS)
-    if max(c.nfe, default=0) > most or not c.nfe or not c.samplers:
-        raise RequestError(
-            f"compare.nfe must have budgets in 1..{most} and compare.samplers a name, got "
-            f"{tuple(c.nfe)} and {tuple(c.samplers)}"
-        )
-    names = [choose("--samplers", name, sampling.SAMPLERS) for name in dict.fromkeys(c.samplers)]
-    found = [
-        (name, budget)
-        for name in names
-        for budget in sorted(set(c.nfe))
-        if (high_order(config, name) and not whole) or budget <= model.sde.num_steps
-    ]
-    if not found:
-        raise RequestError(
-            f"compare.nfe = {tuple(c.nfe)} has no budget that {', '.join(names)} can use: a chain "
-            f"has {model.sde.num_steps} steps at most"
-        )
-    return found
-
-
-def _with_budget(config: ConfigDict, name: str, budget: int) -> ConfigDict:
-    """A config whose evaluations come to the budget, or near it; guidance may double them."""
-    config = ConfigDict(config.to_dict())
-    c = config.sampling
-    a_step = SAMPLERS[stepping(name, c.predictor)].evaluations  # but one in the last
-    corrections = c.corrections if name == "pc" else 0
-    c.steps = max(1, (budget + a_step - 1) // (a_step + corrections))
-    tolerance, evaluations = REFERENCE
-    wanted = tolerance * (evaluations / budget) ** 5
-    c.tolerance = min(max(wanted, 1e-10), 1.0)
-    assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return config
