@@ -1,28 +1,27 @@
-"""--mode compare: every sampler at every budget of evaluations, kept row by row."""
+"""--mode compare: every sampler at every budget of evaluations, kept row by row; or runs."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from scoreflow.cli.command_line import command_of
 from scoreflow.cli.console import recorded, say
 from scoreflow.comparison.budgets import LEAST, wanted_cases, with_budget
+from scoreflow.comparison.judging import asked_for, judge_by, sampling_of
+from scoreflow.comparison.runs import compare_runs
 from scoreflow.data import toy
-from scoreflow.data.classes import as_asked, names_of, of_classes
+from scoreflow.data.classes import as_asked, names_of
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
+from scoreflow.evaluation import columns, comparison, convergence_order, guidance_sweep
 from scoreflow.evaluation.cached_cases import CachedCases, check_case, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
-from scoreflow.factory.evaluation import build_judge
-from scoreflow.factory.guidance import build_guidance
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
-from scoreflow.schema.config import without_effect
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resolve
 from scoreflow.storage.atomic_files import Json
@@ -31,8 +30,13 @@ from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
 
 
-def run(request: Request, _argv: list[str]) -> None:
+def run(request: Request, argv: list[str]) -> None:
     """Compare; processes share the images of each case, and the first one judges and writes."""
+    if request.listing is not None:
+        found = compare_runs(request, command_of(argv), say)
+        if distributed.is_main_process():
+            say(f"{found}\nlook at {found.report}")
+        return
     trained = open_run(request, say)
     compare(trained)
     if distributed.is_main_process():
@@ -60,7 +64,8 @@ class Comparing:
 
 def compare(trained: TrainedRun) -> None:
     """Measure what is not there yet; the result into results/compare.json."""
-    config, data = trained.config, _asked_for(trained)
+    config = trained.config
+    data = asked_for(config, trained.model, trained.data)
     c = config.compare
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
@@ -123,8 +128,6 @@ def _rank(result: Json) -> dict[str, float]:
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
     """The metrics of samples against data, and what of them a row depends on."""
-    inception = trained.config.compare.inception
-    by: Json = {"classifier": "", "inception": inception}
     file, classifier = trained.folder.path / CLASSIFIER_FILE, None
     if data.train_labels is not None and data.num_levels is not None:
         try:
@@ -134,29 +137,20 @@ def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
         else:
             if classifier is None:
                 say("no feature distance: make a classifier with --mode classifier")
-        if classifier is not None:
-            by["classifier"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    judge = build_judge(inception, data, trained.data, classifier)
-    if inception and inception != fid.DOWNLOAD:  # a file that is there: it has been read
-        by["inception"] = hashlib.sha256(Path(inception).read_bytes()).hexdigest()
-    return judge, by
+    inception = trained.config.compare.inception
+    return judge_by(inception, data, trained.data, classifier, file)
 
 
 def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
     """All that a row depends on but its case."""
-    config, guidance = trained.config, build_guidance(trained.config, trained.model, trained.data)
+    config = trained.config
     return {
         "seed": config.compare.seed,
         "num_images": count,
         "step": trained.step,
         "device": trained.experiment.device.type,
         "weights": trained.fingerprint,
-        "sampling": {
-            key: value
-            for key, value in config.sampling.items()
-            if without_effect(f"sampling.{key}", "compare") is None
-        }
-        | {"label": guidance.asked},
+        "sampling": sampling_of(config, trained.model, trained.data),
         "judged_by": judged_by,
         **trained.trained_with,
         **trained.data_digests,
@@ -213,14 +207,6 @@ def _print(result: Json) -> None:
         say(convergence_order.table(result["orders"]))
     if result["guidance"]:
         say(guidance_sweep.table(result["guidance"]))
-
-
-def _asked_for(trained: TrainedRun) -> Data:
-    """The data that samples are to be like: those of the classes of sampling.label, or all."""
-    data, guidance = trained.data, build_guidance(trained.config, trained.model, trained.data)
-    if not guidance.guide:
-        return data
-    return of_classes(data, guidance.numbers)
 
 
 def _orders(common: Comparing) -> list[Json]:
