@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scoreflow.report.blocks import Section
+from scoreflow.report.compared import about as about_runs
+from scoreflow.report.compared import likelihoods as likelihoods_of_runs
+from scoreflow.report.compared import samples as samples_of_runs
 from scoreflow.report.html import render
 from scoreflow.report.results import DAMAGE, Results
-from scoreflow.report.runs import about as about_runs
-from scoreflow.report.runs import likelihoods as likelihoods_of_runs
-from scoreflow.report.runs import samples as samples_of_runs
 from scoreflow.report.sections import (
     arrival,
     bounds,
@@ -75,7 +75,7 @@ def write_comparison(folder: RunDir) -> Path:
     Returns:
         The path of the page, DIR/report.html.
     """
-    return _written(folder, OF_RUNS, f"Runs compared: {folder.path.resolve().name}")
+    return _written(folder, OF_RUNS, "Runs compared")
 
 
 def _written(run: RunDir, makers: Sequence[Maker], title: str) -> Path:
