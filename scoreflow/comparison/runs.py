@@ -111,6 +111,18 @@ class RunsCompared:
         """The page."""
         return self.folder / "report.html"
 
+    def refuse_failed(self) -> None:
+        """Raise where a measurement of a run failed; all others are in the result.
+
+        Raises:
+            RunError: names the runs.
+        """
+        if failed := [each["name"] for each in self.result["runs"] if each["failed"]]:
+            raise RunError(
+                f"{', '.join(failed)}: not all could be measured, as said above; what could is in "
+                f"{self.folder}, and the same command tries the rest again"
+            )
+
     def __str__(self) -> str:
         return table(self.result)
 

@@ -36,6 +36,7 @@ def run(request: Request, argv: list[str]) -> None:
         found = compare_runs(request, command_of(argv), say)
         if distributed.is_main_process():
             say(f"{found}\nlook at {found.report}")
+            found.refuse_failed()
         return
     trained = open_run(request, say)
     compare(trained)
