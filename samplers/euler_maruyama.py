@@ -1,6 +1,7 @@
 """Euler-Maruyama on the reverse-time SDE (Anderson 1982; Song et al. 2021, Eq. 6)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
 from scoreflow.samplers.sampler import Step
@@ -13,6 +14,8 @@ class EulerMaruyama:
 
     Weak order 1. The step to s = 0 adds no noise.
     """
+
+    needs_signal: ClassVar = True
 
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""

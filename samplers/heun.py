@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ class Heun:
         churn: by how much noise is raised before a step, relative, in [0, sqrt(2) - 1]; 0 is
             deterministic.
     """
+
+    needs_signal: ClassVar = True
 
     churn: float = 0.0
 

@@ -1,6 +1,7 @@
 """Reverse diffusion: the chain's own step, undone (Song et al. 2021, appendix E)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
 from scoreflow.samplers.sampler import Step
@@ -14,6 +15,8 @@ class ReverseDiffusion:
     Ancestral sampling up to O(w^2) in a step: there the mean is (x_t + w score) / a. The step to
     s = 0 adds no noise.
     """
+
+    needs_signal: ClassVar = True
 
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""

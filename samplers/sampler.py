@@ -53,7 +53,8 @@ class Sampler(Protocol):
     """A method that carries a sample from time t to an earlier time s.
 
     One that follows the probability flow also states `flow_order`, the order at which its error
-    falls with the stride; `scoreflow.evaluation.convergence_order` measures it.
+    falls with the stride; `scoreflow.evaluation.convergence_order` measures it. One that divides
+    by alpha_t states `needs_signal = True`: its first step from where alpha is 0 is DDIM's.
     """
 
     def step(self, x_t: Batch, step: Step) -> Batch:
@@ -150,6 +151,7 @@ def sample(
     # isinstance of a protocol takes longer than a small step: once
     multistep = sampler if isinstance(sampler, Multistep) else None
     x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
+    by_ddim = getattr(sampler, "needs_signal", False) and not sde.alpha(times[0]) > 0
     noise = noise.reading_ahead(last + 1)
     with torch.no_grad(), sde.cached_at(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
@@ -158,6 +160,9 @@ def sample(
                 break
             if k == last and final == "x_0":
                 x = step.predict(x).x_0
+            elif k == 0 and by_ddim:
+                prediction = step.predict(x)
+                x = sde.perturb(prediction.x_0, s, prediction.eps)
             elif multistep is not None:
                 x, memory = multistep.advance(x, step, memory)
             else:

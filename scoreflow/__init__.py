@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from scoreflow.sde.base import SDE
     from scoreflow.sde.noise import Noise
     from scoreflow.sde.prediction import Denoiser, Prediction
-    from scoreflow.sde.subvp import SubVPSDE
-    from scoreflow.sde.ve import VESDE
-    from scoreflow.sde.vp import VPSDE
+    from scoreflow.sde.processes.edm import EDMSDE
+    from scoreflow.sde.processes.rectified import RectifiedSDE
+    from scoreflow.sde.processes.subvp import SubVPSDE
+    from scoreflow.sde.processes.ve import VESDE
+    from scoreflow.sde.processes.vp import VPSDE
     from scoreflow.trained_run import TrainedRun, load
     from scoreflow.training.trainer import Interval
     from scoreflow.training_run import train
@@ -53,9 +55,11 @@ _MODULES = {
     "sde.base": ("SDE",),
     "sde.noise": ("Noise",),
     "sde.prediction": ("Denoiser", "Prediction"),
-    "sde.subvp": ("SubVPSDE",),
-    "sde.ve": ("VESDE",),
-    "sde.vp": ("VPSDE",),
+    "sde.processes.edm": ("EDMSDE",),
+    "sde.processes.rectified": ("RectifiedSDE",),
+    "sde.processes.subvp": ("SubVPSDE",),
+    "sde.processes.ve": ("VESDE",),
+    "sde.processes.vp": ("VPSDE",),
     "trained_run": ("TrainedRun", "load"),
     "training.trainer": ("Interval",),
     "training_run": ("train",),
@@ -64,6 +68,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 _ROOMS = ("samplers", "sde")
 
 __all__ = [
+    "EDMSDE",
     "SDE",
     "VESDE",
     "VPSDE",
@@ -74,6 +79,7 @@ __all__ = [
     "LogLikelihoods",
     "Noise",
     "Prediction",
+    "RectifiedSDE",
     "RequestError",
     "RunError",
     "RunsCompared",

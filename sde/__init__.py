@@ -9,11 +9,11 @@ minus beta_t) or alpha-bar_t (which is our alpha_t squared). Time is counted in 
 clean data, the integer t = i is DDPM's step i, t = N is the prior; a network's index is t - 1.
 With s < t for two times on the path, a step always goes from t to s.
 
-Read in this order: `base` (the path and its SDE), `vp` (the discrete VP-SDE), `subvp` and `ve`
-(other clocks; `log_alpha` has the shapes of a VP's), `prediction` (four views of one estimate),
-`flow` (the ODE and its divergence), `ode.odeint` (the ODE solver; `ode.dopri5` is its method),
-`noise` (addressed randomness), `analytic` (exact denoisers and densities). `time_cache` only saves
-time in sampling loops, and `types` names the shapes.
+Read in this order: `base` (the path and its SDE), `processes.vp` (the discrete VP-SDE), and beside
+it `subvp`, `ve`, `rectified` and `edm` (other clocks; `log_alpha` has the shapes of a VP's),
+`prediction` (five views of one estimate), `flow` (the ODE and its divergence), `ode.odeint` (the
+ODE solver; `ode.dopri5` is its method), `noise` (addressed randomness), `analytic` (what is known
+in closed form). `time_cache` only saves time in sampling loops, and `types` names the shapes.
 """
 
 if __name__ == "sde":  # in a checkout; it would load every module a second time
@@ -23,11 +23,14 @@ from scoreflow.sde.base import SDE, Rescaled, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, Status, odeint
 from scoreflow.sde.prediction import Denoiser, Kind, Prediction
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 __all__ = [
+    "EDMSDE",
     "SDE",
     "VESDE",
     "VPSDE",
@@ -35,6 +38,7 @@ __all__ = [
     "Kind",
     "Noise",
     "Prediction",
+    "RectifiedSDE",
     "Rescaled",
     "Solution",
     "Status",

@@ -1,8 +1,8 @@
 """Distributions whose noisy marginals are known: the ground truth for everything else.
 
-For each of these, the density of alpha x_0 + sigma eps is a closed form, and with it the score,
-hence an exact Denoiser at every time of every SDE. A sampler or likelihood that is run on one has
-a right answer.
+For each of these, the density of alpha x_0 + sigma eps is a closed form, and with it the score and
+E[x_0 | x_t], hence an exact Denoiser at every time of every SDE, of no signal (alpha = 0) too. A
+sampler or likelihood that is run on one has a right answer.
 
     GaussianMixture   any dimension, full covariances; one component is the Gaussian case, in
                       which every deterministic sampler is an affine map
@@ -13,10 +13,11 @@ a right answer.
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser, Prediction, predict
 from scoreflow.sde.types import Batch, PerSample, Times
@@ -32,9 +33,16 @@ class Distribution(ABC):
     def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
         """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
 
-    @abstractmethod
     def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
         """Gradient of `log_prob` in x, (B, D)."""
+        return self.score_and_mean(x, alpha, sigma)[0]
+
+    @abstractmethod
+    def score_and_mean(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
+        """The score, and E[x_0 | alpha x_0 + sigma eps = x], both (B, D).
+
+        Either follows from the other but where alpha or sigma is 0.
+        """
 
     @abstractmethod
     def sample(self, noise: Noise) -> Tensor:
@@ -44,9 +52,10 @@ class Distribution(ABC):
         """The exact Denoiser on a process. Events of any shape; computed in float64."""
 
         def denoise(x_t: Batch, t: Times) -> Prediction:
-            x = x_t.double().flatten(1)
-            value = self.score(x, sde.alpha(t), sde.sigma(t)).view_as(x_t)
-            return predict(sde, x_t, t, "score", value)
+            alpha, sigma, r = sde.alpha(t), sde.sigma(t), sde.scale(t)
+            score, x_0 = self.score_and_mean(x_t.double().flatten(1), alpha, sigma)
+            v = -broadcast(alpha * sigma / r, score) * score - broadcast(sigma / r, x_0) * x_0
+            return predict(sde, x_t, t, "v", v.view_as(x_t))
 
         return denoise
 
@@ -83,11 +92,14 @@ class GaussianMixture(Distribution):
         """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
         return self._components(x, alpha, sigma)[0].logsumexp(dim=1)
 
-    def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
-        """Gradient of `log_prob`: minus the mean over components of precision times offset."""
+    def score_and_mean(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
+        """Means over the components: minus precision times offset, and Wiener's filter."""
         joint, offset, variance = self._components(x, alpha, sigma)
-        pull = torch.einsum("kde,bke->bkd", self._axes, offset / variance)
-        return -(joint.softmax(dim=1)[..., None] * pull).sum(1)
+        pull, shares = offset / variance, joint.softmax(dim=1)[..., None]
+        alpha = alpha.to(x.device).view(-1, 1, 1)
+        inside = torch.einsum("kde,bke->bkd", self._axes, alpha * self._variances * pull)
+        score = -(shares * torch.einsum("kde,bke->bkd", self._axes, pull)).sum(1)
+        return score, (shares * (self.means + inside)).sum(1)
 
     def log_posterior(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
         """Log p(k | alpha x_0 + sigma eps = x): the exact classifier of components, (B, K)."""
@@ -147,10 +159,11 @@ class LevelGrid(Distribution):
         """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
         return self._bins(x, alpha, sigma)[0].logsumexp(dim=2).sum(1)
 
-    def score(self, x: Tensor, alpha: Times, sigma: Times) -> Tensor:
-        """Gradient of `log_prob` in x."""
-        joint, slope = self._bins(x, alpha, sigma)
-        return (joint.softmax(dim=2) * slope).sum(2)
+    def score_and_mean(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
+        """Means over the bins, by their shares in the density at x."""
+        joint, slope, mean = self._bins(x, alpha, sigma)
+        shares = joint.softmax(dim=2)
+        return (shares * slope).sum(2), (shares * mean).sum(2)
 
     def levels(self, noise: Noise) -> Tensor:
         """One image of integer levels for every sample index of the noise, (B, D) int64."""
@@ -163,15 +176,46 @@ class LevelGrid(Distribution):
         u = noise.uniform(Stream.DATA, (self.dim,), draw=1)
         return self._low[0] + (self.levels(noise) + u) * (self._high[0] - self._low[0])
 
-    def _bins(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
-        """Log joint density with each bin (B, D, L) and the slope of each bin's log density."""
-        alpha, sigma = alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
-        above = (x[..., None] - alpha * self._low) / sigma
-        below = (x[..., None] - alpha * self._high) / sigma
-        log_mass = log_normal_mass(below, above)
-        slope = (_log_normal(above) - log_mass).exp() - (_log_normal(below) - log_mass).exp()
-        log_width = (alpha * (self._high - self._low)).log()
-        return self.probabilities.log() + log_mass - log_width, slope / sigma
+    def _bins(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each bin the log joint density at x, its slope in x and E[x_0 | x], (B, D, L)."""
+        alpha, sigma = (each.to(x.device).view(-1, 1, 1) for each in (alpha, sigma))
+        centre, half = (self._low + self._high) / 2, (self._high - self._low) / 2
+        z, h = (x[..., None] - alpha * centre) / sigma, alpha * half / sigma
+        narrow = h * (1 + z.abs()) < 1
+        wide = _wide_bins(x[..., None], alpha, sigma, self._low, self._high, narrow)
+        log_m, tilt = _narrow_bins(torch.where(narrow, z, 0.0), torch.where(narrow, h, 0.0))
+        thin = _log_normal(z) + log_m - sigma.log(), (h * tilt - z) / sigma, centre + half * tilt
+        density, slope, mean = map(torch.where, (narrow,) * 3, thin, wide)
+        return self.probabilities.log() + density, slope, mean
+
+
+def _wide_bins(
+    x: Tensor, alpha: Tensor, sigma: Tensor, low: Tensor, high: Tensor, narrow: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log density at x, its slope and E[x_0 | x] of alpha U(low, high) + sigma eps.
+
+    By the normal distribution function, whose difference loses its digits where a bin is
+    `narrow`: of these it returns anything finite.
+    """
+    above = torch.where(narrow, 1.0, (x - alpha * low) / sigma)
+    below = torch.where(narrow, -1.0, (x - alpha * high) / sigma)
+    alpha = torch.where(alpha > 0, alpha, 1.0)  # where it is 0 all are narrow
+    log_mass = log_normal_mass(below, above)
+    slope = (_log_normal(above) - log_mass).exp() - (_log_normal(below) - log_mass).exp()
+    slope = slope / sigma
+    return log_mass - (alpha * (high - low)).log(), slope, (x + sigma**2 * slope) / alpha
+
+
+def _narrow_bins(z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Of exp(z h y - (h y)^2 / 2) for y in [-1, 1]: log of its mean, and the mean of y under it.
+
+    By 8 points of Gauss and Legendre: 1e-15 where h (1 + |z|) < 1.
+    """
+    mean, moment = torch.zeros_like(z), torch.zeros_like(z)
+    for node, weight in zip(*np.polynomial.legendre.leggauss(8), strict=True):
+        density = 0.5 * float(weight) * (h * float(node) * (z - 0.5 * h * float(node))).exp()
+        mean, moment = mean + density, moment + float(node) * density
+    return mean.log(), moment / mean
 
 
 def _check_distribution(name: str, p: Tensor) -> None:

@@ -64,7 +64,7 @@ class SDE(TimeCache, ABC):
 
     @abstractmethod
     def log_alpha(self, t: Times) -> Times:
-        """Logarithm of the signal scale; 0 at t = 0."""
+        """Logarithm of the signal scale; 0 at t = 0, -inf where no signal is left."""
 
     @abstractmethod
     def variance(self, t: Times) -> Times:
@@ -168,6 +168,11 @@ class Rescaled(SDE):
         return self.base.log_alpha(t)
 
     @at_times
+    def alpha(self, t: Times) -> Times:
+        """That of the other process."""
+        return self.base.alpha(t)
+
+    @at_times
     def variance(self, t: Times) -> Times:
         """c^2 times that of the other process."""
         return self.unit**2 * self.base.variance(t)
@@ -213,6 +218,11 @@ class Ended(SDE):
     def log_alpha(self, t: Times) -> Times:
         """That of the whole process."""
         return self.base.log_alpha(t)
+
+    @at_times
+    def alpha(self, t: Times) -> Times:
+        """That of the whole process."""
+        return self.base.alpha(t)
 
     @at_times
     def variance(self, t: Times) -> Times:

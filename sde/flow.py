@@ -46,15 +46,15 @@ def well_posed(sde: SDE, kind: str) -> SDE:
     v = (r eps - sigma x~) / alpha: an error of an estimate of eps, or of a score, is divided by
     alpha, and so is that of x_0. Where alpha at N is nearly 0, samples start with an error of any
     size, and its divergence counts in a likelihood. So the process ends at the greatest whole step
-    whose log-SNR is at least `WELL_POSED_LOG_SNR`, with its prior there; that of estimates of x_0
-    or v, and any other whose log-SNR at N is at least `ILL_POSED_LOG_SNR`, is the whole process.
+    whose log-SNR is at least `WELL_POSED_LOG_SNR`, with its prior there; that of estimates of x_0,
+    v or u, and any other whose log-SNR at N is at least `ILL_POSED_LOG_SNR`, is the whole process.
 
     Args:
         sde: the process.
-        kind: what is estimated: "x_0", "v", or another.
+        kind: what is estimated: "x_0", "v", "u", or another.
     """
     end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
-    if kind in ("x_0", "v") or float(sde.log_snr(end)) >= ILL_POSED_LOG_SNR:
+    if kind in ("x_0", "v", "u") or float(sde.log_snr(end)) >= ILL_POSED_LOG_SNR:
         return sde
     start = sde.time_of_log_snr(end.new_tensor(WELL_POSED_LOG_SNR))
     return Ended(sde, max(1, math.floor(float(start))))

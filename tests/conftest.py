@@ -29,9 +29,11 @@ from scoreflow.sde.analytic import GaussianMixture  # noqa: E402
 from scoreflow.sde.base import SDE, Rescaled, broadcast  # noqa: E402
 from scoreflow.sde.noise import Noise, Stream  # noqa: E402
 from scoreflow.sde.prediction import Denoiser, Prediction, predict  # noqa: E402
-from scoreflow.sde.subvp import SubVPSDE  # noqa: E402
-from scoreflow.sde.ve import VESDE  # noqa: E402
-from scoreflow.sde.vp import VPSDE  # noqa: E402
+from scoreflow.sde.processes.edm import EDMSDE  # noqa: E402
+from scoreflow.sde.processes.rectified import RectifiedSDE  # noqa: E402
+from scoreflow.sde.processes.subvp import SubVPSDE  # noqa: E402
+from scoreflow.sde.processes.ve import VESDE  # noqa: E402
+from scoreflow.sde.processes.vp import VPSDE  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -72,6 +74,8 @@ PROCESSES = {
     "log_linear": lambda: VPSDE.log_linear(200),
     "subvp": lambda: SubVPSDE.linear(200),
     "ve": lambda: VESDE(200, 0.01, 20.0),
+    "rectified": lambda: RectifiedSDE(200),
+    "edm": lambda: EDMSDE(200, 0.01, 20.0),
     "exploding": lambda: ScaledSDE(200, 0.0),
     "scaled": lambda: ScaledSDE(200, 0.3),
     "rescaled": lambda: Rescaled(VPSDE.cosine(200), 0.8),

@@ -137,7 +137,7 @@ def test_a_checkout_without_symbolic_links_is_found(tmp_path):
     (tmp_path / "run.py").write_text("")
     code = "import scoreflow as sf; print(sf.VPSDE.__module__, sf.samplers.DDIM.__module__)"
     assert python(code, cwd=tmp_path, path=tmp_path) == (
-        "scoreflow.sde.vp scoreflow.samplers.ddim"
+        "scoreflow.sde.processes.vp scoreflow.samplers.ddim"
     )
     code = "from scoreflow.schema import experiments; print(*experiments.names())"
     assert "digits" in python(code, cwd=tmp_path, path=tmp_path).split()

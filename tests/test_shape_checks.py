@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from scoreflow.samplers.ddim import DDIM
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 from tests import shape_checks
 
 ONE, TWO, PLANE = torch.zeros(1), torch.zeros(2), torch.zeros(2, 3)

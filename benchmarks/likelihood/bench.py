@@ -16,7 +16,7 @@ from scoreflow.factory.model import build_model
 from scoreflow.likelihood.dequantization import Dequantizer
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.noise import Noise
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 
 @dataclass(frozen=True)

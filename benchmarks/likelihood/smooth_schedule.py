@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from scoreflow.sde.base import SDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.sde.types import Times
-from scoreflow.sde.vp import VPSDE
 
 
 class Smooth(SDE):

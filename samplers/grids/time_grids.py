@@ -23,6 +23,8 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.types import Times
 
 KARRAS_RHO = 7.0
+LEAST_LOG_SNR = -10.0
+"""About DDPM's at N."""
 
 
 def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
@@ -71,13 +73,18 @@ def _leading(sde: SDE, count: int, t_min: float) -> Tensor:
 def _even_in(
     clock: Callable[[SDE, Tensor], Tensor], time: Callable[[SDE, Tensor], Tensor]
 ) -> Callable[[SDE, int, float], Tensor]:
-    """A grid that is even in a clock between N and t_min."""
+    """A grid that is even in a clock between N and t_min.
+
+    A clock that is infinite at N, where no signal is left, is even below `LEAST_LOG_SNR`.
+    """
 
     def build(sde: SDE, count: int, t_min: float) -> Tensor:
         ends = torch.tensor([float(sde.num_steps), t_min], dtype=torch.float64)
         if count == 1:
             return torch.tensor([float(sde.num_steps), 0.0], dtype=torch.float64)
         first, last = clock(sde, ends)
+        if not first.isfinite():
+            first = clock(sde, sde.time_of_log_snr(ends.new_tensor([LEAST_LOG_SNR])))[0]
         share = torch.linspace(0, 1, count, dtype=torch.float64)
         times = time(sde, first + (last - first) * share)
         times[0], times[-1] = ends  # there and back is exact but for rounding

@@ -1,6 +1,7 @@
 """Exponential Adams-Bashforth: DEIS (Zhang & Chen 2023, "rho-AB"), of orders 1 to 4."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import (
     Estimate,
@@ -26,6 +27,8 @@ class DEIS(Multistep):
     Attributes:
         order: how many estimates the polynomial goes through, 1..4.
     """
+
+    needs_signal: ClassVar = True
 
     order: int = 3
 

@@ -19,7 +19,7 @@ far, it is most of the error of DEIS-3 and DEIS-4.
 """
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 
 from scoreflow.sde.base import SDE
 from scoreflow.sde.types import Batch, Times
@@ -44,8 +44,9 @@ def half_log_snr(sde: SDE, t: Times) -> float:
 
 
 def ratio(sde: SDE, t: Times) -> float:
-    """rho_t = sigma_t / alpha_t; 0 at t = 0."""
-    return sde.sigma(t).item() / sde.alpha(t).item()
+    """rho_t = sigma_t / alpha_t; 0 at t = 0, inf where alpha is 0."""
+    alpha = sde.alpha(t).item()
+    return sde.sigma(t).item() / alpha if alpha else inf
 
 
 def combined(x_t: Batch, factor: float, *weighted: tuple[float, Batch]) -> Batch:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import expm1
+from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import (
     Estimate,
@@ -37,6 +38,8 @@ class UniPC(Multistep):
         order: p of the predictor, 1..3.
         correct: whether states are corrected.
     """
+
+    needs_signal: ClassVar = True
 
     order: int = 2
     correct: bool = True

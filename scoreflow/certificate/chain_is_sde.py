@@ -24,9 +24,9 @@ from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE, Rescaled
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 ROUNDINGS = 16.0
 SPREAD = 0.6

@@ -29,10 +29,10 @@ from scoreflow.sde.flow import velocity
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, Status, odeint
 from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.subvp import SubVPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.sde.types import State
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
 
 ROUNDINGS = 16.0
 Device = torch.device | str

@@ -13,7 +13,7 @@ from scoreflow.data import toy
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.samplers import Ancestral, EulerMaruyama, ReverseDiffusion, Sampler, Step
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 COUNTS = (125, 250, 500, 1000, 2000, 4000)
 POINTS = 64

@@ -37,7 +37,7 @@ from scoreflow.runtime.terminal import tell
 from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.training_sections import SDEConfig
-from scoreflow.sde import SDE, VESDE, VPSDE, SubVPSDE
+from scoreflow.sde import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
 from scoreflow.sde.base import in_units
 from scoreflow.training.settings import TrainingSettings
 
@@ -55,6 +55,8 @@ SDES: dict[str, Callable[[SDEConfig], SDE]] = {
     "vp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(VPSDE, c),
     "subvp": lambda c: choose("sde.schedule", c.schedule, SCHEDULES)(SubVPSDE, c),
     "ve": lambda c: VESDE(c.num_steps, c.sigma_min, c.sigma_max),
+    "rectified": lambda c: RectifiedSDE(c.num_steps),
+    "edm": lambda c: EDMSDE(c.num_steps, c.sigma_min, c.sigma_max, c.rho),
 }
 
 
@@ -302,7 +304,7 @@ def build_sde(config: AnyConfig) -> SDE:
     checked = Config.of(config)
     c, unit = checked.sde, checked.model.data_scale
     build = choose("sde", c.name, SDES)
-    schedule = "" if c.name == "ve" else c.schedule
+    schedule = c.schedule if c.name in ("vp", "subvp") else ""
     if schedule == "betas" and len(c.betas) != c.num_steps:
         raise RequestError(
             f"sde.betas must have a beta for each of the sde.num_steps = {c.num_steps} steps, got "

@@ -18,7 +18,7 @@ from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
-Output = Literal["eps", "x_0", "v", "score", "mean", "gradient"]
+Output = Literal["eps", "x_0", "v", "u", "score", "mean", "gradient"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
 PRECISIONS = {
     "float32": torch.float32,
@@ -89,7 +89,7 @@ class ScoreModel:
         output: what the network's output estimates: a view of `Prediction`; "x_0" also of a
             denoiser D(x; sigma); "score" is of unit scale, the score times sigma, "gradient" the
             score itself, of the images in the network's range; "mean" is DDPM's posterior mean
-            over a whole step. "x_0" and "v" are about x_0 / data_std.
+            over a whole step. "x_0", "v" and "u" are about x_0 / data_std.
         t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
             integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of

@@ -37,7 +37,7 @@ MLP: Condition = {"model.name": ("mlp",)}
 OF_CLASSES: Condition = {**UNET, "model.conditional": (True,)}
 BETAS: Condition = {"sde.schedule": ("linear", "linear_continuous", "scaled_linear")}
 LOG_LINEAR: Condition = {"sde.schedule": ("log_linear",)}
-EXPLODING: Condition = {"sde.name": ("ve",)}
+EXPLODING: Condition = {"sde.name": ("ve", "edm")}
 """What several keys need to have an effect."""
 
 
@@ -136,8 +136,9 @@ class SDEConfig(Section):
 
     name: str = key(
         "vp",
-        "process: variance-preserving, sub-VP or variance-exploding",
-        choices=("vp", "subvp", "ve"),
+        "process: variance-preserving, sub-VP, variance-exploding, flow matching's straight path, "
+        "or EDM's noise scales",
+        choices=("vp", "subvp", "ve", "rectified", "edm"),
     )
     num_steps: int = key(1000, "N, steps of the chain", Range(2, 1_000_000, "[]"))
     schedule: str = key(
@@ -161,6 +162,13 @@ class SDEConfig(Section):
     )
     sigma_max: float = key(50.0, "noise scale at t = N", POSITIVE, only=EXPLODING)
     alpha_min: float = key(5e-3, "signal scale at t = N", FRACTION, only=LOG_LINEAR)
+    rho: float = key(
+        7.0,
+        "sigma^(1/rho) is linear in t",
+        Range(1, 100, "[]"),
+        later=True,
+        only={"sde.name": ("edm",)},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +182,9 @@ class ModelConfig(Section):
     )
     prediction: str = key(
         "eps",
-        "output of the network: noise, datum, velocity, score (times sigma; gradient: itself), or "
-        "the reverse step's mean",
-        choices=("eps", "x_0", "v", "score", "mean", "gradient"),
+        "output of the network: noise, datum, velocity (v of the rotation, u = eps - x_0 of flow "
+        "matching), score (times sigma; gradient: itself), or the reverse step's mean",
+        choices=("eps", "x_0", "v", "u", "score", "mean", "gradient"),
     )
     learned_variance: bool = key(
         False,

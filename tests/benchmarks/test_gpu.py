@@ -93,7 +93,7 @@ def copied(files, root):
 
 FILES = {
     "run.py": "run",
-    "sde/vp.py": "vp",
+    "sde/processes/vp.py": "vp",
     "scoreflow/models/unet.py": "unet",
     "benchmarks/training.py": "training",
 }
@@ -109,10 +109,10 @@ def test_the_hash_is_of_names_and_contents_of_the_sources(tmp_path):
     ]
     beside = {"docs/a.md": "a", "tests/test_a.py": "a", "scoreflow/__pycache__/a.pyc": "a"}
     # a copy without git, with its links followed, and with what no measurement reads
-    copy = copied({**FILES, **beside, "scoreflow/sde/vp.py": "vp"}, tmp_path / "copy")
+    copy = copied({**FILES, **beside, "scoreflow/sde/processes/vp.py": "vp"}, tmp_path / "copy")
     assert sources.fingerprint(copy) == first
     for number, change in enumerate((
-        {"sde/vp.py": "vq"},
+        {"sde/processes/vp.py": "vq"},
         {"sde/vp2.py": ""},
         {"scoreflow/models/unet.py": "une", "scoreflow/models/unet2.py": "t"},
         {"run.py": "run\n"},
@@ -132,7 +132,12 @@ def test_the_hash_is_of_torch_too(tmp_path, monkeypatch):
 
 def test_the_hash_is_of_this_repository():
     names = {path.relative_to(ROOT).as_posix() for path in sources.sources()}
-    assert {"run.py", "sde/vp.py", "configs/cifar10.py", "scoreflow/models/unet.py"} <= names
+    assert {
+        "run.py",
+        "sde/processes/vp.py",
+        "configs/cifar10.py",
+        "scoreflow/models/unet.py",
+    } <= names
     assert "benchmarks/gpu/sources.py" in names
     assert not {name for name in names if name.startswith(("scoreflow/sde/", "tests/", "docs/"))}
 

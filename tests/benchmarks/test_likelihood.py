@@ -24,7 +24,7 @@ from scoreflow.cli.main import main as run_py
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 ROOT = Path(__file__).parents[2]
 F64 = torch.float64

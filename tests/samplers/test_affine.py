@@ -29,7 +29,7 @@ from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)

@@ -10,7 +10,7 @@ from scoreflow.samplers.multistep import dpm_solver
 from scoreflow.samplers.sampler import Multistep
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 diffusers = pytest.importorskip("diffusers")
 

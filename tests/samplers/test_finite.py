@@ -24,9 +24,9 @@ from scoreflow.samplers import (
 from scoreflow.samplers.sampler import FINALS
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.noise import Noise
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 STEPS, MOST = 60, 50
 SDES = {

@@ -8,7 +8,7 @@ from torch import Tensor
 from scoreflow.samplers import AnnealedLangevin, Langevin, Step
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SDE = VPSDE.linear(200)
 T, S = torch.tensor([150.0, 149.0], dtype=torch.float64)

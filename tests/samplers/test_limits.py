@@ -16,7 +16,7 @@ from scoreflow.samplers import (
 )
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SDE = VPSDE.linear(100)
 T = torch.tensor(50.0, dtype=torch.float64)

@@ -22,9 +22,9 @@ from scoreflow.samplers import (
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import KINDS, predict
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 STEPS, SAMPLES = 100, 1000
 MEAN, STD = 0.3, 0.5

@@ -23,9 +23,9 @@ from scoreflow.samplers import (
 from scoreflow.samplers.reverse_variance import optimal_variance
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 F64 = torch.float64
 SDES = {

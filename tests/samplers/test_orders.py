@@ -30,9 +30,9 @@ from scoreflow.samplers.multistep.deis import adams_bashforth
 from scoreflow.samplers.sampler import sample
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 PROCESSES = {
     "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),

@@ -27,8 +27,8 @@ from scoreflow.samplers import (
 )
 from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SAMPLERS = {
     "ancestral": Ancestral("beta"),

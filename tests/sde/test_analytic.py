@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
 

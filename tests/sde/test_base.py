@@ -114,6 +114,7 @@ def test_flow_in_the_angle_is_the_flow_in_time(process, mixture):
     """dx/dt = f x - g^2 score / 2, and x = r x~ with dx~/dphi = v."""
     n = process.num_steps
     t = torch.tensor([0.3, 1.0, 7.2, 50.0, 99.5, 150.1, float(n)], dtype=torch.float64)
+    t = t[process.alpha(t) > 0]  # f and g are infinite elsewhere
     generator = torch.Generator().manual_seed(0)
     x = 2 * torch.randn(len(t), 2, dtype=torch.float64, generator=generator)
     prediction = mixture.denoiser(process)(x, t)

@@ -9,9 +9,9 @@ from scoreflow.samplers import Reclocked
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 
 def test_ve_is_a_geometric_series_of_noise_scales():

@@ -1,4 +1,4 @@
-"""Four views of one estimate, against their definitions with the true x_0 and eps."""
+"""Five views of one estimate, against their definitions with the true x_0 and eps."""
 
 import itertools
 
@@ -21,17 +21,19 @@ def truth(sde: SDE) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         "eps": eps,
         "v": phi.cos() * eps - phi.sin() * x_0,
         "score": -eps / broadcast(sde.sigma(t), x_0),
+        "u": eps - x_0,
     }
     return t, sde.perturb(x_0, t, eps), views
 
 
 def magnification(given: str, wanted: str, alpha: Tensor, sigma: Tensor) -> Tensor:
     """How many times larger than x_t and the estimate a conversion makes their rounding."""
-    loss = {"x_0": 1 / sigma, "eps": 1 / alpha, "score": 1 / alpha, "v": torch.ones_like(alpha)}
+    one = torch.ones_like(alpha)
+    loss = {"x_0": 1 / sigma, "eps": 1 / alpha, "score": 1 / alpha, "v": one, "u": one}
     if wanted == "score":
         return (loss["x_0"] if given == "x_0" else 1) / sigma
     if (given, wanted) in {("score", "eps"), ("eps", "eps")}:
-        return torch.ones_like(alpha)
+        return one
     return loss[given]
 
 
@@ -49,7 +51,9 @@ def test_every_view_from_every_other(process, given, wanted, dtype):
     size += views["eps"].abs().flatten(1).amax(1)
     alpha, sigma = process.alpha(t), process.sigma(t)
     bound = 4 * torch.finfo(dtype).eps * size * magnification(given, wanted, alpha, sigma)
-    assert (error <= bound).all(), (error / bound).max()
+    told = bound.isfinite()  # where no signal is left, eps says nothing of x_0
+    assert told.sum() >= len(t) - 1
+    assert (error <= bound)[told].all(), (error / bound)[told].max()
 
 
 @pytest.mark.parametrize(("given", "between"), list(itertools.permutations(KINDS, 2)))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scoreflow.sde.base import SDE
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoreflow.sde.base import SDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 EPS = torch.finfo(torch.float64).eps
 

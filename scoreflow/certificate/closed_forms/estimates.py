@@ -21,7 +21,7 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser, Prediction
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 Device = torch.device | str
 LogDensity = Callable[[Denoiser, SDE, Tensor, float, Noise, int, float], Tensor]

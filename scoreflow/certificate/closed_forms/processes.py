@@ -15,10 +15,10 @@ import torch
 from scoreflow.certificate.identity import Identity
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.sde.base import SDE, Ended, Rescaled
-from scoreflow.sde.log_alpha import Parabola
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.log_alpha import Parabola
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 STEPS = 30
 """N of the processes that are looked at besides the run's own."""

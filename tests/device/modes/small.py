@@ -7,7 +7,7 @@ from scoreflow.data.dataset import Data
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 N, NUM_LEVELS, SIDE = 20, 17, 2
 

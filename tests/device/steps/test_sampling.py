@@ -19,9 +19,9 @@ from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import odeint
 from scoreflow.sde.ode.dopri5 import Dopri5
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 from tests.device.pretend import pretending
 from tests.device.watch import watching
 from tests.samplers.test_matrix import OPTIMAL, SAMPLERS, exact, of

@@ -24,7 +24,7 @@ from scoreflow.evaluation.cached_cases import check_case
 from scoreflow.generation import error_table
 from scoreflow.generation.error_table import ErrorTable
 from scoreflow.likelihood.dataset_likelihood import _Mean, check_row
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.storage.locks import ownership
 from scoreflow.storage.locks.ownership import Waiting, attempt, held, let_go
 from scoreflow.storage.measurements import keep

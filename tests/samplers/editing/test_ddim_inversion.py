@@ -9,9 +9,9 @@ import torch
 from scoreflow.samplers import DDIM, Step, grid, invert
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 PROCESSES = {
     "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),

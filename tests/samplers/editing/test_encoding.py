@@ -14,7 +14,7 @@ from scoreflow.samplers import (
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 MEAN = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
 EYE = torch.eye(3, dtype=torch.float64)

@@ -30,8 +30,8 @@ from scoreflow.samplers.editing.conjugate_gradients import conjugate_gradients
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SHAPE = (1, 2, 4)
 D = 8

@@ -28,9 +28,9 @@ from scoreflow.samplers import (
 )
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.subvp import SubVPSDE
-from scoreflow.sde.ve import VESDE
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.subvp import SubVPSDE
+from scoreflow.sde.processes.ve import VESDE
+from scoreflow.sde.processes.vp import VPSDE
 
 MULTISTEP = {
     "dpm": DPMSolver(2),

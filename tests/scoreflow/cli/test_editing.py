@@ -22,7 +22,7 @@ from scoreflow.schema import request, resolve
 from scoreflow.schema.task_keys import METHODS, TASKS
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.noise import Noise
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.storage.run_folder import RunDir
 
 TINY = [

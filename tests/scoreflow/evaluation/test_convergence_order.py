@@ -11,7 +11,7 @@ from scoreflow import samplers
 from scoreflow.data.toy import distribution
 from scoreflow.evaluation import convergence_order
 from scoreflow.samplers import DDIM, DEIS, Ancestral, DPMSolver, Heun, UniPC
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SDE = VPSDE.log_linear(1000, 5e-3, 5e-3)
 

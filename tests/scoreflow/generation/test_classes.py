@@ -11,7 +11,7 @@ from scoreflow.factory.guidance import guidance_of
 from scoreflow.generation.classes import Classes
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema.evaluation_sections import SamplingConfig
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 
 class Constant(nn.Module):

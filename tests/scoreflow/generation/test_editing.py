@@ -17,7 +17,7 @@ from scoreflow.samplers import (
     grid,
 )
 from scoreflow.sde.analytic import gaussian
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SDE = VPSDE.log_linear(50, 1e-3, 5e-3)
 SHAPE = (3, 2, 2)

@@ -23,7 +23,7 @@ from scoreflow.samplers import grid
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import predict
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 STEPS = 4
 SETTINGS = {"sampler": "ancestral", "seed": 3, "num_images": 11}

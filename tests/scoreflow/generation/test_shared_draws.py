@@ -13,7 +13,7 @@ from scoreflow.runtime import distributed
 from scoreflow.samplers import Counted, grid
 from scoreflow.samplers.ancestral import Ancestral
 from scoreflow.sde.noise import Noise
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 SCRIPT = """
 import sys, torch

@@ -12,7 +12,7 @@ from scoreflow.factory.sampling import build_drawing
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import Counted, ProbabilityFlow, sample
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (1, 4, 4)

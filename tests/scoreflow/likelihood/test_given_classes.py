@@ -16,7 +16,7 @@ from scoreflow.models.score_model import ScoreModel
 from scoreflow.schema.config import Config
 from scoreflow.schema.evaluation_sections import LikelihoodConfig
 from scoreflow.schema.training_sections import ModelConfig
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 
 
 class OfClasses(nn.Module):

@@ -11,7 +11,7 @@ from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings, measure
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.sde.vp import VPSDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.storage.result_rows import Rows
 
 

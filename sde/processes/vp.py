@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.sde.base import SDE
-from scoreflow.sde.log_alpha import LogAlpha, Parabola, Table
+from scoreflow.sde.processes.log_alpha import LogAlpha, Parabola, Table
 from scoreflow.sde.time_cache import at_times
 from scoreflow.sde.types import Times
 

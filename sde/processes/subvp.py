@@ -10,9 +10,9 @@ so that sigma^2 stays below the VP's 1 - alpha^2. With a = alpha_t / alpha_s, it
 import torch
 
 from scoreflow.sde.base import SDE
+from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.sde.time_cache import at_times, between_times
 from scoreflow.sde.types import Times
-from scoreflow.sde.vp import VPSDE
 
 
 class SubVPSDE(VPSDE):
