@@ -22,6 +22,7 @@ if not (Path(__file__).parent / "sde").is_dir() and (_CHECKOUT / "run.py").is_fi
 
 if TYPE_CHECKING:
     from scoreflow.any_model import bits_per_dim, sample
+    from scoreflow.comparison.runs import RunsCompared, compare
     from scoreflow.errors import RequestError, RunError
     from scoreflow.imported_run import import_network
     from scoreflow.likelihood.error_budget import Budget
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "any_model": ("bits_per_dim", "sample"),
+    "comparison.runs": ("RunsCompared", "compare"),
     "errors": ("RequestError", "RunError"),
     "imported_run": ("import_network",),
     "likelihood.error_budget": ("Budget",),
@@ -80,12 +82,14 @@ __all__ = [
     "RectifiedSDE",
     "RequestError",
     "RunError",
+    "RunsCompared",
     "ScoreModel",
     "Solver",
     "SubVPSDE",
     "TrainedRun",
     "__version__",
     "bits_per_dim",
+    "compare",
     "import_network",
     "load",
     "log_likelihood",

@@ -56,7 +56,13 @@ from scoreflow.runtime.terminal import tell
 from scoreflow.samplers import ProbabilityFlow
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request, flatten
-from scoreflow.schema.resolve import evaluation_config, facts_of_data, frozen, resolve
+from scoreflow.schema.resolve import (
+    completed,
+    evaluation_config,
+    facts_of_data,
+    frozen,
+    resolve,
+)
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.storage.checkpoints.averages import AVERAGES, path_of
@@ -186,6 +192,39 @@ def open_run(
     if device.type in WITHOUT_FLOAT64 and (where := training_remark(experiment.settings, device)):
         say(where)
     return TrainedRun(folder, experiment, say, at=asked_step(config, request.mode), length=length)
+
+
+def open_beside(
+    run: "TrainedRun", path: str | Path, sections: tuple[str, ...], what: str, say: Say
+) -> "TrainedRun":
+    """Another run under this one's settings of evaluation, to be compared with it.
+
+    Args:
+        run: whose settings are taken over, and whose data, where the other's are not bound.
+        path: of the other's folder.
+        sections: those taken over, "likelihood" say.
+        what: names the other in messages: the key or flag that gave its folder.
+        say: gets a line for a damaged checkpoint that is passed over.
+
+    Raises:
+        RequestError: it holds no trained run, or cannot be asked so.
+    """
+    folder, experiment = RunDir.open(path), run.experiment
+    if not folder.checkpoint_steps():
+        raise RequestError(f"{what}: {folder.path} has no checkpoint")
+    own = flatten(experiment.config.to_dict())
+    free = tuple(f"{section}." for section in (*sections, *(() if folder.bound else ("data",))))
+    asked = {key: own[key] for key in own if key.startswith(free)}
+    resolved = resolve(
+        {**completed(flatten(folder.config)), **asked}, str(folder.path / "config.json")
+    )
+    if folder.bound:
+        known = experiment.data
+        other = experiment_of(folder, resolved, experiment.device, needed=True, known=known)
+    else:  # it is measured on our images
+        bound = run.folder.bound
+        other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
+    return TrainedRun(folder, other, say, at=int(resolved.sampling.step))
 
 
 def experiment_of(

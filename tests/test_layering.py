@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "likelihood", "evaluation", "certificate", "interop"},
     {"factory", "report"},
     {"trained_run", "any_model", "run_table"},
-    {"training_run", "imported_run"},
+    {"training_run", "imported_run", "comparison"},
     {"cli"},
 ]
 FLOOR = {room: k for k, rooms in enumerate(FLOORS) for room in rooms}
@@ -41,6 +41,7 @@ CONFIG_READERS = {
     "run_table",
     "training_run",
     "imported_run",
+    "comparison",
     "configs",
 }
 LONGEST_CHAIN, MOST_FILES = 12, 12

@@ -14,7 +14,14 @@ from ml_collections import config_flags
 from scoreflow.errors import RequestError, nearest
 from scoreflow.paths import user_path
 from scoreflow.schema import experiments
-from scoreflow.schema.config import KEYS, as_flag, refuse_nonsense, unknown, without_effect
+from scoreflow.schema.config import (
+    KEYS,
+    as_flag,
+    refuse_nonsense,
+    unknown,
+    without_effect,
+    without_effect_on_runs,
+)
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
     LISTING_FLAGS,
@@ -91,7 +98,7 @@ def parse(argv: list[str]) -> Request:
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     overrides = {key: _switch(key, value) for key, value in {**overrides, **short}.items()}
     config = {**config, **short, **overrides}
-    _refuse_without_effect(values.mode, overrides)
+    _refuse_without_effect(values.mode, overrides, values.runs is not None)
     refuse_nonsense(overrides)
     device = values.device or ""
     mode = values.mode
@@ -114,11 +121,14 @@ def _given(values: flags.FlagValues, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: values[name].value for name in names if values[name].present}
 
 
-def _refuse_without_effect(mode: str, overrides: Flat) -> None:
+def _refuse_without_effect(mode: str, overrides: Flat, of_runs: bool) -> None:
     """Refuse an override that could change nothing, for it was meant to."""
+    compared = of_runs and mode == "compare"
     for key in overrides:
-        if instead := without_effect(key, mode):
-            raise RequestError(f"{key} has no effect on --mode {mode}; {instead}")
+        instead = without_effect_on_runs(key) if compared else without_effect(key, mode)
+        if instead:
+            what = f"{mode} --runs" if compared else mode
+            raise RequestError(f"{key} has no effect on --mode {what}; {instead}")
 
 
 def _defined() -> flags.FlagValues:

@@ -26,6 +26,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode likelihood --workdir DIR
   python run.py --mode classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
+  python run.py --mode compare --runs DIR,DIR,... [--workdir OUT]
   python run.py --mode equivalence|profile [--workdir DIR]
   python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
   python run.py --mode export --to diffusers|safetensors --out PATH --workdir DIR
@@ -50,6 +51,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --set       import: answers to what the file does not say, as heads=4,steps=4000
   --anyway    import: keep it although the check on arrival fails
   --to, --out, --weights ema|raw       export: in which format, into which folder or file
+  --runs      compare: several runs in pairs on the same images and noise, into the folder
+              --workdir (default runs/compare-HASH); table: the runs
   --device    cpu, cuda, cuda:1, ...; default: the best one found
   --config.SECTION.KEY=VALUE           any key of docs/config.md; on a trained run only
                                        the sections that belong to their modes
@@ -288,7 +291,7 @@ def _run(request: Request, argv: list[str]) -> None:
         raise RequestError(
             f"--mode {request.mode} runs in one process; torchrun is for {', '.join(SHARED)}"
         )
-    if request.workdir is None and request.mode not in UNTRAINED:
+    if request.workdir is None and request.listing is None and request.mode not in UNTRAINED:
         which = "a new folder" if request.mode == "import" else "the folder of a trained run"
         raise RequestError(f"--mode {request.mode} needs --workdir DIR, {which}")
     fresh = request.workdir is None and request.listing is None

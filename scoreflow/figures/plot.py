@@ -39,6 +39,7 @@ class Plot:
         series: the lines.
         log_x: logarithmic abscissa.
         log_y: logarithmic ordinate.
+        places: whether abscissas are places in an order, and ticks whole numbers.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Plot:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = True
+    places: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The plot for a result file; points that are not finite are left out."""

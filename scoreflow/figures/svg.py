@@ -80,6 +80,8 @@ def figure_of(plot: Plot) -> Figure:
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     _tick(axes.xaxis, plot.log_x)
+    if plot.places:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _tick(axes.yaxis, plot.log_y)
     if names:
         axes.legend(

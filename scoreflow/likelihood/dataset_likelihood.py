@@ -109,12 +109,14 @@ class Measured:
         line: for the terminal.
         values: bits/dim or nats, a row a datum and a column a probe, (n, P).
         evaluations: of the denoiser, (n,).
+        solved: data that were solved for it; rows of the others were there.
     """
 
     result: dict[str, Any]
     line: str
     values: Tensor
     evaluations: Tensor
+    solved: int = 0
 
 
 def measure(

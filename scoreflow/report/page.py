@@ -1,9 +1,12 @@
 """DIR/report.html: the results of a run on one page that opens from disk without a network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scoreflow.report.blocks import Section
+from scoreflow.report.compared import about as about_runs
+from scoreflow.report.compared import likelihoods as likelihoods_of_runs
+from scoreflow.report.compared import samples as samples_of_runs
 from scoreflow.report.html import render
 from scoreflow.report.results import DAMAGE, Results
 from scoreflow.report.sections import (
@@ -39,6 +42,15 @@ SECTIONS = (
     certificate.sections,
 )
 """From top to bottom."""
+OF_RUNS = (
+    likelihoods_of_runs.sections,
+    samples_of_runs.sections,
+    others.sections,
+    about_runs.sections,
+)
+"""The same of a comparison of runs."""
+
+Maker = Callable[[Results], Iterator[Section]]
 
 
 def write_report(run: RunDir) -> Path:
@@ -53,12 +65,28 @@ def write_report(run: RunDir) -> Path:
     Returns:
         The path of the page, DIR/report.html.
     """
+    return _written(run, SECTIONS, run.path.resolve().name)
+
+
+def write_comparison(folder: RunDir) -> Path:
+    """Write the report of a comparison of runs.
+
+    Args:
+        folder: of the comparison, with results/runs.json, samples/ and env.json.
+
+    Returns:
+        The path of the page, DIR/report.html.
+    """
+    return _written(folder, OF_RUNS, "Runs compared")
+
+
+def _written(run: RunDir, makers: Sequence[Maker], title: str) -> Path:
     results = Results(run)
-    sections = [section for make in SECTIONS for section in _made(make, results)]
+    sections = [section for make in makers for section in _made(make, results)]
     anchors = {section.anchor for section in sections}
     page = render(
         "page.html",
-        title=run.path.resolve().name,
+        title=title,
         sections=sections,
         headlines=[each for each in headlines(results) if each.anchor in anchors],
         damaged=results.damaged,
@@ -68,7 +96,7 @@ def write_report(run: RunDir) -> Path:
     return path
 
 
-def _made(make: Callable[[Results], Iterator[Section]], results: Results) -> list[Section]:
+def _made(make: Maker, results: Results) -> list[Section]:
     """The sections of a kind; none, and a line, where a file that they are of is damaged.
 
     The schemas find nearly all damage before; nothing that they miss shall cost the page.

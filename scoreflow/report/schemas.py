@@ -419,6 +419,73 @@ class EmaLengths:
     measured_on: MeasuredOn | None = None
 
 
+# ---- runs in pairs ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfARun:
+    """The likelihood of a run in a comparison."""
+
+    value: float
+    standard_error: Size | None
+    error_budget: ErrorBudget
+    nfe: Size
+    t_min: float
+
+
+@dataclass(frozen=True)
+class OfRuns:
+    """A run in a comparison."""
+
+    name: str
+    path: str
+    step: Step
+    weights: str
+    likelihood: OfARun | None
+    likelihood_seconds: Size | None
+    training_seconds: Size | None
+    parameters: float | None
+    differs: dict[str, object]
+    samples: list[CASE]
+    pictures: Name
+    failed: list[str]
+
+
+@dataclass(frozen=True)
+class PairOfRuns:
+    """A difference of two runs."""
+
+    first: str
+    second: str
+    value: float
+    standard_error: Size | None
+    larger: bool
+    larger_of_all: bool
+
+
+@dataclass(frozen=True)
+class SettingsOfRuns:
+    """Of the settings of a comparison of runs, what is said of them."""
+
+    compare: CompareSettings
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs compared."""
+
+    runs: Annotated[list[OfRuns], Length(1)]
+    pairs: list[PairOfRuns]
+    unit: str
+    note: str
+    num_images: Count
+    keys: list[str]
+    settings: SettingsOfRuns
+    test_data: REFERENCE | None
+    floors: REFERENCE | None
+    kept: Kept | None = None
+
+
 # ---- editing ------------------------------------------------------------------------------------
 
 
@@ -666,6 +733,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "samples-": Samples,
     "compare": Compare,
     "ema-lengths": EmaLengths,
+    "runs": Runs,
     "training": Training,
     "classifier": Classifier,
     "profile": Profile,

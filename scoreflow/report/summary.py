@@ -1,6 +1,7 @@
 """The numbers on top of a report: bits/dim, the best sampler, and the certificate."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from scoreflow.evaluation.columns import COLUMNS, told_apart
 from scoreflow.report.blocks import Headline, Mark, with_error
@@ -9,6 +10,7 @@ from scoreflow.storage.atomic_files import Json
 
 RANKED_BY = ("fid", "wasserstein", "feature_distance", "told_apart")
 """What says which sampler is best, the first that was measured."""
+RUNS = "likelihoods-in-pairs"
 TOLD_APART = "told from training data: the worse recognition rate's distance from 0.5 (0 is best)"
 
 
@@ -27,6 +29,8 @@ def headlines(results: Results) -> Iterator[Headline]:
                 yield from _samples([results.by_name[each] for each in results.named("samples-")])
         except DAMAGE:
             continue
+    with suppress(*DAMAGE):
+        yield from _runs(results.by_name["runs"])
 
 
 def _likelihood(result: Json) -> Headline:
@@ -59,6 +63,21 @@ def _samples(found: list[Json]) -> Iterator[Headline]:
     sampler = best["settings"]["sampler"]
     label = f"{TOLD_APART}, of {sampler}, {best['nfe']:.0f} evaluations"
     yield Headline(with_error(value, error, ".3f"), label, "samples")
+
+
+def _runs(result: Json) -> Iterator[Headline]:
+    """The best of the runs compared, and how many differ from it by more than the error."""
+    solved = {each["name"]: each["likelihood"] for each in result["runs"] if each["likelihood"]}
+    if not solved:
+        return
+    best = min(solved, key=lambda name: float(solved[name]["value"]))
+    found = solved[best]
+    label = f"{result['unit']} of {best}, the best of {len(solved)} runs"
+    yield Headline(with_error(found["value"], found["standard_error"]), label, RUNS)
+    to_best = [each for each in result["pairs"] if best in (each["first"], each["second"])]
+    larger = sum(each["larger_of_all"] for each in to_best)
+    label = f"runs are worse than {best} by more than the error of the difference, in pairs"
+    yield Headline(f"{larger} of {len(to_best)}", label, RUNS)
 
 
 def _certificate(result: Json) -> Headline:

@@ -174,6 +174,29 @@ def without_effect(name: str, mode: str) -> str | None:
     return KEYS[name].instead.get(mode, "leave it out")
 
 
+NOT_OF_RUNS = {
+    "likelihood.step": "set sampling.step, the step of samples and likelihoods",
+    "likelihood.against": "the runs are those of --runs",
+    **dict.fromkeys(
+        (
+            f"likelihood.{name}"
+            for name in ("ledger", "terms", "data", "fit", "mode", "background")
+        ),
+        "leave it out",
+    ),
+    "compare.guidance": "leave it out",
+}
+"""Keys of the sections that a comparison of runs does not read, and what to do instead."""
+
+
+def without_effect_on_runs(name: str) -> str | None:
+    """The same for a comparison of runs, which measures likelihoods and draws samples."""
+    if name in NOT_OF_RUNS:
+        return NOT_OF_RUNS[name]
+    found = [without_effect(name, mode) for mode in ("compare", "likelihood")]
+    return None if None in found else found[0]
+
+
 def refuse_idle(overrides: Flat, config: Flat) -> None:
     """Refuse a key of the weights that was set for choices under which nothing reads it.
 

@@ -53,7 +53,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Listing:
-    """Which runs --mode table shows side by side.
+    """Which runs --mode table shows, or --mode compare measures, side by side.
 
     Attributes:
         runs: their folders.
@@ -80,7 +80,7 @@ class Request:
         names_experiment: whether --config was given.
         source: what is imported; None in all other modes.
         target: what is exported to; None in all other modes.
-        listing: what a table shows; None in all other modes.
+        listing: what a table shows, or which runs are compared; None in all other modes.
     """
 
     mode: str
@@ -210,7 +210,7 @@ LISTING_FLAGS = ("runs", "sort")
 def listing_of(
     mode: str, told: Mapping[str, str], folders: Sequence[str], overrides: Flat
 ) -> Listing | None:
-    """The runs of a table.
+    """The runs of a table, or of a comparison.
 
     Args:
         mode: of the command line.
@@ -219,18 +219,42 @@ def listing_of(
         overrides: config keys that were given, which a table has no use for.
 
     Raises:
-        RequestError: flags of a table in another mode, or a table without runs.
+        RequestError: flags of a table in another mode, or a table without runs, or a comparison
+            of fewer than two.
     """
+    of_runs = mode == "compare" and "runs" in told
     if mode != "table":
-        for flag in LISTING_FLAGS:
-            if flag in told:
-                raise RequestError(f"--{flag} is of --mode table, got --mode {mode}")
+        for flag in told.keys() & set(LISTING_FLAGS):
+            if not of_runs or flag != "runs":
+                of = "table and compare" if flag == "runs" else "table"
+                raise RequestError(f"--{flag} is of --mode {of}, got --mode {mode}")
+    if mode != "table" and not of_runs:
         return None
     named = [part for part in (told.get("runs") or "").split(",") if part]
     runs = tuple(user_path(each, "a run's folder") for each in (*folders, *named))
+    if of_runs:
+        refuse_no_pairs(runs)
+        return Listing(runs)
     if not runs:
         raise RequestError("--mode table needs runs: --mode table DIR DIR, or --runs DIR,DIR")
     for key in overrides:
         raise RequestError(f"{key} has no effect on --mode table; leave it out")
     out = user_path(told["out"], "--out") if told.get("out") else None
     return Listing(runs, told.get("sort") or "", out)
+
+
+def refuse_no_pairs(runs: Sequence[Path]) -> None:
+    """Refuse runs that make no pair: fewer than two, or a folder twice.
+
+    Raises:
+        RequestError: with what to do.
+    """
+    if len(runs) < 2:
+        raise RequestError(
+            f"--runs takes the folders of two runs or more, as --runs DIR,DIR, got {len(runs)}; "
+            "for the samplers of one run: --mode compare --workdir DIR"
+        )
+    seen: dict[Path, Path] = {}
+    for run in runs:
+        if (same := seen.setdefault(run.resolve(), run)) is not run:
+            raise RequestError(f"--runs names one folder twice, {same} and {run}: leave one out")

@@ -1,52 +1,45 @@
-"""--mode compare: every sampler at every budget of evaluations, kept row by row."""
+"""--mode compare: every sampler at every budget of evaluations, kept row by row; or runs."""
 
-import hashlib
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from scoreflow.cli.command_line import command_of
 from scoreflow.cli.console import recorded, say
 from scoreflow.cli.modes.sweeps import ema_lengths
+from scoreflow.comparison.budgets import LEAST, wanted_cases, with_budget
+from scoreflow.comparison.judging import asked_for, judge_by, sampling_of
+from scoreflow.comparison.runs import compare_runs
 from scoreflow.data import toy
-from scoreflow.data.classes import as_asked, names_of, of_classes
+from scoreflow.data.classes import as_asked, names_of
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
-from scoreflow.evaluation import columns, comparison, convergence_order, fid, guidance_sweep
+from scoreflow.evaluation import columns, comparison, convergence_order, guidance_sweep
 from scoreflow.evaluation.cached_cases import CachedCases, check_case, kept
 from scoreflow.evaluation.comparison import Case
 from scoreflow.evaluation.sample_quality import SampleQuality
-from scoreflow.factory import sampling
-from scoreflow.factory.choose import choose
-from scoreflow.factory.evaluation import build_judge
-from scoreflow.factory.guidance import build_guidance
-from scoreflow.factory.sampling import high_order
 from scoreflow.generation.plan import SamplingPlan
-from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
-from scoreflow.schema.config import without_effect
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import resolve
-from scoreflow.schema.samplers import SAMPLERS, stepping
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.measurements import average_of
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE, OtherDataError
 
-REFERENCE = (1e-3, 56.0)
-"""A tolerance of the adaptive flow and the evaluations that it took on the digits; they grow with
-the fifth root."""
-LEAST = 8
-MOST_EVALUATIONS = 10_000
-"""Largest budget of a chain that is no longer: what the adaptive flow may take by default."""
 
-
-def run(request: Request, _argv: list[str]) -> None:
+def run(request: Request, argv: list[str]) -> None:
     """Compare; processes share the images of each case, and the first one judges and writes."""
+    if request.listing is not None:
+        found = compare_runs(request, command_of(argv), say)
+        if distributed.is_main_process():
+            say(f"{found}\nlook at {found.report}")
+            found.refuse_failed()
+        return
     trained = open_run(request, say)
     compare(trained)
     if distributed.is_main_process():
@@ -74,7 +67,8 @@ class Comparing:
 
 def compare(trained: TrainedRun) -> None:
     """Measure what is not there yet; the result into results/compare.json."""
-    config, data = trained.config, _asked_for(trained)
+    config = trained.config
+    data = asked_for(config, trained.model, trained.data)
     c = config.compare
     count = min(c.num_images, len(data.test), len(data.train))
     if count < LEAST:
@@ -82,7 +76,7 @@ def compare(trained: TrainedRun) -> None:
     if ema_lengths.asked(config):
         _sweep_averages(trained, data, count)
         return
-    wanted = _wanted(config, trained.model)
+    wanted = wanted_cases(config, trained.model)
     judge, judged_by = _judge_of(trained, data)
     sweeps = _sweeps(trained, judge, bool(judged_by["classifier"]))
     heading, shard = _heading(trained, count, judged_by), distributed.shard()
@@ -106,7 +100,7 @@ def _sweep_averages(trained: TrainedRun, data: Data, count: int) -> None:
     name = c.samplers[0] if len(c.samplers) == 1 else guidance_sweep.SAMPLER
     judge, judged_by = _judge_of(trained, data)
     heading = _heading(trained, count, judged_by)
-    drawing = _with_budget(trained.config, name, _middle(c))
+    drawing = with_budget(trained.config, name, _middle(c))
     swept = ema_lengths.Sweep(trained, data, judge, heading, name, _middle(c), drawing, count)
     ema_lengths.sweep(swept, lengths)
 
@@ -153,8 +147,6 @@ def _rank(result: Json) -> dict[str, float]:
 
 def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
     """The metrics of samples against data, and what of them a row depends on."""
-    inception = trained.config.compare.inception
-    by: Json = {"classifier": "", "inception": inception}
     file, classifier = trained.folder.path / CLASSIFIER_FILE, None
     if data.train_labels is not None and data.num_levels is not None:
         try:
@@ -164,30 +156,20 @@ def _judge_of(trained: TrainedRun, data: Data) -> tuple[SampleQuality, Json]:
         else:
             if classifier is None:
                 say("no feature distance: make a classifier with --mode classifier")
-        if classifier is not None:
-            by["classifier"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    judge = build_judge(inception, data, trained.data, classifier)
-    if inception and inception != fid.DOWNLOAD:  # a file that is there: it has been read
-        by["inception"] = hashlib.sha256(Path(inception).read_bytes()).hexdigest()
-    return judge, by
+    inception = trained.config.compare.inception
+    return judge_by(inception, data, trained.data, classifier, file)
 
 
 def _heading(trained: TrainedRun, count: int, judged_by: Json) -> Json:
     """All that a row depends on but its case."""
-    config, guidance = trained.config, build_guidance(trained.config, trained.model, trained.data)
+    config = trained.config
     return {
         "seed": config.compare.seed,
         "num_images": count,
         "step": trained.step,
         "device": trained.experiment.device.type,
         "weights": trained.fingerprint,
-        "sampling": {
-            key: value
-            for key, value in config.sampling.items()
-            if without_effect(f"sampling.{key}", "compare") is None
-            and key != "ema_length"  # the weights say it
-        }
-        | {"label": guidance.asked},
+        "sampling": sampling_of(config, trained.model, trained.data),
         "judged_by": judged_by,
         **trained.trained_with,
         **trained.data_digests,
@@ -207,7 +189,7 @@ def _draw(common: Comparing, wanted: list[tuple[str, int]]) -> CachedCases[tuple
     missing = cases.missing()
     trained.fast("eval", sum(budget for _, budget in missing), common.count)
     for name, budget in missing:
-        made = Case(name, budget, trained.plan(name, _with_budget(c, name, budget)))
+        made = Case(name, budget, trained.plan(name, with_budget(c, name, budget)))
         row, png, x = comparison.measured(
             made, trained.model.sde, common.data, seed, common.count, batch_size
         )
@@ -246,14 +228,6 @@ def _print(result: Json) -> None:
         say(guidance_sweep.table(result["guidance"]))
 
 
-def _asked_for(trained: TrainedRun) -> Data:
-    """The data that samples are to be like: those of the classes of sampling.label, or all."""
-    data, guidance = trained.data, build_guidance(trained.config, trained.model, trained.data)
-    if not guidance.guide:
-        return data
-    return of_classes(data, guidance.numbers)
-
-
 def _orders(common: Comparing) -> list[Json]:
     """The order of each sampler that takes fixed steps, on the exact denoiser of the truth."""
     trained, found = common.trained, []
@@ -286,7 +260,7 @@ def _guided(trained: TrainedRun, weight: float, label: int) -> SamplingPlan:
     asked = {"sampling.label": as_asked(label, names), "sampling.guidance": weight}
     config = resolve({**flatten(trained.config.to_dict()), **asked}, "the sweep")
     name = guidance_sweep.SAMPLER
-    return trained.plan(name, _with_budget(config, name, _middle(config.compare)))
+    return trained.plan(name, with_budget(config, name, _middle(config.compare)))
 
 
 def _swept(common: Comparing) -> CachedCases[float]:
@@ -315,41 +289,3 @@ def _swept(common: Comparing) -> CachedCases[float]:
 def _middle(c: ConfigDict) -> int:
     """The budget of the sweep: the middle one of those compared."""
     return int(sorted(set(c.nfe))[len(set(c.nfe)) // 2])
-
-
-def _wanted(config: ConfigDict, model: ScoreModel) -> list[tuple[str, int]]:
-    """Each sampler with each budget that it can use: a chain has no more steps than N."""
-    c, whole = config.compare, config.sampling.grid == "least_cost"
-    most = max(model.sde.num_steps, MOST_EVALUATIONS)
-    if max(c.nfe, default=0) > most or not c.nfe or not c.samplers:
-        raise RequestError(
-            f"compare.nfe must have budgets in 1..{most} and compare.samplers a name, got "
-            f"{tuple(c.nfe)} and {tuple(c.samplers)}"
-        )
-    names = [choose("--samplers", name, sampling.SAMPLERS) for name in dict.fromkeys(c.samplers)]
-    found = [
-        (name, budget)
-        for name in names
-        for budget in sorted(set(c.nfe))
-        if (high_order(config, name) and not whole) or budget <= model.sde.num_steps
-    ]
-    if not found:
-        raise RequestError(
-            f"compare.nfe = {tuple(c.nfe)} has no budget that {', '.join(names)} can use: a chain "
-            f"has {model.sde.num_steps} steps at most"
-        )
-    return found
-
-
-def _with_budget(config: ConfigDict, name: str, budget: int) -> ConfigDict:
-    """A config whose evaluations come to the budget, or near it; guidance may double them."""
-    config = ConfigDict(config.to_dict())
-    c = config.sampling
-    a_step = SAMPLERS[stepping(name, c.predictor)].evaluations  # but one in the last
-    corrections = c.corrections if name == "pc" else 0
-    c.steps = max(1, (budget + a_step - 1) // (a_step + corrections))
-    tolerance, evaluations = REFERENCE
-    wanted = tolerance * (evaluations / budget) ** 5
-    c.tolerance = min(max(wanted, 1e-10), 1.0)
-    assert math.isfinite(wanted), "budgets are whole numbers from 1"
-    return config

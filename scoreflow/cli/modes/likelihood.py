@@ -9,83 +9,46 @@ Under other settings each has a name of its own, with a hash (`storage.measureme
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.bounds import measure_bounds
-from scoreflow.data import toy
+from scoreflow.comparison.rows_of_likelihood import (
+    Weights,
+    count_of,
+    heading_of,
+    kept_likelihood,
+    label_of,
+)
 from scoreflow.data.dataset import Data, digest, overlap
 from scoreflow.data.loading import load_whole
 from scoreflow.errors import RequestError
-from scoreflow.factory import assembly
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.editing import build_user_reading
 from scoreflow.factory.likelihood import (
     OF_EACH,
     asked_of,
-    build_question,
     labels_of,
-    products_of,
 )
 from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
-from scoreflow.likelihood.dataset_likelihood import Measured, check_row, measure
+from scoreflow.likelihood.dataset_likelihood import Measured
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.paths import short_name, user_path
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
-from scoreflow.schema import request as requests
-from scoreflow.schema import resolve
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.measurements import average_of
-from scoreflow.storage.run_folder import RunDir
-from scoreflow.trained_run import TrainedRun, experiment_of, open_run
+from scoreflow.trained_run import TrainedRun, open_beside, open_run
 from scoreflow.uncertainty import standard_error
 
 LEDGER = "likelihood-ledger"
-NOT_OF_A_ROW = (
-    "ema_length",
-    "num_images",
-    "batch_size",
-    "max_evaluations",
-    "checked",
-    "ledger",
-    "terms",
-    "against",
-    "data",
-    "fit",
-    "mode",
-    "background",
-)
-"""Keys of the section that a row does not depend on."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A network to score, and its experiment, whose likelihood settings are this run's.
-
-    Attributes:
-        name: in the names of its results.
-        experiment: its config and data.
-        model: the network.
-        step: of the checkpoint in whose results it stands.
-        digest: SHA-256 of the weights.
-        trained_with: the hash of their config, as `TrainedRun.trained_with`.
-    """
-
-    name: str
-    experiment: Experiment
-    model: ScoreModel
-    step: int
-    digest: str
-    trained_with: Json = field(default_factory=dict)
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -109,7 +72,7 @@ def assess(trained: TrainedRun) -> None:
             "likelihood.ledger has bounds of one law, that of a class or of none, and not of each "
             "image's own class: leave out either it or likelihood.label = data"
         )
-    if other is not None and against is None and not c.ledger and _count(other[1], c) < 2:
+    if other is not None and against is None and not c.ledger and count_of(other[1], c) < 2:
         _score(trained, *other)  # nothing to tell apart, so the test set need not be measured
         return
     measured = measure_test_set(trained)
@@ -130,7 +93,7 @@ def measure_test_set(trained: TrainedRun) -> Measured:
             f"{doubles} of {len(data.test)} test images are in the training set too: "
             "they count, and make the likelihood look better than it is"
         )
-    measured = _measured(trained.folder, _own(trained), data, "likelihood")
+    measured = kept_likelihood(trained.folder, _own(trained), data, "likelihood")
     _write(
         trained, "likelihood", {**measured.result, "in_training_set": doubles}, data, measured.line
     )
@@ -143,66 +106,16 @@ def _own(trained: TrainedRun) -> Weights:
     return Weights("ema", trained.experiment, trained.model, trained.step, digest, config)
 
 
-def _measured(
-    folder: RunDir, weights: Weights, of: Data, name: str, dequantization: str = ""
-) -> Measured:
-    """The likelihood of data, its rows in results/{name}.jsonl."""
-    experiment = weights.experiment
-    model = asked_of(experiment.config, weights.model, of)
-    shard, c = distributed.shard(), experiment.config.likelihood
-    question = build_question(experiment.config, model, of, dequantization)
-    labels = labels_of(experiment.config, model, of)
-    truth = toy.distribution() if name == "likelihood" and of.is_toy else None
-    heading, agree = _heading(weights, of, dequantization), shard.broadcast_from_rank_0
-    with folder.rows(name, heading, shard.rank, "image", check_row, agree) as rows:
-        left = _count(of, c) - len(rows.done)
-        model = experiment.fast(model, "vjp", products_of(question, of), left)
-        found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
-        found.result["rows"] = rows.path.name
-    return found
-
-
-def _heading(weights: Weights, of: Data, dequantization: str = "") -> Json:
-    """All that a row depends on but its number."""
-    experiment = weights.experiment
-    c, label = experiment.config.likelihood, _label(weights, of)
-    heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
-    heading |= {
-        "dequantization": dequantization or c.dequantization,
-        "step": weights.step,
-        "device": experiment.device.type,
-        "weights": weights.digest,
-        "data": digest(of.test),
-        **weights.trained_with,
-    }
-    del heading["label"]
-    if label != -1:  # rows older than the key have none
-        heading["label"] = label
-    if label == OF_EACH and of.test_labels is not None:
-        heading["labels"] = digest(of.test_labels)
-    if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
-        heading["batch"] = [c.num_images, c.batch_size, distributed.shard().world]
-    return heading
-
-
-def _label(weights: Weights, of: Data) -> int | str:
-    """The class by its number, -1 for none; or that it is each image's own."""
-    if labels_of(weights.experiment.config, weights.model, of) is not None:
-        return OF_EACH
-    label = asked_of(weights.experiment.config, weights.model, of).label
-    return label if isinstance(label, int) else -1
-
-
 def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "") -> None:
     """Keep a result beside those of other settings, and say it."""
     c, own = trained.config.likelihood, _own(trained)
-    settings = c.to_dict() | {"device": str(trained.experiment.device), "label": _label(own, of)}
+    settings = c.to_dict() | {"device": str(trained.experiment.device), "label": label_of(own, of)}
     settings |= trained.asked_in("vjp") | trained.averaged_as
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
     kept["weights"] = own.digest
-    asked = {**_heading(own, of), "num_images": result["num_images"], "checked": c.checked}
+    asked = {**heading_of(own, of), "num_images": result["num_images"], "checked": c.checked}
     if name == LEDGER:
         asked["terms"] = c.terms
     if "against" in result:
@@ -229,7 +142,7 @@ def _keep_bounds(trained: TrainedRun, measured: Measured) -> None:
     def measure_by(dequantization: str) -> Measured:
         name = f"likelihood-{dequantization.replace('_', '-')}"
         own = _own(trained)
-        return _measured(trained.folder, own, trained.data, name, dequantization)
+        return kept_likelihood(trained.folder, own, trained.data, name, dequantization)
 
     model, data = asked_of(trained.config, trained.model, trained.data), trained.data
     name, more = LEDGER, _by_its_published_clock(trained)
@@ -266,7 +179,7 @@ def _by_its_published_clock(trained: TrainedRun) -> dict[str, Callable[[], Measu
     def measure_it(name: str, start: float, dequantization: str) -> Measured:
         other = clock.published(own.model, c.sde.beta_min, c.sde.beta_max, start)
         asked = replace(own, model=other)
-        return _measured(trained.folder, asked, trained.data, name, dequantization)
+        return kept_likelihood(trained.folder, asked, trained.data, name, dequantization)
 
     begun, name = 1 / c.sde.num_steps, "likelihood-published-"
     return {
@@ -292,35 +205,21 @@ def _against(trained: TrainedRun) -> Weights:
             )
         raw, config = fingerprint(model.network), trained.trained_with
         return Weights("raw", experiment, model, trained.step, raw, config)
-    folder = RunDir.open(name)
-    if not folder.checkpoint_steps():
-        raise RequestError(f"likelihood.against: {folder.path} has no checkpoint")
-    own = requests.flatten(experiment.config.to_dict())
-    free = ("likelihood.",) if folder.bound else ("likelihood.", "data.")
-    asked = {key: own[key] for key in own if key.startswith(free)}
-    config = {**resolve.completed(requests.flatten(folder.config)), **asked}
-    resolved = resolve.resolve(config, str(folder.path / "config.json"))
-    if folder.bound:
-        device, known = experiment.device, experiment.data
-        other = experiment_of(folder, resolved, device, needed=True, known=known)
-    else:  # it is measured on our images
-        bound = trained.folder.bound
-        other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
-    if digest(other.data.test) != digest(experiment.data.test):
+    theirs = open_beside(trained, name, ("likelihood",), "likelihood.against", say)
+    if digest(theirs.data.test) != digest(experiment.data.test):
         raise RequestError(
-            f"likelihood.against: {folder.path} has another test set, and images can't be "
+            f"likelihood.against: {theirs.folder.path} has another test set, and images can't be "
             "compared in pairs"
         )
-    theirs = TrainedRun(folder, other, say)
-    name = folder.path.resolve().name
+    name = theirs.folder.path.resolve().name
     sha256, config = theirs.fingerprint, theirs.trained_with
-    return Weights(name, other, theirs.model, trained.step, sha256, config)
+    return Weights(name, theirs.experiment, theirs.model, trained.step, sha256, config)
 
 
 def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
     """The difference on the same images, dequantization and probes, with its own error."""
     name = f"likelihood-against-{short_name(against.name)}"
-    other = _measured(trained.folder, against, trained.data, name)
+    other = kept_likelihood(trained.folder, against, trained.data, name)
     apart = measured.values.mean(1) - other.values.mean(1)
     error, alone = standard_error(apart), measured.result["standard_error"]
     result = {
@@ -374,15 +273,10 @@ def _other_data(experiment: Experiment) -> tuple[str, Data]:
     return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
 
 
-def _count(of: Data, c: ConfigDict) -> int:
-    """How many data are measured."""
-    return min(len(of.test), c.num_images or len(of.test))
-
-
 def _score(trained: TrainedRun, name: str, of: Data) -> None:
     """Score other data that are too few to be told from the test set: one image, say."""
     file = f"likelihood-data-{short_name(name)}"
-    found = _measured(trained.folder, _own(trained), of, file)
+    found = kept_likelihood(trained.folder, _own(trained), of, file)
     why = "no AUROC: it takes two images of each side to tell them apart"
     result = {**found.result, "detection": {}, "no_detection": why}
     _write(trained, file, result, of, f"{_line_of(name, of, found)}; {why}")
@@ -398,7 +292,7 @@ def _line_of(name: str, of: Data, found: Measured) -> str:
 def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
     """Score other data, and how well each score detects them among the test set."""
     file = f"likelihood-data-{short_name(name)}"
-    found = _measured(trained.folder, _own(trained), of, file)
+    found = kept_likelihood(trained.folder, _own(trained), of, file)
     own = _scores(measured, trained.data)
     if min(len(measured.values), len(found.values)) < 2:
         _score(trained, name, of)

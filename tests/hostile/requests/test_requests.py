@@ -67,7 +67,7 @@ FLAG_MODES = {
     "out": ("export", "table"),
     "weights": ("export",),
     "sort": ("table",),
-    "runs": ("table",),
+    "runs": ("table", "compare"),
     "undefok": ("train",),
     "flagfile": ("train",),
     "nosuchflag": ("sample",),

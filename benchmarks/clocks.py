@@ -1,0 +1,466 @@
+"""Five processes, one network: what the choice of a clock changes, on digits.
+
+    python -m benchmarks.clocks [--steps 1000] [--seeds 2] [--images 0] [--device cpu]
+                                [--objective velocity] [--work runs/clocks-STEPS] [--out DIR]
+
+VP (DDPM's linear schedule), sub-VP, VE, the rectified path and EDM's process are one rotation with
+clocks and scales of their own. The same network, which predicts v of that rotation, is trained on
+each for as many steps, from the same seeds, batches and noise, to minimise its squared error at
+times that are uniform in the process's own t, from where noise over signal is 1e-4. So what
+differs is where in the angle a training looks, and where the flow ends. A second seed of each
+training measures what training noise does, which differences between images know nothing of.
+
+`python run.py --mode compare --runs` then measures all: likelihoods in pairs on the same images,
+samples from the same noise. WORK holds the runs and that comparison, with its report; a training
+or a comparison that was stopped goes on from there with the same command. OUT/clocks.json and .md
+are the result.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
+from benchmarks.measure import folder, keep, say, table
+from scoreflow.cli.main import main as run_py
+from scoreflow.comparison.paired import ERRORS, of_all
+from scoreflow.errors import RequestError, RunError
+from scoreflow.runtime.device import build_device
+from scoreflow.sde import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
+from scoreflow.storage.atomic_files import Json, load_json
+from scoreflow.storage.run_folder import RunDir
+from scoreflow.uncertainty import standard_error
+
+STEPS = 1000
+"""N of every process."""
+START = 1e-4
+"""Noise over signal where every flow starts."""
+SHOWN = ("dpm", 20)
+"""The case of samples that the table shows; the report has all."""
+METRICS = (("told_apart", "told apart"), ("precision", "precision"), ("recall", "recall"))
+SAMPLERS, BUDGETS = ("ddim", "dpm"), (10, 20)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A process.
+
+    Attributes:
+        name: of `sde.name`.
+        title: in the table.
+        sde: the same process, for the time at which its flow starts.
+        keys: of the section `sde`.
+    """
+
+    name: str
+    title: str
+    sde: SDE
+    keys: Json
+
+    @property
+    def t_min(self) -> float:
+        """Where noise over signal is `START`, in steps, and 1 at most."""
+        log_snr = torch.tensor(-2 * math.log(START), dtype=torch.float64)
+        return float(f"{min(1.0, float(self.sde.time_of_log_snr(log_snr))):.6g}")
+
+
+CLOCKS = (
+    Clock("vp", "VP, linear", VPSDE.linear(STEPS), {"schedule": "linear"}),
+    Clock("subvp", "sub-VP, linear", SubVPSDE.linear(STEPS), {"schedule": "linear"}),
+    Clock("ve", "VE", VESDE(STEPS, 0.01, 50.0), {"sigma_min": 0.01, "sigma_max": 50.0}),
+    Clock("rectified", "rectified", RectifiedSDE(STEPS), {}),
+    Clock("edm", "EDM", EDMSDE(STEPS), {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command line.
+
+    Attributes:
+        steps: of every training.
+        seeds: trainings of every process.
+        images: test images measured; 0 for all.
+        objective: what every training minimises.
+        device: where it runs.
+        work: the folder of the runs.
+        out: of the results, None for the device's own.
+        more: flags of run.py for every training.
+        command: the command line, to reproduce the result.
+    """
+
+    steps: int
+    seeds: int
+    images: int
+    objective: str
+    device: torch.device
+    work: Path
+    out: Path | None
+    more: tuple[str, ...]
+    command: str
+
+    @property
+    def runs(self) -> list[tuple[Clock, int, Path]]:
+        """Process, seed and folder of every training."""
+        return [
+            (clock, seed, self.work / f"{clock.name}-{seed}")
+            for seed in range(self.seeds)
+            for clock in CLOCKS
+        ]
+
+    @property
+    def comparison(self) -> Path:
+        """The folder of the comparison."""
+        return self.work / "compared"
+
+
+def parse(argv: list[str]) -> Options:
+    """The options of a command line, or a RequestError."""
+    parser = OneLineParser("clocks", "Five processes, one network")
+    parser.add_argument("--steps", type=whole_number(1), default=1000, help="of every training")
+    parser.add_argument("--seeds", type=whole_number(1), default=2, help="of every process")
+    parser.add_argument(
+        "--images", type=whole_number(0), default=0, help="of the test set; 0: all"
+    )
+    parser.add_argument("--objective", default="velocity", help="of every training")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--work", type=Path, help="of the runs; default: runs/clocks-STEPS")
+    parser.add_argument("--out", type=Path, help="default: results/ and the kind of device")
+    parser.epilog = "and --config.SECTION.KEY=VALUE, as of run.py, for every training"
+    own, more = parser.parse_known_args(argv[1:])
+    if wrong := [flag for flag in more if not flag.startswith("--config.")]:
+        raise RequestError(f"no option {wrong[0]!r}; --help lists them")
+    return _options(own, tuple(more), shlex.join(["python", "-m", "benchmarks.clocks", *argv[1:]]))
+
+
+def _options(own: argparse.Namespace, more: tuple[str, ...], command: str) -> Options:
+    return Options(
+        own.steps,
+        own.seeds,
+        own.images,
+        own.objective,
+        build_device(own.device),
+        own.work or ROOT / "runs" / f"clocks-{own.steps}",
+        own.out,
+        more,
+        command,
+    )
+
+
+# ---- trainings and their comparison -------------------------------------------------------------
+
+
+def training(options: Options, clock: Clock, seed: int, workdir: Path) -> list[str]:
+    """The command line of a training."""
+    keys = {
+        "seed": seed,
+        "sde.num_steps": STEPS,
+        **{f"sde.{key}": value for key, value in clock.keys.items()},
+        "model.prediction": "v",
+        "training.objective": options.objective,
+        "training.times": "real",
+        "training.t_min": clock.t_min,
+        "training.num_steps": options.steps,
+        "training.checkpoint_every": max(1, options.steps // 4),
+        "training.log_every": max(1, options.steps // 100),
+        "sampling.num_images": 16,
+        "sampling.steps": 20,
+        "likelihood.num_images": options.images,
+    }
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    named = ["run.py", "--mode=train", f"--config={ROOT / 'configs' / 'digits.py'}"]
+    named += [f"--sde={clock.name}", f"--workdir={workdir}", f"--device={options.device}"]
+    return [*named, *flags, *options.more]
+
+
+def comparing(options: Options) -> list[str]:
+    """The command line of the comparison."""
+    folders = ",".join(str(path) for *_, path in options.runs)
+    asked = [f"--runs={folders}", f"--workdir={options.comparison}", f"--device={options.device}"]
+    asked += [f"--samplers={','.join(SAMPLERS)}", "--config.compare.num_images=360"]
+    asked.append(f"--config.compare.nfe={','.join(map(str, BUDGETS))}")
+    return ["run.py", "--mode=compare", *asked]
+
+
+def _carried_out(argv: list[str]) -> None:
+    """Run a command of run.py.
+
+    Raises:
+        RunError: it failed, as it has said.
+        KeyboardInterrupt: it was stopped.
+    """
+    status = run_py(argv)
+    if status in (129, 130, 143):
+        raise KeyboardInterrupt
+    if status:
+        raise RunError(f"stopped, as `python {shlex.join(argv)}` has status {status}")
+
+
+def _is_done(path: Path, steps: int) -> bool:
+    """Whether a training has come to its end: its weights and its own likelihood are there.
+
+    Raises:
+        RequestError: the folder holds one of another length, which would go on from there.
+    """
+    if not (path / "config.json").exists():
+        return False
+    run = RunDir.open(path)
+    if (there := run.config["training"]["num_steps"]) != steps:
+        raise RequestError(
+            f"--work: {path} is a training of {there} steps, not {steps}: name another folder"
+        )
+    measured = (path / "results" / "likelihood.json").exists()
+    return measured and max(run.checkpoint_steps(), default=0) >= steps
+
+
+def run(options: Options) -> None:
+    """Train what is missing, compare, and write OUT/clocks.json and .md."""
+    start = time.monotonic()
+    done = {path for *_, path in options.runs if _is_done(path, options.steps)}
+    for clock, seed, path in options.runs:
+        if path in done:
+            say(f"{path.name}: trained already")
+        else:
+            _carried_out(training(options, clock, seed, path))
+    _carried_out(comparing(options))
+    seconds = time.monotonic() - start
+    found = load_json(options.comparison / "results" / "runs.json", "", "make it again")
+    result = summarised(options, found)
+    result |= {"command": options.command, "device": str(options.device), "seconds": seconds}
+    out = folder(options.device, options.out)
+    keep(out, "clocks", "Five clocks, one network", result, text_of(options, result))
+    say((out / "clocks.md").read_text())
+
+
+# ---- what it says -------------------------------------------------------------------------------
+
+
+def summarised(options: Options, found: Json) -> Json:
+    """The comparison by process, its seeds taken together, as clocks.json keeps it.
+
+    Args:
+        options: of the command.
+        found: results/runs.json of the comparison.
+    """
+    by_name = {each["name"]: each for each in found["runs"]}
+    runs = {
+        clock.name: [by_name[f"{clock.name}-{seed}"] for seed in range(options.seeds)]
+        for clock in CLOCKS
+    }
+    values = {
+        name: torch.tensor([each["values"] for each in of], dtype=torch.float64)
+        for name, of in runs.items()
+        if all(each["values"] for each in of)
+    }
+    noise = training_noise(values)
+    rows = [_row(clock, runs[clock.name], values.get(clock.name)) for clock in CLOCKS]
+    return {
+        "unit": found["unit"],
+        "settings": {
+            "steps": options.steps,
+            "seeds": options.seeds,
+            "num_images": found["num_images"],
+            "objective": options.objective,
+            "start": START,
+            "more": list(options.more),
+            "compare": found["settings"],
+        },
+        "rows": rows,
+        "training_noise": noise,
+        "pairs": differences(values, noise),
+        "runs": [{k: v for k, v in each.items() if k != "path"} for each in found["runs"]],
+        "held_out": found["test_data"],
+    }
+
+
+def training_noise(values: dict[str, Tensor]) -> float | None:
+    """Standard deviation of a training's likelihood over seeds, pooled over the processes.
+
+    Args:
+        values: of each process a row a seed and a column an image, (K, n).
+
+    Returns:
+        In the unit of the values; None for one seed, which knows nothing of others.
+    """
+    means = [each.mean(1) for each in values.values()]
+    if not means or len(means[0]) < 2:
+        return None
+    return math.sqrt(sum(float(each.var()) for each in means) / len(means))
+
+
+def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
+    """Each pair of processes on the same images, its errors, and whether it is larger.
+
+    Args:
+        values: as in `training_noise`.
+        noise: what that found.
+    """
+    found = []
+    pairs = list(combinations(values, 2))
+    for first, second in pairs:
+        apart = values[first].mean(0) - values[second].mean(0)
+        by_images = standard_error(apart) or 0.0
+        by_training = None if noise is None else noise * math.sqrt(2 / len(values[first]))
+        error, value = math.hypot(by_images, by_training or 0.0), float(apart.mean())
+        found.append(
+            {
+                "first": first,
+                "second": second,
+                "value": value,
+                "by_images": by_images,
+                "by_training": by_training,
+                "standard_error": error,
+                "larger": abs(value) > ERRORS * error,
+                "larger_of_all": abs(value) > of_all(len(pairs)) * error,
+            }
+        )
+    return found
+
+
+def _row(clock: Clock, runs: list[Json], values: Tensor | None) -> Json:
+    """A process: each seed's likelihood, the metrics of samples over seeds, seconds."""
+    row: Json = {
+        "process": clock.name,
+        "t_min": clock.t_min,
+        "each": [] if values is None else values.mean(1).tolist(),
+        "value": None if values is None else float(values.mean()),
+        "standard_error": None if values is None else standard_error(values.mean(0)),
+        "nfe": _mean([each["likelihood"] and each["likelihood"]["nfe"] for each in runs]),
+        "training_seconds": _mean([each["training_seconds"] for each in runs]),
+        "likelihood_seconds": _mean([each["likelihood_seconds"] for each in runs]),
+        "failed": [why for each in runs for why in each["failed"]],
+    }
+    shown = [
+        sample
+        for each in runs
+        for sample in each["samples"]
+        if (sample["sampler"], sample["budget"]) == SHOWN
+    ]
+    for key, _ in METRICS:
+        row[key] = _mean([each.get(key) for each in shown])
+        errors = [each.get(f"{key}_error") for each in shown]
+        known = [each for each in errors if each is not None]
+        row[f"{key}_error"] = math.hypot(*known) / len(known) if known else None
+    return row
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def text_of(options: Options, result: Json) -> str:
+    """The table and what is to be read from it, in Markdown."""
+    rows = sorted(result["rows"], key=lambda row: (row["value"] is None, row["value"]))
+    titles = {clock.name: clock.title for clock in CLOCKS}
+    head = ["process", "bits/dim", *(f"seed {seed}" for seed in range(options.seeds))]
+    head += ["minus the best", *(title for _, title in METRICS), "evaluations a likelihood"]
+    head += ["training, s", "likelihood, s"]
+    best = rows[0]["process"]
+    lines = [
+        (
+            titles[row["process"]],
+            _number(row["value"], row["standard_error"]),
+            *(_number(each) for each in _seeds(row, options.seeds)),
+            _to_best(result["pairs"], row["process"], best),
+            *(_number(row[key], row[f"{key}_error"], ".3f") for key, _ in METRICS),
+            _number(row["nfe"], form=".0f"),
+            _number(row["training_seconds"], form=".0f"),
+            _number(row["likelihood_seconds"], form=".0f"),
+        )
+        for row in rows
+    ]
+    said = [f"* {line}" for line in verdicts(result, titles)]
+    failed = [f"* {titles[row['process']]}: {why}" for row in rows for why in row["failed"]]
+    return "\n\n".join(
+        (_caption(options, result), table(head, lines), "\n".join([*said, *failed]))
+    )
+
+
+def _seeds(row: Json, count: int) -> list[float | None]:
+    return row["each"] or [None] * count
+
+
+def _number(value: float | None, error: float | None = None, form: str = ".4f") -> str:
+    if value is None:
+        return "-"
+    return f"{value:{form}}" + ("" if error is None else f" ± {error:{form}}")
+
+
+def _to_best(pairs: list[Json], name: str, best: str) -> str:
+    """A difference to the best, above 0, with its whole error and its mark."""
+    for pair in pairs:
+        if {pair["first"], pair["second"]} == {name, best} and name != best:
+            mark = "**" if pair["larger_of_all"] else "*" if pair["larger"] else ""
+            sign = 1 if pair["first"] == name else -1
+            shown = f"{sign * pair['value']:+.4f} ± {pair['standard_error']:.4f} {mark}"
+            return shown.strip().replace("*", "\\*")
+    return ""
+
+
+def _caption(options: Options, result: Json) -> str:
+    settings = result["settings"]
+    sampler, budget = SHOWN
+    return (
+        f"Config digits; {settings['steps']} steps, {options.seeds} "
+        f"{'seed' if options.seeds == 1 else 'seeds'} a process; the network predicts v, and "
+        f"objective {settings['objective']} is minimised at times uniform in each process's own "
+        f"t, from sigma/alpha = {START:g}. "
+        f"Exact likelihood of {settings['num_images']} test images, the same dequantization and "
+        f"probes for all; {sampler} at {budget} evaluations from the same noise, told apart 0 is "
+        f"best. ± one standard error: of bits/dim by the choice of images, of a difference in "
+        f"pairs, with that of the trainings. {result['seconds'] / 60:.1f} minutes in all (of the "
+        "last command, if it went on with an earlier one)."
+    )
+
+
+def verdicts(result: Json, titles: dict[str, str]) -> list[str]:
+    """A line a pair, the largest first, and what the errors hold."""
+    pairs, noise = result["pairs"], result["training_noise"]
+    found = []
+    for pair in sorted(pairs, key=lambda each: -abs(each["value"])):
+        better, worse = pair["first"], pair["second"]
+        if pair["value"] > 0:
+            better, worse = worse, better
+        if pair["larger_of_all"]:
+            verdict = "larger than its error, among all pairs too"
+        else:
+            verdict = "larger than its error as one pair" if pair["larger"] else "within its error"
+        size = f"{abs(pair['value']):.4f} ± {pair['standard_error']:.4f}"
+        found.append(f"{titles[better]} is better than {titles[worse]} by {size}: {verdict}")
+    if not pairs:
+        return found
+    if noise is None:
+        found.append(
+            "one seed a process: what another seed would change is not known, and is in no error"
+        )
+    else:
+        found.append(
+            f"another seed moves a training's likelihood by {noise:.4f} (standard deviation, "
+            "pooled over the processes); it is in the errors of differences, as if the trainings "
+            "of a seed were independent"
+        )
+    found.append(
+        f"marked are differences beyond {ERRORS:g} errors (\\*), and beyond "
+        f"{of_all(len(pairs)):.2f} (\\*\\*), at which one of {len(pairs)} equal pairs is marked "
+        "as rarely as a single one at 2"
+    )
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Make the table; returns the exit status, as `scoreflow.cli.main` does."""
+    interrupted = "stopped; the same command goes on with the training or the case it was at"
+    return exit_status("clocks", lambda: run(parse(argv)), interrupted)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
