@@ -6,12 +6,21 @@ noise, w(t) |eps - eps(x_t, t)|^2, for every other error is that one times a fun
     x_0     |x_0 error|^2   = (sigma / alpha)^2 |eps error|^2
     score   |score error|^2 = |eps error|^2 / sigma^2
     mean    |mean error|^2  = (alpha_s w / (alpha_t sigma_t))^2 |eps error|^2        (s = t - 1)
+    v       |v error|^2     = (r / alpha)^2 |eps error|^2          r^2 = alpha^2 + sigma^2
+    u       |u error|^2     = ((alpha + sigma) / alpha)^2 |eps error|^2
+    edm     |F error|^2     = (1 + (sigma / (alpha s))^2) |eps error|^2     (s the data's std)
 
-`score_matching` is written as what it is called, `simple` as DDPM writes it; that they are one is
-shown, not used (`scoreflow.certificate`). Every function returns one value a sample, averaged over
-its elements. The two bounds are in nats per dimension, up to a constant.
+On the rectified path |u error|^2 dtau = |v error|^2 dphi, for r^2 |u error|^2 = |v error|^2 and
+dphi = dtau / r^2: flow matching at uniform times is the v loss at uniform angles.
+
+`score_matching`, `velocity`, `flow_matching` and `edm` are written as what they are called,
+`simple` as DDPM writes it; that they are one is shown, not used (`scoreflow.certificate`). Every
+function returns one value a sample, averaged over its elements. The two bounds are in nats per
+dimension, up to a constant. Where alpha is 0, as at the end of the rectified path, v, u and F have
+a finite error of a network that estimates x_0, v or u, and of no other.
 """
 
+import torch
 from torch import Tensor
 
 from scoreflow.losses import variational as bound
@@ -44,6 +53,50 @@ def score_matching(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Te
     x_t = sde.perturb(x_0, t, eps)
     target = -(x_t - broadcast(sde.alpha(t), x_t) * x_0) / broadcast(sde.variance(t), x_t)
     return sde.variance(t).to(x_t.dtype) * _mean_square(denoiser(x_t, t).score - target)
+
+
+def velocity(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """|v - v(x_t, t)|^2, v = (alpha eps - sigma x_0) / r (Salimans & Ho 2022, section 4).
+
+    v is the velocity of x_0 itself, the field of the flow, whatever the datum that the network is
+    about: with `model.data_std` other than 1 it is not the network's own output, as it is in `edm`.
+    """
+    alpha, sigma, r = (broadcast(each(t), x_0) for each in (sde.alpha, sde.sigma, sde.scale))
+    target = (alpha * eps - sigma * x_0) / r
+    return _mean_square(denoiser(sde.perturb(x_0, t, eps), t).v - target)
+
+
+def flow_matching(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """|u - u(x_t, t)|^2, u = eps - x_0: on the rectified path, conditional flow matching.
+
+    Lipman et al. 2023, section 4.1, the optimal-transport path with sigma_min = 0; rectified flow
+    (Liu et al. 2023, Eq. 1) of a datum and a noise that are drawn apart from one another. Theirs
+    is a mean over uniform times, so `training.times = real` is flow matching. On other processes
+    it is the same error of the same view, a weight among others.
+    """
+    return _mean_square(denoiser(sde.perturb(x_0, t, eps), t).u - (eps - x_0))
+
+
+def edm(
+    denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor, spread: float
+) -> Tensor:
+    """lambda |x_0 - x_0(x_t, t)|^2 with EDM's weight, lambda = 1 / spread^2 + alpha^2 / sigma^2.
+
+    Karras et al. 2022, Table 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 at their noise
+    scale, our sigma / alpha. It makes the error that of the preconditioned network F, which is -v
+    of x_0 / spread (centred, where its images are in [0, 1]): |F error|^2.
+
+    Args:
+        denoiser: the model in training.
+        sde: the process.
+        x_0: clean data, (B, ...).
+        t: times in steps, (B,) float64.
+        eps: standard normal, shaped like x_0.
+        spread: of the datum, x_0 = centre + spread z_0: `ScoreModel.asking.spread`, EDM's
+            sigma_data for images in [-1, 1].
+    """
+    weight = spread**-2 + sde.alpha(t) ** 2 / sde.variance(t)
+    return weight * _mean_square(denoiser(sde.perturb(x_0, t, eps), t).x_0 - x_0)
 
 
 def variational(
@@ -86,7 +139,7 @@ def likelihood_weight(sde: SDE, t: Tensor, span: float) -> Tensor:
 def min_snr_weight(sde: SDE, t: Tensor, gamma: float) -> Tensor:
     """Min-SNR-gamma (Hang et al. 2023): min(SNR, gamma) on the x_0 error."""
     snr = sde.log_snr(t).exp()
-    return snr.clamp(max=gamma) / snr
+    return torch.where(snr > 0, snr.clamp(max=gamma) / snr, 1.0)  # its limit where no signal is
 
 
 def p2_weight(sde: SDE, t: Tensor, gamma: float, k: float) -> Tensor:

@@ -19,7 +19,17 @@ from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
 Name = Literal[
-    "simple", "score_matching", "mean", "variational", "hybrid", "likelihood", "min_snr", "p2"
+    "simple",
+    "score_matching",
+    "mean",
+    "variational",
+    "hybrid",
+    "likelihood",
+    "min_snr",
+    "p2",
+    "velocity",
+    "flow_matching",
+    "edm",
 ]
 Times = Literal["integer", "real", "importance"]
 NAMES: tuple[str, ...] = get_args(Name)
@@ -97,6 +107,12 @@ class Objective:
                 return denoising.simple(model, sde, x_0, t, eps)
             case "score_matching":
                 return denoising.score_matching(model, sde, x_0, t, eps)
+            case "velocity":
+                return denoising.velocity(model, sde, x_0, t, eps)
+            case "flow_matching":
+                return denoising.flow_matching(model, sde, x_0, t, eps)
+            case "edm":
+                return denoising.edm(model, sde, x_0, t, eps, model.asking.spread)
             case "variational":
                 return denoising.variational(model, sde, x_0, t, eps, self.variance)
             case "hybrid":

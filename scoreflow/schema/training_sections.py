@@ -404,6 +404,9 @@ class TrainingConfig(Section):
             "likelihood",
             "min_snr",
             "p2",
+            "velocity",
+            "flow_matching",
+            "edm",
         ),
     )
     times: str = key(
