@@ -1,8 +1,10 @@
 """Identity 3: the chain is the SDE at integer times, its bound the continuous one.
 
-DDPM's chain under a VP-SDE, SMLD's under a VE-SDE (Song et al. 2021, section 3). The chain's
-numbers are computed in 40-digit decimals by its paper's formulas, from the betas or from the two
-ends of the noise scales; the process's come from its float64 clock. A clock is a sum of rounded
+DDPM's chain under a VP-SDE, SMLD's under a VE-SDE (Song et al. 2021, section 3), and on Karras'
+noise scales under EDM's process; under the rectified path the chain of its marginals, whose last
+step keeps nothing of the signal. The chain's numbers are computed in 40-digit decimals by its
+paper's formulas, from the betas, from the two ends of the noise scales, or from the fractions i / N;
+the process's come from its float64 clock. A clock is a sum of rounded
 terms, so log alpha, or log sigma, is known to so many unit roundoffs, and with it every quantity
 below, times its own condition number where one small variance is the difference of two large ones.
 """
@@ -24,12 +26,16 @@ from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE, Rescaled
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
 
 ROUNDINGS = 16.0
 SPREAD = 0.6
+LEAST_LOG_SNR = -10.0
+"""Of the bound's last time, where the process ends without a signal; about DDPM's at N."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class _Chain:
     """x_i = a_i x_{i-1} + sqrt(w_i) z for i = 1..N, in decimals.
 
     Attributes:
-        name: whose it is.
+        name: of it, with its owner's.
         factor: a_1..a_N.
         added: w_1..w_N.
         signal: alpha_0..alpha_N.
@@ -62,11 +68,19 @@ def chain(sde: SDE, device: torch.device | str = "cpu") -> list[Identity]:
         rows = chain(VPSDE(sde.betas), device)
         return [replace(row, name=f"{row.name}; the VP of this sub-VP's betas") for row in rows]
     with localcontext(Context(prec=40)):
-        one = _smld(sde) if isinstance(sde, VESDE) else _ddpm(sde)
+        one = _chain_of(sde)
         moments = [_transitions(one, sde, device), _posterior(one, sde, device)]
     if sde.num_steps == 1:  # no step between two times of the process, of which a bound is made
         return moments
     return [*moments, _terms(one, sde, device), _bound(sde, device)]
+
+
+def _chain_of(sde: SDE) -> _Chain:
+    if isinstance(sde, VESDE):
+        return _smld(sde)
+    if isinstance(sde, EDMSDE):
+        return _edm(sde)
+    return _straight(sde) if isinstance(sde, RectifiedSDE) else _ddpm(sde)
 
 
 def _ddpm(sde: SDE) -> _Chain:
@@ -76,7 +90,7 @@ def _ddpm(sde: SDE) -> _Chain:
     bars = list(accumulate((1 - beta for beta in betas), lambda a, b: a * b, initial=Decimal(1)))
     end = max(1.0, abs(float(bars[-1].ln()) / 2))
     return _Chain(
-        "DDPM",
+        "DDPM's chain",
         [(1 - beta).sqrt() for beta in betas],
         betas,
         [bar.sqrt() for bar in bars],
@@ -90,15 +104,46 @@ def _smld(sde: VESDE) -> _Chain:
     low, high = (2 * Decimal(sigma).ln() for sigma in (sde.sigma_min, sde.sigma_max))
     count = sde.num_steps
     variance = [(low + (high - low) * i / (count - 1)).exp() for i in range(count)]
-    variance = [Decimal(0), *variance]
     logs = max(1.0, abs(float(low)), abs(float(high)), float(high - low))
+    # its ends, its slope and their sum are rounded
+    return _noise_alone("SMLD's chain", variance, 4 * UNIT_ROUNDOFF[torch.float64] * logs)
+
+
+def _edm(sde: EDMSDE) -> _Chain:
+    """SMLD on other scales: sigma_i^(1 / rho) linear in i (Karras et al. 2022, Eq. 5)."""
+    rho, count = Decimal(sde.rho), sde.num_steps
+    low, high = (Decimal(sigma) ** (1 / rho) for sigma in (sde.sigma_min, sde.sigma_max))
+    variance = [(low + (high - low) * i / (count - 1)) ** (2 * rho) for i in range(count)]
+    # the root's two ends, slope and sum are rounded, and raised to the power 2 rho
+    known = 4 * UNIT_ROUNDOFF[torch.float64] * max(1.0, 2 * sde.rho)
+    return _noise_alone("SMLD's chain on Karras' scales", variance, known)
+
+
+def _noise_alone(name: str, variance: list[Decimal], known: float) -> _Chain:
+    """The signal stays; from sigma_1^2..sigma_N^2."""
+    variance, count = [Decimal(0), *variance], len(variance)
     return _Chain(
-        "SMLD",
+        name,
         [Decimal(1)] * count,
         [after - before for before, after in pairwise(variance)],
         [Decimal(1)] * (count + 1),
         variance,
-        4 * UNIT_ROUNDOFF[torch.float64] * logs,  # its ends, its slope and their sum are rounded
+        known,
+    )
+
+
+def _straight(sde: RectifiedSDE) -> _Chain:
+    """x_i = (1 - i/N) x_0 + i/N eps: a_i by division, w_i by difference; a_N = 0 and w_N = 1."""
+    tau = [Decimal(i) / sde.num_steps for i in range(sde.num_steps + 1)]
+    factor = [(1 - after) / (1 - before) for before, after in pairwise(tau)]
+    kept = zip(factor, pairwise(tau), strict=True)
+    return _Chain(
+        "the rectified path's chain",
+        factor,
+        [after**2 - (a * before) ** 2 for a, (before, after) in kept],
+        [1 - each for each in tau],
+        [each**2 for each in tau],
+        4 * UNIT_ROUNDOFF[torch.float64],  # i / N is rounded, squared, and multiplied twice
     )
 
 
@@ -117,13 +162,18 @@ def _transitions(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
     factor, added = _tensor(one.factor, i), _tensor(one.added, i)
     alpha, variance = _tensor(one.signal[1:], i), _tensor(one.variance[1:], i)
     errors = {
-        "transition factor": (a - factor).abs() / factor,
+        "transition factor": _relative(a, factor),
         "transition variance": (w - added).abs() / variance,
-        "marginal factor": (sde.alpha(i) - alpha).abs() / alpha,
+        "marginal factor": _relative(sde.alpha(i), alpha),
         "marginal variance": (sde.variance(i) - variance).abs() / variance,
     }
-    name = f"transitions and marginals of {one.name}'s chain = of the SDE"
+    name = f"transitions and marginals of {one.name} = of the SDE"
     return _worst_of(name, errors, i, one.known)
+
+
+def _relative(found: Tensor, expected: Tensor) -> Tensor:
+    """Of factors, which are 0 where no signal is left and must be that then."""
+    return torch.where(found == expected, 0.0, (found - expected).abs() / expected)
 
 
 def _posterior(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
@@ -142,7 +192,8 @@ def _posterior(one: _Chain, sde: SDE, device: torch.device | str) -> Identity:
         "factor of x_0": (of_x_0[:, 0] - x_0).abs() / x_0 * cancels,
         "variance": (std**2 - variance).abs() / added * cancels,
     }
-    name = "posterior of the SDE = " + ("DDPM Eq. 7" if one.name == "DDPM" else "SMLD's")
+    whose = "DDPM Eq. 7" if one.name == "DDPM's chain" else one.name.replace(" chain", "")
+    name = f"posterior of the SDE = {whose}"
     return _worst_of(name, errors, i, one.known)
 
 
@@ -193,7 +244,10 @@ def _bound(sde: SDE, device: torch.device | str) -> Identity:
     Its diffusion part is a Riemann sum of 1/2 E|x_0 error|^2 dSNR, whose integral here is
     1/2 log((1/v + SNR_max) / (1/v + SNR_min)), v the variance of the data.
     """
-    ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
+    last = float(sde.num_steps)
+    if float(sde.alpha(torch.tensor(last, dtype=torch.float64))) == 0:  # no stride reaches there
+        last = float(sde.time_of_log_snr(torch.tensor(LEAST_LOG_SNR, dtype=torch.float64)))
+    ends = torch.tensor([1.0, last], dtype=torch.float64)
     top, bottom = (float(snr) for snr in sde.log_snr(ends).exp())
     limit = 0.5 * math.log((1 / SPREAD**2 + top) / (1 / SPREAD**2 + bottom))
     counts, gaps = [64, 128, 256, 512, 1024], []

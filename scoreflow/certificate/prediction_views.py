@@ -1,4 +1,4 @@
-"""Identity 1: the four views of an estimate are one estimate.
+"""Identity 1: the five views of an estimate are one estimate.
 
 Every conversion is an affine map b = c_x x_t + c_a a, computed in a handful of operations, each of
 which rounds to a relative error of at most u, the unit roundoff. What goes from a to b and back
@@ -7,6 +7,9 @@ can therefore be off by a few times
     u (|d_x x_t| + |d_b| (|c_x x_t| + |c_a a|)),
 
 element by element, and by no more: that is the unit in which the residuals are given.
+
+Where no signal is left (alpha = 0, the end of the rectified path) x_t is the noise, and an estimate
+of noise or score says nothing of the data: of these no number may come, and of the others each.
 """
 
 import itertools
@@ -25,6 +28,8 @@ ROUNDINGS = 16.0
 """Operations there and back: at most eight each way."""
 PAIRS: list[tuple[Kind, Kind]] = list(itertools.permutations(get_args(Kind), 2))
 """Every view with every other one."""
+OF_NOISE = ("eps", "score")
+"""Views that say nothing of the data where no signal is left."""
 BELOW_ONE = 16
 """Real times that are tried below t = 1."""
 
@@ -65,11 +70,12 @@ def _there_and_back(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
         value = _truth(sde, t, x_0, eps)[a].to(dtype)
         there = _convert(x_t, alpha, sigma, a, b, value)
         back = _convert(x_t, alpha, sigma, b, a, there)
+        one_way = _unknown(sde, t, a, b) | _unknown(sde, t, b, a)
         (c_x, c_a), (d_x, d_b) = _coefficients(sde, t, a, b), _coefficients(sde, t, b, a)
         unit = d_x * x_t.abs() + d_b * (c_x * x_t.abs() + c_a * value.abs())
         error = (back.double() - value.double()).abs() / unit / UNIT_ROUNDOFF[dtype]
-        worst = torch.maximum(worst, error.amax(1))
-    return _identity("eps <-> x_0 <-> v <-> score there and back", t, worst, dtype)
+        worst = torch.maximum(worst, torch.where(one_way, 0.0, error.amax(1)))
+    return _identity("eps <-> x_0 <-> v <-> u <-> score there and back", t, worst, dtype)
 
 
 def _against_the_truth(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
@@ -87,7 +93,9 @@ def _against_the_truth(sde: SDE, t: Tensor, dtype: torch.dtype) -> Identity:
         # and so is the angle, by which cos(phi) and sin(phi) are off by u each
         unit = unit + (eps.abs() + x_0.abs()) * (c_a * (a == "v") + (b == "v"))
         error = (found.double() - truth[b]).abs() / unit / UNIT_ROUNDOFF[dtype]
-        worst = torch.maximum(worst, error.amax(1))
+        made_up = torch.where(found.isfinite().any(1), torch.inf, 0.0)
+        error = torch.where(_unknown(sde, t, a, b), made_up, error.amax(1))
+        worst = torch.maximum(worst, error)
     return _identity("each view = its definition from (x_0, eps)", t, worst, dtype)
 
 
@@ -129,7 +137,13 @@ def _truth(sde: SDE, t: Tensor, x_0: Tensor, eps: Tensor) -> dict[Kind, Tensor]:
         "x_0": x_0,
         "v": phi.cos() * eps - phi.sin() * x_0,
         "score": -eps / broadcast(sde.sigma(t), x_0),
+        "u": eps - x_0,
     }
+
+
+def _unknown(sde: SDE, t: Tensor, a: Kind, b: Kind) -> Tensor:
+    """Where b does not follow from a: of noise alone, without a signal, no datum does."""
+    return (sde.alpha(t) == 0) & (a in OF_NOISE and b not in OF_NOISE)
 
 
 def _convert(x_t: Tensor, alpha: Tensor, sigma: Tensor, a: Kind, b: Kind, value: Tensor) -> Tensor:
@@ -150,9 +164,12 @@ def _coefficients(sde: SDE, t: Tensor, a: Kind, b: Kind) -> tuple[Tensor, Tensor
         "x_0": ((zero, one), (1 / sigma, alpha / sigma)),
         "v": ((phi.cos() / r, phi.sin()), (phi.sin() / r, phi.cos())),
         "score": ((1 / alpha, sigma**2 / alpha), (zero, sigma)),
+        "u": ((1 / (alpha + sigma), sigma / (alpha + sigma)),
+              (1 / (alpha + sigma), alpha / (alpha + sigma))),
     }[a]
-    to = {"eps": (zero, one), "x_0": (one, zero), "v": (phi.sin(), phi.cos())}
+    to = {"eps": (zero, one), "x_0": (one, zero), "v": (phi.sin(), phi.cos()), "u": (one, one)}
     to["score"] = (zero, 1 / sigma)
-    from_x_0, from_eps = to[b]
-    c_x, c_a = (from_x_0 * x_0[k] + from_eps * eps[k] for k in (0, 1))
+    of_x_0, of_eps = to[b]
+    # what is not asked of x_0 costs nothing, however much x_0 is lost to rounding
+    c_x, c_a = (torch.where(of_x_0 == 0, 0, of_x_0 * x_0[k]) + of_eps * eps[k] for k in (0, 1))
     return c_x, c_a

@@ -70,10 +70,10 @@ class World:
 
     def ratio(self, t: float) -> float:
         """Rho = sigma / alpha."""
-        return self.known.sigma(t) / self.known.alpha(t)
+        return self.known.ratio(t)
 
     def half_log_snr(self, t: float) -> float:
-        """Lambda = -log rho."""
+        """Lambda = -log rho; -inf where no signal is left."""
         return -math.log(self.ratio(t))
 
 
@@ -128,8 +128,10 @@ def ancestral(variance: str) -> Reference:
 
 
 def reverse_diffusion(world: World, k: int, starts: Starts = None) -> Tensor:
-    """Song et al. 2021, appendix E."""
+    """Song et al. 2021, appendix E; from noise alone DDIM's, as of all that divide by alpha."""
     x, t, s = world.at(k)
+    if world.known.alpha(t) == 0:
+        return ddim(0.0)(world, k)
     x = starts[k] if starts else x
     a, w = world.known.transition(s, t)
     fresh = math.sqrt(w) * world.normal(k) if s > 0 else 0.0
@@ -137,18 +139,22 @@ def reverse_diffusion(world: World, k: int, starts: Starts = None) -> Tensor:
 
 
 def euler_maruyama(world: World, k: int) -> Tensor:
-    """Song et al. 2021, Eq. 6, with the slopes from below."""
+    """Song et al. 2021, Eq. 6, with the slopes from below; DDIM's where they are infinite."""
     x, t, s = world.at(k)
+    if world.known.alpha(t) == 0:
+        return ddim(0.0)(world, k)
     f, square, dt = world.known.drift(t), world.known.square(t), t - s
     fresh = math.sqrt(square * dt) * world.normal(k) if s > 0 else 0.0
     return x - (f * x + square * world.pull(x, t)) * dt + fresh
 
 
 def heun(churn: float) -> Reference:
-    """Karras et al. 2022, Algorithm 2, in y = x / alpha and rho."""
+    """Karras et al. 2022, Algorithm 2, in y = x / alpha and rho; from noise alone, in tau."""
 
     def step(world: World, k: int) -> Tensor:
         x, t, s = world.at(k)
+        if world.known.alpha(t) == 0:
+            return _trapezium(world, k)
         end, rho = world.ratio(world.known.sde.num_steps), world.ratio(t)
         y, raised, later = x / world.known.alpha(t), rho, t
         if churn:
@@ -164,6 +170,19 @@ def heun(churn: float) -> Reference:
         return alpha_s * (y + (rho_s - raised) * (slope + world.eps(alpha_s * moved, s)) / 2)
 
     return step
+
+
+def _trapezium(world: World, k: int) -> Tensor:
+    """Of d(x / (alpha + sigma)) / d tau = eps - x_0, tau = sigma / (alpha + sigma), from tau = 1."""
+    x, t, s = world.at(k)
+    alpha, sigma = world.known.alpha(s), world.known.sigma(s)
+    noise, mean = world.eps(x, t), world.x_0(x, t)
+    euler = alpha * mean + sigma * noise
+    if s == 0:
+        return euler
+    ends = [noise - mean, world.eps(euler, s) - world.x_0(euler, s)]
+    moved = x / world.known.sigma(t) - alpha / (alpha + sigma) * (ends[0] + ends[1]) / 2
+    return (alpha + sigma) * moved
 
 
 def flow(t_min: float) -> Reference:
@@ -186,12 +205,16 @@ def flow(t_min: float) -> Reference:
 
 
 def _through(places: Sequence[float], at: FloatArray) -> list[FloatArray]:
-    """Of each place, the polynomial that is 1 there and 0 at the others: by Lagrange."""
+    """Of each place, the polynomial that is 1 there and 0 at the others: by Lagrange.
+
+    An infinite place, where no signal was left, counts for nothing: the limit of one far away.
+    """
     found = []
     for j, place in enumerate(places):
-        one = np.ones_like(at)
+        one = np.ones_like(at) if math.isfinite(place) else np.zeros_like(at)
         for i, other in enumerate(places):
-            one = one * ((at - other) / (place - other) if i != j else 1.0)
+            near = i != j and math.isfinite(place) and math.isfinite(other)
+            one = one * ((at - other) / (place - other) if near else 1.0)
         found.append(one)
     return found
 
@@ -238,6 +261,8 @@ def deis(order: int) -> Reference:
 
     def step(world: World, k: int, starts: Starts = None) -> Tensor:
         x, t, s = world.at(k)
+        if world.known.alpha(t) == 0:
+            return ddim(0.0)(world, k)
         x, kept = starts[k] if starts else x, _kept(world, k, order, True, starts)
         gone = _integral(kept, world.ratio(t), world.ratio(s), np.ones_like)
         return world.known.alpha(s) * (x / world.known.alpha(t) + gone)
@@ -248,6 +273,8 @@ def deis(order: int) -> Reference:
 def _exponential(world: World, x: Tensor, t: float, s: float, kept: Estimates) -> Tensor:
     """sigma_s (x / sigma_t + integral of e^lambda x_0 dlambda), scaled so that none overflows."""
     start, end = world.half_log_snr(t), world.half_log_snr(s)
+    if start == -math.inf:  # of all e^lambda from no signal on, of the one estimate
+        return world.known.sigma(s) / world.known.sigma(t) * x + world.known.alpha(s) * kept[0][1]
     gone = _integral(kept, start, end, lambda at: np.exp(at - end))
     return world.known.sigma(s) / world.known.sigma(t) * x + world.known.alpha(s) * gone
 
@@ -322,9 +349,12 @@ def unipc(order: int, correct: bool) -> Reference:
 
 def _unified(world: World, x: Tensor, t: float, s: float, known: Estimates) -> Tensor:
     """The polynomial through all, integrated; a single difference gets one half."""
+    first, *others = known
+    known = [first, *((place, value) for place, value in others if place > -math.inf)]
     if len(known) == 2:
         (place, value), (other, there) = known
-        ratio = (other - place) / (world.half_log_snr(s) - place)
+        step = world.half_log_snr(s) - place
+        ratio = (other - place) / step if step < math.inf else 1.0  # from noise alone, to its end
         known = [(0.0, value + 0.5 * (there - value) / ratio)]
     return _exponential(world, x, t, s, known)
 

@@ -2,7 +2,8 @@
 
 Schedules, marginals, slopes, transitions, prior and clocks, written out once more in Python's own
 floats and from the schedules' definitions, so that nothing here depends on the code it tests. At
-an integer a slope is the one from below; below t = 1 every process comes from clean data.
+an integer a slope is the one from below; below t = 1 every process comes from clean data. Where no
+signal is left, log alpha, the log-SNR and f are -inf, g is inf and the angle pi / 2: equal to these.
 """
 
 import math
@@ -15,7 +16,9 @@ import torch
 from scoreflow.certificate.identity import Identity
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.sde.base import SDE, Ended, Rescaled
+from scoreflow.sde.processes.edm import EDMSDE
 from scoreflow.sde.processes.log_alpha import Parabola
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -59,6 +62,15 @@ class Known:
         """Noise scale."""
         return math.sqrt(self.variance(t))
 
+    def ratio(self, t: float) -> float:
+        """Rho = sigma / alpha; inf where no signal is left."""
+        alpha = self.alpha(t)
+        return self.sigma(t) / alpha if alpha else math.inf
+
+    def log_snr(self, t: float) -> float:
+        """Of alpha^2 / sigma^2; -inf where no signal is left."""
+        return 2 * self.log_alpha(t) - math.log(self.variance(t))
+
     def transition(self, s: float, t: float) -> tuple[float, float]:
         """A and w of x_t = a x_s + sqrt(w) z."""
         a = math.exp(self.log_alpha(t) - self.log_alpha(s))
@@ -80,6 +92,8 @@ def every_process(own: SDE | None = None) -> list[Known]:
     ]
     known.append(_rescaled("other units", Rescaled(SubVPSDE.linear(n), 0.8), known[5], 0.8))
     known.append(_ended("ended early", Ended(VESDE(n, 0.01, 50.0), 20), known[6]))
+    known.append(_rectified("rectified path", RectifiedSDE(n)))
+    known.append(_edm("EDM", EDMSDE(n, 0.01, 50.0), 0.01, 50.0, 7.0))
     return known if own is None else [*known, of(own)]
 
 
@@ -92,6 +106,10 @@ def of(sde: SDE) -> Known:
         return _ended(name, sde, of(sde.base))
     if isinstance(sde, VESDE):
         return _ve(name, sde, sde.sigma_min, sde.sigma_max)
+    if isinstance(sde, RectifiedSDE):
+        return _rectified(name, sde)
+    if isinstance(sde, EDMSDE):
+        return _edm(name, sde, sde.sigma_min, sde.sigma_max, sde.rho)
     assert isinstance(sde, VPSDE), f"closed forms of {type(sde).__name__} are not known"
     if isinstance(sde, SubVPSDE):
         return _sub_vp(name, sde, sde.betas.tolist())
@@ -185,6 +203,39 @@ def _ve(name: str, sde: SDE, low: float, high: float) -> Known:
     return Known(name, sde, lambda _t: 0.0, variance, lambda _t: 0.0, square, high)
 
 
+def _edm(name: str, sde: SDE, low: float, high: float, rho: float) -> Known:
+    """Karras et al. 2022, Eq. 5, from the least noise up; the variance is low^2 t below t = 1."""
+    first, last = low ** (1 / rho), high ** (1 / rho)
+
+    def root(t: float) -> float:
+        return first + (t - 1) / (sde.num_steps - 1) * (last - first)
+
+    def variance(t: float) -> float:
+        return low**2 * t if t <= 1 else root(t) ** (2 * rho)
+
+    def square(t: float) -> float:
+        rate = (last - first) / (sde.num_steps - 1)
+        return low**2 if t <= 1 else 2 * rho * rate * root(t) ** (2 * rho - 1)
+
+    return Known(name, sde, lambda _t: 0.0, variance, lambda _t: 0.0, square, high)
+
+
+def _rectified(name: str, sde: SDE) -> Known:
+    """x = (1 - tau) x_0 + tau eps, tau = t / N: f = -1 / (N - t), g^2 = 2 tau / (N - t)."""
+    n = sde.num_steps
+
+    def log_alpha(t: float) -> float:
+        return math.log1p(-t / n) if t < n else -math.inf
+
+    def drift(t: float) -> float:
+        return -1 / (n - t) if t < n else -math.inf
+
+    def square(t: float) -> float:
+        return 2 * t / n / (n - t) if t < n else math.inf
+
+    return Known(name, sde, log_alpha, lambda t: (t / n) ** 2, drift, square, 1.0)
+
+
 def _rescaled(name: str, sde: SDE, base: Known, unit: float) -> Known:
     return replace(
         base,
@@ -259,9 +310,6 @@ def _of_one_time(
     def angle(t: float) -> float:
         return math.atan2(known.sigma(t), known.alpha(t))
 
-    def log_snr(t: float) -> float:
-        return 2 * known.log_alpha(t) - math.log(known.variance(t))
-
     def expected(like: torch.Tensor, function: Function) -> torch.Tensor:
         return like.new_tensor([function(each) for each in at])
 
@@ -272,13 +320,13 @@ def _of_one_time(
         "variance": relative(sde.variance(t), known.variance),
         "angle": relative(sde.angle(t), angle),
         "scale": relative(sde.scale(t), lambda t: math.hypot(known.alpha(t), known.sigma(t))),
-        "log-SNR": relative(sde.log_snr(t), log_snr, 1.0),
+        "log-SNR": relative(sde.log_snr(t), known.log_snr, 1.0),
         "f": relative(sde.drift(t), known.drift),
         "g": relative(sde.diffusion(t), lambda t: math.sqrt(known.square(t))),
         "x_t": relative(x_t, lambda t: known.alpha(t) - 2 * known.sigma(t), 0.1),
         "time of an angle": relative(sde.time(expected(t, angle)), lambda t: t, 1e-3),
         "time of a log-SNR": relative(
-            sde.time_of_log_snr(expected(t, log_snr)), lambda t: t, 1e-3
+            sde.time_of_log_snr(expected(t, known.log_snr)), lambda t: t, 1e-3
         ),
     }
 
@@ -292,6 +340,7 @@ def _of_transitions(known: Known, at: list[float], device: torch.device | str) -
         rows = [known.transition(s, each) for s, each in zip(before, at, strict=True)]
         factor, added = (t.new_tensor([row[k] for row in rows]) for k in (0, 1))
         total = t.new_tensor([known.variance(each) for each in at])
-        worst = torch.maximum(worst, (a / factor - 1).abs())
+        off = torch.where(a == factor, 0.0, (a / factor - 1).abs())  # both 0 without a signal
+        worst = torch.maximum(worst, off)
         worst = torch.maximum(worst, (w - added).abs() / total)
     return worst.tolist()

@@ -3,7 +3,8 @@
 Each sampler is run by the shared loop on Gaussian data, over grids that have a whole step at the
 prior, times between the integers, a last step from t = 1, one from below it, and the step from N
 to 0 at once. After each step the state is held against `methods`, which starts from the state
-before: an error is not carried on.
+before: an error is not carried on. Where the prior has no signal, as on the rectified path, nothing
+can be divided by alpha: the first step is the limit of the formula, or DDIM's where there is none.
 """
 
 from collections.abc import Callable, Iterator
@@ -169,7 +170,13 @@ def _whole(error: float) -> float:
 
 
 def errors(variant: Variant, known: Known, device: torch.device | str = "cpu") -> Iterator[float]:
-    """Of each step of each grid: distance from the formula over the size of the states."""
+    """Of each step of each grid: distance from the formula over the size of the states.
+
+    None of a setting that is not defined there: the optimal variance from the error of the noise,
+    which says nothing of x_0 where no signal is left.
+    """
+    if variant.build is _optimal and known.alpha(known.sde.num_steps) == 0:
+        return
     for grid in grids(known.sde.num_steps):
         noise = Noise.of(SEED, 0, BATCH, device)
         states = [known.prior * noise.normal(Stream.PRIOR, (len(MEAN),))]
@@ -182,7 +189,8 @@ def errors(variant: Variant, known: Known, device: torch.device | str = "cpu") -
         world = World(known, noise, grid, states)
         for k in range(len(grid) - 1):
             expected = variant.reference(world, k)
-            shrunk = known.alpha(grid[k + 1]) / known.alpha(grid[k]) * states[k].abs()
+            left = known.alpha(grid[k])
+            shrunk = known.alpha(grid[k + 1]) / left * states[k].abs() if left else states[k].abs()
             scale = expected.abs() + shrunk
             yield float(((states[k + 1] - expected).abs() / scale).max())
 
