@@ -6,8 +6,7 @@ from scoreflow.evaluation.columns import columns_of, reference_rows
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.report.blocks import Block, Cell, Figures, Fold, Heading, Section, Table, Text
 from scoreflow.report.results import Results
-from scoreflow.report.sections.comparison import MEASURES, MOST_MEASURES
-from scoreflow.report.sections.tables import metrics_table
+from scoreflow.report.sections.tables import MEASURES, MOST_MEASURES, metrics_table
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Samples of the runs"

@@ -17,18 +17,10 @@ from scoreflow.report.blocks import (
     with_error,
 )
 from scoreflow.report.results import Results, averaged, measured_on
-from scoreflow.report.sections.tables import class_table, metrics_table
+from scoreflow.report.sections.tables import MEASURES, MOST_MEASURES, class_table, metrics_table
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Samplers compared"
-MEASURES = (
-    ("wasserstein", "Wasserstein-2 to the truth", "Wasserstein-2", True),
-    ("feature_distance", "Feature distance to training data", "feature distance", True),
-    ("fid", "FID", "FID", True),
-    ("told_apart", "Worse recognition rate", "distance from 0.5", False),
-)
-"""What is plotted, of what there is: key, title, ordinate, and whether that is logarithmic."""
-MOST_MEASURES = 2
 WIDE = 300
 """CSS pixels of a picture in the tables of pictures."""
 FOLDED = 8

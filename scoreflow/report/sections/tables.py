@@ -7,6 +7,14 @@ from scoreflow.report.blocks import Cell, Table
 from scoreflow.storage.atomic_files import Json
 
 MARKED = "Marked: the best of a column, and what lies within one standard error of the difference."
+MEASURES = (
+    ("wasserstein", "Wasserstein-2 to the truth", "Wasserstein-2", True),
+    ("feature_distance", "Feature distance to training data", "feature distance", True),
+    ("fid", "FID", "FID", True),
+    ("told_apart", "Worse recognition rate", "distance from 0.5", False),
+)
+"""What is plotted, of what there is: key, title, ordinate, and whether that is logarithmic."""
+MOST_MEASURES = 2
 
 
 def metrics_table(
