@@ -1,6 +1,8 @@
 """Power-function averages and their reconstruction against closed forms and direct sums."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -273,6 +275,23 @@ def test_more_snapshots_reach_further():
     for length, ok in ((many[0], True), (many[0] - 0.001, False), (many[1] + 0.001, False)):
         found = reconstruct(KEPT, Profile(STEPS, length))
         assert (found.relative_error <= 0.1) == ok
+
+
+def test_the_table_of_the_documentation_is_what_is_computed():
+    text = (Path(__file__).parents[4] / "docs" / "training.md").read_text()
+    head, *rows = re.findall(r"^\| (n|\d+) \|(.* 0\.03 .*|.* to .*)\|$", text, re.MULTILINE)
+    lengths = [float(cell) for cell in head[1].split("|")[:-1]]
+    assert len(rows) == 5
+    for n, cells in ((int(number), line.split("|")) for number, line in rows):
+        last = 160 * 50  # which all of these divide, but for a step
+        kept = [Profile(last * k // n, pair) for k in range(1, n + 1) for pair in (0.05, 0.1)]
+        for length, cell in zip(lengths, cells, strict=False):
+            found = reconstruct(kept, Profile(last, length)).relative_error
+            assert f"{100 * found:.2g} %" == cell.strip()
+        if n < 100:  # which takes long
+            ends = reach(kept, last, 0.1)
+            assert ends is not None
+            assert f"{ends[0]:g} to {ends[1]:g}" == cells[-1].strip()
 
 
 @pytest.mark.parametrize("kept", [[], [Profile(STEPS + 1, 0.1)]])
