@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 RUN := runs/digits-vp
 
-.PHONY: demo docs tour test test-slow lint install table2 bench growth bench-gpu pins audit
+.PHONY: demo docs tour test test-slow lint install table2 clocks bench growth bench-gpu pins audit
 
 # One command from a fresh clone to digits drawn by three samplers and exact bits/dim.
 demo: .venv/installed
@@ -32,6 +32,10 @@ tour: .venv/tested
 # DDPM's Table 2 on digits, in small; see results/cpu/table2.md.
 table2: .venv/installed
 	$(VENV)/python -m benchmarks.table2
+
+# Five processes trained with one network, in pairs; see results/cpu/clocks.md. Stopped, it goes on.
+clocks: .venv/installed
+	$(VENV)/python -m benchmarks.clocks $(ARGS)
 
 # Training, sampling and likelihood beside what others do; see benchmarks/README.md.
 bench: .venv/installed

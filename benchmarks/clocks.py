@@ -1,6 +1,6 @@
 """Five processes, one network: what the choice of a clock changes, on digits.
 
-    python -m benchmarks.clocks [--steps 1000] [--seeds 2] [--images 0] [--device cpu]
+    python -m benchmarks.clocks [--steps 600] [--seeds 2] [--images 0] [--device cpu]
                                 [--objective velocity] [--work runs/clocks-STEPS] [--out DIR]
 
 VP (DDPM's linear schedule), sub-VP, VE, the rectified path and EDM's process are one rotation with
@@ -125,7 +125,7 @@ class Options:
 def parse(argv: list[str]) -> Options:
     """The options of a command line, or a RequestError."""
     parser = OneLineParser("clocks", "Five processes, one network")
-    parser.add_argument("--steps", type=whole_number(1), default=1000, help="of every training")
+    parser.add_argument("--steps", type=whole_number(1), default=600, help="of every training")
     parser.add_argument("--seeds", type=whole_number(1), default=2, help="of every process")
     parser.add_argument(
         "--images", type=whole_number(0), default=0, help="of the test set; 0: all"

@@ -1,0 +1,120 @@
+"""Five clocks: what is trained, how seeds and pairs are put together, and what is said of it."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks import clocks
+from benchmarks.clocks import CLOCKS, START, differences, parse, training, training_noise, verdicts
+from scoreflow.cli import command_line
+from scoreflow.errors import RequestError
+from scoreflow.factory.assembly import build_sde
+from scoreflow.schema.resolve import training_config
+
+TITLES = {clock.name: clock.title for clock in CLOCKS}
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=lambda clock: clock.name)
+def test_all_flows_start_at_one_noise_over_signal(clock):
+    t = torch.tensor(clock.t_min, dtype=torch.float64)
+    assert float(clock.sde.sigma(t) / clock.sde.alpha(t)) == pytest.approx(START, rel=1e-4)
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=lambda clock: clock.name)
+def test_a_training_is_of_its_process_and_of_nothing_else(clock, tmp_path):
+    options = parse(["clocks", "--objective=simple", "--steps=7"])
+    config = training_config(command_line.parse(training(options, clock, 3, tmp_path / "new")))
+    sde, t = build_sde(config), torch.tensor([0.5, 1, 77.7, 500, 999.5], dtype=torch.float64)
+    for name in ("alpha", "sigma"):
+        own, stated = (getattr(each, name)(t) for each in (sde, clock.sde))
+        torch.testing.assert_close(own, stated, rtol=1e-12, atol=0)
+    assert (config.training.num_steps, config.seed) == (7, 3)
+    first = training_config(command_line.parse(training(options, CLOCKS[0], 3, tmp_path / "old")))
+    for section in ("model", "data", "likelihood", "sampling"):
+        assert config[section] == first[section]
+    unlike = {k for k in config.training if config.training[k] != first.training[k]}
+    assert unlike <= {"t_min"}
+
+
+def test_a_difference_has_the_errors_of_images_and_of_trainings():
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randn(50, generator=draws, dtype=torch.float64)
+    own = 0.1 * torch.randn(2, 50, generator=draws, dtype=torch.float64)
+    # two seeds of each, whose means are 0.02 apart, and 0.06
+    a = torch.stack([images, images + 0.02])
+    b = torch.stack([images + own[0], images + own[0] + 0.06]) + 0.3
+    noise = training_noise({"a": a, "b": b})
+    assert noise == pytest.approx(math.sqrt((0.02**2 / 2 + 0.06**2 / 2) / 2))
+    (pair,) = differences({"a": a, "b": b}, noise)
+    apart = (a - b).mean(0)
+    assert pair["value"] == pytest.approx(float(apart.mean()))
+    assert pair["by_images"] == pytest.approx(float(own[0].std()) / math.sqrt(50))
+    assert pair["by_training"] == pytest.approx(noise)  # sqrt(2 / 2) of it
+    assert pair["standard_error"] == pytest.approx(math.hypot(pair["by_images"], noise))
+    assert pair["larger"]
+    assert pair["larger_of_all"]
+
+
+def test_one_seed_says_that_it_knows_nothing_of_others():
+    values = {"vp": torch.zeros(1, 9), "ve": torch.linspace(0.9, 1.1, 9)[None]}
+    assert training_noise(values) is None
+    pairs = differences({k: v.double() for k, v in values.items()}, None)
+    said = verdicts({"pairs": pairs, "training_noise": None}, TITLES)
+    assert "VP, linear is better than VE by 1.0000" in said[0]
+    assert "among all pairs too" in said[0]
+    assert "what another seed would change is not known" in said[1]
+
+
+def test_a_difference_within_its_error_is_called_that():
+    values = {
+        "vp": torch.zeros(2, 4).double(),
+        "ve": torch.tensor([[-1.0, 1, -1, 1.1]] * 2).double(),
+    }
+    pairs = differences(values, training_noise(values))
+    assert "within its error" in verdicts({"pairs": pairs, "training_noise": 0.0}, TITLES)[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--steps=0"], "a whole number from 1 up"),
+        (["--nonsense"], "no option '--nonsense'"),
+        (["--seeds=two"], "a whole number from 1 up"),
+    ],
+)
+def test_wrong_options_are_refused(more, says):
+    with pytest.raises(RequestError, match=says):
+        parse(["clocks", *more])
+
+
+@pytest.mark.slow
+def test_a_stopped_command_goes_on_and_writes_the_table(tmp_path, monkeypatch, capfd):
+    command = ["clocks", "--steps=2", "--seeds=1", "--images=8", "--objective=simple"]
+    command += [f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out'}"]
+    command += ["--config.model.channels=8", "--config.training.batch_size=8"]
+    command += ["--config.sampling.tolerance=0.1", "--config.likelihood.checked=2"]
+    command += ["--config.likelihood.tolerance=0.1", "--config.likelihood.tolerance_bits=0.1"]
+    given, run = [], clocks.run_py
+
+    def stop(argv):
+        given.append(argv)
+        return 130 if len(given) == 3 else run(argv)
+
+    monkeypatch.setattr(clocks, "run_py", stop)
+    assert clocks.main(command) == 130
+    assert "goes on" in capfd.readouterr().err
+    given[:] = [None] * 9
+    assert clocks.main(command) == 0
+    modes = [argv[1] for argv in given[9:]]
+    assert modes == ["--mode=train"] * 3 + ["--mode=compare"]
+    text = (tmp_path / "out" / "clocks.md").read_text()
+    for clock in CLOCKS:
+        assert f"| {clock.title} |" in text
+    kept = json.loads((tmp_path / "out" / "clocks.json").read_text())
+    assert len(kept["pairs"]) == 10
+    assert kept["environment"]["versions"]
+    assert str(tmp_path / "work") not in json.dumps({**kept, "command": ""})
+    assert clocks.main(["clocks", "--steps=3", "--seeds=1", *command[5:]]) == 2
+    assert "is a training of 2 steps, not 3" in capfd.readouterr().err
