@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scoreflow.certificate.identity import CHANCE, Identity, worst
+from scoreflow.certificate.identity import CHANCE, Identity, finite_end, worst
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.analytic import Distribution
@@ -28,7 +28,7 @@ STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))
 def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity]:
     """The excess loss of a network against the error of its score, over t."""
     sde = model.sde
-    low, high = sde.log_snr(torch.tensor([model.t_min, float(sde.num_steps)]).double())
+    low, high = sde.log_snr(torch.tensor([model.t_min, finite_end(sde)]).double())
     log_snr = torch.linspace(float(low), float(high), TIMES, dtype=torch.float64)
     at = sde.time_of_log_snr(log_snr).clamp(model.t_min, sde.num_steps)
     rows = [_at(model, truth, t, k) for k, t in enumerate(at)]
