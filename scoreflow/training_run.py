@@ -36,7 +36,7 @@ from scoreflow.runtime.environment import environment
 from scoreflow.runtime.terminal import tell
 from scoreflow.schema.config import as_flag, shown
 from scoreflow.schema.experiments import load_experiment
-from scoreflow.schema.request import Request, flatten
+from scoreflow.schema.request import Request, flatten, overridden
 from scoreflow.schema.resolve import (
     Changes,
     completed,
@@ -104,7 +104,7 @@ def train(
     """
     name, found = load_experiment(config)
     own = flatten(overrides or {})
-    flat = {**flatten(found.to_dict()), **own}
+    flat = overridden(flatten(found.to_dict()), own)
     given = None if data is None else given_of(flat, data, data_test)
     if given is not None:
         flat |= keys_of_given(flat, given)

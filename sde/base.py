@@ -145,6 +145,11 @@ class SDE(TimeCache, ABC):
         return (_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t)).sqrt()
 
 
+def ends_without_signal(sde: SDE) -> bool:
+    """Whether alpha is 0 at t = N, as on the rectified path."""
+    return not sde.alpha(torch.tensor(float(sde.num_steps), dtype=torch.float64)) > 0
+
+
 class Rescaled(SDE):
     """A process of other units: the path of x_0 / c under another process, at the scale of x_0.
 

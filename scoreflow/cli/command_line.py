@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shlex
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from scoreflow.schema.request import (
     data_keys,
     flatten,
     listing_of,
+    overridden,
     source_of,
     target_of,
 )
@@ -90,7 +92,7 @@ def parse(argv: list[str]) -> Request:
     given = _config_file(argv) is not None
     experiment = Path(config_flags.get_config_filename(values["config"])).stem
     overrides = {key: _switch(key, value) for key, value in {**overrides, **short}.items()}
-    config = {**config, **short, **overrides}
+    config = _overridden(config, overrides, config_flags.get_config_filename(values["config"]))
     _refuse_without_effect(values.mode, overrides)
     refuse_nonsense(overrides)
     device = values.device or ""
@@ -102,6 +104,15 @@ def parse(argv: list[str]) -> Request:
     return Request(
         mode, workdir, device, experiment, config, overrides, given, source, target, listing
     )
+
+
+def _overridden(config: Flat, overrides: Flat, file: str) -> Flat:
+    """The experiment with its overrides; where these name EDM's process, as its file names one."""
+    named = {"sde.name": config["sde.name"]}
+    if overrides.get("sde.name") == "edm":
+        with suppress(RequestError):  # a file that takes an argument is read by the parser alone
+            named = {"sde.name": experiments.load_experiment(file)[1].sde.name}
+    return overridden({**config, **named}, overrides)
 
 
 def _switch(key: str, value: object) -> object:

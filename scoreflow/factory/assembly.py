@@ -29,6 +29,7 @@ from scoreflow.factory.training import (
     refuse_batch,
 )
 from scoreflow.losses.objective import Objective
+from scoreflow.losses.unbounded import refuse_unbounded
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import distributed
 from scoreflow.runtime.compiling import Compiler, Use
@@ -175,7 +176,10 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
     Raises:
         RequestError: what would else be refused after the training.
     """
-    t_min = build_objective(config).least_time
+    objective = build_objective(config)
+    t_min = objective.least_time
+    if training:
+        refuse_unbounded(objective, config.model.prediction, sde)
     question_of(config, sde, t_min, data)
     if training:
         refuse_batch(config, data)
@@ -220,8 +224,7 @@ def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) 
     It is that of a network that answers 0, about data at 0, at the first, middle and last time.
     """
     model = build_model(config, _Silent(1 + config.model.learned_variance), sde)
-    last = float(sde.num_steps)
-    t = torch.tensor([objective.least_time, last // 2 or 1.0, last], dtype=torch.float64)
+    t = objective.first_middle_last(sde)
     x_0 = torch.zeros(3, *data.train.shape[1:])
     eps = torch.ones_like(x_0)
 

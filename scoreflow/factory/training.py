@@ -140,7 +140,16 @@ def build_objective(config: AnyConfig) -> Objective:
         min_snr_gamma=c.min_snr_gamma,
         p2_gamma=c.p2_gamma,
         p2_k=c.p2_k,
+        log_normal_mean=c.log_normal_mean,
+        log_normal_std=c.log_normal_std,
+        shift=c.shift,
     )
+    if choose_key("training.coupling", c.coupling) != "independent":
+        raise RequestError(
+            f"training.coupling = {c.coupling} pairs data with noise in a batch: u is then not "
+            "the mean of eps - x_0 given x_t under independent noise, from which score, samplers "
+            "and likelihood follow; leave training.coupling at independent"
+        )
     if learned and c.objective not in ("hybrid", "variational"):
         raise RequestError(
             "model.learned_variance needs training.objective = hybrid or variational, which alone "
@@ -150,8 +159,8 @@ def build_objective(config: AnyConfig) -> Objective:
         raise RequestError("training.objective = hybrid needs model.learned_variance = true")
     if c.times == "integer" and c.t_min != 1.0:
         raise RequestError(
-            f"training.t_min = {c.t_min} needs training.times = real or importance; integer times "
-            "begin at 1"
+            f"training.t_min = {c.t_min} needs training.times = real, importance or "
+            "log_normal; integer times begin at 1"
         )
     if config.model.prediction == "mean" and c.times != "integer":
         raise RequestError(

@@ -58,8 +58,8 @@ def score_matching(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Te
 def velocity(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """|v - v(x_t, t)|^2, v = (alpha eps - sigma x_0) / r (Salimans & Ho 2022, section 4).
 
-    v is the velocity of x_0 itself, the field of the flow, whatever the datum that the network is
-    about: with `model.data_std` other than 1 it is not the network's own output, as it is in `edm`.
+    v is the velocity of x_0 itself, the field of the flow, whatever datum the network is about:
+    with `model.data_std` other than 1 it is not the network's own output, which `edm` is about.
     """
     alpha, sigma, r = (broadcast(each(t), x_0) for each in (sde.alpha, sde.sigma, sde.scale))
     target = (alpha * eps - sigma * x_0) / r
@@ -80,11 +80,11 @@ def flow_matching(denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Ten
 def edm(
     denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor, spread: float
 ) -> Tensor:
-    """lambda |x_0 - x_0(x_t, t)|^2 with EDM's weight, lambda = 1 / spread^2 + alpha^2 / sigma^2.
+    """|x_0 - x_0(x_t, t)|^2 times EDM's lambda = 1 / spread^2 + alpha^2 / sigma^2.
 
     Karras et al. 2022, Table 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 at their noise
-    scale, our sigma / alpha. It makes the error that of the preconditioned network F, which is -v
-    of x_0 / spread (centred, where its images are in [0, 1]): |F error|^2.
+    scale, our sigma / alpha. That makes it |F error|^2 of their network F, which is -v of
+    x_0 / spread (less the centre, where its images are in [0, 1]).
 
     Args:
         denoiser: the model in training.

@@ -1,16 +1,29 @@
-"""Sampling of training times, and the density by which a loss is importance-weighted."""
+"""Sampling of training times, and the density by which a loss is importance-weighted.
+
+Two laws are a part of the objective, and the loss is not divided by their density: log-normal
+times, ln(sigma / alpha) ~ N(mean, std^2) between the ends of the process, which are EDM's noise
+scales under every process and, on the rectified path, the logit-normal times of SD3; and uniform
+times that are shifted, their sigma / alpha multiplied by a number. A shift by k moves the log-SNR
+by -2 ln k: on images of more pixels, which say the same with more noise, it is made up for by one.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
+from scoreflow.errors import RequestError
 from scoreflow.sde.base import SDE
+
+LEAST_MASS = 1e-3
+"""Of a normal law that is cut to a process; with less of it there, the law is another one."""
 
 
 def least_time(times: str, t_min: float) -> float:
     """The least time that is drawn, in steps.
 
     Args:
-        times: "integer", whose least is 1, "real" or "importance".
+        times: "integer", whose least is 1, "real", "importance" or "log_normal".
         t_min: least real time, in steps.
     """
     return 1.0 if times == "integer" else t_min
@@ -43,6 +56,70 @@ def importance_times(u: Tensor, sde: SDE, t_min: float) -> tuple[Tensor, Tensor]
     t = sde.time_of_log_snr(log_snr).clamp(t_min, sde.num_steps)
     slope = sde.diffusion(t) ** 2 / sde.variance(t)
     return t, slope * (sde.num_steps - t_min) / (top - bottom)
+
+
+def log_normal_times(u: Tensor, sde: SDE, t_min: float, mean: float, std: float) -> Tensor:
+    """Times whose ln(sigma / alpha) is normal, cut to [t_min, N].
+
+    With EDM's P_mean and P_std (Karras et al. 2022, Table 1); on the rectified path, whose sigma /
+    alpha is tau / (1 - tau), the logit-normal law of SD3 (Esser et al. 2024, section 3.1).
+
+    Args:
+        u: (B,) uniform on [0, 1).
+        sde: the process.
+        t_min: least time, in steps.
+        mean: of ln(sigma / alpha).
+        std: of it, positive.
+
+    Raises:
+        RequestError: less than `LEAST_MASS` of the law lies between the ends.
+    """
+    low, high = _log_ratios(sde, t_min)
+    below, until = (0.5 * math.erfc((mean - end) / (std * math.sqrt(2))) for end in (low, high))
+    if not until - below >= LEAST_MASS:
+        raise RequestError(
+            f"training.times = log_normal: only {max(until - below, 0):.1g} of the law of "
+            f"ln(sigma / alpha) with mean {mean:g} and std {std:g} lies within the process, from "
+            f"{low:g} at t = {t_min:g} to {high:g} at N: set training.log_normal_mean between them"
+        )
+    log_ratio = mean + std * torch.special.ndtri(below + (until - below) * u)
+    return sde.time_of_log_snr(-2 * log_ratio).clamp(t_min, sde.num_steps)
+
+
+def shifted_times(u: Tensor, sde: SDE, t_min: float, shift: float) -> Tensor:
+    """Uniform times with sigma / alpha multiplied by a number, within [t_min, N].
+
+    They are uniform between the times that are shifted to t_min and to N, or to N where none is
+    shifted there. On the rectified path tau becomes k tau / (1 + (k - 1) tau): the shift of SD3
+    (Esser et al. 2024) for resolution, with k = sqrt(m / n) for m pixels in place of n.
+
+    Args:
+        u: (B,) uniform on [0, 1).
+        sde: the process.
+        t_min: least time, in steps.
+        shift: k, positive.
+
+    Raises:
+        RequestError: no time is shifted to [t_min, N].
+    """
+    low, high = _log_ratios(sde, t_min)
+    by = math.log(shift)
+    if not low - by < high:
+        raise RequestError(
+            f"training.shift = {shift:g} moves every time below t_min = {t_min:g}: raise it above "
+            f"{math.exp(low - high):.2g}"
+        )
+    ends = torch.tensor([low - by, min(high - by, high)], dtype=torch.float64)
+    first, last = sde.time_of_log_snr(-2 * ends).tolist()
+    t = torch.lerp(u.new_full((), first), u.new_full((), last), u)
+    return sde.time_of_log_snr(sde.log_snr(t) - 2 * by).clamp(t_min, sde.num_steps)
+
+
+def _log_ratios(sde: SDE, t_min: float) -> tuple[float, float]:
+    """ln(sigma / alpha) at t_min and at N, where it may be inf."""
+    ends = torch.tensor([t_min, float(sde.num_steps)], dtype=torch.float64)
+    low, high = (-0.5 * sde.log_snr(ends)).tolist()
+    return low, high
 
 
 def low_discrepancy(first: Tensor, size: int) -> Tensor:

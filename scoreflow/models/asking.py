@@ -124,6 +124,16 @@ class Asking:
         """Whether z_0 is x_0: nothing to convert."""
         return self.centre == 0 and self.spread == 1
 
+    @cached_property
+    def dividing_by_signal(self) -> dict[str, str]:
+        """Which of its fields, by name, are infinite where alpha is 0."""
+        found = {}
+        if isinstance(self.label, Label) and self.label.of != "time":
+            found["label"] = str(self.label.of)
+        if self.input_scale == "alpha":
+            found["input_scale"] = "alpha"
+        return found
+
     def input(self, sde: SDE, x_t: Tensor, t: Tensor) -> Tensor:
         """y_t times its factor, shaped like x_t, in its dtype.
 

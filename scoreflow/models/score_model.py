@@ -14,7 +14,7 @@ from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTime
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.gpu.tf32 import tf32
-from scoreflow.sde.base import SDE, broadcast
+from scoreflow.sde.base import SDE, broadcast, ends_without_signal
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
@@ -58,8 +58,14 @@ def _check_parts(network: object, sde: object, output: str) -> None:
         raise RequestError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
 
 
-def _check_asking(asking: Asking, output: str, t_min: float) -> None:
+def _check_asking(asking: Asking, output: str, t_min: float, sde: SDE) -> None:
     """Refuse ways of asking that do not go together."""
+    for key, infinite in asking.dividing_by_signal.items():
+        if ends_without_signal(sde):
+            raise RequestError(
+                f"model.{key} = {infinite} is infinite at t = N of this process (sde.name), where "
+                f"alpha is 0: set model.{key} = {'unit' if key == 'input_scale' else 'time'}"
+            )
     if output == "mean" and not asking.same_datum:
         raise RequestError(
             "output = mean is about images in [-1, 1], with data_std = 1 and data_range = "
@@ -130,7 +136,7 @@ class ScoreModel:
     ) -> None:
         _check_parts(network, sde, output)
         self.asking = Asking(label, input_scale, data_std, data_range, integer_times, data_scale)
-        _check_asking(self.asking, output, t_min)
+        _check_asking(self.asking, output, t_min, sde)
         self.network, self.place = network, place_of(network)
         self.sde = sde
         self.output: Output = output

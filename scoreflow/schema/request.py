@@ -106,6 +106,19 @@ def flatten(config: Flat, prefix: str = "") -> Flat:
     return flat
 
 
+OF_EDM: Flat = {"sde.sigma_min": 0.002, "sde.sigma_max": 80.0}
+"""EDM's noise scales (Karras et al. 2022, section 3 and Table 1)."""
+
+
+def overridden(config: Flat, overrides: Flat) -> Flat:
+    """A config with other values; EDM's process, set in another's place, brings its noise scales.
+
+    Those of the config are of the process that it names.
+    """
+    switched = overrides.get("sde.name") == "edm" and config.get("sde.name") != "edm"
+    return {**config, **(OF_EDM if switched else {}), **overrides}
+
+
 # ---- the flags of --mode import ----------------------------------------------------------------
 
 SOURCE_FLAGS = {"from": "path", "as": "format", "recipe": "recipe"}

@@ -19,7 +19,7 @@ from scoreflow.schema.config import (
     refuse_missing_files,
     refuse_nonsense,
 )
-from scoreflow.schema.request import Flat, Request, flatten
+from scoreflow.schema.request import Flat, Request, flatten, overridden
 from scoreflow.schema.section import AUTO, IN_ALL_MODES, WHERE_THE_DATA_FIT, Value
 
 OF_A_CHECKPOINT = ("sampling.step", "likelihood.step")
@@ -120,7 +120,7 @@ def restarted_config(request: Request, saved: Flat, where: Path) -> tuple[Config
         RequestError: a value is wrong, or sets a key without effect.
     """
     saved = flatten(resolve(completed(saved), str(where)).to_dict())
-    wanted = request.config if request.names_experiment else {**saved, **request.overrides}
+    wanted = request.config if request.names_experiment else overridden(saved, request.overrides)
     config = resolve(wanted, "the request")
     new = flatten(config.to_dict())
     refuse_idle(request.overrides, new)

@@ -37,6 +37,7 @@ MLP: Condition = {"model.name": ("mlp",)}
 OF_CLASSES: Condition = {**UNET, "model.conditional": (True,)}
 BETAS: Condition = {"sde.schedule": ("linear", "linear_continuous", "scaled_linear")}
 LOG_LINEAR: Condition = {"sde.schedule": ("log_linear",)}
+LOG_NORMAL: Condition = {"training.times": ("log_normal",)}
 EXPLODING: Condition = {"sde.name": ("ve", "edm")}
 """What several keys need to have an effect."""
 
@@ -156,11 +157,13 @@ class SDEConfig(Section):
     beta_max: float = key(20.0, "N times the last beta", POSITIVE, only=BETAS)
     sigma_min: float = key(
         1e-3,
-        "noise scale at t = 1 (subvp: its square)",
+        "noise scale at t = 1 (subvp: its square); 0.002 with --sde edm, unless set",
         FRACTION,
         only=(LOG_LINEAR, EXPLODING),
     )
-    sigma_max: float = key(50.0, "noise scale at t = N", POSITIVE, only=EXPLODING)
+    sigma_max: float = key(
+        50.0, "noise scale at t = N; 80 with --sde edm, unless set", POSITIVE, only=EXPLODING
+    )
     alpha_min: float = key(5e-3, "signal scale at t = N", FRACTION, only=LOG_LINEAR)
     rho: float = key(
         7.0,
@@ -411,14 +414,42 @@ class TrainingConfig(Section):
     )
     times: str = key(
         "integer",
-        "law of the training times: steps of the chain, uniform, or uniform in log-SNR",
-        choices=("integer", "real", "importance"),
+        "law of the training times: steps of the chain, uniform, uniform in log-SNR, or normal in "
+        "ln(sigma/alpha)",
+        choices=("integer", "real", "importance", "log_normal"),
     )
     t_min: float = key(
         1.0,
         "least time, in steps",
         Range(0, 1, "(]"),
-        only={"training.times": ("real", "importance")},
+        only={"training.times": ("real", "importance", "log_normal")},
+    )
+    log_normal_mean: float = key(
+        -1.2,
+        "mean of ln(sigma/alpha), EDM's P_mean; m of logit-normal(m, s) on the rectified path",
+        Range(-50, 50, "[]"),
+        later=True,
+        only=LOG_NORMAL,
+    )
+    log_normal_std: float = key(
+        1.2,
+        "standard deviation of the same, EDM's P_std",
+        Range(1e-3, 50, "[]"),
+        later=True,
+        only=LOG_NORMAL,
+    )
+    shift: float = key(
+        1.0,
+        "factor of their sigma/alpha: moves log-SNR by -2 ln of it",
+        Range(1e-3, 1e3, "[]"),
+        later=True,
+        only={"training.times": ("real", "log_normal")},
+    )
+    coupling: str = key(
+        "independent",
+        "how datum and noise are drawn; optimal_transport is refused, with the reason",
+        choices=("independent", "optimal_transport"),
+        later=True,
     )
     flip: bool = key(
         False,

@@ -150,7 +150,9 @@ def test_the_nearest_name():
     assert did_you_mean("unett", ("unet", "mlp")) == "did you mean 'unet'?"
     assert did_you_mean("zzz", ("unet", "mlp"), "there are two") == "there are two"
     assert choose_key("sde.name", "vp") == "vp"
-    with pytest.raises(RequestError, match=r"^sde\.name must be one of vp, subvp, ve, got 'zzz'$"):
+    with pytest.raises(
+        RequestError, match=r"^sde\.name must be one of vp, subvp, ve, rectified, edm, got 'zzz'$"
+    ):
         choose_key("sde.name", "zzz")
     with pytest.raises(RequestError, match=r"got 'subv'; did you mean 'subvp'\?$"):
         choose_key("sde.name", "subv")

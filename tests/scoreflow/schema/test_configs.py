@@ -222,7 +222,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build_data(Tracked(images, read), CPU)
-    build_sde(Tracked(config_of("digits", sde__name="ve"), read))
+    build_sde(Tracked(config_of("digits", sde__name="edm"), read))
     own = {"sde__schedule": "betas", "sde__num_steps": 2, "sde__betas": [0.1, 0.2]}
     build_sde(Tracked(config_of("digits", **own), read))
     named = config_of("toy", training__init=str(tmp_path / "0"), model__width=8)

@@ -47,6 +47,7 @@ OTHER = {
     "sde.sigma_min": 0.02,
     "sde.sigma_max": 40.0,
     "sde.alpha_min": 0.02,
+    "sde.rho": 3.0,
     "model.learned_variance": True,
     "model.channels": 16,
     "model.multipliers": [1, 1],
@@ -79,6 +80,9 @@ OTHER = {
     "model.depth": 2,
     "model.embedding": 16,
     "training.t_min": 0.5,
+    "training.log_normal_mean": -0.5,
+    "training.log_normal_std": 0.7,
+    "training.shift": 2.0,
     "training.variance": "posterior",
     "training.hybrid_weight": 0.5,
     "training.min_snr_gamma": 0.01,
@@ -103,6 +107,7 @@ REFUSED_ELSEWHERE = {
     "model.conditional",
     "model.num_classes",
     "training.t_min",
+    "training.shift",
 }
 """Keys whose idle choices cannot be trained at all."""
 NEEDED = {
