@@ -1,7 +1,6 @@
 """Euler-Maruyama on the reverse-time SDE (Anderson 1982; Song et al. 2021, Eq. 6)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
 from scoreflow.samplers.sampler import Step
@@ -15,10 +14,10 @@ class EulerMaruyama:
     Weak order 1. The step to s = 0 adds no noise.
     """
 
-    needs_signal: ClassVar = True
-
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
+        if step.without_signal:  # f and g are infinite
+            return step.from_noise(x_t)
         sde, t, s = step.sde, step.t, step.s
         dt, f, g = (t - s).item(), sde.drift(t).item(), sde.diffusion(t).item()
         of_eps = -(g**2) * dt / sde.sigma(t).item()  # a score is -eps / sigma

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -20,14 +19,14 @@ class Heun:
         x^ / alpha^ = x / alpha + sqrt(rho^^2 - rho^2) z
         x_s = alpha_s (x^ / alpha^ + (rho_s - rho^) (eps^ + eps_s) / 2)
 
-    The step to s = 0 is Euler's, for there is no estimate at 0.
+    The step to s = 0 is Euler's, for there is no estimate at 0. From where alpha is 0, and rho
+    infinite, the rule is that of d(x / (alpha + sigma)) / d tau = u, tau = sigma / (alpha + sigma):
+    the same flow, on a clock that is finite there.
 
     Attributes:
         churn: by how much noise is raised before a step, relative, in [0, sqrt(2) - 1]; 0 is
             deterministic.
     """
-
-    needs_signal: ClassVar = True
 
     churn: float = 0.0
 
@@ -42,6 +41,8 @@ class Heun:
 
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
+        if step.without_signal:
+            return _from_noise(x_t, step)
         if self.churn:
             x_t, step = self._raised(x_t, step)
         sde, t, s = step.sde, step.t, step.s
@@ -65,3 +66,15 @@ class Heun:
         std = alpha * math.sqrt(max(ratio(sde, later) ** 2 - rho**2, 0.0))
         x_later = combined(x_t, alpha / sde.alpha(t).item(), (std, step.normal(x_t)))
         return x_later, replace(step, t=later)
+
+
+def _from_noise(x_t: Batch, step: Step) -> Batch:
+    """The trapezoidal rule in tau, from tau = 1: of order 2 as the steps after it."""
+    sde, s, prediction = step.sde, step.s, step.predict(x_t)
+    x_s = sde.perturb(prediction.x_0, s, prediction.eps)  # Euler's step in tau is DDIM's
+    if s == 0:
+        return x_s
+    whole = (sde.alpha(s) + sde.sigma(s)).item()
+    half = 0.5 * (sde.sigma(s).item() - whole)  # whole (tau_s - 1) / 2
+    slopes = prediction.u + step.denoiser(x_s, s).u
+    return combined(x_t, whole / sde.sigma(step.t).item(), (half, slopes))

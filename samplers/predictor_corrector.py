@@ -108,11 +108,6 @@ class PredictorCorrector(Multistep):
     predictor: Sampler
     corrector: Corrector
 
-    @property
-    def needs_signal(self) -> bool:
-        """Whether the predictor divides by alpha_t."""
-        return getattr(self.predictor, "needs_signal", False)
-
     def advance(self, x_t: Batch, step: Step, memory: Memory) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the predictor's memory; as many evaluations as without one."""
         first = FirstKept(step.denoiser)

@@ -1,7 +1,6 @@
 """Reverse diffusion: the chain's own step, undone (Song et al. 2021, appendix E)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import combined
 from scoreflow.samplers.sampler import Step
@@ -16,10 +15,10 @@ class ReverseDiffusion:
     s = 0 adds no noise.
     """
 
-    needs_signal: ClassVar = True
-
     def step(self, x_t: Batch, step: Step) -> Batch:
         """Draw x_s given x_t."""
+        if step.without_signal:  # w is all of the noise, and not of a short step
+            return step.from_noise(x_t)
         sde, t, s = step.sde, step.t, step.s
         a, w = sde.transition(s, t)
         of_eps = -(w / sde.sigma(t)).item()  # a score is -eps / sigma

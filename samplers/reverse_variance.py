@@ -15,6 +15,9 @@ Variance = Literal["beta", "posterior", "optimal", "learned"]
 EpsError = Callable[[Tensor], Tensor]
 """t, in steps -> E|eps error|^2 / D of a denoiser over data and noise, float64 shaped like t."""
 
+ALMOST = 0.999
+"""Share of N at which an error of eps still tells that of x_0, where it does not at N."""
+
 
 def reverse_variance(
     prediction: Prediction,
@@ -42,7 +45,7 @@ def reverse_variance(
     if variance == "optimal":
         if eps_error is None:
             raise ValueError("the optimal variance needs the denoiser's eps_error")
-        return broadcast(optimal_variance(sde, t, s, eps_error(t)), x_t)
+        return broadcast(_optimal(sde, t, s, x_0_error(sde, t, eps_error)), x_t)
     posterior = sde.variance(s) * w / sde.variance(t)
     before = (2 * t - s).clamp(max=sde.num_steps)
     _, w_before = sde.transition(t, before)
@@ -74,9 +77,23 @@ def optimal_variance(sde: SDE, t: Times, s: Times, eps_error: Times) -> Times:
         sde: the process.
         t: () or (n,), in steps.
         s: below t.
-        eps_error: E|eps error|^2 / D at t, dimensionless.
+        eps_error: E|eps error|^2 / D at t, dimensionless. Where alpha is 0 it is 0, and says
+            nothing of x_0: see `x_0_error`.
     """
+    return _optimal(sde, t, s, _of_eps_error(sde, t, eps_error))
+
+
+def _of_eps_error(sde: SDE, t: Times, eps_error: Times) -> Times:
+    return sde.variance(t) / sde.alpha(t) ** 2 * eps_error
+
+
+def _optimal(sde: SDE, t: Times, s: Times, x_0_error: Times) -> Times:
     _, w = sde.transition(s, t)
     slope = sde.alpha(s) * w / sde.variance(t)
-    x_0_error = sde.variance(t) / sde.alpha(t) ** 2 * eps_error
     return sde.variance(s) * w / sde.variance(t) + slope**2 * x_0_error
+
+
+def x_0_error(sde: SDE, t: Times, eps_error: EpsError) -> Times:
+    """E|x_0 error|^2 / D at t, shaped like it; where alpha is 0, as just before (`ALMOST`)."""
+    with_signal = torch.where(sde.alpha(t) > 0, t, ALMOST * t)
+    return _of_eps_error(sde, with_signal, eps_error(with_signal))

@@ -47,14 +47,27 @@ class Step:
         """The step's own noise z ~ N(0, I), shaped like x_t; the same in every call."""
         return self.noise.normal(Stream.PREDICTOR, tuple(x_t.shape[1:]))
 
+    @property
+    def without_signal(self) -> bool:
+        """Whether alpha_t is 0, so that x_t is noise alone and nothing may divide by alpha_t."""
+        return self.sde.alpha(self.t).item() == 0
+
+    def from_noise(self, x_t: Batch) -> Batch:
+        """DDIM's step, for a method that divides by alpha_t, where there is none to divide by.
+
+        It is off by the second power of the stride, as every first step of order 1.
+        """
+        prediction = self.predict(x_t)
+        return self.sde.perturb(prediction.x_0, self.s, prediction.eps)
+
 
 @runtime_checkable
 class Sampler(Protocol):
     """A method that carries a sample from time t to an earlier time s.
 
     One that follows the probability flow also states `flow_order`, the order at which its error
-    falls with the stride; `scoreflow.evaluation.convergence_order` measures it. One that divides
-    by alpha_t states `needs_signal = True`: its first step from where alpha is 0 is DDIM's.
+    falls with the stride; `scoreflow.evaluation.convergence_order` measures it. A path may begin
+    without signal, alpha_N = 0: one that divides by alpha_t makes `Step.from_noise` there.
     """
 
     def step(self, x_t: Batch, step: Step) -> Batch:
@@ -151,7 +164,7 @@ def sample(
     # isinstance of a protocol takes longer than a small step: once
     multistep = sampler if isinstance(sampler, Multistep) else None
     x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
-    by_ddim = getattr(sampler, "needs_signal", False) and not sde.alpha(times[0]) > 0
+    from_nothing = sde.alpha(times[0]).item() == 0
     noise = noise.reading_ahead(last + 1)
     with torch.no_grad(), sde.cached_at(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
@@ -160,15 +173,24 @@ def sample(
                 break
             if k == last and final == "x_0":
                 x = step.predict(x).x_0
-            elif k == 0 and by_ddim:
-                prediction = step.predict(x)
-                x = sde.perturb(prediction.x_0, s, prediction.eps)
             elif multistep is not None:
                 x, memory = multistep.advance(x, step, memory)
             else:
                 x = sampler.step(x, step)
+            if k == 0 and from_nothing:
+                _refuse_unknown(x)
             after_step(k + 1, x)
     return x
+
+
+def _refuse_unknown(x: Batch) -> None:
+    """Refuse what the first step from noise alone could not find."""
+    if not bool(x.isfinite().all()):
+        raise ValueError(
+            "where no signal is left (alpha = 0) an estimate of the noise, a score or a gradient "
+            "says nothing of x_0, and the first step from there gave numbers that are not finite: "
+            "sample the process that ends before, scoreflow.sde.flow.well_posed(sde, 'eps')"
+        )
 
 
 def times_from(times: Times, start: int | float) -> Times:

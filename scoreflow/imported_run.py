@@ -258,6 +258,7 @@ def _own_samples(experiment: Experiment) -> Tensor:
     flat = flatten(experiment.config.to_dict())
     steps = min(OWN_STEPS, experiment.model.sde.num_steps)
     flat |= {"sampling.steps": steps, "sampling.grid": "auto", "sampling.final": "mean"}
+    flat |= {"sampling.shift": 1.0}
     flat |= {"sampling.label": -1, "sampling.guidance": 1.0}
     model = experiment.model
     labels = _classes(model, None, OWN_SAMPLES)

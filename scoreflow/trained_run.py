@@ -491,6 +491,8 @@ class TrainedRun:
         config = self.config if config is None else config
         guide = build_guidance(config, self.model, self._of_classes(config))
         section = {k: v for k, v in config.sampling.to_dict().items() if k not in NO_FUNCTION_OF}
+        if section["shift"] == 1:  # as samples are kept that are older than the key
+            del section["shift"]
         made: Json = {"sampler": name, "guide": guide.guide, "device": self.experiment.device.type}
         made["label"] = guide.asked  # "cat" and its number are one draw
         if name == "ode":

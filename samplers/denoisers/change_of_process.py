@@ -1,4 +1,4 @@
-"""Evaluate a denoiser that was trained on one process (VP, sub-VP or VE) on another one."""
+"""Evaluate a denoiser that was trained on one process on another one."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ class Reclocked(Wrapper):
 
     Every process is the rotation x~ = cos(phi) x_0 + sin(phi) eps, run by its own clock phi(t) and
     shown at its own scale r(t), and v belongs to the rotation. So x_t of `on`, rescaled, is given
-    to the denoiser at the time of `of` that has the same angle.
+    to the denoiser at the time of `of` that has the same angle. Where `of` ends at a smaller angle
+    than `on`, as every process beside the rectified path, v at its N stands for v beyond: off by
+    the first power of the angle that is left, 0.007 rad of DDPM's linear schedule.
 
     Attributes:
         denoiser: of process `of`.

@@ -45,7 +45,8 @@ class MMPS(Wrapper):
     Near the prior C is alpha / sigma^2 made large again, and the Jacobian of a network no
     covariance: one was -70 there, where data have 0.3. A sample along whose residual it is not
     positive gets C = (1 + alpha^2 / sigma^2)^-1 I, that of data N(0, I) (as in pseudo-inverse
-    guidance, Song et al. 2023). For an exact denoiser this does not happen.
+    guidance, Song et al. 2023). For an exact denoiser this does not happen. So does every sample
+    where alpha is 0: there J is 0, and tells nothing of the covariance, which is the data's own.
 
     Args:
         denoiser: of the data; differentiable.
@@ -72,7 +73,8 @@ class MMPS(Wrapper):
             prediction = self.denoiser(x, t)
             x_0 = prediction.x_0
         operator = self.measurement.operator
-        tweedie = (prediction.sigma**2 / prediction.alpha).detach()
+        told = prediction.alpha > 0
+        tweedie = torch.where(told, prediction.sigma**2 / prediction.alpha, 0.0).detach()
 
         def spread(y: Tensor) -> Batch:
             """C A^T y."""
@@ -91,6 +93,7 @@ class MMPS(Wrapper):
         total = self.measurement.std**2 + isotropic * operator.gain
         plain = isotropic / total * operator.adjoint(residual)
         lost = (pull == 0).flatten(1).all(1).view(-1, *[1] * (x_t.ndim - 1))
+        lost = lost | ~told.to(lost.device)
         value = x_0.detach() + torch.where(lost, plain, spread(pull))
         return replace(_detached(prediction, x_t), kind="x_0", value=value)
 

@@ -7,7 +7,8 @@ depends on the denoiser by one number, e_t = E|eps error|^2 / D:
     L(t -> s) / D = 1/2 log(1 + (snr_s / snr_t - 1) e_t)             s > 0
     L(t -> 0) / D = 1/2 (1 + log(2 pi e_t / snr_t))                  the density's
 
-in nats. So the best grid of K steps from N to s goes on from the best of K - 1 steps to some t.
+in nats. (Where no signal is left, e_t = snr_t = 0, and e_t / snr_t is E|x_0 error|^2 / D.) So the
+best grid of K steps from N to s goes on from the best of K - 1 steps to some t.
 The least bound need not look best: of few steps it spends many at small t, which no
 eye sees.
 """
@@ -17,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from scoreflow.samplers.reverse_variance import EpsError
+from scoreflow.samplers.reverse_variance import EpsError, x_0_error
 from scoreflow.sde.base import SDE
 from scoreflow.sde.types import Times
 
@@ -33,9 +34,13 @@ def step_costs(sde: SDE, eps_error: EpsError) -> Tensor:
     log_snr, error = sde.log_snr(t), eps_error(t)
     ratio = torch.expm1(log_snr - log_snr[:, None])  # snr_s / snr_t - 1, a row a t
     costs = torch.full((len(t) + 1, len(t) + 1), math.inf, dtype=torch.float64)
-    between = 0.5 * torch.log1p(ratio.tril(-1) * error[:, None])
-    costs[1:, 1:] = torch.where(ratio > 0, between, math.inf)
-    costs[1:, 0] = 0.5 * (1 + (2 * math.pi * error).log() - log_snr)
+    gained = ratio.tril(-1) * error[:, None]
+    of_density = 1 + (2 * math.pi * error).log() - log_snr
+    if not log_snr[-1].isfinite():  # 0 times infinity
+        known = x_0_error(sde, t[-1], eps_error)
+        gained[-1], of_density[-1] = log_snr.exp() * known, 1 + (2 * math.pi * known).log()
+    costs[1:, 1:] = torch.where(ratio > 0, 0.5 * torch.log1p(gained), math.inf)
+    costs[1:, 0] = 0.5 * of_density
     return costs
 
 

@@ -12,9 +12,16 @@ only the step from N to 0.
     log_snr     log(alpha / sigma) (DPM-Solver)
     karras      (sigma / alpha)^(1 / rho), rho = 7 (EDM, Karras et al. 2022, Eq. 5)
     angle       phi
+
+A `shift` k multiplies sigma / alpha by k at the times between two ends that stay: on the straight
+line of noise tau = sigma / (alpha + sigma), tau becomes k tau / (1 + (k - 1) tau) (Esser
+et al. 2024, SD3, for higher resolutions), which moves log-SNR by -2 log k. In general, with y = sigma / alpha at a
+time and y_low, y_high at the ends, it is z = (y - y_low) / (1 - y / y_high) that is multiplied:
+y itself where the lower end is clean data and the upper one without signal.
 """
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
@@ -27,7 +34,7 @@ LEAST_LOG_SNR = -10.0
 """About DDPM's at N."""
 
 
-def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
+def grid(name: str, sde: SDE, count: int, t_min: float = 1.0, shift: float = 1.0) -> Times:
     """A grid by its name.
 
     Args:
@@ -35,17 +42,50 @@ def grid(name: str, sde: SDE, count: int, t_min: float = 1.0) -> Times:
         sde: the process.
         count: K, at least 1; at most N for those of whole steps.
         t_min: the least time at which a denoiser is evaluated, in steps.
+        shift: k, positive; 1 moves nothing. Grids of whole steps are rounded after it.
 
     Raises:
-        ValueError: no such grid, or too many or no steps.
+        ValueError: no such grid, or too many or no steps, or a shift of a grid that has none.
     """
     if name not in GRIDS:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {name!r}")
+    if not 0 < shift < inf:
+        raise ValueError(f"a shift multiplies sigma / alpha, and must be positive, got {shift}")
     whole = name in WHOLE
     if count < 1 or (whole and count > sde.num_steps):
         limit = f"1..{sde.num_steps}" if whole else "1 or more"
         raise ValueError(f"the number of sampling steps must lie in {limit}, got {count}")
-    return GRIDS[name](sde, count, t_min)
+    if shift == 1:
+        return GRIDS[name](sde, count, t_min)
+    _refuse_fixed(name, sde, count, shift)
+    if not whole:
+        times = GRIDS[name](sde, count, t_min)
+        return torch.cat((_shifted(sde, times[:-1], shift), times[-1:]))
+    return _whole(_shifted(sde, CLOCKS[name](sde, count), shift), count)
+
+
+def _refuse_fixed(name: str, sde: SDE, count: int, shift: float) -> None:
+    """Refuse a shift where there is no other choice of times."""
+    if name not in CLOCKS and name in WHOLE:
+        raise ValueError(
+            f"the grid {name} is the multiples of N // K, and has no shift, got {shift}: use "
+            "uniform, log_snr, karras or angle"
+        )
+    if name in WHOLE and count == sde.num_steps:
+        raise ValueError(
+            f"all {count} whole steps are made, and a shift of {shift} finds no others: take "
+            "fewer steps, or the grid log_snr, karras or angle"
+        )
+
+
+def _shifted(sde: SDE, times: Tensor, shift: float) -> Tensor:
+    """The times between the first and the last with sigma / alpha multiplied; see the module."""
+    if len(times) < 3:
+        return times
+    y = (-0.5 * sde.log_snr(times)).exp()
+    z = shift * (y - y[-1]) / (1 - y / y[0])
+    moved = sde.time(((z + y[-1]) / (1 + z / y[0])).atan())
+    return torch.cat((times[:1], moved[1:-1], times[-1:]))
 
 
 def _whole(times: Tensor, count: int) -> Tensor:
@@ -55,13 +95,20 @@ def _whole(times: Tensor, count: int) -> Tensor:
     return (torch.maximum(times.round(), least) - least).cummin(0).values + least
 
 
+def _even(sde: SDE, count: int) -> Tensor:
+    return torch.linspace(sde.num_steps, 0, count + 1, dtype=torch.float64)
+
+
+def _even_roots(sde: SDE, count: int) -> Tensor:
+    return torch.linspace(sde.num_steps**0.5, 0, count + 1, dtype=torch.float64) ** 2
+
+
 def _uniform(sde: SDE, count: int, t_min: float) -> Tensor:
-    return _whole(torch.linspace(sde.num_steps, 0, count + 1, dtype=torch.float64), count)
+    return _whole(_even(sde, count), count)
 
 
 def _quadratic(sde: SDE, count: int, t_min: float) -> Tensor:
-    roots = torch.linspace(sde.num_steps**0.5, 0, count + 1, dtype=torch.float64)
-    return _whole(roots**2, count)
+    return _whole(_even_roots(sde, count), count)
 
 
 def _leading(sde: SDE, count: int, t_min: float) -> Tensor:
@@ -106,3 +153,5 @@ GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
     "angle": _even_in(lambda sde, t: sde.angle(t), lambda sde, y: sde.time(y)),
 }
 WHOLE = ("uniform", "trailing", "quadratic", "leading")
+CLOCKS = {"uniform": _even, "trailing": _even, "quadratic": _even_roots}
+"""Of those of whole steps that a shift moves, the times before they are rounded."""

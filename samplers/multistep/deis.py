@@ -1,7 +1,6 @@
 """Exponential Adams-Bashforth: DEIS (Zhang & Chen 2023, "rho-AB"), of orders 1 to 4."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from scoreflow.samplers.multistep.exponential_integrator import (
     Estimate,
@@ -28,8 +27,6 @@ class DEIS(Multistep):
         order: how many estimates the polynomial goes through, 1..4.
     """
 
-    needs_signal: ClassVar = True
-
     order: int = 3
 
     def __post_init__(self) -> None:
@@ -46,6 +43,8 @@ class DEIS(Multistep):
 
     def advance(self, x_t: Batch, step: Step, memory: Memory | None) -> tuple[Batch, Memory]:
         """Draw x_s given x_t and the estimates before, latest first."""
+        if step.without_signal:  # rho is infinite: no place for a node
+            return step.from_noise(x_t), ()
         sde, t, s = step.sde, step.t, step.s
         kept = (Estimate(ratio(sde, t), step.predict(x_t).eps), *(memory or ()))[: self.order]
         weights = adams_bashforth([each.at for each in kept], ratio(sde, s))

@@ -1,8 +1,7 @@
 """UniPC: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023)."""
 
 from dataclasses import dataclass
-from math import expm1
-from typing import ClassVar
+from math import expm1, inf
 
 from scoreflow.samplers.multistep.exponential_integrator import (
     Estimate,
@@ -32,14 +31,14 @@ class UniPC(Multistep):
 
     The evaluation at t serves twice: it corrects the state at t, which was predicted without
     it, and it predicts the next. Steps of order p have a corrected error of order p + 1. The first
-    steps have fewer estimates and are of lower order; the step to s = 0 returns x_0.
+    steps have fewer estimates and are of lower order; the step to s = 0 returns x_0. From where
+    alpha is 0, lambda is -inf and e^lambda x_0 dlambda still a finite area, that of x_0 over
+    alpha / sigma: predicted by x_0 there, and corrected by the trapezoidal rule.
 
     Attributes:
         order: p of the predictor, 1..3.
         correct: whether states are corrected.
     """
-
-    needs_signal: ClassVar = True
 
     order: int = 2
     correct: bool = True
@@ -96,14 +95,16 @@ def _moved(
         sigma_s / sigma_t x_t + alpha_s (1 - e^-h) (x_0(t) + sum_k rho_k (x_0(k) - x_0(t)) / r_k)
 
     with rho_k such that polynomials up to their number are integrated exactly. A single difference
-    gets 1/2, as in the paper.
+    gets 1/2, as in the paper. An estimate at lambda = -inf is no place of a polynomial: it counts
+    where a step starts from it alone.
     """
-    last, others = known[0], list(known[1:]) + ([ahead] if ahead is not None else [])
+    last, before = known[0], [each for each in known[1:] if each.at > -inf]
+    others = before + ([ahead] if ahead is not None else [])
     h = half_log_snr(sde, s) - last.at
     alpha, decay = sde.alpha(s).item(), -expm1(-h)
     terms = [(alpha * decay, last.value)]
     if others:
-        r = [(each.at - last.at) / h for each in others]
+        r = [(each.at - last.at) / h for each in before] + [1.0] * (ahead is not None)
         for weight, each, place in zip(_weights(r, h), others, r, strict=True):
             terms.append((alpha * decay * weight / place, each.value - last.value))
     return combined(x_t, sde.sigma(s).item() / sde.sigma(t).item(), *terms)

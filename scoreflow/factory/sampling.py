@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import as_request_error, choose, choose_key, try_solver
 from scoreflow.factory.guidance import build_guidance
 from scoreflow.generation.classes import ByClass
-from scoreflow.generation.plan import SamplingPlan
+from scoreflow.generation.plan import Guidance, SamplingPlan
 from scoreflow.models.classifier import NoisyClassifier
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime.compiling import solver_evaluations
@@ -36,6 +37,7 @@ from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.evaluation_sections import SamplingConfig
 from scoreflow.sde import SDE, Denoiser
+from scoreflow.sde.flow import has_signal, well_posed
 
 CORRECTORS: dict[str, Callable[[float, int], Langevin | AnnealedLangevin]] = {
     "langevin": Langevin,
@@ -76,15 +78,28 @@ def build_drawing(
     sampler = _method(c, name, model.t_min, model.learned_variance, eps_error)
     by_class = guided if isinstance(guided, ByClass) else None
     of = guidance.label, guidance.classes, by_class
+    posed = posed_for(model, guidance)
     if isinstance(sampler, ProbabilityFlow):
-        times = sampler.times(model.posed.num_steps)
-        return SamplingPlan(sampler, times, guided, "mean", *of, apart=True, process=model.posed)
+        times = sampler.times(posed.num_steps)
+        return SamplingPlan(sampler, times, guided, "mean", *of, apart=True, process=posed)
     kept = limited(config, guided, data)
-    process = model.posed if kept is guided else model.sde  # a clipped x_0 has no great error
+    # a clipped x_0 has no great error, but where no signal is left it is no number
+    process = posed if kept is guided or not has_signal(model.sde) else model.sde
     if process.num_steps < c.steps <= model.sde.num_steps:  # a chain has no more than it has
         c = replace(c, steps=process.num_steps)
     final, times = _final_and_times(c, name, process, model.t_min, eps_error)
     return SamplingPlan(sampler, times, kept, final, *of, process=process)
+
+
+def posed_for(model: ScoreModel, guidance: Guidance) -> SDE:
+    """The process as far as the flow of a guided network is well posed.
+
+    A classifier's gradient is a score: without signal it tells nothing of x_0, whatever the
+    network estimates.
+    """
+    if guidance.needs_classifier and not has_signal(model.sde):
+        return well_posed(model.sde, "score")
+    return model.posed
 
 
 def refuse_samples(config: Config, data: Data) -> None:
@@ -212,9 +227,22 @@ def _final_and_times(
 
     steps = c.steps or (samplers.FEW_STEPS if high else sde.num_steps)
     times = as_request_error(build, steps, "sampling.steps")
+    if c.shift != 1:
+        times = _shifted(chosen, sde, steps, t_min, c.shift)
     if final == "none" and len(times) == 2:  # it would return what it starts from
         raise RequestError(
             "sampling.final = none leaves out the last step, and needs sampling.steps of 2 or "
             "more, got 1: take more steps, or another sampling.final"
         )
     return final, times
+
+
+def _shifted(chosen: str, sde: SDE, steps: int, t_min: float, shift: float) -> torch.Tensor:
+    """The times of a grid with sigma / alpha multiplied by sampling.shift."""
+    if chosen == LEAST_COST:
+        raise RequestError(
+            f"sampling.shift = {shift:g} moves the times of a grid, and those of least_cost are "
+            "found by their costs: leave it at 1, or choose another sampling.grid"
+        )
+    build = partial(grid, chosen, sde, steps, t_min)
+    return as_request_error(build, shift, "sampling.shift")

@@ -6,7 +6,8 @@ gives the optimal variance of every reverse step (`samplers.reverse_variance`) a
 any step costs the bound (`samplers.least_cost`). It is measured at times even in log-SNR, in one
 pass over a few training images: `KNOTS` times `IMAGES` evaluations of the network, once. Between
 these times its logarithm is taken as linear in log-SNR: e is proportional to the SNR near the
-prior, where a schedule's last steps may lie far apart, and constant near data.
+prior, where a schedule's last steps may lie far apart, and constant near data. At N of a path
+whose signal ends there e is 0, and tells nothing of x_0: the table ends a step before.
 """
 
 import math
@@ -71,10 +72,14 @@ class ErrorTable:
     standard_error: Tensor
 
     def __call__(self, t: Tensor) -> Tensor:
-        """At times t, by interpolation of logarithms; beyond the table's ends, as there."""
+        """At times t, by interpolation of logarithms.
+
+        Before the table's first time as there; after its last, proportional to the SNR.
+        """
         falling, at = self.sde.log_snr(self.times), self.sde.log_snr(t.cpu())
         logs = self.eps_error.clamp(min=1e-300).log()  # 0: a network that knows all
         found = np.interp(-at.numpy(), -falling.numpy(), logs.numpy())
+        found = found + np.minimum(at.numpy() - falling[-1].numpy(), 0.0)
         return torch.as_tensor(found, dtype=torch.float64, device=t.device).exp()
 
     def as_result(self) -> dict[str, Any]:
@@ -120,11 +125,16 @@ class ErrorTable:
 
 
 def knots(sde: SDE, t_min: float) -> Tensor:
-    """`KNOTS` whole times of 1..N, or all, about even in log-SNR, and t_min where it is below."""
+    """`KNOTS` whole times of 1..N, or all, about even in log-SNR, and t_min where it is below.
+
+    Without N, where that has no signal.
+    """
+    last = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+    last -= float(sde.alpha(last) == 0)
     if sde.num_steps <= KNOTS:
-        whole = torch.arange(1, sde.num_steps + 1, dtype=torch.float64)
+        whole = torch.arange(1, float(last) + 1, dtype=torch.float64)
     else:
-        ends = torch.tensor([1.0, float(sde.num_steps)], dtype=torch.float64)
+        ends = torch.stack((torch.ones_like(last), last))
         high, low = sde.log_snr(ends)
         even = torch.linspace(float(high), float(low), KNOTS, dtype=torch.float64)
         whole = sde.time_of_log_snr(even).round().clamp(1, sde.num_steps)

@@ -20,6 +20,7 @@ from scoreflow.schema.training_sections import FITS, PRECISIONS, READING_MODES
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
 MILLION = Range(1, 10**6, "[]")
+SHIFT = Range(1e-3, 1e3, "[]")
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
 DRAWN = ("sample", "compare", "export")
@@ -72,6 +73,11 @@ class SamplingConfig(Section):
             "least_cost",
         ),
         modes=DRAWN,
+    )
+    shift: float = key(
+        1.0,
+        "sigma / alpha of the grid's times multiplied, between its ends; above 1 for larger images",
+        SHIFT,
     )
     final: str = key(
         "mean",

@@ -88,7 +88,7 @@ AFTER_TRAINING = ("ancestral", "pc", "ode")
 """Samplers that a training ends with."""
 
 
-ON_A_GRID = ("steps", "grid", "final", "clip", "dynamic_threshold")
+ON_A_GRID = ("steps", "grid", "shift", "final", "clip", "dynamic_threshold")
 """Keys of the `sampling` section that every method reads but the adaptive flow."""
 
 

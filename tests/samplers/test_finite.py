@@ -24,6 +24,8 @@ from scoreflow.samplers import (
 from scoreflow.samplers.sampler import FINALS
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.noise import Noise
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -35,6 +37,8 @@ SDES = {
     "log_linear": VPSDE.log_linear(STEPS),
     "subvp": SubVPSDE.linear(STEPS),
     "ve": VESDE(STEPS, 0.01, 20.0),
+    "rectified": RectifiedSDE(STEPS),
+    "edm": EDMSDE(STEPS, 0.01, 20.0),
 }
 WIDE = AnnealedLangevin(snr=0.1)
 SAMPLERS = {

@@ -20,8 +20,11 @@ from scoreflow.samplers import (
     sample,
 )
 from scoreflow.sde.base import broadcast
+from scoreflow.sde.flow import has_signal, well_posed
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import KINDS, predict
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -33,6 +36,8 @@ SDES = {
     "vp-cosine": VPSDE.cosine(STEPS),
     "subvp": SubVPSDE.linear(STEPS),
     "ve": VESDE(STEPS, 0.01, 20.0),
+    "rectified": RectifiedSDE(STEPS),
+    "edm": EDMSDE(STEPS, 0.01, 20.0),
 }
 CORRECTOR = AnnealedLangevin(snr=0.1)
 OPTIMAL = "ancestral-optimal"
@@ -95,10 +100,10 @@ def test_every_pair_draws_the_data_whatever_is_predicted(process, name):
     """The law on all 100 steps; that the kinds are one, to rounding, on few."""
     sde, sampler = SDES[process], of(name, SDES[process])
 
-    def draw(kind, steps, count):
+    def draw(kind, steps, count, sde=sde):
         times = grid("uniform", sde, steps)
         if isinstance(sampler, ProbabilityFlow):
-            times = sampler.times(STEPS)
+            times = sampler.times(sde.num_steps)
         noise = Noise.of(0, 0, count)
         return sample(sampler, exact(sde, kind), sde, times, noise, (2,))
 
@@ -106,6 +111,7 @@ def test_every_pair_draws_the_data_whatever_is_predicted(process, name):
     count, bias = 2 * SAMPLES, 0.05  # of 100 steps
     assert abs(float(x.mean()) - MEAN) < 4 * STD / count**0.5 + bias
     assert abs(float(x.std()) - STD) < 4 * STD / (2 * count) ** 0.5 + bias
-    few = {kind: draw(kind, 5, 8) for kind in KINDS}
-    for kind in KINDS:
-        torch.testing.assert_close(few[kind], few["x_0"], rtol=1e-6, atol=1e-6)
+    ends = {kind: sde if has_signal(sde) else well_posed(sde, kind) for kind in KINDS}
+    for kind, end in ends.items():
+        few, same = (draw(each, 5, 8, end) for each in (kind, "x_0"))
+        torch.testing.assert_close(few, same, rtol=1e-6, atol=1e-6)

@@ -29,7 +29,10 @@ from scoreflow.samplers import (
 from scoreflow.samplers.multistep.deis import adams_bashforth
 from scoreflow.samplers.sampler import sample
 from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.base import Ended
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -38,6 +41,9 @@ PROCESSES = {
     "vp": VPSDE.log_linear(1000, 1e-2, 1e-2),
     "subvp": SubVPSDE.log_linear(1000, 1e-1, 1e-2),
     "ve": VESDE(1000, 1e-2, 50.0),
+    "edm": EDMSDE(1000, 1e-2, 50.0),
+    # from about the log-SNR of DDPM's prior; from N itself: `test_from_noise_alone_...`
+    "rectified": Ended(RectifiedSDE(1000), 993),
 }
 NOISE = Noise.of(0, 0, 32)
 ORDERS = {  # name: sampler, order of convergence to the probability flow
@@ -76,7 +82,7 @@ def truths():
     found = {}
     for name, sde in PROCESSES.items():
         x = sde.prior_std() * NOISE.normal(Stream.PRIOR, (2,))
-        ends = torch.tensor([1000.0, 1.0], dtype=torch.float64)
+        ends = torch.tensor([sde.num_steps, 1.0], dtype=torch.float64)
         exactly = ProbabilityFlow(1.0, 1e-11)
         found[name] = x, exactly.step(x, Step(mixture().denoiser(sde), sde, *ends, NOISE))
     return found
@@ -141,6 +147,73 @@ def test_a_full_memory_has_the_order_and_the_start_limits_it(name, wide):
     slopes = [0.5 * float((a.square().mean() / b.square().mean()).log2()) for a, b in (full, own)]
     assert abs(slopes[0] - order) < 0.3, slopes
     assert abs(slopes[1] - min(order, of_start)) < 0.3, slopes
+
+
+FIRST = {  # order of what the first steps, from noise alone, leave; None for that of all steps
+    "ddim": None,
+    "heun": None,  # in tau, which is finite there
+    "dpm": 2,
+    "deis": 2,
+    "unip": 2,
+    "unipc": 3,
+}
+FROM_NOISE = {**ORDERS, "deis-4": (DEIS(4), 4), "unipc-3": (UniPC(3), 4)}
+RECTIFIED, LAST = RectifiedSDE(1000), 10.0
+
+
+def even(count):
+    """Real times, even in t: whole ones would not halve their strides."""
+    times = torch.linspace(1000, LAST, count, dtype=torch.float64)
+    return torch.cat((times, times.new_zeros(1)))
+
+
+NOISE_GRIDS = {
+    "even": even,
+    "angle": lambda count: grid("angle", RECTIFIED, count, LAST),
+    "log_snr": lambda count: grid("log_snr", RECTIFIED, count, LAST),
+    "karras": lambda count: grid("karras", RECTIFIED, count, LAST),
+}
+
+
+@pytest.fixture(scope="module")
+def from_noise():
+    """Where the flow carries the rectified path's prior, down to t = 10."""
+    x = NOISE.normal(Stream.PRIOR, (2,))
+    ends = torch.tensor([1000.0, LAST], dtype=torch.float64)
+    step = Step(mixture().denoiser(RECTIFIED), RECTIFIED, *ends, NOISE)
+    return x, ProbabilityFlow(1.0, 1e-12).step(x, step)
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("clock", "count"),
+    [
+        ("even", 60),
+        ("log_snr", 60),
+        *(pytest.param(clock, 120, marks=slow) for clock in NOISE_GRIDS),
+    ],
+)
+@pytest.mark.parametrize("name", FROM_NOISE)
+def test_from_noise_alone_the_first_steps_limit_the_order(name, clock, count, from_noise):
+    """At alpha = 0 lambda and rho are infinite, and no polynomial has a node there.
+
+    So two steps are of order 1 and have errors of second order in their strides, of third once
+    UniPC has corrected them. Even in log-SNR or in Karras' clock the first stride does not shrink,
+    it goes to log-SNR -10, an angle of h = 0.0067: what it leaves, of size h^2 = 5e-5 or
+    h^3 = 3e-7, is a floor.
+    """
+    (sampler, order), (x, truth) = FROM_NOISE[name], from_noise
+    first = FIRST[name.split("-")[0]]
+    denoiser, least = mixture().denoiser(RECTIFIED), min(order, first or order)
+    errors = []
+    for times in (NOISE_GRIDS[clock](count), NOISE_GRIDS[clock](2 * count)):
+        found = sample(sampler, denoiser, RECTIFIED, times, NOISE, (2,), final="none", start=x)
+        errors.append(float((found - truth).square().mean().sqrt()))
+    slope = math.log2(errors[0] / errors[1])
+    floor = 0.0 if first is None or clock in ("even", "angle") else 0.0067**first
+    assert errors[1] < floor or least - 0.3 < slope < order + 0.75, (slope, errors)
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -209,9 +282,10 @@ def test_orders_that_do_not_exist_are_refused(build):
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 333, 1000])
 def test_grids_fall_from_the_prior_to_the_data(name, process, count):
     sde = PROCESSES[process]
+    count = min(count, sde.num_steps)
     times = grid(name, sde, count)
     assert len(times) == count + 1
-    assert times[0] == 1000
+    assert times[0] == sde.num_steps
     assert times[-1] == 0
     assert (times.diff() < 0).all()
     assert count == 1 or times[-2] >= 1

@@ -27,6 +27,7 @@ from scoreflow.samplers import (
 )
 from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.processes.edm import EDMSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
 
@@ -258,7 +259,7 @@ def test_the_prior_has_the_processs_scale(process, elementwise):
     x = sample(Stay(), elementwise(process), process, times, noise, (3,))
     end = torch.tensor(float(n), dtype=torch.float64)
     r = (process.alpha(end) ** 2 + process.sigma(end) ** 2).sqrt()
-    if isinstance(process, VESDE):  # SMLD's prior leaves out the data under the noise
+    if isinstance(process, VESDE | EDMSDE):  # whose priors leave out the data under the noise
         r = process.sigma(end)
     if isinstance(process, Rescaled):  # that of the other process, in its units
         r = process.unit * process.base.scale(end)
