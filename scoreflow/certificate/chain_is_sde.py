@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as, finite_end
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import variational
 from scoreflow.sde.analytic import gaussian
@@ -34,8 +34,6 @@ from scoreflow.sde.processes.vp import VPSDE
 
 ROUNDINGS = 16.0
 SPREAD = 0.6
-LEAST_LOG_SNR = -10.0
-"""Of the bound's last time, where the process ends without a signal; about DDPM's at N."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +242,7 @@ def _bound(sde: SDE, device: torch.device | str) -> Identity:
     Its diffusion part is a Riemann sum of 1/2 E|x_0 error|^2 dSNR, whose integral here is
     1/2 log((1/v + SNR_max) / (1/v + SNR_min)), v the variance of the data.
     """
-    last = float(sde.num_steps)
-    if float(sde.alpha(torch.tensor(last, dtype=torch.float64))) == 0:  # no stride reaches there
-        last = float(sde.time_of_log_snr(torch.tensor(LEAST_LOG_SNR, dtype=torch.float64)))
-    ends = torch.tensor([1.0, last], dtype=torch.float64)
+    ends = torch.tensor([1.0, finite_end(sde)], dtype=torch.float64)
     top, bottom = (float(snr) for snr in sde.log_snr(ends).exp())
     limit = 0.5 * math.log((1 / SPREAD**2 + top) / (1 / SPREAD**2 + bottom))
     counts, gaps = [64, 128, 256, 512, 1024], []

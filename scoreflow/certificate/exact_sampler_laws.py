@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scoreflow.certificate.identity import CHANCE, Identity, falls_as
+from scoreflow.certificate.identity import CHANCE, Identity, falls_as, finite_end
 from scoreflow.data import toy
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.samplers import (
@@ -71,9 +71,10 @@ def _way(name: str, sde: SDE) -> tuple[Sampler, Tensor, float]:
 def log_snr_times(sde: SDE, count: int) -> Tensor:
     """Times N = t_0 > ... > t_count = 0, the last step but one of them at `LEAST_ANGLE`.
 
-    Equal strides in log-SNR between: no step is a coarse one for what it has to resolve.
+    Equal strides in log-SNR between: no step is a coarse one for what it has to resolve. From
+    noise alone the first goes to where the log-SNR is finite.
     """
-    end = sde.log_snr(torch.tensor(float(sde.num_steps), dtype=torch.float64))
+    end = sde.log_snr(torch.tensor(finite_end(sde), dtype=torch.float64))
     log_snr = torch.linspace(float(end), -2 * math.log(LEAST_ANGLE), count, dtype=torch.float64)
     inner = sde.time_of_log_snr(log_snr[1:])
     return torch.cat([end.new_tensor([sde.num_steps]), inner, end.new_zeros(1)])

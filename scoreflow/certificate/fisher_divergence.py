@@ -9,13 +9,12 @@ they differ by a mean of 2 (eps_hat - eps*)(eps* - eps), whose expectation is ze
 standard error is known.
 """
 
-import math
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from scoreflow.certificate.identity import CHANCE, Identity, worst
+from scoreflow.certificate.identity import CHANCE, Identity, finite_end, worst
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.sde.analytic import Distribution
@@ -23,8 +22,6 @@ from scoreflow.sde.noise import Noise, Stream
 from scoreflow.uncertainty import mean_and_error
 
 TIMES, POINTS = 20, 4096
-LEAST_LOG_SNR = -10.0
-"""Of a process that ends in noise alone, where the log-SNR is -inf."""
 STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))
 """Exceeded at one of the times as often as a row may be by chance."""
 
@@ -32,9 +29,8 @@ STANDARD_ERRORS = float(stats.norm.isf(CHANCE / (2 * TIMES)))
 def learned(model: ScoreModel, truth: Distribution, whose: str) -> list[Identity]:
     """The excess loss of a network against the error of its score, over t."""
     sde = model.sde
-    top, bottom = sde.log_snr(torch.tensor([model.t_min, float(sde.num_steps)]).double()).tolist()
-    low = bottom if math.isfinite(bottom) else LEAST_LOG_SNR
-    log_snr = torch.linspace(top, low, TIMES, dtype=torch.float64)
+    low, high = sde.log_snr(torch.tensor([model.t_min, finite_end(sde)]).double())
+    log_snr = torch.linspace(float(low), float(high), TIMES, dtype=torch.float64)
     at = sde.time_of_log_snr(log_snr).clamp(model.t_min, sde.num_steps)
     rows = [_at(model, truth, t, k) for k, t in enumerate(at)]
     pairs = [(abs(excess - error), STANDARD_ERRORS * noise) for excess, error, noise in rows]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.figures.plot import Plot
+from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -20,6 +21,8 @@ RANDOM_ROWS = 10
 CHANCE = FALSE_ALARM / RANDOM_ROWS
 """How often each of them may."""
 
+LEAST_LOG_SNR = -10.0
+"""About DDPM's at N: where what needs a log-SNR begins, on a path whose own at N is -inf."""
 STEEPNESS = 0.5
 """How well an order must be known for a certificate to say that it is that one, not its half."""
 
@@ -115,6 +118,23 @@ class Fixed(Noise):
         """The number, (B, *shape)."""
         size = (len(self.index), *shape)
         return torch.full(size, self.value, dtype=dtype, device=self.index.device)
+
+
+def finite_end(sde: SDE) -> float:
+    """The last time of finite log-SNR: N, or where it is `LEAST_LOG_SNR` if N has no signal."""
+    end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
+    if float(sde.alpha(end)) > 0:
+        return float(end)
+    return float(sde.time_of_log_snr(end.new_tensor(LEAST_LOG_SNR)))
+
+
+def sampled(sde: SDE, posed: SDE) -> SDE:
+    """The process that a network is sampled on: all of it, where N has a signal.
+
+    Where it has none, an estimate of noise says nothing of the data there, and the process of such
+    a network ends before: where it is well posed (`ScoreModel.posed`).
+    """
+    return sde if finite_end(sde) == sde.num_steps else posed
 
 
 def worst(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, worst
+from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, finite_end, worst
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising, times
 from scoreflow.models.mlp import MLP
@@ -27,6 +27,8 @@ from scoreflow.sde.prediction import Denoiser
 
 SAFETY = 8.0
 """How far a rounding error may exceed the one tried: that one's signs are random."""
+OF_NOISE = ("eps", "score", "gradient")
+"""Outputs of a network that say nothing of the data where no signal is left."""
 LARGEST_TRAINED = 2_000_000
 """Parameters of a network that a hundred float64 steps can be taken with on a CPU."""
 
@@ -62,7 +64,12 @@ def objectives(
         x_0: data for every batch, (at least batch_size, ...).
         train_steps: of the trainings.
         batch_size: images a gradient.
+
+    Returns:
+        Nothing for a network whose only time has no signal: what it says of the noise is known.
     """
+    if not len(_times(model, x_0)):
+        return []
     exact = model.with_network(_copied(model.network).double()).in_precision("float64")
     x_0 = x_0.double()
     batch = x_0[:batch_size]
@@ -81,8 +88,15 @@ def _copied(network: nn.Module) -> nn.Module:
 
 
 def _times(model: ScoreModel, x_0: Tensor) -> Tensor:
-    """Ten integer times over the whole path."""
-    t = torch.linspace(1, model.sde.num_steps, 10, dtype=torch.float64)
+    """Ten integer times over the whole path, as far as the noise is not known.
+
+    Where no signal is left x_t is the noise: for a network that estimates x_0, v or u both losses
+    are 0 there, and of two zeros neither is wrong.
+    """
+    last = model.sde.num_steps
+    if finite_end(model.sde) < last and model.output not in OF_NOISE:
+        last -= 1
+    t = torch.linspace(1, last, 10 if last else 0, dtype=torch.float64)
     return t.round().to(x_0.device)
 
 

@@ -1,4 +1,4 @@
-"""Identity 5: DDIM, predictor-corrector, and one flow under three processes."""
+"""Identity 5: DDIM, predictor-corrector, and one flow under five processes."""
 
 import itertools
 import math
@@ -8,7 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, falls_as, worst
+from scoreflow.certificate.identity import (
+    UNIT_ROUNDOFF,
+    Identity,
+    falls_as,
+    finite_end,
+    sampled,
+    worst,
+)
 from scoreflow.data import toy
 from scoreflow.figures.image_grid import image_grid
 from scoreflow.figures.plot import Plot, Series
@@ -29,6 +36,8 @@ from scoreflow.sde.flow import velocity
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, Status, odeint
 from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -66,13 +75,17 @@ def flows(
         event: shape of one datum.
     """
     device = noise.index.device
-    smooth = denoiser.for_solver() if isinstance(denoiser, ScoreModel) else denoiser
+    smooth, posed = denoiser, sde
+    if isinstance(denoiser, ScoreModel):
+        smooth, posed = denoiser.for_solver(), sampled(sde, denoiser.posed)
+    if finite_end(posed) < t_min:  # of one step, from noise alone: no step can be made of that
+        return _clocks(device)
     if t_min >= sde.num_steps:  # of one step: the network knows one time, and there is no flow
-        return [_no_corrections(denoiser, sde, noise, event), *_clocks(device)]
+        return [_no_corrections(denoiser, posed, noise, event), *_clocks(device)]
     return [
         _exponential(sde, t_min, device),
         _first_order(sde, t_min, device),
-        _no_corrections(denoiser, sde, noise, event),
+        _no_corrections(denoiser, posed, noise, event),
         *_clocks(device),
         _same_images(smooth, sde, t_min, noise, event),
     ]
@@ -81,11 +94,12 @@ def flows(
 def _exponential(sde: SDE, t_min: float, device: Device = "cpu") -> Identity:
     """x_s = alpha_s / alpha_t x_t - sigma_s (e^h - 1) eps, h the fall of half the log-SNR.
 
-    The exact solution of the flow while eps is held (DPM-Solver, Lu et al. 2022, order 1).
+    The exact solution of the flow while eps is held (DPM-Solver, Lu et al. 2022, order 1); from
+    where the log-SNR is finite.
     """
     size, mixture = 64, toy.distribution(device)
     exact, noise, pairs = mixture.denoiser(sde), Noise.of(0, 0, size, device), []
-    times = torch.linspace(sde.num_steps, t_min, 40, dtype=torch.float64)
+    times = torch.linspace(finite_end(sde), t_min, 40, dtype=torch.float64)
     for t, s in itertools.pairwise(times):
         x_t = sde.perturb(mixture.sample(noise), t, noise.normal(Stream.TRAIN_EPS, (2,)))
         eps = exact(x_t, t).eps
@@ -163,6 +177,8 @@ def _processes() -> dict[str, SDE]:
         "VP": VPSDE.log_linear(*schedule),
         "sub-VP": SubVPSDE.log_linear(*schedule),
         "VE": VESDE(PIECES, 0.05, 50.0),
+        "rectified path": RectifiedSDE(PIECES),
+        "EDM": EDMSDE(PIECES, 0.05, 50.0),
     }
 
 
@@ -225,17 +241,21 @@ def _in_the_angle(
 def _in_time(
     denoiser: Denoiser, sde: SDE, x: Tensor, high: float, low: float, tolerance: float
 ) -> Tensor:
-    """On the unit scale at both ends; Song et al. 2021, Eq. 13, in between.
+    """On the unit scale at both ends; in between Song et al. 2021, Eq. 13, or flow matching's field.
 
-    A piece for each step of the process, for at the integers an interpolated table has kinks.
+    A piece for each step of the process, for at the integers an interpolated table has kinks; one for
+    the rectified path, whose field is u = dx / d(t/N), and for EDM's process above t = 1.
     """
     first, last = sde.time(torch.tensor([high, low], dtype=torch.float64)).tolist()
+    straight, smooth = isinstance(sde, RectifiedSDE), isinstance(sde, RectifiedSDE | EDMSDE)
     integers = range(math.ceil(first) - 1, math.floor(last), -1)
-    knots = [first, *map(float, integers), last]
+    knots = [first, *(float(i) for i in integers if not smooth or (i == 1 and not straight)), last]
     x = x * sde.scale(torch.tensor(first, dtype=torch.float64))
     for start, end in itertools.pairwise(knots):
 
         def field(t: Tensor, state: State, _rows: Tensor, end: float = end) -> State:
+            if straight:
+                return (denoiser(state[0], t).u / sde.num_steps,)
             t = t.clamp(min=end + 1e-9)  # at the end itself the slopes are the next piece's
             score = denoiser(state[0], t).score
             f, g = broadcast(sde.drift(t), state[0]), broadcast(sde.diffusion(t), state[0])
@@ -279,7 +299,8 @@ def _same_images(
     }
     images = torch.cat([angle, *(x for x, _ in drawn.values())])
     return Identity(
-        "one network, under VP, sub-VP and VE each in its own t: the images of the angle",
+        "one network, under VP, sub-VP, VE, EDM and flow matching each in its own t: the images of "
+        "the angle",
         *worst(list(pairs.values())),
         "greatest RMS distance of an image; what a tenfold smaller tolerance changes, times 4",
         tuple(
@@ -298,4 +319,5 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 def _picture(images: Tensor, columns: int) -> tuple[str, bytes]:
     grey = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
     scale = max(1, 48 // grey.shape[-1])
-    return "Rows: the angle, VP, sub-VP, VE; from the same noise", image_grid(grey, columns, scale)
+    rows = "the angle, VP, sub-VP, VE, the rectified path, EDM"
+    return f"Rows: {rows}; from the same noise", image_grid(grey, columns, scale)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scoreflow.certificate.identity import CHANCE, Identity
+from scoreflow.certificate.identity import CHANCE, Identity, finite_end, sampled
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
@@ -64,7 +64,8 @@ class Amount:
 def laws(model: ScoreModel, event: tuple[int, ...], amount: Amount) -> list[Identity]:
     """Ancestral, predictor-corrector and flow from one network, not clipped, in pairs."""
     device = next(model.network.parameters()).device
-    fine = chain_times(model.sde, model.t_min, amount.steps)
+    sde = sampled(model.sde, model.posed)
+    fine = chain_times(sde, model.t_min, amount.steps)
     coarse = halved(fine)
     flow = ProbabilityFlow(model.t_min, TOLERANCE)
     # h of a correction goes as 1/steps, so that its error is halved with theirs
@@ -77,13 +78,13 @@ def laws(model: ScoreModel, event: tuple[int, ...], amount: Amount) -> list[Iden
         ("ancestral, half the steps", Ancestral("beta"), coarse),
         ("pc", corrected, fine),
         ("pc, half the steps", rougher, coarse),
-        ("ode", flow, flow.times(model.sde.num_steps)),
+        ("ode", flow, flow.times(sde.num_steps)),
     ]
     drawn = []
     for seed, (name, sampler, times) in enumerate(ways, start=1000):
         noise = Noise.of(seed, 0, amount.count, device)
         how = SamplingPlan(sampler, times, model.for_solver() if name == "ode" else model)
-        drawn.append(draw_samples(how, model.sde, noise, event, amount.batch_size, name))
+        drawn.append(draw_samples(how, sde, noise, event, amount.batch_size, name))
     ancestral, ancestral_half, pc, pc_half, ode = drawn
     kernel = kernel_of(_pool(*drawn))
     of_ancestral = 2 * change(ancestral, ancestral_half, kernel)
@@ -104,11 +105,11 @@ def chain_times(sde: SDE, t_min: float, count: int) -> Tensor:
 
     Integers where t_min is 1, which is all that such a network was trained at.
     """
-    ends = torch.tensor([float(sde.num_steps), t_min], dtype=torch.float64)
+    ends = torch.tensor([finite_end(sde), t_min], dtype=torch.float64)
     low, high = sde.log_snr(ends).tolist()
     log_snr = torch.linspace(low, high, count, dtype=torch.float64)
     t = sde.time_of_log_snr(log_snr)
-    t[0], t[-1] = ends
+    t[0], t[-1] = sde.num_steps, t_min
     if t_min >= 1:
         t = t.round().unique().flip(0)
     return torch.cat([t, t.new_zeros(1)])

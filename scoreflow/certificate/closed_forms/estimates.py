@@ -13,7 +13,7 @@ from scoreflow.certificate.closed_forms.numbers import distance
 from scoreflow.certificate.closed_forms.processes import BASIS, HALF_THE_DIGITS, Known
 from scoreflow.certificate.closed_forms.sampler_steps import LOWEST, exact
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
-from scoreflow.certificate.prediction_views import conversions
+from scoreflow.certificate.prediction_views import OF_NOISE, conversions
 from scoreflow.models.score_model import HALF, Output, ScoreModel
 from scoreflow.samplers import Reclocked
 from scoreflow.sde.analytic import gaussian
@@ -30,7 +30,7 @@ BATCH = 4
 LOGIT = 0.6
 """Of a learned variance, which lies at (1 + 0.6) / 2 between the least and the greatest: Nichol &
 Dhariwal 2021, their Eq. 15, with the scale of their code."""
-VIEWS = ("eps", "x_0", "v", "score")
+VIEWS = ("eps", "x_0", "v", "u", "score")
 
 
 def estimates(
@@ -59,19 +59,21 @@ def _points(world: World, t: float) -> Tensor:
 
 
 def _truth(world: World, x: Tensor, t: float) -> dict[str, Tensor]:
-    """The four views of the best estimate."""
+    """The five views of the best estimate."""
     alpha, sigma = world.known.alpha(t), world.known.sigma(t)
     x_0, eps = world.x_0(x, t), world.eps(x, t)
     v = (alpha * eps - sigma * x_0) / math.hypot(alpha, sigma)
-    return {"eps": eps, "x_0": x_0, "v": v, "score": -world.pull(x, t)}
+    return {"eps": eps, "x_0": x_0, "v": v, "u": eps - x_0, "score": -world.pull(x, t)}
 
 
-def _against(world: World, found: Prediction, x: Tensor, t: float) -> float:
+def _against(
+    world: World, found: Prediction, x: Tensor, t: float, views: tuple[str, ...] = VIEWS
+) -> float:
     """The worst of the views, relative to their size."""
     truth = _truth(world, x, t)
     return max(
         distance(getattr(found, view), truth[view], float(truth[view].abs().max()))
-        for view in VIEWS
+        for view in views
     )
 
 
@@ -126,7 +128,7 @@ class _Answering(nn.Module):
 
 
 def _outputs(output: Output, known: list[Known], device: Device) -> Identity:
-    """What a network says, read as the four views, and a reverse variance as its fraction."""
+    """What a network says, read as the five views, and a reverse variance as its fraction."""
     worst: dict[str, float] = {}
     for each in known:
         n, world = each.sde.num_steps, _world(each, device)
@@ -141,12 +143,14 @@ def _outputs(output: Output, known: list[Known], device: Device) -> Identity:
                 continue
             x = _points(world, t)
             found = model(x, torch.tensor(t, dtype=torch.float64))
-            error = _against(world, found, x, t) / _lost(each, output, t)
+            of_noise = output in ("eps", "score", "gradient") and each.alpha(t) == 0
+            error = _against(world, found, x, t, OF_NOISE if of_noise else VIEWS)
+            error = error / _lost(each, output, t)
             error = max(error, _off(found.fraction, 0.5 * (1 + LOGIT)))
             worst[each.name] = max(worst.get(each.name, 0.0), error)
     name = max(worst, key=lambda process: worst[process])
     return Identity(
-        f"a network's {output} = the four views of its estimate, and its learned variance, "
+        f"a network's {output} = the five views of its estimate, and its learned variance, "
         f"{len(known)} processes; worst: {name}",
         worst[name],
         HALF_THE_DIGITS,
@@ -231,14 +235,14 @@ def _reclocked(known: list[Known], device: Device) -> Identity:
     """The exact estimate of one process, asked by another: every pair."""
     worst, place = 0.0, "none"
     for own in known:
-        last = math.atan(own.sigma(own.sde.num_steps) / own.alpha(own.sde.num_steps))
+        last = math.atan(own.ratio(own.sde.num_steps))
         for other in known:
             if own is other:
                 continue
             world, n = _world(other, device), other.sde.num_steps
             denoiser = Reclocked(exact(own.sde), of=own.sde, on=other.sde)
             for t in (LOWEST, 1.0, 0.5 * n + 0.3, n - 0.5):
-                if math.atan(other.sigma(t) / other.alpha(t)) >= last:
+                if math.atan(other.ratio(t)) >= last:
                     continue
                 x = _points(world, t)
                 found = denoiser(x, torch.tensor(t, dtype=torch.float64))

@@ -39,14 +39,15 @@ def numbers(known: list[Known], device: Device = "cpu") -> list[Identity]:
 
 
 def distance(found: Tensor, expected: Tensor, least: float = 0.0) -> float:
-    """The greatest relative difference; inf where one is no number.
+    """The greatest relative difference; inf where one is no number, 0 where both are infinite.
 
     Args:
         found: of any shape.
         expected: the same.
         least: size below which differences count against it.
     """
-    error = ((found - expected).abs() / expected.abs().clamp(min=max(least, 1e-300))).max()
+    apart = (found - expected).abs() / expected.abs().clamp(min=max(least, 1e-300))
+    error = torch.where(found == expected, 0.0, apart).max()
     return float(error) if bool(error.isfinite()) else math.inf
 
 
@@ -129,6 +130,8 @@ CLOCKS: dict[str, Callable[[float], float]] = {
     "karras": lambda rho: rho ** (1 / KARRAS),
 }
 """Of sigma / alpha."""
+LAST_RATIO = math.exp(5)
+"""From which a clock is even that is infinite at N, where no signal is left: at log-SNR -10."""
 WHOLE = {
     "uniform": [30, 25, 20, 15, 10, 5, 0],
     "trailing": [30, 25, 20, 15, 10, 5, 0],
@@ -145,12 +148,14 @@ def _grids(known: list[Known]) -> Identity:
         n = float(each.sde.num_steps)
         for name, clock in CLOCKS.items():
             *times, last = grid(name, each.sde, COUNT, T_MIN).tolist()
-            first, *between, end = (clock(each.sigma(t) / each.alpha(t)) for t in times)
-            ends = [clock(each.sigma(t) / each.alpha(t)) for t in (n, T_MIN)]
-            for k, found in enumerate((first, *between, end)):
+            ends = [clock(each.ratio(t)) for t in (n, T_MIN)]
+            if ends[0] == math.inf:
+                ends[0] = clock(LAST_RATIO)
+            for k, t in enumerate(times[1:], start=1):
                 expected = ends[0] + (ends[1] - ends[0]) * k / (COUNT - 1)
-                worst = max(worst, abs(found - expected) / max(map(abs, ends)))
-            worst = max(worst, abs(last), 0.0 if len(times) == COUNT else math.inf)
+                worst = max(worst, abs(clock(each.ratio(t)) - expected) / max(map(abs, ends)))
+            worst = max(worst, abs(last), abs(times[0] - n))
+            worst = max(worst, 0.0 if len(times) == COUNT else math.inf)
         if n == WHOLE["uniform"][0]:
             wrong = [grid(name, each.sde, COUNT).tolist() != own for name, own in WHOLE.items()]
             worst = max(worst, float(any(wrong)))
@@ -175,23 +180,29 @@ def _least_cost() -> Identity:
 
 
 def _weights(known: list[Known], device: Device) -> Identity:
-    """Of the objectives, on the error of the noise: g^2, min-SNR, P2, and the posterior's mean."""
+    """Of the objectives, on the error of the noise: g^2, min-SNR, P2, and the posterior's mean.
+
+    Where no signal is left, that of g^2 and of the mean are infinite, and min-SNR's is its limit.
+    """
     worst = 0.0
     for each in known:
         n = each.sde.num_steps
         at = [1.0, float(max(n // 2, 1)), float(n)]
         t = torch.tensor(at, dtype=torch.float64, device=device)
-        snr = [(each.alpha(i) ** 2 / each.variance(i)) for i in at]
+        snr = [each.alpha(i) ** 2 / each.variance(i) for i in at]
         moved = []
         for i in at:
             _, w = each.transition(i - 1, i)
-            moved.append((each.alpha(i - 1) * w / (each.sigma(i) * each.alpha(i))) ** 2)
+            moved.append((each.alpha(i - 1) * w / each.variance(i) * each.ratio(i)) ** 2)
         pairs = (
             (
                 denoising.likelihood_weight(each.sde, t, float(n)),
                 [0.5 * n * each.square(i) / each.variance(i) for i in at],
             ),
-            (denoising.min_snr_weight(each.sde, t, 5.0), [min(s, 5.0) / s for s in snr]),
+            (
+                denoising.min_snr_weight(each.sde, t, 5.0),
+                [min(s, 5.0) / s if s else 1.0 for s in snr],
+            ),
             (denoising.p2_weight(each.sde, t, 0.5, 1.0), [(1 + s) ** -0.5 for s in snr]),
             (denoising.mean_weight(each.sde, t), moved),
         )

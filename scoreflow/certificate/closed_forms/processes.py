@@ -221,7 +221,7 @@ def _edm(name: str, sde: SDE, low: float, high: float, rho: float) -> Known:
 
 
 def _rectified(name: str, sde: SDE) -> Known:
-    """x = (1 - tau) x_0 + tau eps, tau = t / N: f = -1 / (N - t), g^2 = 2 tau / (N - t)."""
+    """X = (1 - tau) x_0 + tau eps, tau = t / N: f = -1 / (N - t), g^2 = 2 tau / (N - t)."""
     n = sde.num_steps
 
     def log_alpha(t: float) -> float:

@@ -599,7 +599,8 @@ class Wavering:
     """The exact denoiser of a Gaussian whose place depends on t: scores of no one path."""
 
     def __init__(self, sde, drift):
-        self.sde, self.t_min, self.network, self.drift = sde, 1.0, MLP(2, 4, 1), drift
+        self.sde = self.posed = sde
+        self.t_min, self.network, self.drift = 1.0, MLP(2, 4, 1), drift
 
     def __call__(self, x_t, t):
         mean = torch.zeros(2, dtype=torch.float64)
