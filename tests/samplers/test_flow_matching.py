@@ -4,6 +4,7 @@ diffusers' flow-matching schedulers, and Euler and midpoint steps as flow_matchi
 time that runs from noise to data, along x - n. The velocity is a mixture's own, exact.
 """
 
+import inspect
 import itertools
 import math
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from scoreflow.samplers import DDIM, Heun, sample
+from scoreflow.samplers import DDIM, Heun, grid, sample
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.processes.rectified import RectifiedSDE
 
@@ -113,6 +114,18 @@ def test_a_shift_is_theirs_once_and_a_translation_of_log_snr(k):
         assert twice[-1] == pytest.approx(shifted(1e-3, k**2), rel=1e-12)
 
 
+@pytest.mark.skipif(
+    "shift" not in inspect.signature(grid).parameters, reason="grids have no shift yet"
+)
+@pytest.mark.parametrize("k", [3.0, 0.5])
+def test_the_shift_of_a_grid_is_theirs(k):
+    """Of a million whole steps: rounding to one is 5e-7; float32 knows 1e6 to 0.5."""
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=k)
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS).tolist())
+    ours = grid("uniform", RectifiedSDE(1_000_000), STEPS, shift=k)
+    torch.testing.assert_close(ours, 1e6 * theirs.sigmas.double(), rtol=0, atol=1.0)
+
+
 def test_their_training_script_counts_its_logit_normal_from_noise():
     """Its table begins at sigma = 1: an index u N is sigma = 1 - u, and the mean's sign turns."""
     table = diffusers.FlowMatchEulerDiscreteScheduler().sigmas.double()
@@ -136,7 +149,7 @@ def trapezoid(slope, x, levels):
 
 
 def test_their_heun_is_the_trapezoidal_rule_in_sigma_and_ours_in_its_ratio(mixture, monkeypatch):
-    """Of order 2 both, of other steps. Ours begins with DDIM's, from a ratio that is infinite."""
+    """Of order 2 both, of other steps. Ours from its second on: the first ratio is infinite."""
     monkeypatch.setattr(heun, "torch", InFloat64())
     denoiser = mixture.denoiser(SDE)
     theirs = diffusers.FlowMatchHeunDiscreteScheduler()
