@@ -1,7 +1,7 @@
 """The straight path, and EDM's, step by step against others who are given the same velocity.
 
-diffusers' schedulers, and Euler and midpoint steps as flow_matching takes them: in a time that runs
-from noise to data, along x - n. The velocity is a mixture's own, exact.
+diffusers' schedulers, and Euler and midpoint steps as flow_matching takes them: in a time that
+runs from noise to data, along x - n. The velocity is a mixture's own, exact.
 """
 
 import inspect
