@@ -1,9 +1,10 @@
-"""The straight path, step by step against others who are given the same velocity.
+"""The straight path, and EDM's, step by step against others who are given the same velocity.
 
-diffusers' flow-matching schedulers, and Euler and midpoint steps as flow_matching takes them: in a
-time that runs from noise to data, along x - n. The velocity is a mixture's own, exact.
+diffusers' schedulers, and Euler and midpoint steps as flow_matching takes them: in a time that
+runs from noise to data, along x - n. The velocity is a mixture's own, exact.
 """
 
+import inspect
 import itertools
 import math
 
@@ -12,13 +13,16 @@ import pytest
 import torch
 from torchdiffeq import odeint
 
-from scoreflow.samplers import DDIM, Heun, sample
+from scoreflow.models.score_model import ScoreModel
+from scoreflow.samplers import DDIM, Heun, ProbabilityFlow, grid, sample
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.processes.edm import EDMSDE
 from scoreflow.sde.processes.rectified import RectifiedSDE
 
 diffusers = pytest.importorskip("diffusers")
 euler = pytest.importorskip("diffusers.schedulers.scheduling_flow_match_euler_discrete")
 heun = pytest.importorskip("diffusers.schedulers.scheduling_flow_match_heun_discrete")
+edm_euler = pytest.importorskip("diffusers.schedulers.scheduling_edm_euler")
 
 STEPS = 12
 SDE = RectifiedSDE(1000)
@@ -47,11 +51,11 @@ class InFloat64:
         return getattr(torch, name)
 
 
-def run_of(sampler, denoiser, times):
+def run_of(sampler, denoiser, times, sde=SDE):
     """The states after each step of ours, from the prior's own draw."""
-    states = [SDE.prior_std() * NOISE.normal(Stream.PRIOR, (2,))]
+    states = [sde.prior_std() * NOISE.normal(Stream.PRIOR, (2,))]
     keep = lambda _, x: states.append(x)  # noqa: E731
-    sample(sampler, denoiser, SDE, times, NOISE, (2,), after_step=keep)
+    sample(sampler, denoiser, sde, times, NOISE, (2,), after_step=keep)
     return states
 
 
@@ -113,6 +117,18 @@ def test_a_shift_is_theirs_once_and_a_translation_of_log_snr(k):
         assert twice[-1] == pytest.approx(shifted(1e-3, k**2), rel=1e-12)
 
 
+@pytest.mark.skipif(
+    "shift" not in inspect.signature(grid).parameters, reason="grids have no shift yet"
+)
+@pytest.mark.parametrize("k", [3.0, 0.5])
+def test_the_shift_of_a_grid_is_theirs(k):
+    """Of a million whole steps: rounding to one is 5e-7; float32 knows 1e6 to 0.5."""
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=k)
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS).tolist())
+    ours = grid("uniform", RectifiedSDE(1_000_000), STEPS, shift=k)
+    torch.testing.assert_close(ours, 1e6 * theirs.sigmas.double(), rtol=0, atol=1.0)
+
+
 def test_their_training_script_counts_its_logit_normal_from_noise():
     """Its table begins at sigma = 1: an index u N is sigma = 1 - u, and the mean's sign turns."""
     table = diffusers.FlowMatchEulerDiscreteScheduler().sigmas.double()
@@ -136,7 +152,7 @@ def trapezoid(slope, x, levels):
 
 
 def test_their_heun_is_the_trapezoidal_rule_in_sigma_and_ours_in_its_ratio(mixture, monkeypatch):
-    """Of order 2 both, of other steps. Ours begins with DDIM's, from a ratio that is infinite."""
+    """Of order 2 both, of other steps. Ours from its second on: the first ratio is infinite."""
     monkeypatch.setattr(heun, "torch", InFloat64())
     denoiser = mixture.denoiser(SDE)
     theirs = diffusers.FlowMatchHeunDiscreteScheduler()
@@ -187,4 +203,51 @@ def test_their_solver_from_noise_to_data_is_ours_from_data_to_noise(method, mixt
         if method == "midpoint":
             slope = velocity(mixture, x + h / 2 * slope, t + h / 2)
         x = x + h * slope
+        torch.testing.assert_close(ours[k + 1], x, rtol=1e-11, atol=1e-11)
+
+
+def test_their_flow_in_tau_comes_to_where_ours_in_the_angle_does(mixture):
+    """One flow whatever its clock: both at a tolerance of 1e-9 a step, from pure noise."""
+    denoiser = mixture.denoiser(SDE)
+    flow = ProbabilityFlow(t_min=1.0, tolerance=1e-9)
+    x, ours, _ = run_of(flow, denoiser, flow.times(1000))
+    t = torch.tensor([0.0, 0.999], dtype=torch.float64)
+    theirs = odeint(lambda t, x: velocity(mixture, x, t), x, t, rtol=1e-9, atol=1e-9)[-1]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+class Heard(torch.nn.Module):
+    """Any smooth answer: both sides hear the same, if they ask the same."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x, label):
+        return self.sign * (torch.tanh(0.7 * x + 0.3 * label.view(-1, 1)) + 0.1 * x)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("epsilon", -1.0), ("v_prediction", 1.0)])
+def test_the_edm_scheduler_s_run_is_ddim_s_on_edm_s_process(kind, sign, monkeypatch):
+    """Its scales are our whole steps, c_in and c_noise what our network is asked, F is -v.
+
+    What diffusers calls v_prediction here has c_out negative, and is v.
+    """
+    monkeypatch.setattr(edm_euler, "torch", InFloat64())
+    theirs = diffusers.EDMEulerScheduler(prediction_type=kind)
+    theirs.set_timesteps(STEPS)
+    sde = EDMSDE(STEPS)
+    times = grid("uniform", sde, STEPS)
+    torch.testing.assert_close(theirs.sigmas, sde.sigma(times), rtol=1e-13, atol=0)
+
+    def label(t):
+        return sde.sigma(t).log() / 4
+
+    network = Heard(sign)
+    model = ScoreModel(network, sde, "v", precision="float64", label=label, data_std=0.5)
+    ours = run_of(DDIM(), model, times, sde)
+    x, network.sign = ours[0], 1.0
+    for k, c_noise in enumerate(theirs.timesteps):
+        answer = network(theirs.scale_model_input(x, c_noise), c_noise)
+        x = theirs.step(answer, c_noise, x).prev_sample
         torch.testing.assert_close(ours[k + 1], x, rtol=1e-11, atol=1e-11)
