@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import scoreflow as sf
 from scoreflow.cli.main import main
@@ -139,6 +140,28 @@ def test_a_snapshot_without_its_checkpoint_is_made_again(trained, tmp_path):
         shutil.copy(averages.path_of(run, 8), averages.path_of(run, step))
         shutil.copy(sidecar(averages.path_of(run, 8)), sidecar(averages.path_of(run, step)))
     sidecar(averages.path_of(run, 10)).write_text("a hash whose snapshot never came")
+    train(run)
+    assert digests(run) == digests(trained[0])
+
+
+def test_a_kill_between_a_snapshot_and_its_checkpoint_loses_neither(
+    trained, tmp_path, monkeypatch
+):
+    """The snapshot comes first: whatever step has a checkpoint has its averages."""
+    run = tmp_path / "run"
+    save = RunDir.save_checkpoint
+
+    def killed(self, step, *more):
+        if step == 12:
+            raise SystemExit
+        return save(self, step, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "save_checkpoint", killed)
+        with pytest.raises(SystemExit):
+            train(run)
+    assert averages.steps_of(run) == [4, 8, 12]
+    assert RunDir.open(run).checkpoint_steps() == [4, 8]
     train(run)
     assert digests(run) == digests(trained[0])
 
@@ -303,6 +326,16 @@ def test_a_report_says_of_which_average_its_numbers_are(run):
     found = {"settings": {"label": 3, "ema": {"length": 0.07}}}
     assert given(found) == ", given class 3, average of length 0.07"
     assert average_of({"settings": {"ema": {"length": "much"}}}) == 0 == average_of({})
+
+
+def test_an_export_is_of_the_average_that_is_asked_for(run, tmp_path):
+    out = tmp_path / "out.safetensors"
+    flags = ["--to=safetensors", f"--out={out}", "--config.sampling.ema_length=0.07"]
+    command = ["run.py", "--mode=export", f"--workdir={run}", "--device=cpu"]
+    assert main([*command, *flags]) == 0
+    network = sf.load(run, "cpu", ema_length=0.07).model.network.state_dict()
+    held = load_file(out)
+    assert all(torch.equal(held[name], network[name]) for name in network)
 
 
 # ---- refused
