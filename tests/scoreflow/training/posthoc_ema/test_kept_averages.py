@@ -169,7 +169,8 @@ def test_a_kill_between_a_snapshot_and_its_checkpoint_loses_neither(
 def test_a_training_that_begins_anew_forgets_snapshots(trained, tmp_path):
     """Its first checkpoint never came: the configs may differ from here on."""
     run = tmp_path / "run"
-    train(run, {**POWER, "training.learning_rate": 0.02}, until=4)
+    train(run, {**POWER, "training.learning_rate": 0.02, "training.checkpoint_every": 2}, until=2)
+    assert averages.steps_of(run) == [2]
     for path in (*run.glob("checkpoints/*"), run / "results" / "training.json"):
         path.unlink()
     train(run)
@@ -263,13 +264,15 @@ def test_the_network_s_buffers_are_those_of_the_step(tmp_path):
     run = RunDir.open(folder)
     for step in (4, 8):
         network.num_batches_tracked.fill_(step)
+        network.running_mean.fill_(step)
         network.weight.data.fill_(step)
         weights = {k: v.clone() for k, v in network.state_dict().items()}
         averages.write(folder, step, (0.05, 0.1), [weights, weights], {})
     found = Snapshots(run, 8).averaged(0.07, network).weights
     assert int(found["num_batches_tracked"]) == 8
     assert found["num_batches_tracked"].dtype == torch.int64
-    assert 4 < float(found["weight"][0]) < 9
+    assert torch.equal(found["running_mean"], torch.full((2,), 8.0))
+    assert float(found["weight"][0]) != 8
 
 
 def ask(run, mode, *flags):
