@@ -423,4 +423,12 @@ def test_a_snapshot_of_another_training_is_refused(run, tmp_path, capsys):
     for mine in (averages.path_of(run, STEPS), sidecar(averages.path_of(run, STEPS))):
         shutil.copy(tmp_path / "other" / "averages" / mine.name, mine)
     said = refusal(run, capsys, "--config.likelihood.ema_length=0.07")
-    assert "edited after training" in said or "is not of the checkpoint of that step" in said
+    assert "seed = 0, and the checkpoint of step 24 1" in said
+
+
+def test_a_snapshot_of_other_weights_than_the_checkpoint_is_refused(run, capsys):
+    path = averages.path_of(run, STEPS)
+    held = torch.load(path, weights_only=True)["averages"]
+    rewrite(path, averages=[{k: v + 1e-3 for k, v in weights.items()} for weights in held])
+    said = refusal(run, capsys, "--config.likelihood.ema_length=0.07")
+    assert f"{path} is not of the checkpoint of that step" in said
