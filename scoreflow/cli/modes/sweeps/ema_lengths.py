@@ -157,10 +157,10 @@ def _samples(asked: Sweep, run: TrainedRun, name: str, rows: Rows) -> Json:
     """The metrics of samples of some weights: their row."""
     path = run.folder.sample_path(run.step, f"{rows.path.stem}-{name}")
     cases, c = CachedCases(rows, {name: name}, {name: path}), run.config
-    there = rows.done.get(name)
-    of_these = there is not None and there["weights"] == run.fingerprint
-    if distributed.shard().broadcast_from_rank_0(of_these and not cases.missing()):
-        return rows.done[name]
+    there, missing = rows.done.get(name, {}), cases.missing()  # which all processes ask
+    of_these = not missing and there.get("weights") == run.fingerprint
+    if distributed.shard().broadcast_from_rank_0(of_these):
+        return there
     case = Case(asked.sampler, asked.budget, run.plan(asked.sampler, asked.drawing))
     row, png, x = comparison.measured(
         case, run.model.sde, asked.data, c.compare.seed, asked.count, c.sampling.batch_size

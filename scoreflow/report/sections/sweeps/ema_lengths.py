@@ -11,7 +11,7 @@ from scoreflow.storage.atomic_files import Json
 TITLE = "Averages compared"
 WIDE = 300
 """CSS pixels of a picture."""
-LENGTH = "length of the average (std of its profile over the training)"
+LENGTH = "length of the average (std of its profile)"
 
 
 def sections(results: Results) -> Iterator[Section]:
@@ -41,8 +41,8 @@ def _section(results: Results, result: Json) -> Section:
         "L2. Raw weights are those of the last step, without average."
     )
     plots = (
-        _plot(rows, "nll_difference", f"Likelihood: {unit} above the best", unit, best["nll"]),
-        _plot(rows, column.key, f"{column.title} of samples", column.title, best["sample"]),
+        _plot(rows, "nll_difference", "Likelihood", f"{unit} above the best", best["nll"]),
+        _plot(rows, column.key, "Samples", column.title, best["sample"]),
     )
     blocks = (Text(said), Figures(plots), _table(rows, unit, column))
     return Section(TITLE, (*blocks, Text(note, small=True), *_pictures(results, result)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import scoreflow as sf
 from scoreflow.cli.main import main
@@ -143,10 +144,33 @@ def test_a_snapshot_without_its_checkpoint_is_made_again(trained, tmp_path):
     assert digests(run) == digests(trained[0])
 
 
+def test_a_kill_between_a_snapshot_and_its_checkpoint_loses_neither(
+    trained, tmp_path, monkeypatch
+):
+    """The snapshot comes first: whatever step has a checkpoint has its averages."""
+    run = tmp_path / "run"
+    save = RunDir.save_checkpoint
+
+    def killed(self, step, *more):
+        if step == 12:
+            raise SystemExit
+        return save(self, step, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "save_checkpoint", killed)
+        with pytest.raises(SystemExit):
+            train(run)
+    assert averages.steps_of(run) == [4, 8, 12]
+    assert RunDir.open(run).checkpoint_steps() == [4, 8]
+    train(run)
+    assert digests(run) == digests(trained[0])
+
+
 def test_a_training_that_begins_anew_forgets_snapshots(trained, tmp_path):
     """Its first checkpoint never came: the configs may differ from here on."""
     run = tmp_path / "run"
-    train(run, {**POWER, "training.learning_rate": 0.02}, until=4)
+    train(run, {**POWER, "training.learning_rate": 0.02, "training.checkpoint_every": 2}, until=2)
+    assert averages.steps_of(run) == [2]
     for path in (*run.glob("checkpoints/*"), run / "results" / "training.json"):
         path.unlink()
     train(run)
@@ -240,13 +264,15 @@ def test_the_network_s_buffers_are_those_of_the_step(tmp_path):
     run = RunDir.open(folder)
     for step in (4, 8):
         network.num_batches_tracked.fill_(step)
+        network.running_mean.fill_(step)
         network.weight.data.fill_(step)
         weights = {k: v.clone() for k, v in network.state_dict().items()}
         averages.write(folder, step, (0.05, 0.1), [weights, weights], {})
     found = Snapshots(run, 8).averaged(0.07, network).weights
     assert int(found["num_batches_tracked"]) == 8
     assert found["num_batches_tracked"].dtype == torch.int64
-    assert 4 < float(found["weight"][0]) < 9
+    assert torch.equal(found["running_mean"], torch.full((2,), 8.0))
+    assert float(found["weight"][0]) != 8
 
 
 def ask(run, mode, *flags):
@@ -303,6 +329,16 @@ def test_a_report_says_of_which_average_its_numbers_are(run):
     found = {"settings": {"label": 3, "ema": {"length": 0.07}}}
     assert given(found) == ", given class 3, average of length 0.07"
     assert average_of({"settings": {"ema": {"length": "much"}}}) == 0 == average_of({})
+
+
+def test_an_export_is_of_the_average_that_is_asked_for(run, tmp_path):
+    out = tmp_path / "out.safetensors"
+    flags = ["--to=safetensors", f"--out={out}", "--config.sampling.ema_length=0.07"]
+    command = ["run.py", "--mode=export", f"--workdir={run}", "--device=cpu"]
+    assert main([*command, *flags]) == 0
+    network = sf.load(run, "cpu", ema_length=0.07).model.network.state_dict()
+    held = load_file(out)
+    assert all(torch.equal(held[name], network[name]) for name in network)
 
 
 # ---- refused
@@ -387,4 +423,12 @@ def test_a_snapshot_of_another_training_is_refused(run, tmp_path, capsys):
     for mine in (averages.path_of(run, STEPS), sidecar(averages.path_of(run, STEPS))):
         shutil.copy(tmp_path / "other" / "averages" / mine.name, mine)
     said = refusal(run, capsys, "--config.likelihood.ema_length=0.07")
-    assert "edited after training" in said or "is not of the checkpoint of that step" in said
+    assert "seed = 0, and the checkpoint of step 24 1" in said
+
+
+def test_a_snapshot_of_other_weights_than_the_checkpoint_is_refused(run, capsys):
+    path = averages.path_of(run, STEPS)
+    held = torch.load(path, weights_only=True)["averages"]
+    rewrite(path, averages=[{k: v + 1e-3 for k, v in weights.items()} for weights in held])
+    said = refusal(run, capsys, "--config.likelihood.ema_length=0.07")
+    assert f"{path} is not of the checkpoint of that step" in said

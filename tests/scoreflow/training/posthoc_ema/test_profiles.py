@@ -266,6 +266,17 @@ def test_profiles_that_are_nearly_one_do_not_cancel(steps):
     assert float(left.norm() / shares(Profile(last, 0.07)).norm()) <= 2 * found.relative_error
 
 
+def test_a_second_snapshot_a_step_later_adds_nothing_but_does_no_harm():
+    """As of trainings that were stopped right after a checkpoint, and of a length out of reach."""
+    last = 800_000
+    even = [last * k // 160 for k in range(1, 161)]
+    gains = []
+    for steps in (even, sorted({*even, *(step + 1 for step in even[5:80])})):
+        kept = [Profile(step, length) for step in steps for length in (0.05, 0.1)]
+        gains.append(reconstruct(kept, Profile(last, 0.005)).gain)
+    assert gains[1] < 2 * gains[0]
+
+
 def test_more_snapshots_reach_further():
     few = reach(KEPT[-2:], STEPS, 0.1)
     many = reach(KEPT, STEPS, 0.1)
