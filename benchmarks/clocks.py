@@ -6,9 +6,12 @@
 VP (DDPM's linear schedule), sub-VP, VE, the rectified path and EDM's process are one rotation with
 clocks and scales of their own. The same network, which predicts v of that rotation, is trained on
 each for as many steps, from the same seeds, batches and noise, to minimise its squared error at
-times that are uniform in the process's own t, from where noise over signal is 1e-4. So what
-differs is where in the angle a training looks, and where the flow ends. A second seed of each
-training measures what training noise does, which differences between images know nothing of.
+times by the law that the process is published with, from where noise over signal is 1e-4: uniform
+in its own t, and for EDM log-normal noise scales (P_mean -1.2, P_std 1.2; its loss is the squared
+error of v of data that have the scale 1). So what differs is where in the angle a training looks,
+and where the flow ends. v is finite at both ends of all five, and its error is what their flow
+integrates. A second seed of each training measures what training noise does, which differences
+between images know nothing of.
 
 `python run.py --mode compare --runs` then measures all: likelihoods in pairs on the same images,
 samples from the same noise. WORK holds the runs and that comparison, with its report; a training
@@ -58,12 +61,14 @@ class Clock:
         title: in the table.
         sde: the same process, for the time at which its flow starts.
         keys: of the section `sde`.
+        times: the law of its training times, as `training.times` names it.
     """
 
     name: str
     title: str
     sde: SDE
     keys: Json
+    times: str = "real"
 
     @property
     def t_min(self) -> float:
@@ -77,7 +82,13 @@ CLOCKS = (
     Clock("subvp", "sub-VP, linear", SubVPSDE.linear(STEPS), {"schedule": "linear"}),
     Clock("ve", "VE", VESDE(STEPS, 0.01, 50.0), {"sigma_min": 0.01, "sigma_max": 50.0}),
     Clock("rectified", "rectified", RectifiedSDE(STEPS), {}),
-    Clock("edm", "EDM", EDMSDE(STEPS), {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}),
+    Clock(
+        "edm",
+        "EDM",
+        EDMSDE(STEPS, 0.002, 80.0, 7.0),
+        {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
+        "log_normal",
+    ),
 )
 
 
@@ -166,7 +177,7 @@ def training(options: Options, clock: Clock, seed: int, workdir: Path) -> list[s
         **{f"sde.{key}": value for key, value in clock.keys.items()},
         "model.prediction": "v",
         "training.objective": options.objective,
-        "training.times": "real",
+        "training.times": clock.times,
         "training.t_min": clock.t_min,
         "training.num_steps": options.steps,
         "training.checkpoint_every": max(1, options.steps // 4),
@@ -413,7 +424,7 @@ def _caption(options: Options, result: Json) -> str:
         f"Config digits; {settings['steps']} steps, {options.seeds} "
         f"{'seed' if options.seeds == 1 else 'seeds'} a process; the network predicts v, and "
         f"objective {settings['objective']} is minimised at times uniform in each process's own "
-        f"t, from sigma/alpha = {START:g}. "
+        f"t, of EDM at log-normal noise scales, from sigma/alpha = {START:g}. "
         f"Exact likelihood of {settings['num_images']} test images, the same dequantization and "
         f"probes for all; {sampler} at {budget} evaluations from the same noise, told apart 0 is "
         f"best. ± one standard error: of bits/dim by the choice of images, of a difference in "
