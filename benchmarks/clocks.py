@@ -27,14 +27,16 @@ import time
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
 from benchmarks.measure import folder, keep, say, table
 from scoreflow.cli.main import main as run_py
-from scoreflow.comparison.paired import ERRORS, of_all
+from scoreflow.comparison.paired import ERRORS
 from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime.device import build_device
 from scoreflow.sde import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
@@ -49,6 +51,8 @@ START = 1e-4
 SHOWN = ("dpm", 20)
 """The case of samples that the table shows; the report has all."""
 METRICS = (("told_apart", "told apart"), ("precision", "precision"), ("recall", "recall"))
+MARKED = 2 * NormalDist().cdf(-ERRORS)
+"""Chance below which a difference is marked: that of two errors."""
 SAMPLERS, BUDGETS = ("ddim", "dpm"), (10, 20)
 
 
@@ -310,6 +314,10 @@ def training_noise(values: dict[str, Tensor]) -> float | None:
 def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
     """Each pair of processes on the same images, its errors, and whether it is larger.
 
+    A few seeds know the noise of trainings badly, so a difference is held against Student's law
+    with as many degrees of freedom as its error has (Welch 1947), at the chance of 2 errors of a
+    normal law.
+
     Args:
         values: as in `training_noise`.
         noise: what that found.
@@ -321,6 +329,10 @@ def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
         by_images = standard_error(apart) or 0.0
         by_training = None if noise is None else noise * math.sqrt(2 / len(values[first]))
         error, value = math.hypot(by_images, by_training or 0.0), float(apart.mean())
+        parts = [(by_images, len(apart) - 1)]
+        if by_training is not None:
+            parts.append((by_training, len(values) * (len(values[first]) - 1)))
+        chance = _chance(value, error, parts)
         found.append(
             {
                 "first": first,
@@ -329,11 +341,26 @@ def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
                 "by_images": by_images,
                 "by_training": by_training,
                 "standard_error": error,
-                "larger": abs(value) > ERRORS * error,
-                "larger_of_all": abs(value) > of_all(len(pairs)) * error,
+                "chance": chance,
+                "larger": chance < MARKED,
+                "larger_of_all": chance < MARKED / len(pairs),
             }
         )
     return found
+
+
+def _chance(value: float, error: float, parts: list[tuple[float, int]]) -> float:
+    """How often a difference as large, or larger, comes from equal means.
+
+    Args:
+        value: the difference.
+        error: of it, the root of the sum of squares of its parts.
+        parts: each part, and the degrees of freedom that it is known with.
+    """
+    if not error:
+        return float(value == 0)
+    freedom = error**4 / sum(part**4 / max(1, known) for part, known in parts)
+    return float(2 * stats.t.sf(abs(value) / error, freedom))
 
 
 def _row(clock: Clock, runs: list[Json], values: Tensor | None) -> Json:
@@ -370,7 +397,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 def text_of(options: Options, result: Json) -> str:
     """The table and what is to be read from it, in Markdown."""
-    rows = sorted(result["rows"], key=lambda row: (row["value"] is None, row["value"]))
+    rows = sorted(result["rows"], key=lambda row: (row["value"] is None, row["value"] or 0.0))
     titles = {clock.name: clock.title for clock in CLOCKS}
     head = ["process", "bits/dim", *(f"seed {seed}" for seed in range(options.seeds))]
     head += ["minus the best", *(title for _, title in METRICS), "evaluations a likelihood"]
@@ -460,9 +487,9 @@ def verdicts(result: Json, titles: dict[str, str]) -> list[str]:
             "of a seed were independent"
         )
     found.append(
-        f"marked are differences beyond {ERRORS:g} errors (\\*), and beyond "
-        f"{of_all(len(pairs)):.2f} (\\*\\*), at which one of {len(pairs)} equal pairs is marked "
-        "as rarely as a single one at 2"
+        f"marked (\\*) are differences that equal processes show with a chance below "
+        f"{MARKED:.2%}, as beyond {ERRORS:g} errors of a normal law (Student's, where seeds are "
+        f"few), and (\\*\\*) below a {len(pairs)}th of that, for there are {len(pairs)} pairs"
     )
     return found
 

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from benchmarks import clocks
@@ -58,6 +59,18 @@ def test_a_difference_has_the_errors_of_images_and_of_trainings():
     assert pair["standard_error"] == pytest.approx(math.hypot(pair["by_images"], noise))
     assert pair["larger"]
     assert pair["larger_of_all"]
+
+
+def test_few_seeds_are_held_against_students_law():
+    # no spread over images: two processes, two seeds, two degrees of freedom, and equal means
+    # that are `noise` apart in each; scipy's test of two samples with a common variance
+    a = torch.tensor([[0.0] * 5, [0.1] * 5], dtype=torch.float64)
+    b = torch.tensor([[0.7] * 5, [0.9] * 5], dtype=torch.float64)
+    (pair,) = differences({"a": a, "b": b}, training_noise({"a": a, "b": b}))
+    expected = scipy.stats.ttest_ind([0.0, 0.1], [0.7, 0.9])
+    assert pair["chance"] == pytest.approx(expected.pvalue, rel=1e-9)
+    assert pair["larger"]
+    assert abs(pair["value"]) / pair["standard_error"] == pytest.approx(abs(expected.statistic))
 
 
 def test_one_seed_says_that_it_knows_nothing_of_others():
