@@ -5,7 +5,6 @@ models on the same data that part falls out. The standard error of a mean differ
 the differences, sd / sqrt(n), which knows nothing of what another training seed would change.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -113,8 +112,3 @@ def turned(pair: Pair) -> Pair:
 def mark(pair: Pair) -> str:
     """How sure a difference is: "" for within its error, "*" beyond, "**" among all pairs too."""
     return "**" if pair.larger_of_all else "*" if pair.larger else ""
-
-
-def is_known(value: float) -> bool:
-    """Whether a mean can be compared."""
-    return math.isfinite(value)

@@ -275,6 +275,18 @@ def _refuse_other_data(first: TrainedRun, other: TrainedRun) -> None:
             )
 
 
+def _remarks(sides: Sequence[Side]) -> list[str]:
+    """A line about runs that saw other training data than those that samples are held against."""
+    own = digest(sides[0].trained.data.train)
+    others = [side.name for side in sides if digest(side.trained.data.train) != own]
+    if not others:
+        return []
+    return [
+        f"samples are held against the training data of {sides[0].name}, and {', '.join(others)} "
+        "had others"
+    ]
+
+
 def _common(out: Path, sides: Sequence[Side], say: Say) -> Common:
     """Data, metrics and cases of all; what a run cannot be asked is refused before any work."""
     first = sides[0].trained
@@ -504,6 +516,7 @@ def _result(
         "num_images": count,
         "runs": entries,
         "keys": list(facts.keys),
+        "remarks": _remarks(sides),
         "test_data": test_data,
         "floors": floors,
         "settings": settings,

@@ -52,7 +52,7 @@ def table(result: Json) -> str:
     ]
     if rows:
         real = columns.reference_rows(result["test_data"], result["floors"])
-        lines.append(columns.table([*rows, *real]))
+        lines += [columns.table([*rows, *real]), *result["remarks"]]
     return "\n".join(lines)
 
 

@@ -480,6 +480,7 @@ class Runs:
     note: str
     num_images: Count
     keys: list[str]
+    remarks: list[str]
     settings: SettingsOfRuns
     test_data: REFERENCE | None
     floors: REFERENCE | None

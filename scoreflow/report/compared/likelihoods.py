@@ -103,19 +103,19 @@ def _table(result: Json, runs: list[Json]) -> Table:
             number(each["likelihood"]["value"], each["likelihood"]["standard_error"]),
             _apart(pairs[each["name"]]),
             _larger(pairs[each["name"]]),
-            *(Cell(plain(each["differs"].get(key, ""))) for key in keys),
             number(each["step"], form=",.0f"),
             _seconds(each["training_seconds"]),
             _seconds(each["likelihood_seconds"]),
             number(each["likelihood"]["nfe"], form=".0f"),
+            *(Cell(plain(each["differs"].get(key, ""))) for key in keys),
         )
         for each in runs
     )
-    columns = ("run", result["unit"], f"minus {best}, in pairs", "larger than its error", *keys)
+    columns = ("run", result["unit"], f"minus {best}, in pairs", "larger than its error")
     costs = ("steps", "training, s", "likelihood, s", "evaluations an image")
     left = len(result["keys"]) - len(keys)
     note = f"{left} more keys of the configs differ: --mode table has all." if left > 0 else ""
-    return Table((*columns, *costs), rows, note=note)
+    return Table((*columns, *costs, *keys), rows, note=note)
 
 
 def _seconds(value: float | None) -> Cell:

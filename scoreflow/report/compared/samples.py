@@ -38,7 +38,8 @@ def _section(results: Results, result: Json) -> Section | None:
         "two numbers are no pairs here. Marks are as of one row; with many, some are by chance."
     )
     plots = tuple(_plots(result, rows, cases))
-    blocks: list[Block] = [Text(said, small=True), *([Figures(plots)] if plots else [])]
+    blocks: list[Block] = [*map(Text, result["remarks"]), Text(said, small=True)]
+    blocks += [Figures(plots)] if plots else []
     for case in cases:
         title = f"{case[0]}, {case[1]} evaluations"
         table, pictures = _table(result, case), _pictures(results, result, case)

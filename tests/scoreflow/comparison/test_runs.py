@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from scoreflow.comparison.summary import table
 from scoreflow.errors import RunError
 from scoreflow.evaluation import comparison, sample_quality
 from scoreflow.likelihood import dataset_likelihood
+from scoreflow.report.page import write_comparison
+from scoreflow.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parents[3]
 OLD = ROOT / "tests" / "fixtures" / "run-0.1"
@@ -253,6 +256,23 @@ def test_the_report_and_the_table_have_all_of_it(compared):
         return [value] if isinstance(value, float) else []
 
     assert all(map(math.isfinite, numbers(result(out))))
+
+
+def test_a_damaged_result_is_a_line_of_the_report(compared, tmp_path):
+    out = Path(shutil.copytree(compared[0], tmp_path / "out"))
+    path = out / "results" / "runs.json"
+    path.write_text(path.read_text().replace('"pairs"', '"pears"'))
+    page = write_comparison(RunDir(out, {}, None)).read_text()
+    assert "results/runs.json is damaged" in page
+    assert "Likelihoods in pairs" not in page
+
+
+def test_other_training_data_are_said(folders):
+    sides = [of_runs.Side(f.name, sf.load(f, device="cpu")) for f in folders[:2]]
+    assert of_runs._remarks(sides) == []
+    data = sides[1].trained.data
+    sides[1].trained.data = replace(data, train=data.train[:50])
+    assert "and subvp had others" in of_runs._remarks(sides)[0]
 
 
 def test_python_gives_the_same(folders, tmp_path, monkeypatch):
