@@ -140,10 +140,15 @@ class Objective:
                 return at_times.log_normal_times(u, sde, *law), torch.ones_like(u)
 
     def first_middle_last(self, sde: SDE) -> Tensor:
-        """The least time that is drawn, one in the middle and the greatest, (3,)."""
+        """The least time that is drawn, one in the middle and the greatest, (3,).
+
+        Raises:
+            RequestError: the process has no times of this law.
+        """
         last = float(sde.num_steps)
         middle = last // 2 or 1.0
-        if self.times != "integer" and ends_without_signal(sde):
+        lawful = self.times == "log_normal" or self.shift != 1
+        if lawful or (self.times != "integer" and ends_without_signal(sde)):
             greatest = torch.tensor([1 - 2.0**-32], dtype=torch.float64)  # that noise has
             last = float(self._at(greatest, sde)[0])
         return torch.tensor([self.least_time, middle, last], dtype=torch.float64)

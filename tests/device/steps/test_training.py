@@ -32,6 +32,20 @@ UNET = {
     "learned variance": {"training__objective": "hybrid", "model__learned_variance": True},
     "variational": {"training__objective": "variational"},
     "importance": {"training__objective": "likelihood", "training__times": "importance"},
+    "flow matching": {
+        "sde__name": "rectified",
+        "model__prediction": "u",
+        "training__objective": "flow_matching",
+        "training__times": "real",
+        "training__shift": 2.0,
+    },
+    "EDM": {
+        "sde__name": "edm",
+        "model__prediction": "v",
+        "model__data_std": 0.7,
+        "training__objective": "edm",
+        "training__times": "log_normal",
+    },
     "VE, even times": {
         "sde__name": "ve",
         "model__prediction": "score",

@@ -672,6 +672,7 @@ CHOICES = [
     ("eps", "p2", "integer"),
     ("mean", "mean", "integer"),
     ("eps", "variational", "integer"),
+    ("u", "flow_matching", "log_normal"),
 ]
 
 
@@ -703,6 +704,22 @@ IMPOSSIBLE = {
     ],
     "times = integer": ["--config.model.prediction=mean", "--config.training.times=real"],
     "sigma_min": ["--sde=ve", "--config.sde.sigma_max=0.001"],
+    "has no end: alpha is 0 at t = N": ["--sde=rectified", "--config.training.times=importance"],
+    "no effect on training.times = integer": [
+        "--config.training.shift=2",
+        "--config.training.times=integer",
+    ],
+    "of the law of ln(sigma / alpha) with mean 40": [
+        "--config.training.times=log_normal",
+        "--config.training.log_normal_mean=40",
+    ],
+    "moves every time below t_min": [
+        "--config.training.times=real",
+        "--config.training.shift=0.001",
+        "--sde=ve",
+        "--config.sde.sigma_max=0.5",
+        "--config.sde.sigma_min=0.1",
+    ],
     "sampling.variance = learned": ["--config.sampling.variance=learned"],
     "training.objective must be one of": ["--config.training.objective=simpel"],
 }

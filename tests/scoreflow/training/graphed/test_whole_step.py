@@ -74,6 +74,13 @@ KINDS = {
         "training__objective": "likelihood",
         "training__low_discrepancy": True,
     },
+    "flow": {
+        "sde__name": "rectified",
+        "model__prediction": "u",
+        "training__objective": "flow_matching",
+        "training__times": "log_normal",
+        "training__shift": 2.0,
+    },
     "bfloat16": {"training__precision": "bfloat16", "training__channels_last": True},
     "learned": {
         "model__learned_variance": True,
