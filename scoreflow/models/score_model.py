@@ -15,7 +15,7 @@ from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, betwee
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.gpu.tf32 import tf32
 from scoreflow.sde.base import SDE, broadcast
-from scoreflow.sde.flow import well_posed
+from scoreflow.sde.flow import has_signal, well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
 Output = Literal["eps", "x_0", "v", "u", "score", "mean", "gradient"]
@@ -67,6 +67,18 @@ def _check_asking(asking: Asking, output: str, t_min: float) -> None:
         )
     if asking.integer_times and t_min != 1:
         raise RequestError(f"integer_times begin at t = 1, which t_min must be, got {t_min:g}")
+
+
+def _check_signal(asking: Asking, sde: SDE) -> None:
+    """Refuse inputs that divide by alpha, where it is 0 at N."""
+    of = asking.label.of if isinstance(asking.label, Label) else "time"
+    if (of == "time" and asking.input_scale != "alpha") or has_signal(sde):
+        return
+    what = "input_scale = alpha" if of == "time" else f"label = {of}"
+    raise RequestError(
+        f"{what} is infinite at t = N, where no signal is left (alpha = 0): use label = time and "
+        "input_scale = unit or none, or another process"
+    )
 
 
 class ScoreModel:
@@ -131,6 +143,7 @@ class ScoreModel:
         _check_parts(network, sde, output)
         self.asking = Asking(label, input_scale, data_std, data_range, integer_times, data_scale)
         _check_asking(self.asking, output, t_min)
+        _check_signal(self.asking, sde)
         self.network, self.place = network, place_of(network)
         self.sde = sde
         self.output: Output = output
