@@ -78,6 +78,7 @@ class SamplingConfig(Section):
         1.0,
         "sigma / alpha of the grid's times times this, its ends kept; above 1 for larger images",
         SHIFT,
+        modes=DRAWN,
     )
     final: str = key(
         "mean",
