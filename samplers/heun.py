@@ -20,8 +20,8 @@ class Heun:
         x_s = alpha_s (x^ / alpha^ + (rho_s - rho^) (eps^ + eps_s) / 2)
 
     The step to s = 0 is Euler's, for there is no estimate at 0. From where alpha is 0, and rho
-    infinite, the rule is that of d(x / (alpha + sigma)) / d tau = u, tau = sigma / (alpha + sigma):
-    the same flow, on a clock that is finite there.
+    infinite, the rule is that of d(x / (alpha + sigma)) / d tau = u with
+    tau = sigma / (alpha + sigma): the same flow, on a clock that is finite there.
 
     Attributes:
         churn: by how much noise is raised before a step, relative, in [0, sqrt(2) - 1]; 0 is

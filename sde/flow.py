@@ -60,11 +60,6 @@ def well_posed(sde: SDE, kind: str) -> SDE:
     return Ended(sde, max(1, math.floor(float(start))))
 
 
-def has_signal(sde: SDE) -> bool:
-    """Whether alpha is above 0 at N too: on the rectified path it is not."""
-    return bool(sde.alpha(torch.tensor(float(sde.num_steps), dtype=torch.float64)) > 0)
-
-
 def prior_cost(sde: SDE) -> float:
     """Bound on what the prior at N costs a perfect model of data in [-1, 1], nats a dimension.
 

@@ -56,8 +56,8 @@ class ClassifierGuided(Wrapper):
     """Classifier guidance (Song et al. 2021, section 5; Dhariwal & Nichol 2021, section 4).
 
     score + weight grad log p(y | x_t), that is eps - weight sigma_t grad log p(y | x_t). A call's
-    `evaluations` are the score network's; the classifier's are not among them. It is an estimate of
-    eps: where alpha is 0, no gradient in x_t tells what x_0 is, so the process must end before
+    `evaluations` are the score network's; the classifier's are not among them. It is an estimate
+    of eps: where alpha is 0, no gradient in x_t tells what x_0 is, so the process must end before
     (`sde.flow.well_posed(sde, "score")`).
 
     Attributes:

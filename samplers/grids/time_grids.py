@@ -13,11 +13,14 @@ only the step from N to 0.
     karras      (sigma / alpha)^(1 / rho), rho = 7 (EDM, Karras et al. 2022, Eq. 5)
     angle       phi
 
-A `shift` k multiplies sigma / alpha by k at the times between two ends that stay: on the straight
-line of noise tau = sigma / (alpha + sigma), tau becomes k tau / (1 + (k - 1) tau) (Esser
-et al. 2024, SD3, for higher resolutions), which moves log-SNR by -2 log k. In general, with y = sigma / alpha at a
-time and y_low, y_high at the ends, it is z = (y - y_low) / (1 - y / y_high) that is multiplied:
-y itself where the lower end is clean data and the upper one without signal.
+A `shift` k multiplies sigma / alpha by k at the times between two ends that stay. On the straight
+line of noise tau = sigma / (alpha + sigma), tau becomes k tau / (1 + (k - 1) tau), as for images
+of higher resolution (Esser et al. 2024, SD3), and log-SNR moves by -2 log k. In general, with
+y = sigma / alpha at a time and y_low, y_high at the ends, it is
+
+    z = (y - y_low) / (1 - y / y_high)
+
+that is multiplied: y itself where the lower end is clean data and the upper one without signal.
 """
 
 from collections.abc import Callable

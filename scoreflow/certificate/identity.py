@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.figures.plot import Plot
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.sde.noise import Noise, Stream
 
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -122,10 +122,9 @@ class Fixed(Noise):
 
 def finite_end(sde: SDE) -> float:
     """The last time of finite log-SNR: N, or where it is `LEAST_LOG_SNR` if N has no signal."""
-    end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
-    if float(sde.alpha(end)) > 0:
-        return float(end)
-    return float(sde.time_of_log_snr(end.new_tensor(LEAST_LOG_SNR)))
+    if not ends_without_signal(sde):
+        return float(sde.num_steps)
+    return float(sde.time_of_log_snr(torch.tensor(LEAST_LOG_SNR, dtype=torch.float64)))
 
 
 def sampled(sde: SDE, posed: SDE) -> SDE:

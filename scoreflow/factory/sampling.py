@@ -37,7 +37,8 @@ from scoreflow.schema import samplers
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.evaluation_sections import SamplingConfig
 from scoreflow.sde import SDE, Denoiser
-from scoreflow.sde.flow import has_signal, well_posed
+from scoreflow.sde.base import ends_without_signal
+from scoreflow.sde.flow import well_posed
 
 CORRECTORS: dict[str, Callable[[float, int], Langevin | AnnealedLangevin]] = {
     "langevin": Langevin,
@@ -84,7 +85,7 @@ def build_drawing(
         return SamplingPlan(sampler, times, guided, "mean", *of, apart=True, process=posed)
     kept = limited(config, guided, data)
     # a clipped x_0 has no great error, but where no signal is left it is no number
-    process = posed if kept is guided or not has_signal(model.sde) else model.sde
+    process = posed if kept is guided or ends_without_signal(model.sde) else model.sde
     if process.num_steps < c.steps <= model.sde.num_steps:  # a chain has no more than it has
         c = replace(c, steps=process.num_steps)
     final, times = _final_and_times(c, name, process, model.t_min, eps_error)
@@ -97,7 +98,7 @@ def posed_for(model: ScoreModel, guidance: Guidance) -> SDE:
     A classifier's gradient is a score: without signal it tells nothing of x_0, whatever the
     network estimates.
     """
-    if guidance.needs_classifier and not has_signal(model.sde):
+    if guidance.needs_classifier and ends_without_signal(model.sde):
         return well_posed(model.sde, "score")
     return model.posed
 

@@ -84,8 +84,9 @@ class SamplingConfig(Section):
     )
     shift: float = key(
         1.0,
-        "sigma / alpha of the grid's times multiplied, between its ends; above 1 for larger images",
+        "sigma / alpha of the grid's times times this, its ends kept; above 1 for larger images",
         SHIFT,
+        modes=DRAWN,
     )
     final: str = key(
         "mean",

@@ -16,7 +16,7 @@ from scoreflow.generation.pictures import picture
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime.compiling import Compiler, Use
 from scoreflow.samplers import Clipped, DPMSolver, grid, sample
-from scoreflow.sde.flow import has_signal
+from scoreflow.sde.base import ends_without_signal
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.training.trainer import Trainer
@@ -75,7 +75,7 @@ def _drawn(model: ScoreModel, data: Data) -> Tensor:
         model = model.labelled(there[noise.index % len(there)])
     denoiser: Denoiser = model if vectors else Clipped(model)
     # where no signal is left, some networks know nothing of x_0
-    sde = model.sde if has_signal(model.sde) else model.posed
+    sde = model.posed if ends_without_signal(model.sde) else model.sde
     times = grid("log_snr", sde, STEPS, model.t_min)
     event = tuple(data.train.shape[1:])
     return sample(DPMSolver(order=2), denoiser, sde, times, noise, event)

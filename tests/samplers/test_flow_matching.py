@@ -4,7 +4,6 @@ diffusers' schedulers, and Euler and midpoint steps as flow_matching takes them:
 runs from noise to data, along x - n. The velocity is a mixture's own, exact.
 """
 
-import inspect
 import itertools
 import math
 
@@ -117,9 +116,6 @@ def test_a_shift_is_theirs_once_and_a_translation_of_log_snr(k):
         assert twice[-1] == pytest.approx(shifted(1e-3, k**2), rel=1e-12)
 
 
-@pytest.mark.skipif(
-    "shift" not in inspect.signature(grid).parameters, reason="grids have no shift yet"
-)
 @pytest.mark.parametrize("k", [3.0, 0.5])
 def test_the_shift_of_a_grid_is_theirs(k):
     """Of a million whole steps: rounding to one is 5e-7; float32 knows 1e6 to 0.5."""

@@ -1,4 +1,4 @@
-"""From noise alone, alpha = 0 at N: the laws drawn, and where the signal must not be divided by."""
+"""From noise alone, alpha = 0 at N: the laws drawn, and where nothing may divide by the signal."""
 
 import itertools
 import math

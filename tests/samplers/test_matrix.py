@@ -19,8 +19,8 @@ from scoreflow.samplers import (
     grid,
     sample,
 )
-from scoreflow.sde.base import broadcast
-from scoreflow.sde.flow import has_signal, well_posed
+from scoreflow.sde.base import broadcast, ends_without_signal
+from scoreflow.sde.flow import well_posed
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import KINDS, predict
 from scoreflow.sde.processes.edm import EDMSDE
@@ -111,7 +111,7 @@ def test_every_pair_draws_the_data_whatever_is_predicted(process, name):
     count, bias = 2 * SAMPLES, 0.05  # of 100 steps
     assert abs(float(x.mean()) - MEAN) < 4 * STD / count**0.5 + bias
     assert abs(float(x.std()) - STD) < 4 * STD / (2 * count) ** 0.5 + bias
-    ends = {kind: sde if has_signal(sde) else well_posed(sde, kind) for kind in KINDS}
+    ends = {kind: well_posed(sde, kind) if ends_without_signal(sde) else sde for kind in KINDS}
     for kind, end in ends.items():
         few, same = (draw(each, 5, 8, end) for each in (kind, "x_0"))
         torch.testing.assert_close(few, same, rtol=1e-6, atol=1e-6)

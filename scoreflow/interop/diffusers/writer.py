@@ -2,7 +2,9 @@
 
 The reader undone. diffusers asks at the chain's integer times alone, so a network that learned
 others as well loses nothing; what its UNet2DModel or its schedulers cannot express is refused by
-our key.
+our key. The rectified path is FlowMatchEulerDiscreteScheduler's: it follows the network's output
+as u = eps - x_0, and asks it about x_t itself with the label N sigma = t, at real times from N
+to 1. So of that path only a network of u, with that input and label, can be written.
 """
 
 from typing import Any
@@ -22,6 +24,7 @@ from scoreflow.sde import VPSDE
 Json = dict[str, Any]
 VERSION = "0.35.2"
 """The version of diffusers whose files these are."""
+DDPM, FLOW = "DDPMScheduler", "FlowMatchEulerDiscreteScheduler"
 PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction", "score": "epsilon"}
 EXPRESSED: dict[str, tuple[object, ...]] = {
     "model.name": ("unet",),
@@ -43,6 +46,15 @@ EXPRESSED: dict[str, tuple[object, ...]] = {
     "model.data_range": ("symmetric",),
 }
 """Values that diffusers has, by our key."""
+OF_THE_PATH: dict[str, tuple[object, ...]] = {
+    "sde.name": ("rectified",),
+    "model.prediction": ("u",),
+    "model.input_scale": ("none",),
+    "model.label_offset": (0.0,),
+    "model.learned_variance": (False,),
+    "model.integer_times": (False,),
+}
+"""Those of a network on the rectified path, where they differ."""
 VARIANCES = {"beta": "fixed_large", "learned": "learned_range"}
 """Variances of a step; for all others theirs is the posterior's."""
 
@@ -57,12 +69,14 @@ def files(network: Exported) -> dict[str, Any]:
     weights = network.weights
     if network.config.model.prediction == "score":
         weights = _negated(weights, network.event[0])
-    classes = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    kind = _kind(network.config)
+    classes = {"scheduler": ["diffusers", kind], "unet": ["diffusers", "UNet2DModel"]}
+    how = flow_scheduler if _on_the_path(network.config) else scheduler
     return {
         "model_index.json": _about("DDPMPipeline") | classes,
         "unet/config.json": _about("UNet2DModel") | constructor(network),
         "unet/diffusion_pytorch_model.safetensors": given_back(weights),
-        "scheduler/scheduler_config.json": _about("DDPMScheduler") | scheduler(network.config),
+        "scheduler/scheduler_config.json": _about(kind) | how(network.config),
         folder.OURS: our_settings(network),
     }
 
@@ -83,18 +97,28 @@ def refuse_unlike(config: Config) -> None:
     Raises:
         RequestError: naming the key, its value, and the values that can be written.
     """
-    for key, values in EXPRESSED.items():
+    own = OF_THE_PATH if _on_the_path(config) else {"sampling.shift": (1.0,)}
+    for key, values in (EXPRESSED | own).items():
         section, option = key.split(".")
         if (value := getattr(getattr(config, section), option)) not in values:
-            raise beyond(key, value, " or ".join(map(str, values)))
+            raise beyond(key, value, " or ".join(map(str, values)), _kind(config))
 
 
-def beyond(key: str, value: object, wanted: str) -> RequestError:
+def beyond(key: str, value: object, wanted: str, scheduler: str = DDPM) -> RequestError:
     """The refusal of a value that diffusers has not."""
     return RequestError(
-        f"{key} must be {wanted} for diffusers' UNet2DModel and DDPMScheduler, got {value}: "
+        f"{key} must be {wanted} for diffusers' UNet2DModel and {scheduler}, got {value}: "
         "export to safetensors instead"
     )
+
+
+def _on_the_path(config: Config) -> bool:
+    return config.sde.name == "rectified"
+
+
+def _kind(config: Config) -> str:
+    """The scheduler's class."""
+    return FLOW if _on_the_path(config) else DDPM
 
 
 def constructor(network: Exported) -> Json:
@@ -159,6 +183,17 @@ def scheduler(config: Config) -> Json:
         "timestep_spacing": "leading" if c.grid == "leading" else "trailing",
         "steps_offset": 0,
         "rescale_betas_zero_snr": False,
+    }
+
+
+def flow_scheduler(config: Config) -> Json:
+    """FlowMatchEulerDiscreteScheduler's arguments; its times of K steps are even from N to 1."""
+    return {
+        "num_train_timesteps": config.sde.num_steps,
+        "shift": config.sampling.shift,
+        "use_dynamic_shifting": False,
+        "invert_sigmas": False,
+        "stochastic_sampling": False,
     }
 
 

@@ -202,6 +202,62 @@ def test_dpm_solver_of_diffusers_is_ours_step_by_step(case, tmp_path):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-5)
 
 
+FLOW = {
+    "sde__name": "rectified",
+    "model__prediction": "u",
+    "model__input_scale": "none",
+    "model__label_offset": 0.0,
+}
+
+
+@pytest.mark.parametrize("k", [1.0, 3.0])
+def test_flow_match_euler_of_diffusers_is_our_ddim_step_by_step(tmp_path, k):
+    """From a folder that their pipeline loads and draws by; to float32, their sigmas' precision."""
+    run = run_of(tmp_path / "run", sampling__shift=k, sampling__steps=20, **FLOW)
+    assert run.config.sampling.shift == k
+    pipe = loaded(run.export("diffusers", tmp_path / "out"))
+    theirs = pipe.scheduler
+    assert isinstance(theirs, diffusers.FlowMatchEulerDiscreteScheduler)
+    assert theirs.config.shift == k
+    model = in_float64(pipe, run)
+    x = Noise.of(0, 0, 2).normal(Stream.PRIOR, run.data.train.shape[1:])
+    theirs.set_timesteps(STEPS)
+    times = torch.cat([theirs.timesteps.double(), torch.zeros(1).double()])
+    assert times[0] == run.model.sde.num_steps
+    own = x
+    for (t, s), index in zip(itertools.pairwise(times), theirs.timesteps, strict=True):
+        with torch.no_grad():
+            step = Step(model, model.sde, t, s, Noise.of(0, 0, 2))
+            own = DDIM().step(own, step)
+            x = theirs.step(pipe.unet(x, index).sample, index, x).prev_sample.double()
+        torch.testing.assert_close(own, x, rtol=1e-5, atol=2e-5)
+    pipe.unet.float()
+    drawn = pipe(batch_size=1, num_inference_steps=3, output_type="np").images
+    assert drawn.shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.prediction", "v"),
+        ("model.input_scale", "unit"),
+        ("model.label_offset", -1.0),
+        ("model.integer_times", True),
+        ("sde.name", "edm"),
+    ],
+)
+def test_what_their_flow_matching_has_not_is_refused_by_its_key(key, value):
+    config = resolve(settings(**FLOW) | {key: value}, "the test")
+    with pytest.raises(RequestError, match=rf"^{key} must be .*, got {value}"):
+        writer.refuse_unlike(Config.of(config))
+
+
+def test_a_shift_of_a_chain_is_refused():
+    config = resolve(settings(sampling__shift=2.0, sampling__steps=20), "the test")
+    with pytest.raises(RequestError, match=r"^sampling\.shift must be 1\.0 .*DDPMScheduler"):
+        writer.refuse_unlike(Config.of(config))
+
+
 def test_a_key_that_they_do_not_know_would_be_heard(tmp_path):
     out = run_of(tmp_path / "run").export("diffusers", tmp_path / "out")
     path = out / "unet" / "config.json"
