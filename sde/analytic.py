@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
@@ -132,6 +133,16 @@ def gaussian(mean: Tensor, covariance: Tensor) -> GaussianMixture:
     return GaussianMixture(mean.new_ones(1), mean[None], covariance[None])
 
 
+NARROW, FAR = 0.5, 30.0
+"""Sizes up to which 6 nodes, and from which on 6 terms, are exact to 1e-14."""
+SHARELESS = 600.0
+"""exp(-600) of anything is nothing; below exp(-708) a CPU's products take many times longer."""
+NODES, WEIGHTS = (torch.from_numpy(each) / 2 for each in np.polynomial.legendre.leggauss(6))
+NODES = NODES + 0.5
+"""Of Gauss and Legendre's quadrature on [0, 1]."""
+ROOT_TAU = math.sqrt(2 * math.pi)
+
+
 class LevelGrid(Distribution):
     """D independent pixels, at level k with probability p_k, uniformly dequantized on [-1, 1].
 
@@ -157,11 +168,24 @@ class LevelGrid(Distribution):
 
     def log_prob(self, x: Tensor, alpha: Times, sigma: Times) -> PerSample:
         """Log density of alpha x_0 + sigma eps at x, in nats, (B,)."""
-        return self._bins(x, alpha, sigma)[0].logsumexp(dim=2).sum(1)
+        shared, joint, _, _ = self._bins(x, alpha, sigma)
+        return (shared + joint.logsumexp(dim=2)).sum(1)
 
     def score_and_mean(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
-        """Means over the bins, by their shares in the density at x."""
-        joint, slope, mean = self._bins(x, alpha, sigma)
+        """Means over the bins, by their shares in the density at x.
+
+        Pixels are independent, so one pass gives the derivatives that any number of probes need.
+        """
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._score_and_mean(x, alpha, sigma)
+        own = x.detach().requires_grad_()
+        found = self._score_and_mean(own, alpha, sigma)
+        slopes = (torch.autograd.grad(each.sum(), own, retain_graph=True)[0] for each in found)
+        score, mean = map(_Pixelwise.apply, (x, x), (each.detach() for each in found), slopes)
+        return score, mean
+
+    def _score_and_mean(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor]:
+        _, joint, slope, mean = self._bins(x, alpha, sigma)
         shares = joint.softmax(dim=2)
         return (shares * slope).sum(2), (shares * mean).sum(2)
 
@@ -176,46 +200,124 @@ class LevelGrid(Distribution):
         u = noise.uniform(Stream.DATA, (self.dim,), draw=1)
         return self._low[0] + (self.levels(noise) + u) * (self._high[0] - self._low[0])
 
-    def _bins(self, x: Tensor, alpha: Times, sigma: Times) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each bin the log joint density at x, its slope in x and E[x_0 | x], (B, D, L)."""
+    def _bins(
+        self, x: Tensor, alpha: Times, sigma: Times
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The log density at x in two parts, and its slope and E[x_0 | x] within each bin.
+
+        In units of sigma, `outside` is how far x lies from all data, (B, D, 1); its square would
+        take the digits of the bins' shares, so it is kept apart. From the datum nearest to x it is
+        `past` further to a bin's near edge, and less than 0 if it lies in that bin.
+
+        Returns:
+            What the bins share, (B, D), and of each, (B, D, L): the rest of the log joint density,
+            its slope, and the mean of x_0.
+        """
         alpha, sigma = (each.to(x.device).view(-1, 1, 1) for each in (alpha, sigma))
-        centre, half = (self._low + self._high) / 2, (self._high - self._low) / 2
-        z, h = (x[..., None] - alpha * centre) / sigma, alpha * half / sigma
-        narrow = h * (1 + z.abs()) < 1
-        wide = _wide_bins(x[..., None], alpha, sigma, self._low, self._high, narrow)
-        log_m, tilt = _narrow_bins(torch.where(narrow, z, 0.0), torch.where(narrow, h, 0.0))
-        thin = _log_normal(z) + log_m - sigma.log(), (h * tilt - z) / sigma, centre + half * tilt
-        density, slope, mean = map(torch.where, (narrow,) * 3, thin, wide)
-        return self.probabilities.log() + density, slope, mean
+        x, bin_width = x[..., None], self._high[0] - self._low[0]
+        beyond = x.abs() > alpha
+        inner = torch.where(beyond, torch.copysign(alpha, x), x)
+        outside = torch.where(beyond, x.abs() - alpha, 0.0) / sigma
+        to_low, to_high = (inner - alpha * self._low) / sigma, (alpha * self._high - inner) / sigma
+        from_low = torch.where(beyond, x < 0, to_low < to_high)  # the nearer edge
+        past = -torch.where(from_low, to_low, to_high)
+        rest, pull, depth = _bin_seen(outside, past, alpha * bin_width / sigma)
+        edge = torch.where(from_low, self._low, self._high)
+        inwards = torch.where(from_low, 1.0, -1.0)
+        shared = (_log_normal(outside) - sigma.log())[..., 0]
+        joint = self.probabilities.log() + rest
+        return shared, joint, inwards * pull / sigma, edge + inwards * depth * bin_width
 
 
-def _wide_bins(
-    x: Tensor, alpha: Tensor, sigma: Tensor, low: Tensor, high: Tensor, narrow: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log density at x, its slope and E[x_0 | x] of alpha U(low, high) + sigma eps.
+class _Pixelwise(torch.autograd.Function):
+    """A function of each pixel alone, of known value and slope."""
 
-    By the normal distribution function, whose difference loses its digits where a bin is
-    `narrow`: of these it returns anything finite.
+    @staticmethod
+    def forward(ctx: FunctionCtx, _x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        """The value."""
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Its own slope."""
+        (slope,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * slope, None, None
+
+
+Bin = tuple[Tensor, Tensor, Tensor]
+"""Of the normal exp(-y^2 / 2) within [gap, gap + width]: the log of its mean, with or without
+exp(-gap^2 / 2), E[y], and E[(y - gap) / width]."""
+
+
+def _bin_seen(outside: Tensor, past: Tensor, width: Tensor) -> Bin:
+    """A `Bin` with gap = outside + past, its log less that of exp(-outside^2 / 2)."""
+    gap, width = torch.broadcast_tensors(outside + past, width)
+    tail = past * (outside + 0.5 * past)
+    narrow, around = width * (gap.abs() + width) < NARROW, past < 0
+    live = around | (tail < SHARELESS)
+    cases = (narrow & live, live & ~narrow & ~around, around & ~narrow, ~live)
+    # each computed, and so differentiated, where it holds alone
+    of_case = [case.flatten().nonzero()[:, 0] for case in cases]
+    order = torch.cat(of_case)
+    sizes = [len(each) for each in of_case]
+    gaps = gap.flatten().gather(0, order).split(sizes)
+    widths = width.flatten().gather(0, order).split(sizes)
+    bins = (_thin_bin, _bin_apart, _bin_around, _lost_bin)
+    found = [bin_of(*each) for bin_of, *each in zip(bins, gaps, widths, strict=True)]
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=gap.device))
+    log_mean, pull, depth = (
+        torch.cat(parts).gather(0, place).view_as(gap) for parts in zip(*found, strict=True)
+    )
+    return log_mean - torch.where(around & ~narrow, 0.0, tail), pull, depth
+
+
+def _lost_bin(gap: Tensor, _width: Tensor) -> Bin:
+    """So far off that it has no share."""
+    return torch.full_like(gap, -math.inf), gap, torch.zeros_like(gap)
+
+
+def _thin_bin(gap: Tensor, width: Tensor) -> Bin:
+    """Where width (|gap| + width) < `NARROW`: all that so few nodes need to see."""
+    y = width[..., None] * NODES
+    density = WEIGHTS * (-y * (gap[..., None] + 0.5 * y)).exp()
+    mean = density.sum(-1)
+    depth = (density * NODES).sum(-1) / mean
+    return mean.log(), gap + width * depth, depth
+
+
+def _bin_apart(gap: Tensor, width: Tensor) -> Bin:
+    """Beside the normal's mean, gap >= 0: by the tails that lie beyond its two edges."""
+    (near, far), log_width = _tail_depth(torch.stack([gap, gap + width])), width.log()
+    hazard = gap + near
+    beyond = hazard / (gap + width + far) * (-width * (gap + 0.5 * width)).exp()  # of the masses
+    reach = (near - beyond * (width + far)) / (1 - beyond)
+    return torch.log1p(-beyond) - hazard.log() - log_width, gap + reach, reach / width
+
+
+def _bin_around(gap: Tensor, width: Tensor) -> Bin:
+    """Around the normal's mean; its log with exp(-gap^2 / 2)."""
+    edges = torch.stack([gap, -gap - width])
+    below, above = (-0.5 * edges**2).exp()
+    outside = torch.special.ndtr(edges).sum(0)
+    pull = (below - above) / (ROOT_TAU * (1 - outside))
+    log_mean = torch.log1p(-outside) - (width / ROOT_TAU).log()
+    return log_mean, pull, (pull - gap) / width
+
+
+def _tail_depth(gap: Tensor) -> Tensor:
+    """E[y - gap] of the standard normal beyond gap >= 0: phi / (1 - Phi) - gap.
+
+    By erfcx up to `FAR`, from where the difference loses digits and few terms of Laplace's
+    continued fraction have them all.
     """
-    above = torch.where(narrow, 1.0, (x - alpha * low) / sigma)
-    below = torch.where(narrow, -1.0, (x - alpha * high) / sigma)
-    alpha = torch.where(alpha > 0, alpha, 1.0)  # where it is 0 all are narrow
-    log_mass = log_normal_mass(below, above)
-    slope = (_log_normal(above) - log_mass).exp() - (_log_normal(below) - log_mass).exp()
-    slope = slope / sigma
-    return log_mass - (alpha * (high - low)).log(), slope, (x + sigma**2 * slope) / alpha
-
-
-def _narrow_bins(z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Of exp(z h y - (h y)^2 / 2) for y in [-1, 1]: log of its mean, and the mean of y under it.
-
-    By 8 points of Gauss and Legendre: 1e-15 where h (1 + |z|) < 1.
-    """
-    mean, moment = torch.zeros_like(z), torch.zeros_like(z)
-    for node, weight in zip(*np.polynomial.legendre.leggauss(8), strict=True):
-        density = 0.5 * float(weight) * (h * float(node) * (z - 0.5 * h * float(node))).exp()
-        mean, moment = mean + density, moment + float(node) * density
-    return mean.log(), moment / mean
+    close, away = gap.clamp(max=FAR), gap.clamp(min=FAR)
+    fraction = away
+    for k in range(6, 1, -1):
+        fraction = away + k / fraction
+    hazard = math.sqrt(2 / math.pi) / torch.special.erfcx(close / math.sqrt(2))
+    return torch.where(gap < FAR, hazard - close, 1 / fraction)
 
 
 def _check_distribution(name: str, p: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The ground truth itself: against quadrature, torch.distributions, autograd, 60 digits."""
+"""The ground truth itself: against quadrature, torch.distributions, autograd, 200 digits."""
 
 import functools
 import math
@@ -13,6 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from scoreflow.sde.analytic import GaussianMixture, LevelGrid, gaussian
 from scoreflow.sde.noise import Noise, Stream
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.vp import VPSDE
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
@@ -137,32 +138,102 @@ def test_score_is_the_gradient(name, sigma, mixture):
     torch.testing.assert_close(score, expected, rtol=1e-9 + lost.item(), atol=1e-7)
 
 
-def exact_levels(x: float, alpha: float, sigma: float) -> tuple[float, float]:
-    """Log density and score of `levels()` in 60 digits, tails taken from their own side."""
-    with mpmath.workdps(60):
-        m = mpmath.mpf
-        total, slope = m(0), m(0)
-        for k, p in enumerate([0.5, 0.1, 0.05, 0.35]):
-            edges = (m(-1) + m(k) / 2, m(-1) + m(k + 1) / 2)
-            above, below = ((m(x) - m(alpha) * edge) / m(sigma) for edge in edges)
+def exact_levels(x: mpmath.mpf, alpha: float, sigma: float) -> list[mpmath.mpf]:
+    """Log density, score and E[x_0 | x] of `levels()`, tails taken from their own side."""
+    m = mpmath.mpf
+    total, slope, moment = m(0), m(0), m(0)
+    for k, p in enumerate([0.5, 0.1, 0.05, 0.35]):
+        low, high = m(-1) + m(k) / 2, m(-1) + m(k + 1) / 2
+        if alpha == 0:
+            density, change = mpmath.npdf(x / sigma) / m(sigma), -x / m(sigma) ** 2
+            own = (low + high) / 2
+        else:
+            above, below = ((x - m(alpha) * edge) / m(sigma) for edge in (low, high))
             near, far = (below, above) if below > 0 else (-above, -below)
             tails = [mpmath.erfc(z / mpmath.sqrt(2)) / 2 for z in (near, far)]
-            total += m(p) * (tails[0] - tails[1])
-            slope += m(p) * (mpmath.npdf(above) - mpmath.npdf(below)) / m(sigma)
-        return float(mpmath.log(total * 2 / m(alpha))), float(slope / total)
+            density = (tails[0] - tails[1]) * 2 / m(alpha)
+            change = (mpmath.npdf(above) - mpmath.npdf(below)) / m(sigma)
+            change *= 2 / m(alpha) / density
+            own = (x + m(sigma) ** 2 * change) / m(alpha)
+        total += m(p) * density
+        slope += m(p) * density * change
+        moment += m(p) * density * own
+    return [mpmath.log(total), slope / total, moment / total]
 
 
-@pytest.mark.parametrize("x", [-30.0, -1.02, -0.4, 0.0, 0.2500001, 0.7, 1.001, 5.0])
-@pytest.mark.parametrize(("alpha", "sigma"), [(0.005, 1.0), (0.7, 0.7), (1.0, 0.01), (1.0, 1e-4)])
-def test_levels_keep_their_digits(x, alpha, sigma):
-    """Far in the tails the masses are 1e-10000000000, and log(mass) has the rounding of z^2."""
-    log_prob, score = exact_levels(x, alpha, sigma)
-    at, scales = float64([[x]]), (float64(alpha), float64(sigma))
-    lost = 4 * torch.finfo(torch.float64).eps * max(0, (abs(x) - alpha) / sigma) ** 2
-    ours = levels().log_prob(at, *scales).item()
-    assert ours == pytest.approx(log_prob, rel=1e-12, abs=1e-11)
-    ours = levels().score(at, *scales).item()
-    assert ours == pytest.approx(score, rel=1e-11 + lost, abs=1e-9)
+PLACES = [-30.0, -1.02, -0.5, -0.4, 0.0, 0.2500001, 0.7, 1.0, 1.001, 1e6]
+FINE_SCALES = [(0.0, 1e-4), (0.0, 1.0), (1e-12, 1.0), (1e-5, 1e-4), (0.005, 1.0), (0.7, 0.7)]
+FINE_SCALES += [(1.0, 0.01), (1.0, 1e-6), (1.0, 80.0)]
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), FINE_SCALES)
+def test_levels_keep_their_digits(alpha, sigma):
+    """In 200 digits: no signal, noise of any size, 1e12 of it from all data, and the slopes there.
+
+    A log density has the rounding of z^2; of the slopes that of the score is -1 / sigma^2 but for
+    what the data do.
+    """
+    x = float64([[place] for place in PLACES]).requires_grad_()
+    log_prob = levels().log_prob(x.detach(), float64(alpha), float64(sigma))
+    ours = levels().score_and_mean(x, float64(alpha), float64(sigma))
+    slopes = [torch.autograd.grad(each.sum(), x)[0][:, 0] for each in ours]
+    for k, place in enumerate(PLACES):
+        with mpmath.workdps(200):
+            h = mpmath.mpf(10) ** -60
+            here, *there = (exact_levels(place + d, alpha, sigma) for d in (mpmath.mpf(0), h, -h))
+            _, of_score, of_mean = (float((a - b) / (2 * h)) for a, b in zip(*there, strict=True))
+            expected = [float(each) for each in here]
+        assert log_prob[k].item() == pytest.approx(expected[0], rel=1e-14, abs=1e-13)
+        assert ours[0][k].item() == pytest.approx(expected[1], rel=1e-12, abs=1e-12 / sigma)
+        assert ours[1][k].item() == pytest.approx(expected[2], rel=0, abs=1e-13)
+        assert slopes[0][k].item() == pytest.approx(of_score, rel=1e-10, abs=1e-10 / sigma**2)
+        assert slopes[1][k].item() == pytest.approx(of_mean, rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("alpha", [0.0, 1e-300, 1e-30])
+def test_of_no_signal_all_that_is_known_is_the_prior(name, alpha):
+    """Also in the divergence of the flow, and far out."""
+    distribution, sde = LINES[name](), RectifiedSDE(100)
+    x = float64([[0.0], [1.0], [-3.0], [40.0], [-1e5]])
+    prior = torch.distributions.Normal(float64(0.0), float64(1.0)).log_prob(x[:, 0])
+    log_prob = distribution.log_prob(x, float64(alpha), float64(1.0))
+    torch.testing.assert_close(log_prob, prior, rtol=1e-14, atol=1e-14)
+    score, x_0 = distribution.score_and_mean(x, float64(alpha), float64(1.0))
+    torch.testing.assert_close(score, -x, rtol=1e-14, atol=1e-14)
+    u, weight = data_density(name)
+    mean = (weight * u).sum()
+    # of two components, the shares round as the square of x does
+    lost = 1e-5 if name == "mixture" else 1e-12
+    torch.testing.assert_close(x_0, mean.expand_as(x), rtol=0, atol=lost)
+
+    x.requires_grad_()
+    end = distribution.denoiser(sde)(x, float64(100.0))
+    (divergence,) = torch.autograd.grad(end.v.sum(), x)
+    assert divergence.isfinite().all()
+    torch.testing.assert_close(divergence, torch.zeros_like(x), rtol=0, atol=1e-9)
+    assert torch.equal(end.eps, x)
+    torch.testing.assert_close(end.x_0, mean.expand_as(x), rtol=0, atol=lost)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_slopes_of_an_estimate_are_its_finite_differences(name, process):
+    """Of all that a flow sees, between the branches of the formulas too."""
+    t = torch.linspace(1.0, process.num_steps, 12, dtype=torch.float64)
+    t, distribution = t.repeat_interleave(25), LINES[name]()
+    x = torch.linspace(-1.6, 1.6, 25, dtype=torch.float64).repeat(12)
+    x = (x * process.scale(t))[:, None].requires_grad_()
+    denoise = distribution.denoiser(process)
+    (slope,) = torch.autograd.grad(denoise(x, t).v.sum(), x)
+    h = 1e-4 * process.sigma(t)[:, None]
+    with torch.no_grad():
+        near, far = (
+            (denoise(x + k * h, t).v - denoise(x - k * h, t).v) / (2 * k * h) for k in (1, 2)
+        )
+    assert slope.isfinite().all()
+    # the h^2 of the difference is cancelled: h^4 is left, and rounding, in units of the slope
+    size = process.scale(t)[:, None] / process.sigma(t)[:, None]
+    torch.testing.assert_close(slope / size, (4 * near - far) / 3 / size, rtol=0, atol=1e-8)
 
 
 def test_each_sample_may_have_its_own_scales(mixture):

@@ -263,7 +263,6 @@ def test_few_stretches_find_the_optimum_on_any_schedule(sde, strata):
     best = reverse_optimum(sde, t, t - 1, sde.log_snr(t).exp() * mean_square(t))
     if not bool(sde.alpha(t[-1]) > 0):  # x_999 given noise alone: its own variance
         last = sde.alpha(t[-2]) ** 2 * SCALES.mean() + sde.variance(t[-2])
-        assert bool(best[-1].isnan())
         best[-1] = last
     excess = 0.5 * float(((found / best).log() + best / found - 1).sum()) / math.log(2)
     straight = isinstance(sde, RectifiedSDE)
