@@ -16,7 +16,7 @@ from scoreflow.report.results import given
 from scoreflow.storage.checkpoints import averages
 from scoreflow.storage.checkpoints.states import sidecar, write_state
 from scoreflow.storage.measurements import average_of
-from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.run_folder import FOLDERS, RunDir
 from scoreflow.training import trainer as trainer_module
 from scoreflow.training.posthoc_ema.profiles import Profile, reconstruct, shares
 from scoreflow.training.posthoc_ema.snapshots import Snapshots
@@ -187,6 +187,10 @@ def test_a_checkpoint_without_its_other_average_is_passed_over(run, capsys):
     said = capsys.readouterr()
     assert "averages must hold 1 besides ema, got 0" in said.out + said.err
     assert {k: v for k, v in digests(run).items() if k.startswith("averages")} == before
+
+
+def test_the_folder_of_the_snapshots_is_one_that_links_are_refused_in():
+    assert averages.AVERAGES in FOLDERS
 
 
 def test_the_size_of_the_snapshots_is_said(tmp_path, capsys):
