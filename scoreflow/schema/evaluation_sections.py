@@ -279,7 +279,9 @@ class CompareConfig(Section):
         filled=True,
     )
     ema_images: int = key(
-        64, "test images whose likelihood is measured under each of ema_lengths", Range(2, 2**31)
+        64,
+        "test images whose likelihood is measured under each of ema_lengths",
+        Range(2, 2**31),
     )
 
 

@@ -37,7 +37,6 @@ from scoreflow.storage.atomic_files import (
     reason_of,
     write_atomic,
 )
-from scoreflow.storage.checkpoints.averages import AVERAGES
 from scoreflow.storage.checkpoints.content import (
     Accept,
     OtherNetworkError,
@@ -66,7 +65,7 @@ IMPORT = "results/import.json"
 HISTORY = "history"
 """Beside the sections of config.json: what was changed on resuming, a {step, date, changes} each;
 `config` is without it, for it is no key."""
-FOLDERS = ("checkpoints", AVERAGES, "results", "samples", "previews", "tensorboard", "cache")
+FOLDERS = ("checkpoints", "averages", "results", "samples", "previews", "tensorboard", "cache")
 """What is written into below a run's folder."""
 RESULTS = ("results", "samples")
 """Where the results of all modes go."""
@@ -106,7 +105,7 @@ class RunDir:
             self._checkpoints.mkdir(exist_ok=True)
             clear(self.path)
             _drop_lonely_hashes(self._checkpoints)
-            _drop_lonely_hashes(self.path / AVERAGES)
+            _drop_lonely_hashes(self.path / "averages")
             self._metrics = _open_metrics(self.path / "metrics.jsonl")
             fsync_folder(self.path)
         except OSError as error:

@@ -17,6 +17,7 @@ from scoreflow.evaluation import comparison
 from scoreflow.evaluation.sample_quality import SampleQuality
 from scoreflow.report.page import write_report
 from scoreflow.sde.noise import Noise
+from scoreflow.storage.checkpoints.states import write_state
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.uncertainty import standard_error
 
@@ -153,6 +154,20 @@ def test_other_weights_of_the_same_length_are_measured_anew(swept, tmp_path, mon
     assert ask(run, LENGTHS) == 0
     assert seen == {"images": 16, "draws": 4}
     assert result(run)["step"] == 20
+
+
+def test_rows_are_of_the_weights_and_not_of_their_names(swept, tmp_path, monkeypatch):
+    """The same config, step and lengths; averages that are others all the same."""
+    run = Path(shutil.copytree(swept, tmp_path / "run"))
+    snapshot, checkpoint = (run / name / "00000016.pt" for name in ("averages", "checkpoints"))
+    held, state = (torch.load(path, weights_only=True) for path in (snapshot, checkpoint))
+    held["averages"] = [{k: v + 1e-3 for k, v in each.items()} for each in held["averages"]]
+    state["ema"], *state["averages"] = held["averages"]
+    write_state(snapshot, held)
+    write_state(checkpoint, state)
+    seen = counted(monkeypatch)
+    assert ask(run, LENGTHS) == 0
+    assert seen == {"images": 12, "draws": 3}  # raw weights are what they were
 
 
 def test_what_cannot_be_swept_is_refused_before_any_work(trained, tmp_path, capsys, monkeypatch):

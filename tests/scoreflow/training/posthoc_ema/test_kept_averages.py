@@ -16,7 +16,7 @@ from scoreflow.report.results import given
 from scoreflow.storage.checkpoints import averages
 from scoreflow.storage.checkpoints.states import sidecar, write_state
 from scoreflow.storage.measurements import average_of
-from scoreflow.storage.run_folder import RunDir
+from scoreflow.storage.run_folder import FOLDERS, RunDir
 from scoreflow.training import trainer as trainer_module
 from scoreflow.training.posthoc_ema.profiles import Profile, reconstruct, shares
 from scoreflow.training.posthoc_ema.snapshots import Snapshots
@@ -187,6 +187,10 @@ def test_a_checkpoint_without_its_other_average_is_passed_over(run, capsys):
     said = capsys.readouterr()
     assert "averages must hold 1 besides ema, got 0" in said.out + said.err
     assert {k: v for k, v in digests(run).items() if k.startswith("averages")} == before
+
+
+def test_the_folder_of_the_snapshots_is_one_that_links_are_refused_in():
+    assert averages.AVERAGES in FOLDERS
 
 
 def test_the_size_of_the_snapshots_is_said(tmp_path, capsys):
@@ -407,15 +411,17 @@ def spoil(path):
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_torn_snapshot_is_named_and_refused(how, run, capsys):
+def test_a_torn_snapshot_is_named_and_refused(how, run):
     path = averages.path_of(run, 12)
     BROKEN[how](path)
-    said = refusal(run, capsys, "--config.likelihood.ema_length=0.07")
-    assert str(path) in said
-    assert "put it back from a copy, or move it away" in said
+    with pytest.raises(RequestError) as refused:
+        _ = sf.load(run, "cpu", ema_length=0.07).fingerprint
+    assert str(path) in str(refused.value)
+    assert "put it back from a copy, or move it away" in str(refused.value)
+    assert "\n" not in str(refused.value)
     path.unlink()
     sidecar(path).unlink(missing_ok=True)
-    assert ask(run, "likelihood", "--config.likelihood.ema_length=0.07") == 0
+    assert sf.load(run, "cpu", ema_length=0.07).averaged_as["ema"]["snapshots"] == 5
 
 
 def test_a_snapshot_of_another_training_is_refused(run, tmp_path, capsys):
