@@ -244,6 +244,8 @@ def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) 
         if first_bad(plain) is None
         else "the scales of the process (sde.sigma_min, sde.sigma_max, sde.alpha_min)"
     )
+    if objective.times == "log_normal":
+        keys = f"training.log_normal_mean and training.log_normal_std, or to {keys}"
     raise RequestError(
         f"the loss at t = {float(t[bad]):g}, where alpha is {alpha:g} and sigma {sigma:g}, is no "
         f"number in float32, whatever the network answers: give other values to {keys}"

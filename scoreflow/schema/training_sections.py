@@ -345,7 +345,8 @@ class ModelConfig(Section):
     )
     data_std: float = key(
         1.0,
-        "standard deviation of the data that its unit scale takes",
+        "standard deviation of the data, EDM's sigma_data: unit scale divides by it, and x_0, v "
+        "and u are of x_0 / data_std",
         Range(1e-6, 1e6, "[]"),
         later=True,
     )

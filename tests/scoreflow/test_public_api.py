@@ -284,7 +284,7 @@ def test_a_network_that_returns_another_shape_is_refused(make, reason):
     [
         (lambda x, index: x, sf.VPSDE.linear(100), "eps", r"must be a torch\.nn\.Module"),
         (nn.Identity(), "vp", "eps", "sde must be a process"),
-        (nn.Identity(), sf.VPSDE.linear(100), "epsilon", "one of eps, x_0, v, score, mean"),
+        (nn.Identity(), sf.VPSDE.linear(100), "epsilon", "one of eps, x_0, v, u, score, mean"),
     ],
 )
 def test_a_score_model_is_checked_when_it_is_made(network, sde, output, reason):

@@ -183,7 +183,7 @@ def test_cuda_where_there_is_none(capfd):
         ("model.channels=7", ["channels", "7"]),
         ("model.name=unett", ["model.name", "did you mean 'unet'"]),
         ("model.name=mlp", ["unet is for images and mlp for vectors"]),
-        ("model.prediction=x", ["model.prediction", "eps, x_0, v, score, mean"]),
+        ("model.prediction=x", ["model.prediction", "eps, x_0, v, u, score, mean"]),
         ("data.name=digit", ["data.name", "did you mean 'digits'"]),
         ("sde.schedule=lineer", ["sde.schedule", "did you mean 'linear'"]),
         ("training.times=reel", ["training.times", "did you mean 'real'"]),

@@ -169,6 +169,13 @@ def test_a_network_is_not_asked_by_what_is_infinite(key, value, remedy, toy):
             ScoreModel(torch.nn.Identity(), RectifiedSDE(8), "v", label=Label(value))
 
 
+def test_a_law_that_reaches_the_end_is_refused_by_its_keys(toy):
+    keys = {"training.objective": "edm", "training.times": "log_normal"}
+    wide = {**TOY, "sde.name": "rectified", **keys, "training.log_normal_std": 8.0}
+    assert "give other values to training.log_normal_mean and" in trains(wide, toy)
+    assert not trains({**wide, "model.prediction": "u"}, toy)
+
+
 def test_interpolated_integer_times_train_to_the_end(toy):
     keys = {"model.integer_times": True, "model.prediction": "u"}
     assert not trains({**TOY, "sde.name": "rectified", **keys}, toy)

@@ -12,7 +12,7 @@ import scoreflow as sf
 from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, Label
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.sde import VESDE, VPSDE, SubVPSDE
+from scoreflow.sde import EDMSDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import broadcast
 
@@ -21,8 +21,9 @@ SDES = {
     "vp": VPSDE.linear(100),
     "subvp": SubVPSDE.linear_continuous(100),
     "ve": VESDE(100, 0.01, 80.0),
+    "edm": EDMSDE(100, 0.01, 80.0),
 }
-VIEWS = ("eps", "x_0", "v", "score")
+VIEWS = ("eps", "x_0", "v", "u", "score")
 
 
 class Foreign(nn.Module):
@@ -60,6 +61,7 @@ class Foreign(nn.Module):
             "eps": eps,
             "x_0": datum,
             "v": angle.cos() * eps - angle.sin() * datum,
+            "u": eps - datum,
             "score": noise * score,
             "gradient": score,
         }[self.output]
@@ -67,7 +69,7 @@ class Foreign(nn.Module):
 
 @pytest.mark.parametrize("unit", [False, True], ids=["symmetric", "unit"])
 @pytest.mark.parametrize("name", SDES)
-@pytest.mark.parametrize("output", ["eps", "x_0", "v", "score", "gradient"])
+@pytest.mark.parametrize("output", ["eps", "x_0", "v", "u", "score", "gradient"])
 def test_every_way_of_asking_gives_the_exact_denoiser(name, output, unit, mixture):
     sde = SDES[name]
     times = (
@@ -96,6 +98,31 @@ def test_every_way_of_asking_gives_the_exact_denoiser(name, output, unit, mixtur
             torch.testing.assert_close(
                 getattr(found, view), getattr(exact, view), rtol=1e-9, atol=1e-9
             )
+
+
+@pytest.mark.parametrize("unit", [False, True], ids=["symmetric", "unit"])
+@pytest.mark.parametrize("output", ["x_0", "v", "u"])
+def test_on_the_rectified_path_too(output, unit, mixture):
+    sde, t = RectifiedSDE(100), torch.tensor([1.0, 8.5, 50.0, 77.7, 99.0], dtype=F64)
+    network = Foreign(mixture, sde, unit, 0.6, "unit", output)
+    network.t = t
+    width = 2.0 if unit else 1.0
+    model = ScoreModel(
+        network,
+        sde,
+        output,
+        precision="float64",
+        label=lambda t: t / (100 - t) / width,
+        data_std=0.6,
+        data_range="unit" if unit else "symmetric",
+    )
+    x_0, eps = points(mixture)
+    x_t = sde.perturb(x_0, t, eps)
+    found, exact = model(x_t, t), mixture.denoiser(sde)(x_t, t)
+    for view in VIEWS:
+        torch.testing.assert_close(
+            getattr(found, view), getattr(exact, view), rtol=1e-9, atol=1e-9
+        )
 
 
 def points(mixture):
