@@ -491,6 +491,11 @@ def test_a_run_on_the_straight_path_has_its_ledger(tmp_path, monkeypatch):
     run = path_run("rectified", "u", tmp_path / "run", "--config.sde.num_steps=100")
     assert ask(run, "ledger=true") == 0
     check_ledger(run, "rectified", "u")
+    path, cosine = sf.RectifiedSDE(100), sf.VPSDE.cosine(100)
+    chains = [(path, "u", 100), (path, "eps", 92), (cosine, "eps", 100)]  # as it always was
+    for sde, output, steps in chains:
+        model = sf.ScoreModel(torch.nn.Identity(), sde, output)
+        assert bounds._chain_of(model).num_steps == steps
 
 
 @pytest.mark.slow
