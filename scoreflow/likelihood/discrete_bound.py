@@ -138,20 +138,15 @@ def optimal_variance(times: Tensor, squares: Tensor, sde: SDE, dims: int) -> Ten
         sde: the process.
         dims: D.
     """
-    t, log_snr = _all_times(sde, times.device), _finite_log_snr(sde, times)
+    t, log_snr = _all_times(sde, times.device), sde.log_snr(times)
     rate = 1 / (squares[:, -1].mean() / dims).clamp(min=1e-300)  # 1 / V
     share = (squares / dims * (rate + log_snr.exp())).mean(0)
-    at, knots = _finite_log_snr(sde, t), log_snr.mean(0)
+    at, knots = sde.log_snr(t), log_snr.mean(0)  # of noise alone -inf, which interp takes as it is
     found = np.interp(-at.cpu().numpy(), -knots.cpu().numpy(), share.cpu().numpy())
     share = torch.from_numpy(found).to(t.device)
     best = optimal_reverse_variance(sde, t, t - 1, share * at.exp() / (rate + at.exp()))
     posterior, slope = _posterior(sde, t)  # of x_0's own error where none of eps tells it
     return torch.where(sde.alpha(t) > 0, best, posterior + slope**2 * share / rate)
-
-
-def _finite_log_snr(sde: SDE, t: Tensor) -> Tensor:
-    """The log-SNR to interpolate in: where no signal is left, that of half a step before."""
-    return torch.where(sde.alpha(t) > 0, sde.log_snr(t), sde.log_snr(t - 0.5))
 
 
 def _all_times(sde: SDE, device: torch.device | str) -> Tensor:

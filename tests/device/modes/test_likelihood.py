@@ -10,6 +10,7 @@ from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings, measure
 from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.likelihood.rate_distortion import reconstructions
+from scoreflow.sde import EDMSDE, RectifiedSDE
 from scoreflow.sde.noise import Noise
 from tests.device.modes import small
 
@@ -58,6 +59,30 @@ def test_a_likelihood_is_the_cpus(name, device, seen):
     torch.testing.assert_close(mine.latent.cpu(), expected.latent, rtol=1e-9, atol=1e-9)
     assert mine.evaluations.tolist() == expected.evaluations.tolist()
     assert mine.status.tolist() == expected.status.tolist()
+
+
+STRAIGHT = {"rectified": RectifiedSDE(small.N), "edm": EDMSDE(small.N)}
+
+
+@pytest.mark.parametrize("sde", STRAIGHT)
+def test_a_likelihood_to_the_end_of_the_straight_paths_is_the_cpus(sde, device, seen):
+    """With the bounds, whose times are another clock's where no signal is left."""
+
+    def found(where):
+        model, data = small.model(where, sde=STRAIGHT[sde]), small.data(where, 2)
+        dequantizer = Dequantizer("last_step", small.NUM_LEVELS, 1.0, "uniform")
+        settings = LikelihoodSettings(Solver(1, 1e-1, 1e-1), 0, dequantizer, checked=0)
+        nats = measure(model, data, 0, settings).values
+        with torch.no_grad():
+            seen.waits.clear()
+            entries, _ = bound_table.bounds(
+                model, model.sde, 1.0, data, data.test, 0, 2, 2, 2, "uniform"
+            )
+        return nats, torch.stack([entry.values for entry in entries])
+
+    expected, mine = found(CPU), found(device)
+    torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-6)
+    assert len(seen.waits) <= FOR_THE_BOUNDS, seen.waits
 
 
 def test_the_divergence_waits_for_nothing_but_the_solvers_rounds(device, seen):

@@ -19,6 +19,8 @@ from scoreflow.sde.base import Rescaled
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.ode import odeint
 from scoreflow.sde.ode.dopri5 import Dopri5
+from scoreflow.sde.processes.edm import EDMSDE
+from scoreflow.sde.processes.rectified import RectifiedSDE
 from scoreflow.sde.processes.subvp import SubVPSDE
 from scoreflow.sde.processes.ve import VESDE
 from scoreflow.sde.processes.vp import VPSDE
@@ -35,6 +37,8 @@ PROCESSES = {
     "linear_continuous": lambda: VPSDE.linear_continuous(N),
     "subvp": lambda: SubVPSDE.linear(N),
     "ve": lambda: VESDE(N, 0.01, 20.0),
+    "rectified": lambda: RectifiedSDE(N),
+    "edm": lambda: EDMSDE(N, 0.01, 20.0),
     "rescaled": lambda: Rescaled(VPSDE.cosine(N), 0.8),
 }
 METHODS = [name for name in (*SAMPLERS, OPTIMAL) if name != "ode"]
@@ -49,11 +53,12 @@ def test_no_step_of_a_sampler_waits(process):
     """All samplers on one process, and one of each kind on the others; with the CPU's numbers."""
     sde = PROCESSES[process]()
     names = METHODS if process == "linear" else FEW
+    kind = "v" if process == "rectified" else "eps"  # which says nothing of x_0 at its end
     times = grid("uniform", sde, 4)
 
     def draw(name, where, after=lambda _k, _x: None):
         noise = Noise.of(0, 0, 3, where)
-        return sample(of(name, sde), exact(sde, "eps"), sde, times, noise, (2,), after)
+        return sample(of(name, sde), exact(sde, kind), sde, times, noise, (2,), after)
 
     expected = {name: draw(name, CPU) for name in names}
     with pretending() as device, watching() as seen:
@@ -82,7 +87,7 @@ def noting(method, counts):
     return noted
 
 
-@pytest.mark.parametrize("process", ["linear", "ve"])
+@pytest.mark.parametrize("process", ["linear", "ve", "rectified"])
 def test_the_adaptive_flow_waits_once_a_round(process, monkeypatch):
     """And once where rows have come to the end; all else waits as often in every solution."""
     sde, counts = PROCESSES[process](), Counter()

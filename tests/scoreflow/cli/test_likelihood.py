@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import scoreflow as sf
 from scoreflow.cli.main import main
+from scoreflow.cli.modes import bounds
 from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Data
 from scoreflow.data.loading import load_digits
@@ -444,3 +446,73 @@ def test_an_overlap_is_said(run, capfd, monkeypatch):
     assert ask(run, "num_images=2") == 0
     assert "20 of 20 test images are in the training set" in capfd.readouterr().out
     assert measured(run, num_images=2)["in_training_set"] == 20
+
+
+# ---- the paths that end in noise alone, or in noise over the data
+
+
+def path_run(sde, prediction, workdir, *more):
+    given = [f"--sde={sde}", f"--config.model.prediction={prediction}", *TINY]
+    given += ["--config.likelihood.num_images=4", "--config.likelihood.terms=2", *more]
+    assert main(["run.py", "--mode=train", f"--workdir={workdir}", *given]) == 0
+    return workdir
+
+
+def finite_numbers(found):
+    """Of a result, every number; a file with one that is no number is not JSON, and not read."""
+    if isinstance(found, dict):
+        return [each for value in found.values() for each in finite_numbers(value)]
+    if isinstance(found, list):
+        return [each for value in found for each in finite_numbers(value)]
+    return [found] if isinstance(found, float) else []
+
+
+def check_ledger(run, sde, prediction):
+    """Finite, with nothing of the prior on the straight path; of eps it ends where the flow does.
+
+    There L_T is what is left of the data: at a log-SNR of -5, 0.5 log2(1 + snr) at most.
+    """
+    found = result(run, "likelihood-ledger")
+    assert all(map(math.isfinite, finite_numbers(found)))
+    parts = {row["name"]: row["parts"] for row in found["rows"] if row["parts"]}
+    assert len(parts) == 8
+    ends = {each["L_T"] for each in parts.values()}
+    whole = sde == "rectified" and prediction == "u"
+    assert ends == {0.0} if whole else all(0 < each < 0.006 for each in ends)
+    early = sde == "rectified" and prediction == "eps"
+    last = 92 if early else 100
+    assert found["rate_distortion"]["times"][-1] == last
+    assert result(run).get("t_max") == (last if early else None)
+    assert ("flow to t" in dataset_likelihood.line(result(run))) == early
+
+
+def test_a_run_on_the_straight_path_has_its_ledger(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "TRAIN_IMAGES", 10)
+    run = path_run("rectified", "u", tmp_path / "run", "--config.sde.num_steps=100")
+    assert ask(run, "ledger=true") == 0
+    check_ledger(run, "rectified", "u")
+    path, cosine = sf.RectifiedSDE(100), sf.VPSDE.cosine(100)
+    chains = [(path, "u", 100), (path, "eps", 92), (cosine, "eps", 100)]  # as it always was
+    for sde, output, steps in chains:
+        model = sf.ScoreModel(torch.nn.Identity(), sde, output)
+        assert bounds._chain_of(model).num_steps == steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prediction", ["u", "eps"])
+@pytest.mark.parametrize("sde", ["rectified", "edm"])
+def test_every_question_has_an_answer_on_the_two_paths(sde, prediction, tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "TRAIN_IMAGES", 10)
+    run = path_run(sde, prediction, tmp_path / "run", "--config.sde.num_steps=100")
+    assert ask(run, "ledger=true") == 0
+    check_ledger(run, sde, prediction)
+    for more in ("dequantization=last_step", "data=train", "against=raw"):
+        assert ask(run, more) == 0
+    assert ask(run, "samples=2", "probes=0", "num_images=2") == 0
+    centred = path_run(
+        sde, prediction, tmp_path / "centred", "--config.training.dequantization=centre",
+        "--config.likelihood.dequantization=truncated_normal",
+    )  # fmt: skip
+    assert ask(centred, "ledger=true") == 0
+    for path in (*run.glob("results/*.json"), *centred.glob("results/*.json")):
+        assert all(map(math.isfinite, finite_numbers(json.loads(path.read_text())))), path

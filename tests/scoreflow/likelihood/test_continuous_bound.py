@@ -120,6 +120,17 @@ def test_where_no_signal_is_left_the_stretches_are_of_log_1_plus_snr():
     assert float(seen[-1].max()) > 85
 
 
+@pytest.mark.parametrize("t_min", [20.0, 36.0])
+def test_the_integral_from_little_signal_to_none(t_min):
+    """Where log(1 + snr) is not the log-SNR: from an snr of 1 and of 1/81."""
+    noise, truth, sde = Noise.of(0, 0, 1500), normal(), RectifiedSDE(40)
+    x_0 = truth.sample(noise)
+    found = sweep(truth.denoiser(sde), sde, x_0, noise, t_min, 4, another())
+    exact = of(truth).integral(x_0, snr_at(sde, 40), snr_at(sde, t_min))
+    assert within(found.integral - exact)
+    assert float((found.integral - exact).std()) / 1500**0.5 < 0.02 * float(exact.mean())
+
+
 # ---- the bound
 
 

@@ -1,6 +1,7 @@
 """The classifier of noisy images against the exact posterior, and its file."""
 
 import contextlib
+import json
 import math
 from dataclasses import replace
 
@@ -14,7 +15,9 @@ from scoreflow.errors import RequestError
 from scoreflow.evaluation.features import clean_features
 from scoreflow.losses.objective import Objective
 from scoreflow.models.classifier import Classifier, NoisyClassifier
-from scoreflow.sde import VPSDE, Noise, Stream
+from scoreflow.report.blocks import Table
+from scoreflow.report.sections.training import _classifier as section_of
+from scoreflow.sde import VPSDE, Noise, RectifiedSDE, Stream
 from scoreflow.sde.analytic import LevelGrid
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.training.classifier_file import load_classifier, save_classifier
@@ -78,6 +81,21 @@ def test_it_comes_near_the_exact_posterior_at_every_time(trained):
         assert row["accuracy"] == pytest.approx(best, abs=0.02 + 4 * row["standard_error"])
     assert found["value"] == found["times"][0]["accuracy"]
     assert found["value"] > found["times"][-1]["accuracy"]
+
+
+def test_of_noise_alone_there_is_no_log_snr():
+    """At N of the rectified path: no number of the result is infinite, and the page says so."""
+    torch.manual_seed(0)
+    model = NoisyClassifier(Classifier((1, 4, 4), 2, 8), RectifiedSDE(100), 1.0)
+    found = measure(model, two_classes(64), 0)
+    *others, last = found["times"]
+    assert last["t"] == 100
+    assert last["log_snr"] is None
+    assert all(math.isfinite(row["log_snr"]) for row in others)
+    json.dumps(found, allow_nan=False)
+    section = section_of({**found, "seconds": 1.0})
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert [row[1].text for row in table.rows][-1] == "noise alone"
 
 
 def test_the_same_seed_trains_the_same_classifier():
