@@ -1,5 +1,4 @@
-"""The equivalence certificate: noise prediction, score matching, chain, SDEs and flow matching are
-one thing.
+"""The equivalence certificate: noise, score, chain, SDE and flow matching are one thing.
 
 Eleven groups of identities, each with what it came to and what it may come to. The tolerances are
 derived (from the operations that round, from what a finer solver tolerance changes, from quantiles

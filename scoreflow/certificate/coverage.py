@@ -15,7 +15,8 @@ LOOKED_AT: tuple[tuple[int, str], ...] = (
     (7, "the error of a learned score against its loss, on data of known density"),
     (8, "schedules, marginals, slopes from below, transitions, prior and clocks of VP (linear, "
         "scaled linear, cosine, log-linear, continuous), sub-VP, VE, other units, an early end, "
-        "the rectified path to its end without a signal, EDM, and the run's own: both ends, integers, between them and below t = 1"),
+        "the rectified path to its end without a signal, EDM, and the run's own: both ends, "
+        "integers, between them and below t = 1"),
     (9, "each step of every sampler of the command line on each of these processes: DDIM (eta 0, "
         "0.7, 1), ancestral (all four variances), reverse diffusion, Euler-Maruyama, Heun (churn "
         "0, 0.2), DPM-Solver++ (1, 2, 3), its SDE (1, 2), DEIS (1 to 4), UniPC (1, 2, 3; 3 "
@@ -25,7 +26,7 @@ LOOKED_AT: tuple[tuple[int, str], ...] = (
          "objectives, classifier-free guidance, every output of a network and its learned "
          "variance, every precision that this device offers, changes of process, divergence, "
          "log-likelihood by the flow"),
-    (11, "flow matching's loss and EDM's against the v loss of this network, values and gradients; "
+    (11, "flow matching's and EDM's loss against this network's v loss, values and gradients; "
          "Euler's step of flow matching against DDIM's; log-densities in each process's own time; "
          "shifted and log-normal times; EDM's preconditioning, and networks about images in "
          "[0, 1] at unit variance"),

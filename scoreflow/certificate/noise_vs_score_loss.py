@@ -84,6 +84,7 @@ def objectives(
 
 
 def copied(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that is not compiled, with gradients."""
     return copy.deepcopy(uncompiled(network)).eval().requires_grad_()
 
 
@@ -101,6 +102,7 @@ def _times(model: ScoreModel, x_0: Tensor) -> Tensor:
 
 
 def noise_for(x_0: Tensor) -> Tensor:
+    """Eps of a batch, shaped like it: the same in every call."""
     return Noise.of(0, 0, len(x_0), x_0.device).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
 
 

@@ -268,7 +268,7 @@ def _in_time(
 
 
 def _has_kink(sde: SDE, integer: int) -> bool:
-    """Whether its slopes jump at an integer: VE's and EDM's at 1, those of a straight line nowhere."""
+    """Whether its slopes jump at an integer: VE's and EDM's at 1, a straight line's nowhere."""
     if isinstance(sde, RectifiedSDE):
         return False
     return integer == 1 or not isinstance(sde, VESDE | EDMSDE)
@@ -308,8 +308,8 @@ def _same_images(
     }
     images = torch.cat([angle, *(x for x, _ in drawn.values())])
     return Identity(
-        "one network, under VP, sub-VP, VE, EDM and flow matching each in its own t: the images of "
-        "the angle",
+        "one network, under VP, sub-VP, VE, EDM and flow matching each in its own t: the images "
+        "of the angle",
         *worst(list(pairs.values())),
         "greatest RMS distance of an image; what a tenfold smaller tolerance changes, times 4",
         tuple(

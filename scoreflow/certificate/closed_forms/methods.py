@@ -187,7 +187,7 @@ def heun(churn: float) -> Reference:
 
 
 def _trapezium(world: World, k: int) -> Tensor:
-    """Of d(x / (alpha + sigma)) / d tau = eps - x_0, tau = sigma / (alpha + sigma), from tau = 1."""
+    """Of d(x / (alpha + sigma)) / d tau = eps - x_0 from tau = sigma / (alpha + sigma) = 1."""
     x, t, s = world.at(k)
     alpha, sigma = world.known.alpha(s), world.known.sigma(s)
     noise, mean = world.eps(x, t), world.x_0(x, t)

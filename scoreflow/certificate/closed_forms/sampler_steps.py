@@ -3,8 +3,8 @@
 Each sampler is run by the shared loop on Gaussian data, over grids that have a whole step at the
 prior, times between the integers, a last step from t = 1, one from below it, and the step from N
 to 0 at once. After each step the state is held against `methods`, which starts from the state
-before: an error is not carried on. Where the prior has no signal, as on the rectified path, nothing
-can be divided by alpha: the first step is the limit of the formula, or DDIM's where there is none.
+before: an error is not carried on. Where the prior has no signal, as on the rectified path, no
+step can divide by alpha: the first is the limit of its formula, or DDIM's where there is none.
 """
 
 from collections.abc import Callable, Iterator

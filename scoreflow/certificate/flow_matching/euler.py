@@ -30,7 +30,7 @@ TO = (0.9, 0.5, 0.1, 1e-3, 0.0)
 def euler_steps(model: ScoreModel, event: tuple[int, ...]) -> list[Identity]:
     """Of the exact denoiser of a mixture, and of the network at hand, in float64.
 
-    A network is asked as far as its own path goes, and where it has a signal if it estimates noise.
+    A network is asked as far as its own path goes; one that estimates noise where signal is left.
     """
     device = next(model.network.parameters()).device
     sde, exact = RectifiedSDE(STEPS), toy.distribution(device)

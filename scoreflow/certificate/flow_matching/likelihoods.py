@@ -58,7 +58,7 @@ def _processes() -> dict[str, SDE]:
 
 
 def _of_mixture(device: torch.device) -> Identity:
-    """log p at a low angle, from that at a high one and the change of volume between."""
+    """Log p at a low angle, from that at a high one and the change of volume between."""
     mixture, noise = toy.distribution(device), Noise.of(0, 0, POINTS, device)
     x_0, eps = mixture.sample(noise), noise.normal(Stream.TRAIN_EPS, (2,))
     low, high = 0.1, HIGH_ANGLE
@@ -75,7 +75,8 @@ def _of_mixture(device: torch.device) -> Identity:
     return Identity(
         "VP, flow matching and EDM each in its own t: log-density of a mixture = its closed form",
         *worst(pairs),
-        f"greatest error of {POINTS} points, nats; what a tenfold smaller tolerance changes, times 4",
+        f"greatest error of {POINTS} points, nats; what a tenfold smaller tolerance changes, "
+        "times 4",
         (_plot("Log-density of a mixture, each process in its own t", gaps),),
     )
 
@@ -130,7 +131,7 @@ def _carried(
     sign: Tensor | None,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
-    """x at the last time, and what log p has gained on the way; exactly without a sign."""
+    """X at the last time, and what log p has gained on the way; exactly without a sign."""
 
     def field(at: Tensor, state: State, rows: Tensor) -> State:
         with torch.enable_grad():
@@ -149,7 +150,7 @@ def _carried(
 def _solved(
     field: Field, x: Tensor, start: float, end: float, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """x and the log-density's gain at the end."""
+    """X and the log-density's gain at the end."""
     state = (x, x.new_zeros(len(x)))
     solution = odeint(field, state, start, end, rtol=tolerance, atol=tolerance)
     assert (solution.status == Status.DONE).all(), "a flow was not solved"

@@ -61,7 +61,7 @@ def losses(model: ScoreModel, x_0: Tensor, batch_size: int) -> list[Identity]:
 
 
 def _ends(model: ScoreModel) -> tuple[float, float]:
-    """sigma / alpha at the least time of a network and at the last one of a signal."""
+    """Sigma / alpha at the least time of a network and at the last one of a signal."""
     ends = torch.tensor([model.t_min, finite_end(model.sde)], dtype=torch.float64)
     low, high = (-0.5 * model.sde.log_snr(ends)).exp().tolist()
     return low, high

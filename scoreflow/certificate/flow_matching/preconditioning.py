@@ -17,8 +17,9 @@ from scoreflow.certificate.closed_forms.methods import MEAN, World
 from scoreflow.certificate.closed_forms.numbers import distance
 from scoreflow.certificate.closed_forms.processes import BASIS, HALF_THE_DIGITS, Known
 from scoreflow.certificate.identity import Identity
+from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
-from scoreflow.models.score_model import Label, Output, ScoreModel
+from scoreflow.models.score_model import Output, ScoreModel
 from scoreflow.sde.noise import Noise, Stream
 
 SIGMA_DATA = 0.5
@@ -127,4 +128,6 @@ def _of_datum(output: Output, known: list[Known], device: Device) -> Identity:
             for value, expected in ((found.x_0, x_0), (found.v, v), (found.u, eps - x_0)):
                 errors.append(distance(value, expected, float(expected.abs().max())))
         worst[each.name] = max(errors) / (1 + 1 / each.sigma(T_MIN) if output == "x_0" else 1)
-    return _row(f"a network's {output} about images in [0, 1] / {SIGMA_DATA * 0.8:g} = ours", worst)
+    return _row(
+        f"a network's {output} about images in [0, 1] / {SIGMA_DATA * 0.8:g} = ours", worst
+    )
