@@ -1,6 +1,6 @@
-"""The equivalence certificate: noise prediction, score matching, chain and SDEs are one thing.
+"""The equivalence certificate: noise, score, chain, SDE and flow matching are one thing.
 
-Ten groups of identities, each with what it came to and what it may come to. The tolerances are
+Eleven groups of identities, each with what it came to and what it may come to. The tolerances are
 derived (from the operations that round, from what a finer solver tolerance changes, from quantiles
 of a null distribution), so an identity that fails is broken, and not merely unlucky: the rows on
 random draws together fail by chance once in a thousand certificates. Of the laws of a trained
@@ -28,6 +28,11 @@ from scoreflow.certificate.closed_forms.sampler_steps import sampler_steps
 from scoreflow.certificate.coverage import LOOKED_AT, NOT_LOOKED_AT
 from scoreflow.certificate.exact_sampler_laws import marginals
 from scoreflow.certificate.fisher_divergence import learned
+from scoreflow.certificate.flow_matching.euler import euler_steps
+from scoreflow.certificate.flow_matching.likelihoods import log_likelihoods
+from scoreflow.certificate.flow_matching.losses import losses
+from scoreflow.certificate.flow_matching.preconditioning import preconditioned
+from scoreflow.certificate.flow_matching.times import time_laws
 from scoreflow.certificate.identity import Identity
 from scoreflow.certificate.noise_vs_score_loss import objectives
 from scoreflow.certificate.one_flow import flows
@@ -88,6 +93,7 @@ GROUPS = (
     "Every process is its formulas",
     "Every sampler's step is its formula",
     "What the rest stands on",
+    "Flow matching and EDM are diffusion on other clocks",
 )
 
 
@@ -96,7 +102,7 @@ FAILURES = (RuntimeError, AssertionError, ArithmeticError)
 
 
 def certify(subject: Subject, effort: Effort) -> Iterator[tuple[int, Identity]]:
-    """Each identity with the number of its group, 1..10, as it is found."""
+    """Each identity with the number of its group, 1..11, as it is found."""
     for number, part in parts(subject, effort):
         try:
             found = part()
@@ -127,6 +133,11 @@ def parts(subject: Subject, effort: Effort) -> list[tuple[int, Callable[[], list
         (9, lambda: sampler_steps(known, device)),
         (10, lambda: numbers(known, device)),
         (10, lambda: estimates(known, subject.log_density, device)),
+        (11, lambda: losses(model, x_0, effort.batch_size)),
+        (11, lambda: euler_steps(model, event)),
+        (11, lambda: log_likelihoods(model, noise, event)),
+        (11, lambda: time_laws(known, device)),
+        (11, lambda: preconditioned(known, device)),
     ]
     if subject.trained:
         found.insert(6, (6, lambda: laws(model, event, effort.drawn)))

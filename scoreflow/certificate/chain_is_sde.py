@@ -3,10 +3,10 @@
 DDPM's chain under a VP-SDE, SMLD's under a VE-SDE (Song et al. 2021, section 3), and on Karras'
 noise scales under EDM's process; under the rectified path the chain of its marginals, whose last
 step keeps nothing of the signal. The chain's numbers are computed in 40-digit decimals by its
-paper's formulas, from the betas, from the two ends of the noise scales, or from the fractions i / N;
-the process's come from its float64 clock. A clock is a sum of rounded
-terms, so log alpha, or log sigma, is known to so many unit roundoffs, and with it every quantity
-below, times its own condition number where one small variance is the difference of two large ones.
+paper's formulas, from the betas, the ends of the noise scales, or the fractions i / N; the
+process's come from its float64 clock. A clock is a sum of rounded terms, so log alpha, or log
+sigma, is known to so many unit roundoffs, and with it every quantity below, times its own
+condition number where one small variance is the difference of two large ones.
 """
 
 import math

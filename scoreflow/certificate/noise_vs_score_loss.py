@@ -10,7 +10,7 @@ trained: float32 data through the network in its own precision.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ def objectives(
     """
     if not len(_times(model, x_0)):
         return []
-    exact = model.with_network(_copied(model.network).double()).in_precision("float64")
+    exact = model.with_network(copied(model.network).double()).in_precision("float64")
     x_0 = x_0.double()
     batch = x_0[:batch_size]
     found = [*_gradients(exact, batch), *_as_trained(model, batch.float())]
@@ -83,7 +83,8 @@ def objectives(
     return [*found, _paths(exact, x_0, train_steps, batch_size, "this network")]
 
 
-def _copied(network: nn.Module) -> nn.Module:
+def copied(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that is not compiled, with gradients."""
     return copy.deepcopy(uncompiled(network)).eval().requires_grad_()
 
 
@@ -100,13 +101,14 @@ def _times(model: ScoreModel, x_0: Tensor) -> Tensor:
     return t.round().to(x_0.device)
 
 
-def _noise(x_0: Tensor) -> Tensor:
+def noise_for(x_0: Tensor) -> Tensor:
+    """Eps of a batch, shaped like it: the same in every call."""
     return Noise.of(0, 0, len(x_0), x_0.device).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
 
 
 def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     """In float64, at each time and over them."""
-    size, eps, at = len(x_0), _noise(x_0), _times(model, x_0)
+    size, eps, at = len(x_0), noise_for(x_0), _times(model, x_0)
     rows = [_compare(model, x_0, t.expand(size), eps) for t in at]
     total = _compare(model, x_0, at[torch.arange(size) % len(at)], eps)
     basis = "relative; what a rounding of x_t and x_0 does to it, times 8"
@@ -130,9 +132,9 @@ def _gradients(model: ScoreModel, x_0: Tensor) -> list[Identity]:
 
 def _as_trained(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     """Over the ten times, as in a step of training: float32 data, the network's precision."""
-    own = model.with_network(_copied(model.network))
+    own = model.with_network(copied(model.network))
     at = _times(own, x_0)
-    t, eps = at[torch.arange(len(x_0)) % len(at)], _noise(x_0).float()
+    t, eps = at[torch.arange(len(x_0)) % len(at)], noise_for(x_0).float()
     unit = OF_NETWORK[model.precision]
     pairs = _compare(own, x_0, t, eps, unit)
     basis = (
@@ -153,15 +155,30 @@ def _compare(
     eps: Tensor,
     unit: float = UNIT_ROUNDOFF[torch.float64],
 ) -> list[tuple[float, float]]:
-    """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers.
+    """(residual, tolerance) of the loss and of its gradient; unit is of the network's numbers."""
+    three = (
+        loss(model, model.sde, x_0, t, eps)
+        for loss in (denoising.simple, denoising.score_matching, told_roundings)
+    )
+    return compared(three, list(model.network.parameters()), unit)
+
+
+def compared(
+    three: Iterable[Tensor], parameters: Sequence[Tensor], unit: float
+) -> list[tuple[float, float]]:
+    """(residual, tolerance) of a loss that is written in two ways, and of its gradient.
 
     What roundings do to the loss is the mean of what they do to each sample's: in that of all
     together they cancel, now and then nearly to nothing.
+
+    Args:
+        three: the loss of each sample, (B,), in one way, in the other, and moved by roundings.
+        parameters: of the network.
+        unit: unit roundoff of its numbers.
     """
     losses, grads = [], []
-    for loss in (denoising.simple, denoising.score_matching, told_roundings):
-        of_each = loss(model, model.sde, x_0, t, eps)
-        found = torch.autograd.grad(of_each.mean(), list(model.network.parameters()))
+    for of_each in three:
+        found = torch.autograd.grad(of_each.mean(), parameters, retain_graph=True)
         losses.append(of_each.detach().double())
         grads.append(torch.cat([g.flatten() for g in found]).double())
     mine, score, moved = losses

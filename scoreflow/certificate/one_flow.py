@@ -238,31 +238,40 @@ def _in_the_angle(
     return _solved(odeint(field, (x,), high, low, rtol=tolerance, atol=tolerance))
 
 
+def slope(denoiser: Denoiser, sde: SDE, t: Tensor, x: Tensor) -> Tensor:
+    """dx/dt: f x - g^2 score / 2 (Song et al. 2021, Eq. 13), flow matching's u on its path."""
+    if isinstance(sde, RectifiedSDE):
+        return denoiser(x, t).u / sde.num_steps
+    f, g = broadcast(sde.drift(t), x), broadcast(sde.diffusion(t), x)
+    return f * x - 0.5 * g**2 * denoiser(x, t).score
+
+
 def _in_time(
     denoiser: Denoiser, sde: SDE, x: Tensor, high: float, low: float, tolerance: float
 ) -> Tensor:
-    """On the unit scale at both ends; in between Song et al. 2021, Eq. 13, or flow matching's field.
+    """On the unit scale at both ends; in the process's own scale and time in between.
 
-    A piece for each step of the process, for at the integers an interpolated table has kinks; one for
-    the rectified path, whose field is u = dx / d(t/N), and for EDM's process above t = 1.
+    A piece for each step of an interpolated table, which has kinks at the integers.
     """
     first, last = sde.time(torch.tensor([high, low], dtype=torch.float64)).tolist()
-    straight, smooth = isinstance(sde, RectifiedSDE), isinstance(sde, RectifiedSDE | EDMSDE)
     integers = range(math.ceil(first) - 1, math.floor(last), -1)
-    knots = [first, *(float(i) for i in integers if not smooth or (i == 1 and not straight)), last]
+    knots = [first, *(float(i) for i in integers if _has_kink(sde, i)), last]
     x = x * sde.scale(torch.tensor(first, dtype=torch.float64))
     for start, end in itertools.pairwise(knots):
 
         def field(t: Tensor, state: State, _rows: Tensor, end: float = end) -> State:
-            if straight:
-                return (denoiser(state[0], t).u / sde.num_steps,)
             t = t.clamp(min=end + 1e-9)  # at the end itself the slopes are the next piece's
-            score = denoiser(state[0], t).score
-            f, g = broadcast(sde.drift(t), state[0]), broadcast(sde.diffusion(t), state[0])
-            return (f * state[0] - 0.5 * g**2 * score,)
+            return (slope(denoiser, sde, t, state[0]),)
 
         x = _solved(odeint(field, (x,), start, end, rtol=tolerance, atol=tolerance))
     return x / sde.scale(torch.tensor(last, dtype=torch.float64))
+
+
+def _has_kink(sde: SDE, integer: int) -> bool:
+    """Whether its slopes jump at an integer: VE's and EDM's at 1, a straight line's nowhere."""
+    if isinstance(sde, RectifiedSDE):
+        return False
+    return integer == 1 or not isinstance(sde, VESDE | EDMSDE)
 
 
 def _solved(solution: Solution) -> Tensor:
@@ -299,8 +308,8 @@ def _same_images(
     }
     images = torch.cat([angle, *(x for x, _ in drawn.values())])
     return Identity(
-        "one network, under VP, sub-VP, VE, EDM and flow matching each in its own t: the images of "
-        "the angle",
+        "one network, under VP, sub-VP, VE, EDM and flow matching each in its own t: the images "
+        "of the angle",
         *worst(list(pairs.values())),
         "greatest RMS distance of an image; what a tenfold smaller tolerance changes, times 4",
         tuple(

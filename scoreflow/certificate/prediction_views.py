@@ -8,8 +8,8 @@ can therefore be off by a few times
 
 element by element, and by no more: that is the unit in which the residuals are given.
 
-Where no signal is left (alpha = 0, the end of the rectified path) x_t is the noise, and an estimate
-of noise or score says nothing of the data: of these no number may come, and of the others each.
+Where no signal is left (alpha = 0, at the end of the rectified path) x_t is the noise: an estimate
+of noise or score says nothing of the data, and no number may come of it; of the others each does.
 """
 
 import itertools
@@ -164,8 +164,10 @@ def _coefficients(sde: SDE, t: Tensor, a: Kind, b: Kind) -> tuple[Tensor, Tensor
         "x_0": ((zero, one), (1 / sigma, alpha / sigma)),
         "v": ((phi.cos() / r, phi.sin()), (phi.sin() / r, phi.cos())),
         "score": ((1 / alpha, sigma**2 / alpha), (zero, sigma)),
-        "u": ((1 / (alpha + sigma), sigma / (alpha + sigma)),
-              (1 / (alpha + sigma), alpha / (alpha + sigma))),
+        "u": (
+            (1 / (alpha + sigma), sigma / (alpha + sigma)),
+            (1 / (alpha + sigma), alpha / (alpha + sigma)),
+        ),
     }[a]
     to = {"eps": (zero, one), "x_0": (one, zero), "v": (phi.sin(), phi.cos()), "u": (one, one)}
     to["score"] = (zero, 1 / sigma)

@@ -100,6 +100,20 @@ def ddim(eta: float) -> Reference:
     return step
 
 
+ALMOST = 0.999
+"""Of N, where the error of x_0 is still known from that of eps: as it is just before no signal."""
+
+
+def _law_given(world: World, t: float, s: float) -> float:
+    """Variance of x_s given x_t itself: precisions add."""
+    a, w = world.known.transition(s, t)
+    if a > 0:
+        return 1 / (1 / world.total(s) + a**2 / w)
+    before = ALMOST * t
+    unknown = SPREAD**2 * world.known.variance(before) / world.total(before)
+    return world.known.variance(s) + world.known.alpha(s) ** 2 * unknown
+
+
 LEARNED = 0.3
 """A learned variance's place between the posterior's and the transition's."""
 
@@ -119,7 +133,7 @@ def ancestral(variance: str) -> Reference:
         added = {
             "beta": w,
             "posterior": posterior,
-            "optimal": 1 / (1 / world.total(s) + a**2 / w),  # the law of x_s given x_t itself
+            "optimal": _law_given(world, t, s),
             "learned": w**LEARNED * posterior ** (1 - LEARNED),
         }[variance]
         return mean + math.sqrt(added) * world.normal(k)
@@ -173,7 +187,7 @@ def heun(churn: float) -> Reference:
 
 
 def _trapezium(world: World, k: int) -> Tensor:
-    """Of d(x / (alpha + sigma)) / d tau = eps - x_0, tau = sigma / (alpha + sigma), from tau = 1."""
+    """Of d(x / (alpha + sigma)) / d tau = eps - x_0 from tau = sigma / (alpha + sigma) = 1."""
     x, t, s = world.at(k)
     alpha, sigma = world.known.alpha(s), world.known.sigma(s)
     noise, mean = world.eps(x, t), world.x_0(x, t)

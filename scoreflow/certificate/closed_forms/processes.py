@@ -3,7 +3,7 @@
 Schedules, marginals, slopes, transitions, prior and clocks, written out once more in Python's own
 floats and from the schedules' definitions, so that nothing here depends on the code it tests. At
 an integer a slope is the one from below; below t = 1 every process comes from clean data. Where no
-signal is left, log alpha, the log-SNR and f are -inf, g is inf and the angle pi / 2: equal to these.
+signal is left log alpha, the log-SNR and f must be -inf, g inf and the angle pi / 2.
 """
 
 import math
@@ -205,17 +205,17 @@ def _ve(name: str, sde: SDE, low: float, high: float) -> Known:
 
 def _edm(name: str, sde: SDE, low: float, high: float, rho: float) -> Known:
     """Karras et al. 2022, Eq. 5, from the least noise up; the variance is low^2 t below t = 1."""
-    first, last = low ** (1 / rho), high ** (1 / rho)
+    first, last = math.pow(low, 1 / rho), math.pow(high, 1 / rho)
 
     def root(t: float) -> float:
         return first + (t - 1) / (sde.num_steps - 1) * (last - first)
 
     def variance(t: float) -> float:
-        return low**2 * t if t <= 1 else root(t) ** (2 * rho)
+        return low**2 * t if t <= 1 else math.pow(root(t), 2 * rho)
 
     def square(t: float) -> float:
         rate = (last - first) / (sde.num_steps - 1)
-        return low**2 if t <= 1 else 2 * rho * rate * root(t) ** (2 * rho - 1)
+        return low**2 if t <= 1 else 2 * rho * rate * math.pow(root(t), 2 * rho - 1)
 
     return Known(name, sde, lambda _t: 0.0, variance, lambda _t: 0.0, square, high)
 

@@ -3,8 +3,8 @@
 Each sampler is run by the shared loop on Gaussian data, over grids that have a whole step at the
 prior, times between the integers, a last step from t = 1, one from below it, and the step from N
 to 0 at once. After each step the state is held against `methods`, which starts from the state
-before: an error is not carried on. Where the prior has no signal, as on the rectified path, nothing
-can be divided by alpha: the first step is the limit of the formula, or DDIM's where there is none.
+before: an error is not carried on. Where the prior has no signal, as on the rectified path, no
+step can divide by alpha: the first is the limit of its formula, or DDIM's where there is none.
 """
 
 from collections.abc import Callable, Iterator
@@ -170,13 +170,7 @@ def _whole(error: float) -> float:
 
 
 def errors(variant: Variant, known: Known, device: torch.device | str = "cpu") -> Iterator[float]:
-    """Of each step of each grid: distance from the formula over the size of the states.
-
-    None of a setting that is not defined there: the optimal variance from the error of the noise,
-    which says nothing of x_0 where no signal is left.
-    """
-    if variant.build is _optimal and known.alpha(known.sde.num_steps) == 0:
-        return
+    """Of each step of each grid: distance from the formula over the size of the states."""
     for grid in grids(known.sde.num_steps):
         noise = Noise.of(SEED, 0, BATCH, device)
         states = [known.prior * noise.normal(Stream.PRIOR, (len(MEAN),))]

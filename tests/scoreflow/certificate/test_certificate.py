@@ -51,10 +51,10 @@ from scoreflow.samplers import (
     predictor_corrector,
     sample,
 )
-from scoreflow.sde import SDE, VESDE, VPSDE, Noise, Stream, SubVPSDE
+from scoreflow.sde import EDMSDE, SDE, VESDE, VPSDE, Noise, RectifiedSDE, Stream, SubVPSDE
 from scoreflow.sde.analytic import GaussianMixture, gaussian
 from scoreflow.sde.base import broadcast
-from scoreflow.sde.prediction import Prediction, predict
+from scoreflow.sde.prediction import KINDS, Prediction, predict
 
 PROCESSES: list[SDE] = [
     VPSDE.linear(1000),
@@ -62,6 +62,8 @@ PROCESSES: list[SDE] = [
     VPSDE.log_linear(1000, 5e-4),
     SubVPSDE.linear(1000),
     VESDE(1000, 5e-4, 50.0),
+    RectifiedSDE(1000),
+    EDMSDE(1000),
 ]
 BY_NAME = {"ids": lambda sde: type(sde).__name__}
 
@@ -87,11 +89,12 @@ def test_conversions_hold_at_the_real_times_of_a_network_trained_there():
     assert (t % 1 == 0.5).any()
 
 
-ORIGINAL = {view: getattr(Prediction, view).func for view in ("eps", "x_0", "v", "score")}
+ORIGINAL = {view: getattr(Prediction, view).func for view in KINDS}
 BREAKS = {
     "a thousandth in x_0": ("x_0", lambda p, true: true * 1.001),
     "score without its sign": ("score", lambda p, true: -true),
     "score by sigma^2": ("score", lambda p, true: true / p.sigma),
+    "u without its sign": ("u", lambda p, true: -true),
     "v by sin for cos": ("v", lambda p, true: p.sigma * p.eps - p.alpha * p.x_0),
     "eps without alpha": (
         "eps",
@@ -140,8 +143,11 @@ def network_on(sde, output="v"):
     return ScoreModel(network, sde, output)
 
 
-@pytest.mark.parametrize("output", ["eps", "x_0", "v", "score", "mean"])
-@pytest.mark.parametrize("sde", [PROCESSES[0], PROCESSES[4]], **BY_NAME)
+OUTPUTS = [(sde, output) for sde in (PROCESSES[0], PROCESSES[4])
+           for output in ("eps", "x_0", "v", "score", "mean")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sde", "output"), [*OUTPUTS, (PROCESSES[5], "eps"), (PROCESSES[5], "u")])
 def test_objectives_are_one(sde, output, digits):
     assert failed(noise_vs_score_loss.objectives(network_on(sde, output), digits, 5, 4)) == []
 
@@ -191,7 +197,7 @@ def test_objectives_are_one_in_the_precision_of_the_training(precision, digits, 
 
 
 def test_trainings_keep_no_path(digits):
-    model = noise_vs_score_loss._copied(network_on(PROCESSES[0]).network).double()
+    model = noise_vs_score_loss.copied(network_on(PROCESSES[0]).network).double()
     model = network_on(PROCESSES[0]).with_network(model).in_precision("float64")
     before = [p.clone() for p in model.network.parameters()]
     training = noise_vs_score_loss._training(model, denoising.simple, digits.double(), 3, 4)
@@ -219,14 +225,21 @@ def test_a_large_network_is_not_trained_on_a_cpu(digits, monkeypatch):
 
 
 FEW_STEPS = [VPSDE.linear(21), SubVPSDE.linear(21), VESDE(2, 0.01, 50.0), VPSDE.log_linear(2)]
+FEW_STEPS += [RectifiedSDE(2), RectifiedSDE(1), EDMSDE(2, 0.01, 50.0, 3.0)]
+CHAINS = {
+    VPSDE: "DDPM's chain",
+    SubVPSDE: "sub-VP's betas",
+    VESDE: "SMLD's chain =",
+    RectifiedSDE: "the rectified path's chain",
+    EDMSDE: "SMLD's chain on Karras' scales",
+}
 
 
 @pytest.mark.parametrize("sde", [*PROCESSES, *FEW_STEPS], **BY_NAME)
 def test_the_chain_is_the_sde(sde):
     rows = chain_is_sde.chain(sde)
     assert failed(rows) == []
-    name = {VPSDE: "DDPM's chain", SubVPSDE: "sub-VP's betas", VESDE: "SMLD's chain"}[type(sde)]
-    assert name in rows[0].name
+    assert CHAINS[type(sde)] in rows[0].name
 
 
 def test_a_sub_vp_answers_for_its_own_betas():
@@ -361,7 +374,7 @@ def test_a_corrector_that_works_unasked_is_caught(monkeypatch, elementwise):
 def test_a_g_that_is_wrong_is_caught_in_every_process(monkeypatch, rough):
     diffusion = SDE.diffusion
     monkeypatch.setattr(SDE, "diffusion", lambda self, t: 1.05 * diffusion(self, t))
-    assert len(failed(one_flow._clocks())) == 3
+    assert len(failed(one_flow._clocks())) == 4  # flow matching's own field has no g
 
 
 def one_network(sde):
@@ -718,7 +731,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(trained_sampler_laws, "DEALS", 1000)
     monkeypatch.setattr(trained_sampler_laws, "CHANCE", 1e-3)
     slow = ("flows", "marginals", "steps", "_learned")
-    for name in (*slow, "processes", "sampler_steps", "numbers", "estimates"):
+    flow_matching = ("losses", "euler_steps", "log_likelihoods", "time_laws", "preconditioned")
+    for name in (*slow, "processes", "sampler_steps", "numbers", "estimates", *flow_matching):
         monkeypatch.setattr(f"scoreflow.certificate.certificate.{name}", lambda *_: [])
 
 

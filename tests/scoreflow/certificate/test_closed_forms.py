@@ -15,12 +15,23 @@ from scoreflow.certificate.chain_is_sde import chain
 from scoreflow.certificate.closed_forms import methods, numbers, processes, sampler_steps
 from scoreflow.certificate.closed_forms.estimates import estimates
 from scoreflow.certificate.coverage import LOOKED_AT, NOT_LOOKED_AT
+from scoreflow.certificate.flow_matching.preconditioning import preconditioned
+from scoreflow.certificate.flow_matching.times import time_laws
 from scoreflow.cli.modes.equivalence import _log_density
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.samplers import DDIM, Sampler, grid
 from scoreflow.schema.samplers import SAMPLERS
-from scoreflow.sde import VESDE, VPSDE, Noise, Rescaled, Stream, SubVPSDE
+from scoreflow.sde import (
+    EDMSDE,
+    VESDE,
+    VPSDE,
+    Noise,
+    RectifiedSDE,
+    Rescaled,
+    Stream,
+    SubVPSDE,
+)
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import Ended
 
@@ -30,6 +41,11 @@ OWN = [
     SubVPSDE.log_linear(40, 5e-4),
     VESDE(2, 0.01, 50.0),
     Rescaled(Ended(VESDE(40, 1e-3, 50.0), 25), 255 / 256),
+    RectifiedSDE(40),
+    RectifiedSDE(1),
+    Ended(RectifiedSDE(40), 38),
+    EDMSDE(40),
+    EDMSDE(2, 0.01, 50.0, 3.0),
 ]
 
 
@@ -46,6 +62,7 @@ def test_any_run_is_its_formulas(sde):
     rows = [*numbers.numbers([few]), *estimates([few], _log_density)]
     # guidance converts to x_0 and back, which where alpha is small loses more than half the digits
     assert failed(row for row in rows if "guidance" not in row.name) == []
+    assert failed([*time_laws(own), *preconditioned(own)]) == []
 
 
 def test_every_sampler_of_the_command_line_has_a_row():
