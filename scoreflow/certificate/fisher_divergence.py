@@ -9,7 +9,6 @@ they differ by a mean of 2 (eps_hat - eps*)(eps* - eps), whose expectation is ze
 standard error is known.
 """
 
-
 import torch
 from scipy import stats
 from torch import Tensor

@@ -131,7 +131,7 @@ def test_a_network_of_integer_times_is_asked_between_them():
 
 
 def test_a_classifier_guides_from_where_it_can():
-    """Its gradient tells nothing of x_0 without signal: the process ends before, of any network."""
+    """Its gradient tells nothing of x_0 without signal: the process of any network ends before."""
     made = made_of("digits", **{"sde.name": "rectified", "model.prediction": "v"})
     network = Classifier((1, 8, 8), 10, 8).eval()
     classifier = NoisyClassifier(network, made.model.sde, 1.0)
