@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from scoreflow.schema.samplers import PREDICTORS
 from scoreflow.sde import EDMSDE, RectifiedSDE
 from scoreflow.sde.flow import has_signal
 from scoreflow.sde.noise import Noise
+from scoreflow.training.classifier_trainer import measure
 
 CPU = torch.device("cpu")
 STEPS, N = 4, 24
@@ -182,3 +184,12 @@ def test_a_network_that_has_no_numbers_is_told_of_in_a_line():
     for name in ("ddim", "heun"):
         with pytest.raises(RunError, match="first step from there gave numbers that are not"):
             drawn(made, name)
+
+
+def test_a_classifier_is_measured_where_log_snr_is_a_number():
+    made = made_of("digits", **{"sde.name": "rectified"})
+    few = replace(made.data, test=made.data.test[:8], test_labels=made.data.test_labels[:8])
+    network = Classifier((1, 8, 8), 10, 8).eval()
+    rows = measure(NoisyClassifier(network, made.model.sde, 1.0), few, 0)["times"]
+    assert all(math.isfinite(row["log_snr"]) for row in rows)
+    assert rows[-1]["t"] == N - 1
