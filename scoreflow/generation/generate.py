@@ -90,9 +90,13 @@ def draw_batch(
 
 @contextmanager
 def out_of_evaluations() -> Iterator[None]:
-    """Say what to do where a solver does not reach its end."""
+    """Say what to do where a solver does not reach its end, or a first step finds no numbers."""
     try:
         yield
+    except ValueError as error:
+        if "numbers that are not finite" not in str(error):
+            raise
+        raise RunError(str(error)) from error
     except RuntimeError as error:  # the solver's; torch raises the same type for its defects
         if "did not reach" not in str(error):
             raise

@@ -2,12 +2,13 @@
 
 import importlib
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import experiment
 from scoreflow.factory.sampling import LEAST_COST, SAMPLERS, build_drawing, check_sampler
 from scoreflow.generation.generate import draw_batch
@@ -21,6 +22,7 @@ from scoreflow.schema.samplers import PREDICTORS
 from scoreflow.sde import EDMSDE, RectifiedSDE
 from scoreflow.sde.base import ends_without_signal
 from scoreflow.sde.noise import Noise
+from scoreflow.training.classifier_trainer import measure
 
 CPU = torch.device("cpu")
 STEPS, N = 4, 24
@@ -131,7 +133,7 @@ def test_a_network_of_integer_times_is_asked_between_them():
 
 
 def test_a_classifier_guides_from_where_it_can():
-    """Its gradient tells nothing of x_0 without signal: the process of any network ends before."""
+    """Its gradient tells nothing of x_0 without signal: the process ends before."""
     made = made_of("digits", **{"sde.name": "rectified", "model.prediction": "v"})
     network = Classifier((1, 8, 8), 10, 8).eval()
     classifier = NoisyClassifier(network, made.model.sde, 1.0)
@@ -173,3 +175,21 @@ def test_a_shift_that_finds_no_other_times_is_refused_before_any_work():
             check_sampler(Config.of(made.config), "ddim", made.model.sde, 1.0, made.data)
         assert str(refused.value).startswith("sampling.shift")
         assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_has_no_numbers_is_told_of_in_a_line():
+    made = made_of("toy", **{"sde.name": "rectified", "model.prediction": "u"})
+    with torch.no_grad():
+        next(made.network.parameters()).fill_(float("nan"))
+    for name in ("ddim", "heun"):
+        with pytest.raises(RunError, match="first step from there gave numbers that are not"):
+            drawn(made, name)
+
+
+def test_a_classifier_is_measured_where_log_snr_is_a_number():
+    made = made_of("digits", **{"sde.name": "rectified"})
+    few = replace(made.data, test=made.data.test[:8], test_labels=made.data.test_labels[:8])
+    network = Classifier((1, 8, 8), 10, 8).eval()
+    rows = measure(NoisyClassifier(network, made.model.sde, 1.0), few, 0)["times"]
+    assert all(math.isfinite(row["log_snr"]) for row in rows)
+    assert rows[-1]["t"] == N - 1

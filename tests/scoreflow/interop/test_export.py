@@ -212,7 +212,7 @@ FLOW = {
 
 @pytest.mark.parametrize("k", [1.0, 3.0])
 def test_flow_match_euler_of_diffusers_is_our_ddim_step_by_step(tmp_path, k):
-    """A folder that their pipeline loads and draws by; to float32, their sigmas' precision."""
+    """From a folder that their pipeline loads and draws by, to their sigmas' float32."""
     run = run_of(tmp_path / "run", sampling__shift=k, sampling__steps=20, **FLOW)
     assert run.config.sampling.shift == k
     pipe = loaded(run.export("diffusers", tmp_path / "out"))
