@@ -21,7 +21,13 @@ from scoreflow.sde.prediction import predict
 
 F64 = torch.float64
 STRAIGHT, EDM = RectifiedSDE(1000), EDMSDE(1000)
-SLOW_EDM = pytest.param(EDM, marks=pytest.mark.slow)
+
+
+def slow(value):
+    """A case that the quick tests leave out."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 TIGHT = Solver(probes=0, tolerance=1e-7, tolerance_bits=1e-7)
 SOLVED = 1e-4
 """Nats that `TIGHT` leaves over some 100 steps of two or three dimensions, and more."""
@@ -59,7 +65,7 @@ def prior(sde, x):
 # ---- the density
 
 
-@pytest.mark.parametrize("t", [0.05, 1.0, 300.0, 999.0])
+@pytest.mark.parametrize("t", [0.05, slow(1.0), slow(300.0), 999.0])
 @pytest.mark.parametrize("name", TRUTHS)
 @pytest.mark.parametrize("sde", [STRAIGHT, EDM], ids=["rectified", "edm"])
 def test_the_density_is_the_exact_one_from_every_start(sde, name, t):
@@ -163,8 +169,8 @@ def on_centres():
     return GaussianMixture(weights, means, torch.zeros(len(means), 2, 2, dtype=F64))
 
 
-@pytest.mark.parametrize("name", ["uniform", "last_step", "truncated_normal"])
-@pytest.mark.parametrize("sde", [STRAIGHT, SLOW_EDM], ids=["rectified", "edm"])
+@pytest.mark.parametrize("name", ["uniform", slow("last_step"), "truncated_normal"])
+@pytest.mark.parametrize("sde", [STRAIGHT, slow(EDM)], ids=["rectified", "edm"])
 def test_the_entropy_is_met_but_for_what_the_budget_says(sde, name):
     """Of these very images; by all dequantizations, whose bounds are all but equalities here."""
     centred = name == "truncated_normal"
@@ -302,7 +308,7 @@ class U(nn.Module):
 # ---- bounds
 
 
-@pytest.mark.parametrize("sde", [RectifiedSDE(200), SLOW_EDM], ids=["rectified", "edm"])
+@pytest.mark.parametrize("sde", [RectifiedSDE(200), slow(EDM)], ids=["rectified", "edm"])
 def test_every_bound_lies_above_the_entropy(sde):
     """The prior's term is nothing at all on the straight path, and every number is finite."""
     truth, data = LevelGrid(P, 4), images_of(1)
