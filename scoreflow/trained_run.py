@@ -224,7 +224,10 @@ def open_beside(
     else:  # it is measured on our images
         bound = run.folder.bound
         other = assembly.experiment(resolved, experiment.device, training=False, bound=bound)
-    return TrainedRun(folder, other, say, at=int(resolved.sampling.step))
+    length = asked_length(resolved, "compare")
+    if length:
+        refuse_without(folder)
+    return TrainedRun(folder, other, say, at=int(resolved.sampling.step), length=length)
 
 
 def experiment_of(

@@ -39,7 +39,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
-  --sde       vp, subvp or ve          (short for --config.sde.name)
+  --sde       vp, subvp, ve, rectified or edm          (short for --config.sde.name)
   --sampler   SAMPLERS
               (short for --config.sampling.sampler)
   --version   print it

@@ -184,7 +184,10 @@ NOT_OF_RUNS = {
         ),
         "leave it out",
     ),
+    "likelihood.ema_length": "set sampling.ema_length, of samples and likelihoods",
     "compare.guidance": "leave it out",
+    "compare.ema_lengths": "leave it out, or give one run by --workdir",
+    "compare.ema_images": "leave it out",
 }
 """Keys of the sections that a comparison of runs does not read, and what to do instead."""
 
