@@ -40,6 +40,8 @@ BASIS = "relative; what roundings of the conversions do to it, times 8"
 
 Losses = Callable[[Denoiser, SDE, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(denoiser, process, x_0, t, eps) -> a loss of each sample in two ways."""
+Error = Callable[[Prediction, SDE, Tensor, Tensor, Tensor], Tensor]
+"""(estimate, process, x_0, t, eps) -> the error whose mean square it is, shaped like x_0."""
 
 
 def losses(model: ScoreModel, x_0: Tensor, batch_size: int) -> list[Identity]:
@@ -93,6 +95,7 @@ def _flow_matching(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     return _rows(
         ("FM loss = v loss / r^2", "FM loss, tau uniform = v loss, dphi = dtau / r^2"),
         (each_t, in_total),
+        lambda found, _sde, x_0, _t, eps: found.u - (eps - x_0),
         Asked(model, sde),
         x_0,
         at,
@@ -112,17 +115,19 @@ def _edm(model: ScoreModel, x_0: Tensor) -> list[Identity]:
     share = (torch.arange(TIMES, dtype=torch.float64) + 0.5) / TIMES
     at = log_normal_times(share, sde, 1.0, mean, P_STD).to(x_0.device)
 
+    def error(found: Prediction, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return _own_velocity(found.eps - eps, found.x_0 - x_0, sde, t, spread)
+
     def both(
         denoiser: Denoiser, sde: SDE, x_0: Tensor, t: Tensor, eps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        found = denoiser(sde.perturb(x_0, t, eps), t)
-        off = _own_velocity(found.eps - eps, found.x_0 - x_0, sde, t, spread)
+        off = error(denoiser(sde.perturb(x_0, t, eps), t), sde, x_0, t, eps)
         loss = denoising.edm(denoiser, sde, x_0, t, eps, spread)
         return loss, off.square().flatten(1).mean(1)
 
     name = f"EDM loss = v loss of x_0 / {spread:g}"
     titles = name, f"{name}, log-normal sigma"
-    return _rows(titles, (both, both), Asked(model, sde), x_0, at)
+    return _rows(titles, (both, both), error, Asked(model, sde), x_0, at)
 
 
 def _own_velocity(eps: Tensor, x_0: Tensor, sde: SDE, t: Tensor, spread: float) -> Tensor:
@@ -146,7 +151,6 @@ class Asked:
         sde: the path.
         parameters: of the network.
         of_noise: whether it estimates noise.
-        held: whether it says what it said last, wherever it is asked.
     """
 
     def __init__(self, model: ScoreModel, sde: SDE) -> None:
@@ -154,22 +158,26 @@ class Asked:
         self.of_noise = model.output in OF_NOISE
         self._denoiser = Reclocked(model, of=model.sde, on=sde)
         self._last: Prediction | None = None
-        self.held = False
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """The estimate at x_t and t; the last one, if it is asked again or held."""
-        if self._last is None or not (self.held or torch.equal(self._last.x_t, x_t)):
+        """The estimate at x_t and t; the last one, if it is asked again."""
+        if self._last is None or not torch.equal(self._last.x_t, x_t):
             self._last = self._denoiser(x_t, t)
         return self._last
 
 
 def _rows(
-    names: tuple[str, str], ways: tuple[Losses, Losses], asked: Asked, x_0: Tensor, at: Tensor
+    names: tuple[str, str],
+    ways: tuple[Losses, Losses],
+    error: Error,
+    asked: Asked,
+    x_0: Tensor,
+    at: Tensor,
 ) -> list[Identity]:
     """Each of the times, and all of them: of the loss and of the parameters' gradient."""
     size, eps = len(x_0), noise_for(x_0)
-    rows = [_compare(ways[0], asked, x_0, t.expand(size), eps) for t in at]
-    total = _compare(ways[1], asked, x_0, at[torch.arange(size) % len(at)], eps)
+    rows = [_compare(ways[0], error, asked, x_0, t.expand(size), eps) for t in at]
+    total = _compare(ways[1], error, asked, x_0, at[torch.arange(size) % len(at)], eps)
     found = []
     for k, name in enumerate(("loss", "parameter gradient")):
         pairs = [pair[k] for pair in rows]
@@ -188,22 +196,27 @@ def _rows(
 
 
 def _compare(
-    ways: Losses, asked: Asked, x_0: Tensor, t: Tensor, eps: Tensor
+    ways: Losses, error: Error, asked: Asked, x_0: Tensor, t: Tensor, eps: Tensor
 ) -> list[tuple[float, float]]:
     """(residual, tolerance) of the loss and of its gradient."""
 
     def three() -> Iterator[Tensor]:
-        yield from ways(asked, asked.sde, x_0, t, eps)
-        lost = _lost(asked, x_0, t, eps)
-        asked.held = True  # what it said, against x_0 and eps that are off by what is lost
-        yield ways(asked, asked.sde, x_0 + lost, t, eps - lost)[0]
-        asked.held = False
+        mine, other = ways(asked, asked.sde, x_0, t, eps)
+        yield mine
+        yield other
+        found, lost = _lost(asked, x_0, t, eps)
+        # what it said, against x_0 and eps as they are, and off by what is lost
+        told, moved = (
+            error(found, asked.sde, x_0 + off, t, eps - off).square().flatten(1).mean(1)
+            for off in (0 * lost, lost)
+        )
+        yield mine + (moved - told)
 
     return compared(three(), asked.parameters, UNIT)
 
 
-def _lost(asked: Asked, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """What the conversions from the network's output lose of x_0 and eps, of random signs."""
+def _lost(asked: Asked, x_0: Tensor, t: Tensor, eps: Tensor) -> tuple[Prediction, Tensor]:
+    """The estimate, and what its conversions lose of x_0 and eps, of random signs."""
     sde = asked.sde
     x_t = sde.perturb(x_0, t, eps)
     found = asked(x_t, t)
@@ -211,4 +224,4 @@ def _lost(asked: Asked, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     grows = 1 + scale / (sde.alpha(t) if asked.of_noise else sde.sigma(t))
     size = x_0.abs() + eps.abs() + (x_t / broadcast(scale, x_t)).abs() + found.v.detach().abs()
     signs = Noise.of(1, 0, len(x_0), x_0.device).rademacher(Stream.PROBE, tuple(x_0.shape[1:]))
-    return 2 * UNIT * broadcast(grows, x_0) * size * signs
+    return found, 2 * UNIT * broadcast(grows, x_0) * size * signs
