@@ -91,6 +91,7 @@ FILLED = ("sampling.task=inpaint", "control.count=2", "sampling.sampler=ddim")
 AT_ITS_ENDS = {
     "sampling.snr": ("sample", "sampling.sampler=pc"),
     "sampling.eta": ("sample", "sampling.sampler=ddim"),
+    "sampling.shift": ("sample", "sampling.sampler=ddim"),
     "sampling.dynamic_threshold": ("sample", "sampling.sampler=ddim"),
     "sampling.guidance": ("sample", "sampling.label=3", "sampling.guide=classifier"),
     "sampling.tolerance": ("sample", "sampling.sampler=ode", "sampling.max_evaluations=30"),
