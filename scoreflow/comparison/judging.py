@@ -59,4 +59,6 @@ def sampling_of(config: ConfigDict, model: ScoreModel, data: Data) -> Json:
         if without_effect(f"sampling.{key}", "compare") is None
         and key != "ema_length"  # the weights say it
     }
+    if read["shift"] == 1:  # as rows are kept that are older than the key
+        del read["shift"]
     return read | {"label": guidance.asked}
