@@ -50,7 +50,7 @@ SAFETY = 4.0
 LEAST_ANGLE = 0.05
 """To which images are drawn, radians: noise of a twentieth of the data's scale is left."""
 
-TOLERANCES, CLOCK_TOLERANCES = (3e-3, 3e-4), (1e-4, 1e-6)
+TOLERANCES, CLOCK_TOLERANCES = (3e-3, 3e-4), (1e-4, 1e-5)
 """Of a network's images, of a mixture's: those compared, and what says how exact they are."""
 
 PIECES = 8
@@ -204,7 +204,7 @@ def _clocks(device: Device = "cpu") -> list[Identity]:
                 f"{name} solved in its own t = the flow in the angle",
                 float(gaps.max()),
                 allowed,
-                "greatest distance of 16 points; what a hundredfold smaller tolerance changes, "
+                "greatest distance of 16 points; what a tenfold smaller tolerance changes, "
                 "times 4",
                 (_gap_plot(f"{name} in its own t against the angle", gaps, allowed),),
             )

@@ -25,9 +25,10 @@ from scoreflow.sde.processes.vp import VPSDE
 from scoreflow.sde.types import Field, State
 
 STEPS = 8
-MIXTURE_TOLERANCES, TOLERANCES = (1e-3, 1e-4), (3e-4, 3e-5)
-"""Of a mixture's, of a network's: those compared, and what says how exact they are."""
-POINTS = 8
+MIXTURE_TOLERANCES, TOLERANCES = (1e-3, 1e-4), (1e-2, 1e-3)
+"""Of a mixture's, of a network's: those compared, and what says how exact they are; absolute."""
+POINTS, DRAWN = 8, 2
+"""Of a mixture, of a network."""
 HIGH_ANGLE = 1.54
 """At which the flow ends, with a signal of 3 % left, under every process."""
 
@@ -41,6 +42,7 @@ def log_likelihoods(model: ScoreModel, noise: Noise, event: tuple[int, ...]) -> 
         event: shape of one datum.
     """
     rows = [_of_mixture(noise.index.device)]
+    noise = noise.rows(torch.arange(min(DRAWN, len(noise.index)), device=noise.index.device))
     end = torch.tensor(float(model.sde.num_steps), dtype=torch.float64)
     least = float(model.sde.angle(end.new_tensor(model.t_min)))
     low, high = max(least, LEAST_ANGLE), min(float(model.sde.angle(end)) - 1e-3, HIGH_ANGLE)
@@ -153,7 +155,7 @@ def _solved(
 ) -> tuple[Tensor, Tensor]:
     """X and the log-density's gain at the end."""
     state = (x, x.new_zeros(len(x)))
-    solution = odeint(field, state, start, end, rtol=tolerance, atol=tolerance)
+    solution = odeint(field, state, start, end, rtol=0.0, atol=tolerance)
     assert (solution.status == Status.DONE).all(), "a flow was not solved"
     moved, gained = solution.state
     return moved, gained
