@@ -93,7 +93,7 @@ class MMPS(Wrapper):
         total = self.measurement.std**2 + isotropic * operator.gain
         plain = isotropic / total * operator.adjoint(residual)
         lost = (pull == 0).flatten(1).all(1).view(-1, *[1] * (x_t.ndim - 1))
-        lost = lost | ~told.to(lost.device)
+        lost = lost | ~told
         value = x_0.detach() + torch.where(lost, plain, spread(pull))
         return replace(_detached(prediction, x_t), kind="x_0", value=value)
 

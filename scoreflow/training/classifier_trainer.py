@@ -19,7 +19,7 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.losses.objective import Objective
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.runtime.progress_bar import Progress
-from scoreflow.sde.base import SDE, ends_without_signal
+from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.training import trainer
@@ -112,7 +112,7 @@ def measure(model: NoisyClassifier, data: Data, seed: int) -> dict[str, Any]:
         cross-entropy there, in nats; and "times", the same at each time.
     """
     check_labels(data, "a classifier")
-    end = model.sde.num_steps - ends_without_signal(model.sde)  # a log-SNR is a number
+    end = model.sde.num_steps
     times = [model.t_min, *(max(share * end, model.t_min) for share in SHARES)]
     rows = [_at(model, data, round(t) if k else t, k, seed) for k, t in enumerate(times)]
     return {

@@ -52,6 +52,7 @@ UNET = {
         "training__times": "real",
         "training__low_discrepancy": True,
     },
+    "velocity": {"training__objective": "velocity", "model__prediction": "v"},
     "sub-VP, mean": {"sde__name": "subvp", "model__prediction": "mean"},
     "score matching": {"training__objective": "score_matching", "model__prediction": "score"},
     "of means": {"training__objective": "mean"},

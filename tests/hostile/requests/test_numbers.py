@@ -92,6 +92,8 @@ AT_ITS_ENDS = {
     "sampling.snr": ("sample", "sampling.sampler=pc"),
     "sampling.eta": ("sample", "sampling.sampler=ddim"),
     "sampling.shift": ("sample", "sampling.sampler=ddim"),
+    "sampling.ema_length": ("sample", "sampling.sampler=ddim"),
+    "likelihood.ema_length": ("likelihood",),
     "sampling.dynamic_threshold": ("sample", "sampling.sampler=ddim"),
     "sampling.guidance": ("sample", "sampling.label=3", "sampling.guide=classifier"),
     "sampling.tolerance": ("sample", "sampling.sampler=ode", "sampling.max_evaluations=30"),

@@ -30,9 +30,8 @@ def test_names_are_those_of_the_network_itself(model, wrapped):
     move(model)
     ema.update(wrapped(model), 10**6)
     assert not torch.equal(ema.module[0].weight, model[0].weight)
-    assert (
-        noise_vs_score_loss._copied(wrapped(model)).state_dict().keys() == ema.state_dict().keys()
-    )
+    copied = noise_vs_score_loss.copied(wrapped(model))
+    assert copied.state_dict().keys() == ema.state_dict().keys()
 
 
 @pytest.fixture
