@@ -34,6 +34,8 @@ CLIPS = (
 )
 NEW_RUN = ", or predict v in a new run (--config.model.prediction=v)"
 """What keeps samples in range."""
+WITHOUT_A_POLE = ("x_0", "v", "u")
+"""Outputs from which x_0 follows without a division by alpha: nothing is won by v instead."""
 METRIC = "told_apart"
 """What `value` is in a result of samples; without a name, of results older than it, it was the
 two-sample accuracy, which calls noise ideal: recognised always, and the data never."""
@@ -244,7 +246,7 @@ def _summary(
 def _remedy(denoiser: Denoiser) -> str:
     """What keeps samples in range: a clipped estimate at once, or more or other training."""
     clips = "" if isinstance(denoiser, Clipped | Thresholded) else CLIPS
-    new = "" if _estimated(denoiser) == "v" else NEW_RUN
+    new = "" if _estimated(denoiser) in WITHOUT_A_POLE else NEW_RUN
     return f"{clips}{'train' if clips else 'Train'} longer{new}"
 
 

@@ -156,8 +156,10 @@ def reconstruct(kept: Sequence[Profile], wanted: Profile) -> Reconstruction:
     return _Solver(kept, wanted.step).of(wanted.length)
 
 
-def reach(kept: Sequence[Profile], step: int, most: float) -> tuple[float, float] | None:
-    """The shortest and the longest average at a step that kept ones give, to 0.001.
+def reach(kept: Sequence[Profile], step: int, most: float) -> list[tuple[float, float]]:
+    """The ranges of lengths of averages at a step that kept ones give, to 0.001.
+
+    Few snapshots of lengths that are far apart leave a hole between them.
 
     Args:
         kept: as in `reconstruct`.
@@ -165,13 +167,21 @@ def reach(kept: Sequence[Profile], step: int, most: float) -> tuple[float, float
         most: greatest relative error of its profile.
 
     Returns:
-        The ends of the range around the kept lengths in which the error stays below; None where
-        it does not even there.
+        Rising, the first and the last length of each range in which the error stays below; of a
+        range in which only a kept length lies, that one twice.
     """
     solver = _Solver(kept, step)
-    grid = [k / 1000 for k in range(1, round(1000 * LONGEST) + 1)]
-    good = [length for length in grid if solver.of(length).relative_error <= most]
-    return (good[0], good[-1]) if good else None
+    own = {each.length for each in kept if each.step == step}  # which may lie between thousandths
+    grid = sorted(own.union(k / 1000 for k in range(1, round(1000 * LONGEST) + 1)))
+    found: list[tuple[float, float]] = []
+    inside = False
+    for length in grid:
+        before, inside = inside, length in own or solver.of(length).relative_error <= most
+        if inside and before:
+            found[-1] = (found[-1][0], length)
+        elif inside:
+            found.append((length, length))
+    return found
 
 
 class _Solver:

@@ -65,13 +65,12 @@ class Snapshots:
         """
         found = reconstruct(self.kept, Profile(self.step, length))
         if found.relative_error > MOST_ERROR:
-            ends = reach(self.kept, self.step, MOST_ERROR)
-            given = f"give {ends[0]:g} to {ends[1]:g}" if ends else "give these lengths alone"
+            given = _in_words(reach(self.kept, self.step, MOST_ERROR))
             raise RequestError(
                 f"ema_length = {length:g} cannot be reconstructed from the {len(self.steps)} "
                 f"snapshots of {self.folder.path} up to step {self.step}: its profile would be "
                 f"off by {found.relative_error:.0%}, at most {MOST_ERROR:.0%} is taken; they "
-                f"{given}, and more of them (training.checkpoint_every) give more"
+                f"give {given}, and more of them (training.checkpoint_every) give more"
             )
         return found
 
@@ -140,6 +139,11 @@ def refuse_without(folder: RunDir) -> None:
             "one average and no snapshots: leave it out, or train a run with "
             "--config.training.ema=power"
         )
+
+
+def _in_words(ranges: list[tuple[float, float]]) -> str:
+    """Ranges of lengths, and where only one is possible that one."""
+    return " and ".join(f"{a:g} to {b:g}" if a < b else f"{a:g}" for a, b in ranges)
 
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

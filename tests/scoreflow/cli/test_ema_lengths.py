@@ -10,8 +10,8 @@ import torch
 
 import scoreflow as sf
 from scoreflow.cli.main import main
-from scoreflow.cli.modes import compare
-from scoreflow.cli.modes.sweeps import ema_lengths
+from scoreflow.cli.modes import compare, likelihood
+from scoreflow.comparison import rows_of_likelihood
 from scoreflow.data.toy import distribution
 from scoreflow.evaluation import comparison
 from scoreflow.evaluation.sample_quality import SampleQuality
@@ -115,7 +115,7 @@ def test_the_report_shows_lines_and_a_table(swept):
 def counted(monkeypatch):
     """What is measured while a command runs: images by likelihood, draws."""
     seen = {"images": 0, "draws": 0}
-    measure, draw = ema_lengths.measure, comparison.measured
+    measure, draw = rows_of_likelihood.measure, comparison.measured
 
     def measured(model, of, few, question, truth, rows, *more):
         seen["images"] += max(0, few - len(rows.done))
@@ -125,7 +125,7 @@ def counted(monkeypatch):
         seen["draws"] += 1
         return draw(*asked)
 
-    monkeypatch.setattr(ema_lengths, "measure", measured)
+    monkeypatch.setattr(rows_of_likelihood, "measure", measured)
     monkeypatch.setattr(comparison, "measured", drawn)
     return seen
 
@@ -141,9 +141,43 @@ def test_what_was_measured_is_kept(swept, tmp_path, monkeypatch):
     assert [row["name"] for row in result(run)["rows"]] == ["0.05", "0.07", "0.08", "0.1", "raw"]
     assert ask(run, LENGTHS, "--config.compare.ema_images=6") == 0
     assert seen == {"images": 4 + 4 * 2, "draws": 1}
-    (run / "results" / "ema-lengths-0.07.jsonl").write_text("cut")
+    row_file(run, 0.07).write_text("cut")
     assert ask(run, LENGTHS) == 0
     assert seen == {"images": 4 + 4 * 2 + 4, "draws": 1}
+
+
+def row_file(run, length):
+    """Where the likelihood rows of an average are."""
+    weights = sf.load(run, "cpu", ema_length=length).fingerprint
+    (found,) = (
+        path
+        for path in run.glob("results/likelihood*.jsonl")
+        if json.loads(path.open().readline())["weights"] == weights
+    )
+    return found
+
+
+def test_what_mode_likelihood_solved_is_not_solved_again(trained, tmp_path, monkeypatch):
+    """As trained, under another average, and the raw weights; and the other way round."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    monkeypatch.setattr(likelihood, "write_report", lambda folder: folder.path)
+    seen = counted(monkeypatch)
+
+    def solve(*more):
+        few = ["--config.likelihood.num_images=4", "--config.likelihood.checked=0"]
+        return main(
+            ["run.py", "--mode=likelihood", f"--workdir={run}", "--device=cpu", *few, *more]
+        )
+
+    assert solve("--config.likelihood.against=raw") == 0
+    assert solve("--config.likelihood.ema_length=0.07") == 0
+    assert seen["images"] == 12
+    assert ask(run, LENGTHS) == 0
+    assert seen["images"] == 12 + 4  # those of 0.1
+    assert solve("--config.likelihood.ema_length=0.1") == 0
+    assert seen["images"] == 16
+    rows = {row["name"]: row["nll"] for row in result(run)["rows"]}
+    assert rows["0.05"] == result(run, "likelihood")["value"]
 
 
 def test_other_weights_of_the_same_length_are_measured_anew(swept, tmp_path, monkeypatch):

@@ -123,6 +123,9 @@ def test_vectors_have_no_range():
     [
         ("eps", None, f"{CLIPS}train longer{NEW_RUN}"),
         ("v", None, f"{CLIPS}train longer"),
+        ("u", None, f"{CLIPS}train longer"),
+        ("x_0", None, f"{CLIPS}train longer"),
+        ("score", None, f"{CLIPS}train longer{NEW_RUN}"),
         ("v", Clipped, "Train longer"),
         ("eps", Clipped, f"Train longer{NEW_RUN}"),
     ],

@@ -2,19 +2,22 @@
 
 ema-lengths.json             a row an average: likelihood, metrics of samples, differences
 ema-lengths.jsonl            the metrics of samples, a row an average
-ema-lengths-NAME.jsonl       the likelihood of each image under an average
+likelihood.jsonl             the likelihood of each image under an average; of another one
+likelihood-HASH.jsonl        under the hash of what it depends on, as --mode likelihood keeps it,
+likelihood-against-raw.jsonl and of the raw weights as likelihood.against=raw keeps it
 
 All rows are kept as they come, so a sweep that was stopped goes on, and one with more lengths
 measures the new ones alone.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml_collections import ConfigDict
 
 from scoreflow.cli.console import recorded, say
-from scoreflow.data.dataset import Data, digest
+from scoreflow.comparison.rows_of_likelihood import Weights, kept_likelihood
+from scoreflow.data.dataset import Data
 from scoreflow.evaluation import comparison
 from scoreflow.evaluation.cached_cases import CachedCases
 from scoreflow.evaluation.comparison import Case
@@ -27,9 +30,7 @@ from scoreflow.evaluation.sweeps.ema_lengths import (
     summarised,
     table,
 )
-from scoreflow.factory.likelihood import OF_EACH, asked_of, build_question, labels_of, products_of
-from scoreflow.likelihood.dataset_likelihood import Measured, measure
-from scoreflow.likelihood.dataset_likelihood import check_row as check_likelihood
+from scoreflow.likelihood.dataset_likelihood import Measured
 from scoreflow.runtime import distributed
 from scoreflow.schema.request import flatten
 from scoreflow.schema.resolve import resolve
@@ -130,27 +131,11 @@ def _averages(trained: TrainedRun, lengths: list[float]) -> Iterator[tuple[str, 
 
 
 def _likelihood(asked: Sweep, run: TrainedRun, name: str) -> Measured:
-    """The likelihood of the first images under some weights."""
-    config, of, shard = asked.measuring, asked.trained.data, distributed.shard()
-    c, model = config.likelihood, asked_of(config, run.model, of)
-    question, labels = build_question(config, model, of), labels_of(config, model, of)
-    few = min(c.num_images, len(of.test))
-    alone = c.method == "dopri5"  # else one clock for a whole batch: a row depends on its mates
-    heading = {
-        "likelihood": {k: v for k, v in c.to_dict().items() if k != "num_images" or not alone},
-        "label": OF_EACH if labels is not None else model.label,
-        "processes": 1 if alone else shard.world,
-        "step": run.step,
-        "device": run.experiment.device.type,
-        "weights": run.fingerprint,
-        "data": digest(of.test, of.test_labels if labels is not None else None),
-        **run.trained_with,
-    }
-    agree, file = shard.broadcast_from_rank_0, f"{NAME}-{name}"
-    with run.folder.rows(file, heading, shard.rank, "image", check_likelihood, agree) as rows:
-        left = max(0, few - len(rows.done))
-        fast = run.experiment.fast(model, "vjp", products_of(question, of), left)
-        return measure(fast, of, few, question, None, rows, shard, labels)
+    """The likelihood of the first images under some weights, where --mode likelihood has it."""
+    experiment = replace(run.experiment, config=asked.measuring)
+    weights = Weights(name, experiment, run.model, run.step, run.fingerprint, run.trained_with)
+    file = "likelihood-against-raw" if name == RAW else "likelihood"
+    return kept_likelihood(run.folder, weights, asked.trained.data, file)
 
 
 def _samples(asked: Sweep, run: TrainedRun, name: str, rows: Rows) -> Json:

@@ -278,14 +278,25 @@ def test_a_second_snapshot_a_step_later_adds_nothing_but_does_no_harm():
 
 
 def test_more_snapshots_reach_further():
-    few = reach(KEPT[-2:], STEPS, 0.1)
-    many = reach(KEPT, STEPS, 0.1)
-    assert few is not None
-    assert many is not None
+    (few,), (many,) = reach(KEPT[-2:], STEPS, 0.1), reach(KEPT, STEPS, 0.1)
     assert many[0] < few[0] <= 0.05 < 0.1 <= few[1] < many[1]
     for length, ok in ((many[0], True), (many[0] - 0.001, False), (many[1] + 0.001, False)):
         found = reconstruct(KEPT, Profile(STEPS, length))
         assert (found.relative_error <= 0.1) == ok
+
+
+@pytest.mark.parametrize(
+    "lengths", [(0.05, 0.25), (0.0505, 0.25), (0.0004,)], ids=["hole", "between", "narrow"]
+)
+def test_every_length_of_a_range_and_none_of_a_hole_is_given(lengths):
+    """Asked one by one; two snapshots of lengths far apart leave a hole."""
+    kept = [Profile(step, length) for step in (50, 100) for length in lengths]
+    found = reach(kept, 100, 0.1)
+    assert len(found) == len(lengths)
+    assert all(a <= length <= b for (a, b), length in zip(found, lengths, strict=True))
+    for length in (*lengths, *(k / 1000 for k in range(1, 281))):
+        given = any(a <= length <= b for a, b in found)
+        assert (reconstruct(kept, Profile(100, length)).relative_error <= 0.1) == given
 
 
 def test_the_table_of_the_documentation_is_what_is_computed():
@@ -300,8 +311,7 @@ def test_the_table_of_the_documentation_is_what_is_computed():
             found = reconstruct(kept, Profile(last, length)).relative_error
             assert f"{100 * found:.2g} %" == cell.strip()
         if n < 100:  # which takes long
-            ends = reach(kept, last, 0.1)
-            assert ends is not None
+            (ends,) = reach(kept, last, 0.1)
             assert f"{ends[0]:g} to {ends[1]:g}" == cells[-1].strip()
 
 
