@@ -35,10 +35,14 @@ from torch import Tensor
 
 from benchmarks.command_line import ROOT, OneLineParser, exit_status, whole_number
 from benchmarks.measure import folder, keep, say, table
+from scoreflow.cli.command_line import parse as request_of
 from scoreflow.cli.main import main as run_py
 from scoreflow.comparison.paired import ERRORS
 from scoreflow.errors import RequestError, RunError
 from scoreflow.runtime.device import build_device
+from scoreflow.schema.config import as_flag
+from scoreflow.schema.request import flatten
+from scoreflow.schema.resolve import completed, training_config
 from scoreflow.sde import EDMSDE, SDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
 from scoreflow.storage.atomic_files import Json, load_json
 from scoreflow.storage.run_folder import RunDir
@@ -54,6 +58,8 @@ METRICS = (("told_apart", "told apart"), ("precision", "precision"), ("recall", 
 MARKED = 2 * NormalDist().cdf(-ERRORS)
 """Chance below which a difference is marked: that of two errors."""
 SAMPLERS, BUDGETS = ("ddim", "dpm"), (10, 20)
+OF_THE_COMPARISON = ("likelihood.num_images",)
+"""Keys of a training that the comparison is told itself, so a run may have others."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,7 @@ def comparing(options: Options) -> list[str]:
     asked = [f"--runs={folders}", f"--workdir={options.comparison}", f"--device={options.device}"]
     asked += [f"--samplers={','.join(SAMPLERS)}", "--config.compare.num_images=360"]
     asked.append(f"--config.compare.nfe={','.join(map(str, BUDGETS))}")
+    asked.append(f"--config.likelihood.num_images={options.images}")
     return ["run.py", "--mode=compare", *asked]
 
 
@@ -219,27 +226,33 @@ def _carried_out(argv: list[str]) -> None:
         raise RunError(f"stopped, as `python {shlex.join(argv)}` has status {status}")
 
 
-def _is_done(path: Path, steps: int) -> bool:
+def _is_done(options: Options, clock: Clock, seed: int, path: Path) -> bool:
     """Whether a training has come to its end: its weights and its own likelihood are there.
 
     Raises:
-        RequestError: the folder holds one of another length, which would go on from there.
+        RequestError: the folder holds one of another config, which would go on from there, or be
+            measured under a wrong label.
     """
     if not (path / "config.json").exists():
         return False
     run = RunDir.open(path)
-    if (there := run.config["training"]["num_steps"]) != steps:
-        raise RequestError(
-            f"--work: {path} is a training of {there} steps, not {steps}: name another folder"
-        )
+    there = completed(flatten(run.config))
+    # the config of a new run: one that is there would be held to less
+    asked = training_config(request_of(training(options, clock, seed, path / "new")))
+    for key, value in flatten(asked.to_dict()).items():
+        if key not in OF_THE_COMPARISON and there.get(key) != value:
+            raise RequestError(
+                f"--work: {path} is a training with {key} = {as_flag(there.get(key, ''))}, not "
+                f"{as_flag(value)}: name another folder"
+            )
     measured = (path / "results" / "likelihood.json").exists()
-    return measured and max(run.checkpoint_steps(), default=0) >= steps
+    return measured and max(run.checkpoint_steps(), default=0) >= options.steps
 
 
 def run(options: Options) -> None:
     """Train what is missing, compare, and write OUT/clocks.json and .md."""
     start = time.monotonic()
-    done = {path for *_, path in options.runs if _is_done(path, options.steps)}
+    done = {each[-1] for each in options.runs if _is_done(options, *each)}
     for clock, seed, path in options.runs:
         if path in done:
             say(f"{path.name}: trained already")
