@@ -57,6 +57,8 @@ SHOWN = ("dpm", 20)
 METRICS = (("told_apart", "told apart"), ("precision", "precision"), ("recall", "recall"))
 MARKED = 2 * NormalDist().cdf(-ERRORS)
 """Chance below which a difference is marked: that of two errors."""
+DEFAULTS: Json = {"steps": 600, "seeds": 2, "images": 0, "objective": "velocity"}
+"""Of the options that decide what is measured: results/DEVICE/clocks.* are of these alone."""
 SAMPLERS, BUDGETS = ("ddim", "dpm"), (10, 20)
 OF_THE_COMPARISON = ("likelihood.num_images",)
 """Keys of a training that the comparison is told itself, so a run may have others."""
@@ -146,12 +148,13 @@ class Options:
 def parse(argv: list[str]) -> Options:
     """The options of a command line, or a RequestError."""
     parser = OneLineParser("clocks", "Five processes, one network")
-    parser.add_argument("--steps", type=whole_number(1), default=600, help="of every training")
-    parser.add_argument("--seeds", type=whole_number(1), default=2, help="of every process")
+    given = DEFAULTS
+    parser.add_argument("--steps", type=whole_number(1), default=given["steps"], help="of each")
+    parser.add_argument("--seeds", type=whole_number(1), default=given["seeds"], help="trainings")
     parser.add_argument(
-        "--images", type=whole_number(0), default=0, help="of the test set; 0: all"
+        "--images", type=whole_number(0), default=given["images"], help="of the test set; 0: all"
     )
-    parser.add_argument("--objective", default="velocity", help="of every training")
+    parser.add_argument("--objective", default=given["objective"], help="of every training")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--work", type=Path, help="of the runs; default: runs/clocks-STEPS")
     parser.add_argument("--out", type=Path, help="default: results/ and the kind of device")
@@ -159,7 +162,17 @@ def parse(argv: list[str]) -> Options:
     own, more = parser.parse_known_args(argv[1:])
     if wrong := [flag for flag in more if not flag.startswith("--config.")]:
         raise RequestError(f"no option {wrong[0]!r}; --help lists them")
+    unlike = [f"--{key}={getattr(own, key)}" for key in DEFAULTS if _other(own, key)] + more
+    if unlike and own.out is None:
+        raise RequestError(
+            f"{' '.join(unlike)} is not the default, whose results lie in results/: add --out "
+            "with a folder of its own"
+        )
     return _options(own, tuple(more), shlex.join(["python", "-m", "benchmarks.clocks", *argv[1:]]))
+
+
+def _other(own: argparse.Namespace, key: str) -> bool:
+    return bool(getattr(own, key) != DEFAULTS[key])
 
 
 def _options(own: argparse.Namespace, more: tuple[str, ...], command: str) -> Options:
@@ -239,7 +252,9 @@ def _is_done(options: Options, clock: Clock, seed: int, path: Path) -> bool:
     there = completed(flatten(run.config))
     # the config of a new run: one that is there would be held to less
     asked = training_config(request_of(training(options, clock, seed, path / "new")))
-    for key, value in flatten(asked.to_dict()).items():
+    told = flatten(asked.to_dict())
+    for key in ("training.num_steps", *told):  # other lengths have another rhythm too
+        value = told[key]
         if key not in OF_THE_COMPARISON and there.get(key) != value:
             raise RequestError(
                 f"--work: {path} is a training with {key} = {as_flag(there.get(key, ''))}, not "
@@ -309,8 +324,8 @@ def summarised(options: Options, found: Json) -> Json:
     }
 
 
-def training_noise(values: dict[str, Tensor]) -> float | None:
-    """Standard deviation of a training's likelihood over seeds, pooled over the processes.
+def training_noise(values: dict[str, Tensor]) -> dict[str, float] | None:
+    """Standard deviation of a training's likelihood over seeds, of each process.
 
     Args:
         values: of each process a row a seed and a column an image, (K, n).
@@ -318,18 +333,17 @@ def training_noise(values: dict[str, Tensor]) -> float | None:
     Returns:
         In the unit of the values; None for one seed, which knows nothing of others.
     """
-    means = [each.mean(1) for each in values.values()]
-    if not means or len(means[0]) < 2:
+    if not values or len(next(iter(values.values()))) < 2:
         return None
-    return math.sqrt(sum(float(each.var()) for each in means) / len(means))
+    return {name: float(each.mean(1).std()) for name, each in values.items()}
 
 
-def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
+def differences(values: dict[str, Tensor], noise: dict[str, float] | None) -> list[Json]:
     """Each pair of processes on the same images, its errors, and whether it is larger.
 
-    A few seeds know the noise of trainings badly, so a difference is held against Student's law
-    with as many degrees of freedom as its error has (Welch 1947), at the chance of 2 errors of a
-    normal law.
+    Processes may differ in the noise of their trainings by far, so a pair has that of its own two,
+    and few seeds know it badly: a difference is held against Student's law with as many degrees
+    of freedom as its error has (Welch 1947), at the chance of 2 errors of a normal law.
 
     Args:
         values: as in `training_noise`.
@@ -339,12 +353,10 @@ def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
     pairs = list(combinations(values, 2))
     for first, second in pairs:
         apart = values[first].mean(0) - values[second].mean(0)
-        by_images = standard_error(apart) or 0.0
-        by_training = None if noise is None else noise * math.sqrt(2 / len(values[first]))
-        error, value = math.hypot(by_images, by_training or 0.0), float(apart.mean())
-        parts = [(by_images, len(apart) - 1)]
-        if by_training is not None:
-            parts.append((by_training, len(values) * (len(values[first]) - 1)))
+        by_images, seeds = standard_error(apart) or 0.0, len(values[first])
+        own = [noise[name] / math.sqrt(seeds) for name in (first, second)] if noise else []
+        error, value = math.hypot(by_images, *own), float(apart.mean())
+        parts = [(by_images, len(apart) - 1), *((part, seeds - 1) for part in own)]
         chance = _chance(value, error, parts)
         found.append(
             {
@@ -352,7 +364,7 @@ def differences(values: dict[str, Tensor], noise: float | None) -> list[Json]:
                 "second": second,
                 "value": value,
                 "by_images": by_images,
-                "by_training": by_training,
+                "by_training": math.hypot(*own) if own else None,
                 "standard_error": error,
                 "chance": chance,
                 "larger": chance < MARKED,
@@ -494,15 +506,17 @@ def verdicts(result: Json, titles: dict[str, str]) -> list[str]:
             "one seed a process: what another seed would change is not known, and is in no error"
         )
     else:
+        moved = ", ".join(f"{titles[name]} {each:.4f}" for name, each in noise.items())
         found.append(
-            f"another seed moves a training's likelihood by {noise:.4f} (standard deviation, "
-            "pooled over the processes); it is in the errors of differences, as if the trainings "
-            "of a seed were independent"
+            f"another seed moves a training's likelihood by, as standard deviation over the seeds: "
+            f"{moved}; of a difference the error has those of its own two processes, as if the "
+            "trainings of a seed were independent. Few seeds know them badly, so the law allows "
+            "for more errors than 2, and a difference that is not marked may still be one"
         )
     found.append(
         f"marked (\\*) are differences that equal processes show with a chance below "
-        f"{MARKED:.2%}, as beyond {ERRORS:g} errors of a normal law (Student's, where seeds are "
-        f"few), and (\\*\\*) below a {len(pairs)}th of that, for there are {len(pairs)} pairs"
+        f"{MARKED:.2%}, as beyond {ERRORS:g} errors of a normal law (by Student's, with "
+        f"Welch's degrees of freedom), and (\\*\\*) below a {len(pairs)}th of that, for there are {len(pairs)} pairs"
     )
     return found
 

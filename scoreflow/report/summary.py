@@ -85,8 +85,8 @@ def _runs(result: Json) -> Iterator[Headline]:
     larger = sum(each["larger_of_all"] for each in to_best)
     unlike = "runs, not counting those of another seed alone," if alike else "runs"
     label = (
-        f"{unlike} are worse than {best} by more than the error by the choice of images, in pairs; "
-        "what another training seed would change is not in it"
+        f"{unlike} are worse than {best} by more than the error by the choice of images, in "
+        "pairs; what another training seed would change is not in it"
     )
     yield Headline(f"{larger} of {len(to_best)}", label, RUNS)
 
