@@ -50,7 +50,8 @@ def _section(result: Json) -> Section:
     best = runs[0]
     found = best["likelihood"]
     head = with_error(found["value"], found["standard_error"])
-    said = f"{result['unit']} of {best['name']}, the best of {len(runs)} (lower is better){averaged(result)}"
+    said = f"{result['unit']} of {best['name']}, the best of {len(runs)} (lower is better)"
+    said += averaged(result)
     blocks = [Text(said, head), *blocks, _table(result, runs)]
     blocks += [Text(result["note"], small=True), Figures(tuple(_plots(result, runs)))]
     if len(runs) > 2:

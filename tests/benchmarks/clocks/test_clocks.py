@@ -8,18 +8,12 @@ import pytest
 import scipy.stats
 import torch
 
-from benchmarks import clocks
-from benchmarks.clocks import (
-    CLOCKS,
-    START,
-    _is_done,
-    comparing,
-    differences,
-    parse,
-    training,
-    training_noise,
-    verdicts,
-)
+from benchmarks.clocks import command as clocks
+from benchmarks.clocks.command import _is_done, comparing, training
+from benchmarks.clocks.differences import differences, training_noise
+from benchmarks.clocks.options import parse
+from benchmarks.clocks.processes import CLOCKS, START
+from benchmarks.clocks.table import verdicts
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import build_sde
