@@ -5,11 +5,11 @@ models on the same data that part falls out. The standard error of a mean differ
 the differences, sd / sqrt(n), which knows nothing of what another training seed would change.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from statistics import NormalDist
 
+from scipy import special
 from torch import Tensor
 
 from scoreflow.uncertainty import standard_error
@@ -29,7 +29,8 @@ class Pair:
         standard_error: of that mean; None for one datum.
         solver: what the two solutions of the flow may move it by.
         larger: whether it exceeds `ERRORS` standard errors and `solver` together.
-        larger_of_all: the same at `of_all(pairs)` standard errors.
+        larger_of_all: the same at `of_all(pairs, data)` standard errors.
+        guessed: whether `solver` is, of one of the two, its solver's own guess, not measured.
     """
 
     first: str
@@ -39,27 +40,43 @@ class Pair:
     solver: float
     larger: bool
     larger_of_all: bool
+    guessed: bool = False
 
 
-def of_all(pairs: int) -> float:
-    """Standard errors that no one of so many equal pairs exceeds, as often as one does `ERRORS`.
+def chance_of_one(data: int) -> float:
+    """How often one pair of equal models exceeds `ERRORS` standard errors by chance.
+
+    A mean of normal differences over the standard error that they themselves show is Student's t,
+    with one degree of freedom less than there are data (Student 1908).
+
+    Args:
+        data: that the difference is a mean of, at least 2.
+    """
+    return float(2 * special.stdtr(data - 1, -ERRORS))
+
+
+def of_all(pairs: int, data: int) -> float:
+    """Standard errors that any of so many equal pairs exceeds no more often than one `ERRORS`.
 
     Bonferroni's bound: the chance of an excess by any of them, whatever their dependence, is at
-    most the sum of those of each, for normal means.
+    most the sum of those of each; by Student's law, for normal differences.
 
     Args:
         pairs: how many are looked at, at least 1.
+        data: that each difference is a mean of, at least 2.
     """
-    beyond = 2 * NormalDist().cdf(-ERRORS)
-    return -NormalDist().inv_cdf(beyond / (2 * pairs))
+    return -float(special.stdtrit(data - 1, chance_of_one(data) / (2 * pairs)))
 
 
-def pairs_of(values: Mapping[str, Tensor], solver: Mapping[str, float]) -> list[Pair]:
+def pairs_of(
+    values: Mapping[str, Tensor], solver: Mapping[str, float], guessed: Collection[str] = ()
+) -> list[Pair]:
     """All pairs, each model before those that come after it.
 
     Args:
         values: of each model, a value a datum, (n,), the same data in the same order.
         solver: of each, the error of its mean by the ODE solver.
+        guessed: models whose error by the solver is its own guess.
 
     Raises:
         ValueError: the models have different numbers of data.
@@ -67,7 +84,10 @@ def pairs_of(values: Mapping[str, Tensor], solver: Mapping[str, float]) -> list[
     if len({len(each) for each in values.values()}) > 1:
         raise ValueError(f"pairs need equal data, got {[len(each) for each in values.values()]}")
     found = list(combinations(values, 2))
-    return [_pair(a, b, values, solver, len(found)) for a, b in found]
+    return [
+        replace(_pair(a, b, values, solver, len(found)), guessed=a in guessed or b in guessed)
+        for a, b in found
+    ]
 
 
 def _pair(
@@ -80,10 +100,10 @@ def _pair(
     apart = values[first].double() - values[second].double()
     value, error = float(apart.mean()), standard_error(apart)
     allowed = solver[first] + solver[second]
-    one, all_ = (
-        error is not None and abs(value) > times * error + allowed
-        for times in (ERRORS, of_all(pairs))
-    )
+    one = all_ = False
+    if error is not None:
+        one = abs(value) > ERRORS * error + allowed
+        all_ = one and abs(value) > of_all(pairs, len(apart)) * error + allowed
     return Pair(first, second, value, error, allowed, one, all_)
 
 
@@ -105,8 +125,7 @@ def to(best: str, name: str, pairs: Sequence[Pair]) -> Pair | None:
 
 def turned(pair: Pair) -> Pair:
     """The same difference from the other side."""
-    told = pair.standard_error, pair.solver, pair.larger, pair.larger_of_all
-    return Pair(pair.second, pair.first, -pair.value, *told)
+    return replace(pair, first=pair.second, second=pair.first, value=-pair.value)
 
 
 def mark(pair: Pair) -> str:

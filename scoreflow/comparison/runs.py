@@ -29,7 +29,7 @@ from scoreflow.comparison.rows_of_likelihood import (
     heading_of,
     kept_likelihood,
 )
-from scoreflow.comparison.summary import in_pairs, note, table
+from scoreflow.comparison.summary import guesses, in_pairs, note, table
 from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError, RunError, first_line
 from scoreflow.evaluation import comparison
@@ -46,10 +46,10 @@ from scoreflow.run_table import table as table_of
 from scoreflow.runtime import distributed
 from scoreflow.runtime.environment import environment
 from scoreflow.runtime.terminal import tell
-from scoreflow.schema.config import Config, without_effect_on_runs
+from scoreflow.schema.config import Config, has_effect, without_effect_on_runs
 from scoreflow.schema.request import Listing, Request, flatten, refuse_no_pairs
 from scoreflow.storage.atomic_files import Json, check_writable, dumps, write_atomic
-from scoreflow.storage.measurements import hash_in, keep
+from scoreflow.storage.measurements import average_of, hash_in, keep
 from scoreflow.storage.result_rows import Rows, owned_rows
 from scoreflow.storage.run_folder import RunDir, Say, clear
 from scoreflow.storage.sample_names import SHORT, hash_of
@@ -352,6 +352,7 @@ def _measured(common: Common, side: Side, say: Say) -> tuple[Json, Tensor | None
         "path": str(of.folder.path),
         "step": of.step,
         "weights": of.fingerprint,
+        **of.averaged_as,
         "likelihood": None,
         "values": [],
         "samples": [],
@@ -475,8 +476,13 @@ def _facts(facts: RunTable, side: Side) -> Json:
     """What the files of a run's folder tell: its size, the time of its training, what differs."""
     row = next(row for row in facts.rows if row.path == str(side.trained.folder.path))
     numbers = {name: entry.value for name, entry in row.entries.items()}
+    config = flatten(side.trained.config.to_dict())
     return {
-        "differs": {key: row.config[key] for key in facts.keys if key in row.config},
+        "differs": {
+            key: row.config[key]
+            for key in facts.keys
+            if key in row.config and has_effect(key, config)
+        },
         "parameters": numbers.get("parameters"),
         "training_seconds": numbers.get("training, s"),
     }
@@ -506,12 +512,14 @@ def _result(
         "compare": c.compare.to_dict(),
         "device": str(first.experiment.device),
         "judged_by": common.judged_by,
+        **first.averaged_as,
     }
+    length = average_of({"settings": settings})
     count = count_of(first.data, c.likelihood)
     found = in_pairs(entries, values)
     return {
         **found,
-        "note": note(len(found["pairs"]), count),
+        "note": note(len(found["pairs"]), count, guesses(entries), length),
         "unit": "nats" if first.data.num_levels is None else "bits/dim",
         "num_images": count,
         "runs": entries,

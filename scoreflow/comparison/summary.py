@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from scoreflow.comparison.paired import ERRORS, Pair, mark, of_all, pairs_of, to
+from scoreflow.comparison.paired import ERRORS, Pair, chance_of_one, mark, of_all, pairs_of, to
 from scoreflow.evaluation import columns
 from scoreflow.storage.atomic_files import Json
 
@@ -26,14 +26,26 @@ def in_pairs(entries: Sequence[Json], values: Mapping[str, Tensor]) -> Json:
         return {"best": None, "value": None, "standard_error": None, "pairs": []}
     best = min(solved, key=lambda name: float(solved[name]["value"]))
     solver = {name: solved[name]["error_budget"]["solver"] or 0.0 for name in solved}
-    found = pairs_of({name: values[name] for name in solved}, solver)
+    guessed = guesses(entries)
+    found = pairs_of({name: values[name] for name in solved}, solver, guessed)
+    count = len(values[best])
+    times = [ERRORS] if count < 2 else [ERRORS, of_all(max(1, len(found)), count)]
     return {
         "best": best,
         "value": solved[best]["value"],
         "standard_error": solved[best]["standard_error"],
         "pairs": [asdict(each) for each in found],
-        "marked_at": [ERRORS, of_all(max(1, len(found)))],
+        "marked_at": times,
     }
+
+
+def guesses(entries: Sequence[Json]) -> list[str]:
+    """The runs whose error by the solver is its own guess: none was solved more finely."""
+    return [
+        each["name"]
+        for each in entries
+        if each["likelihood"] and each["likelihood"]["error_budget"].get("solver_guess")
+    ]
 
 
 def pairs_in(result: Json) -> list[Pair]:
@@ -71,7 +83,9 @@ def _likelihoods(result: Json) -> list[str]:
                 _number(found["value"], found["standard_error"]),
                 "" if pair is None else _number(pair.value, pair.standard_error, "+"),
                 "" if pair is None else mark(pair),
-                *(_number(budget[key]) for key in ("probes", "solver", "truncation_at_most")),
+                _number(budget["probes"]),
+                _number(budget["solver"]) + (" guessed" if budget.get("solver_guess") else ""),
+                _number(budget["truncation_at_most"]),
                 f"{found['nfe']:.0f}",
                 f"{each['step']}",
                 _number(each["training_seconds"], form=".1f"),
@@ -86,22 +100,43 @@ def _likelihoods(result: Json) -> list[str]:
     return [*lines, result["note"]]
 
 
-def note(pairs: int, count: int) -> str:
+def note(pairs: int, count: int, guessed: Sequence[str] = (), length: float = 0.0) -> str:
     """What differences in pairs are, and what their marks mean.
 
     Args:
         pairs: how many there are.
         count: test data that they are of.
+        guessed: runs whose error by the solver is a guess.
+        length: relative width of the average that the numbers are of; 0 for the one as trained.
     """
-    more = (
-        f", ** also beyond {of_all(pairs):.2f}, so that of all {pairs} pairs of equal runs any is "
-        "marked no more often than one is at 2"
-    )
+    of = f"Weights: each run's average of length {length:g}. " if length else ""
     return (
-        f"{count} test data, with the same dequantization and probes for every run. * means "
+        f"{of}{count} test data, with the same dequantization and probes for every run. * means "
         f"beyond {ERRORS:g} standard errors of the difference and what the solver may move"
-        f"{more if pairs > 1 else ''}. These errors are by the choice of images; what another "
-        "training seed would change is in none of them."
+        f"{_by_chance(pairs, count)}. These errors are by the choice of images; what another "
+        f"training seed would change is in none of them.{_of_guesses(guessed)}"
+    )
+
+
+def _by_chance(pairs: int, count: int) -> str:
+    """How often equal runs are marked, by Student's law."""
+    if count < 2:
+        return ""
+    one = f", as normal differences of two equal runs are in {chance_of_one(count):.1%} of cases"
+    if pairs < 2:
+        return one
+    return (
+        f"{one}, ** also beyond {of_all(pairs, count):.2f}, so that of all {pairs} pairs of equal "
+        "runs any is marked no more often than that (Student's law, Bonferroni's bound)"
+    )
+
+
+def _of_guesses(guessed: Sequence[str]) -> str:
+    if not guessed:
+        return ""
+    return (
+        f" What the solver may move is its own guess for {', '.join(guessed)}, not measured: "
+        "likelihood.checked = 0 solves no image more finely, and marks there may be wrong."
     )
 
 

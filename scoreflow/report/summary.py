@@ -74,10 +74,38 @@ def _runs(result: Json) -> Iterator[Headline]:
     found = solved[best]
     label = f"{result['unit']} of {best}, the best of {len(solved)} runs"
     yield Headline(with_error(found["value"], found["standard_error"]), label, RUNS)
-    to_best = [each for each in result["pairs"] if best in (each["first"], each["second"])]
+    alike = _alike_but_seed(result["runs"], best)
+    to_best = [
+        each
+        for each in result["pairs"]
+        if best in (each["first"], each["second"]) and not alike & {each["first"], each["second"]}
+    ]
+    if not to_best:
+        return
     larger = sum(each["larger_of_all"] for each in to_best)
-    label = f"runs are worse than {best} by more than the error of the difference, in pairs"
+    unlike = "runs, not counting those of another seed alone," if alike else "runs"
+    label = (
+        f"{unlike} are worse than {best} by more than the error by the choice of images, in "
+        "pairs; what another training seed would change is not in it"
+    )
     yield Headline(f"{larger} of {len(to_best)}", label, RUNS)
+
+
+def _alike_but_seed(runs: list[Json], best: str) -> set[str]:
+    """The runs that differ from one by nothing but the seed of their training."""
+
+    def but_seed(run: Json) -> Json:
+        told = {key: value for key, value in run["differs"].items() if key != "seed"}
+        return {**told, "step": run["step"]}
+
+    of = next(each for each in runs if each["name"] == best)
+    return {
+        each["name"]
+        for each in runs
+        if each["name"] != best
+        and but_seed(each) == but_seed(of)
+        and each["differs"].get("seed") != of["differs"].get("seed")
+    }
 
 
 def _certificate(result: Json) -> Headline:

@@ -236,6 +236,16 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
         raise RequestError(f"{name} has no effect on {choices}: {added}leave it out")
 
 
+def has_effect(name: str, config: Flat) -> bool:
+    """Whether something reads a key under the choices of a config.
+
+    Args:
+        name: of the key, dotted.
+        config: all keys with their values.
+    """
+    return not _unmet(name, config)
+
+
 def refuse_nonsense(asked: Flat) -> None:
     """Refuse names that are none and lists without an entry, also of keys without effect now.
 

@@ -15,7 +15,7 @@ from scoreflow.report.blocks import (
     plain,
     with_error,
 )
-from scoreflow.report.results import Results
+from scoreflow.report.results import Results, averaged
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Likelihoods in pairs"
@@ -51,6 +51,7 @@ def _section(result: Json) -> Section:
     found = best["likelihood"]
     head = with_error(found["value"], found["standard_error"])
     said = f"{result['unit']} of {best['name']}, the best of {len(runs)} (lower is better)"
+    said += averaged(result)
     blocks = [Text(said, head), *blocks, _table(result, runs)]
     blocks += [Text(result["note"], small=True), Figures(tuple(_plots(result, runs)))]
     if len(runs) > 2:
@@ -88,9 +89,9 @@ def _larger(pair: Json | None) -> Cell:
     """Whether a difference is larger than its error, in words."""
     if pair is None:
         return Cell("the best")
-    if pair["larger_of_all"]:
-        return Cell("yes, among all pairs too")
-    return Cell("yes, as one pair" if pair["larger"] else "no")
+    said = "yes, as one pair" if pair["larger"] else "no"
+    said = "yes, among all pairs too" if pair["larger_of_all"] else said
+    return Cell(f"{said}; the solver's part guessed" if pair.get("guessed") else said)
 
 
 def _table(result: Json, runs: list[Json]) -> Table:
@@ -181,7 +182,7 @@ def _budget(result: Json, runs: list[Json]) -> Table:
         (
             Cell(each["name"]),
             Cell(f"t = {each['likelihood']['t_min']:g}", float(each["likelihood"]["t_min"])),
-            *(Cell("-") if b.get(key) is None else number(b[key], form=".5f") for key, _ in kinds),
+            *(_part(b, key) for key, _ in kinds),
         )
         for each, b in zip(runs, budgets, strict=True)
     )
@@ -190,5 +191,17 @@ def _budget(result: Json, runs: list[Json]) -> Table:
         "pays by where its flow starts and ends, no errors of the measurement: they are part of "
         "the differences above."
     )
+    if any(b.get("solver_guess") for b in budgets):
+        note += " Guessed: the solver's own estimate, for no image was solved more finely."
     columns = ("run", "flow starts at", *(f"{name}, {result['unit']}" for _, name in kinds))
     return Table(columns, rows, note=note)
+
+
+def _part(budget: Json, key: str) -> Cell:
+    """A part of an error budget; a guess is called one."""
+    if budget.get(key) is None:
+        return Cell("-")
+    value = number(budget[key], form=".5f")
+    if key != "solver" or not budget.get("solver_guess"):
+        return value
+    return Cell(f"{value.text}, guessed", float(budget[key]))

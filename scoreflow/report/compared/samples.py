@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from scoreflow.evaluation.columns import columns_of, reference_rows
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.report.blocks import Block, Cell, Figures, Fold, Heading, Section, Table, Text
-from scoreflow.report.results import Results
+from scoreflow.report.results import Results, averaged
 from scoreflow.report.sections.tables import MEASURES, MOST_MEASURES, metrics_table
 from scoreflow.storage.atomic_files import Json
 
@@ -32,9 +32,9 @@ def _section(results: Results, result: Json) -> Section | None:
     compared = result["settings"]["compare"]
     cases = list(dict.fromkeys(_case(row) for row in rows))
     said = (
-        f"Every sample begins with the same noise for all runs (seed {compared['seed']}), "
-        f"{rows[0]['num_images']} of each case, held against the training data. A number behind ± "
-        "is one standard error, as if the samples of two runs were independent: differences of "
+        f"Every sample begins with the same noise for all runs (seed {compared['seed']}"
+        f"{averaged(result)}), {rows[0]['num_images']} of each case, held against the "
+        "training data. A number behind ± is one standard error, as if the samples of two runs were independent: differences of "
         "two numbers are no pairs here. Marks are as of one row; with many, some are by chance."
     )
     plots = tuple(_plots(result, rows, cases))

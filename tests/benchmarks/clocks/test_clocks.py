@@ -2,13 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import scipy.stats
 import torch
 
-from benchmarks import clocks
-from benchmarks.clocks import CLOCKS, START, differences, parse, training, training_noise, verdicts
+from benchmarks.clocks import command as clocks
+from benchmarks.clocks.command import _is_done, comparing, training
+from benchmarks.clocks.differences import differences, training_noise
+from benchmarks.clocks.options import parse
+from benchmarks.clocks.processes import CLOCKS, START
+from benchmarks.clocks.table import verdicts
 from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import build_sde
@@ -28,7 +33,7 @@ def test_all_flows_start_at_one_noise_over_signal(clock):
 
 @pytest.mark.parametrize("clock", CLOCKS, ids=lambda clock: clock.name)
 def test_a_training_is_of_its_process_and_of_nothing_else(clock, tmp_path):
-    options = parse(["clocks", "--steps=7"])
+    options = parse(["clocks", "--steps=7", "--out=out"])
     config = training_config(command_line.parse(training(options, clock, 3, tmp_path / "new")))
     sde, t = build_sde(config), torch.tensor([0.5, 1, 77.7, 500, 999.5], dtype=torch.float64)
     for name in ("alpha", "sigma"):
@@ -50,26 +55,26 @@ def test_a_difference_has_the_errors_of_images_and_of_trainings():
     a = torch.stack([images, images + 0.02])
     b = torch.stack([images + own[0], images + own[0] + 0.06]) + 0.3
     noise = training_noise({"a": a, "b": b})
-    assert noise == pytest.approx(math.sqrt((0.02**2 / 2 + 0.06**2 / 2) / 2))
+    assert noise == pytest.approx({"a": 0.02 / math.sqrt(2), "b": 0.06 / math.sqrt(2)})
     (pair,) = differences({"a": a, "b": b}, noise)
     apart = (a - b).mean(0)
     assert pair["value"] == pytest.approx(float(apart.mean()))
     assert pair["by_images"] == pytest.approx(float(own[0].std()) / math.sqrt(50))
-    assert pair["by_training"] == pytest.approx(noise)  # sqrt(2 / 2) of it
-    assert pair["standard_error"] == pytest.approx(math.hypot(pair["by_images"], noise))
-    assert pair["larger"]
-    assert pair["larger_of_all"]
+    assert pair["by_training"] == pytest.approx(math.hypot(0.01, 0.03))
+    error = math.hypot(pair["by_images"], pair["by_training"])
+    assert pair["standard_error"] == pytest.approx(error)
 
 
-def test_few_seeds_are_held_against_students_law():
-    # no spread over images: two processes, two seeds, two degrees of freedom, and equal means
-    # that are `noise` apart in each; scipy's test of two samples with a common variance
-    a = torch.tensor([[0.0] * 5, [0.1] * 5], dtype=torch.float64)
+@pytest.mark.parametrize("spread", [0.1, 0.001])
+def test_few_seeds_are_held_against_students_law(spread):
+    # no spread over images: scipy's test of two samples of unlike variances, whatever a third has
+    a = torch.tensor([[0.0] * 5, [spread] * 5], dtype=torch.float64)
     b = torch.tensor([[0.7] * 5, [0.9] * 5], dtype=torch.float64)
-    (pair,) = differences({"a": a, "b": b}, training_noise({"a": a, "b": b}))
-    expected = scipy.stats.ttest_ind([0.0, 0.1], [0.7, 0.9])
+    wild = torch.tensor([[-5.0] * 5, [5.0] * 5], dtype=torch.float64)
+    values = {"a": a, "b": b, "wild": wild}
+    pair = differences(values, training_noise(values))[0]
+    expected = scipy.stats.ttest_ind([0.0, spread], [0.7, 0.9], equal_var=False)
     assert pair["chance"] == pytest.approx(expected.pvalue, rel=1e-9)
-    assert pair["larger"]
     assert abs(pair["value"]) / pair["standard_error"] == pytest.approx(abs(expected.statistic))
 
 
@@ -89,7 +94,17 @@ def test_a_difference_within_its_error_is_called_that():
         "ve": torch.tensor([[-1.0, 1, -1, 1.1]] * 2).double(),
     }
     pairs = differences(values, training_noise(values))
-    assert "within its error" in verdicts({"pairs": pairs, "training_noise": 0.0}, TITLES)[0]
+    assert "within its error" in verdicts({"pairs": pairs, "training_noise": None}, TITLES)[0]
+
+
+def test_the_noise_of_each_process_is_said():
+    values = {
+        "vp": torch.zeros(2, 4).double(),
+        "ve": torch.tensor([[0.0] * 4, [0.2] * 4]).double(),
+    }
+    noise = training_noise(values)
+    said = verdicts({"pairs": differences(values, noise), "training_noise": noise}, TITLES)
+    assert "VP, linear 0.0000, VE 0.1414" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +113,53 @@ def test_a_difference_within_its_error_is_called_that():
         (["--steps=0"], "a whole number from 1 up"),
         (["--nonsense"], "no option '--nonsense'"),
         (["--seeds=two"], "a whole number from 1 up"),
+        (["--steps=20"], "--steps=20 is not the default"),
+        (["--seeds=1", "--images=8"], "--seeds=1 --images=8 is not the default"),
+        (["--objective=flow_matching"], "add --out with a folder of its own"),
+        (["--config.model.channels=8"], "--config.model.channels=8 is not the default"),
     ],
 )
 def test_wrong_options_are_refused(more, says):
     with pytest.raises(RequestError, match=says):
         parse(["clocks", *more])
+
+
+@pytest.mark.parametrize("more", [[], ["--steps=20", "--out=there"]])
+def test_the_default_needs_no_folder(more):
+    assert parse(["clocks", *more]).out == (Path("there") if more else None)
+
+
+def kept_training(tmp_path, *more):
+    """Make a folder with the config of a first training, as it would be stored."""
+    options = parse(["clocks", f"--work={tmp_path / 'work'}", f"--out={tmp_path}", *more])
+    clock, seed, path = options.runs[0]
+    config = training_config(command_line.parse(training(options, clock, seed, path)))
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--steps=50"], "training.num_steps = 20, not 50"),
+        (["--objective=flow_matching"], "training.objective = velocity, not flow_matching"),
+        (["--config.model.channels=16"], "model.channels = 32, not 16"),
+        (["--config.likelihood.tolerance=0.01"], "likelihood.tolerance = 0.001, not 0.01"),
+    ],
+)
+def test_trainings_of_another_config_are_refused(tmp_path, more, says):
+    kept_training(tmp_path, "--steps=20")
+    there = [f"--work={tmp_path / 'work'}", f"--out={tmp_path}"]
+    options = parse(["clocks", *there, "--steps=20", *more])
+    with pytest.raises(RequestError, match=says):
+        _is_done(options, *options.runs[0])
+
+
+def test_more_images_go_on_with_the_same_trainings(tmp_path):
+    kept_training(tmp_path, "--images=16")
+    options = parse(["clocks", f"--work={tmp_path / 'work'}", f"--out={tmp_path}"])
+    assert not _is_done(options, *options.runs[0])  # it was never trained, and is not refused
+    assert "--config.likelihood.num_images=0" in comparing(options)
 
 
 @pytest.mark.slow
@@ -133,4 +190,4 @@ def test_a_stopped_command_goes_on_and_writes_the_table(tmp_path, monkeypatch, c
     assert kept["environment"]["versions"]
     assert str(tmp_path / "work") not in json.dumps({**kept, "command": ""})
     assert clocks.main(["clocks", "--steps=3", "--seeds=1", *command[4:]]) == 2
-    assert "is a training of 2 steps, not 3" in capfd.readouterr().err
+    assert "training.num_steps = 2, not 3" in capfd.readouterr().err

@@ -1,10 +1,12 @@
 """Differences in pairs, against scipy's."""
 
+import math
+
 import pytest
 import scipy.stats
 import torch
 
-from scoreflow.comparison.paired import Pair, mark, of_all, pairs_of, to, turned
+from scoreflow.comparison.paired import Pair, chance_of_one, mark, of_all, pairs_of, to, turned
 
 
 def values(count=40, shift=0.0):
@@ -35,10 +37,31 @@ def test_a_difference_is_marked_beyond_two_errors_and_what_the_solvers_may_move(
 
 
 def test_the_threshold_of_all_pairs_keeps_the_chance_of_one():
-    assert of_all(1) == pytest.approx(2, abs=1e-12)
-    for count in (3, 10, 45):
-        each = 2 * scipy.stats.norm.sf(of_all(count))
-        assert count * each == pytest.approx(2 * scipy.stats.norm.sf(2), rel=1e-9)
+    for data in (2, 8, 360):
+        assert of_all(1, data) == pytest.approx(2, rel=1e-9)
+        one = 2 * scipy.stats.t.sf(2, data - 1)
+        assert chance_of_one(data) == pytest.approx(one, rel=1e-9)
+        for count in (3, 10, 45):
+            each = 2 * scipy.stats.t.sf(of_all(count, data), data - 1)
+            assert count * each == pytest.approx(one, rel=1e-9)
+    assert of_all(10, 10**7) == pytest.approx(scipy.stats.norm.isf(scipy.stats.norm.sf(2) / 10))
+
+
+@pytest.mark.parametrize("data", [3, 6])
+def test_few_data_mark_any_of_equal_models_no_more_often_than_one_pair(data):
+    # five equal models, ten pairs: normal quantiles would mark more of them
+    draws, trials = torch.Generator().manual_seed(3), 4000
+    common = torch.randn(trials, 1, data, generator=draws, dtype=torch.float64)
+    models = common + torch.randn(trials, 5, data, generator=draws, dtype=torch.float64)
+    one = any_ = 0
+    for each in models:
+        found = pairs_of(dict(zip("abcde", each, strict=True)), dict.fromkeys("abcde", 0.0))
+        one += found[0].larger
+        any_ += any(pair.larger_of_all for pair in found)
+    chance = chance_of_one(data)
+    error = math.sqrt(chance * (1 - chance) / trials)
+    assert one / trials == pytest.approx(chance, abs=4 * error)
+    assert any_ / trials < chance + 4 * error
 
 
 def test_one_pair_of_many_may_be_marked_alone():

@@ -17,6 +17,7 @@ from scoreflow.errors import RunError
 from scoreflow.evaluation import comparison, sample_quality
 from scoreflow.likelihood import dataset_likelihood
 from scoreflow.report.page import write_comparison
+from scoreflow.report.summary import _runs
 from scoreflow.storage.run_folder import RunDir
 
 ROOT = Path(__file__).parents[3]
@@ -64,7 +65,8 @@ def few_references(monkeypatch):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for sde in ("vp", "subvp", "ve"):
-        train(folder / sde, f"--sde={sde}")
+        more = ["--config.sde.schedule=linear"] if sde == "vp" else []
+        train(folder / sde, f"--sde={sde}", *more)
     return folder
 
 
@@ -256,6 +258,71 @@ def test_the_report_and_the_table_have_all_of_it(compared):
         return [value] if isinstance(value, float) else []
 
     assert all(map(math.isfinite, numbers(result(out))))
+
+
+def test_a_key_without_effect_has_an_empty_cell(compared):
+    out, runs = compared
+    stored = [RunDir.open(each).config["sde"]["schedule"] for each in runs[:3]]
+    assert stored[0] == "linear" != stored[1] == stored[2]
+    found = [each["differs"] for each in result(out)["runs"][:3]]
+    assert [each.get("sde.schedule") for each in found] == [*stored[:2], None]  # VE has none
+
+
+def test_an_error_of_the_solver_that_is_a_guess_is_called_one(folders, tmp_path, capfd, compared):
+    assert ask(folders[:2], tmp_path / "out", "--config.likelihood.checked=0") == 0
+    found, page = result(tmp_path / "out"), (tmp_path / "out" / "report.html").read_text()
+    assert found["pairs"][0]["guessed"]
+    assert "its own guess for vp, subvp, not measured" in found["note"]
+    assert capfd.readouterr().out.count(" guessed") == 2
+    for text in (", guessed", "s part guessed", "not measured"):
+        assert text in page, text
+    measured = result(compared[0])
+    assert not any(pair["guessed"] for pair in measured["pairs"])
+    assert "guess" not in table(measured)
+    assert "guess" not in (compared[0] / "report.html").read_text()
+
+
+def test_averages_of_another_length_are_said(tmp_path, capfd):
+    left_out = ("ema_decay", "checkpoint_every", "log_every")
+    kept = [flag for flag in TINY if not any(key in flag for key in left_out)]
+    kept += [f"--config.training.{key}" for key in ("ema=power", "checkpoint_every=4")]
+    kept += ["--config.training.log_every=4"]
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for seed, folder in enumerate(runs):
+        command = ["run.py", "--mode=train", f"--config={ROOT / 'configs' / 'toy.py'}", *kept]
+        assert main([*command, f"--workdir={folder}", f"--config.seed={seed}"]) == 0
+    assert ask(runs, tmp_path / "out", "--config.sampling.ema_length=0.07") == 0
+    found, page = result(tmp_path / "out"), (tmp_path / "out" / "report.html").read_text()
+    assert [each["ema"]["length"] for each in found["runs"]] == [0.07, 0.07]
+    assert found["settings"]["ema"]["length"] == 0.07
+    assert "average of length 0.07" in found["note"]
+    assert "average of length 0.07" in capfd.readouterr().out
+    assert page.count(", average of length 0.07") == 2  # likelihoods and samples
+    assert ask(runs, tmp_path / "plain") == 0
+    plain = result(tmp_path / "plain")
+    assert not any("ema" in each for each in [*plain["runs"], plain["settings"]])
+    assert plain["runs"][0]["weights"] != found["runs"][0]["weights"]
+
+
+def test_the_headline_counts_other_runs_and_not_other_seeds():
+    def run(name, value, **differs):
+        likelihood = {"value": value, "standard_error": 0.1}
+        return {"name": name, "step": 5, "likelihood": likelihood, "differs": differs}
+
+    edm = {"sde.name": "edm"}
+    found = {
+        "unit": "nats",
+        "runs": [run("edm-1", 1.0, seed=1, **edm), run("edm-0", 2.0, seed=0, **edm)],
+        "pairs": [{"first": "edm-0", "second": "edm-1", "larger_of_all": True}],
+    }
+    assert len(list(_runs(found))) == 1  # the best, and no word of other runs
+    found["runs"].append(run("vp-1", 3.0, seed=1, **{"sde.name": "vp"}))
+    found["pairs"].append({"first": "edm-1", "second": "vp-1", "larger_of_all": True})
+    found["pairs"].append({"first": "edm-0", "second": "vp-1", "larger_of_all": True})
+    _, other = _runs(found)
+    assert other.number == "1 of 1"
+    assert "not counting those of another seed alone, are worse than edm-1" in other.label
+    assert "what another training seed would change is not in it" in other.label
 
 
 def test_a_damaged_result_is_a_line_of_the_report(compared, tmp_path):
