@@ -76,8 +76,8 @@ def _refuse_fixed(name: str, sde: SDE, count: int, shift: float) -> None:
         )
     if name in WHOLE and count == sde.num_steps:
         raise ValueError(
-            f"all {count} whole steps are made, and a shift of {shift} finds no others: take "
-            "fewer steps, or the grid log_snr, karras or angle"
+            f"all {count} whole steps are made, and a shift of {shift} finds no others: set "
+            "sampling.steps to fewer, or the grid to log_snr, karras or angle"
         )
 
 

@@ -166,7 +166,7 @@ def test_a_shift_that_finds_no_other_times_is_refused_before_any_work():
     """All whole steps are one grid; least_cost has its own times: in one line, with the key."""
     made = made_of("toy", **{"sde.name": "rectified", "model.prediction": "u"})
     for keys, why in (
-        ({"grid": "uniform", "steps": 0}, "finds no others"),
+        ({"grid": "uniform", "steps": 0}, r"finds no others: set sampling\.steps to fewer"),
         ({"grid": "leading", "steps": 3}, "has no shift"),
         ({"grid": LEAST_COST, "steps": 3}, "found by their costs"),
     ):

@@ -3,12 +3,14 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import integrate, stats
 from torch import nn
 
+from scoreflow.errors import RequestError
 from scoreflow.training.ema import EMA
 from scoreflow.training.posthoc_ema.power_average import PowerAverage
 from scoreflow.training.posthoc_ema.profiles import (
@@ -22,6 +24,7 @@ from scoreflow.training.posthoc_ema.profiles import (
     share_at,
     shares,
 )
+from scoreflow.training.posthoc_ema.snapshots import Snapshots
 
 EPS = torch.finfo(torch.float64).eps
 LENGTHS = (1e-4, 0.01, 0.05, 0.1, 0.2, LONGEST)
@@ -297,6 +300,17 @@ def test_every_length_of_a_range_and_none_of_a_hole_is_given(lengths):
     for length in (*lengths, *(k / 1000 for k in range(1, 281))):
         given = any(a <= length <= b for a, b in found)
         assert (reconstruct(kept, Profile(100, length)).relative_error <= 0.1) == given
+
+
+def test_a_length_in_a_hole_is_refused_with_the_ranges_beside_it():
+    kept = [Profile(step, length) for step in (50, 100) for length in (0.05, 0.25)]
+    snapshots = Snapshots.__new__(Snapshots)  # no files are read to plan
+    snapshots.folder, snapshots.kept = SimpleNamespace(path="runs/a"), kept
+    snapshots.step, snapshots.steps, snapshots.lengths = 100, [50, 100], (0.05, 0.25)
+    (a, b), (c, d) = reach(kept, 100, 0.1)
+    said = re.escape(f"they give {a:g} to {b:g} and {c:g} to {d:g}, and more of them")
+    with pytest.raises(RequestError, match=said):
+        snapshots.plan(0.12)
 
 
 def test_the_table_of_the_documentation_is_what_is_computed():
