@@ -35,6 +35,7 @@ from scoreflow.samplers import (
     sample,
     step_costs,
 )
+from scoreflow.samplers.grids.time_grids import CLOCKS
 from scoreflow.samplers.reverse_variance import x_0_error
 from scoreflow.samplers.sampler import UnknownStartError, check_times
 from scoreflow.sde.analytic import gaussian
@@ -288,7 +289,9 @@ def test_a_shifted_grid_falls_from_the_end_to_the_data_whatever_the_process(k, p
 def test_a_shifted_grid_begins_at_n_where_its_root_is_rounded_up():
     """Of N = 40 or 500 the square of the root lies above N, where a path has no signal."""
     assert sum((n**0.5) ** 2 > n for n in range(4, 2000)) > 100
-    for n, k in itertools.product(range(4, 2000), (0.5, 3.0)):
+    for n, clock in itertools.product(range(4, 2000), CLOCKS.values()):
+        assert float(clock(RectifiedSDE(n), 3)[0]) == n
+    for n, k in itertools.product(range(4, 2000, 4), (0.5, 3.0)):
         check_times(grid("quadratic", RectifiedSDE(n), 3, shift=k), n)
 
 

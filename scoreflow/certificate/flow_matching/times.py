@@ -65,10 +65,8 @@ def _shifted(known: list[Known], device: torch.device | str) -> Identity:
     u, worst = torch.tensor(SHARES, dtype=torch.float64, device=device), {}
     for each in known:
         errors, last = [0.0] * len(SHARES), float(each.sde.num_steps)
-        without_signal = each.ratio(last) == math.inf
-        for shift, first in itertools.product(
-            SHIFTS, (T_MIN, 0.0) if without_signal else (T_MIN,)
-        ):
+        starts = (T_MIN, 0.0) if each.ratio(last) == math.inf else (T_MIN,)
+        for shift, first in itertools.product(SHIFTS, starts):
             found = shifted_times(u, each.sde, first, shift).tolist()
             for k, (share, t) in enumerate(zip(SHARES, found, strict=True)):
                 y = each.ratio(first + (last - first) * share)
