@@ -124,6 +124,10 @@ class Multistep(Protocol):
         ...
 
 
+class UnknownStartError(ValueError):
+    """A first step from noise alone found no numbers: its estimate says nothing of x_0."""
+
+
 def sample(
     sampler: Sampler,
     denoiser: Denoiser,
@@ -153,6 +157,10 @@ def sample(
 
     Returns:
         (B, *shape) float64.
+
+    Raises:
+        UnknownStartError: the first step, from where alpha is 0, gave inf or nan.
+        ValueError: times or a start are none such as above.
     """
     check_times(times, sde.num_steps, at_prior=start is None)
     if start is not None and start.shape != (len(noise.index), *shape):
@@ -164,7 +172,6 @@ def sample(
     # isinstance of a protocol takes longer than a small step: once
     multistep = sampler if isinstance(sampler, Multistep) else None
     x = sde.prior_std() * noise.normal(Stream.PRIOR, shape) if start is None else start
-    from_nothing = sde.alpha(times[0]).item() == 0
     noise = noise.reading_ahead(last + 1)
     with torch.no_grad(), sde.cached_at(times):
         for k, (t, s) in enumerate(pairwise(times.unbind())):
@@ -177,7 +184,7 @@ def sample(
                 x, memory = multistep.advance(x, step, memory)
             else:
                 x = sampler.step(x, step)
-            if k == 0 and from_nothing:
+            if k == 0 and step.without_signal:
                 _refuse_unknown(x)
             after_step(k + 1, x)
     return x
@@ -186,7 +193,7 @@ def sample(
 def _refuse_unknown(x: Batch) -> None:
     """Refuse what the first step from noise alone could not find."""
     if not bool(x.isfinite().all()):
-        raise ValueError(
+        raise UnknownStartError(
             "where no signal is left (alpha = 0) an estimate of the noise, a score or a gradient "
             "says nothing of x_0, and the first step from there gave numbers that are not finite: "
             "sample the process that ends before, scoreflow.sde.flow.well_posed(sde, 'eps')"

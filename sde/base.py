@@ -150,6 +150,32 @@ def ends_without_signal(sde: SDE) -> bool:
     return not sde.alpha(torch.tensor(float(sde.num_steps), dtype=torch.float64)) > 0
 
 
+def shifted(sde: SDE, t: Times, low: float, high: float, factor: float) -> Times:
+    """Times with sigma / alpha multiplied by a factor, between two ends that stay.
+
+    With y = sigma / alpha, multiplied is z = (y - y_low) / (1 - y / y_high), which is 0 and inf at
+    the ends: y itself, and so a translation of log-SNR by -2 log factor, where they are clean data
+    and noise alone. On the rectified path this is tau to k tau / (1 + (k - 1) tau), the shift of
+    SD3 (Esser et al. 2024).
+
+    Args:
+        sde: the process.
+        t: times in [low, high], in steps.
+        low: the lower end, in [0, high).
+        high: the upper end, at most N.
+        factor: positive.
+    """
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    alpha_low, alpha_high = sde.alpha(ends).unbind()
+    sigma_low, sigma_high = sde.sigma(ends).unbind()
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    # z as a quotient: nothing is divided by an alpha, which may be 0
+    above = factor / (1 + factor) * (sigma * alpha_low - alpha * sigma_low)
+    below = 1 / (1 + factor) * (alpha * sigma_high - sigma * alpha_high)
+    y = (above * sigma_high + below * sigma_low) / (above * alpha_high + below * alpha_low)
+    return sde.time(y.atan()).clamp(low, high)
+
+
 class Rescaled(SDE):
     """A process of other units: the path of x_0 / c under another process, at the scale of x_0.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scoreflow.sde.base import SDE, Ended, broadcast
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser
+from scoreflow.sde.prediction import TELL_X_0, Denoiser
 from scoreflow.sde.types import Batch, Times
 
 ILL_POSED_LOG_SNR = -10.5
@@ -37,7 +37,8 @@ and 4 % did.
 """
 WELL_POSED_LOG_SNR = -5.0
 """From where on it does; a prior that stands there costs at most 0.005 bits a dimension of data in
-[-1, 1] (see `prior_cost`)."""
+[-1, 1] (see `prior_cost`). A process ends at the whole step before, which costs hardly more where
+N is large, and more where a step is a good part of the path."""
 
 
 def well_posed(sde: SDE, kind: str) -> SDE:
@@ -54,7 +55,7 @@ def well_posed(sde: SDE, kind: str) -> SDE:
         kind: what is estimated: "x_0", "v", "u", or another.
     """
     end = torch.tensor(float(sde.num_steps), dtype=torch.float64)
-    if kind in ("x_0", "v", "u") or float(sde.log_snr(end)) >= ILL_POSED_LOG_SNR:
+    if kind in TELL_X_0 or float(sde.log_snr(end)) >= ILL_POSED_LOG_SNR:
         return sde
     start = sde.time_of_log_snr(end.new_tensor(WELL_POSED_LOG_SNR))
     return Ended(sde, max(1, math.floor(float(start))))

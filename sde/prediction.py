@@ -29,6 +29,10 @@ from scoreflow.sde.types import Batch, Times
 
 Kind = Literal["eps", "x_0", "v", "score", "u"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+OF_NOISE: tuple[Kind, ...] = ("eps", "score")
+"""Views that say nothing of x_0 where no signal is left."""
+TELL_X_0: tuple[Kind, ...] = ("x_0", "v", "u")
+"""The other views, of which one in error by a little says x_0 within a little at any time."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, shifted
 from scoreflow.sde.types import Times
 
 KARRAS_RHO = 7.0
@@ -85,10 +85,8 @@ def _shifted(sde: SDE, times: Tensor, shift: float) -> Tensor:
     """The times between the first and the last with sigma / alpha multiplied; see the module."""
     if len(times) < 3:
         return times
-    y = (-0.5 * sde.log_snr(times)).exp()
-    z = shift * (y - y[-1]) / (1 - y / y[0])
-    moved = sde.time(((z + y[-1]) / (1 + z / y[0])).atan())
-    return torch.cat((times[:1], moved[1:-1], times[-1:]))
+    moved = shifted(sde, times[1:-1], float(times[-1]), float(times[0]), shift)
+    return torch.cat((times[:1], moved, times[-1:]))
 
 
 def _whole(times: Tensor, count: int) -> Tensor:
@@ -103,7 +101,9 @@ def _even(sde: SDE, count: int) -> Tensor:
 
 
 def _even_roots(sde: SDE, count: int) -> Tensor:
-    return torch.linspace(sde.num_steps**0.5, 0, count + 1, dtype=torch.float64) ** 2
+    times = torch.linspace(sde.num_steps**0.5, 0, count + 1, dtype=torch.float64) ** 2
+    times[0] = sde.num_steps  # of 40 the square of the root is rounded above it
+    return times
 
 
 def _uniform(sde: SDE, count: int, t_min: float) -> Tensor:

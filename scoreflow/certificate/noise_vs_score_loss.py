@@ -19,7 +19,7 @@ from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, finite_end, 
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising, times
 from scoreflow.models.mlp import MLP
-from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.score_model import OUTPUTS_OF_NOISE, ScoreModel
 from scoreflow.runtime.compiling import uncompiled
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
@@ -27,8 +27,6 @@ from scoreflow.sde.prediction import Denoiser
 
 SAFETY = 8.0
 """How far a rounding error may exceed the one tried: that one's signs are random."""
-OF_NOISE = ("eps", "score", "gradient")
-"""Outputs of a network that say nothing of the data where no signal is left."""
 LARGEST_TRAINED = 2_000_000
 """Parameters of a network that a hundred float64 steps can be taken with on a CPU."""
 
@@ -95,7 +93,7 @@ def _times(model: ScoreModel, x_0: Tensor) -> Tensor:
     are 0 there, and of two zeros neither is wrong.
     """
     last = model.sde.num_steps
-    if finite_end(model.sde) < last and model.output not in OF_NOISE:
+    if finite_end(model.sde) < last and model.output not in OUTPUTS_OF_NOISE:
         last -= 1
     t = torch.linspace(1, last, 10 if last else 0, dtype=torch.float64)
     return t.round().to(x_0.device)

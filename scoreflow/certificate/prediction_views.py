@@ -22,14 +22,12 @@ from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Kind, Prediction
+from scoreflow.sde.prediction import OF_NOISE, Kind, Prediction
 
 ROUNDINGS = 16.0
 """Operations there and back: at most eight each way."""
 PAIRS: list[tuple[Kind, Kind]] = list(itertools.permutations(get_args(Kind), 2))
 """Every view with every other one."""
-OF_NOISE = ("eps", "score")
-"""Views that say nothing of the data where no signal is left."""
 BELOW_ONE = 16
 """Real times that are tried below t = 1."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoreflow.data import levels
 from scoreflow.data.dataset import Data
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.storage.sample_names import hash_of
@@ -130,7 +130,7 @@ def knots(sde: SDE, t_min: float) -> Tensor:
     Without N, where that has no signal.
     """
     last = torch.tensor(float(sde.num_steps), dtype=torch.float64)
-    last -= float(sde.alpha(last) == 0)
+    last -= float(ends_without_signal(sde))
     if sde.num_steps <= KNOTS:
         whole = torch.arange(1, float(last) + 1, dtype=torch.float64)
     else:

@@ -13,6 +13,7 @@ from scoreflow.runtime import distributed
 from scoreflow.runtime.compiling import fixed_shapes
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.samplers import Counted, ProbabilityFlow, sample
+from scoreflow.samplers.sampler import UnknownStartError
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise
 
@@ -93,9 +94,7 @@ def out_of_evaluations() -> Iterator[None]:
     """Say what to do where a solver does not reach its end, or a first step finds no numbers."""
     try:
         yield
-    except ValueError as error:
-        if "numbers that are not finite" not in str(error):
-            raise
+    except UnknownStartError as error:
         raise RunError(str(error)) from error
     except RuntimeError as error:  # the solver's; torch raises the same type for its defects
         if "did not reach" not in str(error):

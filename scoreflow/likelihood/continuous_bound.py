@@ -29,7 +29,7 @@ from torch import Tensor
 from scoreflow.likelihood.gaussian_reference import Reference, errors_at
 from scoreflow.losses.times import importance_times
 from scoreflow.losses.variational import prior_term
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.prediction import Denoiser
 
@@ -81,7 +81,7 @@ def sweep(
     at_start = x_0.new_full((len(x_0),), t_min)
     first = errors_at(denoiser, sde, x_0, at_start, noise, reference)
     integral = reference.integral(x_0, bottom.exp(), top.exp())
-    to_nothing = not bool(bottom.isfinite())
+    to_nothing = ends_without_signal(sde)
     span = _of_signal(top) - _of_signal(bottom) if to_nothing else top - bottom
     more = float(to_nothing)  # dsnr = snr dlog snr = (1 + snr) dlog(1 + snr)
     for k in range(count):

@@ -4,7 +4,8 @@ Two laws are a part of the objective, and the loss is not divided by their densi
 times, ln(sigma / alpha) ~ N(mean, std^2) between the ends of the process, which are EDM's noise
 scales under every process and, on the rectified path, the logit-normal times of SD3; and uniform
 times that are shifted, their sigma / alpha multiplied by a number. A shift by k moves the log-SNR
-by -2 ln k: on images of more pixels, which say the same with more noise, it is made up for by one.
+by -2 ln k, that of uniform times by less near ends that are not clean data and noise alone: on
+images of more pixels, which say the same with more noise, it is made up for by one.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.errors import RequestError
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, shifted
 
 LEAST_MASS = 1e-3
 """Of a normal law that is cut to a process; with less of it there, the law is another one."""
@@ -87,32 +88,23 @@ def log_normal_times(u: Tensor, sde: SDE, t_min: float, mean: float, std: float)
 
 
 def shifted_times(u: Tensor, sde: SDE, t_min: float, shift: float) -> Tensor:
-    """Uniform times with sigma / alpha multiplied by a number, within [t_min, N].
+    """Uniform times on [t_min, N] with sigma / alpha multiplied by a number; both ends stay.
 
-    They are uniform between the times that are shifted to t_min and to N, or to N where none is
-    shifted there. On the rectified path tau becomes k tau / (1 + (k - 1) tau): the shift of SD3
-    (Esser et al. 2024) for resolution, with k = sqrt(m / n) for m pixels in place of n.
+    As `scoreflow.sde.base.shifted` has it, and so as a sampling grid: every time that a sampler
+    or a likelihood asks about is trained. On the rectified path with t_min near 0, tau becomes
+    k tau / (1 + (k - 1) tau): the shift of SD3 (Esser et al. 2024) for resolution, with
+    k = sqrt(m / n) for m pixels in place of n.
 
     Args:
         u: (B,) uniform on [0, 1).
         sde: the process.
         t_min: least time, in steps.
         shift: k, positive.
-
-    Raises:
-        RequestError: no time is shifted to [t_min, N].
     """
-    low, high = _log_ratios(sde, t_min)
-    by = math.log(shift)
-    if not low - by < high:
-        raise RequestError(
-            f"training.shift = {shift:g} moves every time below t_min = {t_min:g}: raise it above "
-            f"{math.exp(low - high):.2g}"
-        )
-    ends = torch.tensor([low - by, min(high - by, high)], dtype=torch.float64)
-    first, last = sde.time_of_log_snr(-2 * ends).tolist()
-    t = torch.lerp(u.new_full((), first), u.new_full((), last), u)
-    return sde.time_of_log_snr(sde.log_snr(t) - 2 * by).clamp(t_min, sde.num_steps)
+    t = real_times(u, sde.num_steps, t_min)
+    if t_min == sde.num_steps:
+        return t
+    return shifted(sde, t, t_min, float(sde.num_steps), shift)
 
 
 def _log_ratios(sde: SDE, t_min: float) -> tuple[float, float]:

@@ -8,10 +8,9 @@ Log-normal times thin out towards N faster than 1 / alpha^2 grows, and their mea
 
 from scoreflow.errors import RequestError
 from scoreflow.losses.objective import Objective
+from scoreflow.models.score_model import OUTPUTS_OF_NOISE
 from scoreflow.sde.base import SDE, ends_without_signal
 
-OF_NOISE = ("eps", "score", "gradient")
-"""Outputs of a network that say nothing of x_0 where alpha is 0."""
 OF_THE_DATUM = {
     "likelihood": "is the error of x_0 times the slope of the SNR",
     "variational": "compares estimates of x_0",
@@ -53,7 +52,7 @@ def refuse_unbounded(objective: Objective, output: str, sde: SDE) -> None:
             "training.objective = likelihood weighs by the slope of the log-SNR, which at the "
             f"integer t = N is infinite: {HERE}; set training.times = real"
         )
-    if name in OF_THE_DATUM and output in OF_NOISE and times != "log_normal":
+    if name in OF_THE_DATUM and output in OUTPUTS_OF_NOISE and times != "log_normal":
         raise RequestError(
             f"model.prediction = {output} with training.objective = {name}, which "
             f"{OF_THE_DATUM[name]}, is an error divided by alpha, whose mean is infinite: {HERE}; "

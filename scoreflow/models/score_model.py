@@ -20,6 +20,8 @@ from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
 Output = Literal["eps", "x_0", "v", "u", "score", "mean", "gradient"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
+OUTPUTS_OF_NOISE: tuple[Output, ...] = ("eps", "score", "gradient")
+"""Outputs that say nothing of x_0 where no signal is left."""
 PRECISIONS = {
     "float32": torch.float32,
     "tf32": torch.float32,

@@ -458,7 +458,7 @@ class TrainingConfig(Section):
     )
     shift: float = key(
         1.0,
-        "factor of their sigma/alpha: moves log-SNR by -2 ln of it",
+        "factor of their sigma/alpha, as sampling.shift; of log-normal times, of the law's median",
         Range(1e-3, 1e3, "[]"),
         later=True,
         only={"training.times": ("real", "log_normal")},

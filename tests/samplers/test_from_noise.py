@@ -11,6 +11,7 @@ from scoreflow.samplers import (
     DDIM,
     DEIS,
     DPS,
+    GRIDS,
     Ancestral,
     AnnealedLangevin,
     ClassifierGuided,
@@ -34,7 +35,9 @@ from scoreflow.samplers import (
     sample,
     step_costs,
 )
+from scoreflow.samplers.grids.time_grids import CLOCKS
 from scoreflow.samplers.reverse_variance import x_0_error
+from scoreflow.samplers.sampler import UnknownStartError, check_times
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.flow import well_posed
@@ -148,7 +151,7 @@ def test_a_first_step_from_noise_alone_knows_only_the_mean(name):
 @pytest.mark.parametrize("kind", ["eps", "score"])
 def test_an_estimate_that_knows_nothing_of_x_0_is_refused_there(kind):
     noise, sde = Noise.of(0, 0, 2), RectifiedSDE(50)
-    with pytest.raises(ValueError, match="says nothing of x_0"):
+    with pytest.raises(UnknownStartError, match="says nothing of x_0"):
         sample(DDIM(), exact(sde, kind), sde, grid("uniform", sde, 5), noise, (2,))
     ended = well_posed(sde, kind)
     assert float(ended.log_snr(torch.tensor(float(ended.num_steps)).double())) >= -5
@@ -162,7 +165,7 @@ def test_a_score_of_a_classifier_needs_signal_too():
     """Beside the path's end it guides as it does elsewhere."""
     sde, noise = RectifiedSDE(50), Noise.of(0, 0, 2)
     guided = ClassifierGuided(exact(sde, "v"), lambda x, t: -(x**2).sum(1), 0.1)
-    with pytest.raises(ValueError, match="says nothing of x_0"):
+    with pytest.raises(UnknownStartError, match="says nothing of x_0"):
         sample(DDIM(), guided, sde, grid("uniform", sde, 5), noise, (2,))
     ended = well_posed(sde, "score")
     x = sample(DDIM(), guided, ended, grid("uniform", ended, 5), noise, (2,))
@@ -271,6 +274,25 @@ def test_a_shift_moves_log_snr_and_keeps_the_ends(sde, name):
     low, high = y(moved[-2]), y(moved[0])
     z = [(y(t[1:-2]) - low) / (1 - y(t[1:-2]) / high) for t in (plain, moved)]
     torch.testing.assert_close(z[1], k * z[0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("k", [0.01, 3.0, 100.0])
+def test_a_shifted_grid_falls_from_the_end_to_the_data_whatever_the_process(k, process):
+    """Of every grid, and, where there is a choice, of few and many steps."""
+    last = float(process.num_steps)
+    for name, count in itertools.product(sorted(set(GRIDS) - {"leading"}), (1, 2, 5, 60)):
+        times = grid(name, process, count, 0.5, k)
+        check_times(times, process.num_steps)
+        assert (len(times), float(times[0])) == (count + 1, last)
+
+
+def test_a_shifted_grid_begins_at_n_where_its_root_is_rounded_up():
+    """Of N = 40 or 500 the square of the root lies above N, where a path has no signal."""
+    assert sum((n**0.5) ** 2 > n for n in range(4, 2000)) > 100
+    for n, clock in itertools.product(range(4, 2000), CLOCKS.values()):
+        assert float(clock(RectifiedSDE(n), 3)[0]) == n
+    for n, k in itertools.product(range(4, 2000, 4), (0.5, 3.0)):
+        check_times(grid("quadratic", RectifiedSDE(n), 3, shift=k), n)
 
 
 def test_shifts_that_find_no_other_times_are_refused():

@@ -13,14 +13,14 @@ from scoreflow.certificate.closed_forms.numbers import distance
 from scoreflow.certificate.closed_forms.processes import BASIS, HALF_THE_DIGITS, Known
 from scoreflow.certificate.closed_forms.sampler_steps import LOWEST, exact
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
-from scoreflow.certificate.prediction_views import OF_NOISE, conversions
-from scoreflow.models.score_model import HALF, Output, ScoreModel
+from scoreflow.certificate.prediction_views import conversions
+from scoreflow.models.score_model import HALF, OUTPUTS_OF_NOISE, Output, ScoreModel
 from scoreflow.samplers import Reclocked
 from scoreflow.sde.analytic import gaussian
 from scoreflow.sde.base import SDE
 from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.prediction import Denoiser, Prediction
+from scoreflow.sde.prediction import OF_NOISE, Denoiser, Prediction
 from scoreflow.sde.processes.vp import VPSDE
 
 Device = torch.device | str
@@ -143,7 +143,7 @@ def _outputs(output: Output, known: list[Known], device: Device) -> Identity:
                 continue
             x = _points(world, t)
             found = model(x, torch.tensor(t, dtype=torch.float64))
-            of_noise = output in ("eps", "score", "gradient") and each.alpha(t) == 0
+            of_noise = output in OUTPUTS_OF_NOISE and each.alpha(t) == 0
             error = _against(world, found, x, t, OF_NOISE if of_noise else VIEWS)
             error = error / _lost(each, output, t)
             error = max(error, _off(found.fraction, 0.5 * (1 + LOGIT)))

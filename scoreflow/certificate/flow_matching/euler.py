@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, finite_end
-from scoreflow.certificate.noise_vs_score_loss import OF_NOISE, copied
+from scoreflow.certificate.noise_vs_score_loss import copied
 from scoreflow.data import toy
 from scoreflow.figures.plot import Plot, Series
-from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.score_model import OUTPUTS_OF_NOISE, ScoreModel
 from scoreflow.samplers import DDIM, Reclocked, Step
 from scoreflow.sde.base import broadcast
 from scoreflow.sde.noise import Noise, Stream
@@ -38,7 +38,7 @@ def euler_steps(model: ScoreModel, event: tuple[int, ...]) -> list[Identity]:
     last, end = finite_end(model.sde), float(model.sde.num_steps)
     if model.t_min >= last:  # it knows one time, and there is no step
         return [of_mixture]
-    of_noise = model.output in OF_NOISE
+    of_noise = model.output in OUTPUTS_OF_NOISE
     ends = torch.tensor([model.t_min, last if of_noise else end], dtype=torch.float64)
     low, high = (ratio / (1 + ratio) for ratio in model.sde.angle(ends).tan().tolist())
     network = model.with_network(copied(model.network).double()).in_precision("float64")

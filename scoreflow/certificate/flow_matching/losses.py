@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity, finite_end, worst
-from scoreflow.certificate.noise_vs_score_loss import OF_NOISE, compared, copied, noise_for
+from scoreflow.certificate.noise_vs_score_loss import compared, copied, noise_for
 from scoreflow.figures.plot import Plot, Series
 from scoreflow.losses import denoising
 from scoreflow.losses.times import log_normal_times
-from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.score_model import OUTPUTS_OF_NOISE, ScoreModel
 from scoreflow.samplers import Reclocked
 from scoreflow.sde.base import SDE, broadcast
 from scoreflow.sde.noise import Noise, Stream
@@ -155,7 +155,7 @@ class Asked:
 
     def __init__(self, model: ScoreModel, sde: SDE) -> None:
         self.sde, self.parameters = sde, list(model.network.parameters())
-        self.of_noise = model.output in OF_NOISE
+        self.of_noise = model.output in OUTPUTS_OF_NOISE
         self._denoiser = Reclocked(model, of=model.sde, on=sde)
         self._last: Prediction | None = None
 

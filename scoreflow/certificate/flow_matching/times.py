@@ -1,8 +1,9 @@
-"""Identity 11: a shift moves the log-SNR by -2 ln k, and log-normal sigma is logit-normal tau.
+"""Identity 11: a shift multiplies sigma / alpha, and log-normal sigma is logit-normal tau.
 
 The times of training and of sampling against Python's own floats: a normal law is `statistics`'.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -35,18 +36,6 @@ def _log_ratio(known: Known, t: float) -> float:
     return math.log(ratio) if ratio < math.inf else math.inf
 
 
-def _time_at(known: Known, log_ratio: float) -> float:
-    """The time in [0, N] with a ln(sigma / alpha), by bisection of the process's own formula."""
-    low, high = 0.0, float(known.sde.num_steps)
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if middle > 0 and _log_ratio(known, middle) > log_ratio:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
 def _row(name: str, title: str, at: Sequence[float], worst: dict[str, list[float]]) -> Identity:
     place = max(worst, key=lambda each: _greatest(worst[each]))
     lines = tuple(
@@ -68,25 +57,31 @@ def _greatest(errors: list[float]) -> float:
 
 
 def _shifted(known: list[Known], device: torch.device | str) -> Identity:
-    """ln(sigma / alpha) of uniform times, plus ln k, between the ends of the process."""
+    """Uniform times with z times k, between the ends of the process.
+
+    z = (y - y_low) / (1 - y / y_high) of y = sigma / alpha. From t = 0 to where no signal is left
+    it is y, and the log-SNR of all times is moved alike.
+    """
     u, worst = torch.tensor(SHARES, dtype=torch.float64, device=device), {}
     for each in known:
-        errors = [0.0] * len(SHARES)
-        n = float(each.sde.num_steps)
-        low, high = _log_ratio(each, T_MIN), _log_ratio(each, n)
-        for shift in SHIFTS:
-            by = math.log(shift)
-            if not low - by < high:
-                continue  # of few steps, all of them lie within a shift
-            first = _time_at(each, low - by)
-            last = n if by < 0 or high == math.inf else _time_at(each, high - by)
-            found = shifted_times(u, each.sde, T_MIN, shift).tolist()
+        errors, last = [0.0] * len(SHARES), float(each.sde.num_steps)
+        starts = (T_MIN, 0.0) if each.ratio(last) == math.inf else (T_MIN,)
+        for shift, first in itertools.product(SHIFTS, starts):
+            found = shifted_times(u, each.sde, first, shift).tolist()
             for k, (share, t) in enumerate(zip(SHARES, found, strict=True)):
-                expected = _log_ratio(each, first + (last - first) * share) + by
-                errors[k] = max(errors[k], abs(_log_ratio(each, t) - expected))
+                y = each.ratio(first + (last - first) * share)
+                expected = shift * y if first == 0 else _moved(each, y, shift)
+                errors[k] = max(errors[k], abs(_log_ratio(each, t) - math.log(expected)))
         worst[each.name] = errors
-    name = "training.shift k = uniform times, their log-SNR moved by -2 ln k"
-    return _row(name, "Shifted times against a translation of log-SNR", SHARES, worst)
+    name = "training.shift k = z times k; where z = sigma / alpha, log-SNR moved by -2 ln k"
+    return _row(name, "Shifted times against their formula", SHARES, worst)
+
+
+def _moved(known: Known, y: float, shift: float) -> float:
+    """The sigma / alpha that y becomes, of the ends T_MIN and N."""
+    low, high = known.ratio(T_MIN), known.ratio(float(known.sde.num_steps))
+    z = shift * (y - low) / (1 - y / high)
+    return (z + low) / (1 + z / high)
 
 
 def _shifted_grid() -> Identity:

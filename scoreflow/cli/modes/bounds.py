@@ -16,7 +16,7 @@ from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
-from scoreflow.sde.base import SDE
+from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json
 
@@ -110,8 +110,7 @@ def _chain_of(model: ScoreModel) -> SDE:
 
     There, at alpha = 0, such a network's chain ends where its flow does, and L_T counts the rest.
     """
-    end = torch.tensor(float(model.sde.num_steps), dtype=torch.float64)
-    return model.sde if model.sde.alpha(end) > 0 else model.posed
+    return model.posed if ends_without_signal(model.sde) else model.sde
 
 
 def _reconstructed(model: ScoreModel, of: Data) -> bytes | None:

@@ -713,13 +713,6 @@ IMPOSSIBLE = {
         "--config.training.times=log_normal",
         "--config.training.log_normal_mean=40",
     ],
-    "moves every time below t_min": [
-        "--config.training.times=real",
-        "--config.training.shift=0.001",
-        "--sde=ve",
-        "--config.sde.sigma_max=0.5",
-        "--config.sde.sigma_min=0.1",
-    ],
     "sampling.variance = learned": ["--config.sampling.variance=learned"],
     "training.objective must be one of": ["--config.training.objective=simpel"],
 }

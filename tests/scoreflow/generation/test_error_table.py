@@ -21,7 +21,7 @@ from scoreflow.samplers import (
     step_costs,
 )
 from scoreflow.schema import request, resolve
-from scoreflow.sde import VESDE, VPSDE, Noise, SubVPSDE
+from scoreflow.sde import VESDE, VPSDE, Noise, RectifiedSDE, SubVPSDE
 from scoreflow.sde.analytic import gaussian
 from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
@@ -69,6 +69,18 @@ def test_between_its_times_its_logarithm_is_linear_in_log_snr():
     assert table(torch.tensor(0.25, dtype=F64)) == pytest.approx(0.9)
     again = error_table.ErrorTable.of_result(sde, json.loads(json.dumps(table.as_result())))
     assert torch.equal(again(times), table(times))
+
+
+def test_after_its_last_time_it_falls_with_the_snr():
+    """To 0 at N of a path whose signal ends there, which a table stops before."""
+    sde, last = RectifiedSDE(300), 280.0
+    times = torch.tensor([1.0, 100.0, last], dtype=F64)
+    table = error_table.ErrorTable(sde, times, torch.tensor([0.9, 0.4, 0.1], dtype=F64), times * 0)
+    after = torch.tensor([last, 290.0, 299.0, 300.0], dtype=F64)
+    snr = ((300 - after) / after) ** 2
+    torch.testing.assert_close(table(after), 0.1 * snr / snr[0], rtol=1e-12, atol=0)
+    assert float(error_table.knots(sde, 1)[-1]) == 299
+    assert float(error_table.knots(SDES[0], 1)[-1]) == 300
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import torch
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import experiment
 from scoreflow.factory.sampling import LEAST_COST, SAMPLERS, build_drawing, check_sampler
-from scoreflow.generation.generate import draw_batch
+from scoreflow.generation.generate import draw_batch, out_of_evaluations
 from scoreflow.models.asking import Label
 from scoreflow.models.classifier import Classifier, NoisyClassifier
 from scoreflow.models.score_model import OUTPUTS, ScoreModel
 from scoreflow.samplers import GRIDS
+from scoreflow.samplers.sampler import UnknownStartError
 from scoreflow.schema import request, resolve
 from scoreflow.schema.config import Config
 from scoreflow.schema.samplers import PREDICTORS
@@ -184,6 +185,16 @@ def test_a_network_that_has_no_numbers_is_told_of_in_a_line():
     for name in ("ddim", "heun"):
         with pytest.raises(RunError, match="first step from there gave numbers that are not"):
             drawn(made, name)
+
+
+def test_a_start_without_numbers_is_known_by_its_class():
+    for error, told in (
+        (UnknownStartError("in any words"), RunError),
+        (ValueError("of a defect, numbers that are not finite"), ValueError),
+    ):
+        with pytest.raises(told) as caught, out_of_evaluations():
+            raise error
+        assert type(caught.value) is told
 
 
 def test_a_classifier_is_measured_in_noise_alone_too():

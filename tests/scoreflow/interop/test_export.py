@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scoreflow.cli.main import main
+from scoreflow.configs import digits_flow
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
 from scoreflow.imported_run import config_of, import_network
@@ -250,6 +251,11 @@ def test_what_their_flow_matching_has_not_is_refused_by_its_key(key, value):
     config = resolve(settings(**FLOW) | {key: value}, "the test")
     with pytest.raises(RequestError, match=rf"^{key} must be .*, got {value}"):
         writer.refuse_unlike(Config.of(config))
+
+
+def test_the_digits_by_flow_matching_can_be_exported():
+    flat = flatten(digits_flow.get_config().to_dict())
+    writer.refuse_unlike(Config.of(resolve(flat, "the test")))
 
 
 def test_a_shift_of_a_chain_is_refused():

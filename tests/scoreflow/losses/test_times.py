@@ -10,8 +10,8 @@ import torch
 from scoreflow.errors import RequestError
 from scoreflow.losses import times
 from scoreflow.losses.objective import Objective
+from scoreflow.samplers import grid
 from scoreflow.sde import EDMSDE, VPSDE, Noise, RectifiedSDE
-from scoreflow.sde.base import ends_without_signal
 
 GRID = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
 
@@ -54,37 +54,55 @@ def test_on_edms_process_they_are_edms_noise_scales():
     torch.testing.assert_close(sde.sigma(t).log(), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("k", [0.3, 3.0])
-def test_a_shift_moves_the_log_snr_of_uniform_times_and_ends_where_they_end(k, process):
+@pytest.mark.parametrize("k", [1e-3, 0.3, 3.0, 1e3])
+def test_a_shift_multiplies_what_lies_between_the_ends(k, process):
+    """In other terms than `shifted`'s: 1 / y is linear in 1 / z, y in z, and z is 0 and inf there.
+
+    The clock of a table is inverted to 1e-10.
+    """
     last = float(process.num_steps)
-    t = times.shifted_times(GRID, process, 0.7, k)
-    assert (t >= 0.7).all()
-    assert (t <= last).all()
-    base = process.time_of_log_snr(process.log_snr(t) + 2 * math.log(k))
-    stride = base.diff()
-    torch.testing.assert_close(stride, stride[:1].expand(399), rtol=0, atol=1e-6 * last)
+    plain, found = times.real_times(GRID, 200, 0.7), times.shifted_times(GRID, process, 0.7, k)
+    low, high = log_ratio(process, torch.tensor([0.7, last], dtype=torch.float64)).exp()
+    y = log_ratio(process, plain).exp()
+    z = k * (y - low) / (1 - y / high)
+    expected = process.time(((z + low) / (1 + z / high)).atan())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * last)
+    assert (found > plain).all() if k > 1 else (found < plain).all()
+
+
+@pytest.mark.parametrize("k", [1e-3, 0.3, 3.0, 1e3])
+def test_shifted_times_begin_and_end_where_a_sampler_asks(k, process):
     ends = times.shifted_times(torch.tensor([0.0, 1.0], dtype=torch.float64), process, 0.7, k)
-    torch.testing.assert_close(ends[0].item(), 0.7, rtol=1e-8, atol=1e-8)
-    top = log_ratio(process, torch.tensor(last, dtype=torch.float64)) + min(0.0, math.log(k))
-    if not ends_without_signal(process):
-        assert float(log_ratio(process, ends[1])) == pytest.approx(float(top), abs=1e-8)
-    else:
-        assert float(ends[1]) == last
+    expected = torch.tensor([0.7, process.num_steps], dtype=torch.float64)
+    torch.testing.assert_close(ends, expected, rtol=1e-8, atol=0)
+
+
+def test_shifted_times_are_the_shifted_grid(process):
+    """Of a network that is sampled at the times of its training."""
+    plain, moved = (grid("angle", process, 30, 0.7, k) for k in (1.0, 2.5))
+    u = (plain[:-1] - 0.7) / (process.num_steps - 0.7)
+    found = times.shifted_times(u, process, 0.7, 2.5)
+    torch.testing.assert_close(found, moved[:-1], rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize("k", [0.5, math.sqrt(3), 3.0])
-def test_on_the_rectified_path_a_shift_is_sd3s(k):
-    sde, t_min = RectifiedSDE(1000), 0.5
-    low = (t_min / 1000) / (k - (k - 1) * t_min / 1000)  # shifted to t_min
-    tau = low + (1 - low) * GRID
-    expected = 1000 * k * tau / (1 + (k - 1) * tau)
-    found = times.shifted_times(GRID, sde, t_min, k)
+def test_on_the_rectified_path_a_shift_from_data_on_is_sd3s(k):
+    sde = RectifiedSDE(1000)
+    expected = 1000 * k * GRID / (1 + (k - 1) * GRID)
+    found = times.shifted_times(GRID, sde, 0.0, k)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    near = times.shifted_times(GRID, sde, 0.5, k)  # no farther off than its ends are moved
+    assert (near - found).abs().max() <= 0.5 * max(1, k)
     noise = Noise.of(1, 0, 7)
     drawn, density = objective("real", shift=k).draw(noise, sde)
     assert torch.equal(density, torch.ones_like(density))  # part of the objective
     plain, _ = objective("real").draw(noise, sde)
     assert (drawn > plain).all() if k > 1 else (drawn < plain).all()
+
+
+def test_of_one_time_there_is_no_other():
+    sde = VPSDE(torch.tensor([0.5]))
+    assert torch.equal(times.shifted_times(GRID, sde, 1.0, 3.0), torch.ones_like(GRID))
 
 
 def test_a_shift_of_log_normal_times_moves_their_mean():
@@ -122,8 +140,6 @@ def test_a_law_that_lies_elsewhere_is_refused():
         times.log_normal_times(u, sde, 1.0, 20.0, 1.2)
     with pytest.raises(RequestError, match=r"only 0 of the law"):
         times.log_normal_times(u, sde, 1.0, -50.0, 0.1)
-    with pytest.raises(RequestError, match=r"training\.shift = 1e-05 moves every time below"):
-        times.shifted_times(u, sde, 1.0, 1e-5)
 
 
 @pytest.mark.parametrize(
