@@ -34,8 +34,9 @@ def _section(results: Results, result: Json) -> Section | None:
     said = (
         f"Every sample begins with the same noise for all runs (seed {compared['seed']}"
         f"{averaged(result)}), {rows[0]['num_images']} of each case, held against the "
-        "training data. A number behind ± is one standard error, as if the samples of two runs were independent: differences of "
-        "two numbers are no pairs here. Marks are as of one row; with many, some are by chance."
+        "training data. A number behind ± is one standard error, as if the samples of two "
+        "runs were independent: differences of two numbers are no pairs here. Marks are as of one "
+        "row; with many, some are by chance."
     )
     plots = tuple(_plots(result, rows, cases))
     blocks: list[Block] = [*map(Text, result["remarks"]), Text(said, small=True)]
