@@ -440,7 +440,12 @@ def test_a_wrong_scale_between_processes_is_caught(monkeypatch, mixture, rough):
 
 
 @pytest.mark.parametrize(
-    "sde", [VPSDE.linear(200), SubVPSDE.linear(200), VESDE(200, 0.01, 20.0)], **BY_NAME
+    "sde",
+    [
+        pytest.param(VPSDE.linear(200), id="vp"),
+        pytest.param(SubVPSDE.linear(200), id="subvp", marks=pytest.mark.slow),
+        pytest.param(VESDE(200, 0.01, 20.0), id="ve"),
+    ],
 )
 def test_samplers_draw_the_mixture(sde, monkeypatch):
     monkeypatch.setattr(exact_sampler_laws, "COUNT", 2048)  # all of them in the whole certificate
@@ -736,7 +741,9 @@ def quick(monkeypatch):
         monkeypatch.setattr(f"scoreflow.certificate.certificate.{name}", lambda *_: [])
 
 
-@pytest.mark.parametrize("sde", ["vp", "subvp", "ve"])
+@pytest.mark.parametrize(
+    "sde", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("subvp", "ve"))]
+)
 def test_without_a_run(sde, quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["run.py", "--mode=equivalence", f"--sde={sde}", "--device=cpu", *TINY]

@@ -486,6 +486,7 @@ def check_ledger(run, sde, prediction):
     assert ("flow to t" in dataset_likelihood.line(result(run))) == early
 
 
+@pytest.mark.slow
 def test_a_run_on_the_straight_path_has_its_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(bounds, "TRAIN_IMAGES", 10)
     run = path_run("rectified", "u", tmp_path / "run", "--config.sde.num_steps=100")

@@ -282,6 +282,7 @@ def test_an_error_of_the_solver_that_is_a_guess_is_called_one(folders, tmp_path,
     assert "guess" not in (compared[0] / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_averages_of_another_length_are_said(tmp_path, capfd):
     left_out = ("ema_decay", "checkpoint_every", "log_every")
     kept = [flag for flag in TINY if not any(key in flag for key in left_out)]
@@ -405,6 +406,7 @@ def test_the_folder_of_a_run_is_none_for_a_comparison(folders, capfd):
     )
 
 
+@pytest.mark.slow
 def test_other_settings_leave_the_earlier_result(folders, tmp_path):
     out = tmp_path / "out"
     assert ask(folders[:2], out) == 0

@@ -292,6 +292,7 @@ def result(run, name):
     return json.loads((run / "results" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_likelihood_of_other_weights_has_rows_and_a_result_of_its_own(run):
     assert ask(run, "likelihood") == 0
     plain = result(run, "likelihood")
