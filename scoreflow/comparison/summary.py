@@ -124,7 +124,7 @@ def _by_chance(pairs: int, count: int) -> str:
         return ""
     one = f", as normal differences of two equal runs are in {chance_of_one(count):.1%} of cases"
     if pairs < 2:
-        return one
+        return f"{one}, and ** says no more of a single pair"
     return (
         f"{one}, ** also beyond {of_all(pairs, count):.2f}, so that of all {pairs} pairs of equal "
         "runs any is marked no more often than that (Student's law, Bonferroni's bound)"
