@@ -25,6 +25,7 @@ from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime.device import states_of
+from scoreflow.schema.config import refuse_idle
 from scoreflow.schema.experiments import default_config
 from scoreflow.schema.request import flatten
 from scoreflow.schema.resolve import resolve
@@ -100,6 +101,7 @@ def bits_per_dim(
         raise RequestError(f"images must be (n, C, H, W), got {tuple(images.shape)}")
     keys = {f"likelihood.{key}": value for key, value in settings.items()}
     config = configured({**keys, "training.dequantization": trained_on})
+    refuse_idle(keys, flatten(config.to_dict()), "likelihood")
     nothing = torch.empty(
         0, *images.shape[1:], dtype=dtype_of(num_levels), device=device_of(model)
     )

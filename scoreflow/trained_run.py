@@ -54,7 +54,7 @@ from scoreflow.runtime.gpu.transfer import load_weights
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.runtime.terminal import tell
 from scoreflow.samplers import ProbabilityFlow
-from scoreflow.schema.config import Config
+from scoreflow.schema.config import Config, refuse_idle
 from scoreflow.schema.request import Request, flatten
 from scoreflow.schema.resolve import (
     completed,
@@ -862,7 +862,9 @@ class TrainedRun:
         if not settings:
             return self.config
         keys = {f"{section}.{key}": value for key, value in settings.items()}
-        return resolve({**flatten(self.config.to_dict()), **keys}, "the call")
+        config = resolve({**flatten(self.config.to_dict()), **keys}, "the call")
+        refuse_idle(keys, flatten(config.to_dict()), section)
+        return config
 
 
 def _refuse_unread(settings: Json, unread: dict[str, str], call: str) -> None:

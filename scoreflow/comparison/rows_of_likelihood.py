@@ -39,6 +39,10 @@ NOT_OF_A_ROW = (
 )
 """Keys of the section that a row does not depend on."""
 
+OF_NODES = ("nodes", "substeps", "trajectory_tolerance")
+NOT_OF_NODES = ("tolerance", "tolerance_bits")
+"""Keys that one method reads and the others do not; rows older than the first have none."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -95,7 +99,9 @@ def heading_of(weights: Weights, of: Data, dequantization: str = "") -> Json:
     """All that a row depends on but its number."""
     experiment = weights.experiment
     c, label = experiment.config.likelihood, label_of(weights, of)
-    heading = {key: value for key, value in c.to_dict().items() if key not in NOT_OF_A_ROW}
+    idle = NOT_OF_NODES if c.method == "nodes" else OF_NODES
+    unread = {*NOT_OF_A_ROW, *idle}
+    heading = {key: value for key, value in c.to_dict().items() if key not in unread}
     heading |= {
         "dequantization": dequantization or c.dequantization,
         "step": weights.step,
@@ -109,7 +115,10 @@ def heading_of(weights: Weights, of: Data, dequantization: str = "") -> Json:
         heading["label"] = label
     if label == OF_EACH and of.test_labels is not None:
         heading["labels"] = digest(of.test_labels)
-    if c.method != "dopri5":  # one clock for a whole batch: a row depends on its batch mates
+    if c.method not in (
+        "nodes",
+        "dopri5",
+    ):  # one clock for a whole batch: a row depends on its batch mates
         heading["batch"] = [c.num_images, c.batch_size, distributed.shard().world]
     return heading
 

@@ -21,8 +21,28 @@ from scoreflow.sde.flow import sign_set_size
 def build_solver(config: AnyConfig) -> Solver:
     """The ODE solver of the `likelihood` section."""
     c = Config.of(config).likelihood
-    try_solver("likelihood", c.method, (c.tolerance, 0.0))
-    return Solver(c.probes, c.tolerance, c.tolerance_bits, c.method, c.max_evaluations)
+    if c.method == "nodes":
+        _refuse_few(c.max_evaluations, 1 + c.substeps * (c.nodes + 1))
+    else:
+        try_solver("likelihood", c.method, (c.tolerance, 0.0))
+    return Solver(
+        probes=c.probes,
+        tolerance=c.tolerance,
+        tolerance_bits=c.tolerance_bits,
+        method=c.method,
+        max_evaluations=c.max_evaluations,
+        nodes=c.nodes,
+        substeps=c.substeps,
+        trajectory_tolerance=c.trajectory_tolerance,
+    )
+
+
+def _refuse_few(most: int, least: int) -> None:
+    if most < least:
+        raise RequestError(
+            f"likelihood.max_evaluations must be at least the {least} that likelihood.nodes and "
+            f"likelihood.substeps take, got {most}: set either higher or these lower"
+        )
 
 
 OF_EACH = "data"
@@ -125,6 +145,9 @@ def products_of(question: LikelihoodSettings, data: Data) -> float:
     """
     solver = question.solver
     products = solver.probes or data.test.shape[1:].numel()
+    if solver.method == "nodes":
+        alone = 1 + solver.substeps * (solver.nodes + 1)
+        return question.samples * (alone + 2.0 * solver.nodes * products)
     return question.samples * solver_evaluations(solver.tolerance) * (1 + 2 * products)
 
 

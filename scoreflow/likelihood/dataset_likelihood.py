@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import mean
 from typing import Annotated, Any, Literal
 
 import torch
@@ -41,8 +40,10 @@ class LikelihoodSettings:
         dequantizer: of integers; None for vectors, which stand at t = t_min as they are.
         samples: K dequantized points of each image, under one logarithm.
         batch_size: points at a time.
-        checked: so many data are solved again at a tenth of the tolerance, to know what the
-            solver does to the mean; 0 for the solver's own guess.
+        checked: so many data are solved again at a tenth of the tolerance, or at more steps
+            between nodes, to know what the solver does to the mean; by nodes `REPEATED` times as
+            many at other nodes by other probes, to know what those do. 0 for the solver's own
+            guess, and for nothing about nodes.
     """
 
     solver: Solver
@@ -96,6 +97,9 @@ def check_row(row: Json) -> None:
 
 
 CHECK_FACTOR = 10.0
+REPEATED = 2
+"""Times the data that are solved more finely, which takes three times as long: of 32 the standard
+error by probes and nodes is known to an eighth, of 16 to less than a fifth."""
 EXTREMES = 5
 """Data with the lowest and the highest likelihood that a result names."""
 
@@ -152,15 +156,27 @@ def measure(
     values = (
         torch.tensor([row["nats"] for row in found], dtype=torch.float64) * -likelihood.per_nat
     )
-    few = range(min(settings.checked, len(test)))
-    finer = likelihood.finer().given(labels, few, None, shard, "check") if few else []
-    result = _result(model, data, likelihood, found, values, finer)
+    check = likelihood.checked(labels, shard)
+    result = _result(model, data, likelihood, found, values, check)
     if truth is not None:
         result |= _against(truth, test, values.mean(1))
     result |= _extremes(values.mean(1), data.test_names)
     result["seconds"] = time.monotonic() - start
     evaluations = torch.tensor([row["evaluations"] for row in found], dtype=torch.float64)
     return Measured(result, line(result), values, evaluations)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Values of a few data by number, in the unit of the mean.
+
+    Attributes:
+        finer: by a finer solver.
+        repeated: at other nodes by other probes.
+    """
+
+    finer: dict[int, float]
+    repeated: dict[int, float]
 
 
 class DatasetLikelihood:
@@ -188,9 +204,30 @@ class DatasetLikelihood:
         self.unit = "nats_per_datum" if deq is None else "bits_per_dim"
 
     def finer(self) -> "DatasetLikelihood":
-        """The same at tolerances that are a tenth."""
-        finer = replace(self.settings, solver=self.settings.solver.finer(CHECK_FACTOR))
-        return DatasetLikelihood(self.model, self.test, finer)
+        """The same at tolerances that are a tenth, or at the same nodes with more steps."""
+        return self._solved_by(self.settings.solver.finer(CHECK_FACTOR))
+
+    def repeated(self) -> "DatasetLikelihood":
+        """The same with other probes and nodes, of the same dequantization."""
+        solver = self.settings.solver
+        return self._solved_by(replace(solver, repeat=solver.repeat + 1))
+
+    def _solved_by(self, solver: Solver) -> "DatasetLikelihood":
+        return DatasetLikelihood(self.model, self.test, replace(self.settings, solver=solver))
+
+    def checked(self, labels: Tensor | None, shard: Shard) -> _Check:
+        """The first few data once more, for the errors of the solver, and of nodes and probes."""
+        count, nodes = self.settings.checked, self.settings.solver.method == "nodes"
+
+        def values(way: DatasetLikelihood, number: int) -> dict[int, float]:
+            wanted = range(min(number, len(self.test)))
+            rows = way.given(labels, wanted, None, shard, "check") if wanted else []
+            return {row["image"]: self._value(row) for row in rows if row["status"] == "done"}
+
+        return _Check(
+            finer=values(self.finer(), count),
+            repeated=values(self.repeated(), REPEATED * count) if nodes else {},
+        )
 
     def given(
         self, labels: Tensor | None, wanted: range, kept: Rows | None, shard: Shard, title: str
@@ -370,19 +407,20 @@ def _result(
     likelihood: DatasetLikelihood,
     found: list[Json],
     values: Tensor,
-    finer: list[Json],
+    check: _Check,
 ) -> dict[str, Any]:
     deq, solver = likelihood.settings.dequantizer, likelihood.settings.solver
-    checked = [row for row in finer if row["status"] == "done"]
     budget = budget_of(
         values,
         probes=solver.probes,
         sign_set=likelihood.flow.sign_set,
         local=[row["solver_error"] for row in found],
-        finer={row["image"]: mean(row["nats"]) * -likelihood.per_nat for row in checked},
+        finer=check.finer,
         per_nat=likelihood.per_nat,
         truncation_at_most=None if deq is None else at_most_bits(deq, model.sde),
         prior_at_most=None if deq is None else prior_cost(model.posed) / math.log(2),
+        nodes=solver.method == "nodes",
+        repeated=check.repeated,
     )
     result: dict[str, Any] = {
         "value": float(values.mean()),
@@ -426,6 +464,7 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
     bad = [row for row in found if row["status"] != "done"]
     if bad:
         why = bad[0]["status"].replace("_", " ")
+        tolerance = "trajectory_tolerance" if solver.method == "nodes" else "tolerance"
         if why == "not finite":  # more evaluations would not help
             raise RunError(
                 f"{len(bad)} of {len(found)} images have no likelihood, the first being test "
@@ -437,7 +476,7 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
         raise RunError(
             f"{len(bad)} of {len(found)} images were not solved within {solver.max_evaluations} "
             f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "
-            "likelihood.max_evaluations or likelihood.tolerance; the others are kept"
+            f"likelihood.max_evaluations or likelihood.{tolerance}; the others are kept"
         )
 
 

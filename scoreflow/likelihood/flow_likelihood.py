@@ -100,7 +100,8 @@ class Solver:
         Nodes and probes are the same, so that only the error of the trajectory is less.
         """
         if self.method == "nodes":
-            return replace(self, substeps=FINER * self.substeps)
+            less = self.trajectory_tolerance / FINER  # for rows that had more steps already
+            return replace(self, substeps=FINER * self.substeps, trajectory_tolerance=less)
         tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
         return replace(self, tolerance=tolerance, tolerance_bits=bits)
 

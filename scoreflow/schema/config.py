@@ -200,7 +200,7 @@ def without_effect_on_runs(name: str) -> str | None:
     return None if None in found else found[0]
 
 
-def refuse_idle(overrides: Flat, config: Flat) -> None:
+def refuse_idle(overrides: Flat, config: Flat, section: str = "") -> None:
     """Refuse a key of the weights that was set for choices under which nothing reads it.
 
     A config file may set such keys: they are there for choices made on the command line.
@@ -208,12 +208,14 @@ def refuse_idle(overrides: Flat, config: Flat) -> None:
     Args:
         overrides: what the user has set; "" asks for nothing.
         config: all keys with their values, the overrides among them.
+        section: another one whose keys are asked for, "likelihood" say.
 
     Raises:
         RequestError: names the choice, and what would give the key an effect.
     """
     for name, value in overrides.items():
-        unmet = _unmet(name, config) if belongs_to_weights(name) and value != "" else []
+        asked = belongs_to_weights(name) or name.split(".")[0] == section
+        unmet = _unmet(name, config) if asked and value != "" else []
         if not unmet:
             continue
         choices = " and ".join(

@@ -13,14 +13,18 @@ from scoreflow.schema.ranges import (
     NOT_NEGATIVE,
     POSITIVE,
     TOLERANCE,
+    AllBut,
     Range,
 )
-from scoreflow.schema.section import Section, key
+from scoreflow.schema.section import Condition, Section, key
 from scoreflow.schema.task_keys import METHODS, TASKS
 from scoreflow.schema.training_sections import FITS, PRECISIONS, READING_MODES
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal", "last_step")
 MILLION = Range(1, 10**6, "[]")
+NODES = Range(8, 4096, "[]")
+BY_NODES: Condition = {"likelihood.method": ("nodes",)}
+BY_SOLVERS: Condition = {"likelihood.method": AllBut(("nodes",))}
 SHIFT = Range(1e-3, 1e3, "[]")
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
@@ -226,15 +230,45 @@ class LikelihoodConfig(Section):
     t_start: float = key(
         0.0, "where the flow starts, in steps; 0 for the least time possible", NOT_NEGATIVE
     )
-    probes: int = key(
-        2, "random-sign probes of the divergence; 0 for the exact one", Range(0, 2**24)
+    method: str = key(
+        "nodes",
+        "nodes, random points of a multistep trajectory with fresh probes at each; or a solver "
+        "that carries the divergence along with its probes held fixed: dopri5, torchdiffeq:NAME "
+        "or scipy:NAME",
     )
-    tolerance: float = key(1e-4, "local error of x, unit scale", TOLERANCE)
-    tolerance_bits: float = key(1e-4, "local error of the log-density, bits/dim", TOLERANCE)
-    method: str = key("dopri5", "dopri5, torchdiffeq:NAME or scipy:NAME")
+    probes: int = key(
+        1,
+        "random-sign probes of the divergence, by nodes so many at each; 0 for the exact one",
+        Range(0, 2**24),
+    )
+    nodes: int = key(
+        32, "points where the divergence is estimated", NODES, later=True, only=BY_NODES
+    )
+    substeps: int = key(
+        1,
+        "steps of the trajectory from a node to the next",
+        Range(1, 1024),
+        later=True,
+        only=BY_NODES,
+    )
+    trajectory_tolerance: float = key(
+        0.02,
+        "estimated error of the trajectory, RMS on the unit scale, above which an image is solved "
+        "again with twice the substeps",
+        TOLERANCE,
+        later=True,
+        only=BY_NODES,
+    )
+    tolerance: float = key(1e-4, "local error of x, unit scale", TOLERANCE, only=BY_SOLVERS)
+    tolerance_bits: float = key(
+        1e-4, "local error of the log-density, bits/dim", TOLERANCE, only=BY_SOLVERS
+    )
     max_evaluations: int = key(10_000, "evaluations of a point, at most", EVALUATIONS)
     checked: int = key(
-        16, "images solved again at a tenth of the tolerances; 0 for none", COUNT_OR_NONE
+        16,
+        "images solved again more finely, for the solver's error; by nodes twice as many again at "
+        "other nodes by other probes, for theirs; 0 for none",
+        COUNT_OR_NONE,
     )
     ledger: bool = key(False, "every bound and estimate of the likelihood, next to the exact flow")
     terms: int = key(64, "ledger: random times of the bounds, one in each stratum", MILLION)

@@ -31,6 +31,10 @@ OF_A_CHECKPOINT = {
 """Keys that name a checkpoint, or what is made of some."""
 OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
+MEASURED = "likelihood"
+"""A section whose keys are refused where nothing reads them, in the mode of its name."""
+RENEWED = ("likelihood.method", "likelihood.probes")
+"""Keys whose default is not what it was once."""
 LISTED = 5
 """Differing keys that a refusal names."""
 IN_DATA = ("shape", "dtype", "num_levels", "num_classes", "empty_classes", "train", "test")
@@ -53,7 +57,8 @@ def training_config(request: Request) -> ConfigDict:
         refuse_missing_files(request.overrides)
     resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
-        refuse_idle(request.overrides, flatten(config.to_dict()))
+        measured = MEASURED if request.mode == MEASURED else ""
+        refuse_idle(request.overrides, flatten(config.to_dict()), measured)
     return config
 
 
@@ -204,19 +209,29 @@ def evaluation_config(
     config = resolve({**saved, **given}, "the request")
     set_now = {key: wanted[key] for key in free & request.overrides.keys()}
     refuse_idle(set_now, flatten(config.to_dict()))
+    if request.mode == MEASURED:
+        asked = {
+            key: value
+            for key, value in request.overrides.items()
+            if key.startswith(f"{MEASURED}.")
+        }
+        refuse_idle(asked, flatten(config.to_dict()), MEASURED)
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config
 
 
 def _yielding(wanted: Flat, saved: Flat, overrides: Flat) -> Flat:
-    """What an experiment asks for; what it leaves to the device stays as it is saved.
+    """What an experiment asks for; what it leaves to the device or us stays as it is saved.
 
-    A run that is older than that choice, or was told otherwise once, is not asked for another
-    value by a file that says nothing of it.
+    A run that is older than that choice or default, or was told otherwise once, is not asked for
+    another value by a file that says nothing of it.
     """
     left = {key for key, each in KEYS.items() if each.automatic} - overrides.keys()
     kept = {key: saved[key] for key in left & saved.keys() if wanted.get(key) == AUTO}
+    for key in {*RENEWED} & saved.keys() - overrides.keys():
+        if wanted.get(key) == KEYS[key].default:
+            kept[key] = saved[key]
     return {**wanted, **kept}
 
 
