@@ -92,7 +92,7 @@ def config_of(**switches: object) -> ConfigDict:
     plain = {"compile": False, "precision": "float32", "channels_last": False}
     config.training.update(batch_size=16, warmup_steps=0, **{**plain, **switches})
     config.sampling.update(steps=20, tolerance=1e-5)
-    config.likelihood.update(tolerance=1e-5, tolerance_bits=1e-5)
+    config.likelihood.update(method="dopri5", tolerance=1e-5, tolerance_bits=1e-5)
     return config
 
 

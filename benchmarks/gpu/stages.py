@@ -52,8 +52,8 @@ FEW = tuple(
         *("model.channels=32", "training.num_steps=4", "training.batch_size=4"),
         *("training.log_every=2", "training.checkpoint_every=2"),
         *("sampling.num_images=4", "sampling.batch_size=4", "sampling.steps=3"),
-        *("sampling.tolerance=0.1", "likelihood.num_images=2", "likelihood.tolerance=0.1"),
-        *("likelihood.tolerance_bits=0.1", "compare.num_images=8", "compare.nfe=3"),
+        *("sampling.tolerance=0.1", "likelihood.num_images=2", "likelihood.nodes=8"),
+        *("compare.num_images=8", "compare.nfe=3"),
     )
 )
 """Of a dry run's training, and, as they are its config, of what is measured on it."""

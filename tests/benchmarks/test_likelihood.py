@@ -256,7 +256,7 @@ TINY = (
     "--config.model.attention_sizes=(8,)", "--config.sampling.num_images=4",
     "--config.sampling.steps=2",
     "--config.sampling.tolerance=0.1", "--config.likelihood.num_images=4",
-    "--config.likelihood.tolerance=0.1", "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
 )  # fmt: skip
 
 

@@ -68,9 +68,9 @@ def test_samples_and_likelihood_of_it(imported):
     among = torch.cdist(real.double().flatten(1), real.double().flatten(1))
     among.fill_diagonal_(torch.inf)
     assert near.median() < 1.5 * among.min(1).values.median()  # they are digits
-    found = imported.log_likelihood(real[:4], tolerance=0.01, tolerance_bits=0.01, checked=0)
+    found = imported.log_likelihood(real[:4], nodes=16, checked=0)
     noise = torch.randint(0, 17, (4, 1, 8, 8), dtype=torch.uint8)
-    worse = imported.log_likelihood(noise, tolerance=0.01, tolerance_bits=0.01, checked=0)
+    worse = imported.log_likelihood(noise, nodes=16, checked=0)
     assert found.bits_per_dim.mean() < 4.09 - 0.2  # log2 17, the cost of knowing nothing
     assert worse.bits_per_dim.mean() > found.bits_per_dim.mean() + 1
 
@@ -83,7 +83,7 @@ def test_without_images_its_own_samples_are_checked(tmp_path):
     assert len(run.data.test) == 0
     assert run.sample(2, sampler="ddim", steps=5).shape == (2, 1, 8, 8)
     levels = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    found = run.log_likelihood(levels, tolerance=0.1, tolerance_bits=0.1, checked=0)
+    found = run.log_likelihood(levels, nodes=8, checked=0)
     assert found.bits_per_dim.isfinite().all()
     with pytest.raises(sf.RequestError, match="measured on training images"):
         run.sample(2, variance="optimal", steps=5)

@@ -26,8 +26,7 @@ KEYS = {
     "sampling.tolerance": 0.1,
     "likelihood.num_images": 2,
     "likelihood.probes": 1,
-    "likelihood.tolerance": 0.1,
-    "likelihood.tolerance_bits": 0.1,
+    "likelihood.nodes": 8,
 }
 OTHERWISE = (
     "seconds",

@@ -93,8 +93,7 @@ SMALL = [
     "--config.sampling.tolerance=0.1",
     "--config.likelihood.num_images=6",
     "--config.likelihood.checked=1",
-    "--config.likelihood.tolerance=0.1",
-    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.batch_size=2",
 ]
 VOLATILE = {"seconds", "date", "images_per_second"}

@@ -88,6 +88,8 @@ OF_A_MODE = {
     "classifier": ("classifier.num_steps=2", "classifier.width=8"),
 }
 FILLED = ("sampling.task=inpaint", "control.count=2", "sampling.sampler=ddim")
+CARRIED = ("likelihood.method=dopri5",)
+AT_NODES = ("likelihood.method=nodes", "likelihood.nodes=8")
 AT_ITS_ENDS = {
     "sampling.snr": ("sample", "sampling.sampler=pc"),
     "sampling.eta": ("sample", "sampling.sampler=ddim"),
@@ -101,9 +103,10 @@ AT_ITS_ENDS = {
     "control.weight": ("sample", *FILLED, "control.method=dps"),
     "control.noise": ("sample", *FILLED, "control.method=mmps"),
     "control.strength": ("sample", "sampling.task=vary", "control.count=2"),
-    "likelihood.tolerance": ("likelihood", "likelihood.max_evaluations=30"),
-    "likelihood.tolerance_bits": ("likelihood", "likelihood.max_evaluations=30"),
-    "likelihood.t_start": ("likelihood", "likelihood.max_evaluations=30"),
+    "likelihood.tolerance": ("likelihood", *CARRIED, "likelihood.max_evaluations=30"),
+    "likelihood.tolerance_bits": ("likelihood", *CARRIED, "likelihood.max_evaluations=30"),
+    "likelihood.trajectory_tolerance": ("likelihood", *AT_NODES, "likelihood.max_evaluations=30"),
+    "likelihood.t_start": ("likelihood", *AT_NODES, "likelihood.max_evaluations=30"),
     "classifier.learning_rate": ("classifier",),
 }
 """The keys that are read when the work is done, and what has them read."""

@@ -779,7 +779,7 @@ def test_with_a_run_and_with_a_broken_identity(quick, tmp_path, monkeypatch, cap
     few = ["--config.sampling.steps=4", "--config.sampling.tolerance=0.1"]
     few += ["--config.training.num_steps=2", "--config.training.checkpoint_every=2"]
     few += ["--config.training.log_every=2", "--config.likelihood.num_images=1"]
-    likelihood = ["--config.likelihood.tolerance=0.5", "--config.likelihood.tolerance_bits=0.5"]
+    likelihood = ["--config.likelihood.nodes=8"]
     train = ["run.py", "--mode=train", f"--workdir={workdir}", "--device=cpu"]
     assert main([*train, *TINY, *few, *likelihood]) == 0
     certify = ["run.py", "--mode=equivalence", f"--workdir={workdir}", "--device=cpu"]

@@ -27,7 +27,7 @@ TINY = [
     "--config.sampling.steps=2",
     "--config.sampling.tolerance=0.5",
     "--config.likelihood.num_images=2",
-    "--config.likelihood.tolerance=0.5",
+    "--config.likelihood.nodes=8",
 ]
 
 

@@ -37,8 +37,7 @@ TINY = [
     "--config.sampling.steps=3",
     "--config.sampling.tolerance=0.03",
     "--config.likelihood.num_images=2",
-    "--config.likelihood.tolerance=0.3",
-    "--config.likelihood.tolerance_bits=0.3",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.checked=0",
 ]
 

@@ -32,8 +32,7 @@ SHORT = {
     "training.learning_rate": 0.02,
     "training.warmup_steps": 1,
     "training.ema": "power",
-    "likelihood.tolerance": 0.5,
-    "likelihood.tolerance_bits": 0.5,
+    "likelihood.nodes": 8,
 }
 LENGTHS = "0,0.07,0.1"
 

@@ -74,7 +74,7 @@ def test_every_mode_works_on_it(workdir):
     assert ask(workdir, "sample", "--sampler=ddim", *few) == 0
     assert result(workdir, "samples-ddim")["num_images"] == 12
     assert ask(workdir, "sample", "--config.sampling.task=vary", "--config.sampling.steps=4") == 0
-    crude = [f"--config.likelihood.{key}=0.1" for key in ("tolerance", "tolerance_bits")]
+    crude = ["--config.likelihood.nodes=8"]
     crude += ["--config.likelihood.num_images=3", "--config.likelihood.checked=0"]
     ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
     assert ask(workdir, "likelihood", *crude, *ledger) == 0
@@ -94,7 +94,7 @@ def test_the_ledger_shows_what_score_sde_s_own_clock_gives(tmp_path):
     workdir = tmp_path / "run"
     told = [f"--from={source}", f"--workdir={workdir}", options, f"--data={images}", "--anyway"]
     assert run("--mode=import", "--device=cpu", *told) == 0
-    crude = [f"--config.likelihood.{key}=0.1" for key in ("tolerance", "tolerance_bits")]
+    crude = ["--config.likelihood.nodes=8"]
     crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
     assert ask(workdir, "likelihood", *crude, *ledger) == 0
@@ -163,7 +163,7 @@ def test_images_may_be_named_later(without, capsys):
     for mode in ("likelihood", "compare", "equivalence", "train"):
         assert ask(workdir, mode) == 2
         assert "add --data PATH" in capsys.readouterr().err
-    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude = ["--config.likelihood.nodes=8"]
     crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
     assert result(workdir, "likelihood")["num_images"] == 2
@@ -190,7 +190,7 @@ def test_images_that_measure_it_are_not_split(without, capsys):
     assert result(workdir, "compare")["rows"][0]["num_images"] == 20
     assert result(workdir, "compare")["test_data"] == {}
     assert "held-out data" not in capsys.readouterr().out
-    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude = ["--config.likelihood.nodes=8"]
     crude += ["--config.likelihood.checked=0"]
     assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
     assert result(workdir, "likelihood")["num_images"] == 20
@@ -216,7 +216,7 @@ def digest_of(images):
 
 def test_a_result_of_images_that_can_change_says_whose_it_is(others):
     workdir, images, _ = others
-    crude = [f"--config.likelihood.{key}=0.2" for key in ("tolerance", "tolerance_bits")]
+    crude = ["--config.likelihood.nodes=8"]
     crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
     assert ask(workdir, "likelihood", f"--data={images}", *crude, *ledger) == 0

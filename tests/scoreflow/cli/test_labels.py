@@ -54,8 +54,7 @@ TINY = {
     "sampling.steps": 4,
     "sampling.tolerance": 0.5,
     "likelihood.num_images": 1,
-    "likelihood.tolerance": 0.5,
-    "likelihood.tolerance_bits": 0.5,
+    "likelihood.nodes": 8,
 }
 
 

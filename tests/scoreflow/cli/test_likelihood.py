@@ -35,8 +35,7 @@ TINY = [
     "--config.sampling.tolerance=0.1",
     "--config.likelihood.num_images=12",
     "--config.likelihood.batch_size=5",
-    "--config.likelihood.tolerance=0.1",
-    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.checked=2",
 ]
 
@@ -206,7 +205,7 @@ def test_a_row_that_is_done_wins_over_one_that_is_not(run):
 
 def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd):
     (run / "results" / "likelihood.jsonl").unlink()
-    tight = ["tolerance=1e-7", "tolerance_bits=1e-7", "checked=0"]
+    tight = ["trajectory_tolerance=1e-5", "checked=0"]
     assert ask(run, *tight, "max_evaluations=20") == 1
     assert "raise likelihood.max_evaluations" in capfd.readouterr().err.splitlines()[-1]
     stopped = [row for row in rows(run).values() if row["status"] != "done"]
@@ -348,7 +347,7 @@ def test_one_image_has_a_likelihood_and_no_auroc(run, tmp_path, capfd):
         assert row["bits_per_dim"] == pytest.approx(found[-1]["value"], abs=1e-12)
     assert found[0]["value"] == found[1]["value"]
     expected = sf.load(run, "cpu").log_likelihood(
-        torch.full((1, 1, 8, 8), 16, dtype=torch.uint8), tolerance=0.1, tolerance_bits=0.1
+        torch.full((1, 1, 8, 8), 16, dtype=torch.uint8), nodes=8
     )
     assert found[0]["value"] == pytest.approx(float(expected.bits_per_dim.mean()), abs=1e-6)
     assert (run / "results" / "likelihood.json").read_bytes() == before

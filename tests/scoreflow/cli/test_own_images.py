@@ -30,8 +30,7 @@ TINY = {
     "likelihood.num_images": 1,
     "likelihood.probes": 1,
     "likelihood.checked": 0,
-    "likelihood.tolerance": 0.1,
-    "likelihood.tolerance_bits": 0.1,
+    "likelihood.nodes": 8,
 }
 
 

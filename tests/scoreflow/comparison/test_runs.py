@@ -38,12 +38,11 @@ TINY = [
     "--config.sampling.steps=2",
     "--config.sampling.tolerance=0.5",
     "--config.likelihood.num_images=2",
-    "--config.likelihood.tolerance=0.5",
+    "--config.likelihood.nodes=8",
 ]
 ASKED = [
     f"--config.likelihood.num_images={COUNT}",
-    "--config.likelihood.tolerance=0.1",
-    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.checked=2",
 ]
 
@@ -348,7 +347,7 @@ def test_python_gives_the_same(folders, tmp_path, monkeypatch):
     assert ask(folders[:2]) == 0
     (out,) = Path("runs").iterdir()
     asked = result(out)
-    likelihood = {"num_images": COUNT, "tolerance": 0.1, "tolerance_bits": 0.1, "checked": 2}
+    likelihood = {"num_images": COUNT, "nodes": 8, "checked": 2}
     settings = {"samplers": ("ddim", "dpm"), "nfe": (2,), "num_images": 16}
     found = sf.compare(folders[:2], device="cpu", likelihood=likelihood, compare=settings)
     assert found.folder == out

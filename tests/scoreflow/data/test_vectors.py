@@ -219,8 +219,8 @@ def test_from_the_command_line(tmp_path, capsys):
     argv = ["run.py", "--mode=train", f"--workdir={tmp_path / 'run'}", "--device=cpu"]
     tiny = ["training.num_steps=2", "training.log_every=1", "training.checkpoint_every=2"]
     tiny += ["sampling.num_images=4", "sampling.steps=2", "sampling.batch_size=4", "model.width=8"]
-    tiny += ["sampling.tolerance=0.1", "likelihood.tolerance=0.1", "likelihood.checked=1"]
-    tiny += [f"data.path={path}", "data.test_fraction=0.3", "likelihood.tolerance_bits=0.1"]
+    tiny += ["sampling.tolerance=0.1", "likelihood.nodes=8", "likelihood.checked=1"]
+    tiny += [f"data.path={path}", "data.test_fraction=0.3"]
     flags = [f"--config.{each}" for each in tiny]
     assert main([*argv, "--config=vectors", *flags]) == 0
     assert "nats; 6 test" in capsys.readouterr().out

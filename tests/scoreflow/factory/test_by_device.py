@@ -207,8 +207,7 @@ TINY = [
     "--config.sampling.tolerance=0.1",
     "--config.likelihood.num_images=6",
     "--config.likelihood.batch_size=4",
-    "--config.likelihood.tolerance=0.1",
-    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.checked=0",
 ]
 

@@ -29,6 +29,10 @@ def slow(value):
 
 
 TIGHT = Solver(probes=0, tolerance=1e-7, tolerance_bits=1e-7)
+
+
+def tight(tolerance):
+    return {"method": "dopri5", "tolerance": tolerance, "tolerance_bits": tolerance}
 SOLVED = 1e-4
 """Nats that `TIGHT` leaves over some 100 steps of two or three dimensions, and more."""
 LEVELS = 5
@@ -263,7 +267,7 @@ def test_a_flow_matching_networks_bits_are_three_lines(network):
     sde = sf.RectifiedSDE(1000)
     tau = {"label": lambda t: t / 1000, "input_scale": "none"}
     model = sf.ScoreModel(network, sde, "u", t_min=0.1, **tau)
-    found = sf.bits_per_dim(model, images, 256, probes=0, tolerance=1e-5, tolerance_bits=1e-5)
+    found = sf.bits_per_dim(model, images, 256, probes=0, **tight(1e-5))
     x = 2 * (images.double() + 0.5) / 256 - 1  # the density hardly changes within a bin
     nats = torch.distributions.Normal(at(0), at(0.5)).log_prob(x).mean((1, 2, 3))
     expected = 7 - nats / math.log(2)
@@ -287,11 +291,11 @@ def test_an_estimate_of_eps_ends_where_it_says_something_of_x_0():
     model = ScoreModel(Eps(), sde, "eps")
     assert model.posed.num_steps == 92  # log-SNR of -4.9, and at 93 of -5.2
     images = torch.randint(0, 17, (6, 1, 3, 3), generator=torch.Generator().manual_seed(0))
-    found = sf.bits_per_dim(model, images, 17, probes=0, tolerance=1e-4, tolerance_bits=1e-4)
+    found = sf.bits_per_dim(model, images, 17, probes=0, **tight(1e-4))
     assert found.error_budget.prior_at_most == pytest.approx(prior_cost(model.posed) / math.log(2))
     assert 1e-3 < found.error_budget.prior_at_most < 0.006
     assert found.bits_per_dim.isfinite().all()
-    whole = sf.bits_per_dim(ScoreModel(U(), sde, "u"), images, 17, probes=0, tolerance=1e-4)
+    whole = sf.bits_per_dim(ScoreModel(U(), sde, "u"), images, 17, probes=0, **tight(1e-4))
     assert float((found.bits_per_dim - whole.bits_per_dim).abs().max()) < 0.02
 
 

@@ -9,6 +9,7 @@ from scoreflow.cli import command_line
 from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import build_sde, in_units_of
 from scoreflow.factory.data import build_data
+from scoreflow.factory.likelihood import build_solver
 from scoreflow.factory.model import build_model, build_network
 from scoreflow.factory.training import build_objective, build_training
 from scoreflow.schema import resolve, task_keys
@@ -101,6 +102,14 @@ UNSEEN = {
     "training.ema_lengths": "of the averages alone: tests/scoreflow/training/posthoc_ema",
 }
 """Declared keys whose effect `built` does not show, and why."""
+MEASURED = {
+    "likelihood.nodes": 16,
+    "likelihood.substeps": 2,
+    "likelihood.trajectory_tolerance": 1e-3,
+    "likelihood.tolerance": 1e-2,
+    "likelihood.tolerance_bits": 1e-2,
+}
+"""Declared keys of the likelihood, which `built` does not measure, and another value of each."""
 REFUSED_ELSEWHERE = {
     "data.scale",
     "data.test_fraction",
@@ -215,7 +224,7 @@ def same(one, other):
 
 
 def test_every_declared_key_is_walked_over():
-    walked = {*OTHER, *UNSEEN, *filter(of_files, DECLARED)}
+    walked = {*OTHER, *UNSEEN, *MEASURED, *filter(of_files, DECLARED)}
     assert set(DECLARED) == walked
     assert set(UNSEEN) <= set(DECLARED)
 
@@ -244,6 +253,23 @@ def test_a_key_changes_something_where_it_is_read_and_nothing_elsewhere(name):
         assert same(before, after), flat
         compared += 1
     assert compared or name in REFUSED_ELSEWHERE
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_key_of_a_likelihood_reaches_its_solver_by_its_own_methods_alone(name):
+    by_nodes = KEYS[name].only[0]["likelihood.method"] == ("nodes",)
+    for method in ("nodes", "dopri5", "scipy:RK45"):
+        flat = {**FLAT, "likelihood.method": method}
+        asked = {name: MEASURED[name]}
+        solver = build_solver(resolve.resolve({**flat, **asked}, "the test"))
+        option = name.partition(".")[2]
+        assert getattr(solver, option) == MEASURED[name]
+        refuse_idle(asked, {**flat, **asked})  # stored by a training, for another method to come
+        if by_nodes == (method == "nodes"):
+            refuse_idle(asked, {**flat, **asked}, "likelihood")
+            continue
+        with pytest.raises(RequestError, match=rf"{name} has no effect on likelihood\.method"):
+            refuse_idle(asked, {**flat, **asked}, "likelihood")
 
 
 @pytest.mark.parametrize(

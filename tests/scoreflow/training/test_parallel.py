@@ -24,8 +24,7 @@ TRAINING = (
     "--config.sampling.num_images=4",
     "--config.sampling.steps=2",
     "--config.likelihood.num_images=4",
-    "--config.likelihood.tolerance=0.1",
-    "--config.likelihood.tolerance_bits=0.1",
+    "--config.likelihood.nodes=8",
     "--config.likelihood.checked=1",
 )
 TOY = (f"--config={ROOT / 'configs' / 'toy.py'}", "--config.model.width=16")

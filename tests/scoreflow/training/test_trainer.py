@@ -45,8 +45,7 @@ TINY = {
     "sampling.steps": 2,
     "sampling.tolerance": 0.5,
     "likelihood.num_images": 1,
-    "likelihood.tolerance": 0.5,
-    "likelihood.tolerance_bits": 0.5,
+    "likelihood.nodes": 8,
 }
 
 

@@ -283,8 +283,8 @@ def ask(run, mode, *flags):
     command = ["run.py", f"--mode={mode}", f"--workdir={run}", "--device=cpu"]
     cheap = ["--config.sampling.num_images=8", "--config.sampling.steps=2"]
     if mode == "likelihood":
-        cheap = ["--config.likelihood.num_images=2", "--config.likelihood.tolerance=0.5"]
-        cheap += ["--config.likelihood.checked=0", "--config.likelihood.tolerance_bits=0.5"]
+        cheap = ["--config.likelihood.num_images=2", "--config.likelihood.nodes=8"]
+        cheap += ["--config.likelihood.checked=0"]
     return main([*command, *cheap, *flags])
 
 
@@ -306,7 +306,7 @@ def test_a_likelihood_of_other_weights_has_rows_and_a_result_of_its_own(run):
     assert other["weights"] == loaded.fingerprint != plain["weights"]
     assert other["settings"]["ema"] == loaded.averaged_as["ema"]
     assert other["value"] != plain["value"]
-    direct = loaded.log_likelihood(loaded.data.test[:2], tolerance=0.5, tolerance_bits=0.5)
+    direct = loaded.log_likelihood(loaded.data.test[:2], nodes=8)
     own = [json.loads(line) for line in (run / "results" / other["rows"]).open()][1:]
     nats = torch.tensor([row["nats"] for row in own], dtype=torch.float64)
     torch.testing.assert_close(-nats.mean(1), direct.values)
