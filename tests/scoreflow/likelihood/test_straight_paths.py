@@ -33,6 +33,8 @@ TIGHT = Solver(probes=0, tolerance=1e-7, tolerance_bits=1e-7)
 
 def tight(tolerance):
     return {"method": "dopri5", "tolerance": tolerance, "tolerance_bits": tolerance}
+
+
 SOLVED = 1e-4
 """Nats that `TIGHT` leaves over some 100 steps of two or three dimensions, and more."""
 LEVELS = 5
