@@ -188,8 +188,9 @@ def test_the_last_block_samples_and_measures():
     images = golden_of("diffusers/ddpm")["image_levels"][:2]
     namespace = {"unet": unet.eval().requires_grad_(False), "images": images}
     for text in ("import scoreflow", "sde = sf.VPSDE.linear(1000)\nmodel", "sf.bits_per_dim"):
-        # an untrained network is stiff: with the solver's other tolerances it takes minutes
-        exec(block(text).replace("probes=1", "probes=1, tolerance_bits=0.1, checked=0"), namespace)
+        # an untrained network is stiff: a trajectory that is good enough takes minutes
+        rough = "probes=1, trajectory_tolerance=1e9, checked=0"
+        exec(block(text).replace("probes=1", rough), namespace)
     assert namespace["x"].shape == (2, 3, 8, 8)
     assert bool(torch.isfinite(namespace["found"].bits_per_dim).all())
 
