@@ -241,14 +241,11 @@ class LikelihoodConfig(Section):
         "random-sign probes of the divergence, by nodes so many at each; 0 for the exact one",
         Range(0, 2**24),
     )
-    nodes: int = key(
-        32, "points where the divergence is estimated", NODES, later=True, only=BY_NODES
-    )
+    nodes: int = key(32, "points where the divergence is estimated", NODES, only=BY_NODES)
     substeps: int = key(
         1,
         "steps of the trajectory from a node to the next",
         Range(1, 1024),
-        later=True,
         only=BY_NODES,
     )
     trajectory_tolerance: float = key(
@@ -256,7 +253,6 @@ class LikelihoodConfig(Section):
         "estimated error of the trajectory, RMS on the unit scale, above which an image is solved "
         "again with twice the substeps",
         TOLERANCE,
-        later=True,
         only=BY_NODES,
     )
     tolerance: float = key(1e-4, "local error of x, unit scale", TOLERANCE, only=BY_SOLVERS)

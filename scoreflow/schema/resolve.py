@@ -33,8 +33,8 @@ OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
 MEASURED = "likelihood"
 """A section whose keys are refused where nothing reads them, in the mode of its name."""
-RENEWED = ("likelihood.method", "likelihood.probes")
-"""Keys whose default is not what it was once."""
+RENEWED: Flat = {"likelihood.method": "dopri5", "likelihood.probes": 2}
+"""Keys whose default is not what it was once, and what it was."""
 LISTED = 5
 """Differing keys that a refusal names."""
 IN_DATA = ("shape", "dtype", "num_levels", "num_classes", "empty_classes", "train", "test")
@@ -361,7 +361,7 @@ def completed(saved: Flat) -> Flat:
     newer = {
         key: value for key, value in known.items() if key in LATER or not belongs_to_weights(key)
     }
-    return {**newer, **saved}
+    return {**newer, **RENEWED, **saved}
 
 
 def resolve(flat: Flat, where: str) -> ConfigDict:

@@ -132,7 +132,7 @@ def test_a_run_of_ones_own_network_is_trained_sampled_and_measured(here, capsys)
     assert run.model.output == "v"
     drawn = run.sample(2, sampler="dpm", steps=4, label=3)
     assert drawn.shape == (2, 1, 8, 8)
-    found = run.log_likelihood(run.data.test[:2], probes=1, tolerance=1e-2)
+    found = run.log_likelihood(run.data.test[:2], nodes=8)
     assert bool(torch.isfinite(found.bits_per_dim).all())
     command = ["run.py", "--mode", "sample", "--workdir", "run", "--device", "cpu"]
     few = ["--config.sampling.steps=3", "--config.sampling.num_images=2"]
