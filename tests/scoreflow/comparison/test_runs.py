@@ -42,7 +42,7 @@ TINY = [
 ]
 ASKED = [
     f"--config.likelihood.num_images={COUNT}",
-    "--config.likelihood.nodes=8",
+    "--config.likelihood.nodes=10",
     "--config.likelihood.checked=2",
 ]
 
@@ -429,9 +429,12 @@ def test_two_processes_find_what_one_does(folders, tmp_path, torchrun):
     assert done.returncode == 0, done.stderr
     one, two = (result(tmp_path / name) for name in ("one", "two"))
     (own,), (shared,) = one["pairs"], two["pairs"]
-    assert own == {**shared, "solver": pytest.approx(shared["solver"], rel=1e-3)}
+    numbers = {key: each for key, each in shared.items() if type(each) is float}
+    # in other batches a network rounds otherwise
+    near = {key: pytest.approx(each, rel=1e-3) for key, each in numbers.items()}
+    assert own == {**shared, **near}
     for here, there in zip(one["runs"], two["runs"], strict=True):
-        assert here["values"] == there["values"]
+        assert here["values"] == pytest.approx(there["values"], abs=1e-5)
         assert [row["nfe"] for row in here["samples"]] == [row["nfe"] for row in there["samples"]]
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "one/samples").iterdir()}
     assert len(pictures) == 4
