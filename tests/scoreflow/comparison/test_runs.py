@@ -347,7 +347,7 @@ def test_python_gives_the_same(folders, tmp_path, monkeypatch):
     assert ask(folders[:2]) == 0
     (out,) = Path("runs").iterdir()
     asked = result(out)
-    likelihood = {"num_images": COUNT, "nodes": 8, "checked": 2}
+    likelihood = {"num_images": COUNT, "nodes": 10, "checked": 2}
     settings = {"samplers": ("ddim", "dpm"), "nfe": (2,), "num_images": 16}
     found = sf.compare(folders[:2], device="cpu", likelihood=likelihood, compare=settings)
     assert found.folder == out
