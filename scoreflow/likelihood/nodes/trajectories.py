@@ -13,7 +13,7 @@ with twice as many, and the others do not wait for it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class Group:
 
     def join(self, other: "Group") -> "Group":
         """These and those, of the same substeps."""
-        noise = Noise(self.noise.seed, torch.cat((self.noise.index, other.noise.index)))
+        noise = replace(self.noise, index=torch.cat((self.noise.index, other.noise.index)))
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("number", "state"))
         number, state = (torch.cat(pair) for pair in pairs)
         evaluations = torch.cat((self.evaluations, other.evaluations))
@@ -114,16 +114,20 @@ class Nodes:
             further: that the field counts evaluations of each row in, beyond one a call, (b,).
         """
         grid, restart = self._grid(group)
+        angles, rates = self.clock.angles(grid.T.contiguous())
         shape = group.state.shape[1:]
         divergence = grid.new_zeros(len(grid), self.columns)
+        begun = torch.ones_like(restart)
 
         def slope(k: int, flat: Tensor) -> Tensor:
-            angle, rate = self.clock.angles(grid[:, k])
+            angle, rate = angles[k], rates[k]
             node, between = divmod(k, group.substeps)
             at_node = between == 0 and 1 <= node <= self.count
             v, found = field(angle, flat.view(-1, *shape), node - 1 if at_node else None)
             if found is not None:
                 divergence.addcmul_(rate[:, None] / self.count, found)
+            if k == 0:
+                begun.logical_and_(v.flatten(1).isfinite().all(1))
             return v.flatten(1) * rate[:, None]
 
         error, state = grid.new_zeros(len(grid)), group.state.flatten(1)
@@ -131,9 +135,10 @@ class Nodes:
             state, error = step.state, error + step.error
         evaluations = group.evaluations + self.evaluations(group.substeps) + further
         finite = state.isfinite().all(1) & divergence.isfinite().all(1) & error.isfinite()
-        good = finite & (error <= self.tolerance)
         left = self.max_evaluations - evaluations
-        again = ~good & (left >= self.evaluations(2 * group.substeps))
+        good = finite & (error <= self.tolerance) & (left >= 0)
+        # where the field is not finite at the start, no shorter step helps
+        again = ~good & begun & (left >= self.evaluations(2 * group.substeps) + 2 * further)
         status = torch.where(finite, Status.MAX_EVALUATIONS.value, Status.NOT_FINITE.value)
         status = torch.where(good, Status.DONE.value, status)
         ends = (~again).nonzero()[:, 0]
@@ -146,7 +151,7 @@ class Nodes:
 
     def _grid(self, group: Group) -> tuple[Tensor, Tensor]:
         """Points of the clock, (b, 1 + substeps (K + 1)), and whether the first are crowded."""
-        noise = group.noise.at(self.repeat * REPEAT)
+        noise = group.noise.at(group.noise.step + self.repeat * REPEAT)
         shift = noise.uniform(Stream.NODES)[:, None] + 2.0**-33  # 0 would make a step of none
         nodes = (torch.arange(self.count, device=shift.device) + shift) / self.count
         ends = torch.cat((torch.zeros_like(shift), nodes, torch.ones_like(shift)), 1)
