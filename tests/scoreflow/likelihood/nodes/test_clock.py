@@ -1,4 +1,4 @@
-"""The clock of the nodes: from end to end, increasing, with its derivative, at any process's ends."""
+"""The clock of the nodes: from end to end, increasing, with its derivative, for any ends."""
 
 import math
 
