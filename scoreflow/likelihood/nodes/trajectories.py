@@ -1,11 +1,14 @@
 """Trajectories of the flow whose points are the nodes of the divergence: one evaluation for both.
 
 K nodes stand at q_k = (k + u) / K of the clock, u uniform on [0, 1) for each image: whatever the
-integrand, the mean of (dphi/dq) div v / K over u is its integral, so that nodes too few for it
-make noise, which an average removes and a standard error covers, and no bias. At each node the
-divergence is estimated by probes of its own, whose noise therefore averages over the nodes too;
-a probe that is held fixed (Grathwohl et al. 2019, "FFJORD", Sec. 3.1) adds the same error all
-along the way.
+integrand f = (dphi/dq) div v, the mean over u of the sum of f(q_k) / K is its integral, so that
+nodes too few for it make noise, which an average removes and a standard error covers, and no bias.
+Where f is not 0 at its ends, that noise would mostly be the ends' own; the line from f(0) to f(1),
+whose integral is known, takes it away: what is added is (f(1) - f(0)) (1/2 - u) / K, of mean 0.
+
+At each node the divergence is estimated by probes of its own, whose noise therefore averages over
+the nodes too; a probe that is held fixed (Grathwohl et al. 2019, "FFJORD", Sec. 3.1) adds the same
+error all along the way.
 
 The trajectory itself is Adams' (`sde.ode.adams`) on the grid of 0, the nodes and 1, every interval
 in as many equal parts as asked. A row whose estimated error is above the tolerance is started anew
@@ -24,8 +27,8 @@ from scoreflow.sde.ode.adams import adams
 from scoreflow.sde.ode.result import Status
 
 Field = Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor | None]]
-"""(angles (b,), states (b, ...), number of the node or None between nodes) -> velocity (b, ...),
-and at a node estimates of its divergence, (b, P)."""
+"""(angles (b,), states (b, ...), number of the node, 0 and K + 1 at the ends, or None between two)
+-> velocity (b, ...), and at a node estimates of its divergence, (b, P)."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,16 @@ class Nodes:
         shape = group.state.shape[1:]
         divergence = grid.new_zeros(len(grid), self.columns)
         begun = torch.ones_like(restart)
+        inner = grid.new_full((len(grid), 1), 1 / self.count)
+        uneven = (0.5 * inner[:, 0] - grid[:, group.substeps])[:, None]
+        weights = {0: -uneven, self.count + 1: uneven}
 
         def slope(k: int, flat: Tensor) -> Tensor:
             angle, rate = angles[k], rates[k]
             node, between = divmod(k, group.substeps)
-            at_node = between == 0 and 1 <= node <= self.count
-            v, found = field(angle, flat.view(-1, *shape), node - 1 if at_node else None)
+            v, found = field(angle, flat.view(-1, *shape), None if between else node)
             if found is not None:
-                divergence.addcmul_(rate[:, None] / self.count, found)
+                divergence.addcmul_(weights.get(node, inner) * rate[:, None], found)
             if k == 0:
                 begun.logical_and_(v.flatten(1).isfinite().all(1))
             return v.flatten(1) * rate[:, None]
