@@ -74,8 +74,8 @@ class Solver:
         max_evaluations: cap for each sample.
         nodes: of "nodes", where the divergence is estimated.
         substeps: of "nodes", steps of the trajectory from one to the next, in a first attempt.
-        trajectory_tolerance: of "nodes", of the sum of estimated local errors, RMS on the unit
-            scale: a row above it is solved again with twice the substeps.
+        trajectory_tolerance: of "nodes", of the sum of estimated local errors, each the RMS in
+            units of the noise there: a row above it is solved again with twice the substeps.
         repeat: another number has other probes and other nodes.
     """
 
@@ -86,7 +86,7 @@ class Solver:
     max_evaluations: int = 10_000
     nodes: int = 32
     substeps: int = 1
-    trajectory_tolerance: float = 0.02
+    trajectory_tolerance: float = 0.05
     repeat: int = 0
 
     def tolerances(self, dims: int) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -11,8 +11,11 @@ the nodes too; a probe that is held fixed (Grathwohl et al. 2019, "FFJORD", Sec.
 error all along the way.
 
 The trajectory itself is Adams' (`sde.ode.adams`) on the grid of 0, the nodes and 1, every interval
-in as many equal parts as asked. A row whose estimated error is above the tolerance is started anew
-with twice as many, and the others do not wait for it.
+in as many equal parts as asked. Its velocity is interpolated, the clock's rate is not: at low
+noise, where a step may span several times the noise, that is all that changes. An error counts in
+units of the noise where it is made: off the path by more than that, the divergence means nothing,
+however little it is beside the data. A row whose estimated error is above the tolerance is started
+anew with twice as many steps, and the others do not wait for it.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,7 +75,8 @@ class Ended:
         state: at the end, (b, ...).
         divergence: its integral along the way, (b, P).
         evaluations: of the field, all attempts together, (b,).
-        error: of the trajectory, the sum of its steps' estimates, RMS on the unit scale, (b,).
+        error: of the trajectory, the sum of its steps' estimates, each the RMS over the noise
+            there, sin phi, (b,).
         status: `sde.ode.Status`, (b,).
     """
 
@@ -133,11 +137,13 @@ class Nodes:
                 divergence.addcmul_(weights.get(node, inner) * rate[:, None], found)
             if k == 0:
                 begun.logical_and_(v.flatten(1).isfinite().all(1))
-            return v.flatten(1) * rate[:, None]
+            return v.flatten(1)
 
         error, state = grid.new_zeros(len(grid)), group.state.flatten(1)
-        for step in adams(slope, state, grid, restart, after=group.substeps):
-            state, error = step.state, error + step.error
+        noise, rate = angles.sin(), lambda q: self.clock.angles(q)[1]
+        steps = adams(slope, state, grid, restart, after=group.substeps, rate=rate)
+        for k, step in enumerate(steps, 1):
+            state, error = step.state, error + step.error / noise[k]
         evaluations = group.evaluations + self.evaluations(group.substeps) + further
         finite = state.isfinite().all(1) & divergence.isfinite().all(1) & error.isfinite()
         left = self.max_evaluations - evaluations
