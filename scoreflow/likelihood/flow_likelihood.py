@@ -74,8 +74,8 @@ class Solver:
         max_evaluations: cap for each sample.
         nodes: of "nodes", where the divergence is estimated.
         substeps: of "nodes", steps of the trajectory from one to the next, in a first attempt.
-        trajectory_tolerance: of "nodes", of the sum of estimated local errors, RMS on the unit
-            scale: a row above it is solved again with twice the substeps.
+        trajectory_tolerance: of "nodes", of the sum of estimated local errors, each the RMS in
+            units of the noise there: a row above it is solved again with twice the substeps.
         repeat: another number has other probes and other nodes.
     """
 
@@ -86,7 +86,7 @@ class Solver:
     max_evaluations: int = 10_000
     nodes: int = 32
     substeps: int = 1
-    trajectory_tolerance: float = 0.02
+    trajectory_tolerance: float = 0.05
     repeat: int = 0
 
     def tolerances(self, dims: int) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -97,17 +97,23 @@ class Solver:
     def finer(self, factor: float) -> "Solver":
         """The same with tolerances so many times smaller; "nodes" with `FINER` times the substeps.
 
-        Nodes and probes are the same, so that only the error of the trajectory is less.
+        Nodes and probes are the same, so that only the error of the trajectory is less. Its
+        tolerance is less too, or a row that had to double its substeps would stop where it did.
         """
         if self.method == "nodes":
-            less = self.trajectory_tolerance / FINER  # for rows that had more steps already
-            return replace(self, substeps=FINER * self.substeps, trajectory_tolerance=less)
+            return replace(
+                self,
+                substeps=FINER * self.substeps,
+                trajectory_tolerance=self.trajectory_tolerance / FINER**2,
+                max_evaluations=FINER**2 * self.max_evaluations,
+            )
         tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
         return replace(self, tolerance=tolerance, tolerance_bits=bits)
 
 
 FINER = 4
-"""Times the substeps: the error of a method of order 3 falls to a 64th."""
+"""Times the substeps: the error of a method of order 3 falls to a 64th, its estimate, of order 2
+in the first steps, to a 16th."""
 Arrivals = Callable[[int], tuple[Tensor, Noise]]
 """The most points to give -> the next points (k, ...) and their noise; fewer: no more come."""
 
@@ -245,7 +251,7 @@ class Flow:
 
     def _signs(self, noise: Noise, step: int) -> tuple[Tensor, ...]:
         """The probes of each row at a step of the noise: each (B, ...)."""
-        noise = noise.at(self.solver.repeat * REPEAT + step)
+        noise = noise.at(noise.step + self.solver.repeat * REPEAT + step)
         if self.solver.probes == 1:  # any one of the set is a vector of independent signs
             return (noise.rademacher(Stream.PROBE, tuple(self.shape)),)
         return sign_probes(noise, tuple(self.shape), self.solver.probes).unbind(1)
@@ -316,7 +322,7 @@ class _Queue:
         x, noise = self.arrivals(len(free))
         slots = free[: len(x)]
         if probes and len(x):
-            noise = noise.at(self.flow.solver.repeat * REPEAT)
+            noise = noise.at(noise.step + self.flow.solver.repeat * REPEAT)
             self.signs[slots] = sign_probes(noise, tuple(self.flow.shape), probes)
         number = torch.arange(self.arrived, self.arrived + len(x), device=self.held.device)
         self.held[slots] = number

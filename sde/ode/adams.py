@@ -1,15 +1,16 @@
 """Adams' multistep method, with a grid of its own for each row: one evaluation a point.
 
-Along dy/dq = slope(q, y) a step from q_k to q_(k+1) uses the slopes that are there already:
+Along dy/dq = rate(q) slope(q, y) a step from q_k to q_(k+1) uses the slopes that are there:
 
     predict    y* = y_k + integral of the polynomial through the last 4 slopes   (Adams-Bashforth)
     evaluate   f* = slope(q_(k+1), y*)
     correct    y_(k+1) = y_k + that of the polynomial through f* and the last 3  (Adams-Moulton)
 
 ("PEC": the slope at the corrected state is not asked for, f* stands for it.) The polynomials are
-those of the row's own points, which need not be even. Both estimates have order 4, of opposite
-sign, so that a fraction of their difference estimates the local error (Milne's device; for even
-steps 19/270 of it). The first steps have fewer slopes, and the orders that go with them.
+those of the row's own points, which need not be even, and are integrated times the rate as it is.
+Both estimates have order 4, of opposite sign, so that a fraction of their difference estimates the
+local error (Milne's device; for even steps and a constant rate 19/270 of it). The first steps have
+fewer slopes, and the orders that go with them.
 
 Only sums and products of a row's own numbers: a row's result is the same to the bit in any batch.
 
@@ -26,9 +27,17 @@ from scoreflow.sde.ode.sums import row_sums
 
 ORDER = 4
 MILNE = 19 / 270
-_GAUSS = ((-((3 / 5) ** 0.5), 5 / 18), (0.0, 4 / 9), ((3 / 5) ** 0.5, 5 / 18))
-"""Points on [-1, 1] and weights of a mean over it, exact for the polynomials of 4 slopes."""
+_GAUSS = (
+    (-0.906179845938664, 0.11846344252809454),
+    (-0.5384693101056831, 0.23931433524968324),
+    (0.0, 0.28444444444444444),
+    (0.5384693101056831, 0.23931433524968324),
+    (0.906179845938664, 0.11846344252809454),
+)
+"""Points on [-1, 1] and weights of a mean over it, exact for polynomials of degree 9."""
 
+Rate = Callable[[Tensor], Tensor]
+"""q (...) -> dp/dq there, (...): a known factor of dy/dq = (dp/dq) slope."""
 Slope = Callable[[int, Tensor], Tensor]
 """(k, states at point k of the grid, flat (b, n)) -> slopes there, (b, n)."""
 
@@ -47,14 +56,17 @@ class Step:
     error: Tensor
 
 
-def integral_weights(points: Tensor, valid: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Weights of slopes at some points, whose sum is their polynomial's integral from low to high.
+def integral_weights(
+    points: Tensor, valid: Tensor, low: Tensor, high: Tensor, rate: Rate = torch.ones_like
+) -> Tensor:
+    """Weights of slopes at some points: the integral of their polynomial times a rate.
 
     Args:
         points: (b, k), k <= 4, those that count being distinct.
         valid: whether a point counts, bool (b, k).
-        low: (b,).
-        high: (b,).
+        low: where it begins, (b,).
+        high: where it ends, (b,).
+        rate: what the polynomial is multiplied by, itself integrated by five Gauss points.
 
     Returns:
         (b, k), 0 for points that do not count.
@@ -66,19 +78,25 @@ def integral_weights(points: Tensor, valid: Tensor, low: Tensor, high: Tensor) -
     )
     total = torch.zeros_like(points)
     for x, weight in _GAUSS:
-        away = (middle + half * x)[:, None, None] - points[:, None, :]
+        at = middle + half * x
+        away = at[:, None, None] - points[:, None, :]
         factors = torch.where(others, away / torch.where(others, gaps, 1.0), 1.0)
         basis = factors[:, :, 0]
         for column in range(1, points.shape[1]):
             basis = basis * factors[:, :, column]
-        total = total + weight * basis
+        total = total + (weight * rate(at))[:, None] * basis
     return torch.where(valid, 2 * half[:, None] * total, 0.0)
 
 
 def adams(
-    slope: Slope, state: Tensor, grid: Tensor, restart: Tensor, after: int
+    slope: Slope,
+    state: Tensor,
+    grid: Tensor,
+    restart: Tensor,
+    after: int,
+    rate: Rate = torch.ones_like,
 ) -> Iterator[Step]:
-    """Follow dy/dq from the first point of a grid to its last, a step at a time.
+    """Follow dy/dq = rate(q) slope(q, y) from the first point of a grid to its last, by steps.
 
     Args:
         slope: evaluated once at each point of the grid, in order, at predicted states.
@@ -88,6 +106,8 @@ def adams(
             the steps so far are so short beside the next ones that a polynomial through them
             would carry their rounding errors far.
         after: how many steps.
+        rate: a factor that is known between the points too: it is not interpolated, so that a step
+            may span a large change of it.
 
     Yields:
         M steps.
@@ -96,11 +116,11 @@ def adams(
     points, valid = grid[:, :1], counts
     for k in range(1, grid.shape[1]):
         low, high = grid[:, k - 1], grid[:, k]
-        ahead = _combined(state, slopes, integral_weights(points, valid, low, high))
+        ahead = _combined(state, slopes, integral_weights(points, valid, low, high, rate))
         slopes = [*slopes, slope(k, ahead)][-ORDER:]
         points = torch.cat((points, high[:, None]), 1)[:, -ORDER:]
         valid = torch.cat((valid, counts), 1)[:, -ORDER:]
-        state = _combined(state, slopes, integral_weights(points, valid, low, high))
+        state = _combined(state, slopes, integral_weights(points, valid, low, high, rate))
         yield Step(state, MILNE * _rms(state - ahead))
         if k == after:
             valid = torch.cat((valid[:, :-1] & ~restart[:, None], valid[:, -1:]), 1)

@@ -1,19 +1,25 @@
 """Trajectories of the flow whose points are the nodes of the divergence: one evaluation for both.
 
 K nodes stand at q_k = (k + u) / K of the clock, u uniform on [0, 1) for each image: whatever the
-integrand, the mean of (dphi/dq) div v / K over u is its integral, so that nodes too few for it
-make noise, which an average removes and a standard error covers, and no bias. At each node the
-divergence is estimated by probes of its own, whose noise therefore averages over the nodes too;
-a probe that is held fixed (Grathwohl et al. 2019, "FFJORD", Sec. 3.1) adds the same error all
-along the way.
+integrand f = (dphi/dq) div v, the mean over u of the sum of f(q_k) / K is its integral, so that
+nodes too few for it make noise, which an average removes and a standard error covers, and no bias.
+Where f is not 0 at its ends, that noise would mostly be the ends' own; the line from f(0) to f(1),
+whose integral is known, takes it away: what is added is (f(1) - f(0)) (1/2 - u) / K, of mean 0.
+
+At each node the divergence is estimated by probes of its own, whose noise therefore averages over
+the nodes too; a probe that is held fixed (Grathwohl et al. 2019, "FFJORD", Sec. 3.1) adds the same
+error all along the way.
 
 The trajectory itself is Adams' (`sde.ode.adams`) on the grid of 0, the nodes and 1, every interval
-in as many equal parts as asked. A row whose estimated error is above the tolerance is started anew
-with twice as many, and the others do not wait for it.
+in as many equal parts as asked. Its velocity is interpolated, the clock's rate is not: at low
+noise, where a step may span several times the noise, that is all that changes. An error counts in
+units of the noise where it is made: off the path by more than that, the divergence means nothing,
+however little it is beside the data. A row whose estimated error is above the tolerance is started
+anew with twice as many steps, and the others do not wait for it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +30,8 @@ from scoreflow.sde.ode.adams import adams
 from scoreflow.sde.ode.result import Status
 
 Field = Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor | None]]
-"""(angles (b,), states (b, ...), number of the node or None between nodes) -> velocity (b, ...),
-and at a node estimates of its divergence, (b, P)."""
+"""(angles (b,), states (b, ...), number of the node, 0 and K + 1 at the ends, or None between two)
+-> velocity (b, ...), and at a node estimates of its divergence, (b, P)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Group:
 
     def join(self, other: "Group") -> "Group":
         """These and those, of the same substeps."""
-        noise = Noise(self.noise.seed, torch.cat((self.noise.index, other.noise.index)))
+        noise = replace(self.noise, index=torch.cat((self.noise.index, other.noise.index)))
         pairs = ((getattr(self, name), getattr(other, name)) for name in ("number", "state"))
         number, state = (torch.cat(pair) for pair in pairs)
         evaluations = torch.cat((self.evaluations, other.evaluations))
@@ -69,7 +75,8 @@ class Ended:
         state: at the end, (b, ...).
         divergence: its integral along the way, (b, P).
         evaluations: of the field, all attempts together, (b,).
-        error: of the trajectory, the sum of its steps' estimates, RMS on the unit scale, (b,).
+        error: of the trajectory, the sum of its steps' estimates, each the RMS over the noise
+            there, sin phi, (b,).
         status: `sde.ode.Status`, (b,).
     """
 
@@ -114,26 +121,35 @@ class Nodes:
             further: that the field counts evaluations of each row in, beyond one a call, (b,).
         """
         grid, restart = self._grid(group)
+        angles, rates = self.clock.angles(grid.T.contiguous())
         shape = group.state.shape[1:]
         divergence = grid.new_zeros(len(grid), self.columns)
+        begun = torch.ones_like(restart)
+        inner = grid.new_full((len(grid), 1), 1 / self.count)
+        uneven = (0.5 * inner[:, 0] - grid[:, group.substeps])[:, None]
+        weights = {0: -uneven, self.count + 1: uneven}
 
         def slope(k: int, flat: Tensor) -> Tensor:
-            angle, rate = self.clock.angles(grid[:, k])
+            angle, rate = angles[k], rates[k]
             node, between = divmod(k, group.substeps)
-            at_node = between == 0 and 1 <= node <= self.count
-            v, found = field(angle, flat.view(-1, *shape), node - 1 if at_node else None)
+            v, found = field(angle, flat.view(-1, *shape), None if between else node)
             if found is not None:
-                divergence.addcmul_(rate[:, None] / self.count, found)
-            return v.flatten(1) * rate[:, None]
+                divergence.addcmul_(weights.get(node, inner) * rate[:, None], found)
+            if k == 0:
+                begun.logical_and_(v.flatten(1).isfinite().all(1))
+            return v.flatten(1)
 
         error, state = grid.new_zeros(len(grid)), group.state.flatten(1)
-        for step in adams(slope, state, grid, restart, after=group.substeps):
-            state, error = step.state, error + step.error
+        noise, rate = angles.sin(), lambda q: self.clock.angles(q)[1]
+        steps = adams(slope, state, grid, restart, after=group.substeps, rate=rate)
+        for k, step in enumerate(steps, 1):
+            state, error = step.state, error + step.error / noise[k]
         evaluations = group.evaluations + self.evaluations(group.substeps) + further
         finite = state.isfinite().all(1) & divergence.isfinite().all(1) & error.isfinite()
-        good = finite & (error <= self.tolerance)
         left = self.max_evaluations - evaluations
-        again = ~good & (left >= self.evaluations(2 * group.substeps))
+        good = finite & (error <= self.tolerance) & (left >= 0)
+        # where the field is not finite at the start, no shorter step helps
+        again = ~good & begun & (left >= self.evaluations(2 * group.substeps) + 2 * further)
         status = torch.where(finite, Status.MAX_EVALUATIONS.value, Status.NOT_FINITE.value)
         status = torch.where(good, Status.DONE.value, status)
         ends = (~again).nonzero()[:, 0]
@@ -146,7 +162,7 @@ class Nodes:
 
     def _grid(self, group: Group) -> tuple[Tensor, Tensor]:
         """Points of the clock, (b, 1 + substeps (K + 1)), and whether the first are crowded."""
-        noise = group.noise.at(self.repeat * REPEAT)
+        noise = group.noise.at(group.noise.step + self.repeat * REPEAT)
         shift = noise.uniform(Stream.NODES)[:, None] + 2.0**-33  # 0 would make a step of none
         nodes = (torch.arange(self.count, device=shift.device) + shift) / self.count
         ends = torch.cat((torch.zeros_like(shift), nodes, torch.ones_like(shift)), 1)
