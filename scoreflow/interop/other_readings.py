@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scoreflow.models.asking import Asking, Label
+from scoreflow.models.asking import DIVIDING_BY_SIGNAL, Asking, Label
 from scoreflow.models.score_model import Output, ScoreModel
 from scoreflow.sde import SDE, VPSDE
 from scoreflow.sde.base import Rescaled, in_units
@@ -78,7 +78,7 @@ def _labels(model: ScoreModel) -> Iterator[Reading]:
         "t / N": Label("time", 1 / n, 0.0),
         "steps from the noisiest": Label("time", -1.0, float(n)),
     }
-    if own.of != "time":
+    if own.of in DIVIDING_BY_SIGNAL:
         candidates |= {"ln(sigma)": Label("log_sigma", 1.0, 0.0)}
         candidates |= {"ln(sigma) / 4": Label("log_sigma", 0.25, 0.0)}
         candidates |= {"sigma": Label("sigma", 1.0, 0.0)}

@@ -14,9 +14,17 @@ a factor of time,
     unit    1 / sqrt(alpha^2 s^2 + sigma^2 / d^2)           none    1           alpha    1 / alpha
 
 and its label a function of time: affine in t, in sigma / (alpha d), which is the ratio of noise to
-signal that it sees, or in the logarithm of that.
+signal that it sees, in the logarithm of that, or in the log-SNR in decibels,
+
+    10 log10((1 + delta^2 r^2) / r^2),      r = sigma / (alpha d),      delta^2 = 1e-6
+
+which is 10 log10(1 / r^2) but for r near 1 / delta = 1000, and -60 dB, not -inf, where no signal
+is left. In t DDPM's index embedding, whose fastest sinusoid has a period of 2 pi labels, turns
+about N / 2 pi times from data to noise; in decibels about 20 times, whatever N is, so that the
+network is smooth in t and a solver takes long steps.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,11 +35,17 @@ from torch import Tensor
 from scoreflow.errors import RequestError
 from scoreflow.sde.base import SDE, broadcast
 
-Quantity = Literal["time", "sigma", "log_sigma"]
+Quantity = Literal["time", "sigma", "log_sigma", "log_snr"]
 InputScale = Literal["unit", "none", "alpha"]
 DataRange = Literal["symmetric", "unit"]
 OfTimes = Callable[[Tensor], Tensor]
 """Times (B,) float64, in steps -> (B,), one number a row."""
+DIVIDING_BY_SIGNAL: tuple[Quantity, ...] = ("sigma", "log_sigma")
+"""Quantities that are infinite where alpha is 0."""
+LEAST_SNR = 1e-6
+"""delta^2, added to the ratio of signal to noise powers: -60 dB."""
+DECIBELS = 10 / math.log(10)
+"""Decibels of a power in one unit of its natural logarithm."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,8 @@ class Label:
     """label = scale * quantity + offset; the default is DDPM's index t - 1.
 
     Attributes:
-        of: "time" in steps; "sigma", the ratio of noise to signal that the network sees; or
-            "log_sigma", its natural logarithm.
+        of: "time" in steps; "sigma", the ratio of noise to signal that the network sees;
+            "log_sigma", its natural logarithm; or "log_snr", in decibels, -60 at least.
         scale: in labels per unit of the quantity.
         offset: in labels.
     """
@@ -65,8 +79,16 @@ class Label:
         """
         if self.of == "time":
             return self.scale * t + self.offset
+        if self.of == "log_snr":
+            return self.scale * _decibels(sde, t, noise_unit) + self.offset
         sigma = sde.sigma(t) / (sde.alpha(t) * noise_unit)
         return self.scale * (sigma if self.of == "sigma" else sigma.log()) + self.offset
+
+
+def _decibels(sde: SDE, t: Tensor, noise_unit: float) -> Tensor:
+    """The log-SNR that a network sees, in decibels, finite where alpha is 0; shaped like t."""
+    noise = sde.variance(t) / noise_unit**2
+    return DECIBELS * ((sde.alpha(t) ** 2 + LEAST_SNR * noise).log() - noise.log())
 
 
 @dataclass(frozen=True)
@@ -128,7 +150,7 @@ class Asking:
     def dividing_by_signal(self) -> dict[str, str]:
         """Which of its fields, by name, are infinite where alpha is 0."""
         found = {}
-        if isinstance(self.label, Label) and self.label.of != "time":
+        if isinstance(self.label, Label) and self.label.of in DIVIDING_BY_SIGNAL:
             found["label"] = str(self.label.of)
         if self.input_scale == "alpha":
             found["input_scale"] = "alpha"

@@ -105,8 +105,8 @@ class ScoreModel:
             "float64".
         channels_last: memory format of the images handed to the network.
         learned_variance: the second half of the output's channels is the reverse variance.
-        label: of the network at times t: a `Label`, affine in t, sigma or log sigma; or a function
-            of t (B,) float64, in steps, that returns (B,); integers stay integers.
+        label: of the network at times t: a `Label`, affine in t, sigma, log sigma or the log-SNR;
+            or a function of t (B,) float64, in steps, that returns (B,); integers stay integers.
         input_scale: "unit", "none" (x_t as it is) or "alpha" (x_t / alpha); or a function of t
             (B,) that gives the factor of x_t, (B,).
         data_std: standard deviation of the images that "unit" takes, EDM's sigma_data.

@@ -324,12 +324,16 @@ class ModelConfig(Section):
     )
     label: str = key(
         "time",
-        "what the network's label is a function of: t, sigma/alpha or its logarithm",
-        choices=("time", "sigma", "log_sigma"),
+        "what the network's label is a function of: t in steps, sigma/alpha, its logarithm, or "
+        "the log-SNR in decibels",
+        choices=("time", "sigma", "log_sigma", "log_snr"),
         later=True,
     )
     label_scale: float = key(
-        1.0, "label = scale * (time, ...) + offset", Range(-1e6, 1e6, "[]"), later=True
+        1.0,
+        "label = scale * (time, ...) + offset; with 0.1 the network is smoother in t",
+        Range(-1e6, 1e6, "[]"),
+        later=True,
     )
     label_offset: float = key(
         -1.0, "the same; DDPM's index is t - 1", Range(-1e6, 1e6, "[]"), later=True

@@ -87,7 +87,7 @@ REFUSED = {
         "sde__schedule": "scaled_linear",
         "sde__num_steps": 10,
     },
-    r"model\.label must be one of time, sigma, log_sigma": {"model__label": "snr"},
+    r"model\.label must be one of time, sigma, log_sigma, log_snr": {"model__label": "snr"},
     r"model\.input_scale must be one of": {"model__input_scale": "sigma"},
     r"model\.data_range must be one of": {"model__data_range": "bytes"},
     r"model\.integer_times = true is of a network that knows integer times": {

@@ -169,6 +169,12 @@ def test_a_network_is_not_asked_by_what_is_infinite(key, value, remedy, toy):
             ScoreModel(torch.nn.Identity(), RectifiedSDE(8), "v", label=Label(value))
 
 
+@pytest.mark.parametrize("name", ["rectified", "edm", "ve", "vp"])
+def test_decibels_are_a_label_of_every_process(name, toy):
+    keys = {"sde.name": name, "model.prediction": "v", "model.label": "log_snr"}
+    assert not trains({**TOY, "sde.beta_max": 6.0, **keys, "training.times": "real"}, toy)
+
+
 def test_a_law_that_reaches_the_end_is_refused_by_its_keys(toy):
     keys = {"training.objective": "edm", "training.times": "log_normal"}
     wide = {**TOY, "sde.name": "rectified", **keys, "training.log_normal_std": 8.0}

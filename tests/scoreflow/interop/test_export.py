@@ -243,6 +243,7 @@ def test_flow_match_euler_of_diffusers_is_our_ddim_step_by_step(tmp_path, k):
         ("model.prediction", "v"),
         ("model.input_scale", "unit"),
         ("model.label_offset", -1.0),
+        ("model.label", "log_snr"),
         ("model.integer_times", True),
         ("sde.name", "edm"),
     ],

@@ -12,6 +12,7 @@ import scoreflow as sf
 from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, Label
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.models.time_embedding import sinusoidal_embedding
 from scoreflow.sde import EDMSDE, VESDE, VPSDE, RectifiedSDE, SubVPSDE
 from scoreflow.sde.analytic import GaussianMixture
 from scoreflow.sde.base import broadcast
@@ -193,17 +194,67 @@ def test_functions_of_time_are_asked_for_labels_and_scales():
 
 
 @pytest.mark.parametrize("shape", [(), (2,)])
-@pytest.mark.parametrize("of", ["time", "sigma", "log_sigma"])
+@pytest.mark.parametrize("of", ["time", "sigma", "log_sigma", "log_snr"])
 def test_labels_are_affine_in_their_quantity(of, shape):
     sde, t = SDES["ve"], torch.full(shape, 41.5, dtype=F64)
     sigma = 0.01 * 8000 ** (40.5 / 99)
-    quantity = {"time": 41.5, "sigma": sigma, "log_sigma": math.log(sigma)}[of]
+    decibels = 10 * math.log10(1 / sigma**2 + 1e-6)
+    known = {"time": 41.5, "sigma": sigma, "log_sigma": math.log(sigma), "log_snr": decibels}
+    quantity = known[of]
     asking = Asking(Label(of, 0.25, -3))
     found = asking.labels(sde, torch.zeros(2, 1, dtype=F64), t)
     torch.testing.assert_close(found, torch.full((2,), 0.25 * quantity - 3, dtype=F64))
     seen = Asking(Label("sigma", 1, 0), data_range="unit")  # the noise of images in [0, 1]
     found = seen.labels(sde, torch.zeros(2, 1, dtype=F64), t)
     torch.testing.assert_close(found, torch.full((2,), sigma / 2, dtype=F64))
+
+
+ENDS = {**SDES, "rectified": RectifiedSDE(100), "cosine": VPSDE.cosine(1000)}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_decibels_are_finite_to_the_end_and_of_the_noise_that_it_sees(name):
+    """Against alpha^2 / sigma^2 itself: off by log(1 + 1e-6 / SNR), which is -60 dB at SNR 0."""
+    sde = ENDS[name]
+    t = torch.linspace(0.03, sde.num_steps, 37, dtype=F64)
+    label = Label("log_snr", 1.0, 0.0)
+    for of_range, unit in (("symmetric", 1.0), ("unit", 2.0)):
+        asking = Asking(label, data_range=of_range)
+        found = asking.labels(sde, torch.zeros(37, 1, dtype=F64), t)
+        snr = (sde.alpha(t) / sde.sigma(t) * unit) ** 2
+        torch.testing.assert_close(found, 10 * (snr + 1e-6).log10(), rtol=1e-9, atol=1e-9)
+        assert (found.diff() < 0).all()
+        assert found.min() >= -60.0001  # the chain's last alpha is 0 or next to it
+        one = [asking.labels(sde, torch.zeros(1, 1, dtype=F64), each) for each in t]
+        assert torch.equal(torch.cat(one), found)  # to the bit, whatever the batch
+    if name == "rectified":
+        assert found[-1] == pytest.approx(-60, abs=1e-9)
+
+
+def zeros_per_step(label, sde, low, high):
+    """Zeros of the fastest sinusoid of the embedding, for a step between two times."""
+    t = torch.linspace(low, high, 20_001, dtype=F64)
+    labels = Asking(label).labels(sde, torch.zeros(len(t), 1, dtype=F64), t)
+    fastest = sinusoidal_embedding(labels, 32)[:, 0]
+    return int((fastest.sign().diff() != 0).sum()) / (high - low)
+
+
+@pytest.mark.parametrize("n", [500, 2000])
+def test_how_smooth_in_time_the_fastest_sinusoid_is(n):
+    """Its period in steps: 2 pi of the index, 20 pi of a tenth of it.
+
+    VE's log-SNR is linear in t and falls by 20 log10(sigma_max / sigma_min) = 60 dB from 1 to N:
+    2 pi (N - 1) / 60.
+    """
+    sde = VESDE(n, 0.01, 10.0)
+    periods = {
+        Label(): 2 * math.pi,
+        Label("time", 0.1, -1.0): 20 * math.pi,
+        Label("log_snr"): 2 * math.pi * (n - 1) / 60,
+    }
+    for label, period in periods.items():
+        found = zeros_per_step(label, sde, 1, n)
+        assert found == pytest.approx(2 / period, abs=2 / (n - 1)), label  # a zero at either end
 
 
 def test_an_answer_may_be_the_sample_of_an_object():
