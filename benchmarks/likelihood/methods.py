@@ -1,4 +1,4 @@
-"""The two log-likelihoods under comparison: the usual procedure (`usual`) and ours (`ours`)."""
+"""The usual procedure (`usual`), and ours by any solver (`ours`)."""
 
 import itertools
 import math
@@ -111,7 +111,7 @@ def usual(
 
 
 def ours(model: ScoreModel, points: Points, solver: Solver, capacity: int = 0) -> Outcome:
-    """Log-likelihood with a step size for each image.
+    """Log-likelihood by our package: at nodes, or with a step size for each image.
 
     Args:
         model: a float32 network.
@@ -128,7 +128,8 @@ def ours(model: ScoreModel, points: Points, solver: Solver, capacity: int = 0) -
     done = (status == Status.DONE).cpu()
     bits = points.bits(log_prob).where(done[:, None], math.nan)
     forwards = counted.rows / batch
-    products = forwards * (solver.probes or points.dims)
+    at = solver.nodes if solver.method == "nodes" else forwards
+    products = at * (solver.probes or points.dims)
     return Outcome(bits, evaluations.cpu(), forwards, products, int((~done).sum()))
 
 
@@ -153,5 +154,10 @@ def _queued(
 
 
 def solver_of(tolerance: float, method: str = "dopri5", probes: int = 1) -> Solver:
-    """A solver with one number for both tolerances."""
-    return Solver(probes, tolerance, tolerance, method)
+    """A solver with fixed probes, and one number for both tolerances."""
+    return Solver(probes=probes, tolerance=tolerance, tolerance_bits=tolerance, method=method)
+
+
+def nodes_solver(nodes: int, probes: int = 1, substeps: int = 1) -> Solver:
+    """Ours: fresh probes at so many nodes."""
+    return Solver(probes=probes, method="nodes", nodes=nodes, substeps=substeps)
