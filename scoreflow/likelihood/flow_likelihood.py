@@ -4,11 +4,14 @@ The change of variables along dx~/dphi = v from phi(t) to phi(N):
 
     log p_t(x) = log prior(x~_N) + integral of div v dphi - D log r_t.
 
-Rows go through the solver as a queue: one that is done makes room for the next, so that a hard
-datum delays only itself. How integers become points at t, and what that costs, is
+By "nodes" the divergence is estimated at points of the trajectory alone, randomly placed and with
+fresh probes at each (`nodes.trajectories`); by the other methods it is a part of the state, with
+probes held fixed. Rows go through a solver as a queue: one that is done makes room for the next,
+so that a hard datum delays only itself. How integers become points at t, and what that costs, is
 `dequantization`'s matter.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,10 +20,18 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from scoreflow.likelihood.nodes.clock import Clock
+from scoreflow.likelihood.nodes.trajectories import REPEAT, Attempts, Group, Nodes
 from scoreflow.samplers.denoisers.wrapper import further_evaluations
 from scoreflow.sde.base import SDE
-from scoreflow.sde.flow import sign_probes, sign_set_size, unit_probes, velocity_and_divergence
-from scoreflow.sde.noise import Noise
+from scoreflow.sde.flow import (
+    sign_probes,
+    sign_set_size,
+    unit_probes,
+    velocity,
+    velocity_and_divergence,
+)
+from scoreflow.sde.noise import Noise, Stream
 from scoreflow.sde.ode import Solution, odeint, odeint_queue
 from scoreflow.sde.prediction import Denoiser
 from scoreflow.sde.types import State
@@ -32,11 +43,13 @@ class LogLikelihood:
 
     Attributes:
         row: their running numbers in the order of arrival, (B,).
-        log_prob: nats, (B, P): one column a probe, or a single one for the exact divergence.
+        log_prob: nats, (B, P): one column a probe, or a single one for the exact divergence. By
+            "nodes" a column has a probe of its own at each node; all have the same nodes.
         latent: x at the prior, shaped like the data.
         evaluations: of the denoiser, (B,).
         status: `sde.ode.Status`, (B,).
-        solver_error: accumulated local error estimate of the log-density, nats, (B,).
+        solver_error: accumulated local error estimate of the log-density, nats, (B,). By "nodes"
+            that of the trajectory, as if it had a random direction: sqrt(D) times its RMS.
     """
 
     row: Tensor
@@ -52,12 +65,18 @@ class Solver:
     """How the flow is solved.
 
     Attributes:
-        probes: random-sign probes of the divergence; 0 takes it exactly, at D products an
-            evaluation.
-        tolerance: of the local error of a step, relative and absolute, in x on the unit scale.
-        tolerance_bits: of the local error of a step in the log-density, bits/dim.
-        method: "dopri5" (per sample), "torchdiffeq:METHOD" or "scipy:METHOD".
+        probes: random-sign probes of the divergence, by "nodes" so many at each; 0 takes it
+            exactly, at D products an evaluation.
+        tolerance: of the local error of a step, relative and absolute, in x on the unit scale; not
+            of "nodes".
+        tolerance_bits: of the local error of a step in the log-density, bits/dim; not of "nodes".
+        method: "nodes", "dopri5" (per sample), "torchdiffeq:METHOD" or "scipy:METHOD".
         max_evaluations: cap for each sample.
+        nodes: of "nodes", where the divergence is estimated.
+        substeps: of "nodes", steps of the trajectory from one to the next, in a first attempt.
+        trajectory_tolerance: of "nodes", of the sum of estimated local errors, RMS on the unit
+            scale: a row above it is solved again with twice the substeps.
+        repeat: another number has other probes and other nodes.
     """
 
     probes: int = 1
@@ -65,6 +84,10 @@ class Solver:
     tolerance_bits: float = 1e-4
     method: str = "dopri5"
     max_evaluations: int = 10_000
+    nodes: int = 32
+    substeps: int = 1
+    trajectory_tolerance: float = 0.02
+    repeat: int = 0
 
     def tolerances(self, dims: int) -> tuple[tuple[float, float], tuple[float, float]]:
         """Relative and absolute tolerances of x and of the log-density of D = dims, nats."""
@@ -72,11 +95,18 @@ class Solver:
         return (self.tolerance, 0.0), (self.tolerance, nats)
 
     def finer(self, factor: float) -> "Solver":
-        """The same with tolerances so many times smaller."""
+        """The same with tolerances so many times smaller; "nodes" with `FINER` times the substeps.
+
+        Nodes and probes are the same, so that only the error of the trajectory is less.
+        """
+        if self.method == "nodes":
+            return replace(self, substeps=FINER * self.substeps)
         tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
         return replace(self, tolerance=tolerance, tolerance_bits=bits)
 
 
+FINER = 4
+"""Times the substeps: the error of a method of order 3 falls to a 64th."""
 Arrivals = Callable[[int], tuple[Tensor, Noise]]
 """The most points to give -> the next points (k, ...) and their noise; fewer: no more come."""
 
@@ -136,6 +166,9 @@ class Flow:
 
     def solve(self, arrivals: Arrivals, capacity: int) -> Iterator[LogLikelihood]:
         """Log densities as they are found, at most `capacity` rows at a time."""
+        if self.solver.method == "nodes":
+            yield from self._at_nodes(arrivals, capacity)
+            return
         queue, solver = _Queue(self, arrivals, capacity), self.solver
         span = float(self.sde.angle(self.t)), float(self.sde.angle(self.end))
         rtol, atol = solver.tolerances(self.shape.numel())
@@ -157,19 +190,95 @@ class Flow:
         unit = x.double() / self.sde.scale(self.t)
         return unit, unit.new_zeros(len(x), max(self.solver.probes, 1))
 
+    def _at_nodes(self, arrivals: Arrivals, capacity: int) -> Iterator[LogLikelihood]:
+        """The same by nodes: `capacity` rows at once, then with others those to solve again."""
+        solver = self.solver
+        nodes = Nodes(
+            clock=Clock(float(self.sde.angle(self.t)), float(self.sde.angle(self.end))),
+            count=solver.nodes,
+            tolerance=solver.trajectory_tolerance,
+            max_evaluations=solver.max_evaluations,
+            columns=max(solver.probes, 1),
+            repeat=solver.repeat,
+        )
+        attempts, arrived = Attempts(capacity), 0
+        while len((points := arrivals(capacity))[0]):
+            x, noise = points
+            number = torch.arange(arrived, arrived + len(x), device=x.device)
+            arrived += len(x)
+            group = Group(number, self.start(x)[0], noise, solver.substeps, number * 0)
+            for each in itertools.chain((group,), attempts.full()):
+                yield from self._attempted(nodes, each, attempts)
+        for each in attempts.all():
+            yield from self._attempted(nodes, each, attempts)
+
+    def _attempted(
+        self, nodes: Nodes, group: Group, attempts: Attempts
+    ) -> Iterator[LogLikelihood]:
+        """Rows of a group that ended; the others are left to `attempts`."""
+        further = torch.zeros_like(group.number)
+        asked, probes = further_evaluations(self.denoiser), self.solver.probes
+
+        def field(angle: Tensor, x: Tensor, node: int | None) -> tuple[Tensor, Tensor | None]:
+            if asked is not None:
+                further.add_(asked(self.sde.time(angle)))
+            if node is None:
+                return velocity(self.sde, self.denoiser, angle, x), None
+            signs = self._signs(group.noise, 1 + node) if probes else unit_probes(x)
+            v, products = velocity_and_divergence(self.sde, self.denoiser, angle, x, signs)
+            return v, products if probes else products.sum(1, keepdim=True)
+
+        with torch.no_grad():
+            ended, again = nodes.solve(group, field, further)
+        if again is not None:
+            attempts.add(again)
+        if len(ended.number):
+            yield self._density(
+                ended.number,
+                ended.state,
+                ended.divergence,
+                evaluations=ended.evaluations,
+                status=ended.status,
+                error=ended.error * math.sqrt(self.shape.numel()),
+            )
+
+    def _signs(self, noise: Noise, step: int) -> tuple[Tensor, ...]:
+        """The probes of each row at a step of the noise: each (B, ...)."""
+        noise = noise.at(self.solver.repeat * REPEAT + step)
+        if self.solver.probes == 1:  # any one of the set is a vector of independent signs
+            return (noise.rademacher(Stream.PROBE, tuple(self.shape)),)
+        return sign_probes(noise, tuple(self.shape), self.solver.probes).unbind(1)
+
     def _found(self, queue: "_Queue", slots: Tensor, solution: Solution) -> LogLikelihood:
-        latent, divergence = solution.state
+        return self._density(
+            queue.held[slots],
+            *solution.state,
+            evaluations=solution.evaluations + queue.further[slots],
+            status=solution.status,
+            error=solution.error[1],
+        )
+
+    def _density(
+        self,
+        row: Tensor,
+        latent: Tensor,
+        divergence: Tensor,
+        *,
+        evaluations: Tensor,
+        status: Tensor,
+        error: Tensor,
+    ) -> LogLikelihood:
         dims, scale = self.shape.numel(), self.sde.scale(self.end)
         std = self.sde.prior_std() / scale
         energy = (latent / std) ** 2 + torch.log(2 * math.pi * std**2)
         log_prior = -0.5 * energy.flatten(1).sum(1)
         return LogLikelihood(
-            row=queue.held[slots],
+            row=row,
             log_prob=log_prior[:, None] + divergence - dims * self.sde.scale(self.t).log(),
             latent=latent * scale,
-            evaluations=solution.evaluations + queue.further[slots],
-            status=solution.status,
-            solver_error=solution.error[1],
+            evaluations=evaluations,
+            status=status,
+            solver_error=error,
         )
 
 
@@ -206,6 +315,7 @@ class _Queue:
         x, noise = self.arrivals(len(free))
         slots = free[: len(x)]
         if probes and len(x):
+            noise = noise.at(self.flow.solver.repeat * REPEAT)
             self.signs[slots] = sign_probes(noise, tuple(self.flow.shape), probes)
         number = torch.arange(self.arrived, self.arrived + len(x), device=self.held.device)
         self.held[slots] = number

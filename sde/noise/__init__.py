@@ -42,6 +42,7 @@ class Stream(IntEnum):
     TRAIN_LABEL = 10
     TRAIN_DROPOUT = 11
     SAMPLE_CLASS = 12
+    NODES = 13
     MEASUREMENT = 16
 
 

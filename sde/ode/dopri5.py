@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.sde.ode.result import Solution, Status, Tolerances
+from scoreflow.sde.ode.sums import row_sums
 from scoreflow.sde.types import Field, Rows, State
 
 Source = Callable[[Rows], State]
@@ -93,19 +94,6 @@ class PowerTable:
         return self.values[torch.bucketize(x, self.edges)]
 
 
-def _row_sums(x: Tensor) -> Tensor:
-    """Sum over the last axis, to the same bits whatever the other axes: at least two sums."""
-    # A CPU splits a lone sum over threads, several not; a GPU's order depends on their number.
-    return x.sum(-1) if x.is_cpu else _folded_sums(x)
-
-
-def _folded_sums(x: Tensor) -> Tensor:
-    while (width := x.shape[-1]) > 1:
-        half = width // 2
-        x = torch.cat((x[..., :half] + x[..., half : 2 * half], x[..., 2 * half :]), -1)
-    return x[..., 0]
-
-
 class Dopri5:
     """The stepper: all that stays the same from step to step."""
 
@@ -151,7 +139,7 @@ class Dopri5:
     def mean_squares(self, *vectors: Tensor) -> Tensor:
         """Mean square of each part of two or more vectors (b, n) -> (vectors, b, parts)."""
         columns = torch.split(torch.stack(vectors).square_(), self.sizes, 2)
-        return torch.stack([_row_sums(part) / part.shape[2] for part in columns], 2)
+        return torch.stack([row_sums(part) / part.shape[2] for part in columns], 2)
 
     def begin(self, rows: Rows, state: State) -> Standing:
         """Choose the first step of new rows (Hairer et al. I, II.4: "Starting Step Size").

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoreflow.sde.ode import Status, check_method, dopri5, odeint, odeint_queue
+from scoreflow.sde.ode import Status, check_method, dopri5, odeint, odeint_queue, sums
 from scoreflow.sde.ode.libraries import METHODS, check_step_size
 
 ADAPTIVE_REFERENCES = ["torchdiffeq:dopri5", "torchdiffeq:dopri8", "scipy:RK45", "scipy:DOP853"]
@@ -289,9 +289,9 @@ def test_a_stiff_batch_mate_costs_the_others_nothing():
 def test_the_sum_of_a_gpu_folds_in_an_order_of_its_width_alone():
     for width in (1, 2, 3, 7, 64, 193):
         x = normal(2, 5, width)
-        folded = dopri5._folded_sums(x)
+        folded = sums._folded_sums(x)
         torch.testing.assert_close(folded, x.sum(-1), rtol=1e-13, atol=1e-13)
-        assert torch.equal(folded[:, 2:3], dopri5._folded_sums(x[:, 2:3]))
+        assert torch.equal(folded[:, 2:3], sums._folded_sums(x[:, 2:3]))
 
 
 def test_rows_name_the_positions_within_the_batch():
