@@ -128,9 +128,19 @@ def ours(model: ScoreModel, points: Points, solver: Solver, capacity: int = 0) -
     done = (status == Status.DONE).cpu()
     bits = points.bits(log_prob).where(done[:, None], math.nan)
     forwards = counted.rows / batch
-    at = solver.nodes if solver.method == "nodes" else forwards
-    products = at * (solver.probes or points.dims)
+    times = solver.nodes * attempts(evaluations, solver) if solver.method == "nodes" else forwards
+    products = times * (solver.probes or points.dims)
     return Outcome(bits, evaluations.cpu(), forwards, products, int((~done).sum()))
+
+
+def attempts(evaluations: Tensor, solver: Solver) -> float:
+    """How often a trajectory was solved, a mean over images: each time at twice the substeps."""
+    left, found, substeps = evaluations.double(), 0.0, solver.substeps
+    while bool((left > 0).any()):
+        found += float((left > 0).double().mean())
+        left = left - (1 + substeps * (solver.nodes + 1))
+        substeps *= 2
+    return found
 
 
 def _queued(

@@ -21,8 +21,8 @@ TARGETS = (0.1, 0.05, 0.02)
 MEAN_OF, MEAN_ERROR = 360, 0.002
 """Images of the mean, and the standard error of probes and nodes it is wanted to, bits/dim."""
 NODES = (
-    *((nodes, 1, 1) for nodes in (6, 8, 12, 16, 24, 32, 48, 64, 96, 128)),
-    *((nodes, 1, 2) for nodes in (8, 16, 24, 32, 48)),
+    *((nodes, 1, 1) for nodes in (12, 16, 24, 32, 48, 64, 96, 128)),
+    *((nodes, 1, 2) for nodes in (6, 8, 12, 16, 24, 32, 48)),
     *((24, 2, 1), (24, 2, 2), (48, 2, 1), (48, 4, 1)),
 )
 """Nodes, probes a node and substeps of ours."""
