@@ -1,6 +1,6 @@
 """Exact likelihood: error against seconds, for ours and for four other procedures.
 
-    python -m benchmarks.likelihood --workdir runs/digits-vp [--images 24] [--repeats 3]
+    python -m benchmarks.likelihood --workdir runs/digits-vp [--images 24] [--repeats 2]
                                     [--crowd 16] [--device cpu] [--parts equal outliers]
                                     [--work runs/bench-likelihood]
                                     [--out results/cpu/likelihood-benchmark.json]

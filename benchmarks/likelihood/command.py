@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> Options:
                         help=f"of {', '.join(PARTS)}; the first two")  # fmt: skip
     parser.add_argument("--images", type=whole_number(2), default=24, help="of the test set")
     parser.add_argument("--crowd", type=whole_number(3), default=16, help="two of them outliers")
-    parser.add_argument("--repeats", type=whole_number(1), default=3, help="of what is cheap")
+    parser.add_argument("--repeats", type=whole_number(1), default=2, help="of what is cheap")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON; a table goes to the same folder")
     parser.add_argument("--work", type=Path, default=WORK, help="keeps reference solutions")

@@ -117,8 +117,9 @@ def caption(record: Json) -> str:
     return (
         f"`{record['command']}`: {s['images']} test images of {s['workdir']} (step {s['step']}, "
         f"{s['dims']} dimensions, {s['num_levels']} levels), uniform dequantization, float32, "
-        f"from t = {s['t']:g}; seconds are the median of {s['repeats']} runs in turn (one where "
-        f"the first took more than {settings.SLOW:g} s), the usual procedure gives up after "
+        f"from t = {s['t']:g}; seconds are the median of {s['repeats']} runs in turn, "
+        f"of `nodes` {max(s['repeats'], settings.REPETITIONS)} (one where the first took more "
+        f"than {settings.SLOW:g} s), the usual procedure gives up after "
         f"{settings.CAP_SECONDS:g} s; passes and vjps an image. The usual procedure runs on the "
         f"schedule {s['usual_schedule']!r}. On {record['device']} ({s['threads']} threads, load "
         f"{s['load'][0]:.1f}), commit {record['commit']}, {record['minutes']:.1f} minutes in all."

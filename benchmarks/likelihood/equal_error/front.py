@@ -10,7 +10,7 @@ from scoreflow.storage.atomic_files import Json
 
 PROCEDURES = ("nodes", "dopri5", "usual", "torchdiffeq", "k-diffusion")
 FIXED = f"dopri5 at {settings.FIXED_TOLERANCES[0]:g}"
-"""The per-sample procedure at the tolerance that it has by default in a benchmark of digits."""
+"""The per-sample procedure at its usual tolerance alone."""
 
 
 @dataclass(frozen=True)
