@@ -57,6 +57,15 @@ def test_those_with_fixed_probes_meet_a_closed_form():
         torch.testing.assert_close(found.bits[:, 0], exact, rtol=0, atol=5e-4)
 
 
+def test_k_diffusion_starts_in_its_own_units():
+    """Half way, where alpha is far from 1, so that a density of x / alpha is not that of x."""
+    model, early, _ = gaussian()
+    late = bench.Points(early.x, early.offset, early.noise, 20.0)
+    found = k_diffusion(model, late, 1e-5).bits[:, 0]
+    torch.testing.assert_close(found, closed_form(model, late), rtol=0, atol=5e-4)
+    assert float(CLOCKS["smooth"].alpha(torch.tensor(20.0, dtype=F64))) < 0.9
+
+
 def test_the_mean_over_shifts_of_nodes_meets_a_closed_form():
     """Any signs are exact, so that the shift of the nodes is all that scatters."""
     model, points, exact = gaussian()
