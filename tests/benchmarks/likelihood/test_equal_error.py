@@ -31,7 +31,7 @@ DIMS = 4
 
 def closed_form(model, points):
     """Bits/dim of independent Gaussian pixels, (B,)."""
-    t = torch.tensor(1.0, dtype=F64)
+    t = torch.tensor(points.t, dtype=F64)
     alpha, variance = (
         model.sde.alpha(t),
         model.sde.alpha(t) ** 2 * VARIANCE + model.sde.variance(t),
