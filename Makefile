@@ -44,7 +44,7 @@ bench: .venv/installed
 	$(VENV)/python -m benchmarks.sampling
 	$(VENV)/python -m benchmarks.overhead
 	$(VENV)/python -m benchmarks.divergence
-	@if [ -f $(RUN)/config.json ]; then $(VENV)/python -m benchmarks.likelihood --workdir $(RUN) --images 32 --repeats 2; \
+	@if [ -f $(RUN)/config.json ]; then $(VENV)/python -m benchmarks.likelihood --workdir $(RUN); \
 	else echo "no likelihood at equal error: $(RUN) holds no trained run; make demo trains it"; fi
 
 # Time and memory of a training step against resolution, batch and processes; see docs/scaling.md.

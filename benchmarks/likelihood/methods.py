@@ -1,4 +1,4 @@
-"""The two log-likelihoods under comparison: the usual procedure (`usual`) and ours (`ours`)."""
+"""The usual procedure (`usual`), and ours by any solver (`ours`)."""
 
 import itertools
 import math
@@ -111,7 +111,7 @@ def usual(
 
 
 def ours(model: ScoreModel, points: Points, solver: Solver, capacity: int = 0) -> Outcome:
-    """Log-likelihood with a step size for each image.
+    """Log-likelihood by our package: at nodes, or with a step size for each image.
 
     Args:
         model: a float32 network.
@@ -128,8 +128,19 @@ def ours(model: ScoreModel, points: Points, solver: Solver, capacity: int = 0) -
     done = (status == Status.DONE).cpu()
     bits = points.bits(log_prob).where(done[:, None], math.nan)
     forwards = counted.rows / batch
-    products = forwards * (solver.probes or points.dims)
+    times = solver.nodes * attempts(evaluations, solver) if solver.method == "nodes" else forwards
+    products = times * (solver.probes or points.dims)
     return Outcome(bits, evaluations.cpu(), forwards, products, int((~done).sum()))
+
+
+def attempts(evaluations: Tensor, solver: Solver) -> float:
+    """How often a trajectory was solved, a mean over images: each time at twice the substeps."""
+    left, found, substeps = evaluations.double(), 0.0, solver.substeps
+    while bool((left > 0).any()):
+        found += float((left > 0).double().mean())
+        left = left - (1 + substeps * (solver.nodes + 1))
+        substeps *= 2
+    return found
 
 
 def _queued(
@@ -153,5 +164,10 @@ def _queued(
 
 
 def solver_of(tolerance: float, method: str = "dopri5", probes: int = 1) -> Solver:
-    """A solver with one number for both tolerances."""
-    return Solver(probes, tolerance, tolerance, method)
+    """A solver with fixed probes, and one number for both tolerances."""
+    return Solver(probes=probes, tolerance=tolerance, tolerance_bits=tolerance, method=method)
+
+
+def nodes_solver(nodes: int, probes: int = 1, substeps: int = 1) -> Solver:
+    """Ours: fresh probes at so many nodes."""
+    return Solver(probes=probes, method="nodes", nodes=nodes, substeps=substeps)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.likelihood import settings
 from benchmarks.likelihood.bench import Bench, Points
-from benchmarks.likelihood.methods import ours, solver_of, usual
+from benchmarks.likelihood.methods import nodes_solver, ours, solver_of, usual
 from benchmarks.likelihood.timing import Job, in_turn, rounded
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
@@ -69,7 +69,10 @@ def crowds(bench: Bench, size: int, tolerance: float, truth: Tensor, repeats: in
 
 
 def _jobs(bench: Bench, points: Points, kind: str, tolerance: float, truth: Tensor) -> list[Job]:
-    """The usual procedure at two tolerances, then ours with all images at once and with half."""
+    """The usual procedure at two tolerances, then ours with all images at once and with half.
+
+    By nodes last, without an error: its noise is not that of the probe held fixed.
+    """
     half = max(len(points.x) // 2, 1)
     solver = solver_of(tolerance)
     runs = [
@@ -77,8 +80,11 @@ def _jobs(bench: Bench, points: Points, kind: str, tolerance: float, truth: Tens
         for tol in (settings.USUAL, settings.CURVE[0])
     ] + [
         (name, tolerance, partial(ours, bench.trained, points, solver, capacity))
-        for name, capacity in (("ours, all at once", 0), (f"ours, {half} at a time", half))
+        for name, capacity in (("dopri5, all at once", 0), (f"dopri5, {half} at a time", half))
     ]
+    own = partial(ours, bench.trained, points, nodes_solver(settings.CROWD_NODES))
+    at_nodes = Job({"outliers": kind, "method": f"nodes, K = {settings.CROWD_NODES}",
+                    "tolerance": 0.0}, lambda _repeat: own())  # fmt: skip
     return [
         Job(
             {"outliers": kind, "method": name, "tolerance": tol},
@@ -86,4 +92,4 @@ def _jobs(bench: Bench, points: Points, kind: str, tolerance: float, truth: Tens
             truth,
         )
         for name, tol, run in runs
-    ]
+    ] + [at_nodes]

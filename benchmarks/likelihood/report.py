@@ -1,6 +1,7 @@
-"""The record of a likelihood benchmark as Markdown: caption, conclusions and three tables."""
+"""The record of a likelihood benchmark as Markdown: a caption, and a section for each part."""
 
 from benchmarks.likelihood import settings
+from benchmarks.likelihood.equal_error.report import section
 from benchmarks.measure import table
 from scoreflow.storage.atomic_files import Json
 
@@ -34,7 +35,8 @@ def table_of_crowds(rows: list[Json]) -> str:
     head += ["of the outliers", "RMS error of the others"]
     capped = {row["outliers"]: bool(row["unsolved"]) for row in reversed(rows)}
     return table(head, (
-        (row["outliers"], row["method"], f"{row['tolerance']:g}", _seconds(row),
+        (row["outliers"], row["method"], f"{row['tolerance']:g}" if row["tolerance"] else "",
+         _seconds(row),
          f"{'> ' * capped[row['outliers']]}{row['usual_over_this']:.1f}", _effort(row)[0],
          ", ".join(map(str, row["outlier_evaluations"])), _error(row["rms_error"]))
         for row in rows
@@ -54,7 +56,7 @@ def table_of_probes(rows: list[Json]) -> str:
 
 
 def conclusions(record: Json) -> list[str]:
-    """The gains in sentences."""
+    """The gains of the solver alone, in sentences."""
     tolerance, lines = record["gains"]["ours_tolerance"], []
     if tolerance is None:
         lines.append(
@@ -62,7 +64,7 @@ def conclusions(record: Json) -> list[str]:
         )
     for name, gain in record["gains"]["against"].items():
         lines += _gain(name, gain, tolerance)
-    return lines + _outlier_lines(record["crowds"], record["settings"]["crowd"])
+    return lines
 
 
 def _gain(name: str, gain: Json, tolerance: float | None) -> list[str]:
@@ -91,7 +93,7 @@ def _outlier_lines(rows: list[Json], size: int) -> list[str]:
         f"{'more than ' * (row['outliers'] in capped)}{row['usual_over_this']:.1f} times the "
         f"seconds of {row['method']}"
         for row in rows
-        if row["method"].endswith("at a time")
+        if row["method"].endswith("at a time") or row["method"].startswith("nodes")
     ]
 
 
@@ -114,29 +116,64 @@ def caption(record: Json) -> str:
     s = record["settings"]
     return (
         f"`{record['command']}`: {s['images']} test images of {s['workdir']} (step {s['step']}, "
-        f"{s['dims']} dimensions, {s['num_levels']} levels), uniform dequantization, one probe, "
-        f"float32, from t = {s['t']:g}; error against ours at tolerance {settings.TRUTH:g} with "
-        f"the same probe; seconds are the median of {s['repeats']} runs in turn (one where it "
-        f"took more than {settings.SLOW:g} s), the usual procedure gives up after "
+        f"{s['dims']} dimensions, {s['num_levels']} levels), uniform dequantization, float32, "
+        f"from t = {s['t']:g}; seconds are the median of {s['repeats']} runs in turn, "
+        f"of `nodes` {max(s['repeats'], settings.REPETITIONS)} (one where the first took more "
+        f"than {settings.SLOW:g} s), the usual procedure gives up after "
         f"{settings.CAP_SECONDS:g} s; passes and vjps an image. The usual procedure runs on the "
         f"schedule {s['usual_schedule']!r}. On {record['device']} ({s['threads']} threads, load "
         f"{s['load'][0]:.1f}), commit {record['commit']}, {record['minutes']:.1f} minutes in all."
     )
 
 
-def markdown(record: Json) -> str:
-    """The whole report."""
-    parts = (
-        "# Exact likelihood: error against seconds",
-        caption(record),
-        "\n".join(f"* {line}" for line in conclusions(record)),
-        table_of_curves(record["methods"]),
-        f"## Two outliers among {record['settings']['crowd']}",
+def markdown(record: Json, picture: str = "likelihood-benchmark.png") -> str:
+    """The whole report.
+
+    Args:
+        record: of `command.measured`.
+        picture: name of its file, beside the report.
+    """
+    parts = ["# Exact likelihood: error against seconds", caption(record)]
+    if "equal_error" in record:
+        parts.append(section(record["equal_error"], record["settings"]["images"], picture))
+    if "crowds" in record:
+        parts += _crowds(record)
+    if "methods" in record:
+        parts += _solvers(record)
+    if "divergence" in record:
+        parts += _divergence(record)
+    return "\n\n".join(parts) + "\n"
+
+
+def _crowds(record: Json) -> list[str]:
+    crowd = record["settings"]["crowd"]
+    return [
+        f"## Two outliers among {crowd}",
+        f"Errors against dopri5 at tolerance {settings.TRUTH:g} with the same probe.",
+        _listed(_outlier_lines(record["crowds"], crowd)),
         table_of_crowds(record["crowds"]),
-        f"## The divergence, {record['settings']['divergence_images']} images at tolerance "
-        f"{settings.DIVERGENCE_TOLERANCE:g}",
+    ]
+
+
+def _solvers(record: Json) -> list[str]:
+    return [
+        "## The solvers alone, by one probe",
+        f"Ours is dopri5 per sample; errors against it at tolerance {settings.TRUTH:g} with the "
+        "same probe.",
+        _listed(conclusions(record)),
+        table_of_curves(record["methods"]),
+    ]
+
+
+def _divergence(record: Json) -> list[str]:
+    return [
+        f"## The divergence by fixed probes, {record['settings']['divergence_images']} images at "
+        f"tolerance {settings.DIVERGENCE_TOLERANCE:g}",
         "Signs are drawn without replacement; expected and independent follow from the spread of "
         "the whole set. What all signs still miss is the solver's.",
         table_of_probes(record["divergence"]),
-    )
-    return "\n\n".join(parts) + "\n"
+    ]
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)

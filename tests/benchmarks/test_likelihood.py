@@ -271,27 +271,35 @@ def benchmark(*argv):
 @pytest.mark.slow
 def test_a_run_is_measured_and_written(tmp_path, monkeypatch, capsys):
     for name, value in {
-        "TRUTH": 1e-2, "USUAL": 1e-1, "CURVE": (1e-1,), "TOLERANCES": (1e-1,),
+        "TRUTH": 1e-2, "USUAL": 1e-1, "CURVE": (1e-1,), "TOLERANCES": (1e-1,), "EXACT": 0.1,
+        "NODES": ((4, 1, 1), (4, 2, 2)), "PROBES": (1, 2), "FIXED_TOLERANCES": (1e-1,),
+        "K_DIFFUSION": (1e-1,), "REPETITIONS": 2, "CROWD_NODES": 4, "WHOLE_SET": 1,
     }.items():  # fmt: skip
         monkeypatch.setattr(settings, name, value)
     rows = of_four_pixels()  # 64 take too long
     monkeypatch.setattr(command, "divergence", lambda *_: rows)
     assert train(tmp_path / "run") == 0
     out = tmp_path / "new" / "found.json"
-    more = ("--images=3", "--crowd=4", "--repeats=1", f"--out={out}")
+    more = ("--images=3", "--crowd=4", "--repeats=1", f"--out={out}", "--parts", *command.PARTS)
+    more += ("--work", tmp_path / "work")
     assert benchmark("--workdir", tmp_path / "run", *more) == 0
     record, text = json.loads(out.read_text()), out.with_suffix(".md").read_text()
     assert {"commit", "versions", "command", "gains", "settings", "minutes"} <= record.keys()
     assert len(record["methods"]) == 6
-    assert len(record["crowds"]) == 2 * 4
+    assert len(record["crowds"]) == 2 * 5
+    assert len(record["equal_error"]["rows"]) == 2 + 2 + 3
     for row in record["methods"] + record["crowds"]:
         assert row["unsolved"] == 0
-        assert row["rms_error"] < 0.05
+        if not row["method"].startswith("nodes"):
+            assert row["rms_error"] < 0.05
     assert text in capsys.readouterr().out
-    for name in ("usual", "usual, kinks", "usual, one pass", "angle, scipy:RK45", "ours"):
-        assert text.count(f"\n| {name} | ") == 1
+    for name in ("usual, kinks", "usual, one pass", "angle, scipy:RK45", "ours", "k-diffusion"):
+        assert text.count(f"\n| {name} | 0.1") == 1
     assert "uniform noise" in text
     assert "exact by all signs" in text
+    assert f"({out.with_suffix('.png').name})" in text
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "work").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -304,6 +312,7 @@ def test_a_run_is_measured_and_written(tmp_path, monkeypatch, capsys):
         (["--workdir=nowhere", "--crowd=2"], "a whole number from 3 up"),
         (["--workdir=nowhere", "--out=table.md"], "must end in .json"),
         (["--workdir=nowhere", "--device=nonsense"], "cpu always can"),
+        (["--workdir=nowhere", "--parts=all"], "invalid choice: 'all'"),
         (["--workdir=nowhere", "--image=3"], "unrecognized arguments"),
     ],
 )
