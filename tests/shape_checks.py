@@ -44,17 +44,21 @@ def way(of: type) -> Callable[[Any], Hashable] | None:
     return refuse if issubclass(of, Mapping | Set) else None
 
 
-WAYS: dict[type, Callable[[Any], Hashable] | None] = {}
+class Ways(dict[type, Callable[[Any], Hashable] | None]):
+    """`way` of each class, found once."""
+
+    def __missing__(self, of: type) -> Callable[[Any], Hashable] | None:
+        found = self[of] = way(of)
+        return found
+
+
+WAYS = Ways()
 
 
 def kind(value: Any) -> Hashable:
     """All that beartype's check can depend on; raises UnknownKindError where that is too much."""
-    of = type(value)
-    try:
-        found = WAYS[of]
-    except KeyError:
-        found = WAYS[of] = way(of)
-    return of if found is None else found(value)
+    found = WAYS[type(value)]
+    return type(value) if found is None else found(value)
 
 
 def checked_by_kind(function: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
@@ -84,28 +88,45 @@ def checked_by_kind(function: Callable[..., Any], typechecker: Any) -> Callable[
             giver()(*args, **kwargs)
 
     passed: dict[Hashable, set[Hashable]] = {}  # kinds of arguments: kinds of their results
-    is_compiling = torch.compiler.is_compiling
+    is_compiling, ways = torch.compiler.is_compiling, WAYS
 
+    # A test process comes here millions of times: `kind` is written out where a value is of the
+    # commonest classes, as a call of it costs more than what it does.
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         if is_compiling():  # what is traced is the function alone
             return function(*args, **kwargs)
+        asked: list[Hashable] = []
         try:
-            asked = (*map(kind, args), *kwargs, *map(kind, kwargs.values()))
+            for value in args:
+                of = type(value)
+                if of is Tensor:
+                    asked += (value.dtype, value.shape)
+                else:
+                    found = ways[of]
+                    asked.append(of if found is None else found(value))
+            if kwargs:
+                asked += (tuple(kwargs), *map(kind, kwargs.values()))
         except UnknownKindError:
-            asked = None
-        if asked is None:
             return whole()(*args, **kwargs)
-        known = passed.get(asked)
+        key = tuple(asked)
+        known = passed.get(key)
         out = (whole() if known is None else function)(*args, **kwargs)
-        try:
-            answered = kind(out)
-        except UnknownKindError:
-            answered = None
+        of = type(out)
+        if of is Tensor:
+            answered: Hashable = (out.dtype, out.shape)
+        else:
+            found = ways[of]
+            try:
+                answered = of if found is None else found(out)
+            except UnknownKindError:
+                answered = None
         if known is None:
-            known = passed[asked] = set()
-        elif answered not in known:
+            known = passed[key] = set()
+        elif answered in known:
+            return out
+        else:
             check_result(out, args, kwargs)
         if answered is not None:
             known.add(answered)

@@ -102,14 +102,28 @@ class Pretended(Tensor):
 def tensors(*values: object) -> list[Tensor]:
     """All tensors among arguments."""
     found: list[Tensor] = []
+    _gather(values, found)
+    return found
+
+
+def _gather(values, found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(tensors(*value))
+        elif isinstance(value, (list, tuple)):  # noqa: UP038  a tuple is looked up faster
+            _gather(value, found)
         elif isinstance(value, dict):
-            found.extend(tensors(*value.values()))
-    return found
+            _gather(value.values(), found)
+
+
+def mapped(change: Callable[[object], object], value):
+    """The value with all that it is made of changed: torch's tree_map, for calls, and faster."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([mapped(change, each) for each in value])
+    if kind is dict:
+        return {key: mapped(change, each) for key, each in value.items()}
+    return tree_map(change, value) if isinstance(value, tuple | list | dict) else change(value)
 
 
 def inner(value):
@@ -139,9 +153,9 @@ def call(func, args, kwargs, bare: bool = False):
     bare = bare or any(inner(x).is_meta for x in given)
     if func is aten.copy_.default:
         return _copied(args[0], args[1])
-    real_args, real_kwargs = tree_map(inner, args), tree_map(inner, kwargs)
+    real_args, real_kwargs = mapped(inner, args), mapped(inner, kwargs)
     if there and bare and here:
-        real_args, real_kwargs = tree_map(shape_only, (real_args, real_kwargs))
+        real_args, real_kwargs = mapped(shape_only, (real_args, real_kwargs))
     real_kwargs.pop("non_blocking", None)
     if there and asked is not None:
         real_kwargs["device"] = torch.device("meta") if bare else CPU
@@ -155,7 +169,7 @@ def call(func, args, kwargs, bare: bool = False):
         out = out.clone() if out.data_ptr() == real_args[0].data_ptr() else out
     if not there:
         return out
-    wrapped = tree_map(lambda x: Pretended(x) if type(x) is Tensor else x, out)
+    wrapped = mapped(lambda x: Pretended(x) if type(x) is Tensor else x, out)
     if func is aten.scalar_tensor.default:
         wrapped.of_number = True
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped
@@ -379,7 +393,7 @@ def _autocast() -> torch.library.Library:
         def casting(*args, **kwargs):
             with torch._C._ExcludeDispatchKeyGuard(without):
                 dtype = torch.get_autocast_dtype(NAME)
-                args, kwargs = tree_map(lambda x: cast(x, dtype), (args, kwargs))
+                args, kwargs = mapped(lambda x: cast(x, dtype), (args, kwargs))
                 return func(*args, **kwargs)
 
         return casting
@@ -387,7 +401,7 @@ def _autocast() -> torch.library.Library:
     def single(func):
         def casting(*args, **kwargs):
             with torch._C._ExcludeDispatchKeyGuard(without):
-                args, kwargs = tree_map(lambda x: cast(x, torch.float32), (args, kwargs))
+                args, kwargs = mapped(lambda x: cast(x, torch.float32), (args, kwargs))
                 return func(*args, **kwargs)
 
         return casting

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -102,6 +102,7 @@ STAGED = 65536
 """Bytes from pageable memory that cudaMemcpyAsync takes along at once (CUDA's API, "Memcpy")."""
 
 
+@cache
 def name_of(func) -> str:
     """As in native_functions.yaml: "add.Tensor"; with its namespace if that is not ATen."""
     return func.name().removeprefix("aten::").removesuffix(".default")

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from tests.device import rules
-from tests.device.pretend import NAME, Mode, Pretended, tensors
+from tests.device.pretend import NAME, Mode, Pretended, mapped, tensors
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tuple(f"{ROOT}/{name}/" for name in ("scoreflow", "sde", "samplers", "benchmarks"))
@@ -160,7 +160,7 @@ class Watch(Mode):
         if counted.kernels:
             self._count(source, name, counted)
         if self.record and any(t.device.type == NAME for t in tensors(args, kwargs, out)):
-            shown = repr(tree_map(_placed, (args, kwargs)))
+            shown = repr(mapped(_placed, (args, kwargs)))
             self.seen.calls.append(Call(name, shown, _line()))
         return out
 
@@ -194,8 +194,15 @@ def _placed(value: object) -> object:
     return Place(value.device.type, value.dtype, tuple(value.shape), tuple(value.stride()))
 
 
+@cache
 def _by_name(name: str) -> str:
     return next((source for start, source in BY_NAME if name.startswith(start)), REST)
+
+
+@cache
+def _of_file(file: str) -> str | None:
+    """What the calls of a source file are for; None if the table does not say."""
+    return next((what for part, what in BY_FILE if part in file), None)
 
 
 def _by_stack() -> tuple[str, bool]:
@@ -205,7 +212,7 @@ def _by_stack() -> tuple[str, bool]:
     while frame is not None:
         file = frame.f_code.co_filename
         if source is None:
-            source = next((what for part, what in BY_FILE if part in file), None)
+            source = _of_file(file)
         if source is not None and not backward:
             break
         if file.endswith("torch/utils/checkpoint.py"):
