@@ -249,9 +249,9 @@ class LikelihoodConfig(Section):
         only=BY_NODES,
     )
     trajectory_tolerance: float = key(
-        0.02,
-        "estimated error of the trajectory, RMS on the unit scale, above which an image is solved "
-        "again with twice the substeps",
+        0.05,
+        "estimated error of the trajectory, in units of the noise where it is made, above which "
+        "an image is solved again with twice the substeps",
         TOLERANCE,
         only=BY_NODES,
     )
