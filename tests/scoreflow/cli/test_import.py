@@ -94,7 +94,7 @@ def test_the_ledger_shows_what_score_sde_s_own_clock_gives(tmp_path):
     workdir = tmp_path / "run"
     told = [f"--from={source}", f"--workdir={workdir}", options, f"--data={images}", "--anyway"]
     assert run("--mode=import", "--device=cpu", *told) == 0
-    crude = ["--config.likelihood.nodes=8"]
+    crude = ["--config.likelihood.nodes=8", "--config.likelihood.trajectory_tolerance=1"]
     crude += ["--config.likelihood.num_images=2", "--config.likelihood.checked=0"]
     ledger = ["--config.likelihood.ledger=true", "--config.likelihood.terms=4"]
     assert ask(workdir, "likelihood", *crude, *ledger) == 0
