@@ -18,6 +18,7 @@ assert not early, f"{early} imported before the shape checks were installed"
 if importlib.util.find_spec("scoreflow") is None:  # neither installed nor on the path
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests import plots  # noqa: E402
 from tests.shape_checks import install  # noqa: E402
 
 install(["scoreflow.sde", "scoreflow.samplers"])
@@ -162,3 +163,9 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def plots_once_a_kind() -> None:
+    """Plots of pages are drawn once a kind."""
+    plots.install()
