@@ -1,6 +1,6 @@
 """Plots of pages are drawn once a kind: matplotlib takes longer than most of what is tested.
 
-What a plot's drawing does depends on its labels, on its axes and on how many points its lines show.
+A plot's drawing depends on its labels, on its axes and on how many points its lines show.
 One that differs from a drawn one in numbers alone, and in none that is extreme, has the same
 elements in other places; pages get the drawing that is there. `tests/scoreflow/figures` and
 whatever else imports `svg` itself draws every plot.

@@ -72,7 +72,7 @@ def _likelihoods(result: Json) -> list[str]:
     """A line a run, the best first, and what the marks mean."""
     best, pairs = result["best"], pairs_in(result)
     solved = [each for each in result["runs"] if each["likelihood"]]
-    head = ["", result["unit"], "- best, in pairs", "", "probes", "solver", "truncation <="]
+    head = ["", result["unit"], "- best, in pairs", "", "probes, nodes", "solver", "truncation <="]
     cells = [[*head, "evaluations", "steps", "training, s", "likelihood, s"]]
     for each in sorted(solved, key=lambda run: float(run["likelihood"]["value"])):
         found, pair = each["likelihood"], to(best, each["name"], pairs)

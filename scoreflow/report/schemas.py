@@ -5,7 +5,7 @@ there is passed over. `storage.validation` says how the schemas are read.
 """
 
 from dataclasses import dataclass, field, make_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from scoreflow.evaluation.columns import COLUMNS, GUIDANCE, Column
 from scoreflow.storage.validation import Length, Range, conform
@@ -100,6 +100,7 @@ class ErrorBudget:
     total: Size | None = None
     prior_at_most: Size | None = None
     too_few: Count | None = None
+    random: Literal["probes", "nodes", "probes and nodes"] = "probes"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ TITLE = "Likelihoods in pairs"
 MOST_KEYS = 6
 """Differing keys of the configs that are shown."""
 BUDGET = (
-    ("probes", "probes"),
+    ("probes", "probes, nodes"),
     ("solver", "solver"),
     ("truncation_at_most", "truncation, at most"),
     ("prior_at_most", "prior, at most"),

@@ -45,12 +45,18 @@ def _of_data(results: Results) -> Json:
     return {}
 
 
+def named(random: str) -> str:
+    """The random part of a budget: probes of the divergence, nodes, or both."""
+    return f"divergence {random}"
+
+
 def _likelihood(result: Json, of_data: Json) -> Section:
     budget = result["error_budget"]
+    random = budget.get("random", "probes")
     labels = {
-        "total": "spread over images, probes among it",
+        "total": f"spread over images, {random} among it",
         "images": "spread over images",
-        "probes": "divergence probes",
+        "probes": named(random),
         "solver": "ODE solver",
         "truncation_at_most": f"starting at t = {result['t_min']} costs at most",
         "prior_at_most": "the prior where the flow ends costs at most",
@@ -167,9 +173,10 @@ def _other_data(other: str, result: Json) -> Section:
     if not detected:
         table = (Text(f"{result['no_detection']}.", small=True),)
     budget, count = result["error_budget"], result["num_images"]
+    random = named(budget.get("random", "probes"))
     parts = [
         f"{name} {budget[key]:.4f}"
-        for key, name in (("probes", "divergence probes"), ("solver", "ODE solver"))
+        for key, name in (("probes", random), ("solver", "ODE solver"))
         if budget.get(key) is not None
     ]
     images = "image" if count == 1 else "images"
