@@ -1,7 +1,7 @@
 """Plots of pages are drawn once a kind: matplotlib takes longer than most of what is tested.
 
-A plot's drawing depends on its labels, on its axes and on how many points its lines show.
-One that differs from a drawn one in numbers alone, and in none that is extreme, has the same
+What a plot's drawing does depends on its labels, its axes and how many points its lines show. One
+that differs from a drawn one in numbers alone, and in none that is extreme, has the same
 elements in other places; pages get the drawing that is there. `tests/scoreflow/figures` and
 whatever else imports `svg` itself draws every plot.
 """
@@ -30,7 +30,7 @@ def kind(plot: Any) -> Hashable | None:
                 return None
         several = tuple(len(set(values)) > 1 for values in (each.x, each.y))
         rest = [getattr(each, f.name) for f in fields(each) if f.name not in NUMBERS]
-        bars = each.error is None or any(each.error)
+        bars = each.error is not None and any(each.error)
         found.append((len(_points(each, plot)), len(each.x), several, bars, repr(rest)))
     rest = [getattr(plot, f.name) for f in fields(plot) if f.name != "series"]
     return (repr(rest), *found)

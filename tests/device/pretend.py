@@ -110,7 +110,7 @@ def _gather(values, found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, list | tuple):
             _gather(value, found)
         elif isinstance(value, dict):
             _gather(value.values(), found)

@@ -209,6 +209,7 @@ def test_a_classifier_gives_feature_distance_and_a_sweep_that_is_kept(
     assert made[3:] == [0, 2]  # another judge
 
 
+@pytest.mark.slow
 def test_two_processes_compare_what_one_does_with_a_classifier_too(digits, torchrun, tmp_path):
     """A metric that waited for its mates, who draw the next case, would wait for ever."""
     alone = Path(shutil.copytree(digits, tmp_path / "alone"))

@@ -215,7 +215,7 @@ def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd
     assert all(row["status"] == "done" for row in rows(run).values())
 
 
-@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_share_the_images_and_find_what_one_finds(world, torchrun, run):
     alone = result(run)
     (run / "results" / "likelihood.jsonl").unlink()

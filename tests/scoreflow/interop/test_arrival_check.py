@@ -73,7 +73,7 @@ def test_an_estimate_that_knows_nothing_lies_above_at_the_noisy_end_alone(sde):
 
 @pytest.fixture(scope="module")
 def images():
-    return centres(load_digits().test[:32], 17)
+    return centres(load_digits().test[:16], 17)
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_a_batch_must_have_something_for_each(tmp_path, capsys):
     ("wrong", "status", "reason"),
     [
         ("micro_batches=4", 2, "must be at least processes x training.micro_batches (2 x 4)"),
-        ("learning_rate=1e30", 1, "not finite"),
+        pytest.param("learning_rate=1e30", 1, "not finite", marks=pytest.mark.slow),
     ],
 )
 def test_processes_that_fail_end_with_their_own_status(torchrun, tmp_path, wrong, status, reason):

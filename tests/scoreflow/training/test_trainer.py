@@ -162,12 +162,15 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tm
     before, last = RunDir.open(workdir).checkpoint_steps()
     torn = workdir / "checkpoints" / f"{last:08d}.pt"
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2')  # cut off in the middle of a row
     out = again(workdir)
     assert str(torn) in out
     assert f"at step {before}" in out
     finished_like(workdir, whole)
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint(killed, whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(killed, workdir)
@@ -387,7 +390,7 @@ def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd):
     workdir = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         poison(patch, 25)  # one loss is asked for before the first step: whether it is finite
-        assert main(command(workdir)) == 1
+        assert main(command(workdir, training__num_steps=40)) == 1
     err = capfd.readouterr().err
     assert "run.py: step 25: loss nan" in err
     assert "Traceback" not in err
@@ -396,7 +399,7 @@ def test_a_broken_run_keeps_its_last_good_checkpoint(tmp_path, capfd):
         assert all(bool(value.isfinite().all()) for value in state(workdir, 20)[name].values())
     resume = ["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"]
     assert main(resume) == 0  # what broke it is gone
-    assert [row["step"] for row in rows(workdir)] == list(range(2, STEPS + 1, 2))
+    assert [row["step"] for row in rows(workdir)] == list(range(2, 41, 2))
 
 
 def test_a_learning_rate_far_too_large(tmp_path, capfd):
