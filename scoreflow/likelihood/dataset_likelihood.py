@@ -465,6 +465,7 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
     if bad:
         why = bad[0]["status"].replace("_", " ")
         tolerance = "trajectory_tolerance" if solver.method == "nodes" else "tolerance"
+        other = ", or take --config.likelihood.method=dopri5" if solver.method == "nodes" else ""
         if why == "not finite":  # more evaluations would not help
             raise RunError(
                 f"{len(bad)} of {len(found)} images have no likelihood, the first being test "
@@ -476,7 +477,7 @@ def _refuse_unfinished(found: list[Json], solver: Solver) -> None:
         raise RunError(
             f"{len(bad)} of {len(found)} images were not solved within {solver.max_evaluations} "
             f"evaluations, the first being test image {bad[0]['image']} ({why}): raise "
-            f"likelihood.max_evaluations or likelihood.{tolerance}; the others are kept"
+            f"likelihood.max_evaluations or likelihood.{tolerance}{other}; the others are kept"
         )
 
 

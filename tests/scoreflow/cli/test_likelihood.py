@@ -205,7 +205,7 @@ def test_a_row_that_is_done_wins_over_one_that_is_not(run):
 
 def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd):
     (run / "results" / "likelihood.jsonl").unlink()
-    tight = ["trajectory_tolerance=1e-5", "checked=0"]
+    tight = ["trajectory_tolerance=1e-6", "checked=0"]
     assert ask(run, *tight, "max_evaluations=20") == 1
     assert "raise likelihood.max_evaluations" in capfd.readouterr().err.splitlines()[-1]
     stopped = [row for row in rows(run).values() if row["status"] != "done"]

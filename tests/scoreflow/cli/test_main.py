@@ -555,7 +555,8 @@ def test_a_resume_with_all_different_names_five_keys(trained, capfd):
     assert err.count(" there, ") == 5
     saved = request.flatten(json.loads((trained / "config.json").read_text()))
     other = command_line.parse(["run.py", "--mode=train"]).config
-    number = sum(saved[key] != other[key] for key in saved)
+    kept = {key for key in RENEWED if other[key] == KEYS[key].default}  # by the run that is there
+    number = sum(saved[key] != other[key] for key in saved.keys() - kept)
     assert f" and {number - 5} more; resume without --config" in err
     assert "change a key by its own flag, as --config." in err
 
@@ -635,7 +636,8 @@ def test_a_solver_out_of_evaluations_is_one_line_and_no_result(mode, trained, tm
     section = {"sample": "sampling", "likelihood": "likelihood"}[mode]
     argv = ["run.py", f"--mode={mode}", f"--workdir={trained}", "--device=cpu"]
     argv += ["--sampler=ode"] if mode == "sample" else []
-    argv += [f"--config.{section}.max_evaluations=8", f"--config.{section}.tolerance=1e-9"]
+    tolerance = {"sample": "tolerance", "likelihood": "trajectory_tolerance"}[mode]
+    argv += [f"--config.{section}.max_evaluations=40", f"--config.{section}.{tolerance}=1e-12"]
 
     def results():  # and no rows, which have a status each
         return {p: b for p, b in tree(trained / "results").items() if p.suffix == ".json"}
@@ -684,6 +686,7 @@ def test_objectives_by_name(prediction, objective, times, tmp_path):
         "--config.training.low_discrepancy=true",
         "--config.sde.num_steps=100",
         "--config.sde.sigma_min=0.05",
+        "--config.likelihood.method=dopri5",  # some of four steps are too rough for nodes
     ]
     assert train_toy(tmp_path / "run", *more) == 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -368,7 +368,9 @@ def test_what_cannot_be_reconstructed_is_refused_in_a_line(run, capsys, tmp_path
     said = refusal(run, capsys, "--config.likelihood.ema_length=0.3")
     assert "must lie in [0, 0.28]" in said
     old = Path(shutil.copytree(FIXTURES / "run-0.1", tmp_path / "old"))
-    said = refusal(old, capsys, "--config.likelihood.ema_length=0.07")
+    said = refusal(
+        old, capsys, "--config.likelihood.ema_length=0.07", "--config.likelihood.method=nodes"
+    )
     assert "trained with training.ema = exponential" in said
 
 
