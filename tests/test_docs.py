@@ -213,7 +213,8 @@ def stated() -> dict[str, str]:
     """What the README says of each file, made from the file."""
     likelihood, compared = read("digits-likelihood"), read("digits-compare")
     budget = likelihood["error_budget"]
-    parts = [f"{budget[key]:.3f} ({key})" for key in ("images", "probes", "solver")]
+    named = {"images": "images", "probes": budget["random"], "solver": "solver"}
+    parts = [f"{budget[key]:.3f} ({name})" for key, name in named.items()]
     bound = row_of(read("digits-ledger"), name="discrete bound, optimal variance")
     unipc, real = row_of(compared, case="unipc-10"), compared["test_data"]
     step = row_of(read("training"), who="ours", variant="channels_last")

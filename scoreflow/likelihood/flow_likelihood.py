@@ -104,7 +104,7 @@ class Solver:
             return replace(
                 self,
                 substeps=FINER * self.substeps,
-                trajectory_tolerance=self.trajectory_tolerance / FINER**2,
+                trajectory_tolerance=self.trajectory_tolerance / FINER,
                 max_evaluations=FINER**2 * self.max_evaluations,
             )
         tolerance, bits = self.tolerance / factor, self.tolerance_bits / factor
