@@ -555,7 +555,9 @@ def test_a_resume_with_all_different_names_five_keys(trained, capfd):
     assert err.count(" there, ") == 5
     saved = request.flatten(json.loads((trained / "config.json").read_text()))
     other = command_line.parse(["run.py", "--mode=train"]).config
-    kept = {key for key in resolve.RENEWED if other[key] == KEYS[key].default}  # by the run that is there
+    kept = {
+        key for key in resolve.RENEWED if other[key] == KEYS[key].default
+    }  # by the run that is there
     number = sum(saved[key] != other[key] for key in saved.keys() - kept)
     assert f" and {number - 5} more; resume without --config" in err
     assert "change a key by its own flag, as --config." in err
