@@ -115,10 +115,7 @@ def heading_of(weights: Weights, of: Data, dequantization: str = "") -> Json:
         heading["label"] = label
     if label == OF_EACH and of.test_labels is not None:
         heading["labels"] = digest(of.test_labels)
-    if c.method not in (
-        "nodes",
-        "dopri5",
-    ):  # one clock for a whole batch: a row depends on its batch mates
+    if c.method not in ("nodes", "dopri5"):  # one clock for a batch: rows depend on their mates
         heading["batch"] = [c.num_images, c.batch_size, distributed.shard().world]
     return heading
 

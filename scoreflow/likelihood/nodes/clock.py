@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 CENTRE, WIDTH = -1.0, 0.7
-"""Of the density of nodes; docs/design.md has the profiles that they were chosen by."""
+"""Of the density of nodes; docs/design.md says what they cost beside the best density."""
 _LEAST_COTANGENT = math.exp(-5.0)
 
 
@@ -27,10 +27,20 @@ class Clock:
     Attributes:
         start: angle in radians where q = 0, > 0.
         end: angle where q = 1, in (start, pi/2].
+
+    Raises:
+        ValueError: angles in another order, or a start without noise.
     """
 
     start: float
     end: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start < self.end:
+            raise ValueError(
+                f"a flow by nodes leads from a time with noise to a later one: its angles must be "
+                f"0 < start < end, got {self.start:g} and {self.end:g}"
+            )
 
     def angles(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Angles at q in [0, 1], never beyond the ends, and their derivative in q."""
@@ -47,5 +57,5 @@ class Clock:
 
 
 def _s(angle: float) -> float:
-    """At phi = 0 there is none."""
+    """S of an angle in (0, pi/2]."""
     return -math.log(math.cos(angle) / math.sin(angle) + _LEAST_COTANGENT)

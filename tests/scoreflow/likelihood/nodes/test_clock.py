@@ -61,3 +61,9 @@ def test_angles_have_the_same_bits_anywhere_in_a_tensor():
         clock.angles(q), zip(*(clock.angles(one) for one in q.split(1)), strict=True), strict=True
     ):
         assert torch.equal(whole, torch.cat(each))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 1.0), (1.2, 0.3)])
+def test_a_start_without_noise_is_refused(start, end):
+    with pytest.raises(ValueError, match="0 < start < end"):
+        Clock(start, end)
