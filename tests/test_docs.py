@@ -232,8 +232,8 @@ def stated() -> dict[str, str]:
         "training": f"{step['ratio']:.2f} times",
         "overhead": f"{ddim['us']:.0f} us ({ddim['us_low']:.0f}-{ddim['us_high']:.0f}) a DDIM "
         f"step without the network (diffusers: {ddim['against_us']:.0f})",
-        "likelihood-benchmark": f"{image['dopri5']['over_nodes']:.1f} times faster likelihood than "
-        "with fixed probes at 0.05 bits/dim an image, "
+        "likelihood-benchmark": f"{image['dopri5']['over_nodes']:.1f} times faster likelihood "
+        "than with fixed probes at 0.05 bits/dim an image, "
         f"{image['usual']['over_nodes']:.0f} than score_sde's; "
         f"{mean['dopri5']['over_nodes']:.1f} for a mean to 0.002",
     }

@@ -30,6 +30,7 @@ from scoreflow.factory.training import (
 )
 from scoreflow.losses.objective import Objective
 from scoreflow.losses.unbounded import refuse_unbounded
+from scoreflow.models.residual.pixel_law import PixelLaw
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.runtime import distributed
 from scoreflow.runtime.compiling import Compiler, Use
@@ -140,6 +141,9 @@ def experiment(
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data, device)
+    pixels = getattr(network, "pixels", None)
+    if training and isinstance(pixels, PixelLaw) and len(data.train):
+        pixels.fit(data.train)
     if training and len(data.train):  # of a shape that the network takes
         _refuse_no_loss(checked, sde, data, objective)
     if training:
@@ -207,15 +211,15 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
 
 
 class _Silent(nn.Module):
-    """A network that answers 0, in `factor` times as many channels as it is given."""
+    """A network that answers 0, in so many channels."""
 
-    def __init__(self, factor: int) -> None:
+    def __init__(self, channels: int, pixels: PixelLaw | None) -> None:
         super().__init__()
-        self.factor = factor
+        self.channels, self.pixels = channels, pixels
 
     def forward(self, x: Tensor, _label: Tensor) -> Tensor:
         """Zeros."""
-        return torch.cat([torch.zeros_like(x)] * self.factor, 1)
+        return x.new_zeros(len(x), self.channels, *x.shape[2:])
 
 
 def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) -> None:
@@ -223,9 +227,13 @@ def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) 
 
     It is that of a network that answers 0, about data at 0, at the first, middle and last time.
     """
-    model = build_model(config, _Silent(1 + config.model.learned_variance), sde)
+    shape = tuple(data.train.shape[1:])
+    channels = shape[0] * (1 + config.model.learned_variance)
+    residual, levels = config.model.prediction == "residual", data.num_levels
+    pixels = PixelLaw(shape, levels) if residual and levels else None
+    model = build_model(config, _Silent(channels, pixels), sde)
     t = objective.first_middle_last(sde)
-    x_0 = torch.zeros(3, *data.train.shape[1:])
+    x_0 = torch.zeros(3, *shape)
     eps = torch.ones_like(x_0)
 
     def first_bad(objective: Objective) -> int | None:

@@ -15,6 +15,7 @@ from scoreflow.factory.own_network import is_import_path, own_network
 from scoreflow.losses.times import least_time
 from scoreflow.models.asking import Label
 from scoreflow.models.mlp import MLP
+from scoreflow.models.residual.pixel_law import INPUTS, MOST_LEVELS, PixelLaw
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
 from scoreflow.models.unet_levels import fitting, refuse_bad_levels
@@ -76,13 +77,33 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
         )
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
+    if c.prediction == "residual":
+        _refuse_residual(c, data)
     _refuse_size(config, device or data.train.device)
     classes = classes_of(config, data)
     torch.manual_seed(config.seed)
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
+    if c.prediction == "residual":
+        assert data.num_levels is not None, "refused above"
+        network.pixels = PixelLaw(event, data.num_levels)
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     network = cast(nn.Module, network.to(memory_format=memory))  # torch's types lack it
     return move_network(network, device or data.train.device)
+
+
+def _refuse_residual(c: ModelConfig, data: Data) -> None:
+    """Refuse a network of the residual for data without levels, or of another kind."""
+    if c.name != "unet" or data.num_levels is None:
+        told = "vectors" if data.num_levels is None else f"model.name = {c.name}"
+        raise RequestError(
+            "model.prediction = residual needs model.name = unet and images of levels, got "
+            f"{told}: predict eps, x_0 or v"
+        )
+    if data.num_levels > MOST_LEVELS:
+        raise RequestError(
+            f"model.prediction = residual is for up to {MOST_LEVELS} levels, {data.name} has "
+            f"{data.num_levels}: predict eps, x_0 or v"
+        )
 
 
 def _refuse_size(config: Config, device: torch.device) -> None:
@@ -175,7 +196,7 @@ def _unet(config: Config, event: tuple[int, ...], classes: int) -> UNet:
     _refuse_unfitting(config, (height, width))
     return UNet(
         image_size=height if height == width else (height, width),
-        in_channels=channels,
+        in_channels=channels * (INPUTS if c.prediction == "residual" else 1),
         out_channels=channels * (2 if c.learned_variance else 1),
         num_classes=classes,
         recompute=config.training.recompute,

@@ -120,7 +120,7 @@ def _inputs(model: ScoreModel) -> Iterator[Reading]:
 
 def _outputs(model: ScoreModel) -> Iterator[Reading]:
     for output in ESTIMATES:
-        if output != model.output:
+        if model.output not in (output, "residual"):  # whose network has other channels
             other = copy.copy(model)
             other.output = output
             yield Reading(
@@ -146,6 +146,7 @@ class _Negated(nn.Module):
         super().__init__()
         self.network = network
         self.num_classes = getattr(network, "num_classes", 0)
+        self.pixels = getattr(network, "pixels", None)
 
     def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
         """The network's answer with the other sign; its variance too, which is not asked for."""

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from scoreflow.errors import RequestError
 from scoreflow.models.asking import Asking, DataRange, InputScale, Label, OfTimes
 from scoreflow.models.integer_times import CLOCK_ROUNDING, at_real_times, between_integers
+from scoreflow.models.residual.pixel_law import Known, PixelLaw
 from scoreflow.runtime.device import WITHOUT_FLOAT64
 from scoreflow.runtime.gpu.tf32 import tf32
 from scoreflow.sde.base import SDE, broadcast, ends_without_signal
 from scoreflow.sde.flow import well_posed
 from scoreflow.sde.prediction import Prediction, predict, predict_of_datum
 
-Output = Literal["eps", "x_0", "v", "u", "score", "mean", "gradient"]
+Output = Literal["eps", "x_0", "v", "u", "score", "mean", "gradient", "residual"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
 OUTPUTS_OF_NOISE: tuple[Output, ...] = ("eps", "score", "gradient")
 """Outputs that say nothing of x_0 where no signal is left."""
@@ -58,6 +59,12 @@ def _check_parts(network: object, sde: object, output: str) -> None:
         raise RequestError(f"sde must be a process, as VPSDE.linear(1000), got {sde!r}")
     if output not in OUTPUTS:
         raise RequestError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    inside = getattr(network, "module", network)
+    if output == "residual" and not isinstance(getattr(inside, "pixels", None), PixelLaw):
+        raise RequestError(
+            "output = residual needs a network with a PixelLaw as its `pixels`, got "
+            f"{type(network).__name__} without"
+        )
 
 
 def _check_asking(asking: Asking, output: str, t_min: float, sde: SDE) -> None:
@@ -68,9 +75,9 @@ def _check_asking(asking: Asking, output: str, t_min: float, sde: SDE) -> None:
                 f"model.{key} = {infinite} is infinite at t = N of this process (sde.name), where "
                 f"alpha is 0: set model.{key} = {'unit' if key == 'input_scale' else 'time'}"
             )
-    if output == "mean" and not asking.same_datum:
+    if output in ("mean", "residual") and not asking.same_datum:
         raise RequestError(
-            "output = mean is about images in [-1, 1], with data_std = 1 and data_range = "
+            f"output = {output} is about images in [-1, 1], with data_std = 1 and data_range = "
             f"symmetric, got {asking.data_std:g} and {asking.data_range}"
         )
     if asking.integer_times and t_min != 1:
@@ -97,7 +104,9 @@ class ScoreModel:
         output: what the network's output estimates: a view of `Prediction`; "x_0" also of a
             denoiser D(x; sigma); "score" is of unit scale, the score times sigma, "gradient" the
             score itself, of the images in the network's range; "mean" is DDPM's posterior mean
-            over a whole step. "x_0", "v" and "u" are about x_0 / data_std.
+            over a whole step; "residual" what it knows beyond each pixel alone, of a network with
+            a `pixels` (`scoreflow.models.residual`), which gets 4C channels. "x_0", "v" and "u"
+            are about x_0 / data_std.
         t_min: the least time it was trained at, in steps; it is never evaluated below. 1 for
             integer times.
         precision: "float32", "tf32" (a GPU's products of matrices and convolutions in 10 bits of
@@ -158,6 +167,13 @@ class ScoreModel:
         return getattr(inside, "num_classes", 0)
 
     @property
+    def pixels(self) -> PixelLaw:
+        """What a network of the residual knows of each pixel alone."""
+        inside: Any = getattr(self.network, "module", self.network)
+        found: PixelLaw = inside.pixels
+        return found
+
+    @property
     def needs_class(self) -> bool:
         """Whether it cannot answer for no class: each is one, and there is no row for none."""
         inside = getattr(self.network, "module", self.network)
@@ -166,7 +182,7 @@ class ScoreModel:
     @property
     def posed(self) -> SDE:
         """The process as far as the flow of this network is well posed; mostly all of it."""
-        return well_posed(self.sde, self.output)
+        return well_posed(self.sde, "x_0" if self.output == "residual" else self.output)
 
     def with_network(self, network: nn.Module) -> "ScoreModel":
         """The same Denoiser with another network in this one's place."""
@@ -249,18 +265,22 @@ class ScoreModel:
     def _at(self, x_t: Tensor, t: Tensor) -> Prediction:
         """The network's own estimate, of one evaluation."""
         x = self.asking.input(self.sde, x_t, t).to(PRECISIONS[self.precision])
+        known = None
+        if self.output == "residual":
+            known = self.pixels(x_t, self.sde.alpha(t), self.sde.sigma(t))
+            x = torch.cat((x, *(each.to(x.dtype) for each in vars(known).values())), dim=1)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         label = self.asking.labels(self.sde, x, t)
         with self._arithmetic(x):
             answer = self._value(x, label)
-        self._check_answer(answer, x)
+        self._check_answer(answer, x_t)
         value = answer.to(x_t.dtype) if self.place is None else answer.to(x_t.device).to(x_t.dtype)
         fraction = None
         if self.learned_variance:
             value, logit = value.chunk(2, dim=1)
             fraction = 0.5 + 0.5 * logit  # Nichol & Dhariwal's scale; not confined to [0, 1]
-        return self._predict(x_t, t, value, fraction)
+        return self._predict(x_t, t, value, fraction, known)
 
     def _arithmetic(self, x: Tensor) -> AbstractContextManager[object]:
         """The context that sets the network's precision; one shared null context for float32."""
@@ -288,9 +308,14 @@ class ScoreModel:
         return value if isinstance(value, Tensor) else getattr(value, "sample", value)
 
     def _predict(
-        self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None
+        self, x_t: Tensor, t: Tensor, value: Tensor, fraction: Tensor | None, known: Known | None
     ) -> Prediction:
         match self.output:
+            case "residual":
+                assert known is not None, "asked for above"
+                alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+                v = known.velocity(value, broadcast(alpha, x_t), broadcast(sigma, x_t))
+                return predict(self.sde, x_t, t, "v", v, fraction)
             case "score":
                 value = value / broadcast(self.sde.sigma(t), x_t)
                 return predict(self.sde, x_t, t, "score", value, fraction)
@@ -310,9 +335,9 @@ class ScoreModel:
                 datum = self.asking.centre, self.asking.spread
                 return predict_of_datum(self.sde, x_t, t, kind, value, *datum, fraction)
 
-    def _check_answer(self, answer: object, x: Tensor) -> None:
+    def _check_answer(self, answer: object, x_t: Tensor) -> None:
         """Refuse an answer of another shape: broadcast, it would be wrong without a word."""
-        batch, *event = x.shape
+        batch, *event = x_t.shape
         if self.learned_variance:
             event[0] *= 2
         if not isinstance(answer, Tensor):

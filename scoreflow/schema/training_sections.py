@@ -187,8 +187,9 @@ class ModelConfig(Section):
     prediction: str = key(
         "eps",
         "output of the network: noise, datum, velocity (v of the rotation, u = eps - x_0 of flow "
-        "matching), score (times sigma; gradient: itself), or the reverse step's mean",
-        choices=("eps", "x_0", "v", "u", "score", "mean", "gradient"),
+        "matching), score (times sigma; gradient: itself), the reverse step's mean, or the "
+        "residual of what each pixel's own histogram says of it",
+        choices=("eps", "x_0", "v", "u", "score", "mean", "gradient", "residual"),
     )
     learned_variance: bool = key(
         False,

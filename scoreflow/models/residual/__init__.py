@@ -1,0 +1,1 @@
+"""What is known of each pixel alone; a network of prediction = residual knows the rest."""
