@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.model.attention_middle = False
     config.model.num_groups = 8
     config.model.dropout = 0.0
-    config.training.num_steps = 10_000
+    config.training.num_steps = 8000
     config.training.batch_size = 32
     config.training.learning_rate = 2e-3
     config.training.warmup_steps = 100

@@ -174,11 +174,13 @@ class _Posterior(torch.autograd.Function):
         """Two of (B, P), from x (B, P), alpha and sigma (B,) and steps (P / shared, L + 1)."""
         mean, spread, third = (torch.empty_like(x) for _ in range(3))
         for rows, pixels, laws in _blocks(x, steps, shared):
-            found = _cumulants(x[rows, pixels], alpha[rows], sigma[rows], steps[laws])
-            for kept, new in zip((mean, spread, third), found, strict=True):
+            given = x[rows, pixels], alpha[rows], sigma[rows], steps[laws]
+            found = _cumulants(*given, third=ctx.needs_input_grad[0])  # type: ignore[attr-defined]
+            for kept, new in zip((mean, spread, third), found, strict=False):
                 kept[rows, pixels] = new
-        scale = sigma[:, None]
-        ctx.save_for_backward((spread**2 - 1) / scale, third / (2 * spread * scale))
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            scale = sigma[:, None]
+            ctx.save_for_backward((spread**2 - 1) / scale, third / (2 * spread * scale))
         return mean, spread
 
     @staticmethod
@@ -207,15 +209,16 @@ def _blocks(x: Tensor, steps: Tensor, shared: int) -> Iterator[tuple[slice, slic
 
 
 def _cumulants(
-    x: Tensor, alpha: Tensor, sigma: Tensor, steps: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, standard deviation and third cumulant of y, (b, p) each.
+    x: Tensor, alpha: Tensor, sigma: Tensor, steps: Tensor, third: bool
+) -> tuple[Tensor, ...]:
+    """Mean, standard deviation and, if asked for, third cumulant of y, (b, p) each.
 
     Args:
         x: (b, p) float64.
         alpha: (b,).
         sigma: (b,).
         steps: of the law at its edges, (p, L + 1) or (1, L + 1).
+        third: whether the third cumulant is asked for.
     """
     edges = torch.linspace(-1, 1, steps.shape[1], dtype=x.dtype, device=x.device)
     y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
@@ -226,8 +229,9 @@ def _cumulants(
     m_1 = -terms.sum(2)
     terms = terms.mul_(y)
     m_2 = m_0 - terms.sum(2)
-    m_3 = 2 * m_1 - terms.mul_(y).sum(2)
     mean, square = m_1 / m_0, m_2 / m_0
-    variance = (square - mean**2).clamp(min=1e-12)
-    third = m_3 / m_0 - 3 * mean * square + 2 * mean**3
-    return mean, variance.sqrt(), third
+    spread = (square - mean**2).clamp(min=1e-12).sqrt()
+    if not third:
+        return mean, spread
+    m_3 = 2 * m_1 - terms.mul_(y).sum(2)
+    return mean, spread, m_3 / m_0 - 3 * mean * square + 2 * mean**3
