@@ -66,6 +66,7 @@ FREE_OF_INIT = (
     "model.dropout",
     "model.conditional",
     "model.num_classes",
+    "model.num_levels",
     "model.null_class",
     "model.shape",
 )

@@ -141,9 +141,8 @@ def experiment(
     data, remarks = (data, ()) if bound else _measuring(checked, data)
     check_plan(checked, sde, data, training)
     network = build_network(checked, data, device)
-    pixels = getattr(network, "pixels", None)
-    if training and isinstance(pixels, PixelLaw) and len(data.train):
-        pixels.fit(data.train)
+    if training and len(data.train):
+        _count_levels(network, data)
     if training and len(data.train):  # of a shape that the network takes
         _refuse_no_loss(checked, sde, data, objective)
     if training:
@@ -210,6 +209,19 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         check_sampler(config, name, sde, t_min, data)
 
 
+def _count_levels(network: nn.Module, data: Data) -> None:
+    """Give a network of the residual the histograms of its training images."""
+    pixels = getattr(network, "pixels", None)
+    if not isinstance(pixels, PixelLaw):
+        return
+    if pixels.num_levels != data.num_levels:
+        raise RequestError(
+            f"model.num_levels = {pixels.num_levels} must be that of the training images, which "
+            f"is {data.num_levels}: leave it out"
+        )
+    pixels.fit(data.train)
+
+
 class _Silent(nn.Module):
     """A network that answers 0, in so many channels."""
 
@@ -229,8 +241,8 @@ def _refuse_no_loss(config: Config, sde: SDE, data: Data, objective: Objective) 
     """
     shape = tuple(data.train.shape[1:])
     channels = shape[0] * (1 + config.model.learned_variance)
-    residual, levels = config.model.prediction == "residual", data.num_levels
-    pixels = PixelLaw(shape, levels) if residual and levels else None
+    residual = config.model.prediction == "residual"
+    pixels = PixelLaw(shape, 2) if residual else None
     model = build_model(config, _Silent(channels, pixels), sde)
     t = objective.first_middle_last(sde)
     x_0 = torch.zeros(3, *shape)

@@ -85,7 +85,7 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     network: Any = as_request_error(lambda c: build(c, event, classes), config, "model")
     if c.prediction == "residual":
         assert data.num_levels is not None, "refused above"
-        network.pixels = PixelLaw(event, data.num_levels)
+        network.pixels = PixelLaw(event, c.num_levels or data.num_levels)
     memory = torch.channels_last if channels_last(config) else torch.contiguous_format
     network = cast(nn.Module, network.to(memory_format=memory))  # torch's types lack it
     return move_network(network, device or data.train.device)
@@ -99,10 +99,11 @@ def _refuse_residual(c: ModelConfig, data: Data) -> None:
             "model.prediction = residual needs model.name = unet and images of levels, got "
             f"{told}: predict eps, x_0 or v"
         )
-    if data.num_levels > MOST_LEVELS:
+    levels = c.num_levels or data.num_levels
+    if levels > MOST_LEVELS:
         raise RequestError(
             f"model.prediction = residual is for up to {MOST_LEVELS} levels, {data.name} has "
-            f"{data.num_levels}: predict eps, x_0 or v"
+            f"{levels}: predict eps, x_0 or v"
         )
 
 

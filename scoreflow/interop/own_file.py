@@ -50,7 +50,7 @@ def read(path: Path, options: Mapping[str, object]) -> Imported:
             f"{path} is a network of vectors {shape}: only those of images are read"
         )
     kept = {k: v for k, v in config.items() if k.split(".")[0] in SECTIONS and k in KEYS}
-    settings = kept | {"model.shape": shape} | _classes(kept, weights)
+    settings = kept | {"model.shape": shape} | _classes(kept, weights) | _levels(weights)
     facts = {
         "weights": {"ema": "averaged", "raw": "raw"}.get(which, which),
         "schedule": f"{kept.get('sde.name')}, {kept.get('sde.num_steps')} steps",
@@ -66,6 +66,12 @@ def _classes(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[s
     if table is None:
         return {}
     return {"model.num_classes": len(table) - int(bool(config.get("model.null_class", True)))}
+
+
+def _levels(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The number of levels that a network of the residual knows."""
+    law = weights.get("pixels.probabilities")
+    return {} if law is None else {"model.num_levels": law.shape[-1]}
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -77,8 +77,9 @@ def _check_asking(asking: Asking, output: str, t_min: float, sde: SDE) -> None:
             )
     if output in ("mean", "residual") and not asking.same_datum:
         raise RequestError(
-            f"output = {output} is about images in [-1, 1], with data_std = 1 and data_range = "
-            f"symmetric, got {asking.data_std:g} and {asking.data_range}"
+            f"output = {output} is about images in [-1, 1], with data_std = 1, data_range = "
+            f"symmetric and data_scale = 1, got {asking.data_std:g}, {asking.data_range} and "
+            f"{asking.data_scale:g}"
         )
     if asking.integer_times and t_min != 1:
         raise RequestError(f"integer_times begin at t = 1, which t_min must be, got {t_min:g}")

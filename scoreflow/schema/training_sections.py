@@ -220,6 +220,13 @@ class ModelConfig(Section):
         later=True,
         only={"model.conditional": (True,)},
     )
+    num_levels: int = key(
+        0,
+        "levels of the histograms that it knows; 0 for those of the data",
+        Range(0, 4096, "[]"),
+        later=True,
+        only={"model.prediction": ("residual",)},
+    )
     null_class: bool = key(
         True, "has a row for no class; else every class is one", later=True, only=OF_CLASSES
     )

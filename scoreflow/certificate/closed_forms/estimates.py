@@ -14,6 +14,7 @@ from scoreflow.certificate.closed_forms.processes import BASIS, HALF_THE_DIGITS,
 from scoreflow.certificate.closed_forms.sampler_steps import LOWEST, exact
 from scoreflow.certificate.identity import UNIT_ROUNDOFF, Identity
 from scoreflow.certificate.prediction_views import conversions
+from scoreflow.models.residual.pixel_law import LEAST_SIGNAL, PixelLaw
 from scoreflow.models.score_model import HALF, OUTPUTS_OF_NOISE, Output, ScoreModel
 from scoreflow.samplers import Reclocked
 from scoreflow.sde.analytic import gaussian
@@ -27,6 +28,8 @@ Device = torch.device | str
 LogDensity = Callable[[Denoiser, SDE, Tensor, float, Noise, int, float], Tensor]
 """(denoiser, process, x_t, t, noise, probes or 0, tolerance) -> nats by the flow, (B, P)."""
 BATCH = 4
+LEVELS = 8
+"""Of pixels whose law a network of the residual knows."""
 LOGIT = 0.6
 """Of a learned variance, which lies at (1 + 0.6) / 2 between the least and the greatest: Nichol &
 Dhariwal 2021, their Eq. 15, with the scale of their code."""
@@ -96,6 +99,7 @@ class _Answering(nn.Module):
     def __init__(self, world: World, output: Output, logit: float | None = None) -> None:
         super().__init__()
         self.world, self.output, self.logit = world, output, logit
+        self.pixels = PixelLaw((len(MEAN),), LEVELS)  # of "residual", uniform
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """(B, 3) of float64; (B, 6) with a reverse variance."""
@@ -106,7 +110,7 @@ class _Answering(nn.Module):
 
     def _estimate(self, x: Tensor, label: Tensor) -> Tensor:
         known, t = self.world.known, float(label[0]) + 1
-        x_t = math.hypot(known.alpha(t), known.sigma(t)) * x
+        x_t = math.hypot(known.alpha(t), known.sigma(t)) * x[:, : len(MEAN)]
         truth = _truth(self.world, x_t, t)
         if self.output == "score":  # of unit scale
             return known.sigma(t) * truth["score"]
@@ -114,7 +118,18 @@ class _Answering(nn.Module):
             return truth["score"]
         if self.output == "mean":
             return self._mean(x_t, t)
+        if self.output == "residual":
+            return self._residual(x_t, t)
         return truth[self.output]
+
+    def _residual(self, x_t: Tensor, t: float) -> Tensor:
+        """Of x_0 beyond what the pixels tell, in their standard deviations."""
+        known = self.world.known
+        alpha, sigma = x_t.new_tensor(known.alpha(t)), x_t.new_tensor(known.sigma(t))
+        of_pixels = self.pixels(x_t, alpha, sigma)
+        ratio = sigma / torch.maximum(alpha, LEAST_SIGNAL * sigma)
+        found: Tensor = (self.world.x_0(x_t, t) - of_pixels.datum) / (ratio * of_pixels.spread)
+        return found
 
     def _mean(self, x_t: Tensor, t: float) -> Tensor:
         """Of x_(t - 1), by Bayes' rule."""
@@ -169,13 +184,15 @@ def _lost(known: Known, output: Output, t: float) -> float:
     """By how much a rounding of the output may grow in another view.
 
     An error of x_0 is alpha / sigma times as large in eps; one of the posterior's mean is that of
-    x_0 over its weight there.
+    x_0 over its weight there. What pixels of levels know changes within sigma, and no Gaussian is
+    of levels: a rounding of x_t moves the standard deviation, in which the whole way from their
+    mean to the Gaussian's is told, by its share of sigma.
     """
-    if output not in ("x_0", "mean"):
+    if output not in ("x_0", "mean", "residual"):
         return 1.0
     of_x_0 = 1 + known.alpha(t) / known.sigma(t)
-    if output == "x_0":
-        return of_x_0
+    if output != "mean":
+        return of_x_0 if output == "x_0" else of_x_0**2
     s = max(t - 1, 0.0)
     _, w = known.transition(s, t)
     return of_x_0 * (1 + known.variance(t) / (known.alpha(s) * w))

@@ -19,7 +19,7 @@ level that is rare has a share of 1e-9 beside the others.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,10 @@ BEYOND = 4.0
 """Noises outside all data up to which a pixel is taken as it is; further it tells nothing more."""
 CUT = 12.0
 """Noises from x_t beyond which nothing is: exp(-72) of a density. Far exponentials are slow."""
+WIDE = 0.1
+"""alpha / sigma below which all data lie within a fifth of the noise."""
+LEAST_VARIANCE = 1e-12
+"""Of y: where rounding leaves less, the rest is not told in units of 0."""
 LEAST_SIGNAL = 1e-4
 """alpha / sigma, at the least, where the process ends without signal."""
 AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 25}
@@ -84,7 +88,7 @@ class PixelLaw(nn.Module):
     """Histograms of levels, and what they make of noisy images.
 
     Args:
-        shape: (C, H, W) of an image.
+        shape: (C, H, W) of an image, or (D,) of a vector of levels.
         num_levels: L, up to 4096.
     """
 
@@ -92,43 +96,35 @@ class PixelLaw(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_levels: int) -> None:
         super().__init__()
-        if not 2 <= num_levels <= MOST_LEVELS:
-            raise ValueError(f"num_levels must be in 2..{MOST_LEVELS}, got {num_levels}")
-        channels = shape[0]
+        if not 1 <= num_levels <= MOST_LEVELS:
+            raise ValueError(f"num_levels must be in 1..{MOST_LEVELS}, got {num_levels}")
         own = math.prod(shape) * num_levels <= MOST_NUMBERS
-        kept = (*shape, num_levels) if own else (channels, 1, 1, num_levels)
+        kept = (*(shape if own else (shape[0], *(1 for _ in shape[1:]))), num_levels)
         uniform = torch.full(kept, 1 / num_levels)
         self.shape, self.num_levels = tuple(shape), num_levels
         self.register_buffer("probabilities", uniform)
 
     @torch.no_grad()
     def fit(self, images: Images) -> None:
-        """Count the levels of training images, (n, C, H, W), n >= 1."""
-        levels, (channels, *_) = self.num_levels, self.shape
-        own = self.probabilities.shape[1:3] == self.shape[1:]
-        pixels = math.prod(self.shape)
-        bins = (
-            torch.arange(pixels)
-            if own
-            else torch.arange(channels).repeat_interleave(pixels // channels)
-        )
-        size = (pixels if own else channels) * levels
-        counts, number = torch.zeros(size, dtype=torch.int64), min(len(images), IMAGES)
+        """Count the levels of training images, (n, ...) in 0..L-1, n >= 1."""
+        levels, laws = self.num_levels, self.probabilities[..., 0].numel()
+        law_of_pixel = torch.arange(laws).repeat_interleave(self._pixels_a_law)
+        counts, number = torch.zeros(laws * levels, dtype=torch.int64), min(len(images), IMAGES)
         for start in range(0, number, 1024):
             rows = torch.as_tensor(images[start : min(start + 1024, number)]).cpu().flatten(1)
-            counts += torch.bincount((bins * levels + rows.long()).flatten(), minlength=size)
-        each = counts.double().view(*self.probabilities.shape[:3], levels)
-        shared = each.sum((1, 2), keepdim=True)
-        shared = shared / shared.sum(3, keepdim=True)
-        each = each + PSEUDO_COUNTS * shared
-        law = (1 - FLOOR) * each / each.sum(3, keepdim=True) + FLOOR / levels
-        self.probabilities.copy_(law)
+            bins = (law_of_pixel * levels + rows.long()).flatten()
+            counts += torch.bincount(bins, minlength=len(counts))
+        each = counts.double().view(self.shape[0], -1, levels)
+        shared = each.sum(1, keepdim=True)
+        each = each + PSEUDO_COUNTS * shared / shared.sum(2, keepdim=True)
+        law = (1 - FLOOR) * each / each.sum(2, keepdim=True) + FLOOR / levels
+        self.probabilities.copy_(law.view(self.probabilities.shape))
 
     def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Known:
         """What each pixel tells of itself, differentiable in x_t, once.
 
         Args:
-            x_t: (B, C, H, W), on a device with float64.
+            x_t: (B, ...), on a device with float64.
             alpha: signal scale, () or (B,).
             sigma: noise scale, positive, () or (B,).
         """
@@ -138,10 +134,10 @@ class PixelLaw(nn.Module):
         x = x_t.double()
         high = signal + BEYOND * noise_scale
         inside = torch.maximum(torch.minimum(x, high), -high)
-        rows = torch.broadcast_to(signal, x[:, :1, :1, :1].shape).flatten()
-        scales = torch.broadcast_to(noise_scale, x[:, :1, :1, :1].shape).flatten()
+        of_rows = (each.reshape(-1).expand(len(x)) for each in (signal, noise_scale))
+        law = self.probabilities.to(x.device).double().flatten(0, -2)
         minus_noise, spread = _Posterior.apply(  # type: ignore[no-untyped-call]
-            inside.flatten(1), rows, scales, self._steps(x.device), self._pixels_a_step
+            inside.flatten(1), *of_rows, law, self._pixels_a_law
         )
         minus_noise, spread = minus_noise.view(x.shape), spread.view(x.shape)
         noise = (x - inside) / noise_scale - minus_noise
@@ -149,15 +145,9 @@ class PixelLaw(nn.Module):
         return Known(*(each.to(x_t.dtype) for each in (datum, noise, spread)))
 
     @property
-    def _pixels_a_step(self) -> int:
+    def _pixels_a_law(self) -> int:
         """Pixels that share one law."""
         return math.prod(self.shape) // self.probabilities[..., 0].numel()
-
-    def _steps(self, device: torch.device) -> Tensor:
-        """p_(k-1) - p_k at edge k, (laws, L + 1) float64; they sum to 0."""
-        law = self.probabilities.to(device).double().flatten(0, 2)
-        none = law.new_zeros(len(law), 1)
-        return torch.cat((none, law), 1) - torch.cat((law, none), 1)
 
 
 class _Posterior(torch.autograd.Function):
@@ -169,18 +159,28 @@ class _Posterior(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, alpha: Tensor, sigma: Tensor, steps: Tensor, shared: int
+        ctx: FunctionCtx, x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, shared: int
     ) -> tuple[Tensor, Tensor]:
-        """Two of (B, P), from x (B, P), alpha and sigma (B,) and steps (P / shared, L + 1)."""
-        mean, spread, third = (torch.empty_like(x) for _ in range(3))
-        for rows, pixels, laws in _blocks(x, steps, shared):
-            given = x[rows, pixels], alpha[rows], sigma[rows], steps[laws]
-            found = _cumulants(*given, third=ctx.needs_input_grad[0])  # type: ignore[attr-defined]
-            for kept, new in zip((mean, spread, third), found, strict=False):
-                kept[rows, pixels] = new
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+        """Two of (B, P), from x (B, P), alpha and sigma (B,) and the laws (P / shared, L)."""
+        third = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        wide = alpha < WIDE * sigma
+        if x.device.type == "cpu":
+            found = x.new_empty(2 + third, *x.shape)
+            for rows, cumulants in ((~wide, _cumulants), (wide, _cumulants_of_wide)):
+                where = rows.nonzero()[:, 0]
+                if len(where):
+                    own = x[where], alpha[where], sigma[where]
+                    found[:, where] = _in_blocks(cumulants, *own, law, shared, third)
+        else:  # which rows are which is not known without waiting for the device
+            both = _cumulants, _cumulants_of_wide
+            narrow, other = (
+                _in_blocks(each, x, alpha, sigma, law, shared, third) for each in both
+            )
+            found = torch.where(wide[:, None], other, narrow)
+        mean, spread = found[0], found[1]
+        if third:
             scale = sigma[:, None]
-            ctx.save_for_backward((spread**2 - 1) / scale, third / (2 * spread * scale))
+            ctx.save_for_backward((spread**2 - 1) / scale, found[2] / (2 * spread * scale))
         return mean, spread
 
     @staticmethod
@@ -193,45 +193,86 @@ class _Posterior(torch.autograd.Function):
         return of_mean * mean_slope + of_spread * spread_slope, None, None, None, None
 
 
-def _blocks(x: Tensor, steps: Tensor, shared: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Rows, pixels and their laws, few enough at a time."""
-    most = max(1, AT_ONCE[x.device.type] // steps.shape[1])
-    pixels = x.shape[1]
-    each = min(most, pixels if shared == 1 else shared)
-    height = max(1, most // each)
-    for start in range(0, pixels, shared if shared > 1 else each):
-        end = min(start + (shared if shared > 1 else each), pixels)
-        for low in range(start, end, each):
-            columns = slice(low, min(low + each, end))
+Cumulants = Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+"""(x (b, p), alpha (b,), sigma (b,), laws (p, L) or (1, L), whether the third is asked for) ->
+mean, standard deviation and third cumulant of y: (2 or 3, b, p)."""
+
+
+def _in_blocks(
+    cumulants: Cumulants,
+    x: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    law: Tensor,
+    shared: int,
+    third: bool,
+) -> Tensor:
+    """The cumulants of all pixels, few enough at a time."""
+    found = x.new_empty(2 + third, *x.shape)
+    at_once = AT_ONCE["cpu" if x.device.type == "cpu" else "cuda"]
+    for rows, pixels, laws in _blocks(x.shape, law.shape[1] + 1, shared, at_once):
+        given = x[rows, pixels], alpha[rows], sigma[rows], law[laws]
+        found[:, rows, pixels] = cumulants(*given, third)
+    return found
+
+
+def _blocks(
+    shape: Sequence[int], edges: int, shared: int, at_once: int
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, pixels and their laws."""
+    count, pixels = shape
+    group = shared if shared > 1 else pixels
+    width = min(max(1, at_once // edges), group)
+    height = max(1, at_once // edges // width)
+    for start in range(0, pixels, group):
+        for low in range(start, start + group, width):
+            columns = slice(low, min(low + width, start + group))
             laws = columns if shared == 1 else slice(low // shared, low // shared + 1)
-            for row in range(0, len(x), height):
+            for row in range(0, count, height):
                 yield slice(row, row + height), columns, laws
 
 
-def _cumulants(
-    x: Tensor, alpha: Tensor, sigma: Tensor, steps: Tensor, third: bool
-) -> tuple[Tensor, ...]:
-    """Mean, standard deviation and, if asked for, third cumulant of y, (b, p) each.
-
-    Args:
-        x: (b, p) float64.
-        alpha: (b,).
-        sigma: (b,).
-        steps: of the law at its edges, (p, L + 1) or (1, L + 1).
-        third: whether the third cumulant is asked for.
-    """
+def _cumulants(x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool) -> Tensor:
+    """By the primitives of a normal's moments at the bins' edges."""
+    none = law.new_zeros(len(law), 1)
+    steps = torch.cat((none, law), 1) - torch.cat((law, none), 1)  # p_(k-1) - p_k; their sum is 0
     edges = torch.linspace(-1, 1, steps.shape[1], dtype=x.dtype, device=x.device)
     y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
     y = y.div_(sigma[:, None, None]).clamp_(-CUT, CUT)
     density = y.square().mul_(-0.5).exp_().mul_((2 * math.pi) ** -0.5)
-    m_0 = (y * 0.5**0.5).erf_().mul_(0.5).mul_(steps).sum(2)  # the steps' sum, 0, needs no 1/2
+    m_0 = (y * 0.5**0.5).erf_().mul_(0.5).mul_(steps).sum(2)  # of a sum of 0, no 1/2 is missing
     terms = density.mul_(steps)
     m_1 = -terms.sum(2)
     terms = terms.mul_(y)
     m_2 = m_0 - terms.sum(2)
     mean, square = m_1 / m_0, m_2 / m_0
-    spread = (square - mean**2).clamp(min=1e-12).sqrt()
+    spread = (square - mean**2).clamp(min=LEAST_VARIANCE).sqrt()
     if not third:
-        return mean, spread
+        return torch.stack((mean, spread))
     m_3 = 2 * m_1 - terms.mul_(y).sum(2)
-    return mean, spread, m_3 / m_0 - 3 * mean * square + 2 * mean**3
+    return torch.stack((mean, spread, m_3 / m_0 - 3 * mean * square + 2 * mean**3))
+
+
+def _cumulants_of_wide(
+    x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool
+) -> Tensor:
+    """By three Gauss points a bin: of much noise, the primitives at its edges are nearly equal.
+
+    With z = alpha x_0 / sigma the posterior is exp(z x_t / sigma - z^2 / 2) times the law.
+    """
+    width = 2 / law.shape[1]
+    centres = -1 + width * (torch.arange(law.shape[1], dtype=x.dtype, device=x.device) + 0.5)
+    offsets = centres.new_tensor([-(0.6**0.5), 0.0, 0.6**0.5]) * (width / 2)
+    shares = centres.new_tensor([5.0, 8.0, 5.0]) / 18
+    points = (centres[:, None] + offsets).flatten()
+    law = (law[:, :, None] * shares).flatten(1)
+    ratio, seen = alpha / sigma, x / sigma[:, None]
+    z = (ratio[:, None] * points)[:, None]
+    weights = law * (z * seen[:, :, None] - 0.5 * z**2).exp_()
+    whole = weights.sum(2)
+    middle = (weights * z).sum(2) / whole
+    away = z - middle[:, :, None]
+    terms = weights.mul_(away).mul_(away)
+    spread = (terms.sum(2) / whole).clamp(min=LEAST_VARIANCE).sqrt()
+    found = (middle - seen, spread)
+    return torch.stack((*found, terms.mul_(away).sum(2) / whole) if third else found)

@@ -58,6 +58,7 @@ OTHER = {
     "model.dropout": 0.5,
     "model.conditional": True,
     "model.num_classes": 12,
+    "model.num_levels": 8,
     "model.null_class": False,
     "model.class_embedding": "before",
     "model.stem_multiplier": 2,
