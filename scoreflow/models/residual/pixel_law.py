@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -234,13 +235,27 @@ def _blocks(
 
 def _cumulants(x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool) -> Tensor:
     """By the primitives of a normal's moments at the bins' edges."""
-    none = law.new_zeros(len(law), 1)
-    steps = torch.cat((none, law), 1) - torch.cat((law, none), 1)  # p_(k-1) - p_k; their sum is 0
-    edges = torch.linspace(-1, 1, steps.shape[1], dtype=x.dtype, device=x.device)
-    y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
-    y = y.div_(sigma[:, None, None]).clamp_(-CUT, CUT)
+    levels, width = law.shape[1], 2 / law.shape[1]
+    reach = levels
+    if x.device.type == "cpu":  # a GPU would wait to know it
+        reach = min(levels, math.ceil(CUT / width * float((sigma / alpha).max())) + 1)
+    if 4 * reach < levels:  # edges within `CUT` noises, and half the steps to either side
+        first = ((x / alpha[:, None] + 1) / width).floor_().long()[:, :, None] - reach
+        near = _window(law, first, 2 * reach + 2)
+        steps = near[:, :, :-1] - near[:, :, 1:]
+        outside = 0.5 * (near[:, :, 0] + near[:, :, -1])
+        edges = -1 + width * (first + torch.arange(2 * reach + 2)).to(x.dtype)
+        y = alpha[:, None, None] * edges - x[:, :, None]
+        y = y.div_(sigma[:, None, None])
+    else:
+        none = law.new_zeros(len(law), 1)
+        steps = torch.cat((none, law), 1) - torch.cat((law, none), 1)  # p_(k-1) - p_k
+        outside = none[0]  # they add up to 0
+        edges = torch.linspace(-1, 1, levels + 1, dtype=x.dtype, device=x.device)
+        y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
+        y = y.div_(sigma[:, None, None]).clamp_(-CUT, CUT)
     density = y.square().mul_(-0.5).exp_().mul_((2 * math.pi) ** -0.5)
-    m_0 = (y * 0.5**0.5).erf_().mul_(0.5).mul_(steps).sum(2)  # of a sum of 0, no 1/2 is missing
+    m_0 = (y * 0.5**0.5).erf_().mul_(0.5).mul_(steps).sum(2).add_(outside)
     terms = density.mul_(steps)
     m_1 = -terms.sum(2)
     terms = terms.mul_(y)
@@ -251,6 +266,21 @@ def _cumulants(x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool
         return torch.stack((mean, spread))
     m_3 = 2 * m_1 - terms.mul_(y).sum(2)
     return torch.stack((mean, spread, m_3 / m_0 - 3 * mean * square + 2 * mean**3))
+
+
+def _window(law: Tensor, first: Tensor, count: int) -> Tensor:
+    """Probabilities of the bins between so many edges and of both beside; 0 outside all data.
+
+    Args:
+        law: (p, L) or (1, L).
+        first: the first edge, (b, p, 1), at most `count` before 0 or after L.
+        count: of edges.
+
+    Returns:
+        (b, p, count + 1).
+    """
+    padded = F.pad(law, (2 * count, 2 * count)).expand(*first.shape[:2], -1)
+    return padded.gather(2, first + torch.arange(2 * count - 1, 3 * count))
 
 
 def _cumulants_of_wide(
