@@ -1,0 +1,1 @@
+"""Rules for the nodes of an exact likelihood, compared on one measurement of a run."""
