@@ -14,9 +14,10 @@ The trajectory itself is Adams' (`sde.ode.adams`) on the grid of 0, the nodes an
 in as many equal parts as asked. Its velocity is interpolated, the clock's rate is not: at low
 noise, where a step may span several times the noise, that is all that changes. An error counts in
 units of the noise where it is made: off the path by more than that, the divergence means nothing,
-however little it is beside the data. The noise is sin phi, or what the network takes for it where
-that is more, sin phi |eps|, but then no more than the state: an untrained network may carry one to
-1e13, where no step is good to a part of sin phi and relative errors are what its density feels.
+however little it is beside the data. The unit is sin phi, or `RELATIVE` times what the network
+takes for the noise where that is more: sin phi |eps|, but no more than the state. An untrained
+network may carry a state to 1e13, where no step is good to a part of sin phi, and a density that
+is all |x|^2 asks for relative errors.
 
 A row whose estimated error is above the tolerance is started anew with twice as many steps, and
 the others do not wait for it. Where that no longer helps, the field is rough in time on a scale
@@ -172,7 +173,8 @@ class Nodes:
         for k, step in enumerate(steps, 1):
             state = step.state
             noise = sines[k] * rms(sines[k, :, None] * state + cosines[k, :, None] * step.slope)
-            error = error + step.error / torch.maximum(sines[k], noise.minimum(rms(state)))
+            seen = RELATIVE * noise.minimum(rms(state))
+            error = error + step.error / torch.maximum(sines[k], seen)
         evaluations = group.evaluations + self.evaluations(group.substeps) + further
         finite = state.isfinite().all(1) & divergence.isfinite().all(1) & error.isfinite()
         error = torch.where(finite, error, torch.inf)
@@ -211,6 +213,8 @@ class Nodes:
         return grid, shift[:, 0] < 0.5
 
 
+RELATIVE = 0.1
+"""So that the unit is sin phi itself wherever the network's noise is less than ten times that."""
 NEAR, MOST = 10.0, 16
 """Doubled three times, steps that are short enough for a field take an error of order 2 or more to
 a 64th. If they do not even halve one that is within NEAR times the tolerance, more of them do not
