@@ -107,8 +107,8 @@ def test_rough_rows_are_bitwise_the_same_in_any_batch():
 
 
 def test_a_state_beyond_all_numbers_ends_early():
-    """E^(10^4 angle) is no float64: no number of steps helps, and few are tried."""
-    found = solved(lambda _angle, x_t: 1e4 * x_t, points(2))
+    """E^(1e40 angle) is no float64: no number of steps helps, and few are tried."""
+    found = solved(lambda _angle, x_t: 1e40 * x_t, points(2))
     assert (found.status == Status.NOT_FINITE).all()
     assert (found.evaluations == attempts(16)).all()
 
