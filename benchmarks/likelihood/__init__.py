@@ -23,6 +23,8 @@ between remove one difference at a time.
 
 "divergence": estimates by some fixed probes against the exact divergence, at one tolerance.
 
+"budget": z-scores of the parts of an error budget (`budget`).
+
 The usual procedure is measured on two schedules. One that is a table has a kink at every integer
 t, which the closed forms of Song et al. do not have: it is compared on the same table made smooth
 (a cubic spline of its log-SNR: the same path without kinks); "kinks" is the table as it is.

@@ -14,6 +14,7 @@ from benchmarks.gpu.sources import fingerprint
 from benchmarks.likelihood import settings
 from benchmarks.likelihood.accuracy import curves, gains, truths
 from benchmarks.likelihood.bench import Bench, Points, load_bench
+from benchmarks.likelihood.budget.z_scores import z_scores
 from benchmarks.likelihood.equal_error.comparison import equal_error
 from benchmarks.likelihood.equal_error.picture import png
 from benchmarks.likelihood.equal_error.reference import reference_of, same_probe
@@ -26,9 +27,10 @@ from scoreflow.runtime.environment import environment
 from scoreflow.runtime.gpu.tf32 import switch_tf32
 from scoreflow.storage.atomic_files import Json, dumps, write_atomic
 
-PARTS = ("equal", "outliers", "solver", "divergence")
+PARTS = ("equal", "outliers", "solver", "divergence", "budget")
 """What can be measured: seconds at equal error of an image and of a mean; what outliers cost their
-batch; the error of the solvers alone, by one probe; the divergence by some fixed probes."""
+batch; the error of the solvers alone, by one probe; the divergence by some fixed probes; whether
+the parts of an error budget are right."""
 DEFAULT = PARTS[:2]
 WORK = Path("runs/bench-likelihood")
 
@@ -125,6 +127,8 @@ def _parts(options: Options, bench: Bench, points: Points) -> Json:
     if "divergence" in options.parts:
         count = min(settings.DIVERGENCE_IMAGES, options.images)
         found["divergence"] = divergence(bench, count, options.repeats)
+    if "budget" in options.parts:
+        found["budget"] = z_scores(bench)
     return found
 
 

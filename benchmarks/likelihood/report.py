@@ -1,6 +1,7 @@
 """The record of a likelihood benchmark as Markdown: a caption, and a section for each part."""
 
 from benchmarks.likelihood import settings
+from benchmarks.likelihood.budget import z_scores
 from benchmarks.likelihood.equal_error.report import section
 from benchmarks.measure import table
 from scoreflow.storage.atomic_files import Json
@@ -142,6 +143,8 @@ def markdown(record: Json, picture: str = "likelihood-benchmark.png") -> str:
         parts += _solvers(record)
     if "divergence" in record:
         parts += _divergence(record)
+    if "budget" in record:
+        parts += z_scores.section(record["budget"])
     return "\n\n".join(parts) + "\n"
 
 

@@ -38,6 +38,10 @@ REPETITIONS = 6
 """Runs of ours, at least: its errors are measured."""
 DIVERGENCE_IMAGES, DIVERGENCE_TOLERANCE = 16, 1e-3
 """Images, at most, and tolerance of the comparison of probes."""
+BUDGET_MEASUREMENTS, BUDGET_IMAGES = 100, 16
+"""Measurements whose budgets are compared with their errors, and the images of each."""
+BUDGET_NODES, BUDGET_REFERENCE = 16, 64
+"""Nodes of each, and of the reference by the exact trace."""
 SLOW = 10.0
 """Seconds above which a run is not repeated."""
 CAP_SECONDS = 300.0

@@ -439,7 +439,25 @@ def _result(
     if deq is not None:
         result["bits_per_dim"] = result["value"]
         result["warning"] = warning(deq, model.sde, model.t_min, model.asking.integer_times)
+    if rough := _rough(found, solver, likelihood.test[0].numel()):
+        result["warning"] = "\n".join(filter(None, (result.get("warning"), rough)))
     return result
+
+
+def _rough(found: list[Json], solver: Solver, dims: int) -> str:
+    """A line for rows that more steps of the trajectory did not help, or ""."""
+    if solver.method != "nodes":
+        return ""
+    errors = [(row["solver_error"] or 0.0) / math.sqrt(dims) for row in found]
+    above = [error for error in errors if error > solver.trajectory_tolerance * (1 + 1e-9)]
+    if not above:
+        return ""
+    return (
+        f"{len(above)} of {len(found)} trajectories are rough: more steps no longer lower their "
+        f"estimated error, {sum(above) / len(above):.2g} of the noise, to "
+        f"likelihood.trajectory_tolerance = {solver.trajectory_tolerance:g}; the part of the "
+        "solver has what that costs"
+    )
 
 
 def _extremes(values: Tensor, names: tuple[str, ...]) -> dict[str, list[Json]]:

@@ -213,7 +213,7 @@ class Flow:
             x, noise = points
             number = torch.arange(arrived, arrived + len(x), device=x.device)
             arrived += len(x)
-            group = Group(number, self.start(x)[0], noise, solver.substeps, number * 0)
+            group = Group.begin(number, self.start(x)[0], noise, solver.substeps)
             for each in itertools.chain((group,), attempts.full()):
                 yield from self._attempted(nodes, each, attempts)
         for each in attempts.all():

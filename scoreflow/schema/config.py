@@ -222,9 +222,9 @@ def refuse_idle(overrides: Flat, config: Flat, section: str = "") -> None:
             dict.fromkeys(f"{each} = {as_flag(config[each])}" for each, _ in unmet)
         )
         remedies = [
-            f"--config.{each}={as_flag(values[0])}"
+            f"--config.{each}={as_flag(value)}"
             for each, values in unmet
-            if isinstance(values, tuple)
+            if (value := values.such_as if isinstance(values, AllBut) else values[0]) != ""
         ]
         of_the_data = any(each == "data.name" for each, _ in unmet)
         if of_the_data and config["data.name"] == "given":

@@ -24,9 +24,15 @@ class Range:
 
 @dataclass(frozen=True)
 class AllBut:
-    """Every name but these, for choices that others add to."""
+    """Every name but these, for choices that others add to.
+
+    Attributes:
+        names: those left out.
+        such_as: one of the others, to be named as a remedy; "" for none.
+    """
 
     names: tuple[str, ...]
+    such_as: str = ""
 
     def __contains__(self, value: object) -> bool:
         return value not in self.names

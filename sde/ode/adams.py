@@ -50,10 +50,12 @@ class Step:
         state: corrected, (b, n).
         error: RMS over its elements of the estimate of the step's local error, (b,); too large for
             the first steps, whose prediction has a lower order than their correction.
+        slope: the newest, at its end, (b, n).
     """
 
     state: Tensor
     error: Tensor
+    slope: Tensor
 
 
 def integral_weights(
@@ -121,7 +123,7 @@ def adams(
         points = torch.cat((points, high[:, None]), 1)[:, -ORDER:]
         valid = torch.cat((valid, counts), 1)[:, -ORDER:]
         state = _combined(state, slopes, integral_weights(points, valid, low, high, rate))
-        yield Step(state, MILNE * _rms(state - ahead))
+        yield Step(state, MILNE * rms(state - ahead), slopes[-1])
         if k == after:
             valid = torch.cat((valid[:, :-1] & ~restart[:, None], valid[:, -1:]), 1)
 
@@ -132,6 +134,7 @@ def _combined(state: Tensor, slopes: list[Tensor], weights: Tensor) -> Tensor:
     return state
 
 
-def _rms(x: Tensor) -> Tensor:
+def rms(x: Tensor) -> Tensor:
+    """Root of the mean square of each row, (b, n) -> (b,), to the same bits in any batch."""
     squares = x.square()
     return (row_sums(torch.stack((squares, squares)))[0] / x.shape[1]).sqrt()

@@ -274,6 +274,7 @@ def test_a_run_is_measured_and_written(tmp_path, monkeypatch, capsys):
         "TRUTH": 1e-2, "USUAL": 1e-1, "CURVE": (1e-1,), "TOLERANCES": (1e-1,), "EXACT": 0.1,
         "NODES": ((4, 1, 1), (4, 2, 2)), "PROBES": (1, 2), "FIXED_TOLERANCES": (1e-1,),
         "K_DIFFUSION": (1e-1,), "REPETITIONS": 2, "CROWD_NODES": 4, "WHOLE_SET": 1,
+        "BUDGET_MEASUREMENTS": 10, "BUDGET_IMAGES": 3, "BUDGET_NODES": 4, "BUDGET_REFERENCE": 4,
     }.items():  # fmt: skip
         monkeypatch.setattr(settings, name, value)
     rows = of_four_pixels()  # 64 take too long

@@ -14,8 +14,15 @@ The trajectory itself is Adams' (`sde.ode.adams`) on the grid of 0, the nodes an
 in as many equal parts as asked. Its velocity is interpolated, the clock's rate is not: at low
 noise, where a step may span several times the noise, that is all that changes. An error counts in
 units of the noise where it is made: off the path by more than that, the divergence means nothing,
-however little it is beside the data. A row whose estimated error is above the tolerance is started
-anew with twice as many steps, and the others do not wait for it.
+however little it is beside the data. The unit is sin phi, or `RELATIVE` times what the network
+takes for the noise where that is more: sin phi |eps|, but no more than the state. An untrained
+network may carry a state to 1e13, where no step is good to a part of sin phi, and a density that
+is all |x|^2 asks for relative errors.
+
+A row whose estimated error is above the tolerance is started anew with twice as many steps, and
+the others do not wait for it. Where that no longer helps, the field is rough in time on a scale
+that no affordable step resolves, or its rounding is all that is left: then the row is taken as it
+is, its error above the tolerance, and solving again with more steps measures what that costs.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +33,7 @@ from torch import Tensor
 
 from scoreflow.likelihood.nodes.clock import Clock
 from scoreflow.sde.noise import Noise, Stream
-from scoreflow.sde.ode.adams import adams
+from scoreflow.sde.ode.adams import adams, rms
 from scoreflow.sde.ode.result import Status
 
 Field = Callable[[Tensor, Tensor, int | None], tuple[Tensor, Tensor | None]]
@@ -44,6 +51,8 @@ class Group:
         noise: addresses shifts and probes.
         substeps: steps between two nodes.
         evaluations: that earlier attempts took, (b,).
+        errors: of the last three attempts, the oldest first, inf where there was none, (b, 3).
+        first: substeps of the first attempt.
     """
 
     number: Tensor
@@ -51,19 +60,38 @@ class Group:
     noise: Noise
     substeps: int
     evaluations: Tensor
+    errors: Tensor
+    first: int
 
-    def take(self, rows: Tensor, substeps: int, evaluations: Tensor) -> "Group":
-        """Some of the rows, at other substeps."""
-        noise = self.noise.rows(rows)
-        return Group(self.number[rows], self.state[rows], noise, substeps, evaluations)
+    @classmethod
+    def begin(cls, number: Tensor, state: Tensor, noise: Noise, substeps: int) -> "Group":
+        """Rows that were not tried yet."""
+        errors = state.new_full((len(state), 3), torch.inf)
+        return cls(number, state, noise, substeps, number * 0, errors, substeps)
+
+    def take(self, rows: Tensor) -> "Group":
+        """Some of the rows."""
+        names = ("number", "state", "evaluations", "errors")
+        return replace(
+            self,
+            noise=self.noise.rows(rows),
+            **{name: getattr(self, name)[rows] for name in names},
+        )
+
+    def again(self, evaluations: Tensor, error: Tensor) -> "Group":
+        """The rows with twice the substeps; evaluations and errors of the attempt before."""
+        errors = torch.cat((self.errors[:, 1:], error[:, None]), 1)
+        return replace(self, substeps=2 * self.substeps, evaluations=evaluations, errors=errors)
 
     def join(self, other: "Group") -> "Group":
         """These and those, of the same substeps."""
         noise = replace(self.noise, index=torch.cat((self.noise.index, other.noise.index)))
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("number", "state"))
-        number, state = (torch.cat(pair) for pair in pairs)
-        evaluations = torch.cat((self.evaluations, other.evaluations))
-        return Group(number, state, noise, self.substeps, evaluations)
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in _COLUMNS)
+        joined = {name: torch.cat((own, its)) for name, own, its in pairs}
+        return replace(self, noise=noise, **joined)
+
+
+_COLUMNS = ("number", "state", "evaluations", "errors")
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,7 @@ class Ended:
         divergence: its integral along the way, (b, P).
         evaluations: of the field, all attempts together, (b,).
         error: of the trajectory, the sum of its steps' estimates, each the RMS over the noise
-            there, sin phi, (b,).
+            there, sin phi or as the module says; inf where the row is not finite, (b,).
         status: `sde.ode.Status`, (b,).
     """
 
@@ -140,16 +168,22 @@ class Nodes:
             return v.flatten(1)
 
         error, state = grid.new_zeros(len(grid)), group.state.flatten(1)
-        noise, rate = angles.sin(), lambda q: self.clock.angles(q)[1]
+        sines, cosines, rate = angles.sin(), angles.cos(), lambda q: self.clock.angles(q)[1]
         steps = adams(slope, state, grid, restart, after=group.substeps, rate=rate)
         for k, step in enumerate(steps, 1):
-            state, error = step.state, error + step.error / noise[k]
+            state = step.state
+            noise = sines[k] * rms(sines[k, :, None] * state + cosines[k, :, None] * step.slope)
+            seen = RELATIVE * noise.minimum(rms(state))
+            error = error + step.error / torch.maximum(sines[k], seen)
         evaluations = group.evaluations + self.evaluations(group.substeps) + further
         finite = state.isfinite().all(1) & divergence.isfinite().all(1) & error.isfinite()
+        error = torch.where(finite, error, torch.inf)
         left = self.max_evaluations - evaluations
-        good = finite & (error <= self.tolerance) & (left >= 0)
+        useless = self._useless(group, error)
+        good = finite & ((error <= self.tolerance) | useless) & (left >= 0)
         # where the field is not finite at the start, no shorter step helps
-        again = ~good & begun & (left >= self.evaluations(2 * group.substeps) + 2 * further)
+        more = left >= self.evaluations(2 * group.substeps) + 2 * further
+        again = ~good & begun & ~useless & more
         status = torch.where(finite, Status.MAX_EVALUATIONS.value, Status.NOT_FINITE.value)
         status = torch.where(good, Status.DONE.value, status)
         ends = (~again).nonzero()[:, 0]
@@ -158,7 +192,14 @@ class Nodes:
         rest = again.nonzero()[:, 0]
         if not len(rest):
             return ended, None
-        return ended, group.take(rest, 2 * group.substeps, evaluations[rest])
+        return ended, group.take(rest).again(evaluations[rest], error[rest])
+
+    def _useless(self, group: Group, error: Tensor) -> Tensor:
+        """Of rows whether more steps would not help, bool (b,); their errors of this attempt."""
+        stalled = error > group.errors[:, 0] / 2
+        if group.substeps >= MOST * group.first:
+            return stalled | error.isinf()
+        return stalled & (error <= NEAR * self.tolerance)
 
     def _grid(self, group: Group) -> tuple[Tensor, Tensor]:
         """Points of the clock, (b, 1 + substeps (K + 1)), and whether the first are crowded."""
@@ -172,6 +213,13 @@ class Nodes:
         return grid, shift[:, 0] < 0.5
 
 
+RELATIVE = 0.1
+"""So that the unit is sin phi itself wherever the network's noise is less than ten times that."""
+NEAR, MOST = 10.0, 16
+"""Doubled three times, steps that are short enough for a field take an error of order 2 or more to
+a 64th. If they do not even halve one that is within NEAR times the tolerance, more of them do not
+help. A greater one may be that of steps too long to show their order, and has until MOST times the
+first substeps."""
 REPEAT = 1 << 16
 """Steps of the noise between two repetitions, more than any number of nodes."""
 
@@ -208,9 +256,5 @@ class Attempts:
             group = self.waiting.pop(max(able))
             rows = torch.arange(len(group.number), device=group.number.device)
             if len(rows) > self.capacity:
-                self.waiting[group.substeps] = _some(group, rows[self.capacity :])
-            yield _some(group, rows[: self.capacity])
-
-
-def _some(group: Group, rows: Tensor) -> Group:
-    return group.take(rows, group.substeps, group.evaluations[rows])
+                self.waiting[group.substeps] = group.take(rows[self.capacity :])
+            yield group.take(rows[: self.capacity])

@@ -688,7 +688,7 @@ def test_objectives_by_name(prediction, objective, times, tmp_path):
         "--config.training.low_discrepancy=true",
         "--config.sde.num_steps=100",
         "--config.sde.sigma_min=0.05",
-        "--config.likelihood.method=dopri5",  # some of four steps are too rough for nodes
+        "--config.likelihood.checked=2",
     ]
     assert train_toy(tmp_path / "run", *more) == 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

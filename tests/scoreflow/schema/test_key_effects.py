@@ -269,7 +269,12 @@ def test_a_key_of_a_likelihood_reaches_its_solver_by_its_own_methods_alone(name)
         if by_nodes == (method == "nodes"):
             refuse_idle(asked, {**flat, **asked}, "likelihood")
             continue
-        with pytest.raises(RequestError, match=rf"{name} has no effect on likelihood\.method"):
+        other = "nodes" if by_nodes else "dopri5"  # and the one that takes it
+        with pytest.raises(
+            RequestError,
+            match=rf"{name} has no effect on likelihood\.method = {method}: "
+            rf"add --config\.likelihood\.method={other}, or leave it out",
+        ):
             refuse_idle(asked, {**flat, **asked}, "likelihood")
 
 

@@ -34,7 +34,7 @@ def test_a_line_in_the_clock_is_summed_exactly_whatever_the_shift(substeps):
     nodes = Nodes(own, count=8, tolerance=1.0, max_evaluations=1000, columns=1, repeat=0)
     state = torch.zeros(rows, 2, dtype=torch.float64)
     number = torch.arange(rows)
-    group = Group(number, state, Noise.of(3, 0, rows), substeps, number * 0)
+    group = Group.begin(number, state, Noise.of(3, 0, rows), substeps)
     ended, again = nodes.solve(group, field, torch.zeros_like(number))
     assert again is None
     assert (ended.divergence - (2 - 2.5)).abs().max() < 1e-9  # roundings of the clock's inverse

@@ -1,0 +1,105 @@
+"""z-scores of the parts "probes and nodes" and "solver" on a trained network."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.likelihood import settings
+from benchmarks.likelihood.bench import Bench, Points
+from benchmarks.likelihood.methods import nodes_solver, ours
+from benchmarks.measure import table
+from scoreflow.likelihood.error_budget import budget_of
+from scoreflow.likelihood.flow_likelihood import Solver
+from scoreflow.sde.noise import Noise
+from scoreflow.storage.atomic_files import Json
+
+
+def z_scores(bench: Bench) -> list[Json]:
+    """A row for each part: mean and standard deviation of z, and the error of both."""
+    count = min(settings.BUDGET_IMAGES, len(bench.test))
+    points = bench.points(bench.test[:count])
+    return [_of_probes_and_nodes(bench, points), _of_solver(bench, count)]
+
+
+def _of_probes_and_nodes(bench: Bench, points: Points) -> Json:
+    many = nodes_solver(settings.BUDGET_REFERENCE, probes=0)
+    exact = [_bits(bench, points, replace(many, repeat=k)).mean() for k in range(2)]
+    once, z = nodes_solver(settings.BUDGET_NODES, substeps=3), []
+    for k in range(settings.BUDGET_MEASUREMENTS):
+        first, second = (_bits(bench, points, replace(once, repeat=2 * k + j)) for j in range(2))
+        part = budget_of(
+            first[:, None],
+            probes=1,
+            sign_set=points.dims,
+            local=[],
+            finer={},
+            per_nat=1.0,
+            truncation_at_most=None,
+            nodes=True,
+            repeated=dict(enumerate(second.tolist())),
+        ).probes
+        z.append(float(first.mean() - sum(exact) / 2) / (part or math.nan))
+    row = _row("probes and nodes", z, len(points.x))
+    return {**row, "reference_error": abs(float(exact[0] - exact[1])) / 2}
+
+
+def _of_solver(bench: Bench, count: int) -> Json:
+    points, solver = bench.points(bench.test), nodes_solver(settings.BUDGET_NODES)
+    moved, left = [], []
+    for k in range(settings.BUDGET_MEASUREMENTS):
+        own = _some(points, torch.arange(k * count, (k + 1) * count) % len(points.x))
+        rough = replace(solver, repeat=k)
+        finer = rough.finer(10.0)
+        by_finer = _bits(bench, own, finer)
+        moved.append(by_finer - _bits(bench, own, rough))
+        if k < settings.BUDGET_MEASUREMENTS // 10:
+            left.append(_bits(bench, own, finer.finer(10.0)) - by_finer)
+    error = float(torch.cat(moved).mean() + torch.cat(left).mean())
+    z = [float(each.mean() - error) / float(each.std()) * math.sqrt(count) for each in moved]
+    return {**_row("solver", z, count - 1), "error_bits": error}
+
+
+def _bits(bench: Bench, points: Points, solver: Solver) -> Tensor:
+    return ours(bench.trained, points, solver).bits.mean(1)
+
+
+def _some(points: Points, rows: Tensor) -> Points:
+    noise = Noise(points.noise.seed, points.noise.index[rows])
+    return Points(points.x[rows], points.offset[rows], noise, points.t)
+
+
+def _row(part: str, z: list[float], freedom: int) -> Json:
+    """Mean and standard deviation of z, each over that of Student's law with so many degrees."""
+    values = torch.tensor(z, dtype=torch.float64) / math.sqrt(freedom / max(freedom - 2, 1))
+    return {
+        "part": part,
+        "measurements": len(z),
+        "freedom": freedom,
+        "mean": float(values.mean()),
+        "mean_error": float(values.std()) / math.sqrt(len(z)),
+        "sd": float(values.std()),
+        "sd_error": _error_of_sd(values),
+    }
+
+
+def _error_of_sd(values: Tensor) -> float:
+    """Standard error of a standard deviation, by the fourth moment of the values."""
+    away = (values - values.mean()).square()
+    return float(away.std() / (2 * away.mean().sqrt())) / math.sqrt(len(values))
+
+
+def section(rows: list[Json]) -> list[str]:
+    """The rows as Markdown."""
+    head = ["part", "measurements", "mean of z", "standard deviation of z"]
+    return [
+        "## z-scores of the budget's parts",
+        "Of a right part the standard deviation is 1, after that of Student's law is taken off.",
+        table(head, (
+            (row["part"], str(row["measurements"]),
+             f"{row['mean']:+.2f} ± {row['mean_error']:.2f}",
+             f"{row['sd']:.2f} ± {row['sd_error']:.2f}")
+            for row in rows
+        )),
+    ]  # fmt: skip
