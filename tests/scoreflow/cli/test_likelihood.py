@@ -217,11 +217,11 @@ def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_processes_share_the_images_and_find_what_one_finds(world, torchrun, run):
+def test_processes_share_the_images_and_find_what_one_finds(world, forked, run):
     alone = result(run)
     (run / "results" / "likelihood.jsonl").unlink()
     command = (ROOT / "run.py", "--mode=likelihood", f"--workdir={run}", "--device=cpu")
-    done = torchrun(world, *command)
+    done = forked(world, *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim") == 1
     together = result(run)

@@ -254,23 +254,23 @@ def test_a_finished_file_is_never_made_of_one_batch(save, point, tmp_path):
 @pytest.mark.parametrize(
     ("world", "save"), [(2, "png"), (2, "npz"), pytest.param(6, "pt", marks=pytest.mark.slow)]
 )
-def test_processes_together_make_the_folder_of_one(save, world, torchrun, tmp_path):
+def test_processes_together_make_the_folder_of_one(save, world, forked, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = torchrun(world, script, str(tmp_path / "shared"), save, "11")
+    done = forked(world, script, str(tmp_path / "shared"), save, "11")
     assert done.returncode == 0, done.stderr
     fill(tmp_path / "alone", save, images(), SETTINGS)
     assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
 
 
-def test_what_one_process_left_several_complete(torchrun, tmp_path, monkeypatch):
+def test_what_one_process_left_several_complete(forked, tmp_path, monkeypatch):
     """And the other way: rows of all processes count for whoever goes on."""
     fill(tmp_path / "alone", "png", images(), SETTINGS)
     fill(tmp_path / "shared", "png", images(), SETTINGS)
     (tmp_path / "shared" / "00000004.png").unlink()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    assert torchrun(2, script, str(tmp_path / "shared"), "png", "11").returncode == 0
+    assert forked(2, script, str(tmp_path / "shared"), "png", "11").returncode == 0
     shared, alone = tree(tmp_path / "shared"), tree(tmp_path / "alone")
     del shared["progress-png.jsonl"], alone["progress-png.jsonl"]
     assert shared == alone
