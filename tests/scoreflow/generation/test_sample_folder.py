@@ -27,9 +27,10 @@ SETTINGS = {"sampler": "ancestral", "seed": 3, "num_images": 11}
 FILES = {"png": "00000010.png", "npz": "samples.npz", "pt": "samples.pt"}
 SCRIPT = """
 import sys
+from pathlib import Path
 from tests.scoreflow.generation import test_sample_folder as test
 from scoreflow.runtime import distributed
-test.fill(test.Path(sys.argv[1]), sys.argv[2], test.images(int(sys.argv[3])), test.SETTINGS)
+test.fill(Path(sys.argv[1]), sys.argv[2], test.images(int(sys.argv[3])), test.SETTINGS)
 distributed.leave()
 """
 
