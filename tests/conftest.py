@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ if importlib.util.find_spec("scoreflow") is None:  # neither installed nor on th
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests import plots  # noqa: E402
+from tests.processes.forking import Forks  # noqa: E402
 from tests.shape_checks import install  # noqa: E402
 
 install(["scoreflow.sde", "scoreflow.samplers"])
@@ -135,6 +136,16 @@ def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=400)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """As `torchrun`, without the imports: for what processes do, not for how they are started."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ sf.VPSDE
 assert "torch" in sys.modules
 print(seconds)
 """
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    assert any(float(python(code)) < 0.3 for _ in range(3))  # again only if something disturbed
 
 
 def test_every_public_name_is_there():
@@ -115,15 +115,14 @@ def test_a_project_may_have_folders_of_these_names(unpacked, tmp_path):
     for name in ("sde", "samplers", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('of the project')\n")
-    twice, _ = python(EVERY_MODULE, cwd=tmp_path, path=unpacked).splitlines()
-    assert json.loads(twice) == []
-    code = "import sys; from scoreflow.cli.main import main; sys.exit(main(sys.argv))"
+    code = "import sys; from scoreflow.cli.main import main; assert main(sys.argv) == 0"
     argv = ("--mode=train", "--config=toy", "--config.training.num_steps=2", "--device=cpu",
             "--config.training.log_every=1", "--config.training.checkpoint_every=1",
             "--config.model.width=8", "--config.sampling.num_images=4",
             "--config.sampling.steps=2", "--config.likelihood.num_images=2",
-            "--config.likelihood.checked=1")  # fmt: skip
-    python(code, cwd=tmp_path, path=unpacked, arguments=argv)
+            "--config.likelihood.nodes=8", "--config.likelihood.checked=1")  # fmt: skip
+    said = python(code + EVERY_MODULE, cwd=tmp_path, path=unpacked, arguments=argv)
+    assert json.loads(said.splitlines()[-2]) == []
     assert (tmp_path / "runs" / "toy-vp" / "report.html").exists()
 
 

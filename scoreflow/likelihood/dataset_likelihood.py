@@ -113,6 +113,7 @@ class Measured:
         line: for the terminal.
         values: bits/dim or nats, a row a datum and a column a probe, (n, P).
         evaluations: of the denoiser, (n,).
+        solver_error: of the solve's estimate, as in `Row`, nan where it is not finite, (n,).
         solved: data that were solved for it; rows of the others were there.
     """
 
@@ -120,6 +121,7 @@ class Measured:
     line: str
     values: Tensor
     evaluations: Tensor
+    solver_error: Tensor
     solved: int = 0
 
 
@@ -163,7 +165,11 @@ def measure(
     result |= _extremes(values.mean(1), data.test_names)
     result["seconds"] = time.monotonic() - start
     evaluations = torch.tensor([row["evaluations"] for row in found], dtype=torch.float64)
-    return Measured(result, line(result), values, evaluations)
+    error = torch.tensor(
+        [math.nan if row["solver_error"] is None else row["solver_error"] for row in found],
+        dtype=torch.float64,
+    )
+    return Measured(result, line(result), values, evaluations, error)
 
 
 @dataclass(frozen=True)

@@ -64,30 +64,28 @@ def integral_weights(
     """Weights of slopes at some points: the integral of their polynomial times a rate.
 
     Args:
-        points: (b, k), k <= 4, those that count being distinct.
-        valid: whether a point counts, bool (b, k).
-        low: where it begins, (b,).
-        high: where it ends, (b,).
+        points: (k, ...), k <= 4, those that count being distinct.
+        valid: whether a point counts, bool (k, ...).
+        low: where it begins, of the shape of a point or broadcast to it.
+        high: where it ends, as `low`.
         rate: what the polynomial is multiplied by, itself integrated by five Gauss points.
 
     Returns:
-        (b, k), 0 for points that do not count.
+        (k, ...), 0 for points that do not count.
     """
     middle, half = (low + high) / 2, (high - low) / 2
-    gaps = points[:, :, None] - points[:, None, :]
-    others = valid[:, None, :] & ~torch.eye(
-        points.shape[1], dtype=torch.bool, device=points.device
-    )
+    same = torch.eye(len(points), dtype=torch.bool, device=points.device)
+    others = valid & ~same.view(*same.shape, *(1,) * (points.ndim - 1))
+    gaps = torch.where(others, points[:, None] - points, 1.0)
     total = torch.zeros_like(points)
     for x, weight in _GAUSS:
         at = middle + half * x
-        away = at[:, None, None] - points[:, None, :]
-        factors = torch.where(others, away / torch.where(others, gaps, 1.0), 1.0)
-        basis = factors[:, :, 0]
-        for column in range(1, points.shape[1]):
-            basis = basis * factors[:, :, column]
-        total = total + (weight * rate(at))[:, None] * basis
-    return torch.where(valid, 2 * half[:, None] * total, 0.0)
+        factors = torch.where(others, (at - points) / gaps, 1.0)
+        basis = factors[:, 0]
+        for column in range(1, len(points)):
+            basis = basis * factors[:, column]
+        total = total + weight * rate(at) * basis
+    return torch.where(valid, 2 * half * total, 0.0)
 
 
 def adams(
@@ -114,23 +112,36 @@ def adams(
     Yields:
         M steps.
     """
-    slopes, counts = [slope(0, state)], torch.ones_like(restart)[:, None]
-    points, valid = grid[:, :1], counts
-    for k in range(1, grid.shape[1]):
-        low, high = grid[:, k - 1], grid[:, k]
-        ahead = _combined(state, slopes, integral_weights(points, valid, low, high, rate))
+    slopes = [slope(0, state)]
+    for k, (predictor, corrector) in enumerate(_weights(grid, restart, after, rate), 1):
+        ahead = _combined(state, slopes, predictor)
         slopes = [*slopes, slope(k, ahead)][-ORDER:]
-        points = torch.cat((points, high[:, None]), 1)[:, -ORDER:]
-        valid = torch.cat((valid, counts), 1)[:, -ORDER:]
-        state = _combined(state, slopes, integral_weights(points, valid, low, high, rate))
+        state = _combined(state, slopes, corrector)
         yield Step(state, MILNE * rms(state - ahead), slopes[-1])
-        if k == after:
-            valid = torch.cat((valid[:, :-1] & ~restart[:, None], valid[:, -1:]), 1)
+
+
+BLOCK = 64
+"""Steps whose weights are found together, in one pass of some hundred small operations."""
+
+
+def _weights(grid: Tensor, restart: Tensor, after: int, rate: Rate) -> Iterator[Tensor]:
+    """Of each step the weights of prediction and correction, (2, 4, b), the oldest slope first."""
+    rows = grid.T.contiguous()
+    padded = torch.cat((rows[:1].expand(ORDER - 1, -1), rows))
+    for low in range(0, len(rows) - 1, BLOCK):
+        steps = torch.arange(low, min(low + BLOCK, len(rows) - 1), device=grid.device)
+        oldest = torch.where(restart & (steps >= after)[:, None], after, 0)
+        last = steps + torch.arange(2, device=grid.device)[:, None]  # of both polynomials
+        column = torch.arange(ORDER, device=grid.device)[:, None, None]
+        point = last + column - (ORDER - 1)  # (4, 2, steps)
+        points, valid = padded[last + column], point[..., None] >= oldest
+        ends = rows[low : low + len(steps)], rows[low + 1 : low + 1 + len(steps)]
+        yield from integral_weights(points, valid, *ends, rate).permute(2, 1, 0, 3)
 
 
 def _combined(state: Tensor, slopes: list[Tensor], weights: Tensor) -> Tensor:
-    for column, slope in enumerate(slopes):
-        state = torch.addcmul(state, weights[:, column : column + 1], slope)
+    for weight, slope in zip(weights[-len(slopes) :], slopes, strict=True):
+        state = torch.addcmul(state, weight[:, None], slope)
     return state
 
 

@@ -293,11 +293,12 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
     """Score other data, and how well each score detects them among the test set."""
     file = f"likelihood-data-{short_name(name)}"
     found = kept_likelihood(trained.folder, _own(trained), of, file)
-    own = _scores(measured, trained.data)
+    by_nodes = trained.experiment.config.likelihood.method == "nodes"
+    own = _scores(measured, trained.data, by_nodes)
     if min(len(measured.values), len(found.values)) < 2:
         _score(trained, name, of)
         return
-    rows = ood_detection.detection(own, _scores(found, of))
+    rows = ood_detection.detection(own, _scores(found, of, by_nodes))
     line = _line_of(name, of, found)
     if warning := measured.result.get("warning"):  # said of the test set already
         line = line.removesuffix(f"\n{warning}")
@@ -306,13 +307,16 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
 
 
-def _scores(measured: Measured, of: Data) -> dict[str, Tensor]:
-    """Of each image, what a high value of would be anomalous."""
+def _scores(measured: Measured, of: Data, by_nodes: bool) -> dict[str, Tensor]:
+    """Of each image, what a high value of would be anomalous.
+
+    By nodes nearly all images take equally many evaluations, which alone would tell little.
+    """
     assert of.num_levels is not None, "images have levels"
     bits = measured.values.mean(1)
     png = ood_detection.png_bits_per_dim(of.test[: len(bits)], of.num_levels)
-    return {
-        "bits/dim": bits,
-        "bits/dim over a PNG's": bits - png,
-        "evaluations": measured.evaluations,
-    }
+    scores = {"bits/dim": bits, "bits/dim over a PNG's": bits - png}
+    if not by_nodes:
+        return scores | {"evaluations": measured.evaluations}
+    effort = ood_detection.effort(measured.evaluations, measured.solver_error)
+    return scores | {"evaluations, then the trajectory's error": effort}

@@ -1,31 +1,22 @@
 """Trainings that are killed (SIGKILL), and go on: at the end nothing tells that they were.
 
-A process that has torch in it forks one for each training, so that a kill costs no import. Chosen
+Each training is forked from a process that has torch in it, so that a kill costs no import. Chosen
 instants are calls that reach the disk (fsync, rename, remove, make a folder), in turn; the others
 come at any time. All values of both folders must be equal, and the checkpoints' bytes.
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-FORKING = """
+SCRIPT = """
 import json, os, signal, sys, time
-import matplotlib.pyplot, scipy.stats, sklearn.linear_model, torch
-torch.set_num_threads(1)
-import torch._dynamo, torch.utils.tensorboard  # what an optimiser and the curves import
 import scoreflow as sf
 from scoreflow.cli.main import main
-import scoreflow.cli.modes.train
 
 CALLS = ("fsync", "replace", "unlink", "mkdir")
 
@@ -43,34 +34,26 @@ def killing(at):
         setattr(os, name, counted(getattr(os, name)))
     return found
 
-def work(request):
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    found = killing(request["at"])
-    if "flags" in request:
-        status = main(["run.py", *request["flags"]])
-    else:
-        for _ in sf.train("toy", request["folder"], request["config"], device="cpu"):
-            pass
-        status = 0
-    open(request["counts"], "w").write(str(found[0]))
-    return status
+def kill_within(seconds):
+    '''By another process, at any time.'''
+    victim = os.getpid()
+    if os.fork() == 0:
+        time.sleep(seconds)
+        if os.getppid() == victim:
+            os.kill(victim, signal.SIGKILL)
+        os._exit(0)
 
-print("ready", flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        status = 70
-        try:
-            status = work(request)
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    if request["within"]:
-        time.sleep(request["within"])
-        os.kill(pid, signal.SIGKILL)  # if it has ended, its number is taken until it is waited for
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+request = json.loads(sys.argv[1])
+if request["within"]:
+    kill_within(request["within"])
+found, status = killing(request["at"]), 0
+if "flags" in request:
+    status = main(["run.py", *request["flags"]])
+else:
+    for _ in sf.train("toy", request["folder"], request["config"], device="cpu"):
+        pass
+open(request["counts"], "w").write(str(found[0]))
+sys.exit(status)
 """
 TOY = {
     "model.width": 8,
@@ -104,35 +87,19 @@ NOT_COMPARED = ("tensorboard", "env.json", "report.html", "lock", "lock.pid")
 class Trainings:
     """Trainings in processes of their own, one after another."""
 
-    def __init__(self, counts: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.counts = counts
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKING],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        assert self.process.stdout.readline() == "ready\n"
+    def __init__(self, forked, folder: Path) -> None:
+        self.forked, self.counts, self.script = forked, folder / "counts", folder / "script.py"
+        self.script.write_text(SCRIPT)
 
     def run(self, at: int = 0, within: float | None = None, **request: object) -> int:
         """The exit status of a training, killed at a call, or some seconds after its beginning."""
-        told = json.dumps({"at": at, "within": within, "counts": str(self.counts), **request})
-        self.process.stdin.write(told + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        told = {"at": at, "within": within, "counts": str(self.counts), **request}
+        return self.forked(1, self.script, json.dumps(told)).returncode
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory):
-    found = Trainings(tmp_path_factory.mktemp("kills") / "counts")
-    yield found
-    found.close()
+def trainings(tmp_path_factory, forked):
+    return Trainings(forked, tmp_path_factory.mktemp("kills"))
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def test_a_flow_beyond_every_float_is_said_and_the_report_is_written(tmp_path, c
     monkeypatch.setattr("scoreflow.cli.modes.train.COMPARED", ())
     flags = ["--config.model.width=8", "--config.model.prediction=mean"]
     flags += ["--config.sde.num_steps=450", "--config.likelihood.num_images=1"]
+    flags += ["--config.likelihood.max_evaluations=300"]  # of steps that are shorter and shorter
     assert train(tmp_path / "run", "toy", *flags) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert "1 of 1 images have no likelihood" in line

@@ -190,7 +190,7 @@ def test_images_that_measure_it_are_not_split(without, capsys):
     assert result(workdir, "compare")["rows"][0]["num_images"] == 20
     assert result(workdir, "compare")["test_data"] == {}
     assert "held-out data" not in capsys.readouterr().out
-    crude = ["--config.likelihood.nodes=8"]
+    crude = ["--config.likelihood.nodes=8", "--config.likelihood.trajectory_tolerance=1"]
     crude += ["--config.likelihood.checked=0"]
     assert ask(workdir, "likelihood", f"--data={images}", *crude) == 0
     assert result(workdir, "likelihood")["num_images"] == 20

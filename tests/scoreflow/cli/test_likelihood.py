@@ -13,11 +13,12 @@ from PIL import Image
 
 import scoreflow as sf
 from scoreflow.cli.main import main
-from scoreflow.cli.modes import bounds
+from scoreflow.cli.modes import bounds, likelihood
 from scoreflow.data import dataset, loading
 from scoreflow.data.dataset import Data
 from scoreflow.data.loading import load_digits
 from scoreflow.likelihood import dataset_likelihood
+from scoreflow.likelihood.dataset_likelihood import Measured
 from scoreflow.storage.result_rows import Rows
 
 ROOT = Path(__file__).parents[3]
@@ -216,11 +217,11 @@ def test_images_out_of_evaluations_are_named_and_solved_when_they_may(run, capfd
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_processes_share_the_images_and_find_what_one_finds(world, torchrun, run):
+def test_processes_share_the_images_and_find_what_one_finds(world, forked, run):
     alone = result(run)
     (run / "results" / "likelihood.jsonl").unlink()
     command = (ROOT / "run.py", "--mode=likelihood", f"--workdir={run}", "--device=cpu")
-    done = torchrun(world, *command)
+    done = forked(world, *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("bits/dim") == 1
     together = result(run)
@@ -313,8 +314,10 @@ def test_a_run_is_equal_to_its_copy(run, tmp_path):
 
 # ---- other data
 
+EFFORT = "evaluations", "solver_error"
 
-def test_noise_is_told_from_digits(run, tmp_path):
+
+def test_noise_is_told_from_digits(run, tmp_path, capfd):
     generator = np.random.default_rng(0)
     for k in range(6):
         noise = generator.integers(0, 17, (8, 8), dtype=np.uint8)
@@ -322,11 +325,29 @@ def test_noise_is_told_from_digits(run, tmp_path):
     assert ask(run, f"data={tmp_path / 'noise'}") == 0
     found = result(run, "likelihood-data-noise")
     assert found["num_images"] == 6
-    assert set(found["detection"]) == {"bits/dim", "bits/dim over a PNG's", "evaluations"}
+    effort = "evaluations, then the trajectory's error"
+    assert set(found["detection"]) == {"bits/dim", "bits/dim over a PNG's", effort}
+    own, other = rows(run), rows(run, "likelihood-data-noise")
+
+    def harder(one, than):
+        return tuple(one[key] for key in EFFORT) > tuple(than[key] for key in EFFORT)
+
+    pairs = [harder(other[i], own[k]) for i in other for k in own]
+    assert found["detection"][effort]["auroc"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert "AUROC by evaluations, then" in capfd.readouterr().out
     for row in found["detection"].values():
         assert 0 <= row["auroc"] <= 1
         assert row["standard_error"] >= 0
     assert len(rows(run, "likelihood-data-noise")) == 6
+
+
+def test_by_other_methods_the_evaluations_are_judged_alone():
+    """As they were: their numbers vary, and what they leave does not tell."""
+    data, values = load_digits(), torch.rand(4, 1, dtype=torch.float64)
+    measured = Measured({}, "", values, values[:, 0], values[:, 0] - 0.5)
+    scores = likelihood._scores(measured, data, by_nodes=False)
+    assert list(scores) == ["bits/dim", "bits/dim over a PNG's", "evaluations"]
+    assert torch.equal(scores["evaluations"], values[:, 0])
 
 
 def test_one_image_has_a_likelihood_and_no_auroc(run, tmp_path, capfd):

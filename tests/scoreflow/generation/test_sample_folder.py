@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,9 +27,10 @@ SETTINGS = {"sampler": "ancestral", "seed": 3, "num_images": 11}
 FILES = {"png": "00000010.png", "npz": "samples.npz", "pt": "samples.pt"}
 SCRIPT = """
 import sys
+from pathlib import Path
 from tests.scoreflow.generation import test_sample_folder as test
 from scoreflow.runtime import distributed
-test.fill(test.Path(sys.argv[1]), sys.argv[2], test.images(int(sys.argv[3])), test.SETTINGS)
+test.fill(Path(sys.argv[1]), sys.argv[2], test.images(int(sys.argv[3])), test.SETTINGS)
 distributed.leave()
 """
 
@@ -254,23 +252,23 @@ def test_a_finished_file_is_never_made_of_one_batch(save, point, tmp_path):
 @pytest.mark.parametrize(
     ("world", "save"), [(2, "png"), (2, "npz"), pytest.param(6, "pt", marks=pytest.mark.slow)]
 )
-def test_processes_together_make_the_folder_of_one(save, world, torchrun, tmp_path):
+def test_processes_together_make_the_folder_of_one(save, world, forked, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = torchrun(world, script, str(tmp_path / "shared"), save, "11")
+    done = forked(world, script, str(tmp_path / "shared"), save, "11")
     assert done.returncode == 0, done.stderr
     fill(tmp_path / "alone", save, images(), SETTINGS)
     assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
 
 
-def test_what_one_process_left_several_complete(torchrun, tmp_path, monkeypatch):
+def test_what_one_process_left_several_complete(forked, tmp_path, monkeypatch):
     """And the other way: rows of all processes count for whoever goes on."""
     fill(tmp_path / "alone", "png", images(), SETTINGS)
     fill(tmp_path / "shared", "png", images(), SETTINGS)
     (tmp_path / "shared" / "00000004.png").unlink()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    assert torchrun(2, script, str(tmp_path / "shared"), "png", "11").returncode == 0
+    assert forked(2, script, str(tmp_path / "shared"), "png", "11").returncode == 0
     shared, alone = tree(tmp_path / "shared"), tree(tmp_path / "alone")
     del shared["progress-png.jsonl"], alone["progress-png.jsonl"]
     assert shared == alone
@@ -296,9 +294,10 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     assert tree(tmp_path) == before
 
 
-def peak(count, save, tmp_path):
+def peak(count, save, tmp_path, forked):
     """Peak memory of a process that draws so many images, in MB."""
-    code = (
+    script = tmp_path / "peak.py"
+    script.write_text(
         "import sys, resource; from pathlib import Path\n"
         "from tests.scoreflow.generation import test_sample_folder as test\n"
         f"draw = test.of_shape((3, 16, 16), 256, {count}, batch_size=250)\n"
@@ -306,22 +305,21 @@ def peak(count, save, tmp_path):
         f"test.first_values(Path({str(tmp_path / str(count))!r}), {save!r}, draw, 100)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = forked(1, script)
+    assert done.returncode == 0, done.stderr
     return float(done.stdout)
 
 
 @pytest.mark.parametrize("save", ["npz", pytest.param("pt", marks=pytest.mark.slow)])
-def test_memory_is_that_of_a_batch(save, tmp_path):
+def test_memory_is_that_of_a_batch(save, tmp_path, forked):
     """Ten thousand images are 61 MB of points; two runs of one process differ by 10 MB."""
-    assert peak(10_000, save, tmp_path) < peak(500, save, tmp_path) + 20
+    most, few = (peak(count, save, tmp_path, forked) for count in (10_000, 500))
+    assert most < few + 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("save", FILES)
-def test_fifty_thousand_images(save, tmp_path):
+def test_fifty_thousand_images(save, tmp_path, forked):
     """A file of 38 MB, which is never in memory."""
-    assert peak(50_000, save, tmp_path) < peak(500, save, tmp_path) + 20
+    most, few = (peak(count, save, tmp_path, forked) for count in (50_000, 500))
+    assert most < few + 20

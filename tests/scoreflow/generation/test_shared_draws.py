@@ -44,11 +44,11 @@ def drawn(count):
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(6, marks=pytest.mark.slow)])
-def test_processes_together_draw_what_one_draws(world, torchrun, tmp_path):
+def test_processes_together_draw_what_one_draws(world, forked, tmp_path):
     """Bit for bit, and counted once, also where there are more processes than samples."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = torchrun(world, script, str(tmp_path / "x.pt"))
+    done = forked(world, script, str(tmp_path / "x.pt"))
     assert done.returncode == 0, done.stderr
     found, own, total = torch.load(tmp_path / "x.pt")
     expected, rows = drawn(5)

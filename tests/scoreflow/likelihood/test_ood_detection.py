@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from scoreflow.likelihood.ood_detection import auroc, detection, png_bits_per_dim
+from scoreflow.likelihood.ood_detection import auroc, detection, effort, png_bits_per_dim
 
 
 def draws(n, shift, seed, ties=False):
@@ -53,6 +53,14 @@ def test_noise_of_any_channels_and_levels_takes_its_entropy_as_png(channels, lev
     noise = np.random.default_rng(0).integers(0, levels, (2, channels, 32, 32), np.int32)
     found = png_bits_per_dim(torch.from_numpy(noise), levels).numpy()
     assert found == pytest.approx(np.log2(levels), rel=0.05)
+
+
+def test_effort_is_in_the_order_of_evaluations_and_then_of_errors():
+    generator = np.random.default_rng(0)
+    pairs = [(34.0, 0.0), (34.0, 1e-9), (66.0, 1e6), (66.0, 0.1), (9_999.0, 0.0)]
+    pairs += zip(generator.choice([34.0, 66.0], 50), generator.exponential(size=50), strict=True)
+    scores = effort(*torch.tensor(pairs, dtype=torch.float64).T)
+    assert [pairs[k] for k in scores.argsort()] == sorted(pairs)
 
 
 def test_every_score_is_judged():

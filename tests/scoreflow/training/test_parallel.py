@@ -117,11 +117,11 @@ def test_parts_of_a_batch_add_up_to_it(alone, tmp_path, parts):
     close(weights(workdir), weights(alone))
 
 
-def test_dropout_and_hidden_labels_are_those_of_one_process_and_part(torchrun, tmp_path):
+def test_dropout_and_hidden_labels_are_those_of_one_process_and_part(forked, tmp_path):
     """They belong to an image's place in the batch."""
     runs = [tmp_path / name for name in ("alone", "together", "parts")]
     assert main(command(runs[0], *UNET)) == 0
-    done = torchrun(2, *command(runs[1], *UNET))
+    done = forked(2, *command(runs[1], *UNET))
     assert done.returncode == 0, done.stderr
     assert main(command(runs[2], *UNET, "--config.training.micro_batches=3")) == 0
     for other in runs[1:]:

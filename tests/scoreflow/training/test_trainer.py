@@ -3,12 +3,8 @@
 import io
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +26,7 @@ from scoreflow.training.ema import EMA
 from scoreflow.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
-STEPS = 120
+STEPS = 60
 """So many that a run cannot end between the sight of its 12th row and its kill."""
 TINY = {
     "model.channels": 8,
@@ -55,23 +51,27 @@ def command(workdir, **overrides):
     return [*start, *(f"--config.{key}={value}" for key, value in flags.items())]
 
 
-def start(argv):
-    """A process of its own: in this one, what ran before may change the last bits."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / "run.py", *argv[1:]],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+KILLED = """
+import os, pathlib, runpy, signal, sys, threading, time
+
+def watch(metrics):
+    while not (metrics.exists() and metrics.read_text().count("\\n") >= 12):
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=watch, args=[pathlib.Path(sys.argv.pop())], daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Kills itself while it trains, at a moment that depends on nothing that is trained."""
 
 
-def again(workdir):
-    """Resume to the end; what it printed."""
-    process = start(["run.py", "--mode=train", "--device=cpu", f"--workdir={workdir}"])
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return out
+def again(workdir, forked):
+    """Resume to the end in a process of its own; what it printed."""
+    flags = ("--mode=train", "--device=cpu", f"--workdir={workdir}")
+    done = forked(1, ROOT / "run.py", *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def rows(workdir):
@@ -108,31 +108,23 @@ def same_bits(left, right):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
+def whole(tmp_path_factory, forked):
+    """A run that nothing disturbed, in a process of its own: here, others may change its bits."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    process = start(command(workdir))
-    process.communicate(timeout=120)
-    assert process.returncode == 0
+    done = forked(1, ROOT / "run.py", *command(workdir)[1:])
+    assert done.returncode == 0, done.stderr
     return workdir
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(tmp_path_factory, forked):
     """The same run, killed between two checkpoints, from the third on."""
-    workdir = tmp_path_factory.mktemp("killed") / "run"
-    process = start(command(workdir))
-    metrics = workdir / "metrics.jsonl"
-    try:
-        limit = time.monotonic() + 90
-        while not (metrics.exists() and metrics.read_text().count("\n") >= 12):
-            assert process.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < limit
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    folder = tmp_path_factory.mktemp("killed")
+    workdir, script = folder / "run", folder / "killed.py"
+    script.write_text(KILLED)
+    flags = (*command(workdir)[1:], str(workdir / "metrics.jsonl"))
+    done = forked(1, script, str(ROOT / "run.py"), *flags)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     steps = RunDir.open(workdir).checkpoint_steps()
     assert len(steps) == 2
     assert steps[-1] < STEPS
@@ -144,11 +136,11 @@ def finished_like(workdir, whole):
     assert rows(workdir) == rows(whole)
 
 
-def test_killed_and_resumed_is_bitwise_the_same(killed, whole, tmp_path):
+def test_killed_and_resumed_is_bitwise_the_same(killed, whole, forked, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(killed, workdir)
     last = RunDir.open(workdir).checkpoint_steps()[-1]
-    assert f"resuming {workdir} at step {last}" in again(workdir)
+    assert f"resuming {workdir} at step {last}" in again(workdir, forked)
     finished_like(workdir, whole)
     names = {"model", "ema", "optimizer", "step", "trained_with"}
     assert names == state(workdir, STEPS).keys()
@@ -156,7 +148,7 @@ def test_killed_and_resumed_is_bitwise_the_same(killed, whole, tmp_path):
     assert (workdir / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tmp_path):
+def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, forked, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(killed, workdir)
     before, last = RunDir.open(workdir).checkpoint_steps()
@@ -164,20 +156,20 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_it_used(killed, whole, tm
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write('{"step": 2')  # cut off in the middle of a row
-    out = again(workdir)
+    out = again(workdir, forked)
     assert str(torn) in out
     assert f"at step {before}" in out
     finished_like(workdir, whole)
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_checkpoint(killed, whole, tmp_path):
+def test_killed_before_the_first_checkpoint(killed, whole, forked, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(killed, workdir)
     shutil.rmtree(workdir / "checkpoints")
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write('{"step": 2')  # cut off in the middle of a row
-    assert "resuming" not in again(workdir)
+    assert "resuming" not in again(workdir, forked)
     finished_like(workdir, whole)
 
 
