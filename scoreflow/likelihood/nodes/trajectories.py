@@ -27,6 +27,7 @@ is, its error above the tolerance, and solving again with more steps measures wh
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ class Group:
         """These and those, of the same substeps."""
         noise = replace(self.noise, index=torch.cat((self.noise.index, other.noise.index)))
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in _COLUMNS)
-        joined = {name: torch.cat((own, its)) for name, own, its in pairs}
+        joined: dict[str, Any] = {name: torch.cat((own, its)) for name, own, its in pairs}
         return replace(self, noise=noise, **joined)
 
 
