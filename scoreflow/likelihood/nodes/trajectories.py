@@ -27,6 +27,7 @@ is, its error above the tolerance, and solving again with more steps measures wh
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,12 +72,8 @@ class Group:
 
     def take(self, rows: Tensor) -> "Group":
         """Some of the rows."""
-        names = ("number", "state", "evaluations", "errors")
-        return replace(
-            self,
-            noise=self.noise.rows(rows),
-            **{name: getattr(self, name)[rows] for name in names},
-        )
+        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, noise=self.noise.rows(rows), **taken)
 
     def again(self, evaluations: Tensor, error: Tensor) -> "Group":
         """The rows with twice the substeps; evaluations and errors of the attempt before."""
@@ -87,7 +84,7 @@ class Group:
         """These and those, of the same substeps."""
         noise = replace(self.noise, index=torch.cat((self.noise.index, other.noise.index)))
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in _COLUMNS)
-        joined = {name: torch.cat((own, its)) for name, own, its in pairs}
+        joined: dict[str, Any] = {name: torch.cat((own, its)) for name, own, its in pairs}
         return replace(self, noise=noise, **joined)
 
 
