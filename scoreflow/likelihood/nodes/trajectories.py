@@ -72,12 +72,8 @@ class Group:
 
     def take(self, rows: Tensor) -> "Group":
         """Some of the rows."""
-        names = ("number", "state", "evaluations", "errors")
-        return replace(
-            self,
-            noise=self.noise.rows(rows),
-            **{name: getattr(self, name)[rows] for name in names},
-        )
+        taken: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, noise=self.noise.rows(rows), **taken)
 
     def again(self, evaluations: Tensor, error: Tensor) -> "Group":
         """The rows with twice the substeps; evaluations and errors of the attempt before."""
