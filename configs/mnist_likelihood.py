@@ -6,7 +6,7 @@ from scoreflow.configs import mnist
 
 
 def get_config() -> ConfigDict:
-    """What lowered bits/dim at a short budget, by docs/mnist.md.
+    """What lowered bits/dim at a short budget: docs/likelihood.md, "MNIST".
 
     The network knows each pixel's histogram and learns the rest; every layer works at the finest
     level, where the bits are; its label is the log-SNR, in which the flow is smooth.

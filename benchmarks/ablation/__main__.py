@@ -126,7 +126,8 @@ def run(argv: list[str]) -> None:
     numbers, names = asked.choices.split(","), list(CHOICES)
     if numbers[0] != "0" or not set(numbers) <= set(map(str, range(len(names)))):
         parser.error(f"--choices must be of 0..{len(names) - 1}, 0 first, got {asked.choices}")
-    request = {name: getattr(asked, name) for name in ("data", "steps", "images", "nodes")}
+    names_of_request = ("data", "steps", "images", "nodes", "device")
+    request = {name: getattr(asked, name) for name in names_of_request}
     found = {
         names[int(number)]: measured(asked.work, names[int(number)], request, asked.device)
         for number in numbers
@@ -137,7 +138,9 @@ def run(argv: list[str]) -> None:
         "command": shlex.join(["python", "-m", "benchmarks.ablation", *told]),
         "unit": "bits/dim",
         "experiment": EXPERIMENT,
-        "settings": {name: value for name, value in request.items() if name != "data"},
+        "settings": {
+            name: value for name, value in request.items() if name not in ("data", "device")
+        },
         "rows": rows,
         "device": asked.device,
     }

@@ -142,7 +142,7 @@ def experiment(
     check_plan(checked, sde, data, training)
     network = build_network(checked, data, device)
     if training and len(data.train):
-        _count_levels(network, data)
+        _count_levels(network, data, settings.flip)
     if training and len(data.train):  # of a shape that the network takes
         _refuse_no_loss(checked, sde, data, objective)
     if training:
@@ -209,7 +209,7 @@ def check_plan(config: Config, sde: SDE, data: Data, training: bool) -> None:
         check_sampler(config, name, sde, t_min, data)
 
 
-def _count_levels(network: nn.Module, data: Data) -> None:
+def _count_levels(network: nn.Module, data: Data, flip: bool) -> None:
     """Give a network of the residual the histograms of its training images."""
     pixels = getattr(network, "pixels", None)
     if not isinstance(pixels, PixelLaw):
@@ -219,7 +219,7 @@ def _count_levels(network: nn.Module, data: Data) -> None:
             f"model.num_levels = {pixels.num_levels} must be that of the training images, which "
             f"is {data.num_levels}: leave it out"
         )
-    pixels.fit(data.train)
+    pixels.fit(data.train, flip)
 
 
 class _Silent(nn.Module):

@@ -78,7 +78,7 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     if c.name == "mlp" and c.learned_variance:
         raise RequestError("model.learned_variance needs model.name = unet, got mlp")
     if c.prediction == "residual":
-        _refuse_residual(c, data)
+        _refuse_residual(config, data)
     _refuse_size(config, device or data.train.device)
     classes = classes_of(config, data)
     torch.manual_seed(config.seed)
@@ -91,8 +91,14 @@ def build_network(config: AnyConfig, data: Data, device: torch.device | None = N
     return move_network(network, device or data.train.device)
 
 
-def _refuse_residual(c: ModelConfig, data: Data) -> None:
+def _refuse_residual(config: Config, data: Data) -> None:
     """Refuse a network of the residual for data without levels, or of another kind."""
+    c = config.model
+    if config.training.dequantization == "centre":
+        raise RequestError(
+            "model.prediction = residual knows a level as a bin, and training.dequantization = "
+            "centre shows it as a point: leave that at uniform, or predict eps, x_0 or v"
+        )
     if c.name != "unet" or data.num_levels is None:
         told = "vectors" if data.num_levels is None else f"model.name = {c.name}"
         raise RequestError(

@@ -15,6 +15,8 @@ from scoreflow.storage.run_folder import RunDir
 
 CLASSES = "embedding.classes.weight"
 """The vectors of the classes, which an unconditional network has none of."""
+LAW = "pixels.probabilities"
+"""Histograms of the training images, which are those of the new run."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def load(network: nn.Module, found: InitialWeights) -> None:
     """Weights into a network of the same architecture.
 
     A conditional network takes those of an unconditional one: the vectors of its classes, which
-    that has none of, stay as they were made.
+    that has none of, stay as they were made. So do histograms of the run's own images.
 
     Raises:
         RequestError: a name or a shape differs; the first is named.
@@ -77,6 +79,8 @@ def load(network: nn.Module, found: InitialWeights) -> None:
     weights = dict(found.weights)
     if CLASSES in own and CLASSES not in weights:
         weights[CLASSES] = own[CLASSES]
+    if LAW in own and LAW in weights:
+        weights[LAW] = own[LAW]
     for name in [*own, *weights]:
         here, there = _shape(own.get(name)), _shape(weights.get(name))
         if here != there:

@@ -21,6 +21,7 @@ level that is rare has a share of 1e-9 beside the others.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scoreflow.data.stored.images import Images
+from scoreflow.errors import RequestError
 from scoreflow.sde.base import broadcast
 
 INPUTS = 4
@@ -37,7 +39,9 @@ MOST_NUMBERS = 1 << 20
 MOST_LEVELS = 4096
 """More are as good as real numbers, and would take hours."""
 IMAGES = 1 << 16
-"""Training images that are counted, from the first on."""
+"""Training images that are counted, at the most."""
+NUMBERS_AT_ONCE = 1 << 22
+"""Of images that are counted."""
 PSEUDO_COUNTS = 64.0
 """Images of the channel's law that a pixel's own counts are mixed with: its prior."""
 FLOOR = 1e-4
@@ -46,8 +50,8 @@ BEYOND = 4.0
 """Noises outside all data up to which a pixel is taken as it is; further it tells nothing more."""
 CUT = 12.0
 """Noises from x_t beyond which nothing is: exp(-72) of a density. Far exponentials are slow."""
-WIDE = 0.1
-"""alpha / sigma below which all data lie within a fifth of the noise."""
+FINE = 0.03
+"""alpha / sigma times a bin's width, below which a bin is a point but for its variance."""
 LEAST_VARIANCE = 1e-12
 """Of y: where rounding leaves less, the rest is not told in units of 0."""
 LEAST_SIGNAL = 1e-4
@@ -106,20 +110,45 @@ class PixelLaw(nn.Module):
         self.register_buffer("probabilities", uniform)
 
     @torch.no_grad()
-    def fit(self, images: Images) -> None:
-        """Count the levels of training images, (n, ...) in 0..L-1, n >= 1."""
+    def fit(self, images: Images, flip: bool = False) -> None:
+        """Count the levels of training images.
+
+        Args:
+            images: (n, ...) in 0..L-1, n >= 1; of more than `IMAGES`, so many from all over them.
+            flip: whether they are seen mirrored, left to right, as often as not.
+
+        Raises:
+            RequestError: they are of another shape, none, or have other levels.
+        """
+        self._refuse_shape("training images", tuple(images.shape))
         levels, laws = self.num_levels, self.probabilities[..., 0].numel()
         law_of_pixel = torch.arange(laws).repeat_interleave(self._pixels_a_law)
-        counts, number = torch.zeros(laws * levels, dtype=torch.int64), min(len(images), IMAGES)
-        for start in range(0, number, 1024):
-            rows = torch.as_tensor(images[start : min(start + 1024, number)]).cpu().flatten(1)
-            bins = (law_of_pixel * levels + rows.long()).flatten()
+        counts = torch.zeros(laws * levels, dtype=torch.int64)
+        some = torch.linspace(0, len(images) - 1, min(len(images), IMAGES)).round().long()
+        for index in some.split(max(1, NUMBERS_AT_ONCE // math.prod(self.shape))):
+            rows = torch.as_tensor(images[index]).cpu().flatten(1).long()
+            if int(rows.min()) < 0 or int(rows.max()) >= levels:
+                raise RequestError(
+                    f"training images must have levels in 0..{levels - 1}, got "
+                    f"{int(rows.min())}..{int(rows.max())}"
+                )
+            bins = (law_of_pixel * levels + rows).flatten()
             counts += torch.bincount(bins, minlength=len(counts))
-        each = counts.double().view(self.shape[0], -1, levels)
+        each = counts.double().view(self.probabilities.shape)
+        if flip:
+            each = (each + each.flip(-2)) / 2
+        each = each.view(self.shape[0], -1, levels)
         shared = each.sum(1, keepdim=True)
         each = each + PSEUDO_COUNTS * shared / shared.sum(2, keepdim=True)
         law = (1 - FLOOR) * each / each.sum(2, keepdim=True) + FLOOR / levels
         self.probabilities.copy_(law.view(self.probabilities.shape))
+
+    def _refuse_shape(self, what: str, shape: tuple[int, ...]) -> None:
+        if shape[1:] != self.shape or shape[0] == 0:
+            wanted = ", ".join(map(str, self.shape))
+            raise RequestError(
+                f"{what} must be (n, {wanted}), n >= 1, as the network's pixels are, got {shape}"
+            )
 
     def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Known:
         """What each pixel tells of itself, differentiable in x_t, once.
@@ -128,7 +157,12 @@ class PixelLaw(nn.Module):
             x_t: (B, ...), on a device with float64.
             alpha: signal scale, () or (B,).
             sigma: noise scale, positive, () or (B,).
+
+        Raises:
+            RequestError: x_t is of another shape.
         """
+        if x_t.shape[1:] != self.shape:  # broadcast, it would be wrong without a word
+            self._refuse_shape("x_t", (max(len(x_t), 1), *x_t.shape[1:]))
         noise_scale = broadcast(sigma, x_t).double()
         signal = broadcast(alpha, x_t).double()
         signal = torch.maximum(signal, LEAST_SIGNAL * noise_scale)
@@ -164,20 +198,18 @@ class _Posterior(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Two of (B, P), from x (B, P), alpha and sigma (B,) and the laws (P / shared, L)."""
         third = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        wide = alpha < WIDE * sigma
         if x.device.type == "cpu":
             found = x.new_empty(2 + third, *x.shape)
-            for rows, cumulants in ((~wide, _cumulants), (wide, _cumulants_of_wide)):
-                where = rows.nonzero()[:, 0]
-                if len(where):
-                    own = x[where], alpha[where], sigma[where]
-                    found[:, where] = _in_blocks(cumulants, *own, law, shared, third)
+            for rows, cumulants in _ways(alpha / sigma, law.shape[1]):
+                given = x[rows], alpha[rows], sigma[rows]
+                found[:, rows] = _in_blocks(cumulants, *given, law, shared, third)
         else:  # which rows are which is not known without waiting for the device
-            both = _cumulants, _cumulants_of_wide
-            narrow, other = (
+            fine = alpha * (2 / law.shape[1]) < FINE * sigma
+            both = _cumulants_of_edges, _cumulants_of_points
+            edges, points = (
                 _in_blocks(each, x, alpha, sigma, law, shared, third) for each in both
             )
-            found = torch.where(wide[:, None], other, narrow)
+            found = torch.where(fine[:, None], points, edges)
         mean, spread = found[0], found[1]
         if third:
             scale = sigma[:, None]
@@ -233,27 +265,53 @@ def _blocks(
                 yield slice(row, row + height), columns, laws
 
 
-def _cumulants(x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool) -> Tensor:
-    """By the primitives of a normal's moments at the bins' edges."""
-    levels, width = law.shape[1], 2 / law.shape[1]
-    reach = levels
-    if x.device.type == "cpu":  # a GPU would wait to know it
-        reach = min(levels, math.ceil(CUT / width * float((sigma / alpha).max())) + 1)
-    if 4 * reach < levels:  # edges within `CUT` noises, and half the steps to either side
-        first = ((x / alpha[:, None] + 1) / width).floor_().long()[:, :, None] - reach
-        near = _window(law, first, 2 * reach + 2)
-        steps = near[:, :, :-1] - near[:, :, 1:]
-        outside = 0.5 * (near[:, :, 0] + near[:, :, -1])
-        edges = -1 + width * (first + torch.arange(2 * reach + 2)).to(x.dtype)
-        y = alpha[:, None, None] * edges - x[:, :, None]
-        y = y.div_(sigma[:, None, None])
-    else:
-        none = law.new_zeros(len(law), 1)
-        steps = torch.cat((none, law), 1) - torch.cat((law, none), 1)  # p_(k-1) - p_k
-        outside = none[0]  # they add up to 0
-        edges = torch.linspace(-1, 1, levels + 1, dtype=x.dtype, device=x.device)
-        y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
-        y = y.div_(sigma[:, None, None]).clamp_(-CUT, CUT)
+def _ways(ratios: Tensor, levels: int) -> Iterator[tuple[Tensor, Cumulants]]:
+    """Rows, and how their cumulants are found, each by its own ratio alpha / sigma alone.
+
+    The edges within `CUT` noises of x_t are so many to either side, rounded up to a power of two.
+    """
+    width = 2 / levels
+    reach = torch.exp2((CUT / (width * ratios) + 1).log2().ceil())
+    kind = torch.where(4 * reach < levels, reach, 0.0)
+    kind = torch.where(ratios * width < FINE, -1.0, kind)
+    for each in kind.unique().tolist():
+        way: Cumulants = _cumulants_of_edges
+        if each < 0:
+            way = _cumulants_of_points
+        elif each > 0:
+            way = partial(_cumulants_of_window, reach=int(each))
+        yield (kind == each).nonzero()[:, 0], way
+
+
+def _cumulants_of_edges(
+    x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool
+) -> Tensor:
+    """By the primitives of a normal's moments at all edges."""
+    none = law.new_zeros(len(law), 1)
+    steps = torch.cat((none, law), 1) - torch.cat((law, none), 1)  # p_(k-1) - p_k
+    edges = torch.linspace(-1, 1, law.shape[1] + 1, dtype=x.dtype, device=x.device)
+    y = (alpha[:, None] * edges)[:, None] - x[:, :, None]
+    y = y.div_(sigma[:, None, None]).clamp_(-CUT, CUT)
+    return _summed(y, steps, none[0], third)  # the steps add up to 0
+
+
+def _cumulants_of_window(
+    x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool, reach: int
+) -> Tensor:
+    """The same at the edges within reach; further away a primitive is half the steps there."""
+    width = 2 / law.shape[1]
+    places = ((x / alpha[:, None] + 1) / width).floor_().nan_to_num_(0.0)  # of nan, nan follows
+    first = places.long()[:, :, None] - reach
+    near = _window(law, first, 2 * reach + 2)
+    steps = near[:, :, :-1] - near[:, :, 1:]
+    edges = -1 + width * (first + torch.arange(2 * reach + 2)).to(x.dtype)
+    y = alpha[:, None, None] * edges - x[:, :, None]
+    y = y.div_(sigma[:, None, None])
+    return _summed(y, steps, 0.5 * (near[:, :, 0] + near[:, :, -1]), third)
+
+
+def _summed(y: Tensor, steps: Tensor, outside: Tensor, third: bool) -> Tensor:
+    """Cumulants from edges y (b, p, E), the steps there, and what steps elsewhere add to m_0."""
     density = y.square().mul_(-0.5).exp_().mul_((2 * math.pi) ** -0.5)
     m_0 = (y * 0.5**0.5).erf_().mul_(0.5).mul_(steps).sum(2).add_(outside)
     terms = density.mul_(steps)
@@ -283,26 +341,34 @@ def _window(law: Tensor, first: Tensor, count: int) -> Tensor:
     return padded.gather(2, first + torch.arange(2 * count - 1, 3 * count))
 
 
-def _cumulants_of_wide(
+def _cumulants_of_points(
     x: Tensor, alpha: Tensor, sigma: Tensor, law: Tensor, third: bool
 ) -> Tensor:
-    """By three Gauss points a bin: of much noise, the primitives at its edges are nearly equal.
+    """By the bins' centres: where they are narrow, primitives at their edges are nearly equal.
 
-    With z = alpha x_0 / sigma the posterior is exp(z x_t / sigma - z^2 / 2) times the law.
+    In units of the noise a bin has the variance v = h^2 / 3, of half its width h. The normal's
+    mean over it is, to O(h^4), the value at its centre of a normal of precision a = 1 - v; what is
+    left of the bin has the mean a z + v x_t / sigma, z = alpha x_0 / sigma. Its other cumulants
+    are those of a uniform law under exp(-y u - u^2 / 2): the variance v - (0.4 + 0.6 y^2) v^2 and
+    the third 1.2 y v^2.
     """
-    width = 2 / law.shape[1]
-    centres = -1 + width * (torch.arange(law.shape[1], dtype=x.dtype, device=x.device) + 0.5)
-    offsets = centres.new_tensor([-(0.6**0.5), 0.0, 0.6**0.5]) * (width / 2)
-    shares = centres.new_tensor([5.0, 8.0, 5.0]) / 18
-    points = (centres[:, None] + offsets).flatten()
-    law = (law[:, :, None] * shares).flatten(1)
-    ratio, seen = alpha / sigma, x / sigma[:, None]
-    z = (ratio[:, None] * points)[:, None]
-    weights = law * (z * seen[:, :, None] - 0.5 * z**2).exp_()
+    levels = law.shape[1]
+    centres = (2 * torch.arange(levels, dtype=x.dtype, device=x.device) + 1) / levels - 1
+    ratio = (alpha / sigma)[:, None]
+    within = (ratio / levels) ** 2 / 3  # v, (b, 1)
+    precision, seen = 1 - within, x / sigma[:, None]
+    z = (ratio * centres)[:, None]
+    weights = (precision * seen)[:, :, None] * z
+    weights = weights.sub_((0.5 * precision)[:, :, None] * z**2).exp_().mul_(law)
     whole = weights.sum(2)
     middle = (weights * z).sum(2) / whole
     away = z - middle[:, :, None]
     terms = weights.mul_(away).mul_(away)
-    spread = (terms.sum(2) / whole).clamp(min=LEAST_VARIANCE).sqrt()
-    found = (middle - seen, spread)
-    return torch.stack((*found, terms.mul_(away).sum(2) / whole) if third else found)
+    mean = precision * (middle - seen)
+    between = precision**2 * terms.sum(2) / whole
+    left = within - within**2 * (0.4 + 0.6 * (between + mean**2))
+    spread = (between + left).sqrt()
+    if not third:
+        return torch.stack((mean, spread))
+    skewed = precision**3 * terms.mul_(away).sum(2) / whole + 1.2 * within**2 * mean
+    return torch.stack((mean, spread, skewed))

@@ -102,6 +102,107 @@ def test_each_pixel_has_its_own_law_and_a_large_image_those_of_its_channels(monk
             assert torch.allclose(getattr(found, name), value, atol=1e-12), name
 
 
+def fine_law():
+    """256 levels, nearly all of them black, and one mixed; 12 pixels."""
+    law = PixelLaw((1, 3, 4), 256).double()
+    black = torch.full((256,), 1e-6, dtype=torch.float64)
+    black[0] = 1 - black[1:].sum()
+    law.probabilities.copy_(black.expand(1, 3, 4, 256))
+    drawn = torch.Generator().manual_seed(5)
+    mixed = torch.rand(256, generator=drawn, dtype=torch.float64)
+    law.probabilities[0, 0, 0] = mixed / mixed.sum()
+    return law
+
+
+EVERY_WAY = [3e-5, 1e-3, 2e-2, 0.1, 0.38, 0.4, 3.0, 30.0, 1e3]
+"""Noise over signal: of windows of 4 edges and more, of all edges, and of points."""
+
+
+def test_a_row_is_the_same_to_the_bit_whatever_rows_are_beside_it():
+    """Also beside one that is not a number, which has no effect but on itself."""
+    law, drawn = fine_law(), torch.Generator().manual_seed(6)
+    ratio = torch.tensor(EVERY_WAY, dtype=torch.float64)
+    alpha, sigma = scales(ratio)
+    shape = (len(ratio), 1, 3, 4)
+    x_0 = 2 * torch.rand(shape, generator=drawn, dtype=torch.float64) - 1
+    eps = torch.randn(shape, generator=drawn, dtype=torch.float64)
+    x = alpha.view(-1, 1, 1, 1) * x_0 + sigma.view(-1, 1, 1, 1) * eps
+    lost = x.clone()
+    lost[1] = math.nan
+    together, beside = law(x, alpha, sigma), law(lost, alpha, sigma)
+    for k in range(len(ratio)):
+        alone = law(x[k : k + 1], alpha[k : k + 1], sigma[k : k + 1])
+        for name, value in vars(alone).items():
+            assert torch.equal(value[0], getattr(together, name)[k]), (name, k)
+            if k != 1:
+                assert torch.equal(value[0], getattr(beside, name)[k]), (name, k)
+    assert beside.datum[1].isnan().all()
+
+
+@pytest.mark.parametrize("ratio", EVERY_WAY)
+def test_fine_levels_are_the_level_grids_too(ratio):
+    """Within 1e-6 of what is left: bins that are points, and edges that are nearly equal."""
+    law, (alpha, sigma) = fine_law(), scales(ratio)
+    drawn = torch.Generator().manual_seed(7)
+    eps = torch.randn(20, 12, generator=drawn, dtype=torch.float64).clamp(-3.5, 3.5)
+    x = (-alpha * (1 - 0.3 / 256) + sigma * eps).requires_grad_()
+    known = law(x.detach().view(-1, 1, 3, 4), alpha, sigma)
+    for pixel in (0, 5):
+        grid = LevelGrid(law.probabilities.flatten(0, 2)[pixel], 1)
+        score, mean = grid.score_and_mean(x[:, pixel, None], alpha, sigma)
+        (slope,) = torch.autograd.grad(mean.sum(), x)
+        of_datum = (slope[:, pixel] * sigma**2 / alpha).sqrt()  # the deviation of x_0
+        spread = known.spread.flatten(1)[:, pixel] * sigma / alpha
+        assert torch.allclose(spread, of_datum, rtol=2e-5), pixel
+        off = (known.datum.flatten(1)[:, pixel] - mean[:, 0]).abs()
+        assert (off < 1e-6 * of_datum + 1e-15).all(), pixel
+        assert torch.allclose(known.noise.flatten(1)[:, pixel], -sigma * score[:, 0], atol=1e-6)
+
+
+def test_counts_are_of_all_the_images_mixed_with_the_channels(monkeypatch):
+    """Images in the order of their classes: first dark ones, then bright ones."""
+    monkeypatch.setattr(pixel_law, "IMAGES", 30)
+    dark, bright = (torch.full((30, 1, 1, 2), level, dtype=torch.uint8) for level in (1, 3))
+    bright[:, 0, 0, 1] = 2
+    law = PixelLaw((1, 1, 2), 4).double()
+    law.fit(torch.cat((dark, bright)))
+    # 15 of each are looked at; beside its own 30 a pixel has 64 of the channel's law
+    own = torch.tensor([[0, 15, 0, 15], [0, 15, 15, 0]], dtype=torch.float64)
+    channel = torch.tensor([0, 0.5, 0.25, 0.25], dtype=torch.float64)
+    expected = (1 - 1e-4) * (own + 64 * channel) / 94 + 1e-4 / 4
+    assert torch.allclose(law.probabilities[0, 0], expected, atol=1e-12)
+
+
+def test_what_is_seen_mirrored_is_counted_mirrored():
+    images = torch.tensor([[[[0, 1, 2]]]] * 50, dtype=torch.uint8)
+    law = PixelLaw((1, 1, 3), 3).double()
+    law.fit(images, flip=True)
+    probabilities = law.probabilities[0, 0]
+    assert torch.allclose(probabilities, probabilities.flip(0), atol=1e-12)
+    assert probabilities[0, 0] == pytest.approx(probabilities[0, 2].item())
+    law.fit(images)
+    assert law.probabilities[0, 0, 0, 0] > 2 * law.probabilities[0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 1, 2, 3), "must be .n, 2, 3, 4., n >= 1"),
+        (torch.zeros(0, *SHAPE), "n >= 1"),
+        (torch.full((2, *SHAPE), 17), "levels in 0..16, got 17..17"),
+    ],
+)
+def test_other_images_are_refused(images, message):
+    with pytest.raises(RequestError, match=message):
+        PixelLaw(SHAPE, LEVELS).fit(images.to(torch.int32))
+
+
+def test_another_size_is_refused(probabilities):
+    one = torch.ones((), dtype=torch.float64)
+    with pytest.raises(RequestError, match="x_t must be"):
+        law_of(probabilities)(torch.zeros(2, 2, 4, 3), one, one)
+
+
 def test_far_outside_all_data_it_stays_finite(probabilities):
     alpha, sigma = scales(1e-3)
     x = torch.tensor([-50.0, -1.5, 1.5, 50.0]).view(4, 1, 1, 1).expand(4, *SHAPE)

@@ -80,6 +80,17 @@ def test_an_export_of_it_is_read_back(run, tmp_path):
         assert torch.equal(imported.model(x, t).v, run.model(x, t).v)
 
 
+def test_other_images_have_their_own_histograms(run, tmp_path):
+    """Of weights that a new run begins with."""
+    values = RESIDUAL | {"training.init": str(run.folder.path), "training.num_steps": 1}
+    images = torch.full((40, 1, 8, 8), 16, dtype=torch.uint8)
+    for _ in sf.train("digits", tmp_path / "bright", values | {"training.checkpoint_every": 1},
+                      data=images, device="cpu"):  # fmt: skip
+        pass
+    found = sf.load(tmp_path / "bright").model.pixels.probabilities
+    assert (found[..., 16] > 0.99).all()
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -87,6 +98,7 @@ def test_an_export_of_it_is_read_back(run, tmp_path):
         ({"data.scale": "ends"}, "data_scale = 1"),
         ({"model.num_levels": 16}, "model.num_levels = 16 must be that of the training images"),
         ({"model.data_range": "unit"}, "data_range = symmetric"),
+        ({"training.dequantization": "centre"}, "knows a level as a bin"),
     ],
 )
 def test_what_it_cannot_be_of_is_refused(keys, message):
