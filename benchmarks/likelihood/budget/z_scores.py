@@ -19,18 +19,20 @@ from scoreflow.storage.atomic_files import Json
 def z_scores(bench: Bench) -> list[Json]:
     """A row for each part: mean and standard deviation of z, and the error of both."""
     count = min(settings.BUDGET_IMAGES, len(bench.test))
+    return [_of_probes_and_nodes(bench, count), _of_solver(bench, count)]
+
+
+def _of_probes_and_nodes(bench: Bench, count: int) -> Json:
     points = bench.points(bench.test[:count])
-    return [_of_probes_and_nodes(bench, points), _of_solver(bench, count)]
-
-
-def _of_probes_and_nodes(bench: Bench, points: Points) -> Json:
     many = nodes_solver(settings.BUDGET_REFERENCE, probes=0)
-    exact = [_bits(bench, points, replace(many, repeat=k)).mean() for k in range(2)]
-    once, z = nodes_solver(settings.BUDGET_NODES, substeps=3), []
-    for k in range(settings.BUDGET_MEASUREMENTS):
-        first, second = (_bits(bench, points, replace(once, repeat=2 * k + j)) for j in range(2))
+    exact = [float(_bits(bench, points, replace(many, repeat=k)).mean()) for k in range(2)]
+    once = nodes_solver(settings.BUDGET_NODES, substeps=3)
+    own = _some(points, torch.arange(count).repeat(settings.BUDGET_MEASUREMENTS))
+    first, second = (_bits(bench, own, replace(once, repeat=k)).view(-1, count) for k in range(2))
+    z = []
+    for one, other in zip(first, second, strict=True):
         part = budget_of(
-            first[:, None],
+            one[:, None],
             probes=1,
             sign_set=points.dims,
             local=[],
@@ -38,25 +40,22 @@ def _of_probes_and_nodes(bench: Bench, points: Points) -> Json:
             per_nat=1.0,
             truncation_at_most=None,
             nodes=True,
-            repeated=dict(enumerate(second.tolist())),
+            repeated=dict(enumerate(other.tolist())),
         ).probes
-        z.append(float(first.mean() - sum(exact) / 2) / (part or math.nan))
-    row = _row("probes and nodes", z, len(points.x))
-    return {**row, "reference_error": abs(float(exact[0] - exact[1])) / 2}
+        z.append(float(one.mean() - sum(exact) / 2) / (part or math.nan))
+    row = _row("probes and nodes", z, count)
+    return {**row, "reference_error": abs(exact[0] - exact[1]) / 2}
 
 
 def _of_solver(bench: Bench, count: int) -> Json:
-    points, solver = bench.points(bench.test), nodes_solver(settings.BUDGET_NODES)
-    moved, left = [], []
-    for k in range(settings.BUDGET_MEASUREMENTS):
-        own = _some(points, torch.arange(k * count, (k + 1) * count) % len(points.x))
-        rough = replace(solver, repeat=k)
-        finer = rough.finer(10.0)
-        by_finer = _bits(bench, own, finer)
-        moved.append(by_finer - _bits(bench, own, rough))
-        if k < settings.BUDGET_MEASUREMENTS // 10:
-            left.append(_bits(bench, own, finer.finer(10.0)) - by_finer)
-    error = float(torch.cat(moved).mean() + torch.cat(left).mean())
+    points, rough = bench.points(bench.test), nodes_solver(settings.BUDGET_NODES)
+    times, finer = settings.BUDGET_MEASUREMENTS, rough.finer(10.0)
+    own = _some(points, torch.arange(times * count) % len(points.x))
+    few = _some(points, torch.arange(times // 10 * count) % len(points.x))
+    by_finer = _bits(bench, own, finer)
+    moved = (by_finer - _bits(bench, own, rough)).view(times, count)
+    left = _bits(bench, few, finer.finer(10.0)) - by_finer[: len(few.x)]
+    error = float(moved.mean() + left.mean())
     z = [float(each.mean() - error) / float(each.std()) * math.sqrt(count) for each in moved]
     return {**_row("solver", z, count - 1), "error_bits": error}
 
@@ -66,7 +65,8 @@ def _bits(bench: Bench, points: Points, solver: Solver) -> Tensor:
 
 
 def _some(points: Points, rows: Tensor) -> Points:
-    noise = Noise(points.noise.seed, points.noise.index[rows])
+    """Some of the points, each in its place with nodes and probes of its own."""
+    noise = Noise(points.noise.seed, len(points.x) + torch.arange(len(rows)))
     return Points(points.x[rows], points.offset[rows], noise, points.t)
 
 
