@@ -112,3 +112,19 @@ def test_the_table_has_every_rule(smooth):
         assert name in text
     for row in rows:
         assert row["error"] == pytest.approx(math.hypot(row["places"], row["probes"]))
+
+
+def test_a_large_jacobian_is_told_by_probes(profile, monkeypatch):
+    """All 4 sign vectors of these 4 dimensions: their mean is the trace."""
+    monkeypatch.setattr("benchmarks.nodes.profile.MOST_PRODUCTS", 3)
+    monkeypatch.setattr("benchmarks.nodes.profile.PROBES", 4)
+    fitted, found = profile
+    covariance = fitted.axes * fitted.variances @ fitted.axes.T
+    exact = gaussian(fitted.mean, covariance).denoiser(SDE)
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    data = SimpleNamespace(train=images, test=images, num_levels=LEVELS)
+    estimated = measure(SimpleNamespace(model=Exact(exact), data=data), 2, 100)
+    assert torch.allclose(estimated.integrand, found.integrand, rtol=1e-4, atol=1e-9)
+    rows = command.rows_of(estimated)
+    assert {row["rule"] for row in rows} == {command.ALONE}
+    assert "by one probe a node alone" in command.text_of(rows)
