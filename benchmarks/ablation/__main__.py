@@ -93,8 +93,7 @@ def row(name: str, found: Json, first: Json) -> Json:
 
 def text_of(rows: list[Json]) -> str:
     """The table in Markdown."""
-    first = rows[0]["seconds"]
-    head = ["choice", "bits/dim", "more than as it is", "seconds of training", "parameters"]
+    head = ["choice", "bits/dim", "more than as it is", "parameters"]
     return table(
         head,
         [
@@ -102,7 +101,6 @@ def text_of(rows: list[Json]) -> str:
                 each["choice"],
                 f"{each['bits']:.3f} ± {each['error']:.3f}",
                 "" if each is rows[0] else f"{each['more']:+.3f} ± {each['more_error']:.3f}",
-                f"{each['seconds']:.0f} ({each['seconds'] / first:.1f})",
                 f"{each['parameters']:,}",
             ]
             for each in rows

@@ -275,7 +275,7 @@ def test_an_answer_may_be_the_sample_of_an_object():
         ({"data_std": 0.0}, r"data_std must be in \[1e-06, 1e\+06\], got 0\.0"),
         ({"data_std": 1e308}, r"data_std must be in \[1e-06, 1e\+06\], got 1e\+308"),
         ({"output": "mean", "data_std": 0.5}, "output = mean is about images in"),
-        ({"output": "mean", "data_range": "unit"}, "got 1 and unit"),
+        ({"output": "mean", "data_range": "unit"}, "got 1, unit and 1"),
         ({"integer_times": True, "t_min": 0.5}, "begin at t = 1, which t_min must be, got 0.5"),
     ],
 )

@@ -25,6 +25,7 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
 from scoreflow.factory.data import build_data
 from scoreflow.factory.editing import build_control, build_user_reading
+from scoreflow.factory.model import build_network
 from scoreflow.factory.sampling import SAMPLERS, build_drawing
 from scoreflow.factory.training import build_training
 from scoreflow.schema import request, resolve, task_keys
@@ -36,7 +37,8 @@ from scoreflow.training.settings import TrainingSettings
 from scoreflow.training_run import begin_with
 
 EXPERIMENTS = sorted(p.stem for p in (Path(__file__).parents[3] / "configs").glob("[a-z]*.py"))
-SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "mnist_small": (28, 28), "default": (32, 32)}
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28), "mnist_small": (28, 28), "default": (32, 32),
+          "mnist_likelihood": (28, 28)}  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -220,6 +222,8 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
         build_control(Tracked(asked, read), made.data)
     tracked = Config.of(Tracked(config_of("digits"), read))
     build_user_reading(tracked.likelihood, tracked.data)
+    residual = config_of("digits", model__prediction="residual", **unet)
+    build_network(Tracked(residual, read), made.data)
     write_parquet(tmp_path, (16, 16))
     images = config_of("digits", data__name="images", data__path=str(tmp_path), **unet)
     build_data(Tracked(images, read), CPU)

@@ -215,7 +215,9 @@ def built(flat):
     times = torch.linspace(1, 8, 15, dtype=torch.float64)
     gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
     strides = torch.tensor([p.stride() for p in network.parameters() if p.ndim == 4])
-    return [sde.log_alpha(times), sde.variance(times), x_0, t, loss, *gradients, strides]
+    buffers = [each.flatten() for each in network.buffers()]
+    own = [sde.log_alpha(times), sde.variance(times), x_0, t, loss]
+    return [*own, *gradients, strides, *buffers]
 
 
 def same(one, other):
