@@ -277,3 +277,12 @@ def test_hooks_and_workflow_run_what_make_does():
         assert f"\t{hook['entry'].replace('.venv/bin', '$(VENV)')}\n" in makefile
     steps = yaml.safe_load(text_of(".github/workflows/ci.yml"))["jobs"]["test"]["steps"]
     assert steps[-1]["run"] == "bash .ci/run"
+
+
+def test_mnist_is_as_its_file_says():
+    found = read("mnist-likelihood")["likelihood"]
+    budget = found["error_budget"]
+    parts = (found["value"], budget["images"], budget["probes"], budget["solver"])
+    text = "{:.4f} ± {:.4f} (images) ± {:.4f} (probes and nodes) ± {:.4f} (solver)".format(*parts)
+    assert text in " ".join(text_of("docs/likelihood.md").split())
+    assert found["num_images"] == 10_000
