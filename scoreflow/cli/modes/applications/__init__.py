@@ -1,0 +1,1 @@
+"""Modes of what a likelihood is good for: bytes on disk, classes, features."""

@@ -1,0 +1,1 @@
+"""Activations of a network as features: linear probes and clusters."""

@@ -1,0 +1,1 @@
+"""What the sections of applications ask for, as objects."""

@@ -1,0 +1,1 @@
+"""Class-conditional likelihoods as a classifier, with the posterior's calibration."""

@@ -1,0 +1,1 @@
+"""Lossless compression with the discrete chain, by bits-back coding."""

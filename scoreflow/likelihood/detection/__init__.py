@@ -1,0 +1,1 @@
+"""Scores of out-of-distribution detection, and how well each works."""
