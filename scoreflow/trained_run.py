@@ -20,7 +20,10 @@ from scoreflow.data import identity
 from scoreflow.data.dataset import Data, digest
 from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
+from scoreflow.evaluation.representations.activations import activations
+from scoreflow.evaluation.representations.layers import LATENT
 from scoreflow.factory import assembly
+from scoreflow.factory.applications import features
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
@@ -81,7 +84,7 @@ from scoreflow.training.classifier_file import load_classifier
 from scoreflow.training.posthoc_ema.snapshots import Snapshots, refuse_without, same_weights
 
 Number = TypeVar("Number", int, float)
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
+ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile", "features")
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
 OTHER_LENGTH = "load the run with it, as load(DIR, ema_length=0.03)"
@@ -100,6 +103,12 @@ UNREAD_BY_LIKELIHOOD = {
     "ledger": "the bounds are made by --mode likelihood",
     "terms": "the bounds are made by --mode likelihood",
     "against": "take the difference of two runs' bits_per_dim, image by image",
+}
+UNREAD_BY_FEATURES = {
+    "data": "pass the data themselves",
+    "num_images": "pass fewer data",
+    "sweep": "it is what --mode features does",
+    "clusters": "it is what --mode features does",
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
 NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task", "ema_length")
@@ -821,6 +830,38 @@ class TrainedRun:
             )
         x = self._flowed("decode", latents, tolerance)
         return values_of(x, self.like) if levels else x
+
+    def features(
+        self,
+        data: Tensor,
+        layer: str,
+        t: float = 0.0,
+        **settings: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """Activations of a layer of the averaged network at noisy data, or the flow's latents.
+
+        Args:
+            data: as in `log_likelihood`; levels stand at the centres of their bins.
+            layer: its path in the network or its short name ("middle"), "x_0" for the estimate,
+                "latent" for `encode`, or "pixels".
+            t: time of the noisy data, in steps; 0 for the least.
+            settings: any key of the `features` section: draws, seed, pool, label, ...
+
+        Returns:
+            (n, C) float32 on the CPU; (n, C, H, W) with pool="none", and of what is no module.
+
+        Raises:
+            RequestError: there is no such layer, t is out of range, or a setting is wrong.
+        """
+        _refuse_unread(settings, UNREAD_BY_FEATURES, "features")
+        config = self._with("features", {"layer": layer, "t": t, **settings})
+        values = self.like.accept(data)
+        asked = features.build_asked(config, self.model, self.like)
+        path = features.build_layer(config, features.build_layers(asked, self.like))
+        if path == LATENT:
+            return self.encode(values).float().cpu()
+        at = features.build_time(config.features.t, self.model)
+        return activations(asked, values, at, (path,))[path]
 
     def _flowed(self, way: str, x: Tensor, tolerance: float | None) -> Tensor:
         c = self.config.sampling

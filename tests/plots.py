@@ -20,8 +20,11 @@ EXTREME = 1e30, 1e-30
 
 def kind(plot: Any) -> Hashable | None:
     """All but the numbers of a plot; None of one that is always drawn."""
+    from scoreflow.figures.plot import Plot
     from scoreflow.figures.svg import _points
 
+    if not isinstance(plot, Plot):
+        return None
     large, small = EXTREME
     found: list[Hashable] = []
     for each in plot.series:

@@ -33,6 +33,7 @@ from scoreflow.schema.request import (
     data_keys,
     flatten,
     listing_of,
+    out_of,
     overridden,
     source_of,
     target_of,
@@ -50,6 +51,7 @@ MODES = (
     "import",
     "export",
     "table",
+    "features",
 )
 HIDDEN = ("undefok", "flagfile")
 """Flags that absl gives every program: names that may be wrong, files of more flags."""
@@ -108,9 +110,8 @@ def parse(argv: list[str]) -> Request:
     target = target_of(mode, _given(values, TARGET_FLAGS))
     told = _given(values, (*LISTING_FLAGS, "out"))
     listing = listing_of(mode, told, rest[1:], overrides)
-    return Request(
-        mode, workdir, device, experiment, config, overrides, given, source, target, listing
-    )
+    of_mode = source, target, listing, out_of(mode, told)
+    return Request(mode, workdir, device, experiment, config, overrides, given, *of_mode)
 
 
 def _overridden(config: Flat, overrides: Flat, file: str) -> Flat:

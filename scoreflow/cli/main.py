@@ -31,11 +31,12 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
   python run.py --mode export --to diffusers|safetensors --out PATH --workdir DIR
   python run.py --mode table DIR DIR ... [--sort COLUMN] [--out FILE.html|.csv|.json]
+  python run.py --mode features --workdir DIR --config.features.layer=NAME [--out FILE.npz]
 
   --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
               profile (where a training step's time goes), import (a checkpoint of another
               codebase becomes a run; docs/interop.md), export (the other way), table
-              (runs side by side)
+              (runs side by side), features (activations as representations)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -71,6 +72,8 @@ STOPPED = {
     "import": "; nothing was written",
     "export": "; nothing was written",
     "table": "; nothing was written",
+    "features": "; no file was written; of a sweep the cases that are done are kept, and the same "
+    "command goes on after them",
 }
 """What is left when a mode is interrupted."""
 
@@ -92,7 +95,11 @@ MOST_SAID = 200
 SHARED = ("train", "sample", "likelihood", "compare")
 """Modes whose batches or images several processes share."""
 
-FILES = {"import": "import_network", "export": "export_network"}
+FILES = {
+    "import": "import_network",
+    "export": "export_network",
+    "features": "applications.features",
+}
 """Modules of modes whose names are no names of modules."""
 
 UNTRAINED = ("train", "equivalence", "profile", "table")

@@ -25,6 +25,7 @@ from scoreflow.samplers import (
 )
 from scoreflow.samplers.editing.linear_operators import middle_square
 from scoreflow.schema import samplers
+from scoreflow.schema.applications.features import FeaturesConfig
 from scoreflow.schema.config import AnyConfig, Config
 from scoreflow.schema.evaluation_sections import ControlConfig, LikelihoodConfig, SamplingConfig
 from scoreflow.schema.task_keys import MEASURED
@@ -60,7 +61,9 @@ def build_control(config: AnyConfig, data: Data) -> EditPlan | None:
     return replace(plan, strength=c.strength) if task == "vary" else plan
 
 
-def build_user_reading(c: ControlConfig | LikelihoodConfig, run: DataConfig) -> Reading:
+def build_user_reading(
+    c: ControlConfig | LikelihoodConfig | FeaturesConfig, run: DataConfig
+) -> Reading:
     """How files of a user's own are read: as a section says, or else as the data of the run were.
 
     Args:

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
+from scoreflow.figures.fields import Cloud, HeatMap
+from scoreflow.figures.fields_svg import figure_of_cloud, figure_of_map
 from scoreflow.figures.plot import Plot, Series
 
 STYLE = Path(__file__).with_name("scoreflow.mplstyle")
@@ -41,8 +43,8 @@ Point = tuple[float, float, float, float]
 """x, y, and the lengths of the bar of y below and above."""
 
 
-def svg(plot: Plot, salt: str = "") -> str:
-    """The plot as an <svg> element, "" where no point can be shown.
+def svg(plot: Plot | HeatMap | Cloud, salt: str = "") -> str:
+    """The plot, heat map or cloud as an <svg> element, "" where no point can be shown.
 
     Text and axes have the colour of the text around the element (currentColor); line k has the
     CSS colour --line-k where the page sets one. The same plot gives the same text.
@@ -51,13 +53,34 @@ def svg(plot: Plot, salt: str = "") -> str:
         plot: what to draw.
         salt: of the ids inside; they are unique in a page where every plot has another salt.
     """
-    if not any(_points(each, plot) for each in plot.series):
+    if not _shows(plot):
         return ""
     stream = io.StringIO()
     with mpl.rc_context(fname=STYLE), mpl.rc_context({"svg.hashsalt": salt or plot.title}):
-        figure_of(plot).savefig(stream, format="svg", metadata=NO_METADATA)
+        _drawn(plot).savefig(stream, format="svg", metadata=NO_METADATA)
         colours = [str(each["color"]) for each in mpl.rcParams["axes.prop_cycle"]]
     return _for_a_page(stream.getvalue(), list(dict.fromkeys(colours)))
+
+
+def _shows(plot: Plot | HeatMap | Cloud) -> bool:
+    """Whether there is anything to see."""
+    match plot:
+        case Plot():
+            return any(_points(each, plot) for each in plot.series)
+        case HeatMap():
+            return any(value is not None for row in plot.values for value in row)
+        case Cloud():
+            return len(plot.points) > 0
+
+
+def _drawn(plot: Plot | HeatMap | Cloud) -> Figure:
+    match plot:
+        case Plot():
+            return figure_of(plot)
+        case HeatMap():
+            return figure_of_map(plot)
+        case Cloud():
+            return figure_of_cloud(plot)
 
 
 def figure_of(plot: Plot) -> Figure:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scoreflow.figures.fields import Cloud, HeatMap
 from scoreflow.figures.plot import Plot
 
 Mark = Literal["", "best", "passed", "failed"]
@@ -106,7 +107,7 @@ class Table:
 class Figures:
     """Plots and pictures next to each other, as many a line as there is room for."""
 
-    items: tuple[Plot | Picture, ...]
+    items: tuple[Plot | HeatMap | Cloud | Picture, ...]
     kind: ClassVar = "figures"
 
 

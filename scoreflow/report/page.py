@@ -23,6 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
+from scoreflow.report.sections.applications import features
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -37,6 +38,7 @@ SECTIONS = (
     comparison.sections,
     ema_lengths.sections,
     editing.sections,
+    features.sections,
     others.sections,
     training.sections,
     certificate.sections,

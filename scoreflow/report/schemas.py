@@ -420,6 +420,71 @@ class EmaLengths:
     measured_on: MeasuredOn | None = None
 
 
+# ---- features -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """A layer at a time, or what stands beside the layers; numbers None without labels."""
+
+    case: str
+    name: str
+    t: float | None
+    num_features: Count
+    agreement: float
+    accuracy: float | None = None
+    accuracy_error: Size | None = None
+    folds: float | None = None
+    folds_error: Size | None = None
+    clusters: float | None = None
+    clusters_error: Size | None = None
+    nmi: float | None = None
+    nmi_error: Size | None = None
+    ari: float | None = None
+    ari_error: Size | None = None
+    clusters_train: float | None = None
+    clusters_train_error: Size | None = None
+
+
+@dataclass(frozen=True)
+class FeaturePlane:
+    """Test data in the plane."""
+
+    points: list[tuple[float, float]]
+    shares: list[float]
+    labels: list[Count]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Of the settings of a sweep over layers and times, what is said of them."""
+
+    draws: Count
+    pool: str
+    repeats: Count
+
+
+@dataclass(frozen=True)
+class Features:
+    """Layers and times compared by probes and clusters."""
+
+    value: float
+    standard_error: Size | None
+    rows: Annotated[list[FeatureRow], Length(1)]
+    best: dict[str, str]
+    layers: list[str]
+    times: list[float]
+    plane: FeaturePlane
+    num_train: Count
+    num_images: Count
+    num_clusters: Count
+    evaluations: Count
+    settings: FeatureSettings
+    step: Step
+    kept: Kept | None = None
+    measured_on: MeasuredOn | None = None
+
+
 # ---- runs in pairs ------------------------------------------------------------------------------
 
 
@@ -735,6 +800,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "samples-": Samples,
     "compare": Compare,
     "ema-lengths": EmaLengths,
+    "features": Features,
     "runs": Runs,
     "training": Training,
     "classifier": Classifier,

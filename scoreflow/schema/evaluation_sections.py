@@ -51,14 +51,14 @@ class SamplingConfig(Section):
         0,
         "draw from the checkpoint of this training step; 0 for the last",
         COUNT_OR_NONE,
-        modes=("sample", "compare", "equivalence", "export"),
+        modes=("sample", "compare", "equivalence", "export", "features"),
     )
     ema_length: float = key(
         0.0,
         "draw from the average of this relative width, reconstructed from the snapshots that "
         "training.ema = power keeps; 0 for the average as trained",
         LENGTH_OR_NONE,
-        modes=("sample", "compare", "equivalence", "export"),
+        modes=("sample", "compare", "equivalence", "export", "features"),
     )
     num_images: int = key(64, "samples in all", COUNT, modes=SAMPLE_ALONE)
     batch_size: int = key(

@@ -81,6 +81,7 @@ class Request:
         source: what is imported; None in all other modes.
         target: what is exported to; None in all other modes.
         listing: what a table shows, or which runs are compared; None in all other modes.
+        out: a file that features are written to; None for one in the run's folder.
     """
 
     mode: str
@@ -93,6 +94,7 @@ class Request:
     source: Source | None = None
     target: Target | None = None
     listing: Listing | None = None
+    out: Path | None = None
 
 
 def flatten(config: Flat, prefix: str = "") -> Flat:
@@ -191,6 +193,8 @@ def data_keys(data: str) -> Flat:
 # ---- the flags of --mode export ----------------------------------------------------------------
 
 TARGET_FLAGS = ("to", "out", "weights")
+WITH_OUT = ("table", "features")
+"""Other modes that --out names a file for."""
 
 
 def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
@@ -204,7 +208,7 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
         RequestError: flags of export in another mode, or export without --to or --out.
     """
     if mode != "export":
-        if mode == "table":
+        if mode in WITH_OUT:
             told = {flag: value for flag, value in told.items() if flag != "out"}
         if told:
             raise RequestError(f"--{next(iter(told))} is of --mode export, got --mode {mode}")
@@ -213,6 +217,23 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
         if not told.get(flag):
             raise RequestError(f"--mode export needs --{flag}, {what}")
     return Target(told["to"], user_path(told["out"], "--out"), told.get("weights", "ema"))
+
+
+def out_of(mode: str, told: Mapping[str, str]) -> Path | None:
+    """The file of --mode features; None where it is left out, and in the other modes.
+
+    Args:
+        mode: of the command line.
+        told: the flags that were given, by name.
+
+    Raises:
+        RequestError: it is called as no npz file is.
+    """
+    if mode != "features" or "out" not in told:
+        return None
+    if not told["out"].endswith(".npz"):
+        raise RequestError(f"--out must name a .npz file, got {told['out']!r}")
+    return user_path(told["out"], "--out")
 
 
 # ---- the flags of --mode table -----------------------------------------------------------------
