@@ -20,6 +20,7 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
+from scoreflow.cli.modes.applications import feature_sweep, features
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -164,6 +165,14 @@ SHORT = {
     "classifier__batch_size": 4,
     "compare__nfe": (5,),
     "compare__num_images": 8,
+    "features__layer": "stem",
+    "features__layers": ("stem",),
+    "features__times": (1.0,),
+    "features__beside": ("pixels",),
+    "features__num_images": 8,
+    "features__train_images": 80,
+    "features__repeats": 2,
+    "features__clusters": 2,
 }
 
 
@@ -174,6 +183,8 @@ MODES = {
     "compare": compare.compare,
     "equivalence": lambda run: equivalence.certify(run.experiment, run.folder, run.model, 2),
     "profile": lambda run: profile.profile(run.experiment, run.folder),
+    "features": features.assess,
+    "feature_sweep": feature_sweep.sweep,
 }
 
 
@@ -221,7 +232,8 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
         asked = config_of("digits", sampling__task=task)
         build_control(Tracked(asked, read), made.data)
     tracked = Config.of(Tracked(config_of("digits"), read))
-    build_user_reading(tracked.likelihood, tracked.data)
+    for section in (tracked.likelihood, tracked.features):
+        build_user_reading(section, tracked.data)
     residual = config_of("digits", model__prediction="residual", **unet)
     build_network(Tracked(residual, read), made.data)
     write_parquet(tmp_path, (16, 16))
