@@ -118,12 +118,10 @@ def test_a_probe_tells_what_is_separable_and_nothing_of_shuffled_labels():
     found = linear_probe(train, train_labels, test, labels)
     assert (found.accuracy, found.folds) == (1.0, 1.0)
     assert 0 < found.error < 0.02
-    rng = np.random.default_rng(0)
-    shuffled = rng.permutation(train_labels)
-    found = linear_probe(train, shuffled, test, labels)
-    sd = (2 / 9 / 150) ** 0.5
-    assert abs(found.folds - 1 / 3) < 4 * sd + 0.05  # the best of five strengths
-    assert abs(found.accuracy - 1 / 3) < 0.34  # of blobs that are told apart, whichever way
+    rng, sd = np.random.default_rng(0), (2 / 9 / 150) ** 0.5  # of a rate of 1/3
+    shuffled = linear_probe(train, rng.permutation(train_labels), test, rng.permutation(labels))
+    assert abs(shuffled.accuracy - 1 / 3) < 4 * sd
+    assert abs(shuffled.folds - 1 / 3) < 4 * sd + 0.05  # the best of five strengths
 
 
 def test_test_labels_change_no_choice():
