@@ -447,6 +447,15 @@ class FeatureRow:
 
 
 @dataclass(frozen=True)
+class FeatureDifference:
+    """By how much the best layer's probe is better than that of what stands beside it."""
+
+    to: str
+    difference: float
+    standard_error: Size
+
+
+@dataclass(frozen=True)
 class FeaturePlane:
     """Test data in the plane."""
 
@@ -481,6 +490,7 @@ class Features:
     evaluations: Count
     settings: FeatureSettings
     step: Step
+    differences: list[FeatureDifference] = field(default_factory=list)
     kept: Kept | None = None
     measured_on: MeasuredOn | None = None
 

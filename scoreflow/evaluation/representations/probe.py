@@ -6,6 +6,7 @@ cross-validation on the training data alone, and so is what the features are com
 data are looked at once.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ class Probed:
         folds: mean accuracy on the folds left out of the training data, at `strength`.
         folds_error: standard error of that, by the choice of training data.
         strength: C, the one with the greatest `folds`.
+        right: whether each test datum is told rightly, a bit each in hexadecimal, the first first.
     """
 
     accuracy: float
@@ -45,6 +47,7 @@ class Probed:
     folds: float
     folds_error: float
     strength: float
+    right: str
 
 
 def linear_probe(
@@ -74,7 +77,25 @@ def linear_probe(
         by_strength[best],
         rate_error(by_strength[best], len(train)),
         best,
+        np.packbits(right).tobytes().hex(),
     )
+
+
+def paired(right: str, other: str, count: int) -> tuple[float, float]:
+    """Difference of two probes' accuracies on the same test data, and its standard error.
+
+    Args:
+        right: `Probed.right` of the one.
+        other: of that which is subtracted.
+        count: of test data.
+    """
+    apart = _bits(right, count) - _bits(other, count)
+    return float(np.mean(apart)), float(np.std(apart, ddof=1) / math.sqrt(count))
+
+
+def _bits(right: str, count: int) -> Array:
+    packed = np.frombuffer(bytes.fromhex(right), np.uint8)
+    return np.unpackbits(packed, count=count).astype(np.float64)
 
 
 def _left_out(

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from scoreflow.evaluation.representations.clusters import SCORES, Clustered, clustered
-from scoreflow.evaluation.representations.probe import linear_probe
+from scoreflow.evaluation.representations.probe import linear_probe, paired
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.validation import InvalidError, Length, Range, conform
 
@@ -41,6 +41,7 @@ class FeatureRow:
         accuracy: of the probe on test data; None without labels, as all below.
         folds: of the probe on training data left out, by which rows are compared.
         strength: C of the probe.
+        right: which test data it tells rightly, as `probe.Probed` has it.
         clusters, nmi, ari: of the clusters of test data, means over runs of k-means.
         clusters_train: accuracy of those of training data, by which rows are compared.
     """
@@ -56,6 +57,7 @@ class FeatureRow:
     folds: Share | None = None
     folds_error: Size | None = None
     strength: Size | None = None
+    right: str | None = None
     clusters: Share | None = None
     clusters_error: Size | None = None
     nmi: float | None = None
@@ -170,6 +172,24 @@ def best_of(rows: Sequence[Json]) -> dict[str, str]:
     if rows[0].get("folds") is None:
         return {"clusters": _greatest(rows, "agreement")}
     return {"probe": _greatest(rows, "folds"), "clusters": _greatest(rows, "clusters_train")}
+
+
+def differences(best: Json, beside: Sequence[Json], count: int) -> list[Json]:
+    """By how much the best layer's probe is better than others on the same test data.
+
+    Args:
+        best: its row.
+        beside: the other rows.
+        count: of test data.
+
+    Returns:
+        Of each "to", its case, "difference" and "standard_error"; none without labels.
+    """
+    found = []
+    for row in beside if best.get("right") else ():
+        difference, error = paired(best["right"], row["right"], count)
+        found.append({"to": row["case"], "difference": difference, "standard_error": error})
+    return found
 
 
 def _greatest(rows: Sequence[Json], key: str) -> str:

@@ -64,7 +64,7 @@ FLAG_MODES = {
     "set": ("import",),
     "anyway": ("import",),
     "to": ("export",),
-    "out": ("export", "table"),
+    "out": ("export", "table", "features"),
     "weights": ("export",),
     "sort": ("table",),
     "runs": ("table", "compare"),
@@ -115,7 +115,8 @@ def requests() -> Iterator[Asked]:
 
 def _modes(key: Key) -> tuple[str, ...]:
     """The modes in which a key is set to nonsense: a training stores it, others read it."""
-    after = [mode for mode in key.modes if mode in ("sample", "likelihood", "compare")]
+    asked = ("sample", "likelihood", "compare", "features")
+    after = [mode for mode in key.modes if mode in asked]
     if belongs_to_weights(key.name):
         return ("train", "sample") if key.name.startswith(("sde.", "data.")) else ("train",)
     return ("train", *after[:1])

@@ -28,6 +28,7 @@ from scoreflow.evaluation.representations.sweep import (
     best_of,
     case_of,
     check_row,
+    differences,
     in_the_plane,
     principal,
 )
@@ -262,13 +263,14 @@ def _keep(swept: Sweep, rows: list[Json], heading: Json, seconds: float) -> None
     best = best_of(of_layers)
     by_case = {row["case"]: row for row in rows}
     of_probe = by_case[best["probe"]] if "probe" in best else None
-    shown = by_case[best["clusters"]]
+    shown, beside = by_case[best["clusters"]], [row for row in rows if row["t"] is None]
     result: Json = {
         "value": of_probe["accuracy"] if of_probe else shown["agreement"],
         "standard_error": of_probe["accuracy_error"] if of_probe else None,
         "unit": "accuracy of a linear probe on test data" if of_probe else "ARI between starts",
-        "rows": rows,
+        "rows": [{k: row[k] for k in row if k != "right"} for row in rows],
         "best": best,
+        "differences": differences(of_probe, beside, len(swept.test)) if of_probe else [],
         "layers": [swept.layers.short(path) for path in swept.paths],
         "times": list(swept.times),
         "log_snr": [log_snr(trained.model.sde, t) for t in swept.times],
@@ -323,6 +325,9 @@ def _tell(result: Json, by_case: dict[str, Json]) -> None:
         f"k-means of {result['num_clusters']}, best on training data: {row['name']} at "
         f"t = {row['t']:g}: {_clusters(row)}"
     )
+    for each in result["differences"]:
+        apart = f"{each['difference']:+.3f} +- {each['standard_error']:.3f}"
+        say(f"  the best layer's probe - that of {each['to']}: {apart} on the same test data")
     for row in beside:
         probe = f"probe {_number(row, 'accuracy')}, " if "accuracy" in row else ""
         say(f"  beside: {row['name']}: {probe}k-means {_clusters(row)}")

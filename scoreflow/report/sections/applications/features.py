@@ -3,7 +3,17 @@
 from collections.abc import Iterator
 
 from scoreflow.figures.fields import Cloud, HeatMap
-from scoreflow.report.blocks import Cell, Figures, Fold, Mark, Section, Table, Text, number
+from scoreflow.report.blocks import (
+    Cell,
+    Figures,
+    Fold,
+    Mark,
+    Section,
+    Table,
+    Text,
+    number,
+    with_error,
+)
 from scoreflow.report.results import Results, averaged, measured_on
 from scoreflow.storage.atomic_files import Json
 
@@ -55,9 +65,15 @@ def _said(result: Json) -> str:
     if "probe" not in result["best"]:
         return f"Clusters by the activations of the averaged network: {what}."
     row = next(row for row in result["rows"] if row["case"] == result["best"]["probe"])
+    apart = ", ".join(
+        f"{with_error(each['difference'], each['standard_error'], '.3f', '+')} to "
+        f"{BESIDE.get(each['to'], each['to'])}"
+        for each in result.get("differences", ())
+    )
     return (
         f"of {result['num_images']} test data are told rightly by a linear probe of layer "
         f"{row['name']} at t = {row['t']:g}, the best of {what}, by the training data alone."
+        + (f" On the same test data its difference is {apart}." if apart else "")
     )
 
 

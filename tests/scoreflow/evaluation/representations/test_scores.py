@@ -14,7 +14,7 @@ from scoreflow.evaluation.representations.clusters import (
     contingency,
     scores_of,
 )
-from scoreflow.evaluation.representations.probe import linear_probe, refuse_few
+from scoreflow.evaluation.representations.probe import linear_probe, paired, refuse_few
 from scoreflow.evaluation.representations.sweep import (
     best_of,
     in_the_plane,
@@ -131,6 +131,11 @@ def test_test_labels_change_no_choice():
     other = linear_probe(train, train_labels, test, (labels + 1) % 3)
     assert (found.folds, found.strength) == (other.folds, other.strength)
     assert found.accuracy > 0.5 > other.accuracy
+    apart, error = paired(found.right, other.right, len(test))
+    assert apart == pytest.approx(found.accuracy - other.accuracy)
+    both = 1 - found.accuracy - other.accuracy  # no datum is told rightly by both
+    assert error == pytest.approx(((1 - both - apart**2) / (len(test) - 1)) ** 0.5)
+    assert paired(found.right, found.right, len(test)) == (0.0, 0.0)
     mine, theirs = (
         clustered(train, test, 3, (0, 1), (train_labels, of)) for of in (labels, labels[::-1])
     )
