@@ -122,7 +122,9 @@ def _of_batch(
         noisy = _noisy(asked, x_0, start, t, draw)
         with captured(model.network, modules) as outputs:
             estimate = model(noisy, torch.tensor(t, dtype=torch.float64)).x_0
-        of_draw = {path: pooled(outputs[path].float(), asked.pool) for path in modules}
+        of_draw = {
+            path: pooled(outputs[path].float(), asked.pool).to(x_0.device) for path in modules
+        }  # where float64 can lie
         if ESTIMATE in paths:
             of_draw[ESTIMATE] = estimate
         for path, rows in of_draw.items():

@@ -141,6 +141,8 @@ def _checked(trained: TrainedRun) -> Sweep:
         )
     labels = _labels(data, len(train), len(test))
     clusters = c.clusters or (data.num_classes if labels is not None else 0)
+    if c.clusters == 1:
+        raise RequestError("features.clusters must be at least 2 in a sweep, got 1: raise it")
     if clusters < 2:
         raise RequestError(
             f"{data.name} has no labels to tell classes by: set features.clusters=K for k-means "

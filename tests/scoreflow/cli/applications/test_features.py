@@ -132,6 +132,7 @@ def test_images_of_a_folder_with_their_names_and_classes(run, tmp_path):
         (("sweep=true", "layers=('latent',)"), "latent is of no time, and stands beside"),
         (("sweep=true", "times=(2000,)"), "features.times must lie in [1, 1000]"),
         (("sweep=true", "beside=('pixel',)"), "did you mean 'pixels'?"),
+        (("sweep=true", "clusters=1"), "features.clusters must be at least 2 in a sweep, got 1"),
         (("sweep=true", "train_images=20"), "3 training data of each of two classes at least"),
         (("sweep=true", "clusters=90", "num_images=50"), "at most the number of data, 50"),
     ],
