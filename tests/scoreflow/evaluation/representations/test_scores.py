@@ -142,6 +142,15 @@ def test_test_labels_change_no_choice():
     assert mine.train == theirs.train
 
 
+def test_what_is_left_out_was_not_fitted_on():
+    """More numbers than data: any labels can be fitted, and none of the others told."""
+    rng = np.random.default_rng(0)
+    train, labels = rng.normal(size=(60, 200)), np.arange(60) % 2
+    found = linear_probe(train, labels, train, labels)
+    assert found.accuracy == 1.0
+    assert abs(found.folds - 0.5) < 4 * (0.25 / 60) ** 0.5
+
+
 def test_a_probe_of_features_in_any_unit_is_the_same():
     (train, train_labels), (test, labels) = blobs(0, apart=1.5), blobs(1, apart=1.5)
     units = np.array([1e-3, 1.0, 1e3, 7.0, 1.0])
