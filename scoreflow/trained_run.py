@@ -81,7 +81,7 @@ from scoreflow.training.classifier_file import load_classifier
 from scoreflow.training.posthoc_ema.snapshots import Snapshots, refuse_without, same_weights
 
 Number = TypeVar("Number", int, float)
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
+ON_IMAGES = ("likelihood", "classify", "compare", "classifier", "equivalence", "profile")
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
 OTHER_LENGTH = "load the run with it, as load(DIR, ema_length=0.03)"
@@ -284,7 +284,7 @@ def asked_length(config: ConfigDict, mode: str) -> float:
 def _asked(config: ConfigDict, mode: str, key: str, none: Number) -> Number:
     drawn: Number = config.sampling[key]
     measured: Number = config.likelihood[key]
-    if mode == "likelihood":
+    if mode in ("likelihood", "classify"):
         return measured
     if mode == "" and drawn and measured and drawn != measured:
         raise RequestError(

@@ -43,6 +43,7 @@ MODES = (
     "train",
     "sample",
     "likelihood",
+    "classify",
     "compare",
     "classifier",
     "equivalence",

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.paths import user_path
+from scoreflow.schema.applications.classify import ClassifyConfig
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
     CompareConfig,
@@ -45,6 +46,7 @@ class Config(Section):
         ControlConfig,
         ClassifierConfig,
         LikelihoodConfig,
+        ClassifyConfig,
         CompareConfig,
         EquivalenceConfig,
         ProfileConfig,
@@ -61,6 +63,7 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     likelihood: LikelihoodConfig = LikelihoodConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     compare: CompareConfig = CompareConfig()
     equivalence: EquivalenceConfig = EquivalenceConfig()
     profile: ProfileConfig = ProfileConfig()
