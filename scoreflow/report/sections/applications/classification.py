@@ -30,8 +30,8 @@ NOTE = (
     "log-likelihood is a sum over all dimensions, whose errors are not independent, so that such "
     "a posterior is too sure of itself. Tempered, p(image | class) is raised to the power 1 / T, "
     "with T from the other half of the test images. NLL is the mean of -log p(own class); the "
-    "calibration error (ECE) is the mean distance of accuracy and confidence over 15 bins, beside what it would be "
-    "of as many images if each stated probability were right."
+    "calibration error (ECE) is the mean distance of accuracy and confidence over 15 bins, beside "
+    "what it would be of as many images if each stated probability were right."
 )
 
 
