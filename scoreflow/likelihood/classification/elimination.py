@@ -19,10 +19,12 @@ def rounds(times: int, halving: bool) -> tuple[int, ...]:
 
     A rest smaller than `FIRST` goes with the round before it.
     """
-    sizes = [min(FIRST, times) if halving else times]
-    while (left := times - sum(sizes)) > 0:
-        size = min(sum(sizes), left)
-        sizes.append(left if left - size < FIRST else size)
+    sizes, left = [], times
+    while left:
+        size = sum(sizes) or FIRST
+        whole = not halving or left - size < FIRST
+        sizes.append(left if whole else size)
+        left -= sizes[-1]
     return tuple(sizes)
 
 
