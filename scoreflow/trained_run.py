@@ -21,6 +21,7 @@ from scoreflow.data.dataset import Data, digest
 from scoreflow.data.levels import centres, values_of
 from scoreflow.errors import RequestError
 from scoreflow.factory import assembly
+from scoreflow.factory.applications import classification
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
@@ -42,6 +43,7 @@ from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill
 from scoreflow.interop.export import export
 from scoreflow.interop.imported import Exported
+from scoreflow.likelihood.classification.bayes import Posterior
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -791,6 +793,24 @@ class TrainedRun:
         question, labels = build_question(config, model, of), labels_of(config, model, of)
         model = self.experiment.fast(model, "vjp", products_of(question, of), len(of.test))
         return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
+
+    def classify(self, data: Tensor, by: str = "bound", **settings: Any) -> Posterior:  # noqa: ANN401
+        """Classes of data by Bayes' rule from log p(x | class), of a run with classes.
+
+        Args:
+            data: as in `log_likelihood`.
+            by: "bound", at random times; or "flow", exactly, as the `likelihood` section asks.
+            settings: any other key of the `classify` section: times, prior, ...
+
+        Raises:
+            RequestError: the run has no classes, the data are not like its own, or a setting is
+                wrong.
+            RunError: a flow was not solved.
+        """
+        config = self._with("classify", {"by": by, **settings})
+        accepted = self.data.accept(data)
+        of = replace(self.data, test=accepted, test_labels=None, test_names=())
+        return classification.posterior(config, self.model, of)
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.

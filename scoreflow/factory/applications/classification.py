@@ -12,8 +12,8 @@ from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.likelihood import question_of
 from scoreflow.likelihood.bound_table import reference_of
-from scoreflow.likelihood.classification import elimination, times
-from scoreflow.likelihood.classification.bayes import Prior
+from scoreflow.likelihood.classification import elimination, rows, times
+from scoreflow.likelihood.classification.bayes import Posterior, Prior, log_posterior
 from scoreflow.likelihood.classification.bound_by_class import BoundByClass
 from scoreflow.likelihood.classification.flow_by_class import FlowByClass
 from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings
@@ -26,13 +26,14 @@ MOST_DIMS = 4096
 """Dimensions above which no reference is made, whose covariance takes their square of memory."""
 
 
-def build_prior(config: AnyConfig, model: ScoreModel, data: Data) -> Prior:
+def build_prior(config: AnyConfig, model: ScoreModel, data: Data, judged: bool = True) -> Prior:
     """The classes that are told apart, and their prior.
 
     Args:
         config: of the run.
         model: the network.
         data: what it was trained on, and the images to classify.
+        judged: whether the classes of those must be known.
 
     Raises:
         RequestError: the network or the data have no classes, or others.
@@ -41,7 +42,7 @@ def build_prior(config: AnyConfig, model: ScoreModel, data: Data) -> Prior:
         raise RequestError(
             f"--mode classify needs a network that was told classes, and this one was not: {TRAIN}"
         )
-    if data.train_labels is None or data.test_labels is None:
+    if data.train_labels is None or (judged and data.test_labels is None):
         raise RequestError(
             f"--mode classify needs labelled training and test data, and {data.name} has no "
             "labels: they say which classes there are and which answers are right"
@@ -54,8 +55,8 @@ def build_prior(config: AnyConfig, model: ScoreModel, data: Data) -> Prior:
             f"the network knows {model.num_classes} classes, and {data.name} has a class "
             f"{greatest}: give --mode classify the data that it was trained on"
         )
-    unknown = data.test_labels[prior.columns(data.test_labels) < 0].unique().tolist()
-    if unknown:
+    own = data.train_labels[:0] if data.test_labels is None else data.test_labels
+    if unknown := own[prior.columns(own) < 0].unique().tolist():
         raise RequestError(
             f"test images of {data.name} are of classes {unknown} without a training image, of "
             "which nothing is known: leave them out of the data"
@@ -145,3 +146,40 @@ def _law(sde: SDE, t_min: float, data: Data) -> times.TimeLaw:
         place = partial(centres, num_levels=data.num_levels)
     assert data.train_labels is not None, "checked by build_prior"
     return times.law_of_classes(sde, t_min, place(few), data.train_labels[: len(few)])
+
+
+def build_way(config: AnyConfig, model: ScoreModel, data: Data, prior: Prior, by: str) -> rows.Way:
+    """The flow or the bound.
+
+    Args:
+        config: of the run.
+        model: the network, in float32.
+        data: what it was trained on.
+        prior: of the classes.
+        by: "flow" or "bound".
+    """
+    if by == "flow":
+        return build_flow(config, model, data, prior)
+    return build_bound(config, model, data, prior)
+
+
+def posterior(config: AnyConfig, model: ScoreModel, data: Data) -> Posterior:
+    """The classes of data whose own are not asked about.
+
+    Args:
+        config: of the run, whose `classify.by` is one way.
+        model: the network.
+        data: what it was trained on, and as its test part the data to classify.
+
+    Raises:
+        RequestError: the network or the data have no classes; or both ways are asked for.
+    """
+    c = Config.of(config)
+    by = choose_key("classify.by", c.classify.by)
+    if by == "both":
+        raise RequestError("classify takes one way to log p(x | class), by='bound' or by='flow'")
+    prior = build_prior(config, model, data, judged=False)
+    way = build_way(config, model.in_precision("float32"), data, prior, by)
+    found = rows.measure(way, data.test, c.likelihood.batch_size)
+    log_probs = log_posterior(found.nats, prior.log)
+    return Posterior(prior.classes, log_probs, found.nats, found.evaluations)

@@ -47,6 +47,28 @@ class Prior:
         return torch.where(self.classes[place] == labels, place, -1)
 
 
+@dataclass(frozen=True)
+class Posterior:
+    """Classes of some data.
+
+    Attributes:
+        classes: the numbers of those told apart, (K,) int64.
+        log_probs: log p(class | x), (n, K) float64.
+        nats: log p(x | class), of integers log P, (n, K) float64.
+        evaluations: of the network, (n, K).
+    """
+
+    classes: Tensor
+    log_probs: Tensor
+    nats: Tensor
+    evaluations: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        """The number of the most likely class of each, (n,) int64."""
+        return self.classes[self.log_probs.argmax(1)]
+
+
 def log_posterior(nats: Tensor, log_prior: Tensor, temperature: float = 1.0) -> Tensor:
     """Log p(k | x), of p(x | k)^(1 / temperature): (n, K).
 

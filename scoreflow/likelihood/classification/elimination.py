@@ -19,7 +19,8 @@ def rounds(times: int, halving: bool) -> tuple[int, ...]:
 
     A rest smaller than `FIRST` goes with the round before it.
     """
-    sizes, left = [], times
+    sizes: list[int] = []
+    left = times
     while left:
         size = sum(sizes) or FIRST
         whole = not halving or left - size < FIRST

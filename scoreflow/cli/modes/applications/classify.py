@@ -15,11 +15,10 @@ from scoreflow.data.dataset import Data, digest, overlap
 from scoreflow.data.levels import points, to_uint8
 from scoreflow.errors import RequestError
 from scoreflow.factory.applications.classification import (
-    build_bound,
-    build_flow,
     build_flow_question,
     build_prior,
     build_rounds,
+    build_way,
 )
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.likelihood import products_of
@@ -106,10 +105,10 @@ def _way(trained: TrainedRun, way: str, prior: Prior, left: int) -> Way:
     if way == FLOW:
         cost = products_of(build_flow_question(config, model, data), data) * len(prior.classes)
         model = trained.experiment.fast(model, "vjp", cost, left)
-        return build_flow(config, model, data, prior)
-    cost = (1 + sum(build_rounds(config))) * len(prior.classes)
-    model = trained.experiment.fast(model, "eval", cost, left)
-    return build_bound(config, model, data, prior)
+    else:
+        cost = (1 + sum(build_rounds(config))) * len(prior.classes)
+        model = trained.experiment.fast(model, "eval", cost, left)
+    return build_way(config, model, data, prior, way)
 
 
 def _heading(trained: TrainedRun, way: str, prior: Prior, block: int) -> Json:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+import scoreflow as sf
 from scoreflow.cli.main import main
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
@@ -83,6 +84,28 @@ def test_what_is_measured(trained):
     assert "Classification by likelihood" in page
     assert "Reliability" in page
     assert "Misclassified" in page
+
+
+def test_from_python_the_posterior_is_that_of_the_command(trained):
+    run = sf.load(trained, "cpu")
+    images = run.data.test[:8]
+    for way in ("flow", "bound"):
+        found = run.classify(images, by=way)
+        lines = (trained / "results" / f"classify-{way}.jsonl").read_text().splitlines()[1:]
+        nats = torch.tensor([r["nats"] for r in sorted(map(json.loads, lines), key=image_of)])
+        torch.testing.assert_close(found.nats, nats.double(), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(8).double())
+        assert found.found.tolist() == found.log_probs.argmax(1).tolist()
+    with pytest.raises(RequestError, match="one way to log p"):
+        run.classify(images, by="both")
+    with pytest.raises(
+        RequestError, match=r"classify\.times has no effect on classify\.by = flow"
+    ):
+        run.classify(images, by="flow", times=8)
+
+
+def image_of(row):
+    return row["image"]
 
 
 @pytest.mark.parametrize("way", ["flow", "bound"])
