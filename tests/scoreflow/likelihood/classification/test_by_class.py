@@ -99,7 +99,7 @@ def test_by_the_bound_it_is_bayes_in_the_mean_and_by_its_own_error(mixture):
     _, law = law_of(mixture)
     n = 200
     x = torch.tensor([[0.2, -0.1]], dtype=torch.float64).expand(n, 2)
-    found = bound_of(mixture, law=law).of(x, torch.arange(n))
+    found = bound_of(mixture, law=law, rounds=(16,) * 4).of(x, torch.arange(n))
     expected = exact(mixture, x[:1])
     best = int(expected.argmax())
     differences = found.nats - found.nats[:, [best]]
@@ -186,6 +186,36 @@ def bound_of_offsets(offsets, log_prior):
         )  # fmt: skip
 
     return asked
+
+
+class Scripted(BoundByClass):
+    """Errors that are given: of each round one value a class, the same at all its times."""
+
+    def _first(self, x_0, data, noise):
+        return torch.zeros(1, 6, dtype=torch.float64)
+
+    def _terms(self, x_0, noise, before, size, asked):
+        value = SCRIPT[before // 8 if before < 16 else 2]
+        return (value * asked)[:, :, None].expand(1, 6, size)
+
+
+SCRIPT = torch.tensor(
+    [[1.0, 2, 3, 7, 8, 9], [7, 2, 3, 0, 0, 0], [0, 1, 3, 0, 0, 0]], dtype=torch.float64
+)
+
+
+def test_who_was_left_out_keeps_its_difference_to_who_led_then():
+    flat = torch.full((6,), -math.log(6), dtype=torch.float64)
+    law, six = times.even_law(SDE, T_MIN), torch.arange(6)
+    bound = Scripted(by_component, law, six, flat, None, "uniform", 0, (8, 8, 16), 1.0, 4)
+    found = bound.of(X, torch.arange(1))
+    # the first leads at 1, and takes 3 with it: 6, 7 and 8 ahead of them; then the second does,
+    # at 2 against 4, which goes; in the third round the second comes to (2 + 2 + 1 + 1) / 4
+    second, third = 1.5, 3.0
+    first = second + (4.0 - 2.0)
+    expected = [first, second, third, first + 6, first + 7, first + 8]
+    assert (-found.nats[0]).tolist() == pytest.approx(expected)
+    assert found.evaluations[0].tolist() == [17, 33, 33, 9, 9, 9]
 
 
 def test_halving_agrees_with_the_bound_in_full(mixture):

@@ -23,8 +23,8 @@ from scoreflow.likelihood.classification.calibration import (
 def test_the_calibration_error_by_hand():
     # bins of 1/15: 0.95 and 0.97 share the last, 0.62 lies in (9/15, 10/15], 0.6 in (8/15, 9/15]
     confidence = np.array([0.95, 0.97, 0.62, 0.6])
-    right = np.array([1.0, 0.0, 1.0, 1.0])
-    expected = (abs(1.0 - 1.92) + abs(1 - 0.62) + abs(1 - 0.6)) / 4
+    right = np.array([1.0, 0.0, 1.0, 0.0])
+    expected = (abs(1.0 - 1.92) + abs(1 - 0.62) + abs(0 - 0.6)) / 4
     assert expected_calibration_error(confidence, right) == pytest.approx(expected)
 
 
@@ -126,6 +126,19 @@ def test_the_worse_half_goes_and_of_it_what_is_out_of_reach():
     assert not elimination.dropped(found, every, math.inf).any()
     few = torch.tensor([[True, True, False, False, False]])
     assert elimination.dropped(found, few, 4.0).tolist() == [[False, True, False, False, False]]
+
+
+def test_the_prior_has_a_part_in_who_is_best():
+    terms = [torch.tensor([[[1.0, 1.0], [2.0, 2.0], [9.0, 9.0]]], dtype=torch.float64)]
+    zero, every = torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+    log_prior = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64).log()
+    found = elimination.differences(terms, zero, log_prior, every)
+    assert found.best.tolist() == [1]
+    expected = torch.tensor([[-1 + math.log(8), 0, 7 + math.log(8)]], dtype=torch.float64)
+    torch.testing.assert_close(found.nats, expected)
+    assert found.total.tolist() == [[1, 2, 9]]
+    only = torch.tensor([[True, False, True]])
+    assert elimination.differences(terms, zero, log_prior, only).best.tolist() == [0]
 
 
 def test_the_error_of_a_stratified_mean():
