@@ -23,7 +23,7 @@ from scoreflow.errors import RequestError
 from scoreflow.evaluation.representations.activations import activations
 from scoreflow.evaluation.representations.layers import LATENT
 from scoreflow.factory import assembly
-from scoreflow.factory.applications import features
+from scoreflow.factory.applications import classification, features
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.data import data_of_run, given_of
 from scoreflow.factory.guidance import BY_SHARES, build_guidance
@@ -45,6 +45,7 @@ from scoreflow.generation.plan import SamplingPlan
 from scoreflow.generation.sample_folder import Draw, fill
 from scoreflow.interop.export import export
 from scoreflow.interop.imported import Exported
+from scoreflow.likelihood.classification.bayes import Posterior
 from scoreflow.likelihood.dataset_likelihood import measure
 from scoreflow.likelihood.log_likelihoods import LogLikelihoods
 from scoreflow.models.classifier import NoisyClassifier
@@ -84,7 +85,15 @@ from scoreflow.training.classifier_file import load_classifier
 from scoreflow.training.posthoc_ema.snapshots import Snapshots, refuse_without, same_weights
 
 Number = TypeVar("Number", int, float)
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile", "features")
+ON_IMAGES = (
+    "likelihood",
+    "compare",
+    "classifier",
+    "equivalence",
+    "profile",
+    "features",
+    "classify",
+)
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
 OTHER_LENGTH = "load the run with it, as load(DIR, ema_length=0.03)"
@@ -293,7 +302,7 @@ def asked_length(config: ConfigDict, mode: str) -> float:
 def _asked(config: ConfigDict, mode: str, key: str, none: Number) -> Number:
     drawn: Number = config.sampling[key]
     measured: Number = config.likelihood[key]
-    if mode == "likelihood":
+    if mode in ("likelihood", "classify"):
         return measured
     if mode == "" and drawn and measured and drawn != measured:
         raise RequestError(
@@ -800,6 +809,24 @@ class TrainedRun:
         question, labels = build_question(config, model, of), labels_of(config, model, of)
         model = self.experiment.fast(model, "vjp", products_of(question, of), len(of.test))
         return LogLikelihoods.of(measure(model, of, 0, question, labels=labels))
+
+    def classify(self, data: Tensor, by: str = "bound", **settings: Any) -> Posterior:  # noqa: ANN401
+        """Classes of data by Bayes' rule from log p(x | class), of a run with classes.
+
+        Args:
+            data: as in `log_likelihood`.
+            by: "bound", at random times; or "flow", exactly, as the `likelihood` section asks.
+            settings: any other key of the `classify` section: times, prior, ...
+
+        Raises:
+            RequestError: the run has no classes, the data are not like its own, or a setting is
+                wrong.
+            RunError: a flow was not solved.
+        """
+        config = self._with("classify", {"by": by, **settings})
+        accepted = self.data.accept(data)
+        of = replace(self.data, test=accepted, test_labels=None, test_names=())
+        return classification.posterior(config, self.model, of)
 
     def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.

@@ -44,6 +44,7 @@ MODES = (
     "train",
     "sample",
     "likelihood",
+    "classify",
     "compare",
     "classifier",
     "equivalence",

@@ -24,6 +24,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode train [--sde vp] [--config configs/digits.py] [--workdir runs/digits-vp]
   python run.py --mode sample --sampler ancestral|pc|ode --workdir DIR
   python run.py --mode likelihood --workdir DIR
+  python run.py --mode classify --workdir DIR
   python run.py --mode classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode compare --runs DIR,DIR,... [--workdir OUT]
@@ -33,7 +34,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode table DIR DIR ... [--sort COLUMN] [--out FILE.html|.csv|.json]
   python run.py --mode features --workdir DIR --config.features.layer=NAME [--out FILE.npz]
 
-  --mode      train (again: resumes), sample, likelihood, compare, classifier, equivalence,
+  --mode      train (again: resumes), sample, likelihood, classify (by the likelihood of each
+              class of a conditional run), compare, classifier, equivalence,
               profile (where a training step's time goes), import (a checkpoint of another
               codebase becomes a run; docs/interop.md), export (the other way), table
               (runs side by side), features (activations as representations)
@@ -65,6 +67,7 @@ STOPPED = {
     "on after them",
     "compare": "; the cases that are done are kept, and the same command goes on after them",
     "likelihood": "; the images that are done are kept, and the same command goes on after them",
+    "classify": "; the images that are done are kept, and the same command goes on after them",
     "classifier": "; a classifier that was there stays as it was, and the same command begins "
     "anew",
     "equivalence": "; a result that was there stays as it was, and the same command begins anew",
@@ -92,13 +95,14 @@ LONGEST_LINE = 4000
 MOST_SAID = 200
 """Characters of what torch says that a line repeats."""
 
-SHARED = ("train", "sample", "likelihood", "compare")
+SHARED = ("train", "sample", "likelihood", "classify", "compare")
 """Modes whose batches or images several processes share."""
 
 FILES = {
     "import": "import_network",
     "export": "export_network",
     "features": "applications.features",
+    "classify": "applications.classify",
 }
 """Modules of modes whose names are no names of modules."""
 

@@ -121,7 +121,7 @@ def bounds(
     """
     unit = Unit(test[0].numel(), data.num_levels)
     spread = embedding == "uniform" or data.num_levels is None
-    reference = _reference(data, spread)
+    reference = reference_of(data, spread)
     probe = _Probe(Counted(denoiser, on_call), sde, t_min, unit, spread, seed, strata, reference)
     variances = probe.variances(data.train[:train_images], batch_size)
     indices = torch.arange(len(test), device=test.device).split(batch_size)
@@ -229,7 +229,7 @@ class _Probe:
         return values
 
 
-def _reference(data: Data, spread: bool) -> Reference:
+def reference_of(data: Data, spread: bool) -> Reference:
     """The Gaussian of the mean and covariance of the training points, spread over their bins.
 
     It imitates bins' centres too, until sigma / alpha falls to 0.2 of a bin: about there a level

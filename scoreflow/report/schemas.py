@@ -802,6 +802,102 @@ class Import:
     kept: Kept | None = None
 
 
+# ---- classification -----------------------------------------------------------------------------
+
+
+Portion = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Predictions of about one confidence."""
+
+    count: Count
+    confidence: Annotated[float, Range(0, 1.000001)]
+    accuracy: Portion
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Stated probabilities against classes."""
+
+    nll: Size
+    nll_error: Size | None
+    brier: Size
+    brier_error: Size | None
+    ece: Size
+    ece_error: Size
+    ece_if_calibrated: Size
+    bins: list[ReliabilityBin]
+
+
+@dataclass(frozen=True)
+class ClassMethod:
+    """A classifier of the test images."""
+
+    name: str
+    accuracy: Portion
+    standard_error: Size
+    interval: tuple[float, float]
+    confusion: list[list[Count]]
+    calibration: Calibrated | None = None
+    temperatures: list[Size] | None = None
+    evaluations: Size | None = None
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two classifiers on the same images."""
+
+    first: str
+    second: str
+    difference: float
+    standard_error: Size
+    first_only: Count
+    second_only: Count
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A misclassified image."""
+
+    image: Count
+    own: Count
+    found: Count
+    stated: float
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What early elimination saved."""
+
+    evaluations: Count
+    in_full: Count
+    saved: float
+    standing: Size
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classes by likelihood, beside other classifiers."""
+
+    value: Portion
+    standard_error: Size
+    num_images: Count
+    classes: list[Count]
+    methods: Annotated[list[ClassMethod], Length(1)]
+    pairs: list[ClassPair]
+    misses: list[Miss]
+    step: Step
+    halving: Saving | None = None
+    picture: Name = "none"
+    class_names: list[str] = field(default_factory=list)
+    settings: dict[str, object] | None = None
+    kept: Kept | None = None
+    measured_on: MeasuredOn | None = None
+
+
 SCHEMAS: dict[str, type[Any]] = {
     "likelihood-against-": Against,
     "likelihood-data-": OtherData,
@@ -814,6 +910,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "runs": Runs,
     "training": Training,
     "classifier": Classifier,
+    "classify": Classification,
     "profile": Profile,
     "equivalence": Certificate,
     "import": Import,

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.paths import user_path
+from scoreflow.schema.applications.classify import ClassifyConfig
 from scoreflow.schema.applications.features import FeaturesConfig
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
@@ -46,6 +47,7 @@ class Config(Section):
         ControlConfig,
         ClassifierConfig,
         LikelihoodConfig,
+        ClassifyConfig,
         CompareConfig,
         EquivalenceConfig,
         ProfileConfig,
@@ -63,6 +65,7 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     likelihood: LikelihoodConfig = LikelihoodConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     compare: CompareConfig = CompareConfig()
     equivalence: EquivalenceConfig = EquivalenceConfig()
     profile: ProfileConfig = ProfileConfig()

@@ -26,6 +26,8 @@ NODES = Range(8, 4096, "[]")
 BY_NODES: Condition = {"likelihood.method": ("nodes",)}
 BY_SOLVERS: Condition = {"likelihood.method": AllBut(("nodes",), such_as="dopri5")}
 SHIFT = Range(1e-3, 1e3, "[]")
+SCORED = ("likelihood", "classify")
+"""Modes that ask for log-likelihoods: the second given each class."""
 SAMPLE_ALONE = ("sample",)
 """Modes of a key in whose place `compare` has its own."""
 DRAWN = ("sample", "compare", "export")
@@ -202,17 +204,23 @@ class LikelihoodConfig(Section):
     NAME: ClassVar[str] = "likelihood"
     MODES: ClassVar[tuple[str, ...]] = ("likelihood",)
 
-    seed: int = key(0, "seed of dequantization and probes", COUNT_OR_NONE)
+    seed: int = key(0, "seed of dequantization and probes", COUNT_OR_NONE, modes=SCORED)
     step: int = key(
-        0, "measure the checkpoint of this training step; 0 for the last", COUNT_OR_NONE
+        0,
+        "measure the checkpoint of this training step; 0 for the last",
+        COUNT_OR_NONE,
+        modes=SCORED,
     )
     ema_length: float = key(
         0.0,
         "measure the average of this relative width, reconstructed from the snapshots that "
         "training.ema = power keeps; 0 for the average as trained",
         LENGTH_OR_NONE,
+        modes=SCORED,
     )
-    num_images: int = key(0, "the first so many of the test set; 0 for all", COUNT_OR_NONE)
+    num_images: int = key(
+        0, "the first so many of the test set; 0 for all", COUNT_OR_NONE, modes=SCORED
+    )
     label: int | str = key(
         -1,
         "log p given this class, by number or name, of a network with classes; data for each "
@@ -220,33 +228,41 @@ class LikelihoodConfig(Section):
         Range(-1, 2**31),
         classes=True,
     )
-    batch_size: int = key(128, "points in flight at a time", COUNT)
+    batch_size: int = key(128, "points in flight at a time", COUNT, modes=SCORED)
     dequantization: str = key(
-        "uniform", "how integer levels become points", choices=DEQUANTIZATIONS
+        "uniform", "how integer levels become points", choices=DEQUANTIZATIONS, modes=SCORED
     )
     samples: int = key(
         1, "K, points of each image under one logarithm (importance weights)", Range(1, 2**16)
     )
     t_start: float = key(
-        0.0, "where the flow starts, in steps; 0 for the least time possible", NOT_NEGATIVE
+        0.0,
+        "where the flow starts, in steps; 0 for the least time possible",
+        NOT_NEGATIVE,
+        modes=SCORED,
     )
     method: str = key(
         "nodes",
         "nodes, random points of a multistep trajectory with fresh probes at each; or a solver "
         "that carries the divergence along with its probes held fixed: dopri5, torchdiffeq:NAME "
         "or scipy:NAME",
+        modes=SCORED,
     )
     probes: int = key(
         1,
         "random-sign probes of the divergence, by nodes so many at each; 0 for the exact one",
         Range(0, 2**24),
+        modes=SCORED,
     )
-    nodes: int = key(32, "points where the divergence is estimated", NODES, only=BY_NODES)
+    nodes: int = key(
+        32, "points where the divergence is estimated", NODES, only=BY_NODES, modes=SCORED
+    )
     substeps: int = key(
         1,
         "steps of the trajectory from a node to the next",
         Range(1, 1024),
         only=BY_NODES,
+        modes=SCORED,
     )
     trajectory_tolerance: float = key(
         0.05,
@@ -254,12 +270,17 @@ class LikelihoodConfig(Section):
         "an image is solved again with twice the substeps",
         TOLERANCE,
         only=BY_NODES,
+        modes=SCORED,
     )
-    tolerance: float = key(1e-4, "local error of x, unit scale", TOLERANCE, only=BY_SOLVERS)
+    tolerance: float = key(
+        1e-4, "local error of x, unit scale", TOLERANCE, only=BY_SOLVERS, modes=SCORED
+    )
     tolerance_bits: float = key(
-        1e-4, "local error of the log-density, bits/dim", TOLERANCE, only=BY_SOLVERS
+        1e-4, "local error of the log-density, bits/dim", TOLERANCE, only=BY_SOLVERS, modes=SCORED
     )
-    max_evaluations: int = key(10_000, "evaluations of a point, at most", EVALUATIONS)
+    max_evaluations: int = key(
+        10_000, "evaluations of a point, at most", EVALUATIONS, modes=SCORED
+    )
     checked: int = key(
         16,
         "images solved again more finely, for the solver's error; by nodes twice as many again at "

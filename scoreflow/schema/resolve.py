@@ -33,6 +33,8 @@ OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
 MEASURED = "likelihood"
 """A section whose keys are refused where nothing reads them, in the mode of its name."""
+READ_IN_FULL = {MEASURED: (MEASURED,), "classify": ("classify", MEASURED)}
+"""The same of trained runs, by mode: more sections than one."""
 RENEWED: Flat = {"likelihood.method": "dopri5", "likelihood.probes": 2}
 """Keys whose default is not what it was once, and what it was."""
 LISTED = 5
@@ -209,13 +211,11 @@ def evaluation_config(
     config = resolve({**saved, **given}, "the request")
     set_now = {key: wanted[key] for key in free & request.overrides.keys()}
     refuse_idle(set_now, flatten(config.to_dict()))
-    if request.mode == MEASURED:
+    for section in READ_IN_FULL.get(request.mode, ()):
         asked = {
-            key: value
-            for key, value in request.overrides.items()
-            if key.startswith(f"{MEASURED}.")
+            key: value for key, value in request.overrides.items() if key.startswith(f"{section}.")
         }
-        refuse_idle(asked, flatten(config.to_dict()), MEASURED)
+        refuse_idle(asked, flatten(config.to_dict()), section)
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config

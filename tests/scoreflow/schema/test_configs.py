@@ -20,7 +20,7 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
-from scoreflow.cli.modes.applications import feature_sweep, features
+from scoreflow.cli.modes.applications import classify, feature_sweep, features
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -156,6 +156,7 @@ SHORT = {
     "likelihood__checked": 1,
     "likelihood__ledger": True,
     "likelihood__terms": 2,
+    "classify__times": 16,
     "profile__num_steps": 1,
     "profile__warmup": 1,
     "equivalence__num_images": 8,
@@ -176,9 +177,11 @@ SHORT = {
 }
 
 
+OF_CLASSES = ("classifier", "classify")
 MODES = {
     "sample": sample.sample,
     "likelihood": likelihood.assess,
+    "classify": classify.classify,
     "classifier": classifier.train,
     "compare": compare.compare,
     "equivalence": lambda run: equivalence.certify(run.experiment, run.folder, run.model, 2),
@@ -224,7 +227,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
             build_drawing(tracked, name, made.model, made.data)
         for name, mode in MODES.items():
             # points in the plane have no classes
-            refused = RequestError if name == "classifier" and number == 0 else RunError
+            refused = RequestError if name in OF_CLASSES and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
                 mode(TrainedRun(RunDir.open(tmp_path / str(number)), experiment(tracked, CPU)))

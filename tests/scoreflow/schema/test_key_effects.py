@@ -111,6 +111,8 @@ MEASURED = {
     "likelihood.tolerance_bits": 1e-2,
 }
 """Declared keys of the likelihood, which `built` does not measure, and another value of each."""
+CLASSIFIED = {"classify.times": 32, "classify.halving": False, "classify.z": 2.0}
+"""Declared keys of a classification, and another value of each."""
 REFUSED_ELSEWHERE = {
     "data.scale",
     "data.test_fraction",
@@ -227,7 +229,7 @@ def same(one, other):
 
 
 def test_every_declared_key_is_walked_over():
-    walked = {*OTHER, *UNSEEN, *MEASURED, *filter(of_files, DECLARED)}
+    walked = {*OTHER, *UNSEEN, *MEASURED, *CLASSIFIED, *filter(of_files, DECLARED)}
     assert set(DECLARED) == walked
     assert set(UNSEEN) <= set(DECLARED)
 
@@ -278,6 +280,15 @@ def test_a_key_of_a_likelihood_reaches_its_solver_by_its_own_methods_alone(name)
             rf"add --config\.likelihood\.method={other}, or leave it out",
         ):
             refuse_idle(asked, {**flat, **asked}, "likelihood")
+
+
+@pytest.mark.parametrize("name", CLASSIFIED)
+def test_a_key_of_the_bound_has_no_effect_on_the_flow(name):
+    asked = {name: CLASSIFIED[name]}
+    for by in ("bound", "both"):
+        refuse_idle(asked, {**FLAT, "classify.by": by, **asked}, "classify")
+    with pytest.raises(RequestError, match=rf"{name} has no effect on classify\.by = flow: add"):
+        refuse_idle(asked, {**FLAT, "classify.by": "flow", **asked}, "classify")
 
 
 @pytest.mark.parametrize(
