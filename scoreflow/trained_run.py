@@ -100,6 +100,9 @@ UNREAD_BY_LIKELIHOOD = {
     "ledger": "the bounds are made by --mode likelihood",
     "terms": "the bounds are made by --mode likelihood",
     "against": "take the difference of two runs' bits_per_dim, image by image",
+    **dict.fromkeys(
+        ("scores", "reference", "held_out"), "other data are told apart by --mode likelihood"
+    ),
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
 NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task", "ema_length")
