@@ -160,8 +160,8 @@ def measure(
 def _joined(found: list[Json]) -> Statistics:
     columns: dict[str, Tensor] = {}
     for kind in KINDS:
-        values = torch.tensor([row[kind] for row in found], dtype=torch.float64)
-        columns |= dict(zip(names_of(kind), values.unbind(1), strict=True))
+        values = torch.tensor([row[kind] for row in found], dtype=torch.float64).T.contiguous()
+        columns |= dict(zip(names_of(kind), values.unbind(), strict=True))
     calls = torch.tensor([row["evaluations"] for row in found], dtype=torch.float64).mean(0)
     return Statistics(columns, dict(zip(PARTS, calls.tolist(), strict=True)))
 

@@ -23,7 +23,7 @@ def false_positives(
     data and G the distribution of the others' scores, G at the threshold c errs by two
     independent parts: the count of others, a rate of m; and c itself, an order statistic. The
     share of ordinary data up to c has the standard deviation s = sqrt(passed (1 - passed) / n),
-    so c lies within one standard error between the order statistics at passed -+ s, and half the
+    so c lies within one standard error between the quantiles at passed -+ s, and half the
     difference of G between those is what it moves the rate by (Woodruff's 1952 interval of a
     quantile, carried through G).
 
@@ -38,13 +38,13 @@ def false_positives(
     n, m = len(ordinary), len(other)
     if n < 2 or m < 2:
         raise ValueError(f"two scores of each are needed, got {n} and {m}")
-    ranked = ordinary.double().sort().values
+    own, others = ordinary.double(), other.double()
 
-    def rate(share: float) -> float:
-        place = min(max(math.ceil(share * n - 1e-9), 1), n) - 1
-        return float((other.double() <= ranked[place]).double().mean())
+    def rate(threshold: Tensor) -> float:
+        return float((others <= threshold).double().mean())
 
     spread = math.sqrt(passed * (1 - passed) / n)
-    by_threshold = (rate(passed + spread) - rate(passed - spread)) / 2
-    found = rate(passed)
+    ends = own.quantile(own.new_tensor([passed - spread, passed + spread]).clamp(0, 1))
+    by_threshold = (rate(ends[1]) - rate(ends[0])) / 2
+    found = rate(own.sort().values[math.ceil(passed * n - 1e-9) - 1])
     return found, math.hypot(rate_error(found, m), by_threshold)
