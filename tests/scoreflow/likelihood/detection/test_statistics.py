@@ -1,6 +1,7 @@
 """Statistics of images against what they are on Gaussian data, whose denoisers are exact."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,29 +57,29 @@ def test_the_dimension_of_a_thin_gaussian_is_its_closed_form(sde, log_snr):
 def test_the_dimension_tends_to_the_rank_as_noise_vanishes():
     """Its error falls as sigma^2: with a log-SNR larger by 2, e^2 times."""
     law, x_0 = thin()
-    off = []
-    for log_snr in (6.0, 8.0, 10.0, 12.0):
-        t = time_of(log_snr)
-        found = at_level(law.denoiser(PATH), PATH, x_0, t, torch.zeros_like(x_0), ())
+    off, still = [], torch.zeros_like(x_0)
+    for log_snr in (8.0, 10.0, 12.0, 14.0):
+        found = at_level(law.denoiser(PATH), PATH, x_0, time_of(log_snr), still, ())
         off.append((12 * found.dimension - 5).abs())
     assert float(off[-1].max()) < 1e-4
-    for near, far in zip(off[1:], off, strict=False):
-        torch.testing.assert_close(far / near, torch.full_like(near, math.e**2), rtol=0.02, atol=0)
+    for far, near in pairwise(off):
+        expected = torch.full_like(near, math.e**2)
+        torch.testing.assert_close(far / near, expected, rtol=0.02, atol=0)
 
 
 def test_off_the_plane_the_dimension_is_large():
-    """An image beside the data has a score of 1 / sigma^2 times its distance, and is found."""
+    """An image beside the data has a score of its distance over sigma^2, and is found."""
     law, x_0 = thin()
-    away = x_0 + 0.5 * rotation(12)[:, 11]
-    t = time_of(6.0)
-    near, far = (
-        at_level(law.denoiser(PATH), PATH, x, t, torch.zeros_like(x), ()) for x in (x_0, away)
-    )
+    away, still = x_0 + 0.5 * rotation(12)[:, 11], torch.zeros_like(x_0)
+    t, denoiser = time_of(6.0), law.denoiser(PATH)
+    near, far = (at_level(denoiser, PATH, x, t, still, ()) for x in (x_0, away))
     sigma, alpha = float(PATH.sigma(t)), float(PATH.alpha(t))
-    torch.testing.assert_close(
-        12 * (far.dimension - near.dimension),
-        torch.full((8,), (alpha * 0.5 / sigma) ** 2).double(),
-    )
+    expected = torch.full((8,), (alpha * 0.5 / sigma) ** 2).double()
+    torch.testing.assert_close(12 * (far.dimension - near.dimension), expected)
+
+
+def fits_chi_square(values, dims):
+    return stats.kstest(values.numpy(), stats.chi2(dims).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("log_snr", [4.0, 0.0, -3.0])
@@ -91,28 +92,18 @@ def test_the_score_norm_has_its_chi_square_law(log_snr):
     found = at_level(law.denoiser(PATH), PATH, x_0, t, eps, ())
     alpha, sigma = float(PATH.alpha(t)), float(PATH.sigma(t))
     var = alpha**2 / 4 + sigma**2
-    assert (
-        stats.kstest((dims * found.norm * var / sigma**2).numpy(), stats.chi2(dims).cdf).pvalue
-        > 1e-3
-    )
+    assert fits_chi_square(dims * found.norm * var / sigma**2, dims)
     torch.testing.assert_close(found.curvature, torch.full((count,), sigma**2 / var).double())
-    # the estimate's error is that of Wiener's filter, D times a chi-square too
-    least = sigma**2 / 4 / var
-    assert (
-        stats.kstest((dims * found.reconstruction / least).numpy(), stats.chi2(dims).cdf).pvalue
-        > 1e-3
-    )
+    # the estimate's error is that of Wiener's filter, a chi-square too
+    assert fits_chi_square(dims * found.reconstruction / (sigma**2 / 4 / var), dims)
 
 
 @pytest.mark.parametrize("sde", PROCESSES.values(), ids=PROCESSES)
 def test_norm_and_curvature_have_one_mean_under_the_law_itself(sde):
     """Integration by parts, on a mixture, at every level, within four standard errors."""
     means = torch.tensor([[0.8, 0.0, 0.0], [-0.8, 0.2, 0.0]]).double()
-    law = GaussianMixture(
-        torch.tensor([0.3, 0.7]).double(),
-        means,
-        torch.stack([torch.eye(3).double() * v for v in (0.02, 0.05)]),
-    )
+    spread = torch.stack([torch.eye(3).double() * variance for variance in (0.02, 0.05)])
+    law = GaussianMixture(torch.tensor([0.3, 0.7]).double(), means, spread)
     noise = Noise.of(1, 0, 1500)
     x_0 = law.sample(noise)
     for k, t in enumerate(levels(sde, 1.0, float(sde.num_steps))):
@@ -145,16 +136,9 @@ def test_the_angle_is_finite_whatever_the_trace():
 def test_levels_are_where_they_say_and_within_the_networks_times():
     found = levels(PATH, 1.0, 1000.0)
     torch.testing.assert_close(PATH.log_snr(found), torch.tensor(LOG_SNR).double())
-    coarse = VPSDE.linear(1000)
-    assert levels(coarse, 200.0, 500.0).tolist() == [
-        200.0,
-        200.0,
-        float(coarse.time_of_log_snr(torch.zeros(()).double())),
-        500.0,
-    ] or (
-        float(levels(coarse, 200.0, 500.0).min()) >= 200.0
-        and float(levels(coarse, 200.0, 500.0).max()) <= 500.0
-    )
+    times = levels(VPSDE.linear(1000), 200.0, 300.0).tolist()
+    assert (times[0], times[-1]) == (200.0, 300.0)
+    assert times == sorted(times)
 
 
 def along_the_flow(variances, x_0, t_min, end, count):
@@ -189,22 +173,18 @@ def test_few_steps_are_ddims_own():
     """On Gaussian data each step multiplies by a known number: an independent recursion."""
     count, var = 10, 0.3
     law = gaussian(torch.zeros(1).double(), torch.full((1, 1), var).double())
-    x_0 = torch.tensor([[0.7]]).double()
+    x_0, times = torch.tensor([[0.7]]).double(), torch.tensor([1.0, 1000.0]).double()
     found = path_moments(law.denoiser(PATH), PATH, x_0, 1.0, 1000.0, count)[0].tolist()
-    ends = [
-        math.atan2(float(PATH.sigma(t)), float(PATH.alpha(t)))
-        for t in torch.tensor([1.0, 1000.0]).double()
-    ]
+    ends = [math.atan2(float(PATH.sigma(t)), float(PATH.alpha(t))) for t in times]
     angles = Clock(*ends).angles(torch.arange(count).double() / count)[0].tolist()
     x, eps = 0.7, []
     for k, phi in enumerate(angles):
         s = math.cos(phi) ** 2 * var + math.sin(phi) ** 2
         eps.append(math.sin(phi) / s * x)
         if k + 1 < count:
-            x = (
-                math.cos(angles[k + 1]) * math.cos(phi) * var / s * x
-                + math.sin(angles[k + 1]) * eps[-1]
-            )
-    rate = [count * (b - a) for a, b in zip(eps, eps[1:], strict=False)]
+            after, x_0_hat = angles[k + 1], math.cos(phi) * var / s * x
+            x = math.cos(after) * x_0_hat + math.sin(after) * eps[-1]
+    rate = [count * (b - a) for a, b in pairwise(eps)]
     expected = [np.mean(np.power(each, power)) for each in (eps, rate) for power in (1, 2, 3)]
-    assert found == pytest.approx(expected, rel=1e-9)
+    # the first angles are of 4e-4, whose time is known by log cos, 1e-7 of size, to 1e-16
+    assert found == pytest.approx(expected, rel=1e-6)
