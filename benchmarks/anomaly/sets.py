@@ -33,10 +33,12 @@ class Format:
     Attributes:
         side: pixels.
         levels: L, of each pixel.
+        letter: size of a font whose capitals are as high as the digits, of `CANVAS` pixels.
     """
 
     side: int
     levels: int
+    letter: int
 
     def reduced(self, grey: Array) -> Array:
         """A grey picture of 0..255 as levels, by the mean of the pixels under each."""
@@ -50,7 +52,7 @@ class Format:
         return np.rint(share * (self.levels - 1)).astype(np.uint8)
 
 
-DIGITS, MNIST = Format(8, 17), Format(28, 256)
+DIGITS, MNIST = Format(8, 17, 82), Format(28, 256, 60)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _letter(of: Sources, rng: np.random.Generator, number: int) -> Array:
     """A capital letter, white on black, in a font, size and place of its own."""
     canvas = Image.new("L", (CANVAS, CANVAS))
     file = Path(mpl.get_data_path(), "fonts", "ttf", f"{FONTS[rng.integers(len(FONTS))]}.ttf")
-    font = ImageFont.truetype(str(file), int(rng.integers(52, 66)))
+    size = of.form.letter + int(rng.integers(-6, 7))
+    font = ImageFont.truetype(str(file), size)
     place = tuple(CANVAS / 2 + rng.uniform(-4, 4, 2))
     letter = string.ascii_uppercase[number % 26]
     ImageDraw.Draw(canvas).text(place, letter, fill=255, font=font, anchor="mm")

@@ -23,6 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
+from scoreflow.report.sections.applications import detection
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -33,6 +34,7 @@ SECTIONS = (
     arrival.sections,
     samples.sections,
     likelihood.sections,
+    detection.sections,
     bounds.sections,
     comparison.sections,
     ema_lengths.sections,
