@@ -112,6 +112,9 @@ UNREAD_BY_LIKELIHOOD = {
     "ledger": "the bounds are made by --mode likelihood",
     "terms": "the bounds are made by --mode likelihood",
     "against": "take the difference of two runs' bits_per_dim, image by image",
+    **dict.fromkeys(
+        ("scores", "reference", "held_out"), "other data are told apart by --mode likelihood"
+    ),
 }
 UNREAD_BY_FEATURES = {
     "data": "pass the data themselves",

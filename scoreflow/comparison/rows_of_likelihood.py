@@ -33,6 +33,9 @@ NOT_OF_A_ROW = (
     "terms",
     "against",
     "data",
+    "scores",
+    "reference",
+    "held_out",
     "fit",
     "mode",
     "background",
@@ -66,7 +69,12 @@ class Weights:
 
 
 def kept_likelihood(
-    folder: RunDir, weights: Weights, of: Data, name: str, dequantization: str = ""
+    folder: RunDir,
+    weights: Weights,
+    of: Data,
+    name: str,
+    dequantization: str = "",
+    every: bool = False,
 ) -> Measured:
     """The likelihood of data, its rows in results/{name}.jsonl.
 
@@ -76,6 +84,7 @@ def kept_likelihood(
         of: the data, whose test part is measured.
         name: of the rows' file, without ending.
         dequantization: instead of that of the config.
+        every: measure all of them, whatever the config's number of images, and solve none again.
 
     Raises:
         RunError: some were not solved; what was found is kept.
@@ -84,13 +93,16 @@ def kept_likelihood(
     model = asked_of(experiment.config, weights.model, of)
     shard, c = distributed.shard(), experiment.config.likelihood
     question = build_question(experiment.config, model, of, dequantization)
+    count = len(of.test) if every else count_of(of, c)
+    if every:
+        question = replace(question, checked=0)
     labels = labels_of(experiment.config, model, of)
     truth = toy.distribution() if name == "likelihood" and of.is_toy else None
     heading, agree = heading_of(weights, of, dequantization), shard.broadcast_from_rank_0
     with folder.rows(name, heading, shard.rank, "image", check_row, agree) as rows:
-        left = count_of(of, c) - len(rows.done)
+        left = count - len(rows.done)
         model = experiment.fast(model, "vjp", products_of(question, of), left)
-        found = measure(model, of, c.num_images, question, truth, rows, shard, labels)
+        found = measure(model, of, count, question, truth, rows, shard, labels)
         found.result["rows"] = rows.path.name
     return replace(found, solved=max(0, left))
 

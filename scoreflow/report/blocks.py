@@ -72,6 +72,7 @@ class Cell:
         mark: as what it stands out.
         picture: shown in place of the text.
         link: a file that the text links to, relative to the run's folder; "" for none.
+        shade: how deep it is tinted, from 0 (a warning) to 1 (as good as can be); None for not.
     """
 
     text: str = ""
@@ -79,6 +80,7 @@ class Cell:
     mark: Mark = ""
     picture: Picture | None = None
     link: str = ""
+    shade: float | None = None
 
 
 @dataclass(frozen=True)

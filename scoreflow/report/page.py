@@ -23,7 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
-from scoreflow.report.sections.applications import classification, features
+from scoreflow.report.sections.applications import classification, detection, features
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -34,6 +34,7 @@ SECTIONS = (
     arrival.sections,
     samples.sections,
     likelihood.sections,
+    detection.sections,
     bounds.sections,
     classification.sections,
     comparison.sections,

@@ -171,6 +171,66 @@ class OtherData(AnyLikelihood):
 
 
 @dataclass(frozen=True)
+class Told:
+    """How well a score tells a set from the test set."""
+
+    auroc: Annotated[float, Range(0, 1)]
+    standard_error: Size
+    fpr95: Annotated[float, Range(0, 1)]
+    fpr95_error: Size
+
+
+@dataclass(frozen=True)
+class Worst(Told):
+    """The same of the set that is told worst."""
+
+    set: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A score of anomaly."""
+
+    name: str
+    sets: dict[str, Told]
+    worst: Worst
+    shift: Auroc
+    evaluations: Size
+
+
+@dataclass(frozen=True)
+class AnomalousSet:
+    """A set of images, and which of them are the least and the most anomalous."""
+
+    num_images: Count
+    bits_per_dim: float
+    least: list[Extreme] = field(default_factory=list)
+    most: list[Extreme] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the scores were learned from."""
+
+    of: str
+    num_images: Count
+
+
+@dataclass(frozen=True)
+class Detection(Result):
+    """The table of scores and sets."""
+
+    scores: Annotated[list[ScoreRow], Length(1)] = field(default_factory=list)
+    sets: dict[str, AnomalousSet] = field(default_factory=dict)
+    reference: Reference = field(default_factory=lambda: Reference("", 0))
+    histograms: list[dict[str, object]] = field(default_factory=list)
+    num_images: Count = 0
+    warning: str = ""
+    picture: Name | None = None
+    seconds: Size = 0.0
+
+
+@dataclass(frozen=True)
 class Bound:
     """A row of the table of bounds."""
 
@@ -903,6 +963,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "likelihood-data-": OtherData,
     "likelihood-ledger": Ledger,
     "likelihood": Likelihood,
+    "detection": Detection,
     "samples-": Samples,
     "compare": Compare,
     "ema-lengths": EmaLengths,

@@ -186,7 +186,17 @@ NOT_OF_RUNS = {
     **dict.fromkeys(
         (
             f"likelihood.{name}"
-            for name in ("ledger", "terms", "data", "fit", "mode", "background")
+            for name in (
+                "ledger",
+                "terms",
+                "data",
+                "scores",
+                "reference",
+                "held_out",
+                "fit",
+                "mode",
+                "background",
+            )
         ),
         "leave it out",
     ),

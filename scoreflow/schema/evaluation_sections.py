@@ -197,6 +197,10 @@ class ClassifierConfig(Section):
     width: int = key(32, "channels of its first level", Range(8, 2**15))
 
 
+SCORES = ("basic", "all")
+REFERENCES = ("train", "test")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodConfig(Section):
     """The likelihood of test data."""
@@ -290,7 +294,30 @@ class LikelihoodConfig(Section):
     ledger: bool = key(False, "every bound and estimate of the likelihood, next to the exact flow")
     terms: int = key(64, "ledger: random times of the bounds, one in each stratum", MILLION)
     against: str = key("", 'compare in pairs with: "raw", the raw weights, or a run\'s folder')
-    data: str = key("", 'data to score instead: "train", a folder or a name on the Hub')
+    data: str = key(
+        "",
+        'data to score instead: "train", a folder or a name on the Hub; several, as A,B,C, each '
+        "of which is told from the test set",
+    )
+    scores: str = key(
+        "basic",
+        "by what other data are told from the test set: basic, the likelihood's own numbers; or "
+        "all, with a table of sets and scores (docs/anomaly.md)",
+        choices=SCORES,
+    )
+    reference: str = key(
+        "train",
+        "whose images show what is ordinary: train, of the training part, spread all over it; or "
+        "test, the last of the test set, which the network has not seen and which are not scored",
+        choices=REFERENCES,
+        only={"likelihood.scores": ("all",)},
+    )
+    held_out: int = key(
+        256,
+        "images of the reference",
+        Range(32, 2**31),
+        only={"likelihood.scores": ("all",)},
+    )
     fit: str = key(
         "", 'data: those of another size; "" for what was done to the data', choices=FITS
     )

@@ -4,17 +4,21 @@ likelihood.json, .jsonl           the test set, and a row an image
 likelihood-ledger.json            every bound and estimate on the same images
 likelihood-against-OTHER.json     the difference to other weights, image by image
 likelihood-data-NAME.json         other data, and the AUROC of telling them from the test set
+detection.json                    with scores=all a table of scores and sets (.applications)
 
 Under other settings each has a name of its own, with a hash (`storage.measurements`).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from scoreflow.cli.console import say
+from scoreflow.cli.modes.applications.detection import Asked, detection
+from scoreflow.cli.modes.applications.other_data import check, other_data
 from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.comparison.rows_of_likelihood import (
     Weights,
@@ -24,27 +28,25 @@ from scoreflow.comparison.rows_of_likelihood import (
     label_of,
 )
 from scoreflow.data.dataset import Data, digest, overlap
-from scoreflow.data.loading import load_whole
 from scoreflow.errors import RequestError
-from scoreflow.factory.assembly import Experiment
-from scoreflow.factory.editing import build_user_reading
 from scoreflow.factory.likelihood import (
     OF_EACH,
     asked_of,
     labels_of,
 )
 from scoreflow.interop.score_sde import clock
-from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured
+from scoreflow.likelihood.detection import ood_detection
+from scoreflow.likelihood.detection.dataset_statistics import check_row
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.paths import short_name, user_path
+from scoreflow.paths import short_name
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
-from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.measurements import average_of
+from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_beside, open_run
 from scoreflow.uncertainty import standard_error
 
@@ -62,9 +64,10 @@ def run(request: Request, _argv: list[str]) -> None:
 def assess(trained: TrainedRun) -> None:
     """Measure the test set, then bounds, paired differences and other data if there are any."""
     c = trained.config.likelihood
-    other = _other_data(trained.experiment) if c.data else None
+    others = other_data(trained.config, trained.data)
+    check(trained.config, trained.data, others)
     against = _against(trained) if c.against else None
-    for of in (trained.data, *((other[1],) if other else ())):  # refused before any work
+    for of in (trained.data, *others.values()):  # refused before any work
         asked_of(trained.config, trained.model, of)
         labels_of(trained.config, trained.model, of)
     if c.ledger and c.label == OF_EACH:
@@ -72,16 +75,19 @@ def assess(trained: TrainedRun) -> None:
             "likelihood.ledger has bounds of one law, that of a class or of none, and not of each "
             "image's own class: leave out either it or likelihood.label = data"
         )
-    if other is not None and against is None and not c.ledger and count_of(other[1], c) < 2:
-        _score(trained, *other)  # nothing to tell apart, so the test set need not be measured
+    few = others and all(count_of(of, c) < 2 for of in others.values())
+    if few and against is None and not c.ledger:
+        for name, of in others.items():
+            _score(trained, name, of)  # nothing to tell apart: the test set is not measured
         return
     measured = measure_test_set(trained)
     if c.ledger:
         _keep_bounds(trained, measured)
     if against is not None:
         _compare(trained, against, measured)
-    if other is not None:
-        _tell_apart(trained, *other, measured)
+    found = {name: (of, _tell_apart(trained, name, of, measured)) for name, of in others.items()}
+    if c.scores == "all":
+        _detect(trained, measured, found)
 
 
 def measure_test_set(trained: TrainedRun) -> Measured:
@@ -106,8 +112,15 @@ def _own(trained: TrainedRun) -> Weights:
     return Weights("ema", trained.experiment, trained.model, trained.step, digest, config)
 
 
-def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "") -> None:
-    """Keep a result beside those of other settings, and say it."""
+def _write(
+    trained: TrainedRun,
+    name: str,
+    result: Json,
+    of: Data,
+    line: str = "",
+    more: Json | None = None,
+) -> None:
+    """Keep a result beside those of other settings, and say it; `more` is asked beside them."""
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": label_of(own, of)}
     settings |= trained.asked_in("vjp") | trained.averaged_as
@@ -116,6 +129,7 @@ def _write(trained: TrainedRun, name: str, result: Json, of: Data, line: str = "
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
     kept["weights"] = own.digest
     asked = {**heading_of(own, of), "num_images": result["num_images"], "checked": c.checked}
+    asked |= more or {}
     if name == LEDGER:
         asked["terms"] = c.terms
     if "against" in result:
@@ -245,34 +259,6 @@ def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
 # ---- other data ---------------------------------------------------------------------------------
 
 
-def _other_data(experiment: Experiment) -> tuple[str, Data]:
-    """Data of the config's key `likelihood.data`, refused unless the model can score them."""
-    wanted, own = experiment.config.likelihood.data, experiment.data
-    if own.num_levels is None:
-        raise RequestError("likelihood.data is for images; this run's data are vectors")
-    if wanted == "train":
-        train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
-        return "train", replace(train, test_names=())
-    config = Config.of(experiment.config)
-    reading = build_user_reading(config.likelihood, config.data)
-    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
-    levels, names = pool.test, pool.test_names
-    top = int(levels.max())
-    if levels.shape[1:] != own.test.shape[1:]:
-        raise RequestError(
-            f"likelihood.data: this run's images are {tuple(own.test.shape[1:])} (channels, "
-            f"height, width), got {tuple(levels.shape[1:])} in {wanted}"
-        )
-    if top >= own.num_levels:
-        raise RequestError(
-            f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
-        )
-    for remark in pool.remarks:
-        say(f"likelihood.data: {remark}")
-    name, levels = user_path(wanted, "likelihood.data").resolve().name, levels.to(own.test.device)
-    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
-
-
 def _score(trained: TrainedRun, name: str, of: Data) -> None:
     """Score other data that are too few to be told from the test set: one image, say."""
     file = f"likelihood-data-{short_name(name)}"
@@ -289,7 +275,7 @@ def _line_of(name: str, of: Data, found: Measured) -> str:
     return f"{name}: {found.line.replace(f'{count} test images', said, 1)}"
 
 
-def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> None:
+def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) -> Measured:
     """Score other data, and how well each score detects them among the test set."""
     file = f"likelihood-data-{short_name(name)}"
     found = kept_likelihood(trained.folder, _own(trained), of, file)
@@ -297,7 +283,7 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
     own = _scores(measured, trained.data, by_nodes)
     if min(len(measured.values), len(found.values)) < 2:
         _score(trained, name, of)
-        return
+        return found
     rows = ood_detection.detection(own, _scores(found, of, by_nodes))
     line = _line_of(name, of, found)
     if warning := measured.result.get("warning"):  # said of the test set already
@@ -305,6 +291,47 @@ def _tell_apart(trained: TrainedRun, name: str, of: Data, measured: Measured) ->
     _write(trained, file, {**found.result, "detection": rows}, of, line)
     for score, row in rows.items():
         say(f"  AUROC by {score}: {row['auroc']:.3f} +- {row['standard_error']:.3f}")
+    return found
+
+
+def _detect(
+    trained: TrainedRun, measured: Measured, others: dict[str, tuple[Data, Measured]]
+) -> None:
+    """The table of scores and sets, by statistics beyond the likelihood."""
+    own, shard = _own(trained), distributed.shard()
+
+    def rows(name: str, heading: Json) -> AbstractContextManager[Rows]:
+        agree = shard.broadcast_from_rank_0
+        return trained.folder.rows(name, heading, shard.rank, "image", check_row, agree)
+
+    def keep_picture(name: str, png: bytes) -> str:
+        path = trained.folder.sample_path(trained.step, name)
+        trained.folder.write_image(path, png)
+        return path.stem
+
+    asked = Asked(
+        config=trained.config,
+        model=asked_of(trained.config, trained.model, trained.data),
+        own=trained.data,
+        likelihood=lambda of: kept_likelihood(
+            trained.folder, own, of, "likelihood-reference", every=True
+        ),
+        rows=rows,
+        heading=lambda of: heading_of(own, of),
+        compiled=lambda model, calls, left: trained.experiment.fast(model, "vjp", calls, left),
+        keep_picture=keep_picture,
+    )
+    found = detection(asked, measured, others)
+    c = trained.config.likelihood
+    if found:
+        sets = {name: digest(of.test) for name, (of, _) in others.items()}
+        _write(
+            trained,
+            "detection",
+            found,
+            trained.data,
+            more={"sets": sets, "reference": [c.reference, c.held_out]},
+        )
 
 
 def _scores(measured: Measured, of: Data, by_nodes: bool) -> dict[str, Tensor]:

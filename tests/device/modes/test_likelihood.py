@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 
-from scoreflow.likelihood import bound_table, ood_detection
+from scoreflow.likelihood import bound_table
 from scoreflow.likelihood.dataset_likelihood import LikelihoodSettings, measure
 from scoreflow.likelihood.dequantization import DEQUANTIZATIONS, Dequantizer
+from scoreflow.likelihood.detection import ood_detection
 from scoreflow.likelihood.flow_likelihood import Solver, log_likelihood
 from scoreflow.likelihood.rate_distortion import reconstructions
 from scoreflow.sde import EDMSDE, RectifiedSDE

@@ -20,7 +20,7 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
-from scoreflow.cli.modes.applications import classify, feature_sweep, features
+from scoreflow.cli.modes.applications import classify, detection, feature_sweep, features
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -237,6 +237,8 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     tracked = Config.of(Tracked(config_of("digits"), read))
     for section in (tracked.likelihood, tracked.features):
         build_user_reading(section, tracked.data)
+    build_user_reading(tracked.likelihood, tracked.data)
+    detection.reference(tracked, made.data)
     residual = config_of("digits", model__prediction="residual", **unet)
     build_network(Tracked(residual, read), made.data)
     write_parquet(tmp_path, (16, 16))

@@ -101,6 +101,8 @@ UNSEEN = {
     "training.label_dropout": "read by the trainer: tests/scoreflow/training",
     "training.ema_decay": "of the average alone: tests/scoreflow/training",
     "training.ema_lengths": "of the averages alone: tests/scoreflow/training/posthoc_ema",
+    "likelihood.reference": "of other data's scores: tests/scoreflow/cli/applications",
+    "likelihood.held_out": "of other data's scores: tests/scoreflow/cli/applications",
 }
 """Declared keys whose effect `built` does not show, and why."""
 MEASURED = {

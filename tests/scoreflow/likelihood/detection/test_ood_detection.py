@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from scoreflow.likelihood.ood_detection import auroc, detection, effort, png_bits_per_dim
+from scoreflow.likelihood.detection.ood_detection import auroc, detection, effort, png_bits_per_dim
 
 
 def draws(n, shift, seed, ties=False):

@@ -37,9 +37,9 @@ def auroc(ordinary: Tensor, other: Tensor) -> tuple[float, float]:
 
 def _placements(scores: Tensor, among: Tensor) -> Tensor:
     """Of each score, the share of the others below it, ties counting half."""
-    ranked = among.double().sort().values
-    below = torch.searchsorted(ranked, scores.double())
-    up_to = torch.searchsorted(ranked, scores.double(), right=True)
+    ranked, scores = among.double().sort().values, scores.double().contiguous()
+    below = torch.searchsorted(ranked, scores)
+    up_to = torch.searchsorted(ranked, scores, right=True)
     return (below + up_to).double() / (2 * len(among))
 
 

@@ -1,0 +1,1 @@
+"""How well scores of anomaly tell real sets of images from what a network was trained on."""

@@ -1,0 +1,127 @@
+"""Other data of --mode likelihood: which they are, and what is refused before any work."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from scoreflow.cli.console import say
+from scoreflow.data.dataset import Data, digest
+from scoreflow.data.loading import load_whole
+from scoreflow.errors import RequestError
+from scoreflow.factory.choose import choose_key
+from scoreflow.factory.editing import build_user_reading
+from scoreflow.paths import user_path
+from scoreflow.schema.config import AnyConfig, Config
+
+Others = dict[str, Data]
+"""Other data by their names, in the order in which they were asked for."""
+
+
+def paths_in(wanted: str) -> tuple[str, ...]:
+    """The sets that likelihood.data names: several with commas between, unless that is a path.
+
+    Raises:
+        RequestError: a name is empty, or there twice.
+    """
+    if "," not in wanted or _is_there(wanted):
+        return (wanted,)
+    found = tuple(each.strip() for each in wanted.split(","))
+    if not all(found):
+        raise RequestError(
+            f"likelihood.data: between two commas stands a folder or a name, got {wanted!r}"
+        )
+    twice = next((each for k, each in enumerate(found) if each in found[:k]), None)
+    if twice is not None:
+        raise RequestError(f"likelihood.data names {twice!r} twice: leave one out")
+    return found
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a list of paths may be too long for one
+        return False
+
+
+def other_data(config: AnyConfig, own: Data) -> Others:
+    """The data that likelihood.data names, refused unless the model can score them."""
+    wanted = Config.of(config).likelihood.data
+    if not wanted:
+        return {}
+    if own.num_levels is None:
+        raise RequestError("likelihood.data is for images; this run's data are vectors")
+    found: Others = {}
+    for path in paths_in(wanted):
+        name, data = _one_set(path, config, own)
+        if name in found:
+            raise RequestError(
+                f"likelihood.data: two of the sets are called {name}, and so would their results "
+                "be: rename one"
+            )
+        same = next((each for each in found if digest(found[each].test) == digest(data.test)), "")
+        if same:
+            raise RequestError(
+                f"likelihood.data: {same} and {name} are the same images: leave one out"
+            )
+        found[name] = data
+    return found
+
+
+def _one_set(wanted: str, config: AnyConfig, own: Data) -> tuple[str, Data]:
+    assert own.num_levels is not None, "checked by the caller"
+    if wanted == "train":
+        train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
+        return "train", replace(train, test_names=())
+    checked = Config.of(config)
+    reading = build_user_reading(checked.likelihood, checked.data)
+    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
+    levels, names = pool.test, pool.test_names
+    top = int(levels.max())
+    if levels.shape[1:] != own.test.shape[1:]:
+        raise RequestError(
+            f"likelihood.data: this run's images are {tuple(own.test.shape[1:])} (channels, "
+            f"height, width), got {tuple(levels.shape[1:])} in {wanted}"
+        )
+    if top >= own.num_levels:
+        raise RequestError(
+            f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
+        )
+    for remark in pool.remarks:
+        say(f"likelihood.data: {remark}")
+    name, levels = user_path(wanted, "likelihood.data").resolve().name, levels.to(own.test.device)
+    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
+
+
+def check(config: AnyConfig, own: Data, others: Others) -> None:
+    """Refuse, before any work, a table of scores that cannot be made.
+
+    Raises:
+        RequestError: there is nothing to tell apart, or too few images.
+    """
+    c = Config.of(config).likelihood
+    if choose_key("likelihood.scores", c.scores) != "all":
+        return
+    if not others:
+        raise RequestError(
+            "likelihood.scores = all tells other data from the test set: name them by "
+            "--config.likelihood.data=A,B,..., or leave it out"
+        )
+    by_train = choose_key("likelihood.reference", c.reference) == "train"
+    if by_train and "train" in others:
+        raise RequestError(
+            "likelihood.data = train is what the scores are learned from: add "
+            "--config.likelihood.reference=test, or leave it out"
+        )
+    part = own.train if by_train else own.test
+    most = len(part) - (0 if by_train else 2)
+    if c.held_out > most:
+        raise RequestError(
+            f"likelihood.held_out must be at most {max(most, 0)}, for the run has {len(part)} "
+            f"{'training' if by_train else 'test'} images"
+            f"{'' if by_train else ', of which two at least are scored'}, got {c.held_out}"
+        )
+    for name, data in {"the test set": own, **others}.items():
+        if min(len(data.test), c.num_images or 2) < 2:
+            raise RequestError(
+                f"likelihood.scores = all takes two images of each set at least, got "
+                f"{min(len(data.test), c.num_images or 2)} of {name}"
+            )
