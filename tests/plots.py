@@ -22,6 +22,8 @@ def kind(plot: Any) -> Hashable | None:
     """All but the numbers of a plot; None of one that is always drawn."""
     from scoreflow.figures.svg import _points
 
+    if not hasattr(plot, "series"):  # bars
+        return None
     large, small = EXTREME
     found: list[Hashable] = []
     for each in plot.series:

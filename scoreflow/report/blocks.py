@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scoreflow.figures.bars import Bars
 from scoreflow.figures.plot import Plot
 
 Mark = Literal["", "best", "passed", "failed"]
@@ -104,9 +105,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figures:
-    """Plots and pictures next to each other, as many a line as there is room for."""
+    """Plots, bars and pictures next to each other, as many a line as there is room for."""
 
-    items: tuple[Plot | Picture, ...]
+    items: tuple[Plot | Bars | Picture, ...]
     kind: ClassVar = "figures"
 
 

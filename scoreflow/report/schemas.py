@@ -654,6 +654,28 @@ class Line:
 
 
 @dataclass(frozen=True)
+class CodedBy:
+    """The same images by a code; None where it can't be asked, and the note says why."""
+
+    name: str
+    bytes: Count | None
+    bits_per_dim: Size | None
+    kind: Literal["ours", "predicted", "baseline"]
+    note: str
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Images in real bytes, beside other codes'."""
+
+    rows: Annotated[list[CodedBy], Length(1)]
+    num_images: Annotated[int, Range(1)]
+    step: Step
+    measured_on: MeasuredOn | None = None
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A plot."""
 
@@ -741,6 +763,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "profile": Profile,
     "equivalence": Certificate,
     "import": Import,
+    "compress": Compress,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),
