@@ -40,8 +40,8 @@ SIDE = 12
 """Buckets of the estimate to either side of 0."""
 PSEUDO = 16.0
 """Elements of the law of the whole step that each bucket's own are mixed with."""
-STRANGE = 1e-4
-"""Share of the uniform law in that of a level: none is impossible."""
+STRANGE = 2.0**-24
+"""Probability of a level, at the least: none is impossible."""
 DEVIATIONS = tuple(2.0 ** (0.5 * k) for k in range(-24, 3))
 """Of the law of a level, tried on training images."""
 LEAST = 2.0**-40
@@ -123,9 +123,10 @@ def _code_of(value: Tensor) -> Tensor:
 
 
 def level_nats(mean: Tensor, std: Tensor, levels: Tensor, num_levels: int) -> Tensor:
-    """-log of the probability of levels under N(mean, std^2) within [-1, 1), shaped like them.
+    """-log of the probability of levels, shaped like them.
 
-    Mixed with `STRANGE` of the uniform law.
+    A normal's shares of the bins, the outermost open to infinity (`losses.decoder`), as a coder of
+    24 bits has them: each is 2^-24 at the least, which the others make room for.
 
     Args:
         mean: float64, finite.
@@ -133,10 +134,11 @@ def level_nats(mean: Tensor, std: Tensor, levels: Tensor, num_levels: int) -> Te
         levels: 0..L-1.
         num_levels: L.
     """
-    low = 2 * levels.to(mean.dtype) / num_levels - 1
-    own = log_normal_mass((low - mean) / std, (low + 2 / num_levels - mean) / std)
-    whole = log_normal_mass((-1 - mean) / std, (1 - mean) / std)
-    return -((1 - STRANGE) * (own - whole).exp() + STRANGE / num_levels).log()
+    k = levels.to(mean.dtype)
+    low = torch.where(k == 0, -math.inf, 2 * k / num_levels - 1)
+    high = torch.where(k == num_levels - 1, math.inf, 2 * (k + 1) / num_levels - 1)
+    own = log_normal_mass((low - mean) / std, (high - mean) / std).exp()
+    return -((1 - num_levels * STRANGE) * own + STRANGE).log()
 
 
 @dataclass(frozen=True)
