@@ -26,8 +26,11 @@ import torch
 from torch import Tensor
 
 from scoreflow.likelihood.compression.chain import Chain, Normal
+from scoreflow.likelihood.compression.error_law import ErrorLaw, Measured
 from scoreflow.likelihood.compression.index_code import Frequencies, Reader, Writer, told_as
+from scoreflow.likelihood.compression.progressive_file import law_at, law_bytes
 from scoreflow.likelihood.compression.relative_entropy import Chosen, Pair, Shared, choose
+from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
 OVER = 1.2, 0.7
@@ -343,10 +346,56 @@ def _by_image(counts: Tensor, found: dict[int, list[Tensor]]) -> list[list[int]]
 # ---- times --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A law and times for it.
+
+    Attributes:
+        law: at all times but the first two.
+        times: 0, the last one sent, ..., N.
+        bits: expected of the code of all images and the law's own.
+    """
+
+    law: ErrorLaw
+    times: tuple[int, ...]
+    bits: float
+
+
+def plan(
+    halves: tuple[Measured, Measured],
+    times: tuple[int, ...],
+    sde: SDE,
+    stop: int,
+    images: int,
+    dims: int,
+    part_bits: float,
+) -> Plan:
+    """What sends so many images in the fewest bits, as the other half of training images has it.
+
+    Args:
+        halves: errors of two parts of the training images.
+        times: of the errors, rising, the last one N.
+        sde: the process.
+        stop: one of them.
+        images: to be sent.
+        dims: D.
+        part_bits: of a part at the most.
+    """
+    plans = []
+    for kind, tally in halves[0].items():
+        law = tally.law(times)
+        path, bits = cheapest_times(
+            dims * halves[1][kind].costs(law, sde)[1:, 1:], times, stop, part_bits
+        )
+        whole = law_at((tally + halves[1][kind]).law(times), path)
+        plans.append(Plan(whole, path, images * bits + 8 * len(law_bytes(whole))))
+    return min(plans, key=lambda each: each.bits)
+
+
 def cheapest_times(
     nats: Tensor, times: tuple[int, ...], stop: int, part_bits: float
-) -> tuple[int, ...]:
-    """0, then the times from `stop` to N by which images take the fewest bits, rising.
+) -> tuple[tuple[int, ...], float]:
+    """0, then the times from `stop` to N by which an image takes the fewest bits, and these.
 
     A state has the price of its bits and of its indices: few states are far from the images, and
     many have many indices.
@@ -368,7 +417,7 @@ def cheapest_times(
     while at != last:
         at = whence[at]
         path.append(times[at])
-    return tuple(path)
+    return tuple(path), best[first]
 
 
 def _price(bits: Tensor, part_bits: float) -> Tensor:

@@ -18,6 +18,7 @@ from scoreflow.likelihood.compression.progressive import (
     order_of,
     part_counts,
     parts_of,
+    plan,
 )
 from scoreflow.sde import VPSDE, Noise
 from scoreflow.sde.analytic import LevelGrid
@@ -156,4 +157,24 @@ def test_the_cheapest_times_are_the_cheapest_of_all():
             for size in range(len(inner) + 1)
             for some in itertools.combinations(inner, size)
         ]
-        assert cheapest_times(nats, times, stop, 8.0) == (0, *min(paths, key=price))
+        found, bits = cheapest_times(nats, times, stop, 8.0)
+        assert found == (0, *min(paths, key=price))
+        assert bits == pytest.approx(min(map(price, paths)))
+
+
+def test_a_plan_prices_images_and_its_own_law():
+    noise = [Noise.of(3, start, start + 200) for start in (0, 200)]
+    kinds = ("step", "pixel", "estimate")
+    halves = []
+    for each in noise:
+        levels = GRID.levels(each)
+        x_0 = dequantize(levels, each.uniform(Stream.DATA, EVENT, draw=1), LEVELS)
+        found = measure(GRID.denoiser(SDE), SDE, TIMES, x_0, levels, LEVELS, kinds, each)
+        halves.append(found)
+    few, many = (plan(tuple(halves), TIMES, SDE, 30, n, 12, 8.0) for n in (1, 10**6))
+    assert few.law.kind == "step"  # whose table is the smallest
+    for each in (few, many):
+        assert each.times[:2] == (0, 30)
+        assert each.times[-1] == 200
+        assert each.law.times == each.times[2:]
+    assert many.bits < few.bits * 10**6
