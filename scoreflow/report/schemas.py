@@ -676,6 +676,41 @@ class Compress:
 
 
 @dataclass(frozen=True)
+class SentUntil:
+    """What a progressive file has by a time."""
+
+    t: Count
+    bytes: Count
+    bits_per_dim: Size
+    divergence: Size
+    parts: Size
+    rmse: Size
+    psnr: float | None
+
+
+@dataclass(frozen=True)
+class LossyCode:
+    """The same images by another code, at a quality."""
+
+    code: str
+    bits_per_dim: Size
+    rmse: Size
+
+
+@dataclass(frozen=True)
+class CompressProgressive:
+    """Images sent from the noise down to a time."""
+
+    rows: Annotated[list[SentUntil], Length(1)]
+    others: list[LossyCode]
+    num_images: Annotated[int, Range(1)]
+    header_bytes: Count
+    step: Step
+    measured_on: MeasuredOn | None = None
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A plot."""
 
@@ -764,6 +799,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "equivalence": Certificate,
     "import": Import,
     "compress": Compress,
+    "compress-progressive": CompressProgressive,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),

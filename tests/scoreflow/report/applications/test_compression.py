@@ -76,3 +76,52 @@ def test_a_bar_is_as_long_as_its_value_and_has_the_colour_of_its_kind():
 
 def test_no_bars_are_no_drawing():
     assert svg(Bars("title", "bits", (), ())) == ""
+
+
+# ---- progressive --------------------------------------------------------------------------------
+
+STATES = [
+    {"t": 900, "bytes": 50, "bits_per_dim": 0.5, "divergence": 0.1, "parts": 1.0, "rmse": 60.0,
+     "psnr": 12.6},
+    {"t": 400, "bytes": 100, "bits_per_dim": 1.0, "divergence": 0.6, "parts": 3.5, "rmse": 0.0,
+     "psnr": None},
+]  # fmt: skip
+OTHERS = [
+    {"code": "JPEG", "quality": 5, "bytes": 80, "bits_per_dim": 0.8, "rmse": 70.0, "psnr": 11.2},
+    {"code": "JPEG", "quality": 50, "bytes": 99, "bits_per_dim": 0.99, "rmse": 20.0, "psnr": 22.1},
+    {"code": "WebP", "quality": 5, "bytes": 90, "bits_per_dim": 0.9, "rmse": 30.0, "psnr": 18.6},
+]
+SENT = {"rows": STATES, "others": OTHERS, "num_images": 1, "header_bytes": 40, "step": 8}
+
+
+def test_bytes_against_distortion_stand_beside_other_codes_and_the_ledger(run):
+    run.write_result("compress-progressive", SENT)
+    results = Results(run)
+    curve = {"rate": [0.5, 9.0], "distortion": [50.0, 1.0]}
+    results.by_name["likelihood-ledger"] = {"rate_distortion": curve}
+    _, section = compression.sections(results)
+    (figures,) = (block for block in section.blocks if isinstance(block, Figures))
+    (plot,) = figures.items
+    lines = {line.label: (line.x, line.y) for line in plot.series}
+    assert lines == {
+        "real bytes": ([0.5, 1.0], [60.0, 0.0]),
+        "KL alone": ([0.1, 0.6], [60.0, 0.0]),
+        "JPEG": ([0.8, 0.99], [70.0, 20.0]),
+        "WebP": ([0.9], [30.0]),
+        "ledger's curve": ([0.5], [50.0]),
+    }
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert [row[6].text for row in table.rows] == ["12.60", "none"]
+    assert "100 bytes, 40 of them the header" in section.blocks[0].text
+
+
+def test_the_page_has_both_sections(run):
+    run.write_result("compress-progressive", SENT)
+    page = write_report(run).read_text()
+    assert 'id="progressive-compression"' in page
+    assert 'id="compression"' in page
+    for key in ("rows", "others", "header_bytes"):
+        run.write_result("compress-progressive", {k: SENT[k] for k in SENT if k != key})
+        damaged = write_report(run).read_text()
+        assert 'id="progressive-compression"' not in damaged
+        assert 'class="damaged"' in damaged
