@@ -665,12 +665,28 @@ class CodedBy:
 
 
 @dataclass(frozen=True)
-class Compress:
+class BytesOf:
+    """The parts of a file of images."""
+
+    file: Count
+    images: Size
+    borrowed: Count
+    header: Count
+    names: Count
+
+
+@dataclass(frozen=True)
+class Compression:
     """Images in real bytes, beside other codes'."""
 
-    rows: Annotated[list[CodedBy], Length(1)]
+    value: Size
+    bytes: BytesOf
+    predicted: float
+    predicted_bytes: float
     num_images: Annotated[int, Range(1)]
     step: Step
+    baselines: list[CodedBy] = field(default_factory=list)
+    seconds_per_image: dict[str, Size] = field(default_factory=dict)
     measured_on: MeasuredOn | None = None
     kept: Kept | None = None
 
@@ -698,7 +714,7 @@ class LossyCode:
 
 
 @dataclass(frozen=True)
-class CompressProgressive:
+class ProgressiveCompression:
     """Images sent from the noise down to a time."""
 
     rows: Annotated[list[SentUntil], Length(1)]
@@ -798,8 +814,9 @@ SCHEMAS: dict[str, type[Any]] = {
     "profile": Profile,
     "equivalence": Certificate,
     "import": Import,
-    "compress": Compress,
-    "compress-progressive": CompressProgressive,
+    "compression": Compression,
+    "compression-data-": Compression,
+    "compression-progressive": ProgressiveCompression,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),

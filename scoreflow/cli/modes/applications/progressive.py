@@ -1,6 +1,6 @@
 """--config.compress.stop=t: images sent from the noise down to t; every beginning decodes.
 
-results/compress-progressive.json    bytes against distortion at each time, beside other codes'
+results/compression-progressive.json    bytes against distortion at each time, beside other codes'
 """
 
 import math
@@ -24,7 +24,7 @@ from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.storage.atomic_files import Json
 from scoreflow.trained_run import TrainedRun
 
-NAME = "compress-progressive"
+NAME = "compression-progressive"
 AT_ONCE = 64
 """Images of one evaluation."""
 
@@ -147,7 +147,7 @@ def decode(trained: TrainedRun, file: ProgressiveFile, name: str, stop: int = 0)
 
 
 def result_of(encoded: Encoded, trained: TrainedRun, levels: Tensor, seconds: float) -> Json:
-    """What results/compress-progressive.json keeps."""
+    """What results/compression-progressive.json keeps."""
     last, file = encoded.rows[-1], encoded.file
     return {
         "value": last["bits_per_dim"],

@@ -1,6 +1,7 @@
 """Compression: bytes of images by this run, predicted, and by general codes; progressive files."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from scoreflow.figures.bars import Bar, Bars
 from scoreflow.figures.plot import Plot, Series
@@ -9,8 +10,12 @@ from scoreflow.report.results import Results, measured_on
 from scoreflow.storage.atomic_files import Json
 
 TITLE = "Compression"
-NAME = "compress"
-PROGRESSIVE, PROGRESSIVE_NAME = "Progressive compression", "compress-progressive"
+NAME, DATA = "compression", "compression-data-"
+PROGRESSIVE, PROGRESSIVE_NAME = "Progressive compression", "compression-progressive"
+NOTE = (
+    "All lossless: every file was decoded and held against the images. Stacked, the images lie "
+    "below one another in one, so that headers do not decide."
+)
 LEDGER = "likelihood-ledger"
 MOST_RATE = 8.0
 """Bits/dim up to which the ledger's curve is drawn: it goes on to the place within a bin."""
@@ -19,36 +24,60 @@ KINDS = {"ours": "this run", "predicted": "predicted by the bound", "baseline": 
 
 def sections(results: Results) -> Iterator[Section]:
     """The bytes with their bars, and those of a progressive file, where there are such."""
-    found = results.show(NAME, _section)
-    if found is not None:
-        yield found
+    for name in (NAME, *results.named(DATA)):
+        title = TITLE if name == NAME else f"{TITLE} of other data: {name.removeprefix(DATA)}"
+        found = results.show(name, partial(_section, title))
+        if found is not None:
+            yield found
     sent = results.show(PROGRESSIVE_NAME, lambda result: _progressive(results, result))
     if sent is not None:
         yield sent
 
 
-def _section(result: Json) -> Section:
-    rows = result["rows"]
+def _section(title: str, result: Json) -> Section:
+    rows = rows_of(result)
     known = [row for row in rows if row["bytes"] is not None]
-    count = result["num_images"]
+    count, held = result["num_images"], result["bytes"]
     images = f"{count} image{'' if count == 1 else 's'}{measured_on(result, ' of ')}"
-    said = f"The same {images}, checkpoint of step {result['step']}."
-    note = (
-        "All lossless: every file was decoded and held against the images. Stacked, the "
-        "images lie below one another in one, so that headers do not decide."
+    apart = f"{100 * (held['images'] / result['predicted_bytes'] - 1):+.2f} %"
+    said = (
+        f"{images}, checkpoint of step {result['step']}. The images take {held['images']:,.0f} "
+        f"bytes of the file, {apart} of what the discrete bound of its chain predicts; borrowed "
+        f"bits {held['borrowed']:,}, header {held['header']:,}, names {held['names']:,}."
     )
+    head = f"bytes, {result['value']:.4f} bits/dim: this run's file"
     columns = ("code", "bytes", "bits/dim", "")
-    table = Table(columns, tuple(_cells(row, _least(known)) for row in rows), note=note)
-    return Section(TITLE, (*_head(known), Text(said), Figures((_bars(known),)), table))
+    others = "baselines" in result
+    table = Table(
+        columns, tuple(_cells(row, _least(known)) for row in rows), note=NOTE if others else ""
+    )
+    blocks = (Text(head, f"{held['file']:,}"), Text(said), Figures((_bars(known),)), table)
+    return Section(title, (*blocks, *_seconds(result)))
 
 
-def _head(known: list[Json]) -> list[Text]:
-    """The bytes of this run's file, in large."""
-    own = [row for row in known if row["kind"] == "ours"]
-    return [
-        Text(f"bytes, {row['bits_per_dim']:.4f} bits/dim: {row['name']}", f"{row['bytes']:,}")
-        for row in own[:1]
-    ]
+def rows_of(result: Json) -> list[Json]:
+    """This run's file, what was predicted, and the other codes, as rows of the table."""
+    file = {
+        "name": "this run's file",
+        "bytes": result["bytes"]["file"],
+        "bits_per_dim": result["value"],
+        "kind": "ours",
+        "note": "with header and borrowed bits",
+    }
+    bound = {
+        "name": "bound of its chain",
+        "bytes": round(result["predicted_bytes"]),
+        "bits_per_dim": result["predicted"],
+        "kind": "predicted",
+        "note": "of the images alone",
+    }
+    return [file, bound, *result.get("baselines", [])]
+
+
+def _seconds(result: Json) -> list[Text]:
+    times = result.get("seconds_per_image") or {}
+    told = ", ".join(f"{name} {each:.3f} s" for name, each in times.items())
+    return [Text(f"Seconds an image: {told}.", small=True)] if told else []
 
 
 def _least(known: list[Json]) -> int | None:

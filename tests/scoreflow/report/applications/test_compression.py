@@ -12,18 +12,25 @@ from scoreflow.report.sections.applications import compression
 from scoreflow.storage.run_folder import RunDir
 
 ROWS = [
-    {"name": "file", "bytes": 900, "bits_per_dim": 2.0, "kind": "ours", "note": ""},
-    {"name": "bound", "bytes": 890, "bits_per_dim": 1.9778, "kind": "predicted", "note": ""},
     {"name": "PNG, stacked", "bytes": 1800, "bits_per_dim": 4.0, "kind": "baseline", "note": ""},
     {"name": "JXL", "bytes": None, "bits_per_dim": None, "kind": "baseline", "note": "<absent>"},
 ]
-RESULT = {"rows": ROWS, "num_images": 2, "step": 8}
+RESULT = {
+    "value": 2.0,
+    "bytes": {"file": 900, "images": 801.0, "borrowed": 60, "header": 39, "names": 0},
+    "predicted": 1.75,
+    "predicted_bytes": 800.4,
+    "baselines": ROWS,
+    "num_images": 2,
+    "step": 8,
+    "seconds_per_image": {"encode": 0.125, "decode": 0.25},
+}
 
 
 @pytest.fixture
 def run(tmp_path):
     with RunDir.create(tmp_path / "run", {}, {}) as folder:
-        folder.write_result("compress", RESULT)
+        folder.write_result("compression", RESULT)
         yield folder
 
 
@@ -31,16 +38,18 @@ def test_the_smallest_file_is_marked_and_a_prediction_is_none(run):
     (section,) = compression.sections(Results(run))
     (table,) = (block for block in section.blocks if isinstance(block, Table))
     assert [row[1].mark for row in table.rows] == ["best", "", "", ""]
-    assert [row[1].sort for row in table.rows] == [900, 890, 1800, None]
+    assert [row[1].sort for row in table.rows] == [900, 800, 1800, None]
     assert table.rows[3][3].text == "<absent>"
-    assert Text("bytes, 2.0000 bits/dim: file", "900") in section.blocks
+    assert Text("bytes, 2.0000 bits/dim: this run's file", "900") in section.blocks
+    assert "+0.07 % of what" in section.blocks[1].text
+    assert "encode 0.125 s, decode 0.250 s" in section.blocks[-1].text
 
 
 def test_bars_are_the_rows_that_have_bytes(run):
     (section,) = compression.sections(Results(run))
     (figures,) = (block for block in section.blocks if isinstance(block, Figures))
     (bars,) = figures.items
-    assert [bar.value for bar in bars.bars] == [2.0, 1.9778, 4.0]
+    assert [bar.value for bar in bars.bars] == [2.0, 1.75, 4.0]
     assert [bar.kind for bar in bars.bars] == list(bars.kinds)
 
 
@@ -51,9 +60,18 @@ def test_the_page_has_the_section_with_its_drawing(run):
     assert "&lt;absent&gt;" in page
 
 
-@pytest.mark.parametrize("key", ["rows", "num_images", "step"])
+def test_without_other_codes_there_are_two_rows_and_other_data_have_a_section(run):
+    own = {name: RESULT[name] for name in RESULT if name not in ("baselines", "seconds_per_image")}
+    run.write_result("compression-data-letters", own)
+    _, section = compression.sections(Results(run))
+    assert section.title == "Compression of other data: letters"
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert len(table.rows) == 2
+
+
+@pytest.mark.parametrize("key", ["bytes", "num_images", "step", "predicted"])
 def test_a_result_that_lacks_something_is_a_line(run, key):
-    run.write_result("compress", {name: RESULT[name] for name in RESULT if name != key})
+    run.write_result("compression", {name: RESULT[name] for name in RESULT if name != key})
     results = Results(run)
     assert list(compression.sections(results)) == []
     assert len(results.damaged) == 1
@@ -95,7 +113,7 @@ SENT = {"rows": STATES, "others": OTHERS, "num_images": 1, "header_bytes": 40, "
 
 
 def test_bytes_against_distortion_stand_beside_other_codes_and_the_ledger(run):
-    run.write_result("compress-progressive", SENT)
+    run.write_result("compression-progressive", SENT)
     results = Results(run)
     curve = {"rate": [0.5, 9.0], "distortion": [50.0, 1.0]}
     results.by_name["likelihood-ledger"] = {"rate_distortion": curve}
@@ -116,12 +134,12 @@ def test_bytes_against_distortion_stand_beside_other_codes_and_the_ledger(run):
 
 
 def test_the_page_has_both_sections(run):
-    run.write_result("compress-progressive", SENT)
+    run.write_result("compression-progressive", SENT)
     page = write_report(run).read_text()
     assert 'id="progressive-compression"' in page
     assert 'id="compression"' in page
     for key in ("rows", "others", "header_bytes"):
-        run.write_result("compress-progressive", {k: SENT[k] for k in SENT if k != key})
+        run.write_result("compression-progressive", {k: SENT[k] for k in SENT if k != key})
         damaged = write_report(run).read_text()
         assert 'id="progressive-compression"' not in damaged
         assert 'class="damaged"' in damaged
