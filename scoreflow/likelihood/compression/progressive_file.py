@@ -40,6 +40,7 @@ class ProgressiveFile:
     Attributes:
         run: the name of the run, as it was typed.
         weights: the SHA-256 of its weights, the first `DIGEST` bytes.
+        step: of their checkpoint.
         count: images.
         event: their shape, (C, H, W).
         num_levels: L.
@@ -53,6 +54,7 @@ class ProgressiveFile:
 
     run: str
     weights: bytes
+    step: int
     count: int
     event: tuple[int, ...]
     num_levels: int
@@ -77,7 +79,7 @@ class ProgressiveFile:
         name = self.run.encode()
         strides = np.diff(self.times).tolist()
         numbers = [
-            len(name), self.count, len(self.event), *self.event, self.num_levels, len(strides),
+            len(name), self.step, self.count, len(self.event), *self.event, self.num_levels, len(strides),
             *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
             round(self.part_bits * PART_UNIT),
         ]  # fmt: skip
@@ -118,8 +120,8 @@ def unpacked(content: bytes, name: str) -> ProgressiveFile:
 def _read(content: bytes) -> tuple[ProgressiveFile, int]:
     """The file, unchecked, and where its words begin."""
     head = _Numbers(content, len(MAGIC))
-    named, count, axes = head.next(MOST_NAME), head.next(2**32 - 1), head.next(8)
-    event = tuple(head.next(MOST_DIMS) for _ in range(axes))
+    named, step, count = head.next(MOST_NAME), head.next(2**53), head.next(2**32 - 1)
+    event = tuple(head.next(MOST_DIMS) for _ in range(head.next(8)))
     num_levels, steps = head.next(2**16), head.next(MOST_TIMES)
     strides = [head.next(MOST_TIMES) for _ in range(steps)]
     kind, seed, batch_size = KINDS[head.next(len(KINDS) - 1)], head.next(2**64 - 1), head.next()
@@ -134,7 +136,7 @@ def _read(content: bytes) -> tuple[ProgressiveFile, int]:
         raise ValueError("cut")
     words = np.frombuffer(content, "<u4", offset=start)
     of_all = (count, event, num_levels, times, law, seed, batch_size, part_bits, words)
-    return ProgressiveFile(run, weights, *of_all), start
+    return ProgressiveFile(run, weights, step, *of_all), start
 
 
 def _law_of(

@@ -95,7 +95,7 @@ def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Enco
         words = code.encode(centres(levels, num_levels), on_state)
     digest = bytes.fromhex(trained.fingerprint)[:DIGEST]
     of_all = (len(levels), event, num_levels, found.times, found.law, asked.seed, AT_ONCE)
-    file = ProgressiveFile(name, digest, *of_all, asked.part_bits, words)
+    file = ProgressiveFile(name, digest, trained.step, *of_all, asked.part_bits, words)
     rows = [row_of(state, levels, num_levels, file.header_bytes) for state in states]
     return Encoded(file, rows)
 

@@ -18,6 +18,7 @@ SQUARES = torch.arange(48, dtype=torch.int16).view(2, 24) - 300
 FILE = ProgressiveFile(
     run="runs/dïgits",
     weights=bytes(range(16)),
+    step=2000,
     count=3,
     event=(1, 8, 8),
     num_levels=17,
@@ -33,7 +34,17 @@ FILE = ProgressiveFile(
 def test_a_file_comes_back():
     content = FILE.packed()
     found = unpacked(content, "a.sf")
-    for name in ("run", "weights", "count", "event", "num_levels", "times", "seed", "batch_size"):
+    for name in (
+        "run",
+        "weights",
+        "step",
+        "count",
+        "event",
+        "num_levels",
+        "times",
+        "seed",
+        "batch_size",
+    ):
         assert getattr(found, name) == getattr(FILE, name), name
     assert found.part_bits == 7.5
     assert (found.law.kind, found.law.times) == ("estimate", (500, 1000))
@@ -73,6 +84,6 @@ def test_a_newer_and_a_foreign_file_are_told_apart():
 
 def test_a_header_cannot_ask_for_more_than_there_is():
     head = bytearray(MAGIC)
-    head += bytes([0, 1, 3]) + b"\xff\xff\xff\x7f" * 3  # one image of 2^28 in each direction
+    head += bytes([0, 7, 1, 3]) + b"\xff\xff\xff\x7f" * 3  # one image of 2^28 in each direction
     with pytest.raises(RequestError, match="cannot be read"):
         unpacked(bytes(head) + bytes(200), "a.sf")
