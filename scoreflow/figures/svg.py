@@ -1,4 +1,4 @@
-"""Line plots as SVG text for a web page, drawn by matplotlib.
+"""Line plots and bars as SVG text for a web page, drawn by matplotlib.
 
 Importing this module imports matplotlib (about a second), so import it where a plot is drawn.
 Nothing of pyplot is used, and no global setting of matplotlib is left changed.
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
+from scoreflow.figures.bars import Bar, Bars
 from scoreflow.figures.fields import Cloud, HeatMap
 from scoreflow.figures.fields_svg import figure_of_cloud, figure_of_map
 from scoreflow.figures.plot import Plot, Series
@@ -28,6 +29,10 @@ WIDTH, HEIGHT, LEGEND_ROW = 3.7, 2.6, 0.16
 """Inches: of the figure, and what each row of the legend adds to its height."""
 LEFT, RIGHT, TOP, BOTTOM = 0.72, 0.12, 0.1, 0.48
 """Inches around the axes."""
+BAR, BAR_LETTER, BAR_NAMES = 0.19, 0.055, 2.0
+"""Inches: from bar to bar, a letter of what stands around them, and names have at most."""
+SMALL = 6.5
+"""Points of the letters around bars."""
 LETTERS = 52
 """Letters that a row of the legend holds, handles and gaps counted as `HANDLE` letters each."""
 HANDLE = 8
@@ -43,8 +48,8 @@ Point = tuple[float, float, float, float]
 """x, y, and the lengths of the bar of y below and above."""
 
 
-def svg(plot: Plot | HeatMap | Cloud, salt: str = "") -> str:
-    """The plot, heat map or cloud as an <svg> element, "" where no point can be shown.
+def svg(plot: Plot | Bars | HeatMap | Cloud, salt: str = "") -> str:
+    """The plot, bars, heat map or cloud as an <svg> element, "" where nothing can be shown.
 
     Text and axes have the colour of the text around the element (currentColor); line k has the
     CSS colour --line-k where the page sets one. The same plot gives the same text.
@@ -62,21 +67,25 @@ def svg(plot: Plot | HeatMap | Cloud, salt: str = "") -> str:
     return _for_a_page(stream.getvalue(), list(dict.fromkeys(colours)))
 
 
-def _shows(plot: Plot | HeatMap | Cloud) -> bool:
+def _shows(plot: Plot | Bars | HeatMap | Cloud) -> bool:
     """Whether there is anything to see."""
     match plot:
         case Plot():
             return any(_points(each, plot) for each in plot.series)
+        case Bars():
+            return bool(plot.bars)
         case HeatMap():
             return any(value is not None for row in plot.values for value in row)
         case Cloud():
             return len(plot.points) > 0
 
 
-def _drawn(plot: Plot | HeatMap | Cloud) -> Figure:
+def _drawn(plot: Plot | Bars | HeatMap | Cloud) -> Figure:
     match plot:
         case Plot():
             return figure_of(plot)
+        case Bars():
+            return bars_of(plot)
         case HeatMap():
             return figure_of_map(plot)
         case Cloud():
@@ -116,6 +125,50 @@ def figure_of(plot: Plot) -> Figure:
             bbox_transform=figure.transFigure,
         )
     return figure
+
+
+def bars_of(plot: Bars) -> Figure:
+    """Bars as a matplotlib figure, in whatever style is in force."""
+    height = BOTTOM + TOP + LEGEND_ROW + BAR * len(plot.bars)
+    figure = Figure(figsize=(WIDTH, height))
+    names, texts = (
+        BAR_LETTER * max(len(text) for text in all_of) + 0.1
+        for all_of in ([bar.label for bar in plot.bars], [bar.text for bar in plot.bars])
+    )
+    left, right = min(names, BAR_NAMES) / WIDTH, 1 - texts / WIDTH
+    bottom, top = (BOTTOM + LEGEND_ROW) / height, 1 - TOP / height
+    figure.subplots_adjust(left, bottom, right, top)
+    axes = figure.add_subplot()
+    colours = [str(each["color"]) for each in mpl.rcParams["axes.prop_cycle"]]
+    there = [kind for kind in plot.kinds if any(bar.kind == kind for bar in plot.bars)]
+    for kind in there:
+        _draw_bars(axes, plot, kind, colours[plot.kinds.index(kind)])
+    axes.set_ylim(len(plot.bars) - 0.5, -0.5)
+    axes.set_yticks(range(len(plot.bars)), [bar.label for bar in plot.bars], fontsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, max(bar.value for bar in plot.bars) or 1.0)
+    axes.set_xlabel(plot.x_label)
+    _tick(axes.xaxis, logarithmic=False)
+    axes.legend(
+        ncols=len(there),
+        loc="lower left",
+        bbox_to_anchor=(0.02, 0.04 / height),
+        bbox_transform=figure.transFigure,
+    )
+    return figure
+
+
+def _draw_bars(axes: Axes, plot: Bars, kind: str, colour: str) -> None:
+    """The bars of a kind, each with its text at its end."""
+    places = [k for k, bar in enumerate(plot.bars) if bar.kind == kind]
+    bars: list[Bar] = [plot.bars[k] for k in places]
+    axes.barh(places, [bar.value for bar in bars], height=0.7, color=colour, label=kind)
+    for place, bar in zip(places, bars, strict=True):
+        end, apart = (bar.value, place), (3, 0)
+        axes.annotate(
+            bar.text, end, apart, textcoords="offset points", va="center", fontsize=SMALL
+        )
 
 
 def _points(series: Series, plot: Plot) -> list[Point]:

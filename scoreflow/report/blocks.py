@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from scoreflow.figures.bars import Bars
 from scoreflow.figures.fields import Cloud, HeatMap
 from scoreflow.figures.plot import Plot
 
@@ -107,9 +108,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figures:
-    """Plots and pictures next to each other, as many a line as there is room for."""
+    """Plots, bars and pictures next to each other, as many a line as there is room for."""
 
-    items: tuple[Plot | HeatMap | Cloud | Picture, ...]
+    items: tuple[Plot | Bars | HeatMap | Cloud | Picture, ...]
     kind: ClassVar = "figures"
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from scoreflow.figures.bars import Bars
 from scoreflow.figures.fields import Cloud, HeatMap
 from scoreflow.figures.plot import Plot
 
@@ -54,7 +55,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["path"] = lambda path: quote(os.fsencode(path))  # it may be no UTF-8
-    environment.tests["plot"] = lambda item: isinstance(item, Plot | HeatMap | Cloud)
+    environment.tests["plot"] = lambda item: isinstance(item, Plot | Bars | HeatMap | Cloud)
     return environment
 
 
@@ -101,7 +102,7 @@ class _Drawer:
         self._drawn = 0
         self._damaged = damaged
 
-    def __call__(self, plot: Plot | HeatMap | Cloud) -> Markup | None:
+    def __call__(self, plot: Plot | Bars | HeatMap | Cloud) -> Markup | None:
         """The plot as an <svg> element, empty if it has no point to show.
 
         None, with a line about it, if it cannot be drawn.

@@ -23,7 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
-from scoreflow.report.sections.applications import classification, detection, features
+from scoreflow.report.sections.applications import classification, compression, detection, features
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -37,6 +37,7 @@ SECTIONS = (
     detection.sections,
     bounds.sections,
     classification.sections,
+    compression.sections,
     comparison.sections,
     ema_lengths.sections,
     editing.sections,

@@ -789,6 +789,79 @@ class Line:
 
 
 @dataclass(frozen=True)
+class CodedBy:
+    """The same images by a code; None where it can't be asked, and the note says why."""
+
+    name: str
+    bytes: Count | None
+    bits_per_dim: Size | None
+    kind: Literal["ours", "predicted", "baseline"]
+    note: str
+
+
+@dataclass(frozen=True)
+class BytesOf:
+    """The parts of a file of images."""
+
+    file: Count
+    images: Size
+    borrowed: Count
+    header: Count
+    names: Count
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Images in real bytes, beside other codes'."""
+
+    value: Size
+    bytes: BytesOf
+    predicted: float
+    predicted_bytes: float
+    num_images: Annotated[int, Range(1)]
+    step: Step
+    baselines: list[CodedBy] = field(default_factory=list)
+    seconds_per_image: dict[str, Size] = field(default_factory=dict)
+    measured_on: MeasuredOn | None = None
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True)
+class SentUntil:
+    """What a progressive file has by a time."""
+
+    t: Count
+    bytes: Count
+    bits_per_dim: Size
+    divergence: Size
+    parts: Size
+    rmse: Size
+    psnr: float | None
+
+
+@dataclass(frozen=True)
+class LossyCode:
+    """The same images by another code, at a quality."""
+
+    code: str
+    bits_per_dim: Size
+    rmse: Size
+
+
+@dataclass(frozen=True)
+class ProgressiveCompression:
+    """Images sent from the noise down to a time."""
+
+    rows: Annotated[list[SentUntil], Length(1)]
+    others: list[LossyCode]
+    num_images: Annotated[int, Range(1)]
+    header_bytes: Count
+    step: Step
+    measured_on: MeasuredOn | None = None
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A plot."""
 
@@ -975,6 +1048,9 @@ SCHEMAS: dict[str, type[Any]] = {
     "profile": Profile,
     "equivalence": Certificate,
     "import": Import,
+    "compression": Compression,
+    "compression-data-": Compression,
+    "compression-progressive": ProgressiveCompression,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),
