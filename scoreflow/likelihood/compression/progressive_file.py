@@ -79,8 +79,8 @@ class ProgressiveFile:
         name = self.run.encode()
         strides = np.diff(self.times).tolist()
         numbers = [
-            len(name), self.step, self.count, len(self.event), *self.event, self.num_levels, len(strides),
-            *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
+            len(name), self.step, self.count, len(self.event), *self.event, self.num_levels,
+            len(strides), *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
             round(self.part_bits * PART_UNIT),
         ]  # fmt: skip
         errors = law_bytes(self.law)
