@@ -81,7 +81,7 @@ from scoreflow.training.classifier_file import load_classifier
 from scoreflow.training.posthoc_ema.snapshots import Snapshots, refuse_without, same_weights
 
 Number = TypeVar("Number", int, float)
-ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile")
+ON_IMAGES = ("likelihood", "compare", "classifier", "equivalence", "profile", "compress")
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
 OTHER_LENGTH = "load the run with it, as load(DIR, ema_length=0.03)"
@@ -156,7 +156,7 @@ def open_run(
     """
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
-    if request.mode not in ("", "export"):  # which write no result there
+    if request.mode not in ("", "export", "decompress"):  # which write no result there
         folder.check_writable()
     saved = flatten(folder.config)
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.paths import user_path
+from scoreflow.schema.applications.compress import CompressConfig
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
     CompareConfig,
@@ -48,6 +49,7 @@ class Config(Section):
         CompareConfig,
         EquivalenceConfig,
         ProfileConfig,
+        CompressConfig,
     )
 
     seed: int = key(
@@ -64,6 +66,7 @@ class Config(Section):
     compare: CompareConfig = CompareConfig()
     equivalence: EquivalenceConfig = EquivalenceConfig()
     profile: ProfileConfig = ProfileConfig()
+    compress: CompressConfig = CompressConfig()
 
     @classmethod
     def of(cls, config: "AnyConfig") -> "Config":

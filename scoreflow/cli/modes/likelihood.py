@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from scoreflow.cli.console import say
+from scoreflow.cli.modes.applications.other_images import other_images
 from scoreflow.cli.modes.bounds import measure_bounds
 from scoreflow.comparison.rows_of_likelihood import (
     Weights,
@@ -24,7 +25,6 @@ from scoreflow.comparison.rows_of_likelihood import (
     label_of,
 )
 from scoreflow.data.dataset import Data, digest, overlap
-from scoreflow.data.loading import load_whole
 from scoreflow.errors import RequestError
 from scoreflow.factory.assembly import Experiment
 from scoreflow.factory.editing import build_user_reading
@@ -37,7 +37,7 @@ from scoreflow.interop.score_sde import clock
 from scoreflow.likelihood import ood_detection
 from scoreflow.likelihood.dataset_likelihood import Measured
 from scoreflow.models.score_model import ScoreModel
-from scoreflow.paths import short_name, user_path
+from scoreflow.paths import short_name
 from scoreflow.report.page import write_report
 from scoreflow.runtime import distributed
 from scoreflow.schema.config import Config
@@ -62,7 +62,7 @@ def run(request: Request, _argv: list[str]) -> None:
 def assess(trained: TrainedRun) -> None:
     """Measure the test set, then bounds, paired differences and other data if there are any."""
     c = trained.config.likelihood
-    other = _other_data(trained.experiment) if c.data else None
+    other = _other(trained.experiment) if c.data else None
     against = _against(trained) if c.against else None
     for of in (trained.data, *((other[1],) if other else ())):  # refused before any work
         asked_of(trained.config, trained.model, of)
@@ -245,32 +245,11 @@ def _compare(trained: TrainedRun, against: Weights, measured: Measured) -> None:
 # ---- other data ---------------------------------------------------------------------------------
 
 
-def _other_data(experiment: Experiment) -> tuple[str, Data]:
+def _other(experiment: Experiment) -> tuple[str, Data]:
     """Data of the config's key `likelihood.data`, refused unless the model can score them."""
-    wanted, own = experiment.config.likelihood.data, experiment.data
-    if own.num_levels is None:
-        raise RequestError("likelihood.data is for images; this run's data are vectors")
-    if wanted == "train":
-        train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
-        return "train", replace(train, test_names=())
-    config = Config.of(experiment.config)
-    reading = build_user_reading(config.likelihood, config.data)
-    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
-    levels, names = pool.test, pool.test_names
-    top = int(levels.max())
-    if levels.shape[1:] != own.test.shape[1:]:
-        raise RequestError(
-            f"likelihood.data: this run's images are {tuple(own.test.shape[1:])} (channels, "
-            f"height, width), got {tuple(levels.shape[1:])} in {wanted}"
-        )
-    if top >= own.num_levels:
-        raise RequestError(
-            f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
-        )
-    for remark in pool.remarks:
-        say(f"likelihood.data: {remark}")
-    name, levels = user_path(wanted, "likelihood.data").resolve().name, levels.to(own.test.device)
-    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
+    c = Config.of(experiment.config)
+    reading = build_user_reading(c.likelihood, c.data)
+    return other_images(experiment, c.likelihood.data, "likelihood.data", reading)
 
 
 def _score(trained: TrainedRun, name: str, of: Data) -> None:
