@@ -817,6 +817,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "compression": Compression,
     "compression-data-": Compression,
     "compression-progressive": ProgressiveCompression,
+    "compression-progressive-": ProgressiveCompression,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),

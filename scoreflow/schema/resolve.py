@@ -31,8 +31,8 @@ OF_A_CHECKPOINT = {
 """Keys that name a checkpoint, or what is made of some."""
 OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
-MEASURED = "likelihood"
-"""A section whose keys are refused where nothing reads them, in the mode of its name."""
+MEASURED = ("likelihood", "compress")
+"""Sections whose keys are refused where nothing reads them, in the mode of the name."""
 RENEWED: Flat = {"likelihood.method": "dopri5", "likelihood.probes": 2}
 """Keys whose default is not what it was once, and what it was."""
 LISTED = 5
@@ -57,7 +57,7 @@ def training_config(request: Request) -> ConfigDict:
         refuse_missing_files(request.overrides)
     resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
-        measured = MEASURED if request.mode == MEASURED else ""
+        measured = request.mode if request.mode in MEASURED else ""
         refuse_idle(request.overrides, flatten(config.to_dict()), measured)
     return config
 
@@ -209,13 +209,13 @@ def evaluation_config(
     config = resolve({**saved, **given}, "the request")
     set_now = {key: wanted[key] for key in free & request.overrides.keys()}
     refuse_idle(set_now, flatten(config.to_dict()))
-    if request.mode == MEASURED:
+    if request.mode in MEASURED:
         asked = {
             key: value
             for key, value in request.overrides.items()
-            if key.startswith(f"{MEASURED}.")
+            if key.startswith(f"{request.mode}.")
         }
-        refuse_idle(asked, flatten(config.to_dict()), MEASURED)
+        refuse_idle(asked, flatten(config.to_dict()), request.mode)
     if request.mode == "sample":
         task_keys.refuse_unread_keys(flatten(config.to_dict()), request.overrides)
     return config

@@ -11,19 +11,25 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
-from scoreflow.cli.modes.applications.chains import Laws, chain_of, digest_of, refuse_uncodable
+from scoreflow.cli.modes.applications import progressive
+from scoreflow.cli.modes.applications.chains import (
+    Laws,
+    chain_of,
+    digest_of,
+    machine_of,
+    refuse_uncodable,
+)
 from scoreflow.cli.modes.applications.other_images import other_images
 from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.editing import build_user_reading
+from scoreflow.likelihood.compression import baselines
 from scoreflow.likelihood.compression.ans_stack import WORD, WrongBitsError, refuse_without_coder
 from scoreflow.likelihood.compression.archive import Header, is_plain, size_of, to_bytes
 from scoreflow.likelihood.compression.bits_back import Grid
@@ -47,8 +53,6 @@ from scoreflow.storage.atomic_files import Json, check_writable, write_atomic
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.uncertainty import standard_error
 
-MACHINE = "torch, numpy, constriction, device"
-"""What a header says of a machine, in this order."""
 BOUND_AT_ONCE = 64
 """Images of one evaluation of the bound, whose floats no decoder needs."""
 
@@ -65,11 +69,25 @@ def run(request: Request, _argv: list[str]) -> None:
     trained = open_run(request, say)
     refuse_uncodable(trained)
     name, of = _images(trained)
+    if trained.config.compress.stop:
+        progressive.compress(trained, name, of, out, str(request.workdir))
+        return
     chain, choice = chain_of(trained, _laws(trained))
     with arithmetic("float32"):
         result = _compressed(trained, of, chain, choice, out, str(request.workdir))
+    result["baselines"] = _baselines(trained, name, of)
     _keep(trained, name, of, result)
     write_report(trained.folder)
+
+
+def _baselines(trained: TrainedRun, name: str, of: Data) -> list[Json]:
+    """The same images by other codes, told in lines."""
+    assert of.num_levels is not None, "refused above"
+    train = None if name == "train" else trained.data.train
+    with Progress("other codes", baselines.count_of(train), "code") as progress:
+        rows = baselines.table(of.test, of.num_levels, train, lambda: progress.advance(1))
+    say(baselines.lines(rows))
+    return rows
 
 
 def _laws(trained: TrainedRun) -> Laws:
@@ -180,15 +198,6 @@ def _header(trained: TrainedRun, of: Data, choice: Choice, encoded: Encoded, typ
         names=_names(of),
         checks=checks_of(of.test, block),
     )
-
-
-def machine_of(device: torch.device) -> str:
-    """What the floats of a network depend on, beside its weights: see `MACHINE`."""
-    where = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    versions = (torch.__version__, np.__version__, version("constriction"))
-    return " ".join((*versions, device.type, where)).strip()
 
 
 def _names(of: Data) -> tuple[str, ...]:

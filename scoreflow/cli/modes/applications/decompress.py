@@ -11,8 +11,14 @@ import torch
 from torch import Tensor
 
 from scoreflow.cli.console import say
-from scoreflow.cli.modes.applications.chains import Laws, chain_of, digest_of
-from scoreflow.cli.modes.applications.compress import MACHINE, machine_of
+from scoreflow.cli.modes.applications import progressive
+from scoreflow.cli.modes.applications.chains import (
+    MACHINE,
+    Laws,
+    chain_of,
+    digest_of,
+    machine_of,
+)
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder
@@ -20,6 +26,11 @@ from scoreflow.likelihood.compression.archive import Header, of_bytes
 from scoreflow.likelihood.compression.bits_back import Grid
 from scoreflow.likelihood.compression.chain import Chain
 from scoreflow.likelihood.compression.coding import Words, check, decode
+from scoreflow.likelihood.compression.progressive.file import (
+    ProgressiveFile,
+    is_progressive,
+    unpacked,
+)
 from scoreflow.models.score_model import arithmetic
 from scoreflow.paths import user_path
 from scoreflow.runtime.progress_bar import Progress
@@ -43,7 +54,16 @@ def run(request: Request, _argv: list[str]) -> None:
         raise RequestError(f"--out {out} is there already: remove it, or choose a new folder")
     check_writable(out.parent, "choose another --out")
     where = user_path(request.source.path, "--in")
-    header, words = of_bytes(_read(where), str(where))
+    content = _read(where)
+    if is_progressive(content):
+        _progressive(request, content, where, out)
+        return
+    if request.overrides.get("compress.stop"):
+        raise RequestError(
+            f"compress.stop: {where} is lossless, and no part of it is an image: leave it out, or "
+            "compress with it"
+        )
+    header, words = of_bytes(content, str(where))
     trained = _run_of(request, header, where)
     _refuse_other(trained, header, where)
     chain = _chain(trained, header, where)
@@ -56,6 +76,15 @@ def run(request: Request, _argv: list[str]) -> None:
     say(f"{out}: {header.count} images, as they were encoded (CRC-32 of every block)")
 
 
+def _progressive(request: Request, content: bytes, where: Path, out: Path) -> None:
+    """The images of a file that was sent down to a time, as it has them there or before."""
+    file = unpacked(content, str(where))
+    trained = _run_of(request, file, where)
+    levels, t = progressive.decode(trained, file, str(where), trained.config.compress.stop)
+    _write(levels, file, out)
+    say(f"{out}: {file.count} images, as they are known at t = {t}")
+
+
 def _read(path: Path) -> bytes:
     try:
         return read_bytes(path)
@@ -66,7 +95,7 @@ def _read(path: Path) -> bytes:
         raise RequestError(f"--in: {path} cannot be read ({reason})") from error
 
 
-def _run_of(request: Request, header: Header, where: Path) -> TrainedRun:
+def _run_of(request: Request, header: Header | ProgressiveFile, where: Path) -> TrainedRun:
     """The run of --workdir, or else that which the file names."""
     workdir = request.workdir
     if workdir is None:
@@ -159,7 +188,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write(levels: Tensor, header: Header, out: Path) -> None:
+def _write(levels: Tensor, header: Header | ProgressiveFile, out: Path) -> None:
     """PNGs, or images.npz of the levels where a PNG cannot hold them."""
     shape, num_levels = header.shape, header.num_levels
     grey = len(shape) == 3 and shape[0] == 1
@@ -176,7 +205,7 @@ def _write(levels: Tensor, header: Header, out: Path) -> None:
         os.replace(made, out)
 
 
-def _write_pngs(levels: Tensor, header: Header, numbered: Path) -> Path:
+def _write_pngs(levels: Tensor, header: Header | ProgressiveFile, numbered: Path) -> Path:
     """A PNG an image, by its name if it has one; returns the folder."""
     deep = header.num_levels > 256
     files = PngFolder(numbered, header.count, header.shape, 16 if deep else 8)

@@ -29,9 +29,10 @@ def sections(results: Results) -> Iterator[Section]:
         found = results.show(name, partial(_section, title))
         if found is not None:
             yield found
-    sent = results.show(PROGRESSIVE_NAME, lambda result: _progressive(results, result))
-    if sent is not None:
-        yield sent
+    for name in (PROGRESSIVE_NAME, *results.named(f"{PROGRESSIVE_NAME}-")):
+        sent = results.show(name, partial(_progressive, results, name))
+        if sent is not None:
+            yield sent
 
 
 def _section(title: str, result: Json) -> Section:
@@ -109,8 +110,10 @@ def _bars(known: list[Json]) -> Bars:
 # ---- progressive --------------------------------------------------------------------------------
 
 
-def _progressive(results: Results, result: Json) -> Section:
+def _progressive(results: Results, name: str, result: Json) -> Section:
     """Bytes against distortion, beside other codes' and the ledger's curve."""
+    other = name.removeprefix(PROGRESSIVE_NAME).removeprefix("-")
+    title = f"{PROGRESSIVE} of other data: {other}" if other else PROGRESSIVE
     rows, last = result["rows"], result["rows"][-1]
     count = result["num_images"]
     images = f"{count} image{'' if count == 1 else 's'}{measured_on(result, ' of ')}"
@@ -126,7 +129,7 @@ def _progressive(results: Results, result: Json) -> Section:
     )
     columns = ("t", "bytes", "bits/dim", "KL alone", "parts an image", "RMSE", "PSNR, dB")
     table = Table(columns, tuple(map(_state, rows)), note=note)
-    return Section(PROGRESSIVE, (Text(said), Figures((_plot(results, result),)), table))
+    return Section(title, (Text(said), Figures((_plot(results, result, not other),)), table))
 
 
 def _state(row: Json) -> tuple[Cell, ...]:
@@ -142,7 +145,7 @@ def _state(row: Json) -> tuple[Cell, ...]:
     )
 
 
-def _plot(results: Results, result: Json) -> Plot:
+def _plot(results: Results, result: Json, own: bool) -> Plot:
     """RMSE against bits/dim: real bytes, the KL alone, other codes, and the ledger's curve."""
     rows = result["rows"]
     distortion = [float(row["rmse"]) for row in rows]
@@ -151,10 +154,10 @@ def _plot(results: Results, result: Json) -> Plot:
         Series("KL alone", [float(row["divergence"]) for row in rows], distortion),
     ]
     for code in dict.fromkeys(row["code"] for row in result["others"]):
-        own = [row for row in result["others"] if row["code"] == code]
-        rate, error = ([float(row[key]) for row in own] for key in ("bits_per_dim", "rmse"))
+        same = [row for row in result["others"] if row["code"] == code]
+        rate, error = ([float(row[key]) for row in same] for key in ("bits_per_dim", "rmse"))
         lines.append(Series(code, rate, error))
-    ledger = results.show(LEDGER, _curve)
+    ledger = results.show(LEDGER, _curve) if own else None
     return Plot(
         "Distortion against rate",
         "rate, bits/dim",

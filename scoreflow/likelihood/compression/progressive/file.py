@@ -18,7 +18,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.compression.error_law import ErrorLaw, Kind, buckets
@@ -69,6 +68,16 @@ class ProgressiveFile:
         """The file's bytes."""
         head, words = self._head(), self.words.astype("<u4").tobytes()
         return head + struct.pack("<I", zlib.crc32(head + words)) + words
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image."""
+        return self.event
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images: none are kept."""
+        return ()
 
     @property
     def header_bytes(self) -> int:
@@ -150,12 +159,6 @@ def _law_of(
         raise ValueError("a table of another size")
     squares = torch.from_numpy(np.frombuffer(content, "<i2").astype(np.int16)).view(shape)
     return ErrorLaw(kind, times, squares, squares)
-
-
-def law_at(law: ErrorLaw, times: tuple[int, ...]) -> ErrorLaw:
-    """What a receiver needs of a law, for a chain of these times."""
-    rows: Tensor = law.squares[[law.times.index(t) for t in times[2:]]]
-    return ErrorLaw(law.kind, times[2:], rows, rows)
 
 
 def law_bytes(law: ErrorLaw) -> bytes:
