@@ -23,6 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
+from scoreflow.report.sections.applications import compression
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -34,6 +35,7 @@ SECTIONS = (
     samples.sections,
     likelihood.sections,
     bounds.sections,
+    compression.sections,
     comparison.sections,
     ema_lengths.sections,
     editing.sections,

@@ -28,7 +28,7 @@ class CompressConfig(Section):
     )
     steps: int = key(40, "K, steps of the chain: evaluations an image", Range(2, 128, "[]"))
     precision: int = key(
-        3,
+        2,
         "b: a cell of the grid is at most 2^-b of a standard deviation wide",
         Range(1, 8, "[]"),
     )

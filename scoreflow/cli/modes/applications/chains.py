@@ -3,8 +3,10 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated
 
+import numpy as np
 import torch
 
 from scoreflow.errors import RequestError
@@ -20,6 +22,8 @@ from scoreflow.storage.validation import InvalidError, Length, conform
 from scoreflow.trained_run import TrainedRun
 
 LAWS = "compression-laws"
+MACHINE = "torch, numpy, constriction, device"
+"""What a header says of a machine, in this order."""
 AT_ONCE = 32
 """Training images of one evaluation; a bucket's mean does not depend on it but by rounding."""
 
@@ -100,6 +104,15 @@ def digest_of(choice: Choice) -> str:
     text = f"{law.kind} {choice.times}".encode()
     codes = (law.squares.numpy().astype("<i2"), law.of_levels.numpy().astype("<i2"))
     return hashlib.sha256(text + b"".join(each.tobytes() for each in codes)).hexdigest()
+
+
+def machine_of(device: torch.device) -> str:
+    """What the floats of a network depend on, beside its weights: see `MACHINE`."""
+    where = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    versions = (torch.__version__, np.__version__, version("constriction"))
+    return " ".join((*versions, device.type, where)).strip()
 
 
 def _settings(trained: TrainedRun, asked: Laws) -> Json:

@@ -11,15 +11,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
-from scoreflow.cli.modes.applications.chains import Laws, chain_of, digest_of, refuse_uncodable
+from scoreflow.cli.modes.applications.chains import (
+    Laws,
+    chain_of,
+    digest_of,
+    machine_of,
+    refuse_uncodable,
+)
 from scoreflow.cli.modes.applications.other_images import other_images
 from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError, RunError
@@ -47,8 +51,6 @@ from scoreflow.storage.atomic_files import Json, check_writable, write_atomic
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.uncertainty import standard_error
 
-MACHINE = "torch, numpy, constriction, device"
-"""What a header says of a machine, in this order."""
 BOUND_AT_ONCE = 64
 """Images of one evaluation of the bound, whose floats no decoder needs."""
 
@@ -63,13 +65,24 @@ def run(request: Request, _argv: list[str]) -> None:
         raise RequestError(f"--out {out} is there already: remove it, or choose another")
     check_writable(out.parent, "choose another --out")
     trained = open_run(request, say)
+    compress(trained, out, str(request.workdir))
+    write_report(trained.folder)
+
+
+def compress(trained: TrainedRun, out: Path, typed: str) -> None:
+    """Write the file, and what it came to into the run's results.
+
+    Args:
+        trained: the run.
+        out: of the file.
+        typed: the run's folder, as the file names it.
+    """
     refuse_uncodable(trained)
     name, of = _images(trained)
     chain, choice = chain_of(trained, _laws(trained))
     with arithmetic("float32"):
-        result = _compressed(trained, of, chain, choice, out, str(request.workdir))
+        result = _compressed(trained, of, chain, choice, out, typed)
     _keep(trained, name, of, result)
-    write_report(trained.folder)
 
 
 def _laws(trained: TrainedRun) -> Laws:
@@ -180,15 +193,6 @@ def _header(trained: TrainedRun, of: Data, choice: Choice, encoded: Encoded, typ
         names=_names(of),
         checks=checks_of(of.test, block),
     )
-
-
-def machine_of(device: torch.device) -> str:
-    """What the floats of a network depend on, beside its weights: see `MACHINE`."""
-    where = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    versions = (torch.__version__, np.__version__, version("constriction"))
-    return " ".join((*versions, device.type, where)).strip()
 
 
 def _names(of: Data) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from scoreflow.cli.console import say
-from scoreflow.cli.modes.applications.chains import Laws, chain_of, digest_of
-from scoreflow.cli.modes.applications.compress import MACHINE, machine_of
+from scoreflow.cli.modes.applications.chains import MACHINE, Laws, chain_of, digest_of, machine_of
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder
