@@ -23,7 +23,7 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
-from scoreflow.report.sections.applications import compression
+from scoreflow.report.sections.applications import compression, progressive
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -36,6 +36,7 @@ SECTIONS = (
     likelihood.sections,
     bounds.sections,
     compression.sections,
+    progressive.sections,
     comparison.sections,
     ema_lengths.sections,
     editing.sections,

@@ -34,7 +34,7 @@ class CompressConfig(Section):
         40, "K, steps of the chain: evaluations an image", Range(2, 128, "[]"), only=LOSSLESS
     )
     precision: int = key(
-        3,
+        2,
         "b: a cell of the grid is at most 2^-b of a standard deviation wide",
         Range(1, 8, "[]"),
         only=LOSSLESS,

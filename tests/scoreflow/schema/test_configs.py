@@ -20,6 +20,7 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
+from scoreflow.cli.modes.applications import compress
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -164,6 +165,9 @@ SHORT = {
     "classifier__batch_size": 4,
     "compare__nfe": (5,),
     "compare__num_images": 8,
+    "compress__num_images": 2,
+    "compress__steps": 2,
+    "compress__fit_images": 2,
 }
 
 
@@ -174,6 +178,7 @@ MODES = {
     "compare": compare.compare,
     "equivalence": lambda run: equivalence.certify(run.experiment, run.folder, run.model, 2),
     "profile": lambda run: profile.profile(run.experiment, run.folder),
+    "compress": lambda run: compress.compress(run, run.folder.path / "a.sf", "run"),
 }
 
 
@@ -212,8 +217,9 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
         for name in SAMPLERS:
             build_drawing(tracked, name, made.model, made.data)
         for name, mode in MODES.items():
-            # points in the plane have no classes
-            refused = RequestError if name == "classifier" and number == 0 else RunError
+            # points in the plane have no classes, and no levels
+            of_images = name in ("classifier", "compress")
+            refused = RequestError if of_images and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
                 mode(TrainedRun(RunDir.open(tmp_path / str(number)), experiment(tracked, CPU)))

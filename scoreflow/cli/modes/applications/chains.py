@@ -106,6 +106,15 @@ def digest_of(choice: Choice) -> str:
     return hashlib.sha256(text + b"".join(each.tobytes() for each in codes)).hexdigest()
 
 
+def machine_of(device: torch.device) -> str:
+    """What the floats of a network depend on, beside its weights: see `MACHINE`."""
+    where = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    versions = (torch.__version__, np.__version__, version("constriction"))
+    return " ".join((*versions, device.type, where)).strip()
+
+
 def _settings(trained: TrainedRun, asked: Laws) -> Json:
     return {
         "weights": trained.fingerprint,
@@ -184,12 +193,3 @@ def _measured(trained: TrainedRun, model: ScoreModel, sde: SDE, asked: Laws) -> 
         return choose(halves, times, sde, asked.steps)
     except ValueError as error:
         raise RequestError(f"compress.steps = {asked.steps}: {error}") from error
-
-
-def machine_of(device: torch.device) -> str:
-    """What the floats of a network depend on, beside its weights: see `MACHINE`."""
-    where = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    versions = (torch.__version__, np.__version__, version("constriction"))
-    return " ".join((*versions, device.type, where)).strip()

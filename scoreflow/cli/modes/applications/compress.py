@@ -67,17 +67,28 @@ def run(request: Request, _argv: list[str]) -> None:
         raise RequestError(f"--out {out} is there already: remove it, or choose another")
     check_writable(out.parent, "choose another --out")
     trained = open_run(request, say)
+    compress(trained, out, str(request.workdir))
+    write_report(trained.folder)
+
+
+def compress(trained: TrainedRun, out: Path, typed: str) -> None:
+    """Write the file, and what it came to into the run's results.
+
+    Args:
+        trained: the run.
+        out: of the file.
+        typed: the run's folder, as the file names it.
+    """
     refuse_uncodable(trained)
     name, of = _images(trained)
     if trained.config.compress.stop:
-        progressive.compress(trained, name, of, out, str(request.workdir))
+        progressive.compress(trained, name, of, out, typed)
         return
     chain, choice = chain_of(trained, _laws(trained))
     with arithmetic("float32"):
-        result = _compressed(trained, of, chain, choice, out, str(request.workdir))
+        result = _compressed(trained, of, chain, choice, out, typed)
     result["baselines"] = _baselines(trained, name, of)
     _keep(trained, name, of, result)
-    write_report(trained.folder)
 
 
 def _baselines(trained: TrainedRun, name: str, of: Data) -> list[Json]:

@@ -12,13 +12,7 @@ from torch import Tensor
 
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.applications import progressive
-from scoreflow.cli.modes.applications.chains import (
-    MACHINE,
-    Laws,
-    chain_of,
-    digest_of,
-    machine_of,
-)
+from scoreflow.cli.modes.applications.chains import MACHINE, Laws, chain_of, digest_of, machine_of
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder

@@ -23,7 +23,6 @@ from scoreflow.likelihood.compression.progressive.rates import other_codes, row_
 from scoreflow.likelihood.compression.progressive.states import Plan, Progressive, State, plan
 from scoreflow.models.score_model import ScoreModel, arithmetic
 from scoreflow.paths import short_name
-from scoreflow.report.page import write_report
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.sde.base import SDE, ends_without_signal
 from scoreflow.storage.atomic_files import Json, write_atomic
@@ -35,7 +34,7 @@ AT_ONCE = 64
 
 
 def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) -> None:
-    """Write the file, the result and the report.
+    """Write the file, and what it came to into the run's results.
 
     Args:
         trained: the run.
@@ -65,7 +64,6 @@ def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) ->
     written = trained.folder.keep_result(file, result, question, _rank)
     if written.remark:
         say(written.remark)
-    write_report(trained.folder)
 
 
 def _rank(result: Json) -> dict[str, float]:
