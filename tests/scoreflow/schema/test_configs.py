@@ -20,7 +20,7 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
-from scoreflow.cli.modes.applications import compress
+from scoreflow.cli.modes.applications import compress, progressive
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -226,6 +226,7 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
     for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
         build_control(Tracked(asked, read), made.data)
+    assert progressive.asked_of(Tracked(config_of("digits"), read)).part_bits == 7
     tracked = Config.of(Tracked(config_of("digits"), read))
     build_user_reading(tracked.likelihood, tracked.data)
     residual = config_of("digits", model__prediction="residual", **unet)

@@ -111,6 +111,14 @@ MEASURED = {
     "likelihood.tolerance_bits": 1e-2,
 }
 """Declared keys of the likelihood, which `built` does not measure, and another value of each."""
+LOSSLESS = {
+    "compress.batch_size": 2,
+    "compress.steps": 9,
+    "compress.precision": 1,
+    "compress.verify": False,
+}
+PROGRESSIVE = {"compress.part_bits": 4.0}
+"""Declared keys of --mode compress with compress.stop = 0 and with another, and another value."""
 REFUSED_ELSEWHERE = {
     "data.scale",
     "data.test_fraction",
@@ -227,7 +235,7 @@ def same(one, other):
 
 
 def test_every_declared_key_is_walked_over():
-    walked = {*OTHER, *UNSEEN, *MEASURED, *filter(of_files, DECLARED)}
+    walked = {*OTHER, *UNSEEN, *MEASURED, *LOSSLESS, *PROGRESSIVE, *filter(of_files, DECLARED)}
     assert set(DECLARED) == walked
     assert set(UNSEEN) <= set(DECLARED)
 
@@ -278,6 +286,22 @@ def test_a_key_of_a_likelihood_reaches_its_solver_by_its_own_methods_alone(name)
             rf"add --config\.likelihood\.method={other}, or leave it out",
         ):
             refuse_idle(asked, {**flat, **asked}, "likelihood")
+
+
+@pytest.mark.parametrize("name", [*LOSSLESS, *PROGRESSIVE])
+def test_a_key_of_a_compression_is_refused_of_files_of_the_other_kind(name):
+    """What each does where it is read: tests/scoreflow/cli/applications."""
+    asked = {**LOSSLESS, **PROGRESSIVE}
+    for stop in (0, 400):
+        flat = {**FLAT, "compress.stop": stop, name: asked[name]}
+        refuse_idle({name: asked[name]}, flat)  # stored by a training
+        if (stop == 0) == (name in LOSSLESS):
+            refuse_idle({name: asked[name]}, flat, "compress")
+            continue
+        with pytest.raises(
+            RequestError, match=rf"{name} has no effect on compress\.stop = {stop}"
+        ):
+            refuse_idle({name: asked[name]}, flat, "compress")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoreflow.cli.console import recorded, say
@@ -31,48 +32,6 @@ from scoreflow.trained_run import TrainedRun
 NAME = "compression-progressive"
 AT_ONCE = 64
 """Images of one evaluation."""
-
-
-def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) -> None:
-    """Write the file, and what it came to into the run's results.
-
-    Args:
-        trained: the run.
-        name: of the images; "" for its test set.
-        of: data whose test part they are.
-        out: the file.
-        typed: the run's folder as it was typed.
-    """
-    c = trained.config.compress
-    asked = Asked(c.stop, c.part_bits, c.seed, c.fit_images)
-    start = time.monotonic()
-    encoded = encode(trained, asked, of.test, typed)
-    seconds = time.monotonic() - start
-    content = encoded.file.packed()
-    write_atomic(out, content)
-    tell(encoded)
-    last = encoded.rows[-1]
-    say(
-        f"{out}: {len(content)} bytes, {last['bits_per_dim']:.4f} bits/dim, RMSE "
-        f"{last['rmse']:.2f} of 255 ({len(of.test)} images, {seconds / len(of.test):.2f} s each)"
-    )
-    settings = recorded(c, trained.experiment.device) | trained.averaged_as
-    result = result_of(encoded, trained, of.test, seconds)
-    result |= {"settings": settings, **trained.measured_on}
-    question = {**settings, "data": digest(of.test), "weights": trained.fingerprint}
-    file = f"{NAME}-{short_name(name)}" if name else NAME
-    written = trained.folder.keep_result(file, result, question, _rank)
-    if written.remark:
-        say(written.remark)
-
-
-def _rank(result: Json) -> dict[str, float]:
-    """What makes a measurement the headline: newest weights, most images, nearest to them."""
-    return {
-        "of newer weights": result["step"],
-        "of more data": result["num_images"],
-        "nearer to its images": -result["rows"][-1]["rmse"],
-    }
 
 
 @dataclass(frozen=True)
@@ -103,6 +62,53 @@ class Encoded:
 
     file: ProgressiveFile
     rows: list[Json]
+
+
+def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) -> None:
+    """Write the file, and what it came to into the run's results.
+
+    Args:
+        trained: the run.
+        name: of the images; "" for its test set.
+        of: data whose test part they are.
+        out: the file.
+        typed: the run's folder as it was typed.
+    """
+    start = time.monotonic()
+    encoded = encode(trained, asked_of(trained.config), of.test, typed)
+    seconds = time.monotonic() - start
+    content = encoded.file.packed()
+    write_atomic(out, content)
+    tell(encoded)
+    last = encoded.rows[-1]
+    say(
+        f"{out}: {len(content)} bytes, {last['bits_per_dim']:.4f} bits/dim, RMSE "
+        f"{last['rmse']:.2f} of 255 ({len(of.test)} images, {seconds / len(of.test):.2f} s each)"
+    )
+    c = trained.config.compress
+    settings = recorded(c, trained.experiment.device) | trained.averaged_as
+    result = result_of(encoded, trained, of.test, seconds)
+    result |= {"settings": settings, **trained.measured_on}
+    question = {**settings, "data": digest(of.test), "weights": trained.fingerprint}
+    file = f"{NAME}-{short_name(name)}" if name else NAME
+    written = trained.folder.keep_result(file, result, question, _rank)
+    if written.remark:
+        say(written.remark)
+
+
+def asked_of(config: ConfigDict) -> Asked:
+    """What the `compress` section asks for."""
+    c = config.compress
+    return Asked(c.stop, c.part_bits, c.seed, c.fit_images)
+
+
+def _rank(result: Json) -> dict[str, float]:
+    """What makes a measurement the headline: newest weights, most images, nearest to them."""
+    return {
+        "of newer weights": result["step"],
+        "of more data": result["num_images"],
+        "nearer to its images": -result["rows"][-1]["rmse"],
+    }
 
 
 def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Encoded:
