@@ -93,6 +93,7 @@ ON_IMAGES = (
     "profile",
     "features",
     "classify",
+    "compress",
 )
 """Modes that nothing can be done in without data."""
 OTHER_STEP = "load the run with it, as load(DIR, sampling={'step': K})"
@@ -177,7 +178,7 @@ def open_run(
     """
     assert request.workdir is not None, "checked by the caller"
     folder = RunDir.open(request.workdir)
-    if request.mode not in ("", "export"):  # which write no result there
+    if request.mode not in ("", "export", "decompress"):  # which write no result there
         folder.check_writable()
     saved = flatten(folder.config)
     config = evaluation_config(request, saved, request.workdir / "config.json", folder.bound)

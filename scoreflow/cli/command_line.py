@@ -26,6 +26,7 @@ from scoreflow.schema.config import (
 from scoreflow.schema.experiments import CONFIGS
 from scoreflow.schema.request import (
     LISTING_FLAGS,
+    PACKED,
     SOURCE_FLAGS,
     TARGET_FLAGS,
     Flat,
@@ -53,6 +54,8 @@ MODES = (
     "export",
     "table",
     "features",
+    "compress",
+    "decompress",
 )
 HIDDEN = ("undefok", "flagfile")
 """Flags that absl gives every program: names that may be wrong, files of more flags."""
@@ -107,7 +110,7 @@ def parse(argv: list[str]) -> Request:
     refuse_nonsense(overrides)
     device = values.device or ""
     mode = values.mode
-    source = source_of(mode, _given(values, (*SOURCE_FLAGS, "set", "anyway")), given)
+    source = source_of(mode, _given(values, (*SOURCE_FLAGS, PACKED, "set", "anyway")), given)
     target = target_of(mode, _given(values, TARGET_FLAGS))
     told = _given(values, (*LISTING_FLAGS, "out"))
     listing = listing_of(mode, told, rest[1:], overrides)
@@ -155,6 +158,7 @@ def _defined() -> flags.FlagValues:
         "data",
         *SHORT,
         *SOURCE_FLAGS,
+        PACKED,
         *TARGET_FLAGS,
         *LISTING_FLAGS,
     ):

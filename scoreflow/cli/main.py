@@ -31,6 +31,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode equivalence|profile [--workdir DIR]
   python run.py --mode import --from PATH --workdir DIR [--as FORMAT | --recipe NAME]
   python run.py --mode export --to diffusers|safetensors --out PATH --workdir DIR
+  python run.py --mode compress --workdir DIR --out FILE.sf
+  python run.py --mode decompress --in FILE.sf --out FOLDER [--workdir DIR]
   python run.py --mode table DIR DIR ... [--sort COLUMN] [--out FILE.html|.csv|.json]
   python run.py --mode features --workdir DIR --config.features.layer=NAME [--out FILE.npz]
 
@@ -38,7 +40,8 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
               class of a conditional run), compare, classifier, equivalence,
               profile (where a training step's time goes), import (a checkpoint of another
               codebase becomes a run; docs/interop.md), export (the other way), table
-              (runs side by side), features (activations as representations)
+              (runs side by side), compress and decompress (images as a file, and back), features
+              (activations as representations)
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
@@ -54,6 +57,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --set       import: answers to what the file does not say, as heads=4,steps=4000
   --anyway    import: keep it although the check on arrival fails
   --to, --out, --weights ema|raw       export: in which format, into which folder or file
+  --in        decompress: the file; without --workdir it names its run
   --runs      compare: several runs in pairs on the same images and noise, into the folder
               --workdir (default runs/compare-HASH); table: the runs
   --device    cpu, cuda, cuda:1, ...; default: the best one found
@@ -77,6 +81,9 @@ STOPPED = {
     "table": "; nothing was written",
     "features": "; no file was written; of a sweep the cases that are done are kept, and the same "
     "command goes on after them",
+    "compress": "; no file was written, and the same command begins anew; the laws are kept, if "
+    "they were measured",
+    "decompress": "; nothing was written",
 }
 """What is left when a mode is interrupted."""
 
@@ -103,11 +110,13 @@ FILES = {
     "export": "export_network",
     "features": "applications.features",
     "classify": "applications.classify",
+    "compress": "applications.compress",
+    "decompress": "applications.decompress",
 }
 """Modules of modes whose names are no names of modules."""
 
-UNTRAINED = ("train", "equivalence", "profile", "table")
-"""Modes that do not need a trained run in --workdir."""
+UNTRAINED = ("train", "equivalence", "profile", "table", "decompress")
+"""Modes that do not need a trained run in --workdir; the last one's file names its own."""
 
 
 def main(argv: list[str]) -> int:
@@ -305,7 +314,8 @@ def _run(request: Request, argv: list[str]) -> None:
     if request.workdir is None and request.listing is None and request.mode not in UNTRAINED:
         which = "a new folder" if request.mode == "import" else "the folder of a trained run"
         raise RequestError(f"--mode {request.mode} needs --workdir DIR, {which}")
-    fresh = request.workdir is None and request.listing is None
+    elsewhere = request.listing is not None or request.mode == "decompress"
+    fresh = request.workdir is None and not elsewhere
     if fresh or request.mode == "train":
         resolve.training_config(request)
     # torch and all that needs it come late: what the flags have wrong is answered at once

@@ -23,7 +23,13 @@ from scoreflow.report.sections import (
 from scoreflow.report.sections import (
     run as run_section,
 )
-from scoreflow.report.sections.applications import classification, compression, detection, features
+from scoreflow.report.sections.applications import (
+    classification,
+    compression,
+    detection,
+    features,
+    progressive,
+)
 from scoreflow.report.sections.sweeps import ema_lengths
 from scoreflow.report.summary import headlines
 from scoreflow.storage.atomic_files import write_atomic
@@ -38,6 +44,7 @@ SECTIONS = (
     bounds.sections,
     classification.sections,
     compression.sections,
+    progressive.sections,
     comparison.sections,
     ema_lengths.sections,
     editing.sections,

@@ -811,17 +811,33 @@ class BytesOf:
 
 
 @dataclass(frozen=True)
+class CompressSettings:
+    """Of the settings of a compression, what is said of them."""
+
+    precision: Count
+    batch_size: Count
+
+
+@dataclass(frozen=True)
 class Compression:
     """Images in real bytes, beside other codes'."""
 
     value: Size
+    standard_error: Size | None
     bytes: BytesOf
     predicted: float
+    predicted_standard_error: Size | None
     predicted_bytes: float
+    net_minus_predicted: float
+    net_minus_predicted_error: Size | None
     num_images: Annotated[int, Range(1)]
+    dims: Annotated[int, Range(1)]
+    steps: Count
+    variance: str
+    settings: CompressSettings
+    seconds_per_image: dict[str, Size]
     step: Step
     baselines: list[CodedBy] = field(default_factory=list)
-    seconds_per_image: dict[str, Size] = field(default_factory=dict)
     measured_on: MeasuredOn | None = None
     kept: Kept | None = None
 
@@ -1051,6 +1067,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "compression": Compression,
     "compression-data-": Compression,
     "compression-progressive": ProgressiveCompression,
+    "compression-progressive-": ProgressiveCompression,
     **dict.fromkeys(
         ("vary", "inpaint", "colorize", "superresolve", "reconstruct", "interpolate"), Edit
     ),

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FieldReference
 from scoreflow.errors import RequestError, did_you_mean, nearest
 from scoreflow.paths import user_path
 from scoreflow.schema.applications.classify import ClassifyConfig
+from scoreflow.schema.applications.compress import CompressConfig
 from scoreflow.schema.applications.features import FeaturesConfig
 from scoreflow.schema.evaluation_sections import (
     ClassifierConfig,
@@ -52,6 +53,7 @@ class Config(Section):
         EquivalenceConfig,
         ProfileConfig,
         FeaturesConfig,
+        CompressConfig,
     )
 
     seed: int = key(
@@ -70,6 +72,7 @@ class Config(Section):
     equivalence: EquivalenceConfig = EquivalenceConfig()
     profile: ProfileConfig = ProfileConfig()
     features: FeaturesConfig = FeaturesConfig()
+    compress: CompressConfig = CompressConfig()
 
     @classmethod
     def of(cls, config: "AnyConfig") -> "Config":

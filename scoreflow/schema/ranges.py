@@ -24,21 +24,21 @@ class Range:
 
 @dataclass(frozen=True)
 class AllBut:
-    """Every name but these, for choices that others add to.
+    """Every name but these, for choices that others add to; or every number but these.
 
     Attributes:
         names: those left out.
         such_as: one of the others, to be named as a remedy; "" for none.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str | int, ...]
     such_as: str = ""
 
     def __contains__(self, value: object) -> bool:
         return value not in self.names
 
     def __str__(self) -> str:
-        return f"all but {', '.join(self.names)}"
+        return f"all but {', '.join(map(str, self.names))}"
 
 
 COUNT, COUNT_OR_NONE = Range(1, 2**31), Range(0, 2**31)

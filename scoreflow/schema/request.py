@@ -125,6 +125,8 @@ def overridden(config: Flat, overrides: Flat) -> Flat:
 
 SOURCE_FLAGS = {"from": "path", "as": "format", "recipe": "recipe"}
 """Flags of one text, and the field of `Source` that each is."""
+PACKED = "in"
+"""The flag of a file of --mode compress, which is the source of --mode decompress."""
 DATA_SETS = ("digits", "toy", "none")
 """Data that have a name of their own; all others are images at a path."""
 WORDS = {"true": True, "false": False, "True": True, "False": False}
@@ -141,6 +143,8 @@ def source_of(mode: str, told: Mapping[str, Any], names_experiment: bool) -> Sou
     Raises:
         RequestError: flags of import in another mode, or import without --from or with --config.
     """
+    if PACKED in told or mode == "decompress":
+        return _packed(mode, told)
     if mode != "import":
         if told:
             raise RequestError(f"--{next(iter(told))} is of --mode import, got --mode {mode}")
@@ -154,6 +158,18 @@ def source_of(mode: str, told: Mapping[str, Any], names_experiment: bool) -> Sou
         )
     texts = {field: told[flag] for flag, field in SOURCE_FLAGS.items() if told.get(flag)}
     return Source(**texts, options=options(told.get("set", ())), anyway=told.get("anyway", False))
+
+
+def _packed(mode: str, told: Mapping[str, Any]) -> Source:
+    """The file that --mode decompress reads."""
+    if mode != "decompress":
+        raise RequestError(f"--{PACKED} is of --mode decompress, got --mode {mode}")
+    for flag in told:
+        if flag != PACKED:
+            raise RequestError(f"--{flag} is of --mode import, got --mode {mode}")
+    if not told.get(PACKED):
+        raise RequestError("--mode decompress needs --in FILE, as --mode compress wrote it")
+    return Source(told[PACKED])
 
 
 def options(settings: Sequence[str]) -> Flat:
@@ -195,6 +211,8 @@ def data_keys(data: str) -> Flat:
 TARGET_FLAGS = ("to", "out", "weights")
 WITH_OUT = ("table", "features")
 """Other modes that --out names a file for."""
+WRITTEN = {"compress": "a new file", "decompress": "a new folder"}
+"""What --out is of the modes that write images."""
 
 
 def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
@@ -205,8 +223,15 @@ def target_of(mode: str, told: Mapping[str, str]) -> Target | None:
         told: those of `TARGET_FLAGS` that were given.
 
     Raises:
-        RequestError: flags of export in another mode, or export without --to or --out.
+        RequestError: flags of export in another mode, or a mode without what it needs.
     """
+    if mode in WRITTEN:
+        for flag in told:
+            if flag != "out":
+                raise RequestError(f"--{flag} is of --mode export, got --mode {mode}")
+        if not told.get("out"):
+            raise RequestError(f"--mode {mode} needs --out, {WRITTEN[mode]}")
+        return Target(mode, user_path(told["out"], "--out"), "ema")
     if mode != "export":
         if mode in WITH_OUT:
             told = {flag: value for flag, value in told.items() if flag != "out"}

@@ -31,10 +31,13 @@ OF_A_CHECKPOINT = {
 """Keys that name a checkpoint, or what is made of some."""
 OF_NETWORK = ("sde", "model")
 """Sections that an imported network cannot do without."""
-MEASURED = "likelihood"
-"""A section whose keys are refused where nothing reads them, in the mode of its name."""
-READ_IN_FULL = {MEASURED: (MEASURED,), "classify": ("classify", MEASURED)}
-"""The same of trained runs, by mode: more sections than one."""
+LIKELIHOOD, COMPRESS = "likelihood", "compress"
+READ_IN_FULL = {
+    LIKELIHOOD: (LIKELIHOOD,),
+    "classify": ("classify", LIKELIHOOD),
+    COMPRESS: (COMPRESS,),
+}
+"""Sections of trained runs, by mode, whose keys are refused where nothing reads them."""
 RENEWED: Flat = {"likelihood.method": "dopri5", "likelihood.probes": 2}
 """Keys whose default is not what it was once, and what it was."""
 LISTED = 5
@@ -59,7 +62,7 @@ def training_config(request: Request) -> ConfigDict:
         refuse_missing_files(request.overrides)
     resumes = (_training_folder(request, config) / "config.json").exists()
     if request.mode != "train" or not resumes:
-        measured = MEASURED if request.mode == MEASURED else ""
+        measured = request.mode if request.mode in (LIKELIHOOD, COMPRESS) else ""
         refuse_idle(request.overrides, flatten(config.to_dict()), measured)
     return config
 

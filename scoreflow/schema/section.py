@@ -179,7 +179,8 @@ def _in_words(name: str, values: tuple[Value, ...] | AllBut) -> str:
     """A condition as a meaning begins with it: "unet", "compile", "heads = 0"."""
     option = name.rpartition(".")[2]
     if isinstance(values, AllBut):
-        return str(values)
+        numbers = not any(isinstance(each, str) for each in values.names)
+        return f"{option} of {values}" if numbers else str(values)
     if values == (True,):
         return option
     texts = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)

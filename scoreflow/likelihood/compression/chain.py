@@ -185,7 +185,7 @@ class Choice:
     """A law and times for it.
 
     Attributes:
-        law: of all images.
+        law: of all images, at t_1 .. t_K.
         times: 0 = t_0 < ... < t_K.
         costs: nats a dimension on the other half of the training images, by kind.
     """
@@ -225,4 +225,5 @@ def choose(
     whole = first[kind] + second[kind]
     law = whole.law(times)
     places = least_cost(whole.costs(law, sde), steps).long().tolist()
-    return Choice(law, tuple(times[j - 1] if j else 0 for j in reversed(places)), costs)
+    chosen = tuple(times[j - 1] for j in reversed(places) if j)
+    return Choice(law.at(chosen), (0, *chosen), costs)

@@ -112,6 +112,11 @@ class ErrorLaw:
         table = (self.of_levels if levels else self.squares)[self.times.index(t)]
         return value_of(table.to(x_0.device))[bucket_of(self.kind, x_0)]
 
+    def at(self, times: tuple[int, ...]) -> "ErrorLaw":
+        """The same at some of its times."""
+        rows = [self.times.index(t) for t in times]
+        return ErrorLaw(self.kind, times, self.squares[rows], self.of_levels[rows])
+
 
 def value_of(code: Tensor) -> Tensor:
     """The mean square error that is kept as a whole number, float64."""

@@ -20,7 +20,14 @@ from scoreflow.cli.modes import (
     sample,
     train,
 )
-from scoreflow.cli.modes.applications import classify, detection, feature_sweep, features
+from scoreflow.cli.modes.applications import (
+    classify,
+    compress,
+    detection,
+    feature_sweep,
+    features,
+    progressive,
+)
 from scoreflow.configs import default
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.assembly import build_sde, experiment
@@ -174,10 +181,13 @@ SHORT = {
     "features__train_images": 80,
     "features__repeats": 2,
     "features__clusters": 2,
+    "compress__num_images": 2,
+    "compress__steps": 2,
+    "compress__fit_images": 2,
 }
 
 
-OF_CLASSES = ("classifier", "classify")
+REFUSED_OF_POINTS = ("classifier", "classify", "compress")
 MODES = {
     "sample": sample.sample,
     "likelihood": likelihood.assess,
@@ -188,6 +198,7 @@ MODES = {
     "profile": lambda run: profile.profile(run.experiment, run.folder),
     "features": features.assess,
     "feature_sweep": feature_sweep.sweep,
+    "compress": lambda run: compress.compress(run, run.folder.path / "a.sf", "run"),
 }
 
 
@@ -226,14 +237,15 @@ def test_every_key_is_read_by_a_run(tmp_path, monkeypatch, read):
         for name in SAMPLERS:
             build_drawing(tracked, name, made.model, made.data)
         for name, mode in MODES.items():
-            # points in the plane have no classes
-            refused = RequestError if name in OF_CLASSES and number == 0 else RunError
+            # points in the plane have no classes, and no levels
+            refused = RequestError if name in REFUSED_OF_POINTS and number == 0 else RunError
             # after two steps of training the laws of the samplers do differ
             with contextlib.suppress(RunError, refused):
                 mode(TrainedRun(RunDir.open(tmp_path / str(number)), experiment(tracked, CPU)))
     for task in set(task_keys.TASKS) - {"colorize"}:  # which reads no key of its own
         asked = config_of("digits", sampling__task=task)
         build_control(Tracked(asked, read), made.data)
+    assert progressive.asked_of(Tracked(config_of("digits"), read)).part_bits == 7
     tracked = Config.of(Tracked(config_of("digits"), read))
     for section in (tracked.likelihood, tracked.features):
         build_user_reading(section, tracked.data)

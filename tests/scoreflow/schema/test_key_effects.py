@@ -115,6 +115,14 @@ MEASURED = {
 """Declared keys of the likelihood, which `built` does not measure, and another value of each."""
 CLASSIFIED = {"classify.times": 32, "classify.halving": False, "classify.z": 2.0}
 """Declared keys of a classification, and another value of each."""
+LOSSLESS = {
+    "compress.batch_size": 2,
+    "compress.steps": 9,
+    "compress.precision": 1,
+    "compress.verify": False,
+}
+PROGRESSIVE = {"compress.part_bits": 4.0}
+"""Declared keys of --mode compress with compress.stop = 0 and with another, and another value."""
 REFUSED_ELSEWHERE = {
     "data.scale",
     "data.test_fraction",
@@ -231,7 +239,8 @@ def same(one, other):
 
 
 def test_every_declared_key_is_walked_over():
-    walked = {*OTHER, *UNSEEN, *MEASURED, *CLASSIFIED, *filter(of_files, DECLARED)}
+    applied = {*CLASSIFIED, *LOSSLESS, *PROGRESSIVE}
+    walked = {*OTHER, *UNSEEN, *MEASURED, *applied, *filter(of_files, DECLARED)}
     assert set(DECLARED) == walked
     assert set(UNSEEN) <= set(DECLARED)
 
@@ -291,6 +300,22 @@ def test_a_key_of_the_bound_has_no_effect_on_the_flow(name):
         refuse_idle(asked, {**FLAT, "classify.by": by, **asked}, "classify")
     with pytest.raises(RequestError, match=rf"{name} has no effect on classify\.by = flow: add"):
         refuse_idle(asked, {**FLAT, "classify.by": "flow", **asked}, "classify")
+
+
+@pytest.mark.parametrize("name", [*LOSSLESS, *PROGRESSIVE])
+def test_a_key_of_a_compression_is_refused_of_files_of_the_other_kind(name):
+    """What each does where it is read: tests/scoreflow/cli/applications."""
+    asked = {**LOSSLESS, **PROGRESSIVE}
+    for stop in (0, 400):
+        flat = {**FLAT, "compress.stop": stop, name: asked[name]}
+        refuse_idle({name: asked[name]}, flat)  # stored by a training
+        if (stop == 0) == (name in LOSSLESS):
+            refuse_idle({name: asked[name]}, flat, "compress")
+            continue
+        with pytest.raises(
+            RequestError, match=rf"{name} has no effect on compress\.stop = {stop}"
+        ):
+            refuse_idle({name: asked[name]}, flat, "compress")
 
 
 @pytest.mark.parametrize(

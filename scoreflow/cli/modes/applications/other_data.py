@@ -1,15 +1,12 @@
 """Other data of --mode likelihood: which they are, and what is refused before any work."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from scoreflow.cli.console import say
+from scoreflow.cli.modes.applications.other_images import other_images
 from scoreflow.data.dataset import Data, digest
-from scoreflow.data.loading import load_whole
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.editing import build_user_reading
-from scoreflow.paths import user_path
 from scoreflow.schema.config import AnyConfig, Config
 
 Others = dict[str, Data]
@@ -67,28 +64,9 @@ def other_data(config: AnyConfig, own: Data) -> Others:
 
 
 def _one_set(wanted: str, config: AnyConfig, own: Data) -> tuple[str, Data]:
-    assert own.num_levels is not None, "checked by the caller"
-    if wanted == "train":
-        train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
-        return "train", replace(train, test_names=())
     checked = Config.of(config)
     reading = build_user_reading(checked.likelihood, checked.data)
-    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
-    levels, names = pool.test, pool.test_names
-    top = int(levels.max())
-    if levels.shape[1:] != own.test.shape[1:]:
-        raise RequestError(
-            f"likelihood.data: this run's images are {tuple(own.test.shape[1:])} (channels, "
-            f"height, width), got {tuple(levels.shape[1:])} in {wanted}"
-        )
-    if top >= own.num_levels:
-        raise RequestError(
-            f"likelihood.data: levels must lie in 0..{own.num_levels - 1}, got {top} in {wanted}"
-        )
-    for remark in pool.remarks:
-        say(f"likelihood.data: {remark}")
-    name, levels = user_path(wanted, "likelihood.data").resolve().name, levels.to(own.test.device)
-    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
+    return other_images(own, wanted, "likelihood.data", reading)
 
 
 def check(config: AnyConfig, own: Data, others: Others) -> None:

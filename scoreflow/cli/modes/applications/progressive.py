@@ -4,24 +4,29 @@ results/compression-progressive.json    bytes against distortion at each time, b
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from ml_collections import ConfigDict
 from torch import Tensor
 
-from scoreflow.cli.console import say
+from scoreflow.cli.console import recorded, say
+from scoreflow.data.dataset import Data, digest
 from scoreflow.data.levels import centres, quantize
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.compression.chain import Chain
 from scoreflow.likelihood.compression.fitting import LEAST_IMAGES, fit, num_calls, times_of
-from scoreflow.likelihood.compression.index_code import refuse_without
-from scoreflow.likelihood.compression.lossy_rates import other_codes, row_of
-from scoreflow.likelihood.compression.progressive import Plan, Progressive, State, plan
-from scoreflow.likelihood.compression.progressive_file import DIGEST, ProgressiveFile
+from scoreflow.likelihood.compression.progressive.file import DIGEST, ProgressiveFile
+from scoreflow.likelihood.compression.progressive.index_code import refuse_without
+from scoreflow.likelihood.compression.progressive.rates import other_codes, row_of
+from scoreflow.likelihood.compression.progressive.states import Plan, Progressive, State, plan
 from scoreflow.models.score_model import ScoreModel, arithmetic
+from scoreflow.paths import short_name
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.sde.base import SDE, ends_without_signal
-from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.trained_run import TrainedRun
 
 NAME = "compression-progressive"
@@ -52,11 +57,58 @@ class Encoded:
 
     Attributes:
         file: it.
-        rows: bytes and distortion at each time (`lossy_rates.row_of`), from N down.
+        rows: bytes and distortion at each time (`rates.row_of`), from N down.
     """
 
     file: ProgressiveFile
     rows: list[Json]
+
+
+def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) -> None:
+    """Write the file, and what it came to into the run's results.
+
+    Args:
+        trained: the run.
+        name: of the images; "" for its test set.
+        of: data whose test part they are.
+        out: the file.
+        typed: the run's folder as it was typed.
+    """
+    start = time.monotonic()
+    encoded = encode(trained, asked_of(trained.config), of.test, typed)
+    seconds = time.monotonic() - start
+    content = encoded.file.packed()
+    write_atomic(out, content)
+    tell(encoded)
+    last = encoded.rows[-1]
+    say(
+        f"{out}: {len(content)} bytes, {last['bits_per_dim']:.4f} bits/dim, RMSE "
+        f"{last['rmse']:.2f} of 255 ({len(of.test)} images, {seconds / len(of.test):.2f} s each)"
+    )
+    c = trained.config.compress
+    settings = recorded(c, trained.experiment.device) | trained.averaged_as
+    result = result_of(encoded, trained, of.test, seconds)
+    result |= {"settings": settings, **trained.measured_on}
+    question = {**settings, "data": digest(of.test), "weights": trained.fingerprint}
+    file = f"{NAME}-{short_name(name)}" if name else NAME
+    written = trained.folder.keep_result(file, result, question, _rank)
+    if written.remark:
+        say(written.remark)
+
+
+def asked_of(config: ConfigDict) -> Asked:
+    """What the `compress` section asks for."""
+    c = config.compress
+    return Asked(c.stop, c.part_bits, c.seed, c.fit_images)
+
+
+def _rank(result: Json) -> dict[str, float]:
+    """What makes a measurement the headline: newest weights, most images, nearest to them."""
+    return {
+        "of newer weights": result["step"],
+        "of more data": result["num_images"],
+        "nearer to its images": -result["rows"][-1]["rmse"],
+    }
 
 
 def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Encoded:
@@ -100,7 +152,9 @@ def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Enco
     return Encoded(file, rows)
 
 
-def decode(trained: TrainedRun, file: ProgressiveFile, name: str, stop: int = 0) -> Tensor:
+def decode(
+    trained: TrainedRun, file: ProgressiveFile, name: str, stop: int = 0
+) -> tuple[Tensor, int]:
     """The images of a file, as they are known at its last time or at one before.
 
     Args:
@@ -110,7 +164,7 @@ def decode(trained: TrainedRun, file: ProgressiveFile, name: str, stop: int = 0)
         stop: no time below it is read; 0 for all.
 
     Returns:
-        Levels, (n, C, H, W).
+        Levels, (n, C, H, W), and the time.
 
     Raises:
         RequestError: the file is of other weights, or has no such time.
@@ -133,17 +187,17 @@ def decode(trained: TrainedRun, file: ProgressiveFile, name: str, stop: int = 0)
     chain = Chain(model, sde, file.law, file.times, file.event, file.num_levels)
     device = trained.experiment.device
     code = Progressive(chain, file.seed, file.batch_size, file.part_bits, device)
-    last: list[Tensor] = []
+    last: list[State] = []
     read = sum(t >= max(stop, 1) for t in file.times)
     told = _steps("progressive code", read)
 
     def on_state(state: State) -> None:
         told()
-        last[:] = [state.estimate]
+        last[:] = [state]
 
     with arithmetic("float32"):
         code.decode(file.words, file.count, on_state, stop)
-    return quantize(last[0], file.num_levels)
+    return quantize(last[0].estimate, file.num_levels), last[0].t
 
 
 def result_of(encoded: Encoded, trained: TrainedRun, levels: Tensor, seconds: float) -> Json:
@@ -158,12 +212,8 @@ def result_of(encoded: Encoded, trained: TrainedRun, levels: Tensor, seconds: fl
         "seconds": seconds,
         "rows": encoded.rows,
         "others": other_codes(levels, file.num_levels),
-        "settings": {
-            "part_bits": file.part_bits,
-            "seed": file.seed,
-            "times": list(file.times),
-            "law": file.law.kind,
-        },
+        "times": list(file.times),
+        "law": file.law.kind,
         "step": trained.step,
         "weights": trained.fingerprint,
     }

@@ -5,10 +5,10 @@ import pytest
 
 from scoreflow.figures.bars import Bar, Bars
 from scoreflow.figures.svg import STYLE, bars_of, svg
-from scoreflow.report.blocks import Figures, Table, Text
+from scoreflow.report.blocks import Figures, Table
 from scoreflow.report.page import write_report
 from scoreflow.report.results import Results
-from scoreflow.report.sections.applications import compression
+from scoreflow.report.sections.applications import compression, progressive
 from scoreflow.storage.run_folder import RunDir
 
 ROWS = [
@@ -17,11 +17,19 @@ ROWS = [
 ]
 RESULT = {
     "value": 2.0,
+    "standard_error": 0.1,
     "bytes": {"file": 900, "images": 801.0, "borrowed": 60, "header": 39, "names": 0},
     "predicted": 1.75,
+    "predicted_standard_error": None,
     "predicted_bytes": 800.4,
+    "net_minus_predicted": 0.001,
+    "net_minus_predicted_error": None,
     "baselines": ROWS,
     "num_images": 2,
+    "dims": 64,
+    "steps": 40,
+    "variance": "pixel",
+    "settings": {"precision": 2, "batch_size": 1},
     "step": 8,
     "seconds_per_image": {"encode": 0.125, "decode": 0.25},
 }
@@ -36,13 +44,19 @@ def run(tmp_path):
 
 def test_the_smallest_file_is_marked_and_a_prediction_is_none(run):
     (section,) = compression.sections(Results(run))
-    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    _, table = (block for block in section.blocks if isinstance(block, Table))
     assert [row[1].mark for row in table.rows] == ["best", "", "", ""]
     assert [row[1].sort for row in table.rows] == [900, 800, 1800, None]
     assert table.rows[3][3].text == "<absent>"
-    assert Text("bytes, 2.0000 bits/dim: this run's file", "900") in section.blocks
-    assert "+0.07 % of what" in section.blocks[1].text
-    assert "encode 0.125 s, decode 0.250 s" in section.blocks[-1].text
+
+
+def test_each_part_of_the_file_has_its_bytes_and_what_was_predicted_stands_below(run):
+    (section,) = compression.sections(Results(run))
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert [row[1].sort for row in table.rows] == [801, 60, 39, 0]
+    assert sum(row[1].sort for row in table.rows) == table.foot[0][1].sort == 900
+    assert table.foot[1][1].text == "800"
+    assert "+0.07 % more than predicted" in table.note
 
 
 def test_bars_are_the_rows_that_have_bytes(run):
@@ -60,13 +74,13 @@ def test_the_page_has_the_section_with_its_drawing(run):
     assert "&lt;absent&gt;" in page
 
 
-def test_without_other_codes_there_are_two_rows_and_other_data_have_a_section(run):
-    own = {name: RESULT[name] for name in RESULT if name not in ("baselines", "seconds_per_image")}
+def test_without_other_codes_there_is_one_table_and_other_images_have_a_section(run):
+    own = {name: RESULT[name] for name in RESULT if name != "baselines"}
     run.write_result("compression-data-letters", own)
     _, section = compression.sections(Results(run))
-    assert section.title == "Compression of other data: letters"
+    assert section.title == "Compression: letters"
     (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert len(table.rows) == 2
+    assert len(table.rows) == 4
 
 
 @pytest.mark.parametrize("key", ["bytes", "num_images", "step", "predicted"])
@@ -117,7 +131,7 @@ def test_bytes_against_distortion_stand_beside_other_codes_and_the_ledger(run):
     results = Results(run)
     curve = {"rate": [0.5, 9.0], "distortion": [50.0, 1.0]}
     results.by_name["likelihood-ledger"] = {"rate_distortion": curve}
-    _, section = compression.sections(results)
+    (section,) = progressive.sections(results)
     (figures,) = (block for block in section.blocks if isinstance(block, Figures))
     (plot,) = figures.items
     lines = {line.label: (line.x, line.y) for line in plot.series}

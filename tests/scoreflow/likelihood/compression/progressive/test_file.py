@@ -6,7 +6,7 @@ import torch
 
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.compression.error_law import ErrorLaw
-from scoreflow.likelihood.compression.progressive_file import (
+from scoreflow.likelihood.compression.progressive.file import (
     MAGIC,
     ProgressiveFile,
     is_progressive,

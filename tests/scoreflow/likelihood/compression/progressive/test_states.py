@@ -9,7 +9,7 @@ import torch
 from scoreflow.data.levels import centres, dequantize
 from scoreflow.likelihood.compression.chain import Chain, bound
 from scoreflow.likelihood.compression.error_law import measure
-from scoreflow.likelihood.compression.progressive import (
+from scoreflow.likelihood.compression.progressive.states import (
     SPREAD,
     Progressive,
     _price,

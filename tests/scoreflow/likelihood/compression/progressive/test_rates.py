@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from scoreflow.likelihood.compression import lossy_rates
-from scoreflow.likelihood.compression.lossy_rates import (
+from scoreflow.likelihood.compression.progressive import rates
+from scoreflow.likelihood.compression.progressive.rates import (
     QUALITIES,
     distortion,
     other_codes,
     row_of,
 )
-from scoreflow.likelihood.compression.progressive import Sent, State
+from scoreflow.likelihood.compression.progressive.states import Sent, State
 
 LEVELS = (torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 17).long()
 
@@ -43,11 +43,11 @@ def test_a_row_counts_header_and_bits():
 @pytest.mark.parametrize("count", [1, 7, 9])
 def test_images_of_a_sheet_come_back(channels, count):
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 5, channels)).astype(np.uint8)
-    sheet, columns = lossy_rates._sheet(pixels)
+    sheet, columns = rates._sheet(pixels)
     side = math.ceil(math.sqrt(count))
     assert sheet.shape == (-(-count // side) * 3, side * 5, channels)
     assert (sheet[:3, :5] == pixels[0]).all()
-    assert (lossy_rates._images(sheet, columns, 3, 5)[:count] == pixels).all()
+    assert (rates._images(sheet, columns, 3, 5)[:count] == pixels).all()
 
 
 def test_rows_of_jpeg_are_what_a_file_has():
@@ -69,7 +69,7 @@ def test_rows_of_jpeg_are_what_a_file_has():
 
 def test_too_many_for_a_picture_are_several_and_some_images_are_no_picture(monkeypatch):
     whole = other_codes(LEVELS, 17)
-    monkeypatch.setattr(lossy_rates, "WIDEST", 16)  # two by two
+    monkeypatch.setattr(rates, "WIDEST", 16)  # two by two
     parts = other_codes(LEVELS, 17)
     assert all(a["bytes"] < b["bytes"] for a, b in zip(whole, parts, strict=True))
     assert other_codes(LEVELS, 300) == []

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from scoreflow.data.levels import from_uint8, quantize, to_uint8
-from scoreflow.likelihood.compression.progressive import State
+from scoreflow.likelihood.compression.progressive.states import State
 from scoreflow.storage.atomic_files import Json
 
 Pixels = np.ndarray[Any, Any]

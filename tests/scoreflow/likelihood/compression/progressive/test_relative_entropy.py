@@ -8,8 +8,13 @@ from scipy.optimize import minimize
 from scipy.stats import kstest, norm
 from torch.distributions import Normal, kl_divergence
 
-from scoreflow.likelihood.compression import relative_entropy
-from scoreflow.likelihood.compression.relative_entropy import BEYOND, Pair, Shared, choose
+from scoreflow.likelihood.compression.progressive import relative_entropy
+from scoreflow.likelihood.compression.progressive.relative_entropy import (
+    BEYOND,
+    Pair,
+    Shared,
+    choose,
+)
 
 F64 = torch.float64
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from scoreflow.likelihood.compression.index_code import (
+from scoreflow.likelihood.compression.progressive.index_code import (
     MAGNITUDES,
     STEPS,
     Frequencies,

@@ -18,7 +18,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.compression.error_law import ErrorLaw, Kind, buckets
@@ -71,6 +70,16 @@ class ProgressiveFile:
         return head + struct.pack("<I", zlib.crc32(head + words)) + words
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image."""
+        return self.event
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images: none are kept."""
+        return ()
+
+    @property
     def header_bytes(self) -> int:
         """Of the file, all but the words."""
         return len(self._head()) + 4
@@ -79,8 +88,8 @@ class ProgressiveFile:
         name = self.run.encode()
         strides = np.diff(self.times).tolist()
         numbers = [
-            len(name), self.step, self.count, len(self.event), *self.event, self.num_levels, len(strides),
-            *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
+            len(name), self.step, self.count, len(self.event), *self.event, self.num_levels,
+            len(strides), *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
             round(self.part_bits * PART_UNIT),
         ]  # fmt: skip
         errors = law_bytes(self.law)
@@ -150,12 +159,6 @@ def _law_of(
         raise ValueError("a table of another size")
     squares = torch.from_numpy(np.frombuffer(content, "<i2").astype(np.int16)).view(shape)
     return ErrorLaw(kind, times, squares, squares)
-
-
-def law_at(law: ErrorLaw, times: tuple[int, ...]) -> ErrorLaw:
-    """What a receiver needs of a law, for a chain of these times."""
-    rows: Tensor = law.squares[[law.times.index(t) for t in times[2:]]]
-    return ErrorLaw(law.kind, times[2:], rows, rows)
 
 
 def law_bytes(law: ErrorLaw) -> bytes:

@@ -27,9 +27,19 @@ from torch import Tensor
 
 from scoreflow.likelihood.compression.chain import Chain, Normal
 from scoreflow.likelihood.compression.error_law import ErrorLaw, Measured
-from scoreflow.likelihood.compression.index_code import Frequencies, Reader, Writer, told_as
-from scoreflow.likelihood.compression.progressive_file import law_at, law_bytes
-from scoreflow.likelihood.compression.relative_entropy import Chosen, Pair, Shared, choose
+from scoreflow.likelihood.compression.progressive.file import law_bytes
+from scoreflow.likelihood.compression.progressive.index_code import (
+    Frequencies,
+    Reader,
+    Writer,
+    told_as,
+)
+from scoreflow.likelihood.compression.progressive.relative_entropy import (
+    Chosen,
+    Pair,
+    Shared,
+    choose,
+)
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
@@ -387,7 +397,7 @@ def plan(
         path, bits = cheapest_times(
             dims * halves[1][kind].costs(law, sde)[1:, 1:], times, stop, part_bits
         )
-        whole = law_at((tally + halves[1][kind]).law(times), path)
+        whole = (tally + halves[1][kind]).law(times).at(path[2:])
         plans.append(Plan(whole, path, images * bits + 8 * len(law_bytes(whole))))
     return min(plans, key=lambda each: each.bits)
 

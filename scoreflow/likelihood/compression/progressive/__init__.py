@@ -1,0 +1,1 @@
+"""Images sent from the noise down to a time, by relative entropy coding."""

@@ -1,0 +1,259 @@
+"""--mode compress and decompress as a user meets them: whole files, and those that are not."""
+
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoreflow.cli.main import main
+from scoreflow.cli.modes.applications import chains, compress
+from scoreflow.data.levels import to_uint8
+from scoreflow.data.loading import load_digits
+from scoreflow.likelihood.compression import archive
+
+pytest.importorskip("constriction")
+ROOT = Path(__file__).parents[4]
+TINY = ["--config.compress.steps=4", "--config.compress.fit_images=8", "--device=cpu"]
+
+
+def command(mode, *flags):
+    return main(["run.py", f"--mode={mode}", *map(str, flags)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_times():
+    """A quarter of the times, so that measuring takes no longer than it must."""
+    with pytest.MonkeyPatch.context() as patch:
+        every = chains.times_of
+        patch.setattr(chains, "times_of", lambda *process: every(*process)[3::4])
+        yield
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A run, and a file of its first five test images, three at a time."""
+    place = tmp_path_factory.mktemp("packed")
+    run = Path(shutil.copytree(ROOT / "tests" / "fixtures" / "run-0.1", place / "run"))
+    asked = [*TINY, "--config.compress.num_images=5", "--config.compress.batch_size=3"]
+    assert command("compress", f"--workdir={run}", f"--out={place / 'a.sf'}", *asked) == 0
+    return run, place / "a.sf"
+
+
+@pytest.fixture
+def images(packed):
+    return load_digits(0.2, 0).test[:5]
+
+
+def pixels(folder, names):
+    shown = [np.asarray(Image.open(folder / f"{name}.png")) for name in names]
+    return torch.from_numpy(np.stack(shown))[:, None]
+
+
+def line(capfd):
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_images_of_a_file_come_back_bit_for_bit(packed, images, tmp_path, capfd):
+    """In their order, by the run that the file names, without --workdir."""
+    _, file = packed
+    assert command("decompress", f"--in={file}", f"--out={tmp_path / 'out'}") == 0
+    assert "5 images, as they were encoded" in capfd.readouterr().out
+    names = [f"{k:08d}" for k in range(5)]
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == names
+    assert torch.equal(pixels(tmp_path / "out", names), to_uint8(images, 17))
+    assert not list(tmp_path.glob("*tmp*")) + list(tmp_path.glob(".*"))
+
+
+def test_the_result_says_where_each_byte_is(packed):
+    run, file = packed
+    result = json.loads((run / "results" / "compression.json").read_text())
+    held = result["bytes"]
+    assert held["file"] == file.stat().st_size
+    parts = held["borrowed"] + held["header"] + held["names"] + held["images"]
+    assert parts == pytest.approx(held["file"], abs=9)  # a stack ends within its last words
+    assert result["value"] == pytest.approx(8 * held["file"] / 5 / 64)
+    assert result["predicted_bytes"] == pytest.approx(5 * 64 * result["predicted"] / 8)
+    assert result["net_minus_predicted"] == pytest.approx(
+        result["net"] - result["predicted"], abs=0.1 * result["net"]
+    )
+    assert result["num_images"] == 5
+    assert (run / "report.html").exists()
+
+
+def test_a_folder_comes_back_under_its_names(packed, tmp_path):
+    run, _ = packed
+    (tmp_path / "mine").mkdir()
+    levels = torch.arange(3 * 64).reshape(3, 8, 8).remainder(17).to(torch.uint8)
+    for name, image in zip(("00000001", "b", "00000000"), levels, strict=True):
+        Image.fromarray(to_uint8(image, 17).numpy()).save(tmp_path / "mine" / f"{name}.png")
+    out, file = tmp_path / "out", tmp_path / "b.sf"
+    data = f"--config.compress.data={tmp_path / 'mine'}"
+    assert command("compress", f"--workdir={run}", f"--out={file}", data, *TINY) == 0
+    assert command("decompress", f"--in={file}", f"--out={out}", f"--workdir={run}") == 0
+    assert {path.name for path in out.iterdir()} == {"00000000.png", "00000001.png", "b.png"}
+    for path in (tmp_path / "mine").iterdir():
+        own, found = (np.asarray(Image.open(each / path.name)) for each in (path.parent, out))
+        assert np.array_equal(own, found)
+    assert any((run / "results").glob("compression-data-mine*.json"))
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_byte_that_is_another_one_is_damage(packed):
+    """Of every byte of the file."""
+    _, file = packed
+    whole = file.read_bytes()
+    archive.of_bytes(whole, "it")
+    for k in range(len(whole)):
+        for flip in (1, 0x80):
+            damaged = bytearray(whole)
+            damaged[k] ^= flip
+            with pytest.raises(ValueError, match=r"^it (is|has)"):
+                archive.of_bytes(bytes(damaged), "it")
+
+
+def test_a_part_of_a_file_or_more_than_one_is_damage(packed):
+    whole = packed[1].read_bytes()
+    for data in (*(whole[:k] for k in range(len(whole))), whole + b"\0", whole + whole):
+        with pytest.raises(ValueError, match=r"^it (is|has)"):
+            archive.of_bytes(data, "it")
+
+
+REFUSED = {
+    "empty": (b"", "is no file of --mode compress"),
+    "foreign": (b"\x89PNG\r\n\x1a\n" + bytes(200), "is no file of --mode compress"),
+    "newer": (b"SFBB\x02" + bytes(200), "has the format 2"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_such_file_is_one_line(packed, tmp_path, capfd, kind):
+    data, said = REFUSED[kind]
+    (tmp_path / "b.sf").write_bytes(data)
+    assert command("decompress", f"--in={tmp_path / 'b.sf'}", f"--out={tmp_path / 'out'}") == 2
+    assert said in line(capfd)
+    assert not (tmp_path / "out").exists()
+
+
+def altered(packed, tmp_path, monkeypatch, **fields):
+    """The same file with another header, whose check sums are right."""
+    header, words = archive.of_bytes(packed[1].read_bytes(), "it")
+    made = archive.Header(**{**vars(header), **fields})
+    (tmp_path / "b.sf").write_bytes(archive.to_bytes(made, words))
+    return [f"--in={tmp_path / 'b.sf'}", f"--out={tmp_path / 'out'}"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "status"),
+    [
+        ({"weights": bytes(16)}, "other weights", 2),
+        ({"laws": bytes(8)}, "other laws", 2),
+        ({"shape": (1, 8, 9)}, "holds images (1, 8, 9) of 17 levels", 2),
+        ({"num_levels": 256}, "of 256 levels", 2),
+        ({"step": 1}, "has no checkpoint of step 1", 2),
+        ({"run": "nowhere"}, "name it by --workdir DIR", 2),
+        ({"batch": 2, "block": 64}, "do not come back as they were encoded", 1),
+        ({"checks": (7,)}, "do not come back as they were encoded", 1),
+        ({"bits": 4}, "do not come back as they were encoded", 1),
+        ({"machine": "1.0 cpu", "bits": 2}, "it was written by 1.0 cpu, and this", 1),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(
+    packed, tmp_path, monkeypatch, capfd, fields, said, status
+):
+    flags = altered(packed, tmp_path, monkeypatch, **fields)
+    assert command("decompress", *flags) == status
+    assert said in line(capfd)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_would_take_much_memory_are_refused(packed, tmp_path, monkeypatch, capfd):
+    for fields in (
+        {"count": 2**28, "block": 2**28},
+        {"count": 2**31, "block": 2**31},
+        {"batch": 2**15, "shape": (4, 2**10, 2**10)},
+        {"shape": (1,) * 200},
+        {"count": 5, "block": 2, "checks": (1,)},
+    ):
+        flags = altered(packed, tmp_path, monkeypatch, **fields)
+        assert command("decompress", *flags) in (1, 2)
+        assert not (tmp_path / "out").exists()
+    header, _ = archive.of_bytes(packed[1].read_bytes(), "it")
+    bomb = zlib.compress(bytes(2**27), 9)  # of names
+    inside = archive._header_bytes(header, 0)
+    monkeypatch.setattr(archive, "_names_of", lambda _header: bomb)
+    inside = archive._header_bytes(header, 0)
+    data = struct.pack(">4sBII", b"SFBB", 1, len(inside), zlib.crc32(inside)) + inside
+    with pytest.raises(ValueError, match="names without an end"):
+        archive.of_bytes(data, "it")
+
+
+def test_names_lead_nowhere(packed, tmp_path, monkeypatch, capfd):
+    for bad in ("../a", "/a", "a/b", "..", "", "a\0", "c:\\x", "a\nb", "x" * 300):
+        names = (bad, "b", "c", "d", "e")
+        flags = altered(packed, tmp_path, monkeypatch, names=names)
+        assert command("decompress", *flags) == 2
+        assert "is damaged" in line(capfd)
+    flags = altered(packed, tmp_path, monkeypatch, names=("a",) * 5)
+    assert command("decompress", *flags) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "said"),
+    [
+        ("compress", ["--workdir=x"], "--mode compress needs --out, a new file"),
+        ("compress", ["--out=x"], "--mode compress needs --workdir DIR"),
+        ("compress", ["--workdir=x", "--out=x", "--to=sf"], "--to is of --mode export"),
+        ("compress", ["--workdir=x", "--out=x", "--in=y"], "--in is of --mode decompress"),
+        ("decompress", ["--out=x"], "--mode decompress needs --in FILE"),
+        ("decompress", ["--in=x"], "--mode decompress needs --out, a new folder"),
+        ("decompress", ["--in=x", "--out=y", "--from=z"], "--from is of --mode import"),
+        ("sample", ["--workdir=x", "--in=y"], "--in is of --mode decompress"),
+        ("decompress", ["--in=nothing.sf", "--out=y"], "there is no file nothing.sf"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(
+    tmp_path, monkeypatch, capfd, mode, flags, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert command(mode, *flags) == 2
+    assert said in line(capfd)
+
+
+def test_what_is_there_is_left_as_it_is(packed, tmp_path, capfd):
+    run, file = packed
+    before = file.read_bytes()
+    assert command("compress", f"--workdir={run}", f"--out={file}", *TINY) == 2
+    assert "is there already" in line(capfd)
+    assert file.read_bytes() == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    assert command("decompress", f"--in={file}", f"--out={tmp_path / 'out'}") == 2
+    assert "is there already" in line(capfd)
+
+
+def test_too_many_steps_and_no_bin_are_refused(packed, tmp_path, capfd):
+    run, _ = packed
+    asked = ["--config.compress.steps=128", *TINY[1:]]
+    assert command("compress", f"--workdir={run}", f"--out={tmp_path / 'b.sf'}", *asked) == 2
+    assert "compress.steps" in line(capfd)
+
+
+def test_a_file_that_does_not_decode_is_not_written(packed, tmp_path, monkeypatch, capfd):
+    run, _ = packed
+
+    def other(grid, words, count, batch, on_call):
+        yield torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+
+    monkeypatch.setattr(compress, "decode", other)
+    asked = ["--config.compress.num_images=1", *TINY]
+    assert command("compress", f"--workdir={run}", f"--out={tmp_path / 'b.sf'}", *asked) == 1
+    assert "does not decode" in line(capfd)
+    assert not (tmp_path / "b.sf").exists()
