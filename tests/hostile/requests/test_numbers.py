@@ -87,6 +87,7 @@ OF_A_MODE = {
     "sample": ("sampling.steps=2", "sampling.num_images=2"),
     "likelihood": ("likelihood.num_images=2", "likelihood.checked=0"),
     "classifier": ("classifier.num_steps=2", "classifier.width=8"),
+    "features": ("features.layer=middle", "features.num_images=2"),
 }
 FILLED = ("sampling.task=inpaint", "control.count=2", "sampling.sampler=ddim")
 CARRIED = ("likelihood.method=dopri5",)
@@ -109,6 +110,7 @@ AT_ITS_ENDS = {
     "likelihood.trajectory_tolerance": ("likelihood", *AT_NODES, "likelihood.max_evaluations=30"),
     "likelihood.t_start": ("likelihood", *AT_NODES, "likelihood.max_evaluations=30"),
     "classifier.learning_rate": ("classifier",),
+    "features.t": ("features",),
 }
 """The keys that are read when the work is done, and what has them read."""
 TRAINED_AT_ITS_ENDS = {
