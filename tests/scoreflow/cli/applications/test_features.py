@@ -14,8 +14,12 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import feature_sweep
 from scoreflow.data.levels import centres
 from scoreflow.evaluation.representations import probe
+from scoreflow.factory.applications.features import build_time
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import memory
+from scoreflow.sde import VPSDE
 from scoreflow.storage.run_folder import RunDir
 
 FIXTURE = Path(__file__).parents[3] / "fixtures" / "run-0.1"
@@ -159,6 +163,16 @@ def test_what_no_memory_holds_is_refused(run, monkeypatch, capfd):
     assert ask(run, *flags) == 2
     assert "features.pool = none of 360 data and 1 layers needs" in capfd.readouterr().err
     assert ask(run, *flags, "--config.features.num_images=359") == 0
+
+
+def test_a_network_of_whole_times_is_asked_at_these_alone():
+    sde, vectors = VPSDE.log_linear(100), MLP(2, 8)
+    model = ScoreModel(vectors, sde, "v", integer_times=True)
+    assert build_time(0.0, model) == 1
+    assert build_time(7.0, model) == 7
+    with pytest.raises(sf.RequestError, match=r"features\.t must be a whole number .* got 7\.5"):
+        build_time(7.5, model)
+    assert build_time(7.5, ScoreModel(vectors, sde, "v")) == 7.5
 
 
 # ---- vectors, without labels --------------------------------------------------------------------
