@@ -90,8 +90,9 @@ def _note(result: Json, labelled: bool) -> str:
     if not labelled:
         return told + "Agreement is between the clusters that two starts find."
     return told + (
-        "The probe is a logistic regression on standardised features, its penalty chosen on folds "
-        "of the training data. The frames mark the layer and time that are best on training data "
+        "The probe is a logistic regression, its penalty chosen on folds of the training data. "
+        "Activations are divided by a standard deviation each, pixels, their components and "
+        "latents by one number. The frames mark the layer and time that are best on training data "
         "(probe: on folds left out; k-means: accuracy of their clusters), so the test numbers "
         "there are not chosen. Clusters are matched to classes one to one."
     )
