@@ -71,7 +71,7 @@ class FeatureRow:
 
 def case_of(name: str, t: float | None) -> str:
     """The case of a row: "middle.1@225.6", or "pixels"."""
-    return name if t is None else f"{name}@{t:g}"
+    return name if t is None else f"{name}@{str(t).removesuffix('.0')}"
 
 
 def check_row(row: Json) -> None:

@@ -14,6 +14,7 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import feature_sweep
 from scoreflow.data.levels import centres
 from scoreflow.evaluation.representations import probe
+from scoreflow.evaluation.representations.clusters import k_means
 from scoreflow.factory.applications.features import build_time
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
@@ -81,6 +82,15 @@ def test_a_file_holds_what_the_call_returns(run, tmp_path, capfd):
     assert about["weights"] == trained.fingerprint
     assert about["step"] == trained.step
     assert f"written to {out}" in capfd.readouterr().out
+    scaled = (found["features"] - found["features"].mean(0)) / found["features"].std(0)
+    assert np.array_equal(found["clusters"], k_means(scaled, 4, 0).labels_)
+
+
+def test_a_file_of_the_run_is_called_by_what_is_in_it(run):
+    asked = ["layer=down.0.0", "num_images=2", "pool=quarters", "t=3.5", "draws=2", "seed=1"]
+    assert ask(run, *(f"--config.features.{each}" for each in asked)) == 0
+    (file,) = (run / "features").iterdir()
+    assert file.name == "00000060-down.0.0-quarters-t3.5-draws2-seed1-test.npz"
 
 
 def test_what_is_no_module(run):
@@ -148,6 +158,13 @@ def test_bad_requests_end_in_a_line_before_any_work(run, flags, told, capfd):
     assert len(err.splitlines()) == 1
     assert not (run / "results" / "features.jsonl").exists()
     assert not (run / "features").exists()
+
+
+def test_a_classifier_that_is_named_must_be_there(run, capfd):
+    (run / "classifier.pt").unlink()
+    assert ask(run, *SMALL) == 2
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1
+    assert not (run / "results" / "features.jsonl").exists()
 
 
 def test_a_file_of_another_kind_and_one_for_a_sweep_are_refused(run, tmp_path, capfd):

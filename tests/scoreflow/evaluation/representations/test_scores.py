@@ -17,10 +17,13 @@ from scoreflow.evaluation.representations.clusters import (
 from scoreflow.evaluation.representations.probe import linear_probe, paired, refuse_few
 from scoreflow.evaluation.representations.sweep import (
     best_of,
+    case_of,
+    check_row,
     in_the_plane,
     principal,
     scaled,
 )
+from scoreflow.storage.validation import InvalidError
 
 
 def drawn(seed, n=60, clusters=4, classes=3, noise=0.4):
@@ -184,6 +187,18 @@ def test_the_best_rows_are_those_of_training_data():
     assert best_of([{"case": "a", "agreement": 0.1}, {"case": "b", "agreement": 0.2}]) == {
         "clusters": "b"
     }
+
+
+def test_a_case_tells_times_apart_and_a_row_is_of_its_own():
+    assert case_of("middle.1", 200.0) == "middle.1@200"
+    assert case_of("pixels", None) == "pixels"
+    assert case_of("a", 225.60000001) != case_of("a", 225.60000002)
+    row = {"case": "a@3", "name": "a", "t": 3.0, "log_snr": 0.0, "num_features": 2}
+    row |= {"agreement": 1.0, "agreement_sd": 0.0}
+    check_row(row)
+    for wrong in ({"case": "a@4"}, {"t": 4.0}, {"accuracy": 1.5}, {"num_features": 0}):
+        with pytest.raises(InvalidError):
+            check_row({**row, **wrong})
 
 
 def test_activations_are_scaled_by_training_data_and_images_are_not():
