@@ -120,8 +120,11 @@ UNREAD_BY_LIKELIHOOD = {
 UNREAD_BY_FEATURES = {
     "data": "pass the data themselves",
     "num_images": "pass fewer data",
-    "sweep": "it is what --mode features does",
-    "clusters": "it is what --mode features does",
+    **dict.fromkeys(("fit", "mode", "background"), "pass the data as the run has them"),
+    **dict.fromkeys(
+        ("sweep", "layers", "times", "beside", "train_images", "clusters", "repeats"),
+        "it is of --mode features",
+    ),
 }
 """Keys of the sections that the calls do not read, and what to do instead."""
 NO_FUNCTION_OF = ("batch_size", "save", "progressive", "task", "ema_length")

@@ -1,6 +1,6 @@
 """A linear probe: how well a linear classifier tells classes by features.
 
-Multinomial logistic regression with an L2 penalty on standardised features (Alain & Bengio 2016,
+Multinomial logistic regression with an L2 penalty on features of one scale (Alain & Bengio 2016,
 "Understanding intermediate layers using linear classifier probes"). The penalty is chosen by
 cross-validation on the training data alone, and so is what the features are compared by; the test
 data are looked at once.
@@ -8,6 +8,7 @@ data are looked at once.
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from scoreflow.errors import RequestError
+from scoreflow.evaluation.representations.scaling import Scale
 from scoreflow.uncertainty import rate_error
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +51,12 @@ class Probed:
 
 
 def linear_probe(
-    train: Array, train_labels: Array, test: Array, test_labels: Array, seed: int = 0
+    train: Array,
+    train_labels: Array,
+    test: Array,
+    test_labels: Array,
+    seed: int = 0,
+    alike: bool = False,
 ) -> Probed:
     """Fit a probe on training data and score it on test data.
 
@@ -61,15 +66,16 @@ def linear_probe(
         test: (m, F).
         test_labels: (m,).
         seed: of the folds.
+        alike: whether all features are in one unit; see `Scale.of`.
     """
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     splits = list(folds.split(train, train_labels))
     by_strength = {
-        strength: float(np.mean(_left_out(train, train_labels, splits, strength)))
+        strength: float(np.mean(_left_out(train, train_labels, splits, strength, alike)))
         for strength in STRENGTHS
     }
     best = max(STRENGTHS, key=lambda strength: (by_strength[strength], -strength))
-    right = _fitted(train, train_labels, best).predict(test) == test_labels
+    right = _fitted(train, train_labels, best, alike)(test) == test_labels
     accuracy = float(np.mean(right))
     return Probed(
         accuracy,
@@ -99,23 +105,30 @@ def _bits(right: str, count: int) -> Array:
 
 
 def _left_out(
-    values: Array, labels: Array, splits: list[tuple[Array, Array]], strength: float
+    values: Array,
+    labels: Array,
+    splits: list[tuple[Array, Array]],
+    strength: float,
+    alike: bool,
 ) -> Array:
     """Whether each datum is told rightly by a probe of the other folds: (n,) of 0 and 1."""
     right = np.zeros(len(values))
     for others, left_out in splits:
-        probe = _fitted(values[others], labels[others], strength)
-        right[left_out] = probe.predict(values[left_out]) == labels[left_out]
+        told = _fitted(values[others], labels[others], strength, alike)(values[left_out])
+        right[left_out] = told == labels[left_out]
     return right
 
 
-def _fitted(values: Array, labels: Array, strength: float) -> Pipeline:
+def _fitted(
+    values: Array, labels: Array, strength: float, alike: bool
+) -> Callable[[Array], Array]:
+    """Features -> classes."""
+    scale = Scale.of(values, alike)
     regression = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3)
-    probe = make_pipeline(StandardScaler(), regression)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(values, labels)
-    return probe
+        regression.fit(scale(values), labels)
+    return lambda others: regression.predict(scale(others))
 
 
 def refuse_few(labels: Array) -> None:

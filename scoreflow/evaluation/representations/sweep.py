@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scoreflow.evaluation.representations.clusters import SCORES, Clustered, clustered
 from scoreflow.evaluation.representations.probe import linear_probe, paired
+from scoreflow.evaluation.representations.scaling import Scale
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.validation import InvalidError, Length, Range, conform
 
@@ -70,7 +71,7 @@ class FeatureRow:
 
 def case_of(name: str, t: float | None) -> str:
     """The case of a row: "middle.1@225.6", or "pixels"."""
-    return name if t is None else f"{name}@{t:g}"
+    return name if t is None else f"{name}@{str(t).removesuffix('.0')}"
 
 
 def check_row(row: Json) -> None:
@@ -117,7 +118,8 @@ class Scoring:
         found = clustered(*scaled(name, a, b), self.clusters, seeds, self.labels)
         numbers = _of_clusters(found)
         if self.labels is not None:
-            probe = linear_probe(a, self.labels[0], b, self.labels[1], self.seed)
+            alike = name in IN_ONE_UNIT
+            probe = linear_probe(a, self.labels[0], b, self.labels[1], self.seed, alike)
             about = asdict(probe)
             numbers |= {"accuracy_error": about.pop("error"), **about}
         about_it = {"name": name, "t": t, "log_snr": log_snr, "num_features": a.shape[1]}
@@ -135,16 +137,13 @@ def _of_clusters(found: Clustered) -> Json:
 
 
 IN_ONE_UNIT = ("pixels", "pca", "latent", "x_0")
-"""Features that k-means takes as they are: their distances are those of images."""
+"""Features whose distances are those of images."""
 
 
 def scaled(name: str, train: Array, test: Array) -> tuple[Array, Array]:
-    """Features as k-means takes them: activations at unit variance of the training data."""
-    if name in IN_ONE_UNIT:
-        return train, test
-    mean, sd = train.mean(0), train.std(0)
-    sd = np.where(sd > 0, sd, 1.0)
-    return (train - mean) / sd, (test - mean) / sd
+    """Features as k-means takes them, by their name."""
+    scale = Scale.of(train, name in IN_ONE_UNIT)
+    return scale(train), scale(test)
 
 
 def principal(train: Array, test: Array) -> tuple[Array, Array]:

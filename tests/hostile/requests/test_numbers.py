@@ -88,6 +88,7 @@ OF_A_MODE = {
     "likelihood": ("likelihood.num_images=2", "likelihood.checked=0"),
     "classifier": ("classifier.num_steps=2", "classifier.width=8"),
     "classify": ("likelihood.num_images=2", "classify.times=16"),
+    "features": ("features.layer=middle", "features.num_images=2"),
 }
 FILLED = ("sampling.task=inpaint", "control.count=2", "sampling.sampler=ddim")
 CARRIED = ("likelihood.method=dopri5",)
@@ -111,6 +112,7 @@ AT_ITS_ENDS = {
     "likelihood.t_start": ("likelihood", *AT_NODES, "likelihood.max_evaluations=30"),
     "classifier.learning_rate": ("classifier",),
     "classify.z": ("classify",),
+    "features.t": ("features",),
 }
 """The keys that are read when the work is done, and what has them read."""
 TRAINED_AT_ITS_ENDS = {

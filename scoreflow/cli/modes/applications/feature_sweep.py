@@ -41,6 +41,7 @@ from scoreflow.factory.applications.features import (
 )
 from scoreflow.factory.choose import choose_key
 from scoreflow.runtime.progress_bar import Progress
+from scoreflow.schema.applications.features import BESIDE
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun
@@ -156,9 +157,7 @@ def _checked(trained: TrainedRun) -> Sweep:
     remedy = "pool it, or lower features.train_images and features.num_images"
     refuse_size(asked, layers, paths, data, len(train) + len(test), remedy)
     scoring = Scoring(labels, clusters, c.repeats, c.seed)
-    beside = tuple(dict.fromkeys(each for each in c.beside if choose_key("features.beside", each)))
-    if "classifier" in beside and not _has_classifier(trained):
-        beside = tuple(each for each in beside if each != "classifier")
+    beside = _named_beside(trained)
     return Sweep(trained, asked, layers, paths, times, train, test, scoring, beside)
 
 
@@ -171,14 +170,23 @@ def _labels(data: Data, train: int, test: int) -> tuple[np.ndarray, np.ndarray] 
     return of_train, data.test_labels[:test].cpu().numpy()
 
 
-def _has_classifier(trained: TrainedRun) -> bool:
-    if trained.data.num_levels is None:
-        return False
+def _named_beside(trained: TrainedRun) -> tuple[str, ...]:
+    """What stands beside the layers, each once.
+
+    Raises:
+        RequestError: one is no choice, or is asked for by name and the run has none.
+    """
+    asked = trained.config.features.beside
+    found = tuple(dict.fromkeys(choose_key("features.beside", each) for each in asked))
+    if "classifier" not in found:
+        return found
     try:
         trained.classifier()
-    except RequestError:  # there is none, or it is of other data
-        return False
-    return True
+    except RequestError:
+        if found != BESIDE:  # it was named
+            raise
+        return tuple(each for each in found if each != "classifier")
+    return found
 
 
 def _heading(swept: Sweep) -> Json:

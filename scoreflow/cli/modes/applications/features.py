@@ -27,6 +27,7 @@ from scoreflow.errors import RequestError
 from scoreflow.evaluation.representations.activations import Asked, activations, log_snr
 from scoreflow.evaluation.representations.clusters import k_means
 from scoreflow.evaluation.representations.layers import LATENT, OF_NO_MODULE, PIXELS
+from scoreflow.evaluation.representations.sweep import scaled
 from scoreflow.factory.applications.features import (
     build_asked,
     build_layer,
@@ -104,10 +105,7 @@ def write_features(trained: TrainedRun, out: Path | None) -> Path:
     remedy = "pool it, or lower features.num_images"
     refuse_size(asked, layers, (path,), trained.data, len(values), remedy)
     name = layers.short(path)
-    out = out or _default_path(trained, name, t, of.name)
-    check_writable(out.parent, "choose another --out")
-    found = _made(trained, asked, path, t, values)
-    about = {
+    about: Json = {
         "layer": name,
         "module": "" if path in OF_NO_MODULE else path,
         "t": t,
@@ -122,6 +120,9 @@ def write_features(trained: TrainedRun, out: Path | None) -> Path:
         "step": trained.step,
         **trained.averaged_as,
     }
+    out = out or _default_path(trained, about)
+    check_writable(out.parent, "choose another --out")
+    found = _made(trained, asked, path, t, values)
     _write(out, of, found, about, c.clusters)
     at = "" if t is None else f" at t = {t:g}"
     say(
@@ -142,12 +143,21 @@ def _made(trained: TrainedRun, asked: Asked, path: str, t: float | None, values:
         return activations(asked, values, at, (path,), progress.advance)[path]
 
 
-def _default_path(trained: TrainedRun, layer: str, t: float | None, data: str) -> Path:
-    """DIR/features/STEP-LAYER-tT-DATA.npz."""
-    at = "" if t is None else f"-t{t:g}"
-    return (
-        trained.folder.path / "features" / f"{trained.step:08d}-{layer}{at}-{short_name(data)}.npz"
-    )
+def _default_path(trained: TrainedRun, about: Json) -> Path:
+    """DIR/features/STEP-LAYER-tT-DATA.npz, with what else is asked otherwise than by default."""
+    t, draws, seed, label = (about[key] for key in ("t", "draws", "seed", "label"))
+    noisy = t is not None
+    parts = [
+        f"{trained.step:08d}",
+        about["layer"],
+        *([about["pool"]] if about["module"] and about["pool"] != "mean" else []),
+        *([f"t{t:g}"] if noisy else []),
+        *([f"draws{draws}"] if noisy and draws != 1 else []),
+        *([f"seed{seed}"] if noisy and seed else []),
+        *([f"label{label}"] if label != -1 else []),
+        short_name(about["data"]),
+    ]
+    return trained.folder.path / "features" / f"{'-'.join(parts)}.npz"
 
 
 def _write(out: Path, of: Data, found: Tensor, about: Json, clusters: int) -> None:
@@ -158,8 +168,11 @@ def _write(out: Path, of: Data, found: Tensor, about: Json, clusters: int) -> No
     if of.test_names:
         arrays["names"] = np.array(of.test_names[: len(found)])
     if clusters:
-        flat = found.flatten(1).numpy().astype(np.float64)
-        arrays["clusters"] = k_means(flat, clusters, about["seed"]).labels_.astype(np.int64)
+        flat = found.flatten(1).numpy()
+        at_one_scale, _ = scaled(about["layer"], flat, flat)
+        arrays["clusters"] = k_means(at_one_scale, clusters, about["seed"]).labels_.astype(
+            np.int64
+        )
     make_folder(out.parent)
     with replacing(out) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

@@ -66,14 +66,14 @@ def _said(result: Json) -> str:
         return f"Clusters by the activations of the averaged network: {what}."
     row = next(row for row in result["rows"] if row["case"] == result["best"]["probe"])
     apart = ", ".join(
-        f"{with_error(each['difference'], each['standard_error'], '.3f', '+')} to "
+        f"{with_error(each['difference'], each['standard_error'], '.3f', '+')} than "
         f"{BESIDE.get(each['to'], each['to'])}"
         for each in result.get("differences", ())
     )
     return (
         f"of {result['num_images']} test data are told rightly by a linear probe of layer "
         f"{row['name']} at t = {row['t']:g}, the best of {what}, by the training data alone."
-        + (f" On the same test data its difference is {apart}." if apart else "")
+        + (f" On the same test data it is better by {apart}." if apart else "")
     )
 
 
@@ -90,8 +90,9 @@ def _note(result: Json, labelled: bool) -> str:
     if not labelled:
         return told + "Agreement is between the clusters that two starts find."
     return told + (
-        "The probe is a logistic regression on standardised features, its penalty chosen on folds "
-        "of the training data. The frames mark the layer and time that are best on training data "
+        "The probe is a logistic regression, its penalty chosen on folds of the training data. "
+        "Activations are divided by a standard deviation each, pixels, their components and "
+        "latents by one number. The frames mark the layer and time that are best on training data "
         "(probe: on folds left out; k-means: accuracy of their clusters), so the test numbers "
         "there are not chosen. Clusters are matched to classes one to one."
     )
@@ -136,7 +137,8 @@ def _table(rows: list[Json], best: Json, labelled: bool) -> Table:
     columns = ["features", "t", "numbers"]
     if labelled:
         columns += ["probe, test", "probe, folds", "k-means ACC", "NMI", "ARI", "ACC, training"]
-    columns += ["agreement of starts"]
+    else:
+        columns += ["agreement of starts"]
     return Table(tuple(columns), tuple(_cells(row, best, labelled) for row in rows))
 
 
@@ -151,7 +153,8 @@ def _cells(row: Json, best: Json, labelled: bool) -> tuple[Cell, ...]:
         cells += [_number(row, "accuracy", best, "probe"), _number(row, "folds", best, "")]
         cells += [_number(row, "clusters", best, "clusters")]
         cells += [_number(row, key, best, "") for key in ("nmi", "ari", "clusters_train")]
-    cells += [number(row["agreement"], form=".3f")]
+    else:
+        cells += [number(row["agreement"], form=".3f")]
     return tuple(cells)
 
 

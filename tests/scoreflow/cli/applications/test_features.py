@@ -14,8 +14,13 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import feature_sweep
 from scoreflow.data.levels import centres
 from scoreflow.evaluation.representations import probe
+from scoreflow.evaluation.representations.clusters import k_means
+from scoreflow.factory.applications.features import build_time
+from scoreflow.models.mlp import MLP
+from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
 from scoreflow.runtime import memory
+from scoreflow.sde import VPSDE
 from scoreflow.storage.run_folder import RunDir
 
 FIXTURE = Path(__file__).parents[3] / "fixtures" / "run-0.1"
@@ -77,6 +82,15 @@ def test_a_file_holds_what_the_call_returns(run, tmp_path, capfd):
     assert about["weights"] == trained.fingerprint
     assert about["step"] == trained.step
     assert f"written to {out}" in capfd.readouterr().out
+    scaled = (found["features"] - found["features"].mean(0)) / found["features"].std(0)
+    assert np.array_equal(found["clusters"], k_means(scaled, 4, 0).labels_)
+
+
+def test_a_file_of_the_run_is_called_by_what_is_in_it(run):
+    asked = ["layer=down.0.0", "num_images=2", "pool=quarters", "t=3.5", "draws=2", "seed=1"]
+    assert ask(run, *(f"--config.features.{each}" for each in asked)) == 0
+    (file,) = (run / "features").iterdir()
+    assert file.name == "00000060-down.0.0-quarters-t3.5-draws2-seed1-test.npz"
 
 
 def test_what_is_no_module(run):
@@ -146,6 +160,13 @@ def test_bad_requests_end_in_a_line_before_any_work(run, flags, told, capfd):
     assert not (run / "features").exists()
 
 
+def test_a_classifier_that_is_named_must_be_there(run, capfd):
+    (run / "classifier.pt").unlink()
+    assert ask(run, *SMALL) == 2
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1
+    assert not (run / "results" / "features.jsonl").exists()
+
+
 def test_a_file_of_another_kind_and_one_for_a_sweep_are_refused(run, tmp_path, capfd):
     assert ask(run, f"--out={tmp_path / 'f.csv'}", "--config.features.layer=middle") == 2
     assert "--out must name a .npz file" in capfd.readouterr().err
@@ -159,6 +180,16 @@ def test_what_no_memory_holds_is_refused(run, monkeypatch, capfd):
     assert ask(run, *flags) == 2
     assert "features.pool = none of 360 data and 1 layers needs" in capfd.readouterr().err
     assert ask(run, *flags, "--config.features.num_images=359") == 0
+
+
+def test_a_network_of_whole_times_is_asked_at_these_alone():
+    sde, vectors = VPSDE.log_linear(100), MLP(2, 8)
+    model = ScoreModel(vectors, sde, "v", integer_times=True)
+    assert build_time(0.0, model) == 1
+    assert build_time(7.0, model) == 7
+    with pytest.raises(sf.RequestError, match=r"features\.t must be a whole number .* got 7\.5"):
+        build_time(7.5, model)
+    assert build_time(7.5, ScoreModel(vectors, sde, "v")) == 7.5
 
 
 # ---- vectors, without labels --------------------------------------------------------------------

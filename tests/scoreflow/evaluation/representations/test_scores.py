@@ -17,10 +17,13 @@ from scoreflow.evaluation.representations.clusters import (
 from scoreflow.evaluation.representations.probe import linear_probe, paired, refuse_few
 from scoreflow.evaluation.representations.sweep import (
     best_of,
+    case_of,
+    check_row,
     in_the_plane,
     principal,
     scaled,
 )
+from scoreflow.storage.validation import InvalidError
 
 
 def drawn(seed, n=60, clusters=4, classes=3, noise=0.4):
@@ -156,6 +159,11 @@ def test_a_probe_of_features_in_any_unit_is_the_same():
     units = np.array([1e-3, 1.0, 1e3, 7.0, 1.0])
     own = linear_probe(train, train_labels, test, labels)
     assert linear_probe(train * units, train_labels, test * units, labels) == own
+    whole = linear_probe(train, train_labels, test, labels, alike=True)
+    assert linear_probe(train * 8, train_labels, test * 8, labels, alike=True) == whole
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    turned = linear_probe(train @ turn, train_labels, test @ turn, labels, alike=True)
+    assert turned.folds == pytest.approx(whole.folds, abs=1 / 150)  # in one unit: no axes
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,18 @@ def test_the_best_rows_are_those_of_training_data():
     }
 
 
+def test_a_case_tells_times_apart_and_a_row_is_of_its_own():
+    assert case_of("middle.1", 200.0) == "middle.1@200"
+    assert case_of("pixels", None) == "pixels"
+    assert case_of("a", 225.60000001) != case_of("a", 225.60000002)
+    row = {"case": "a@3", "name": "a", "t": 3.0, "log_snr": 0.0, "num_features": 2}
+    row |= {"agreement": 1.0, "agreement_sd": 0.0}
+    check_row(row)
+    for wrong in ({"case": "a@4"}, {"t": 4.0}, {"accuracy": 1.5}, {"num_features": 0}):
+        with pytest.raises(InvalidError):
+            check_row({**row, **wrong})
+
+
 def test_activations_are_scaled_by_training_data_and_images_are_not():
     rng = np.random.default_rng(0)
     train, test = rng.normal(3, 5, (40, 4)), rng.normal(3, 5, (20, 4))
@@ -189,7 +209,12 @@ def test_activations_are_scaled_by_training_data_and_images_are_not():
     assert a.std(0) == pytest.approx([1, 1, 0, 1])
     assert a.mean(0) == pytest.approx(np.zeros(4), abs=1e-12)
     assert b[:, 0] == pytest.approx((test[:, 0] - train[:, 0].mean()) / train[:, 0].std())
-    assert scaled("pixels", train, test) == (train, test)
+    train[:, 3] *= 9
+    a, b = scaled("pixels", train, test)  # by one number
+    unit = np.sqrt(train.var(0).mean())
+    assert a == pytest.approx((train - train.mean(0)) / unit)
+    assert b == pytest.approx((test - train.mean(0)) / unit)
+    assert np.all(scaled("pixels", train * 0, test * 0)[0] == 0)
 
 
 def test_principal_components_have_their_share_of_the_variance():
@@ -203,5 +228,5 @@ def test_principal_components_have_their_share_of_the_variance():
     values = np.linalg.eigvalsh(np.cov(train.T))[::-1]
     assert a.var(0, ddof=1) == pytest.approx(values[:2])
     points, shares = in_the_plane("pixels", train, test)
-    assert np.abs(points) == pytest.approx(np.abs(b))
+    assert np.abs(points) * np.sqrt(train.var(0).mean()) == pytest.approx(np.abs(b))
     assert shares == pytest.approx(list(values[:2] / values.sum()))
