@@ -157,7 +157,9 @@ def _method(row: Json, seed: int, n: int, number: int) -> tuple[str, ...]:
         f"{row['accuracy']:.4f} ± {row['standard_error']:.4f}",
         f"{low_high[0]:.3f} to {low_high[1]:.3f}",
         *scores,
-        ", ".join(f"{t:.2f}" for t in row.get("temperatures", ())),
+        " to ".join(f"{end(t):.2f}" for end in (min, max) for t in [row["temperatures"]])
+        if "temperatures" in row
+        else "",
         f"{row['evaluations']:.0f}" if "evaluations" in row else "",
     )
 
