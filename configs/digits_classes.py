@@ -10,6 +10,6 @@ def get_config() -> ConfigDict:
     config = digits.get_config()
     config.model.conditional = True
     config.model.prediction = "residual"  # pixels alone are known; what is learned is the shape
-    config.model.dropout = 0.1  # a classifier of few images overfits before a sampler does
+    config.model.dropout = 0.1  # a class has 144 images
     config.training.num_steps = 3000
     return config

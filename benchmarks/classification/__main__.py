@@ -9,7 +9,6 @@ how many images it finds another class.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -44,7 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    start = time.monotonic()
     if len(rounds_of(asked.times)) < 2:
         raise RequestError(f"--times must be 16 or more, got {asked.times}")
     measured, replayed = [], []
@@ -62,7 +60,6 @@ def _run(asked: argparse.Namespace) -> None:
         "num_images": measured[0]["num_images"],
         "seeds": measured,
         "elimination": replayed,
-        "seconds": time.monotonic() - start,
     }
     out = folder(run.experiment.device, asked.out)
     text = _markdown(result)
@@ -157,7 +154,9 @@ def _method(row: Json, seed: int, n: int, number: int) -> tuple[str, ...]:
         f"{row['accuracy']:.4f} ± {row['standard_error']:.4f}",
         f"{low_high[0]:.3f} to {low_high[1]:.3f}",
         *scores,
-        ", ".join(f"{t:.2f}" for t in row.get("temperatures", ())),
+        " to ".join(f"{end(t):.2f}" for end in (min, max) for t in [row["temperatures"]])
+        if "temperatures" in row
+        else "",
         f"{row['evaluations']:.0f}" if "evaluations" in row else "",
     )
 
@@ -177,16 +176,18 @@ def _picture(result: Json) -> Figure:
         name = "all classes in full" if z is None else f"left out beyond {z:g} s.e."
         left.plot(means[0], means[1], "o-", label=name)
     left.set(xscale="log", xlabel="evaluations an image", ylabel="accuracy of the bound")
-    left.legend()
+    left.set_xticks([100, 200, 400, 800], ["100", "200", "400", "800"])
+    left.set_xticks([], minor=True)
+    left.legend(fontsize=8)
     right.plot([0, 1], [0, 1], "k--", linewidth=0.8)
     for row in result["seeds"][0]["methods"]:
         bins = (row.get("calibration") or {}).get("bins", [])
-        if bins and "regression" not in row["name"]:
+        if bins and not row.get("temperatures") and "regression" not in row["name"]:
             x, y = ([each[key] for each in bins] for key in ("confidence", "accuracy"))
             error = [rate_error(each["accuracy"], each["count"]) for each in bins]
             right.errorbar(x, y, error, marker="o", linewidth=0.8, label=row["name"])
     right.set(xlabel="stated probability", ylabel="share that is right")
-    right.legend()
+    right.legend(loc="lower left", fontsize=8)
     return figure
 
 

@@ -14,8 +14,11 @@ from scoreflow.uncertainty import standard_error
 BINS = 15
 """Of confidence, as Guo et al. 2017 have them."""
 RESAMPLES = 1000
+FOLDS = 10
+"""Parts of the data, each at a temperature fitted on the others: of a good classifier's data few
+are wrong, and half of them may have none."""
 HOTTEST = 1e4
-"""Greatest temperature that is fitted: of sums over thousands of dimensions it may be hundreds."""
+"""Greatest temperature that is fitted, and one over the least."""
 
 
 @dataclass(frozen=True)
@@ -152,25 +155,30 @@ def fit_temperature(nats: Tensor, log_prior: Tensor, own: Tensor) -> float:
     return math.exp(-float(found.x))
 
 
-def tempered(nats: Tensor, log_prior: Tensor, own: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Log posteriors of two halves of the data, each at the temperature fitted on the other.
+def tempered(nats: Tensor, log_prior: Tensor, own: Tensor) -> tuple[Tensor, list[float]] | None:
+    """Log posteriors, each at the temperature fitted on images of other folds.
 
     No datum's class has a part in its own temperature. Images of the training set would not do:
     their likelihoods are those of data that the network has seen.
 
     Args:
-        nats: as in `fit_temperature`, n >= 2; the halves are the even and the odd data.
+        nats: as in `fit_temperature`, n >= 4; fold k has the data k, k + F, k + 2 F, ...
         log_prior: as there.
         own: as there.
 
     Returns:
-        Log p(k | x), (n, K), and the temperature of the even data and of the odd.
+        Log p(k | x), (n, K), and the temperature of each fold. None where a fit has no minimum:
+        the greatest likelihood is right of all of its data, and the colder the better.
     """
-    even = torch.arange(len(nats)) % 2 == 0
+    folds = min(FOLDS, len(nats) // 2)
+    fold = torch.arange(len(nats)) % folds
     found = torch.empty_like(nats)
     temperatures = []
-    for part in (even, ~even):
-        fitted = fit_temperature(nats[~part], log_prior, own[~part])
-        found[part] = log_posterior(nats[part], log_prior, fitted)
+    for k in range(folds):
+        others = fold != k
+        if bool((nats[others].argmax(1) == own[others]).all()):
+            return None
+        fitted = fit_temperature(nats[others], log_prior, own[others])
+        found[fold == k] = log_posterior(nats[fold == k], log_prior, fitted)
         temperatures.append(fitted)
-    return found, (temperatures[0], temperatures[1])
+    return found, temperatures

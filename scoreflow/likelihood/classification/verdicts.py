@@ -17,7 +17,7 @@ from scoreflow.uncertainty import rate_error
 MOST_MISSES = 24
 """Images that a result names as misclassified."""
 FEWEST_TEMPERED = 8
-"""Data below which no temperature is fitted on a half of them."""
+"""Data below which no temperature is fitted."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Method:
 def by_likelihood(name: str, found: LogLikelihoods, prior: Prior, own: Tensor) -> list[Method]:
     """Bayes' rule from log p(x | k), and the same at temperatures fitted on other images.
 
+    The second is left out where there is no such temperature.
+
     Args:
         name: of the likelihood.
         found: it, (n, K).
@@ -57,10 +59,11 @@ def by_likelihood(name: str, found: LogLikelihoods, prior: Prior, own: Tensor) -
     """
     about = {"evaluations": float(found.evaluations.sum(1).double().mean())}
     methods = [Method.stating(name, log_posterior(found.nats, prior.log), about)]
-    if len(own) >= FEWEST_TEMPERED:
-        log_probs, temperatures = tempered(found.nats, prior.log, own)
-        cooled = {**about, "temperatures": list(temperatures)}
-        methods.append(Method.stating(f"{name}, tempered", log_probs, cooled, variant=True))
+    fitted = tempered(found.nats, prior.log, own) if len(own) >= FEWEST_TEMPERED else None
+    if fitted is not None:
+        log_probs, temperatures = fitted
+        told = {**about, "temperatures": temperatures}
+        methods.append(Method.stating(f"{name}, tempered", log_probs, told, variant=True))
     return methods
 
 

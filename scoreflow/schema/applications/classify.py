@@ -23,20 +23,17 @@ class ClassifyConfig(Section):
         "log p(x | class) by the exact flow (as the likelihood section asks), by the bound at "
         "random times, or by both side by side",
         choices=WAYS,
-        later=True,
     )
     prior: str = key(
         "data",
         "of the classes: their shares of the training data, or uniform",
         choices=("data", "uniform"),
-        later=True,
     )
     times: int = key(
         64,
         "random times of the bound, the same for all classes of an image",
         Range(8, 10**6, "[]"),
         only=BY_BOUND,
-        later=True,
     )
     halving: bool = key(
         True,
@@ -44,12 +41,10 @@ class ClassifyConfig(Section):
         "of the worse half go that are behind the best by more than z standard errors of the "
         "difference; the flow is asked of all classes",
         only=BY_BOUND,
-        later=True,
     )
     z: float = key(
         4.0,
         "standard errors by which a class must be behind to be left out",
         POSITIVE,
         only={**BY_BOUND, **WITH_HALVING},
-        later=True,
     )

@@ -12,7 +12,7 @@ from scoreflow.likelihood.classification.elimination import rounds
 from scoreflow.likelihood.classification.flow_by_class import FlowByClass
 from scoreflow.likelihood.flow_likelihood import Solver
 from scoreflow.likelihood.gaussian_reference import Reference
-from scoreflow.sde.analytic import GaussianMixture
+from scoreflow.sde.analytic import GaussianMixture, LevelGrid
 from scoreflow.sde.noise import Noise
 from scoreflow.sde.prediction import predict
 from scoreflow.sde.processes.vp import VPSDE
@@ -216,6 +216,46 @@ def test_who_was_left_out_keeps_its_difference_to_who_led_then():
     expected = [first, second, third, first + 6, first + 7, first + 8]
     assert (-found.nats[0]).tolist() == pytest.approx(expected)
     assert found.evaluations[0].tolist() == [17, 33, 33, 9, 9, 9]
+
+
+LEVELS = torch.tensor([0, 1, 2, 2])
+SHARES = torch.tensor([[0.6, 0.3, 0.1, 1e-9], [0.1, 0.2, 0.6, 0.1]], dtype=torch.float64)
+
+
+def of_levels(laws, embedding):
+    """The bound of levels in two classes of known laws: (n, 2) log P, and the exact one."""
+
+    def of(labels):
+        def denoise(x_t, t):
+            x_0 = torch.stack([law.denoiser(SDE)(x_t, t).x_0 for law in laws], 1)
+            return predict(SDE, x_t, t, "x_0", x_0[torch.arange(len(x_t)), labels])
+
+        return denoise
+
+    flat = torch.full((2,), -math.log(2), dtype=torch.float64)
+    law, two = times.even_law(SDE, T_MIN), torch.arange(2)
+    bound = BoundByClass(of, law, two, flat, 4, embedding, 1, (64,), math.inf, 4096)
+    levels = LEVELS.repeat(200)[:, None]
+    found = bound.of(levels, torch.arange(800)).nats.view(200, 4, 2)
+    return found, SHARES.log().T[LEVELS]
+
+
+@pytest.mark.parametrize("embedding", ["uniform", "centre"])
+def test_of_integers_it_is_log_probability(embedding):
+    shares = SHARES / SHARES.sum(1, keepdim=True)
+    if embedding == "uniform":
+        laws = [LevelGrid(each, 1) for each in shares]
+    else:
+        centres = torch.tensor([[-0.75], [-0.25], [0.25], [0.75]], dtype=torch.float64)
+        point = torch.zeros(4, 1, 1, dtype=torch.float64)
+        laws = [GaussianMixture(each, centres, point) for each in shares]
+    found, exact = of_levels(laws, embedding)
+    error = found.std(0) / math.sqrt(200)
+    # of points in bins the last sigma costs what smears their edges: sigma / width of a bin
+    assert ((found.mean(0) - exact).abs() < 4 * error + 0.05).all()
+    apart, truth = found[..., 0] - found[..., 1], exact[:, 0] - exact[:, 1]
+    error = apart.std(0) / math.sqrt(200)
+    assert ((apart.mean(0) - truth).abs() < 4 * error + 0.05).all()
 
 
 def test_halving_agrees_with_the_bound_in_full(mixture):

@@ -76,15 +76,28 @@ def test_a_temperature_in_closed_form():
 def test_a_datum_has_no_part_in_its_temperature():
     log_probs, own = stated(200)
     flat = torch.full((4,), -math.log(4), dtype=torch.float64)
-    cooled, (even, odd) = tempered(5 * log_probs, flat, own)
-    assert even == pytest.approx(fit_temperature(5 * log_probs[1::2], flat, own[1::2]))
-    assert 3 < odd < 8
-    torch.testing.assert_close(cooled[::2], log_posterior(5 * log_probs[::2], flat, even))
+    cooled, temperatures = tempered(5 * log_probs, flat, own)
+    fold = torch.arange(200) % 10
+    expected = fit_temperature(5 * log_probs[fold != 3], flat, own[fold != 3])
+    assert temperatures[3] == pytest.approx(expected)
+    assert all(3 < each < 8 for each in temperatures)
+    of_fold = log_posterior(5 * log_probs[fold == 3], flat, expected)
+    torch.testing.assert_close(cooled[fold == 3], of_fold)
     other = own.clone()
     other[0] = (own[0] + 1) % 4
     again, _ = tempered(5 * log_probs, flat, other)
-    assert torch.equal(cooled[::2], again[::2])
-    assert not torch.equal(cooled[1::2], again[1::2])
+    assert torch.equal(cooled[fold == 0], again[fold == 0])
+    assert not torch.equal(cooled[fold == 1], again[fold == 1])
+
+
+def test_where_all_are_right_there_is_no_temperature():
+    nats = 30 * torch.eye(3, dtype=torch.float64).repeat(10, 1)
+    own, flat = torch.arange(3).repeat(10), torch.full((3,), -math.log(3), dtype=torch.float64)
+    assert tempered(nats, flat, own) is None
+    found = LogLikelihoods(nats, None, torch.ones(30, 3, dtype=torch.int64))
+    prior = Prior(torch.arange(3), flat)
+    names = [each.name for each in verdicts.by_likelihood("flow", found, prior, own)]
+    assert names == ["flow"]
 
 
 def test_intervals_and_pairs():
@@ -163,12 +176,13 @@ def test_the_result_of_methods():
     nats = torch.zeros(10, 3, dtype=torch.float64)
     nats[torch.arange(10), own] = 4.0
     nats[9] = torch.tensor([0.0, 9.0, 0.0])
+    nats[8] = torch.tensor([1.0, 0.0, 0.0])
     prior = Prior(torch.tensor([3, 5, 8]), torch.full((3,), -math.log(3), dtype=torch.float64))
     found = LogLikelihoods(nats, None, torch.full((10, 3), 7))
     methods = verdicts.by_likelihood("flow", found, prior, own)
-    methods.append(verdicts.Method("other", torch.cat([own[:9], torch.tensor([-1])])))
+    methods.append(verdicts.Method("other", torch.cat([own[:8], torch.tensor([-1, -1])])))
     result = verdicts.as_result(methods, own, prior)
-    assert result["value"] == 0.9
+    assert result["value"] == 0.8
     assert [row["name"] for row in result["methods"]] == ["flow", "flow, tempered", "other"]
     row = result["methods"][0]
     expected = confusion_matrix(own.numpy(), nats.argmax(1).numpy())
