@@ -208,16 +208,16 @@ def _nearest(images: Tensor, known: Tensor, same: bool) -> Tensor:
 # ---- the table ----------------------------------------------------------------------------------
 
 BITS, PNG, OVER_PNG = "bits/dim", "a PNG's bits/dim", "bits/dim over a PNG's"
-EFFORT, NEAREST = "evaluations, or the trajectory's error", "distance to the nearest image"
-TOGETHER = "all of the network's, together"
+EFFORT, NEAREST = "evaluations", "distance to the nearest image"
+TOGETHER = "all together"
 WITH, WITHOUT, ALONG = PARTS
-OF_LIKELIHOOD, OF_ALL = "likelihood", "all"
+OF_LIKELIHOOD = "likelihood"
 DENSITY = {
     "score norm": ("norm", WITH),
     "curvature": ("curvature", WITH),
-    "score norm against curvature (SCOPED)": ("angle", WITH),
-    "dimension (FLIPD)": ("dimension", WITHOUT),
-    "path of the flow (DiffPath)": ("path", ALONG),
+    "SCOPED": ("angle", WITH),
+    "FLIPD": ("dimension", WITHOUT),
+    "DiffPath": ("path", ALONG),
 }
 """Scores by a density: the statistics that they are of, and the evaluations that those take."""
 
@@ -236,10 +236,10 @@ def scores() -> dict[Score, tuple[str, ...]]:
             Score(name, names_of(kind), "density"): (part,)
             for name, (kind, part) in DENSITY.items()
         },
-        Score("reconstruction error", names_of("reconstruction"), "mean z"): (WITH,),
+        Score("reconstruction", names_of("reconstruction"), "mean z"): (WITH,),
         Score(TOGETHER, tuple(vector), "density"): (OF_LIKELIHOOD, *PARTS),
-        Score(f"without a network: {PNG}", (PNG,), "density"): (),
-        Score(f"without a network: {NEAREST}", (NEAREST,), "value"): (),
+        Score("no network: PNG", (PNG,), "density"): (),
+        Score("no network: nearest", (NEAREST,), "value"): (),
     }
 
 
@@ -261,7 +261,7 @@ def _result(asked: Asked, taught: _Seen, test: _Seen, seen: Mapping[str, _Seen])
     return {
         "value": together["worst"]["auroc"],
         "standard_error": together["worst"]["standard_error"],
-        "unit": "AUROC of all of the network's scores together, of the set that is told worst",
+        "unit": "AUROC of all scores of the network together, of the set that is told worst",
         "num_images": len(test.data.test),
         "reference": {"of": c.reference, "num_images": len(taught.data.test)},
         "warning": warning,
