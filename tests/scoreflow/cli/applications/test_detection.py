@@ -283,3 +283,19 @@ def test_the_report_has_the_table_and_old_results_stay_readable(detected, capfd)
     assert 'style="--shade: ' in page
     assert "is damaged" not in page
     assert "Images of each set" in page
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(digits, detected, torchrun, tmp_path):
+    run = Path(shutil.copytree(digits / "run", tmp_path / "run"))
+    flags = [f"--config.likelihood.{each}" for each in ALL]
+    sets = f"--config.likelihood.data={digits / 'noise'},{digits / 'grey'}"
+    command = ["--mode=likelihood", f"--workdir={run}", "--device=cpu", sets, *flags]
+    done = torchrun(2, Path(__file__).parents[4] / "run.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert not list((run / "results").glob("*.rank*"))
+    for row, alone in zip(result(run)["scores"], result(detected)["scores"], strict=True):
+        for name in row["sets"]:  # batches differ, and with them the last bits
+            assert row["sets"][name]["auroc"] == pytest.approx(
+                alone["sets"][name]["auroc"], abs=0.05
+            )
