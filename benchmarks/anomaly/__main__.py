@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.anomaly.picture import heat_maps
 from benchmarks.anomaly.sets import DIGITS, FORMATS, SETS, Sources, written
-from benchmarks.command_line import OneLineParser, exit_status, whole_number
+from benchmarks.command_line import OneLineParser, exit_status
 from benchmarks.measure import folder, keep, load_run, say, table
 from scoreflow.cli.main import main as scoreflow
 from scoreflow.errors import RequestError, RunError
@@ -31,6 +31,8 @@ from scoreflow.runtime.device import build_device
 from scoreflow.storage.atomic_files import Json, write_atomic
 
 REFERENCES = ("train", "test")
+HELD_OUT = 160
+"""Images of either."""
 SIZES = {"digits": (200, 400), "natural": (200, 400), "mnist": (60, 150)}
 """Images of each other set, and of the test set at most."""
 SETTINGS = {"method": "nodes", "nodes": 32, "probes": 1, "checked": 0}
@@ -46,7 +48,6 @@ def measured(kind: str, asked: argparse.Namespace) -> dict[str, Json]:
     own = run.data.test[:, 0].cpu().numpy()
     sources = Sources(FORMATS[kind], own, asked.mnist, asked.cifar10)
     paths, (count, most) = [], SIZES[kind]
-    count, most = asked.count or count, asked.images or most
     for name in SETS[kind]:
         say(f"{kind}: {name}")
         paths.append(str(written(name, sources, count, asked.work / kind)))
@@ -61,7 +62,7 @@ def measured(kind: str, asked: argparse.Namespace) -> dict[str, Json]:
             f"--config.likelihood.data={','.join(paths)}",
             "--config.likelihood.scores=all",
             f"--config.likelihood.reference={reference}",
-            f"--config.likelihood.held_out={asked.held_out}",
+            f"--config.likelihood.held_out={HELD_OUT}",
             f"--config.likelihood.num_images={min(most, len(own))}",
         ]
         if status := scoreflow(command):
@@ -82,7 +83,7 @@ def text_of(kind: str, found: dict[str, Json]) -> str:
     """The tables of a run: AUROC, and what passes at 95 %."""
     test, train = found["test"], found["train"]
     names = list(test["scores"][0]["sets"])
-    head = ["score", "evaluations", *names, "test against train"]
+    head = ["score", "evaluations", *names, "test images against training images"]
     areas, rates = [], []
     for row, other in zip(test["scores"], train["scores"], strict=True):
         calls = f"{row['evaluations']:.0f}"
@@ -141,9 +142,6 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/anomaly-sets"), help="for the sets"
     )
-    parser.add_argument("--count", type=whole_number(2), default=0, help="images of a set")
-    parser.add_argument("--images", type=whole_number(2), default=0, help="test images at most")
-    parser.add_argument("--held-out", type=whole_number(32), default=160, help="of the reference")
     parser.add_argument("--out", type=Path, default=None, help="folder; default results/cpu")
     asked = parser.parse_args(argv[1:])
     if asked.natural is not None:
@@ -158,7 +156,7 @@ def run(argv: list[str]) -> None:
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.anomaly", *argv[1:]]),
         "unit": "AUROC",
-        "settings": {"runs": asked.settings, "sizes": SIZES, "held_out": asked.held_out},
+        "settings": {"runs": asked.settings, "sizes": SIZES, "held_out": HELD_OUT},
         "rows": {kind: _brief(of) for kind, of in found.items()},
         "device": "cpu",
     }

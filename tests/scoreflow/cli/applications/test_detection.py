@@ -261,8 +261,7 @@ def test_a_reference_of_test_images_is_not_scored(digits, run):
     assert found["reference"] == {"of": "test", "num_images": 32}
     heading = (run / "results" / "detection-reference.jsonl").read_text().splitlines()[0]
     assert json.loads(heading)["data"] == digest(images[4:])
-    heading = (run / "results" / "detection-test.jsonl").read_text().splitlines()[0]
-    assert json.loads(heading)["data"] == digest(images[:4])
+    assert sorted(rows(run, "detection-test")) == list(range(4))
 
 
 def test_a_network_beyond_every_float_is_said_in_a_line(
