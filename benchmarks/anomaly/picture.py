@@ -16,7 +16,7 @@ def heat_maps(found: Mapping[str, Json]) -> bytes:
     for each, (kind, result) in zip(axes, found.items(), strict=True):
         names = list(result["scores"][0]["sets"])
         values = [[row["sets"][name]["auroc"] for name in names] for row in result["scores"]]
-        each.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        each.imshow(values, vmin=0, vmax=1, cmap="RdBu", alpha=0.7, aspect="auto")
         each.set_xticks(range(len(names)), names)
         each.set_yticks(range(len(values)), [row["name"] for row in result["scores"]], fontsize=8)
         each.set_title(f"trained on {kind}: AUROC against its own test images", fontsize=10)

@@ -185,9 +185,11 @@ def images(name: str, of: Sources, count: int) -> Iterator[Array]:
 
 
 def written(name: str, of: Sources, count: int, folder: Path) -> Path:
-    """A folder of PNGs with the first images of a set."""
+    """A folder of PNGs with the first images of a set, and no others."""
     at = folder / name
     at.mkdir(parents=True, exist_ok=True)
+    for other in sorted(at.glob("*.png"))[count:]:
+        other.unlink()
     for number, image in enumerate(images(name, of, count)):
         Image.fromarray(image).save(at / f"{number:05d}.png")
     return at

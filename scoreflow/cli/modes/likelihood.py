@@ -50,7 +50,9 @@ from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun, open_beside, open_run
 from scoreflow.uncertainty import standard_error
 
-LEDGER = "likelihood-ledger"
+LEDGER, DETECTION = "likelihood-ledger", "detection"
+OF_DETECTION = ("scores", "reference", "held_out")
+"""Keys of the table of scores alone."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -124,6 +126,8 @@ def _write(
     c, own = trained.config.likelihood, _own(trained)
     settings = c.to_dict() | {"device": str(trained.experiment.device), "label": label_of(own, of)}
     settings |= trained.asked_in("vjp") | trained.averaged_as
+    if name != DETECTION:  # no other result depends on them
+        settings = {key: settings[key] for key in settings if key not in OF_DETECTION}
     if not distributed.is_main_process():
         return
     kept = {**result, "step": trained.step, "settings": settings, **trained.measured_on}
@@ -327,7 +331,7 @@ def _detect(
         sets = {name: digest(of.test) for name, (of, _) in others.items()}
         _write(
             trained,
-            "detection",
+            DETECTION,
             found,
             trained.data,
             more={"sets": sets, "reference": [c.reference, c.held_out]},

@@ -3,7 +3,7 @@
 Nothing here sees other data before it scores them: what is ordinary is learned from a reference of
 in-distribution images alone, so no score can be turned round after the fact. A column that is
 anomalous in one direction, as bits/dim, is taken as it is. One that may be off in either is a
-distance: from the reference's mean (typicality, Nalisnick et al. 2019b), or minus the log of the
+distance: from the reference's mean (typicality, Nalisnick et al. 2019), or minus the log of the
 density that a Gaussian mixture has of it, fitted on the reference.
 """
 

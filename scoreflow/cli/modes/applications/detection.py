@@ -114,9 +114,9 @@ def detection(
     count = len(measured.values)
     if c.reference == "test":
         count = min(count, len(own.test) - c.held_out)
-    test = _seen(asked, "test", _first(own, count), _first_of(measured, count))
+    test = _seen(asked, "test", own, _first_of(measured, count))
     seen = {
-        name: _seen(asked, f"data-{short_name(name)}", _first(data, len(found.values)), found)
+        name: _seen(asked, f"data-{short_name(name)}", data, found)
         for name, (data, found) in others.items()
     }
     if not distributed.is_main_process():
@@ -153,19 +153,20 @@ def _first_of(measured: Measured, count: int) -> Measured:
     return replace(measured, values=values, evaluations=evaluations, solver_error=error)
 
 
-def _seen(asked: Asked, name: str, data: Data, measured: Measured) -> _Seen:
-    """The statistics of a set, and its likelihood, as columns."""
+def _seen(asked: Asked, name: str, whole: Data, measured: Measured) -> _Seen:
+    """The statistics of the images of a set that were measured, and their likelihood."""
+    data = _first(whole, len(measured.values))
     c, shard = Config.of(asked.config).likelihood, distributed.shard()
     embedding: Embedding = (
         "centre" if Config.of(asked.config).training.dequantization == "centre" else "uniform"
     )
     assert data.num_levels is not None, "images have levels"
     settings = Settings(c.seed, c.probes, c.batch_size, embedding)
-    heading = {k: v for k, v in asked.heading(data).items() if k not in NOT_OF_STATISTICS}
-    heading |= {"log_snr": list(LOG_SNR), "path": PATH, "images": len(data.test)}
+    heading = {k: v for k, v in asked.heading(whole).items() if k not in NOT_OF_STATISTICS}
+    heading |= {"log_snr": list(LOG_SNR), "path": PATH}
     calls = 2 * len(LOG_SNR) * (1 + 2 * (c.probes or data.test[0].numel())) + PATH
     with asked.rows(f"detection-{name}", heading) as rows:
-        left = len(data.test) - len(rows.done)
+        left = max(0, len(data.test) - len(rows.done))
         statistics = measure(
             asked.compiled(asked.model, calls, left),
             data.test,
@@ -208,16 +209,16 @@ def _nearest(images: Tensor, known: Tensor, same: bool) -> Tensor:
 # ---- the table ----------------------------------------------------------------------------------
 
 BITS, PNG, OVER_PNG = "bits/dim", "a PNG's bits/dim", "bits/dim over a PNG's"
-EFFORT, NEAREST = "evaluations, or the trajectory's error", "distance to the nearest image"
-TOGETHER = "all of the network's, together"
+EFFORT, NEAREST = "evaluations", "distance to the nearest image"
+TOGETHER = "all together"
 WITH, WITHOUT, ALONG = PARTS
-OF_LIKELIHOOD, OF_ALL = "likelihood", "all"
+OF_LIKELIHOOD = "likelihood"
 DENSITY = {
     "score norm": ("norm", WITH),
     "curvature": ("curvature", WITH),
-    "score norm against curvature (SCOPED)": ("angle", WITH),
-    "dimension (FLIPD)": ("dimension", WITHOUT),
-    "path of the flow (DiffPath)": ("path", ALONG),
+    "SCOPED": ("angle", WITH),
+    "FLIPD": ("dimension", WITHOUT),
+    "DiffPath": ("path", ALONG),
 }
 """Scores by a density: the statistics that they are of, and the evaluations that those take."""
 
@@ -236,10 +237,10 @@ def scores() -> dict[Score, tuple[str, ...]]:
             Score(name, names_of(kind), "density"): (part,)
             for name, (kind, part) in DENSITY.items()
         },
-        Score("reconstruction error", names_of("reconstruction"), "mean z"): (WITH,),
+        Score("reconstruction", names_of("reconstruction"), "mean z"): (WITH,),
         Score(TOGETHER, tuple(vector), "density"): (OF_LIKELIHOOD, *PARTS),
-        Score(f"without a network: {PNG}", (PNG,), "density"): (),
-        Score(f"without a network: {NEAREST}", (NEAREST,), "value"): (),
+        Score("no network: PNG", (PNG,), "density"): (),
+        Score("no network: nearest", (NEAREST,), "value"): (),
     }
 
 
@@ -261,7 +262,7 @@ def _result(asked: Asked, taught: _Seen, test: _Seen, seen: Mapping[str, _Seen])
     return {
         "value": together["worst"]["auroc"],
         "standard_error": together["worst"]["standard_error"],
-        "unit": "AUROC of all of the network's scores together, of the set that is told worst",
+        "unit": "AUROC of all scores of the network together, of the set that is told worst",
         "num_images": len(test.data.test),
         "reference": {"of": c.reference, "num_images": len(taught.data.test)},
         "warning": warning,

@@ -47,6 +47,7 @@ def other_data(config: AnyConfig, own: Data) -> Others:
     if own.num_levels is None:
         raise RequestError("likelihood.data is for images; this run's data are vectors")
     found: Others = {}
+    known: dict[str, str] = {}
     for path in paths_in(wanted):
         name, data = _one_set(path, config, own)
         if name in found:
@@ -54,12 +55,12 @@ def other_data(config: AnyConfig, own: Data) -> Others:
                 f"likelihood.data: two of the sets are called {name}, and so would their results "
                 "be: rename one"
             )
-        same = next((each for each in found if digest(found[each].test) == digest(data.test)), "")
-        if same:
+        images = digest(data.test)
+        if images in known:
             raise RequestError(
-                f"likelihood.data: {same} and {name} are the same images: leave one out"
+                f"likelihood.data: {known[images]} and {name} are the same images: leave one out"
             )
-        found[name] = data
+        found[name], known[images] = data, name
     return found
 
 

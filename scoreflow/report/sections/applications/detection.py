@@ -26,6 +26,8 @@ def _section(results: Results, result: Json) -> Section:
         "An AUROC of 0.5 is chance, 1 separates a set from the test set without error, and below "
         "0.5 a score takes the other set for the more ordinary. Errors of the AUROC are DeLong's. "
         "Which way a score points, and what density it has, is learned from the reference alone. "
+        "The last two know no network: the size as a PNG, and the distance to the nearest image "
+        "of the reference; all together are those of the network. "
         "The last column should be 0.5: it tells the test set from images of the reference that "
         "taught nothing there."
     )
@@ -103,7 +105,12 @@ def _extremes(result: Json) -> list[Fold]:
         for name, about in result["sets"].items()
     )
     columns = ("set", "bits/dim", "least anomalous", "most anomalous")
-    return [Fold("Images of each set", (Table(columns, rows, prose=True),))]
+    return [
+        Fold(
+            "The least and the most anomalous images by all scores together",
+            (Table(columns, rows, prose=True),),
+        )
+    ]
 
 
 def _named(about: Json) -> tuple[Cell, Cell]:
