@@ -1,4 +1,4 @@
-"""The chain that a run's images are coded by, kept in results/compression-laws.json."""
+"""The chain of K steps that images are coded by, kept in results/compression-laws-K.json."""
 
 import hashlib
 import math
@@ -21,7 +21,7 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.validation import InvalidError, Length, conform
 from scoreflow.trained_run import TrainedRun
 
-LAWS = "compression-laws"
+LAWS = "compression-laws-"
 MACHINE = "torch, numpy, constriction, device"
 """What a header says of a machine, in this order."""
 AT_ONCE = 32
@@ -94,7 +94,9 @@ def chain_of(trained: TrainedRun, asked: Laws, keep: bool = True) -> tuple[Chain
     if choice is None:
         choice = _measured(trained, model, sde, asked)
         if keep:
-            trained.folder.write_result(LAWS, {**_as_result(choice), "settings": settings})
+            trained.folder.write_result(
+                f"{LAWS}{asked.steps}", {**_as_result(choice), "settings": settings}
+            )
     return Chain(model, sde, choice.law, choice.times, event, num_levels), choice
 
 
@@ -127,7 +129,7 @@ def _settings(trained: TrainedRun, asked: Laws) -> Json:
 def _kept(trained: TrainedRun, settings: Json, event: tuple[int, ...], sde: SDE) -> Choice | None:
     """What is kept under these settings; None where that is nothing, or damaged."""
     try:
-        result = trained.folder.read_result(LAWS, "it is made again")
+        result = trained.folder.read_result(f"{LAWS}{settings['steps']}", "it is made again")
         if result.get("settings") != settings:
             return None
         choice = _of_result(conform(result, Kept), event)

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.applications import progressive
-from scoreflow.cli.modes.applications.chains import MACHINE, Laws, chain_of, digest_of, machine_of
+from scoreflow.cli.modes.applications.chains import (
+    LAWS,
+    MACHINE,
+    Laws,
+    chain_of,
+    digest_of,
+    machine_of,
+)
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder
@@ -125,7 +132,7 @@ def _chain(trained: TrainedRun, header: Header, where: Path) -> Chain:
     if bytes.fromhex(digest_of(choice))[:8] != header.laws:
         raise RequestError(
             f"{where} was written with other laws than {trained.folder.path} has here: copy "
-            "results/compression-laws.json from where it was written"
+            f"results/{LAWS}{header.steps}.json from where it was written"
         )
     return chain
 
