@@ -17,6 +17,7 @@ from scoreflow.evaluation.representations.activations import (
 )
 from scoreflow.evaluation.representations.layers import captured, layers_of
 from scoreflow.models.mlp import MLP
+from scoreflow.models.residual.pixel_law import PixelLaw
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
 from scoreflow.sde import VESDE, VPSDE, RectifiedSDE
@@ -82,6 +83,23 @@ def test_the_scale_of_another_process_reaches_the_network(unet, images):
     found = activations(asked, images, 500.0, ["middle.1"])["middle.1"]
     own = seen(unet, "middle.1", *input_of(images, sde, 500.0))
     torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_the_residual_sees_what_pixels_tell(images):
+    """Its 4 C channels: x_t and the three of its histograms, as a hook on it alone would get."""
+    sizes = {"image_size": 8, "in_channels": 4, "out_channels": 1, "channels": 8}
+    network = shaken(UNet(**sizes, multipliers=(1,), blocks=1, attention_sizes=(), num_groups=4))
+    network.pixels = PixelLaw((1, 8, 8), LEVELS)
+    network.pixels.fit(images)
+    model, t = ScoreModel(network, SDE, "residual"), 300.0
+    found = activations(Asked(model, LEVELS, pool="none"), images, t, ["middle.1"])["middle.1"]
+    assert layers_of(model, (1, 8, 8), CPU).shapes["stem"] == (8, 8, 8)
+    time = torch.tensor(t, dtype=torch.float64)
+    eps = Noise.of(0, 0, len(images)).normal(Stream.PRIOR, (1, 8, 8))
+    x_t = SDE.alpha(time) * centres(images, LEVELS) + SDE.sigma(time) * eps
+    known = network.pixels(x_t, SDE.alpha(time), SDE.sigma(time))
+    given = torch.cat((x_t, known.datum, known.noise, known.spread), 1).float()
+    assert torch.equal(found, seen(network, "middle.1", given, torch.full((10,), t - 1)))
 
 
 def test_pools_are_means_and_maxima_of_the_whole(unet, images):
