@@ -108,6 +108,14 @@ def image_of(row):
     return row["image"]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what other tests see: the page, and classifiers that need no rows."""
+    monkeypatch.setattr("scoreflow.cli.modes.applications.classify.write_report", lambda _: None)
+    monkeypatch.setattr("scoreflow.likelihood.classification.baselines.ITERATIONS", 1)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("way", ["flow", "bound"])
 def test_interrupted_it_goes_on_to_the_same_bits(run, trained, way):
     path = run / "results" / f"classify-{way}.jsonl"
@@ -131,6 +139,7 @@ def _beside(run):
     return found[0]
 
 
+@pytest.mark.usefixtures("quick")
 def test_with_the_classifier_and_without_halving(run):
     few = ["--config.classifier.num_steps=2", "--config.classifier.width=8"]
     assert main(["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu", *few]) == 0
