@@ -84,6 +84,7 @@ def test_what_is_measured(trained):
     page = (trained / "report.html").read_text()
     assert "Classification by likelihood" in page
     assert "Reliability" in page
+    assert page.count("classification-by-likelihood") == 3  # the section, contents and headline
     assert "Misclassified" in page
 
 
@@ -151,6 +152,22 @@ def test_with_the_classifier_and_without_halving(run):
     assert result["prior"] == pytest.approx([0.1] * 10)
     assert "halving" not in result
     assert result["methods"][0]["evaluations"] == 10 * 17
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart(tmp_path, monkeypatch):
+    """A third of the experiment's training; docs/classification.md has all of it."""
+    monkeypatch.setattr("scoreflow.cli.modes.train.COMPARED", ())
+    monkeypatch.setattr("scoreflow.cli.modes.train.measure_test_set", lambda _: None)
+    base = ["run.py", "--device=cpu", f"--workdir={tmp_path}/run"]
+    short = ["--mode=train", "--config=digits_classes", "--config.training.num_steps=1000"]
+    assert main([*base, *short]) == 0
+    few = ["--mode=classify", "--config.classify.by=bound", "--config.likelihood.num_images=180"]
+    assert main([*base, *few, "--config.classify.times=32"]) == 0
+    result = result_of(tmp_path / "run")
+    assert result["value"] > 0.9
+    assert result["methods"][0]["calibration"]["nll"] < 0.5
+    assert result["halving"]["saved"] > 0.15
 
 
 @pytest.mark.parametrize(
