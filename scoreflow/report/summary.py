@@ -18,6 +18,7 @@ def headlines(results: Results) -> Iterator[Headline]:
     """The headline of each result that is whole; of damaged ones their sections speak."""
     makers = {
         "likelihood": _likelihood,
+        "classify": _classification,
         "compare": _comparison,
         "equivalence": _certificate,
     }
@@ -41,6 +42,15 @@ def _likelihood(result: Json) -> Headline:
     label = f"{result['unit']}, {what} of {count} test data" + (f" of {of['name']}" if of else "")
     label += given(result)
     return Headline(number, label, "exact-log-likelihood")
+
+
+def _classification(result: Json) -> Headline:
+    number = with_error(result["value"], result["standard_error"])
+    label = (
+        f"of {result['num_images']} test images found in their class of "
+        f"{len(result['classes'])}, by {result['methods'][0]['name']}"
+    )
+    return Headline(number, label, "classification-by-likelihood")
 
 
 def _comparison(result: Json) -> Headline:

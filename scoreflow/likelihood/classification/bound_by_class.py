@@ -109,32 +109,60 @@ class BoundByClass:
 
     def _first(self, x_0: Tensor, data: Tensor, noise: Noise) -> Tensor:
         """All of the bound but J's samples, with the reference's part in closed form: (b, K)."""
-        sde, t_min, dims = self.law.sde, self.law.t_min, x_0[0].numel()
+        t_min, here = self.law.t_min, noise.at(CLASS_TIMES)
+        eps = here.normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
         t = x_0.new_full((len(x_0),), t_min)
-        ends = torch.tensor([float(sde.num_steps), t_min], dtype=torch.float64)
-        low, high = sde.log_snr(ends).exp()
-        every = torch.ones(len(x_0), len(self.classes), dtype=torch.bool, device=x_0.device)
-        eps = noise.at(CLASS_TIMES).normal(Stream.TRAIN_EPS, tuple(x_0.shape[1:]))
-        row, column, estimate = self._estimates(sde.perturb(x_0, t, eps), t, every)
-        common = prior_term(sde, x_0)
-        spread = self.embedding == "uniform" or self.num_levels is None
-        known = x_0.new_zeros(len(x_0))
-        if self.reference is not None:
-            common = common + self.reference.integral(x_0, low, high)
-            one = high[None].to(x_0.device)
-            known = self.reference.expected_sums(x_0, one, torch.ones_like(one), [1])[:, 0]
-            known = known - self.reference.square(x_0, one.expand(len(x_0)), eps)
-        if spread:
-            square = (x_0[row] - estimate).square().flatten(1).sum(1) + known[row]
-            first = 0.5 * (dims * (2 * math.pi / high).log().item() + high.item() * square)
-        else:
-            assert self.num_levels is not None, "vectors are spread"
-            first = decoder_term(estimate, data[row], self.num_levels, 1 / high)
-        if spread and self.num_levels is not None:  # of the level's bin, whose volume it is
-            common = common - dims * math.log(2 / self.num_levels)
-        found = x_0.new_zeros(every.shape)
-        found[row, column] = first + common[row]
+        found = x_0.new_zeros(len(x_0), len(self.classes))
+        x_t, every = self.law.sde.perturb(x_0, t, eps), torch.ones_like(found, dtype=torch.bool)
+        row, column, estimate = self._estimates(x_t, t, every)
+        square = (x_0[row] - estimate).square().flatten(1).sum(1) + self._known(x_0, eps)[row]
+        common = self._common(x_0)
+        found[row, column] = self._last(estimate, square, data[row]) + common[row]
         return found
+
+    @property
+    def _snr(self) -> Tensor:
+        """The SNR at N and at t_min, (2,) on the CPU."""
+        sde = self.law.sde
+        ends = torch.tensor([float(sde.num_steps), self.law.t_min], dtype=torch.float64)
+        return sde.log_snr(ends).exp()
+
+    @property
+    def _spread(self) -> bool:
+        """Whether a datum lies anywhere in its bin, or has none, so that x_0 has a density."""
+        return self.embedding == "uniform" or self.num_levels is None
+
+    def _common(self, x_0: Tensor) -> Tensor:
+        """What all classes have: L_T, the reference's J, and the volume of a bin: (b,)."""
+        found = prior_term(self.law.sde, x_0)
+        if self.reference is not None:
+            found = found + self.reference.integral(x_0, *self._snr)
+        if self._spread and self.num_levels is not None:
+            found = found - x_0[0].numel() * math.log(2 / self.num_levels)
+        return found
+
+    def _known(self, x_0: Tensor, eps: Tensor) -> Tensor:
+        """The mean of the reference's squared error at t_min, minus this draw of it: (b,)."""
+        if self.reference is None:
+            return x_0.new_zeros(len(x_0))
+        snr = self._snr[1:].to(x_0.device)
+        mean = self.reference.expected_sums(x_0, snr, torch.ones_like(snr), [1])[:, 0]
+        return mean - self.reference.square(x_0, snr.expand(len(x_0)), eps)
+
+    def _last(self, estimate: Tensor, square: Tensor, data: Tensor) -> Tensor:
+        """L_0: the normal density of x_0, or the decoder's of an integer that has no other place.
+
+        Args:
+            estimate: of x_0 at t_min, (B, ...).
+            square: its squared error, (B,).
+            data: levels, (B, ...); of vectors unread.
+        """
+        snr = float(self._snr[1])
+        if self._spread:
+            return 0.5 * (data[0].numel() * math.log(2 * math.pi / snr) + snr * square)
+        assert self.num_levels is not None, "vectors are spread"
+        variance = torch.tensor(1 / snr, dtype=torch.float64)
+        return decoder_term(estimate, data, self.num_levels, variance)
 
     def _terms(self, x_0: Tensor, noise: Noise, before: int, size: int, asked: Tensor) -> Tensor:
         """Samples of J of the classes asked, by strata; of the others 0: (b, K, size)."""

@@ -44,6 +44,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scoreflow.cli.modes.train.COMPARED", ())
         patch.setattr("scoreflow.cli.modes.train.measure_test_set", lambda _: None)
+        patch.setattr("scoreflow.cli.modes.train.write_report", lambda _: None)
         assert main(["run.py", "--mode=train", f"--workdir={workdir}", *TINY]) == 0
     assert ask(workdir) == 0
     return workdir
@@ -83,18 +84,19 @@ def test_what_is_measured(trained):
     page = (trained / "report.html").read_text()
     assert "Classification by likelihood" in page
     assert "Reliability" in page
+    assert page.count("classification-by-likelihood") == 3  # the section, contents and headline
     assert "Misclassified" in page
 
 
 def test_from_python_the_posterior_is_that_of_the_command(trained):
     run = sf.load(trained, "cpu")
-    images = run.data.test[:8]
+    images = run.data.test[:4]
     for way in ("flow", "bound"):
         found = run.classify(images, by=way)
         lines = (trained / "results" / f"classify-{way}.jsonl").read_text().splitlines()[1:]
         nats = torch.tensor([r["nats"] for r in sorted(map(json.loads, lines), key=image_of)])
-        torch.testing.assert_close(found.nats, nats.double(), rtol=1e-5, atol=1e-3)
-        torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(8).double())
+        torch.testing.assert_close(found.nats, nats[:4].double(), rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(4).double())
         assert found.found.tolist() == found.log_probs.argmax(1).tolist()
     with pytest.raises(RequestError, match="one way to log p"):
         run.classify(images, by="both")
@@ -108,6 +110,14 @@ def image_of(row):
     return row["image"]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what other tests see: the page, and classifiers that need no rows."""
+    monkeypatch.setattr("scoreflow.cli.modes.applications.classify.write_report", lambda _: None)
+    monkeypatch.setattr("scoreflow.likelihood.classification.baselines.ITERATIONS", 1)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("way", ["flow", "bound"])
 def test_interrupted_it_goes_on_to_the_same_bits(run, trained, way):
     path = run / "results" / f"classify-{way}.jsonl"
@@ -131,6 +141,7 @@ def _beside(run):
     return found[0]
 
 
+@pytest.mark.usefixtures("quick")
 def test_with_the_classifier_and_without_halving(run):
     few = ["--config.classifier.num_steps=2", "--config.classifier.width=8"]
     assert main(["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu", *few]) == 0
@@ -141,6 +152,22 @@ def test_with_the_classifier_and_without_halving(run):
     assert result["prior"] == pytest.approx([0.1] * 10)
     assert "halving" not in result
     assert result["methods"][0]["evaluations"] == 10 * 17
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart(tmp_path, monkeypatch):
+    """A third of the experiment's training; docs/classification.md has all of it."""
+    monkeypatch.setattr("scoreflow.cli.modes.train.COMPARED", ())
+    monkeypatch.setattr("scoreflow.cli.modes.train.measure_test_set", lambda _: None)
+    base = ["run.py", "--device=cpu", f"--workdir={tmp_path}/run"]
+    short = ["--mode=train", "--config=digits_classes", "--config.training.num_steps=1000"]
+    assert main([*base, *short]) == 0
+    few = ["--mode=classify", "--config.classify.by=bound", "--config.likelihood.num_images=180"]
+    assert main([*base, *few, "--config.classify.times=32"]) == 0
+    result = result_of(tmp_path / "run")
+    assert result["value"] > 0.9
+    assert result["methods"][0]["calibration"]["nll"] < 0.5
+    assert result["halving"]["saved"] > 0.15
 
 
 @pytest.mark.parametrize(
