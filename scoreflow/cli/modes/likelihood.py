@@ -9,6 +9,7 @@ detection.json                    with scores=all a table of scores and sets (.a
 Under other settings each has a name of its own, with a hash (`storage.measurements`).
 """
 
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -47,6 +48,7 @@ from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.measurements import average_of
 from scoreflow.storage.result_rows import Rows
+from scoreflow.storage.sample_names import SHORT
 from scoreflow.trained_run import TrainedRun, open_beside, open_run
 from scoreflow.uncertainty import standard_error
 
@@ -309,7 +311,8 @@ def _detect(
         return trained.folder.rows(name, heading, shard.rank, "image", check_row, agree)
 
     def keep_picture(name: str, png: bytes) -> str:
-        path = trained.folder.sample_path(trained.step, name)
+        own = hashlib.sha256(png).hexdigest()[:SHORT]  # other sets, another picture
+        path = trained.folder.sample_path(trained.step, f"{name}-{own}")
         trained.folder.write_image(path, png)
         return path.stem
 

@@ -10,6 +10,8 @@ from scoreflow.likelihood.detection.ood_detection import auroc
 from scoreflow.likelihood.detection.operating_point import false_positives
 from scoreflow.likelihood.detection.scores import Columns, Score
 
+OWN_SETS = TEST, REFERENCE = "test set", "reference"
+"""What a table calls the run's own images."""
 HELD_APART = 2
 """Every second image of the reference learns, and the others are compared with the test set."""
 

@@ -33,6 +33,7 @@ from scoreflow.likelihood.detection.dataset_statistics import (
 )
 from scoreflow.likelihood.detection.scores import Score
 from scoreflow.likelihood.detection.statistics import LOG_SNR, PATH
+from scoreflow.likelihood.detection.table import REFERENCE, TEST
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.paths import short_name
 from scoreflow.runtime import distributed
@@ -200,7 +201,7 @@ def _as_logs(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _nearest(images: Tensor, known: Tensor, same: bool) -> Tensor:
     """The distance of each image from the nearest of others, in levels (Euclidean)."""
     flat = (images.flatten(1).double().cpu(), known.flatten(1).double().cpu())
-    found = torch.cdist(*flat)
+    found = torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist")  # 0 where equal
     if same:
         found.fill_diagonal_(torch.inf)
     return found.min(1).values
@@ -258,7 +259,7 @@ def _result(asked: Asked, taught: _Seen, test: _Seen, seen: Mapping[str, _Seen])
     if warning:
         say(warning)
     together = next(row for row in rows if row["name"] == TOGETHER)
-    shown = {"test set": test, "reference": taught, **seen}
+    shown = {TEST: test, REFERENCE: taught, **seen}
     return {
         "value": together["worst"]["auroc"],
         "standard_error": together["worst"]["standard_error"],
@@ -297,7 +298,7 @@ def _about(name: str, each: _Seen, by_score: Mapping[str, Mapping[str, Tensor]])
     """A set's size and likelihood, and which of its images are the least and most anomalous."""
     bits = each.columns[BITS]
     about: Json = {"num_images": len(bits), "bits_per_dim": float(bits.mean())}
-    values = by_score[TOGETHER].get("" if name == "test set" else name)
+    values = by_score[TOGETHER].get("" if name == TEST else name)
     if values is None:
         return about
     order = values.argsort().tolist()
@@ -317,8 +318,7 @@ def _histograms(by_score: Mapping[str, Mapping[str, Tensor]]) -> list[Json]:
     for name in (BITS, OVER_PNG, TOGETHER):
         drawn = table.histogram(by_score[name])
         lines = tuple(
-            Series(of or "test set", drawn["middles"], shares)
-            for of, shares in drawn["shares"].items()
+            Series(of or TEST, drawn["middles"], shares) for of, shares in drawn["shares"].items()
         )
         plots.append(Plot(name, name, "share of the images", lines, log_y=False).as_json())
     return plots

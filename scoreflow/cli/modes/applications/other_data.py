@@ -7,6 +7,7 @@ from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.editing import build_user_reading
+from scoreflow.likelihood.detection.table import OWN_SETS
 from scoreflow.schema.config import AnyConfig, Config
 
 Others = dict[str, Data]
@@ -83,6 +84,12 @@ def check(config: AnyConfig, own: Data, others: Others) -> None:
         raise RequestError(
             "likelihood.scores = all tells other data from the test set: name them by "
             "--config.likelihood.data=A,B,..., or leave it out"
+        )
+    taken = next((name for name in others if name in OWN_SETS), "")
+    if taken:
+        raise RequestError(
+            f"likelihood.scores = all calls a set of its own {taken!r}: rename that folder of "
+            "likelihood.data"
         )
     by_train = choose_key("likelihood.reference", c.reference) == "train"
     if by_train and "train" in others:

@@ -42,6 +42,7 @@ def _section(results: Results, result: Json) -> Section:
         _areas(result["scores"], names, notes),
         Fold("False positives at 95 %", (_rates(result["scores"], names, passing),)),
         Figures(tuple(Plot.from_json(each) for each in result["histograms"])),
+        Text("What lies far from the test set's scores counts in the outermost bin.", small=True),
         *_picture(results, result),
         *_extremes(result),
     )

@@ -134,6 +134,8 @@ def test_what_cannot_be_told_apart_is_refused_before_any_work(digits, run, tmp_p
         run, capfd, f"data={noise},{tmp_path / 'one'}", *ALL,
         says="takes two images of each set at least, got 1 of one",
     )  # fmt: skip
+    named = shutil.copytree(grey, tmp_path / "reference")
+    refused(run, capfd, f"data={named}", *ALL, says="calls a set of its own 'reference'")
     refused(run, capfd, *ALL, says="name them by --config.likelihood.data=A,B,...")
     refused(run, capfd, f"data={noise},train", *ALL, says="is what the scores are learned from")
     refused(
@@ -172,6 +174,7 @@ def test_every_score_has_every_set(detected):
         "test set": 8, "reference": 32, "noise": 6, "grey": 6,
     }  # fmt: skip
     assert found["weights"] == result(detected, "likelihood")["weights"]
+    assert (detected / "samples" / f"{found['picture']}.png").exists()
     basic = result(detected, "likelihood-data-noise")["detection"]["bits/dim"]
     told = found["scores"][0]["sets"]["noise"]
     assert basic == {key: told[key] for key in ("auroc", "standard_error")}
