@@ -121,7 +121,7 @@ def _compressed(
 ) -> Json:
     """Encode, decode and compare, write; the result but for what all results have."""
     c, levels = trained.config.compress, of.test
-    grid, clock = Grid.of(chain, c.precision), _Clock(len(levels), {})
+    grid, clock = Grid.of(chain, c.precision, levels.device), _Clock(len(levels), {})
     batches = -(-len(levels) // c.batch_size)
     said = _bound(chain, levels, c.seed)
     start = time.monotonic()

@@ -57,7 +57,8 @@ def run(request: Request, _argv: list[str]) -> None:
     other = f"it was written by {header.machine}, and this is {here} ({MACHINE})"
     if header.machine != here:
         say(f"{where}: {other}: if the network's answers differ, nothing will be written")
-    levels = _decoded(chain, header, words, f"{where}: {other}" if header.machine != here else "")
+    grid = Grid.of(chain, header.bits, trained.experiment.device)
+    levels = _decoded(grid, header, words, f"{where}: {other}" if header.machine != here else "")
     _write(levels, header, out)
     say(f"{out}: {header.count} images, as they were encoded (CRC-32 of every block)")
 
@@ -113,7 +114,7 @@ def _chain(trained: TrainedRun, header: Header, where: Path) -> Chain:
     return chain
 
 
-def _decoded(chain: Chain, header: Header, words: Words, about: str) -> Tensor:
+def _decoded(grid: Grid, header: Header, words: Words, about: str) -> Tensor:
     """All images, each block as it was encoded.
 
     Raises:
@@ -122,11 +123,10 @@ def _decoded(chain: Chain, header: Header, words: Words, about: str) -> Tensor:
     batches = -(-header.count // header.batch)
     done, parts, sum_ = 0, list[Tensor](), 0
     with (
-        Progress("decode", batches * chain.num_steps, "call") as progress,
+        Progress("decode", batches * header.steps, "call") as progress,
         _threads(header.threads),
         arithmetic("float32"),
     ):
-        grid = Grid.of(chain, header.bits)
         for part in _batches(grid, header, words, about, lambda: progress.advance(1)):
             parts.append(part)
             done, sum_ = done + len(part), check(part, sum_)

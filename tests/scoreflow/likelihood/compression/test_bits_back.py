@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from scoreflow.data.levels import dequantize
+from scoreflow.data.levels import dequantize, quantize
 from scoreflow.likelihood.compression.ans_stack import (
     DRAWN,
     AnsStack,
     WrongBitsError,
     refuse_without_coder,
 )
-from scoreflow.likelihood.compression.bits_back import Grid, pop, push
+from scoreflow.likelihood.compression.bits_back import Grid, _points, pop, push
 from scoreflow.likelihood.compression.chain import Chain, bound, choose
-from scoreflow.likelihood.compression.error_law import measure
+from scoreflow.likelihood.compression.error_law import level_nats, measure
 from scoreflow.sde import VPSDE, Noise
 from scoreflow.sde.analytic import LevelGrid
 from scoreflow.sde.noise import Stream
@@ -134,6 +134,29 @@ def test_levels_come_back_and_none_is_impossible():
     assert held.num_bits - before < 5 * 24 + 1
     assert np.array_equal(held.pop_levels(mean, std, 256), levels)
     assert np.array_equal(held.words(), words)
+
+
+@pytest.mark.parametrize("std", [1e-3, 0.02, 0.5])
+def test_levels_cost_what_the_bound_has_for_them(std):
+    """Far from the estimate as well, where 24 bits round a probability by a part of itself."""
+    held, _ = stack(40000)
+    levels = torch.arange(16).repeat(300)
+    mean = torch.linspace(-1, 1, len(levels), dtype=F64)
+    before = held.num_bits
+    in_levels = ((mean + 1) * 8 - 0.5).numpy()
+    held.push_levels(levels.numpy(), in_levels, np.full(len(levels), std * 8), 16)
+    said = level_nats(mean, torch.tensor(std, dtype=F64), levels, 16).sum() / math.log(2)
+    assert held.num_bits - before == pytest.approx(float(said), rel=3e-3, abs=2)
+
+
+def test_a_point_lies_in_its_bin_at_one_of_all_places():
+    grid = Grid.of(CHAIN, 2)
+    levels = np.arange(LEVELS).repeat(grid.num_places)
+    place = np.tile(np.arange(grid.num_places), LEVELS)
+    points = torch.from_numpy(_points(grid, levels, place))
+    assert torch.equal(quantize(points, LEVELS), torch.from_numpy(levels).to(torch.uint8))
+    width = 2 / LEVELS / grid.num_places
+    assert torch.allclose(points.diff(), torch.full((len(points) - 1,), width, dtype=F64))
 
 
 # ---- images -------------------------------------------------------------------------------------
