@@ -19,6 +19,7 @@ from scoreflow.cli.modes.applications.chains import (
     digest_of,
     machine_of,
 )
+from scoreflow.cli.modes.applications.targets import refuse_taken
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder
@@ -30,7 +31,7 @@ from scoreflow.models.score_model import arithmetic
 from scoreflow.paths import user_path
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.request import Request
-from scoreflow.storage.atomic_files import check_writable, reason_of
+from scoreflow.storage.atomic_files import reason_of
 from scoreflow.storage.image_files import NpzFile, PngFolder
 from scoreflow.storage.regular_files import temporary_folder
 from scoreflow.storage.validation import InvalidError, read_bytes
@@ -45,9 +46,7 @@ def run(request: Request, _argv: list[str]) -> None:
     assert request.target is not None, "and without --out"
     refuse_without_coder()
     out = request.target.path
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RequestError(f"--out {out} is there already: remove it, or choose a new folder")
-    check_writable(out.parent, "choose another --out")
+    refuse_taken(out, folder=True)
     where = user_path(request.source.path, "--in")
     header, words = of_bytes(_read(where), str(where))
     trained = _run_of(request, header, where)
