@@ -86,7 +86,9 @@ def test_the_result_says_where_each_byte_is(packed):
         result["net"] - result["predicted"], abs=0.1 * result["net"]
     )
     assert result["num_images"] == 5
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text()
+    assert f"{held['file']}" in page[page.index("Compression</h2>") :]
+    assert "than predicted" in page
 
 
 def test_a_folder_comes_back_under_its_names(packed, tmp_path):
