@@ -39,14 +39,16 @@ class Grid:
         chain: the laws.
         bits: b: a cell is at most 2^-b of the smaller deviation that z_k has given another.
         widths: of the cells of z_k, k = 0..K, powers of 2 (exact as floats); that of z_0 is none.
+        device: of the network.
     """
 
     chain: Chain
     bits: int
     widths: tuple[float, ...]
+    device: torch.device
 
     @classmethod
-    def of(cls, chain: Chain, bits: int) -> "Grid":
+    def of(cls, chain: Chain, bits: int, device: torch.device | str = "cpu") -> "Grid":
         """The grid of a precision."""
         widths = [0.0]
         for k in range(1, chain.num_steps + 1):
@@ -54,7 +56,7 @@ class Grid:
             if k < chain.num_steps:
                 stds.append(math.sqrt(chain.posterior(k + 1)[2]))
             widths.append(2.0 ** (math.floor(math.log2(min(stds))) - bits))
-        return cls(chain, bits, tuple(widths))
+        return cls(chain, bits, tuple(widths), torch.device(device))
 
     @property
     def num_places(self) -> int:
@@ -147,7 +149,8 @@ def _values(grid: Grid, k: int, cells: Indices) -> Reals:
 
 
 def _state(grid: Grid, k: int, cells: Indices) -> Tensor:
-    return torch.from_numpy(_values(grid, k, cells)).view(-1, *grid.chain.event)
+    values = torch.from_numpy(_values(grid, k, cells))
+    return values.view(-1, *grid.chain.event).to(grid.device)
 
 
 def _draw(stack: AnsStack, grid: Grid, k: int, below: Reals) -> Indices:

@@ -26,6 +26,7 @@ from scoreflow.cli.modes.applications.chains import (
     refuse_uncodable,
 )
 from scoreflow.cli.modes.applications.other_images import other_images
+from scoreflow.cli.modes.applications.targets import refuse_taken
 from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.editing import build_user_reading
@@ -49,7 +50,7 @@ from scoreflow.schema.config import Config
 from scoreflow.schema.evaluation_sections import LikelihoodConfig
 from scoreflow.schema.request import Request
 from scoreflow.sde.noise import Noise
-from scoreflow.storage.atomic_files import Json, check_writable, write_atomic
+from scoreflow.storage.atomic_files import Json, write_atomic
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.uncertainty import standard_error
 
@@ -63,9 +64,7 @@ def run(request: Request, _argv: list[str]) -> None:
     assert request.workdir is not None, "checked by the caller"
     refuse_without_coder()
     out = request.target.path
-    if out.exists():
-        raise RequestError(f"--out {out} is there already: remove it, or choose another")
-    check_writable(out.parent, "choose another --out")
+    refuse_taken(out)
     trained = open_run(request, say)
     compress(trained, out, str(request.workdir))
     write_report(trained.folder)
@@ -137,7 +136,7 @@ def _compressed(
 ) -> Json:
     """Encode, decode and compare, write; the result but for what all results have."""
     c, levels = trained.config.compress, of.test
-    grid, clock = Grid.of(chain, c.precision), _Clock(len(levels), {})
+    grid, clock = Grid.of(chain, c.precision, levels.device), _Clock(len(levels), {})
     batches = -(-len(levels) // c.batch_size)
     said = _bound(chain, levels, c.seed)
     start = time.monotonic()

@@ -20,6 +20,7 @@ from scoreflow.cli.modes.applications.chains import (
     digest_of,
     machine_of,
 )
+from scoreflow.cli.modes.applications.targets import refuse_taken
 from scoreflow.data.levels import spread, to_uint8
 from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression.ans_stack import WrongBitsError, refuse_without_coder
@@ -36,7 +37,7 @@ from scoreflow.models.score_model import arithmetic
 from scoreflow.paths import user_path
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.request import Request
-from scoreflow.storage.atomic_files import check_writable, reason_of
+from scoreflow.storage.atomic_files import reason_of
 from scoreflow.storage.image_files import NpzFile, PngFolder
 from scoreflow.storage.regular_files import temporary_folder
 from scoreflow.storage.validation import InvalidError, read_bytes
@@ -51,9 +52,7 @@ def run(request: Request, _argv: list[str]) -> None:
     assert request.target is not None, "and without --out"
     refuse_without_coder()
     out = request.target.path
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise RequestError(f"--out {out} is there already: remove it, or choose a new folder")
-    check_writable(out.parent, "choose another --out")
+    refuse_taken(out, folder=True)
     where = user_path(request.source.path, "--in")
     content = _read(where)
     if is_progressive(content):
@@ -72,7 +71,8 @@ def run(request: Request, _argv: list[str]) -> None:
     other = f"it was written by {header.machine}, and this is {here} ({MACHINE})"
     if header.machine != here:
         say(f"{where}: {other}: if the network's answers differ, nothing will be written")
-    levels = _decoded(chain, header, words, f"{where}: {other}" if header.machine != here else "")
+    grid = Grid.of(chain, header.bits, trained.experiment.device)
+    levels = _decoded(grid, header, words, f"{where}: {other}" if header.machine != here else "")
     _write(levels, header, out)
     say(f"{out}: {header.count} images, as they were encoded (CRC-32 of every block)")
 
@@ -137,7 +137,7 @@ def _chain(trained: TrainedRun, header: Header, where: Path) -> Chain:
     return chain
 
 
-def _decoded(chain: Chain, header: Header, words: Words, about: str) -> Tensor:
+def _decoded(grid: Grid, header: Header, words: Words, about: str) -> Tensor:
     """All images, each block as it was encoded.
 
     Raises:
@@ -146,11 +146,10 @@ def _decoded(chain: Chain, header: Header, words: Words, about: str) -> Tensor:
     batches = -(-header.count // header.batch)
     done, parts, sum_ = 0, list[Tensor](), 0
     with (
-        Progress("decode", batches * chain.num_steps, "call") as progress,
+        Progress("decode", batches * header.steps, "call") as progress,
         _threads(header.threads),
         arithmetic("float32"),
     ):
-        grid = Grid.of(chain, header.bits)
         for part in _batches(grid, header, words, about, lambda: progress.advance(1)):
             parts.append(part)
             done, sum_ = done + len(part), check(part, sum_)

@@ -33,6 +33,7 @@ def _compression(of: str, result: Json) -> Section:
     rows = tuple(
         (Cell(said), number(held[part], form=".0f"), number(held[part] * per, form=".4f"))
         for part, said in PARTS.items()
+        if held[part] or part != "names"
     )
     said = result["predicted_bytes"]
     foot = (
@@ -58,9 +59,11 @@ def _compression(of: str, result: Json) -> Section:
 def _apart(result: Json) -> str:
     held, said = result["bytes"]["images"], result["predicted_bytes"]
     apart = with_error(result["net_minus_predicted"], result["net_minus_predicted_error"], ".4f")
+    share = 100 * (held / said - 1)
+    how = "more" if share >= 0 else "less"
     return (
-        f"Images take {100 * (held / said - 1):+.2f} % more than predicted: {apart} bits/dim, of "
-        "noise that is not the coder's."
+        f"Images take {abs(share):.2f} % {how} than predicted ({apart} bits/dim; the prediction "
+        "has noise of its own)."
     )
 
 
@@ -70,7 +73,7 @@ def _how(result: Json) -> str:
     settings = result["settings"]
     return (
         f"{result['steps']} steps, variances by {result['variance']}, cells of 2^-"
-        f"{settings['precision']} of a deviation, {settings['batch_size']} images in flight; "
+        f"{settings['precision']} of a deviation, batches of {settings['batch_size']}; "
         f"{seconds['encode']:.3f} s an image to encode{decode}; checkpoint of step "
         f"{result['step']}."
     )

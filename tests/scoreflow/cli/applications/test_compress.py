@@ -5,6 +5,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from PIL import Image
 
 from scoreflow.cli.main import main
-from scoreflow.cli.modes.applications import chains, compress
+from scoreflow.cli.modes.applications import chains, compress, decompress
 from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_digits
+from scoreflow.errors import RequestError
 from scoreflow.likelihood.compression import archive
+from scoreflow.trained_run import TrainedRun
 
 pytest.importorskip("constriction")
 ROOT = Path(__file__).parents[4]
@@ -83,7 +86,9 @@ def test_the_result_says_where_each_byte_is(packed):
         result["net"] - result["predicted"], abs=0.1 * result["net"]
     )
     assert result["num_images"] == 5
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text()
+    assert f"{held['file']}" in page[page.index("Compression</h2>") :]
+    assert "than predicted" in page
 
 
 def test_a_folder_comes_back_under_its_names(packed, tmp_path):
@@ -216,6 +221,8 @@ def test_names_lead_nowhere(packed, tmp_path, monkeypatch, capfd):
         ("decompress", ["--in=x"], "--mode decompress needs --out, a new folder"),
         ("decompress", ["--in=x", "--out=y", "--from=z"], "--from is of --mode import"),
         ("sample", ["--workdir=x", "--in=y"], "--in is of --mode decompress"),
+        ("compress", ["--workdir=x", "--out=y/z"], "there is no folder y: make it first"),
+        ("decompress", ["--in=nothing.sf", "--out=y/z"], "there is no folder y: make it first"),
         ("decompress", ["--in=nothing.sf", "--out=y"], "there is no file nothing.sf"),
     ],
 )
@@ -257,3 +264,47 @@ def test_a_file_that_does_not_decode_is_not_written(packed, tmp_path, monkeypatc
     assert command("compress", f"--workdir={run}", f"--out={tmp_path / 'b.sf'}", *asked) == 1
     assert "does not decode" in line(capfd)
     assert not (tmp_path / "b.sf").exists()
+
+
+def test_what_no_chain_codes_is_refused(packed, tmp_path):
+    run = TrainedRun.__new__(TrainedRun)
+    run.folder = SimpleNamespace(path="runs/toy")
+    vectors = SimpleNamespace(num_levels=None)
+    run.experiment, run._given = SimpleNamespace(data=vectors), None
+    with pytest.raises(RequestError, match="runs/toy is of vectors"):
+        chains.refuse_uncodable(run)
+    images = SimpleNamespace(num_levels=17)
+    run.experiment = SimpleNamespace(data=images)
+    run._given = (SimpleNamespace(needs_class=True), 0)
+    with pytest.raises(RequestError, match="has no row for none"):
+        chains.refuse_uncodable(run)
+
+
+def test_who_is_stopped_leaves_no_file(packed, tmp_path, monkeypatch, capfd):
+    run, file = packed
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compress, "encode", stopped)
+    assert command("compress", f"--workdir={run}", f"--out={tmp_path / 'b.sf'}", *TINY) == 130
+    assert "no file was written" in line(capfd)
+    monkeypatch.setattr(decompress, "decode", stopped)
+    assert command("decompress", f"--in={file}", f"--out={tmp_path / 'out'}") == 130
+    assert "nothing was written" in line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_laws_that_were_damaged_are_measured_again(packed, tmp_path):
+    run, file = packed
+    kept = run / "results" / "compression-laws-4.json"
+    laws = json.loads(kept.read_text())
+    for bad in (
+        {**laws, "squares": laws["of_levels"]},
+        {**laws, "times": [0, *laws["times"]]},
+        {**laws, "squares": "A" * 2**20},
+    ):
+        kept.write_text(json.dumps(bad))
+        out = tmp_path / str(len([*tmp_path.iterdir()]))
+        assert command("decompress", f"--in={file}", f"--out={out}") == 0
+    kept.write_text(json.dumps(laws))

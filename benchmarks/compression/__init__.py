@@ -1,0 +1,1 @@
+"""What compression came to: every measurement of some runs in one table."""

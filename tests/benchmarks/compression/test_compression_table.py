@@ -1,0 +1,40 @@
+"""The table of compressed images is made of the runs' own results."""
+
+import json
+
+from benchmarks.compression.__main__ import main
+
+ROW = {
+    "value": 2.1,
+    "num_images": 5,
+    "dims": 64,
+    "bytes": {"file": 84, "images": 60.0, "borrowed": 12, "header": 12, "names": 0},
+    "predicted": 1.5,
+    "predicted_standard_error": 0.1,
+    "net": 1.53,
+    "net_minus_predicted": 0.03,
+    "net_minus_predicted_error": 0.015,
+    "seconds_per_image": {"encode": 0.25},
+    "settings": {"steps": 4, "precision": 2, "batch_size": 1},
+}
+
+
+def test_a_row_a_measurement_most_images_first(tmp_path):
+    results = tmp_path / "a-run" / "results"
+    results.mkdir(parents=True)
+    (results / "compression.json").write_text(json.dumps(ROW))
+    (results / "compression-12345678.json").write_text(json.dumps({**ROW, "num_images": 7}))
+    (results / "compression-laws-4.json").write_text("{}")
+    assert main(["compression", str(tmp_path / "a-run"), f"--out={tmp_path / 'out'}"]) == 0
+    lines = (tmp_path / "out" / "compression.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| a-run")]
+    assert [row.split("|")[2].strip() for row in rows] == ["7", "5"]
+    assert "+2.00 ± 1.00" in rows[0]
+    assert rows[0].endswith("| 0.250 | - |")
+    kept = json.loads((tmp_path / "out" / "compression.json").read_text())
+    assert [row["run"] for row in kept["rows"]] == ["a-run", "a-run"]
+
+
+def test_a_run_without_is_one_line(tmp_path, capsys):
+    assert main(["compression", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 2
+    assert "has no results/compression.json" in capsys.readouterr().err
