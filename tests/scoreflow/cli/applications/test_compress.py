@@ -161,8 +161,8 @@ def altered(packed, tmp_path, monkeypatch, **fields):
         ({"run": "nowhere"}, "name it by --workdir DIR", 2),
         ({"batch": 2, "block": 64}, "do not come back as they were encoded", 1),
         ({"checks": (7,)}, "do not come back as they were encoded", 1),
-        ({"bits": 4}, "do not come back as they were encoded", 1),
-        ({"machine": "1.0 cpu", "bits": 2}, "it was written by 1.0 cpu, and this", 1),
+        ({"bits": 3}, "do not come back as they were encoded", 1),
+        ({"machine": "1.0 cpu", "bits": 4}, "it was written by 1.0 cpu, and this", 1),
     ],
 )
 def test_a_file_of_something_else_is_one_line(
