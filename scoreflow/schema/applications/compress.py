@@ -52,8 +52,8 @@ class CompressConfig(Section):
         Range(0, 2**31),
         modes=("compress", "decompress"),
     )
-    part_bits: float = key(
-        7.0,
+    part_bits: int = key(
+        7,
         "bits of KL of a part of an image, at most: larger parts waste fewer bits, and take twice "
         "to three times as long for each",
         Range(1, 12, "[]"),

@@ -121,7 +121,7 @@ LOSSLESS = {
     "compress.precision": 1,
     "compress.verify": False,
 }
-PROGRESSIVE = {"compress.part_bits": 4.0}
+PROGRESSIVE = {"compress.part_bits": 4}
 """Declared keys of --mode compress with compress.stop = 0 and with another, and another value."""
 REFUSED_ELSEWHERE = {
     "data.scale",

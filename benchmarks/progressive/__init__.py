@@ -1,0 +1,1 @@
+"""Progressive files: real bytes against distortion."""
