@@ -61,13 +61,14 @@ def _order(row: Json) -> tuple[int, ...]:
 def _cells(row: Json) -> list[str]:
     held, c, seconds = row["bytes"], row["settings"], row["seconds_per_image"]
     apart, error = row["net_minus_predicted"], row["net_minus_predicted_error"]
+    of_all = row["predicted_standard_error"]
     share = 100 * apart / row["predicted"]
     of_share = "" if error is None else f" ± {100 * error / row['predicted']:.2f}"
     return [
         row["run"],
         str(row["num_images"]),
         *(str(c[key]) for key in ("steps", "precision", "batch_size")),
-        f"{row['predicted']:.4f} ± {row['predicted_standard_error']:.4f}",
+        number(row["predicted"], ".4f") + ("" if error is None else f" ± {of_all:.4f}"),
         f"{row['net']:.4f}",
         f"{share:+.2f}{of_share}",
         str(held["file"]),

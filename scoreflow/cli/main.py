@@ -57,7 +57,6 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   --set       import: answers to what the file does not say, as heads=4,steps=4000
   --anyway    import: keep it although the check on arrival fails
   --to, --out, --weights ema|raw       export: in which format, into which folder or file
-  --in        decompress: the file; without --workdir it names its run
   --runs      compare: several runs in pairs on the same images and noise, into the folder
               --workdir (default runs/compare-HASH); table: the runs
   --device    cpu, cuda, cuda:1, ...; default: the best one found

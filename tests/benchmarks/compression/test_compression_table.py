@@ -24,15 +24,18 @@ def test_a_row_a_measurement_most_images_first(tmp_path):
     results.mkdir(parents=True)
     (results / "compression.json").write_text(json.dumps(ROW))
     (results / "compression-12345678.json").write_text(json.dumps({**ROW, "num_images": 7}))
+    alone = {"predicted_standard_error": None, "net_minus_predicted_error": None}
+    one = json.dumps({**ROW, **alone, "num_images": 1})
+    (results / "compression-1234abcd.json").write_text(one)
     (results / "compression-laws-4.json").write_text("{}")
     assert main(["compression", str(tmp_path / "a-run"), f"--out={tmp_path / 'out'}"]) == 0
     lines = (tmp_path / "out" / "compression.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| a-run")]
-    assert [row.split("|")[2].strip() for row in rows] == ["7", "5"]
+    assert [row.split("|")[2].strip() for row in rows] == ["7", "5", "1"]
     assert "+2.00 ± 1.00" in rows[0]
     assert rows[0].endswith("| 0.250 | - |")
     kept = json.loads((tmp_path / "out" / "compression.json").read_text())
-    assert [row["run"] for row in kept["rows"]] == ["a-run", "a-run"]
+    assert [row["run"] for row in kept["rows"]] == ["a-run"] * 3
 
 
 def test_a_run_without_is_one_line(tmp_path, capsys):

@@ -230,7 +230,7 @@ def _as_result(header: Header, encoded: Encoded, said: Tensor, size: int, choice
     other, names = size_of(header)
     return {
         "value": 8 * size / header.count / dims,
-        "standard_error": _error(net / counts / dims),
+        "standard_error": standard_error(net / counts / dims),
         "unit": "bits/dim",
         "num_images": header.count,
         "dims": dims,
@@ -244,20 +244,16 @@ def _as_result(header: Header, encoded: Encoded, said: Tensor, size: int, choice
         },
         "predicted_bytes": float(said.sum()) / 8,
         "predicted": float(said.mean()) / dims,
-        "predicted_standard_error": _error(said / dims),
+        "predicted_standard_error": standard_error(said / dims),
         "net": float(net.sum()) / header.count / dims,
         "net_minus_predicted": float(apart.mean()) / dims,
-        "net_minus_predicted_error": _error(apart / dims),
+        "net_minus_predicted_error": standard_error(apart / dims),
         "steps": header.steps,
         "times": list(choice.times),
         "variance": choice.law.kind,
         "machine": header.machine,
         "threads": header.threads,
     }
-
-
-def _error(values: Tensor) -> float | None:
-    return standard_error(values)
 
 
 def _tell(result: Json, out: Path) -> None:
