@@ -30,9 +30,9 @@ def test_a_case_is_measured_and_written(tmp_path, monkeypatch, capsys):
     every = progressive.encode.__globals__["times_of"]
     few = lambda *process: every(*process)[3::4]  # noqa: E731
     monkeypatch.setitem(progressive.encode.__globals__, "times_of", few)
-    monkeypatch.setattr(progressive, "FIT_IMAGES", 8)
     run = Path(shutil.copytree(ROOT / "tests" / "fixtures" / "run-0.1", tmp_path / "run"))
     argv = ["progressive", "--case", str(run), "3", "600", "4", "--out", str(tmp_path / "out")]
+    argv += ["--fit-images", "8"]
     assert progressive.main(argv) == 0, capsys.readouterr().err
     (case,) = json.loads((tmp_path / "out" / "compression-lossy.json").read_text())["rows"]
     assert case["rows"][-1]["t"] == 600
