@@ -79,7 +79,7 @@ def test_the_bound_is_the_greatest_weight_or_a_point_that_is_seldom_passed():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "shift"), [([4.0], [1.5]), ([1.5], [0.2]), ([2.5, 3.0], [-1.0, 0.7])], ids=str
+    ("ratio", "shift"), [([4.0], [1.5]), ([2.0], [0.9]), ([2.5, 3.0], [-1.0, 0.7])], ids=str
 )
 def test_samples_follow_q(ratio, shift):
     pair = pair_of(ratio, shift)
