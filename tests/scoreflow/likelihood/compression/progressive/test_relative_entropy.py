@@ -92,6 +92,13 @@ def test_samples_follow_q(ratio, shift):
         assert kstest(p_law.numpy(), norm.cdf).pvalue < 1e-6  # it would tell p from q
 
 
+def test_a_law_that_is_nearly_the_proposal_is_not_taken_for_it():
+    """Without the process's times the first candidate would win nearly always."""
+    found, _ = sampled(pair_of([1.5], [0.2]), 600)
+    assert abs(float(found.mean())) < 4 / math.sqrt(600)
+    assert float(found.var()) == pytest.approx(1, abs=4 * math.sqrt(2 / 600))
+
+
 @pytest.mark.parametrize("nats", [0.2, 1.0, 2.0])
 def test_indices_cost_no_more_than_a_zipf_law_may(nats):
     """Li and El Gamal's: the law of exponent 1 + 1 / (D + log2(e) / e + 1), D in bits."""
