@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command_line import OneLineParser, exit_status
+from benchmarks.command_line import OneLineParser, exit_status, whole_number
 from benchmarks.measure import folder, keep, load_run, number, say, table
 from scoreflow.cli.modes.applications.progressive import Asked, Encoded, decode, encode, result_of
 from scoreflow.errors import RequestError, RunError
@@ -32,7 +32,6 @@ from scoreflow.trained_run import TrainedRun
 from scoreflow.uncertainty import standard_error
 
 NAME = "compression-lossy"
-FIT_IMAGES = 256
 CLOSE = (45.0, 30.0, 20.0, 10.0)
 """RMSE of 255 at which bytes are compared."""
 
@@ -156,7 +155,7 @@ def _plot(case: Json) -> Plot:
 
 
 def run(argv: list[str]) -> None:
-    """Measure, and write OUT/compression-lossy.json, .md and .png."""
+    """Measure, and write OUT/NAME.json, .md and .png."""
     parser = OneLineParser("progressive", __doc__ or "")
     parser.add_argument(
         "--case",
@@ -165,6 +164,10 @@ def run(argv: list[str]) -> None:
         required=True,
         metavar=("DIR", "IMAGES", "STOP", "BITS"),
         help="a run, how many test images, the last time, bits of a part at most",
+    )
+    parser.add_argument("--name", default=NAME, help="of the results")
+    parser.add_argument(
+        "--fit-images", type=whole_number(2), default=256, help="training images of the laws"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=None, help="folder; default results/DEVICE")
@@ -175,19 +178,21 @@ def run(argv: list[str]) -> None:
         if not all(each.isdecimal() and int(each) > 0 for each in numbers):
             raise RequestError(f"--case DIR and three whole numbers from 1 up, got {numbers}")
         images, stop, bits = map(int, numbers)
-        wanted = Asked(stop, bits, 0, FIT_IMAGES)
+        wanted = Asked(stop, bits, 0, asked.fit_images)
         cases.append(measured(load_run(Path(where), device), wanted, images))
         say(_text(cases[-1]))
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.progressive", *argv[1:]]),
         "unit": "bits/dim",
-        "settings": {"seed": 0, "fit_images": FIT_IMAGES},
+        "settings": {"seed": 0, "fit_images": asked.fit_images},
         "rows": cases,
         "device": asked.device,
     }
     out = folder(device, asked.out)
-    keep(out, NAME, "Progressive files: real bytes against distortion", result, text_of(cases))
-    write_atomic(out / f"{NAME}.png", picture(cases))
+    keep(
+        out, asked.name, "Progressive files: real bytes against distortion", result, text_of(cases)
+    )
+    write_atomic(out / f"{asked.name}.png", picture(cases))
 
 
 def main(argv: list[str]) -> int:

@@ -54,8 +54,8 @@ class CompressConfig(Section):
     )
     part_bits: int = key(
         7,
-        "bits of KL of a part of an image, at most: larger parts waste fewer bits, and take twice "
-        "to three times as long for each",
+        "bits of KL of a part of an image, at most: larger parts waste fewer bits, and take some "
+        "three times as long for each",
         Range(1, 12, "[]"),
         only=PROGRESSIVE,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.progressive import __main__ as progressive
+from benchmarks.progressive import baselines
 
 pytest.importorskip("constriction")
 ROOT = Path(__file__).parents[3]
@@ -30,9 +31,9 @@ def test_a_case_is_measured_and_written(tmp_path, monkeypatch, capsys):
     every = progressive.encode.__globals__["times_of"]
     few = lambda *process: every(*process)[3::4]  # noqa: E731
     monkeypatch.setitem(progressive.encode.__globals__, "times_of", few)
-    monkeypatch.setattr(progressive, "FIT_IMAGES", 8)
     run = Path(shutil.copytree(ROOT / "tests" / "fixtures" / "run-0.1", tmp_path / "run"))
     argv = ["progressive", "--case", str(run), "3", "600", "4", "--out", str(tmp_path / "out")]
+    argv += ["--fit-images", "8"]
     assert progressive.main(argv) == 0, capsys.readouterr().err
     (case,) = json.loads((tmp_path / "out" / "compression-lossy.json").read_text())["rows"]
     assert case["rows"][-1]["t"] == 600
@@ -47,3 +48,15 @@ def test_what_cannot_be_is_a_line(case, tmp_path, capsys):
     argv = ["progressive", "--case", str(run), *case, "--out", str(tmp_path / "out")]
     assert progressive.main(argv) == 2
     assert capsys.readouterr().err.startswith("progressive: ")
+
+
+def test_other_codes_of_a_run_are_a_table(tmp_path, capsys):
+    run = ROOT / "tests" / "fixtures" / "run-0.1"
+    argv = ["baselines", "--case", str(run), "4", "--out", str(tmp_path)]
+    assert baselines.main(argv) == 0, capsys.readouterr().err
+    (case,) = json.loads((tmp_path / "compression-baselines.json").read_text())["rows"]
+    assert case["num_images"] == 4
+    lines = (tmp_path / "compression-baselines.md").read_text().splitlines()
+    for row in case["rows"]:
+        assert any(f"| {row['name']} |" in line for line in lines)
+    assert baselines.main(["baselines", "--case", str(run), "none"]) == 2
