@@ -23,9 +23,7 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
 
   python run.py --mode train [--sde vp] [--config configs/digits.py] [--workdir runs/digits-vp]
   python run.py --mode sample --sampler ancestral|pc|ode --workdir DIR
-  python run.py --mode likelihood --workdir DIR
-  python run.py --mode classify --workdir DIR
-  python run.py --mode classifier --workdir DIR
+  python run.py --mode likelihood|classify|classifier --workdir DIR
   python run.py --mode compare --workdir DIR [--samplers ancestral,pc,ode]
   python run.py --mode compare --runs DIR,DIR,... [--workdir OUT]
   python run.py --mode equivalence|profile [--workdir DIR]
@@ -36,18 +34,16 @@ HELP = """ScoreFlow: diffusion as a discrete VP-SDE: train, sample, exact likeli
   python run.py --mode table DIR DIR ... [--sort COLUMN] [--out FILE.html|.csv|.json]
   python run.py --mode features --workdir DIR --config.features.layer=NAME [--out FILE.npz]
 
-  --mode      train (again: resumes), sample, likelihood, classify (by the likelihood of each
-              class of a conditional run), compare, classifier, equivalence,
-              profile (where a training step's time goes), import (a checkpoint of another
-              codebase becomes a run; docs/interop.md), export (the other way), table
-              (runs side by side), compress and decompress (images as a file, and back), features
-              (activations as representations)
+  --mode      train (again: resumes), classify (by the likelihood of each class), classifier (of
+              noisy images), profile (where a training step's time goes), import (a checkpoint of
+              another codebase; docs/interop.md), compress (images as a file), features
+              (activations of a layer), table (runs side by side); the others as they are named
   --workdir   the run's folder; default for train: runs/EXPERIMENT-SDE
               (equivalence and profile without one: a fresh network)
   --config    an experiment, configs/*.py; default digits
   --sde       vp, subvp, ve, rectified or edm          (short for --config.sde.name)
-  --sampler   SAMPLERS
-              (short for --config.sampling.sampler)
+  --sampler   short for --config.sampling.sampler:
+              SAMPLERS
   --version   print it
   --data      digits, a folder of images or a name on the Hub (short for --config.data.name,
               --config.data.path); an imported run takes any that fit its network
