@@ -12,7 +12,7 @@ neighbours, are cut into equal parts of at most `part_bits`, as many as an image
 sent too; all images' indices of a state follow one another, and those of the next state them.
 
 What the receiver makes of an index depends on the network's floats, but which bits are read does
-not: on another machine the images differ as its roundings do, and no more.
+not: on another machine the images differ by what its roundings come to, and are read all the same.
 """
 
 import math
