@@ -1,6 +1,7 @@
 """--mode classify as a user meets it: measured, resumed, elsewhere refused in a line."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_what_is_measured(trained):
 
 def test_from_python_the_posterior_is_that_of_the_command(trained):
     run = sf.load(trained, "cpu")
-    images = run.data.test[:4]
+    images, flow = run.data.test[:4], torch.empty(0)
     for way in ("flow", "bound"):
         found = run.classify(images, by=way)
         lines = (trained / "results" / f"classify-{way}.jsonl").read_text().splitlines()[1:]
@@ -101,6 +102,10 @@ def test_from_python_the_posterior_is_that_of_the_command(trained):
         torch.testing.assert_close(found.nats, nats[:4].double(), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(4).double())
         assert found.found.tolist() == found.log_probs.argmax(1).tolist()
+        flow = found.nats if way == "flow" else flow
+    # by the flow each class has the likelihood that the run has when it is asked of that class
+    alone = -run.log_likelihood(images, label=7).values.cpu() * 64 * math.log(2)
+    torch.testing.assert_close(flow[:, 7], alone.double(), rtol=1e-5, atol=1e-3)
     with pytest.raises(RequestError, match="one way to log p"):
         run.classify(images, by="both")
     with pytest.raises(
