@@ -53,7 +53,8 @@ def _run(asked: argparse.Namespace) -> None:
         replayed.append({"seed": seed, "rows": _replayed(run, asked)})
     result: Json = {
         "command": f"python -m benchmarks.classification --workdir {asked.workdir.name} "
-        f"--seeds {asked.seeds} --times {asked.times}",
+        f"--seeds {asked.seeds} --times {asked.times}"
+        + (f" --images {asked.images}" if asked.images else ""),
         "device": str(run.experiment.device),
         "weights": run.fingerprint,
         "step": run.step,

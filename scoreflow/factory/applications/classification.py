@@ -140,12 +140,12 @@ def build_bound(config: AnyConfig, model: ScoreModel, data: Data, prior: Prior) 
 
 
 def _law(sde: SDE, t_min: float, data: Data) -> times.TimeLaw:
-    few = data.train[: times.MOST_IMAGES]
+    few = times.some(len(data.train), times.MOST_IMAGES)
     place = torch.Tensor.double
     if data.num_levels is not None:
         place = partial(centres, num_levels=data.num_levels)
     assert data.train_labels is not None, "checked by build_prior"
-    return times.law_of_classes(sde, t_min, place(few), data.train_labels[: len(few)])
+    return times.law_of_classes(sde, t_min, place(data.train[few]), data.train_labels[few])
 
 
 def build_way(config: AnyConfig, model: ScoreModel, data: Data, prior: Prior, by: str) -> rows.Way:

@@ -10,10 +10,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from scoreflow.data.stored.images import Images
+from scoreflow.likelihood.classification.times import some
 
 NEIGHBOURS = 3
 MOST_IMAGES = 10_000
-"""Training images that these are given, the first ones."""
+"""Training images that these are given, at random: a set may be sorted by class."""
 ITERATIONS = 300
 
 
@@ -25,7 +26,7 @@ def nearest_neighbours(train: Images, labels: Tensor, test: Tensor) -> Tensor:
         labels: of them, (n,).
         test: (m, ...).
     """
-    x, y = _table(train), labels[:MOST_IMAGES].cpu().numpy()
+    x, y = _given(train, labels)
     model = KNeighborsClassifier(min(NEIGHBOURS, len(x))).fit(x, y)
     return torch.from_numpy(model.predict(_rows(test)).astype(np.int64))
 
@@ -34,14 +35,16 @@ def logistic_regression(train: Images, labels: Tensor, test: Tensor) -> tuple[Te
     """Logistic regression on pixels.
 
     Args:
-        train: (n, ...), of two classes or more.
+        train: (n, ...).
         labels: of them, (n,).
         test: (m, ...).
 
     Returns:
         The classes that it knows, ascending, (K,) int64; log p(k | x), (m, K).
     """
-    x, y = _table(train), labels[:MOST_IMAGES].cpu().numpy()
+    x, y = _given(train, labels)
+    if len(np.unique(y)) == 1:  # the others are rare, and none of them was drawn
+        return torch.from_numpy(y[:1].astype(np.int64)), torch.zeros(len(test), 1).double()
     mean, spread = x.mean(0), x.std() or 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly converged is a baseline too
@@ -52,8 +55,10 @@ def logistic_regression(train: Images, labels: Tensor, test: Tensor) -> tuple[Te
     return torch.from_numpy(model.classes_.astype(np.int64)), found.double().log_softmax(1)
 
 
-def _table(train: Images) -> np.ndarray:
-    return _rows(train[:MOST_IMAGES])
+def _given(train: Images, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Training images as rows, and their classes."""
+    chosen = some(len(train), MOST_IMAGES)
+    return _rows(train[chosen]), labels[chosen].cpu().numpy()
 
 
 def _rows(images: Tensor) -> np.ndarray:

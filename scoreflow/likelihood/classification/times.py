@@ -14,6 +14,7 @@ it. Whatever the law, the estimate is unbiased: it decides how much it scatters 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +25,20 @@ CELLS = 256
 EVEN = 0.25
 """Share of the uniform law."""
 MOST_IMAGES = 4096
-"""Training images that the Gaussians are of."""
+"""Training images that the Gaussians are of, chosen by `some`."""
 MOST_DIMS = 2048
 """Above so many dimensions pixels are taken for independent, as no D x D matrix is made."""
+
+
+def some(count: int, most: int) -> Tensor:
+    """Numbers of at most so many of `count` data, all as likely, ascending: (n,) int64.
+
+    The same ones each time. Not the first, which may be of one class, nor each tenth, as may be.
+    """
+    if count <= most:
+        return torch.arange(count)
+    chosen = np.random.default_rng(0).choice(count, most, replace=False)
+    return torch.from_numpy(np.sort(chosen))
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def law_of_classes(sde: SDE, t_min: float, x_0: Tensor, labels: Tensor) -> TimeL
 
 def _spreads(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared distance of two classes' means, and variance within, by axis: (D,) each."""
-    x, labels = x[:MOST_IMAGES].cpu(), labels[:MOST_IMAGES].cpu()
+    x, labels = x.cpu(), labels.cpu()
     _, index, counts = labels.unique(return_inverse=True, return_counts=True)
     means = x.new_zeros(len(counts), x.shape[1]).index_add_(0, index, x) / counts[:, None]
     inside, centred = x - means[index], means - means.mean(0)

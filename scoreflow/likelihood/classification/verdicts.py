@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 
-import torch
 from torch import Tensor
 
 from scoreflow.likelihood.classification.agreement import confusion, mcnemar, wilson
@@ -137,7 +136,8 @@ def saving(found: LogLikelihoods, in_full: int) -> Json:
         in_full: evaluations of a class that stands to the end.
     """
     done, full = int(found.evaluations.sum()), in_full * found.evaluations.numel()
-    standing = (found.evaluations == in_full).sum(1).double()
+    to_the_end = (found.evaluations == in_full).sum(1)
+    standing = to_the_end.clamp(min=1).double()  # where one was left, it was asked no further
     return {
         "evaluations": done,
         "in_full": full,
@@ -154,7 +154,9 @@ def table(result: Json) -> str:
         stated = row.get("calibration")
         nll = ece = ""
         if stated:
-            nll = f"{stated['nll']:.3f} +- {stated['nll_error'] or 0:.3f}"
+            nll = f"{stated['nll']:.3f}"
+            if stated["nll_error"] is not None:  # of one image there is none
+                nll += f" +- {stated['nll_error']:.3f}"
             ece = f"{stated['ece']:.3f} +- {stated['ece_error']:.3f}"
         cost = f"{row['evaluations']:.0f}" if "evaluations" in row else ""
         lines.append(f"{row['name']:<28}{accuracy:>18}{nll:>18}{ece:>16}  {cost}")
@@ -166,9 +168,3 @@ def table(result: Json) -> str:
                 f"{pair['second_only']}, p = {pair['p_value']:.2g})"
             )
     return "\n".join(lines)
-
-
-def columns_of(labels: Tensor, prior: Prior) -> Tensor:
-    """The columns of classes found, -1 for one that is none of them: (n,) int64."""
-    found = prior.columns(labels)
-    return found.to(torch.int64)

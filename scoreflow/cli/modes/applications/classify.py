@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scoreflow.cli.console import say
 from scoreflow.data.dataset import Data, digest, overlap
-from scoreflow.data.levels import points, to_uint8
+from scoreflow.data.levels import Embedding, points, to_uint8
 from scoreflow.errors import RequestError
 from scoreflow.factory.applications.classification import (
     build_flow_question,
@@ -35,6 +35,7 @@ from scoreflow.schema.request import Request
 from scoreflow.sde.noise import Noise, Stream
 from scoreflow.storage.atomic_files import Json
 from scoreflow.storage.measurements import average_of
+from scoreflow.storage.sample_names import SHORT, hash_of
 from scoreflow.trained_run import TrainedRun, open_run
 from scoreflow.training.classifier_file import CLASSIFIER_FILE
 
@@ -159,7 +160,10 @@ def _others(trained: TrainedRun, prior: Prior, count: int) -> list[Method]:
     classifier = _classifier(trained)
     if classifier is None:
         return beside
-    found = _by_classifier(classifier, data, prior, count, trained.config.likelihood.seed)
+    embedding = choose_key("training.dequantization", trained.config.training.dequantization)
+    found = _by_classifier(
+        classifier, data, prior, count, trained.config.likelihood.seed, embedding
+    )
     return [Method.stating("noisy-image classifier", found), *beside]
 
 
@@ -176,14 +180,21 @@ def _classifier(trained: TrainedRun) -> NoisyClassifier | None:
 
 @torch.no_grad()
 def _by_classifier(
-    classifier: NoisyClassifier, data: Data, prior: Prior, count: int, seed: int
+    classifier: NoisyClassifier,
+    data: Data,
+    prior: Prior,
+    count: int,
+    seed: int,
+    embedding: Embedding,
 ) -> Tensor:
-    """Its log p(k | x_t) at its least time, of the same dequantization: (n, K)."""
-    noise, test = Noise.of(seed, 0, count, data.test.device), data.test[:count]
-    t = torch.tensor(classifier.t_min, dtype=torch.float64)
-    x_0 = points(test, data.num_levels, noise, Stream.DEQUANTIZE)
-    x_t = classifier.sde.perturb(x_0, t, noise.normal(Stream.DATA, tuple(test.shape[1:])))
-    found = torch.cat([classifier.log_probs(part, t) for part in x_t.split(256)]).cpu()
+    """Its log p(k | x_t) at its least time, of levels placed as in its training: (n, K)."""
+    t, parts = torch.tensor(classifier.t_min, dtype=torch.float64), []
+    for index in torch.arange(count, device=data.test.device).split(256):
+        noise, test = Noise(seed, index), data.test[index]
+        x_0 = points(test, data.num_levels, noise, Stream.DEQUANTIZE, embedding)
+        x_t = classifier.sde.perturb(x_0, t, noise.normal(Stream.DATA, tuple(test.shape[1:])))
+        parts.append(classifier.log_probs(x_t, t).cpu())
+    found = torch.cat(parts)
     return found[:, prior.classes].log_softmax(1)
 
 
@@ -200,11 +211,6 @@ def _keep(trained: TrainedRun, result: Json, by: str) -> None:
     kept["weights"] = trained.fingerprint
     if data.class_names:
         kept["class_names"] = list(data.class_names)
-    if data.num_levels is not None and result["misses"]:
-        picture = image_grid(*_missed(data, result["misses"]))
-        path = trained.folder.sample_path(trained.step, NAME)
-        trained.folder.write_image(path, picture)
-        kept["picture"] = path.stem
     asked = {
         "settings": settings,
         "step": trained.step,
@@ -213,6 +219,12 @@ def _keep(trained: TrainedRun, result: Json, by: str) -> None:
         "data": digest(data.test, data.test_labels),
         **trained.trained_with,
     }
+    if data.num_levels is not None and result["misses"]:
+        picture = image_grid(*_missed(data, result["misses"]))
+        own = hash_of(asked)[:SHORT]  # a result kept beside leaves the headline's picture alone
+        path = trained.folder.sample_path(trained.step, f"{NAME}-{own}")
+        trained.folder.write_image(path, picture)
+        kept["picture"] = path.stem
     written = trained.folder.keep_result(NAME, kept, asked, _rank)
     say(_told(result))
     if written.remark:

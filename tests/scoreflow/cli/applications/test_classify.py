@@ -1,9 +1,11 @@
 """--mode classify as a user meets it: measured, resumed, elsewhere refused in a line."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 import scoreflow as sf
 from scoreflow.cli.main import main
+from scoreflow.cli.modes.applications import classify
 from scoreflow.data.dataset import Data
 from scoreflow.errors import RequestError
 from scoreflow.factory.applications import classification
@@ -30,6 +33,7 @@ TINY = [
     "--config.model.channels=8",
     "--config.model.num_groups=4",
     "--config.model.attention_sizes=()",
+    "--config.model.multipliers=(1,)",
     "--config.likelihood.nodes=8",
     "--config.likelihood.batch_size=16",
     "--config.likelihood.num_images=8",
@@ -90,7 +94,7 @@ def test_what_is_measured(trained):
 
 def test_from_python_the_posterior_is_that_of_the_command(trained):
     run = sf.load(trained, "cpu")
-    images = run.data.test[:4]
+    images, flow = run.data.test[:4], torch.empty(0)
     for way in ("flow", "bound"):
         found = run.classify(images, by=way)
         lines = (trained / "results" / f"classify-{way}.jsonl").read_text().splitlines()[1:]
@@ -98,6 +102,10 @@ def test_from_python_the_posterior_is_that_of_the_command(trained):
         torch.testing.assert_close(found.nats, nats[:4].double(), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(found.log_probs.exp().sum(1), torch.ones(4).double())
         assert found.found.tolist() == found.log_probs.argmax(1).tolist()
+        flow = found.nats if way == "flow" else flow
+    # by the flow each class has the likelihood that the run has when it is asked of that class
+    alone = -run.log_likelihood(images, label=7).values.cpu() * 64 * math.log(2)
+    torch.testing.assert_close(flow[:, 7], alone.double(), rtol=1e-5, atol=1e-3)
     with pytest.raises(RequestError, match="one way to log p"):
         run.classify(images, by="both")
     with pytest.raises(
@@ -146,12 +154,58 @@ def test_with_the_classifier_and_without_halving(run):
     few = ["--config.classifier.num_steps=2", "--config.classifier.width=8"]
     assert main(["run.py", "--mode=classifier", f"--workdir={run}", "--device=cpu", *few]) == 0
     more = ["--config.classify.by=bound", "--config.classify.halving=false"]
-    assert ask(run, *more, "--config.classify.prior=uniform") == 0
+    more += ["--config.likelihood.num_images=4", "--config.classify.prior=uniform"]
+    picture = run / "samples" / f"{result_of(run)['picture']}.png"
+    before = picture.read_bytes()
+    assert ask(run, *more) == 0
+    assert picture.read_bytes() == before  # the headline's, which stays
     result = result_of(run, _beside(run))
     assert "noisy-image classifier" in [row["name"] for row in result["methods"]]
     assert result["prior"] == pytest.approx([0.1] * 10)
     assert "halving" not in result
     assert result["methods"][0]["evaluations"] == 10 * 17
+    assert result["picture"] != result_of(run)["picture"]
+
+
+@pytest.fixture(scope="module")
+def heading_of(trained):
+    """What a way's rows are made under, with keys of a section or the weights changed."""
+    run = sf.load(trained, "cpu")
+    prior = classification.build_prior(run.config, run.model, run.data)
+    names = ("config", "data", "step", "experiment", "fingerprint", "trained_with")
+    facts = {name: getattr(run, name) for name in names}
+
+    def of(way, section="", changed=None, **others):
+        config = run._with(section, changed or {})
+        return classify._heading(
+            SimpleNamespace(**facts | {"config": config} | others), way, prior, 4
+        )
+
+    return of
+
+
+def test_rows_are_of_one_question(heading_of):
+    """A row is taken as done under its heading alone: what changes a row changes the heading."""
+    flow, bound = heading_of("flow"), heading_of("bound")
+    assert flow != bound
+    for way, same in (("flow", flow), ("bound", bound)):
+        for key, value in (("num_images", 5), ("max_evaluations", 9000)):
+            assert heading_of(way, "likelihood", {key: value}) == same
+        assert heading_of(way, "likelihood", {"seed": 1}) != same
+        assert heading_of(way, step=2) != same
+        assert heading_of(way, fingerprint="other") != same
+    dopri5 = {"method": "dopri5"}
+    for changed in (
+        {"nodes": 16}, {"probes": 2}, {"substeps": 2}, {"trajectory_tolerance": 0.1},
+        {"dequantization": "last_step"}, {"t_start": 2.0}, dopri5,
+    ):  # fmt: skip
+        assert heading_of("flow", "likelihood", changed) != flow
+        assert heading_of("bound", "likelihood", changed) == bound
+    for changed in ({"times": 24}, {"z": 3.0}, {"prior": "uniform"}, {"halving": False}):
+        assert heading_of("bound", "classify", changed) != bound
+        assert heading_of("flow", "classify", changed) == flow
+    loose = heading_of("flow", "likelihood", {**dopri5, "tolerance": 0.01})
+    assert loose != heading_of("flow", "likelihood", dopri5)
 
 
 @pytest.mark.slow

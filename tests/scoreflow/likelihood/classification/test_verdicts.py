@@ -9,7 +9,13 @@ from scipy.special import logit
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss
 
-from scoreflow.likelihood.classification import agreement, baselines, elimination, verdicts
+from scoreflow.likelihood.classification import (
+    agreement,
+    baselines,
+    elimination,
+    times,
+    verdicts,
+)
 from scoreflow.likelihood.classification.bayes import Prior, log_posterior
 from scoreflow.likelihood.classification.bound_by_class import LogLikelihoods
 from scoreflow.likelihood.classification.calibration import (
@@ -199,7 +205,7 @@ def test_the_result_of_methods():
     assert "nan" not in text
 
 
-def test_what_is_held_beside():
+def test_what_is_held_beside(monkeypatch):
     random = torch.Generator().manual_seed(0)
     centres = torch.tensor([[0.0, 0.0], [8.0, 0.0]])
     labels = torch.arange(60) % 2 + 3
@@ -210,3 +216,40 @@ def test_what_is_held_beside():
     assert known.tolist() == [3, 4]
     assert log_probs.argmax(1).tolist() == [0, 1]
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(2, dtype=torch.float64))
+    # of a large set sorted by class both classes are still there, and those alone that it has
+    monkeypatch.setattr(baselines, "MOST_IMAGES", 20)
+    order = labels.argsort(stable=True)
+    assert baselines.nearest_neighbours(train[order], labels[order], test).tolist() == [3, 4]
+    known, log_probs = baselines.logistic_regression(train[order], labels[order], test)
+    assert known.tolist() == [3, 4]
+    assert log_probs.argmax(1).tolist() == [0, 1]
+    known, log_probs = baselines.logistic_regression(train, torch.full((60,), 4), test)
+    assert known.tolist() == [4]
+    assert log_probs.tolist() == [[0.0], [0.0]]
+
+
+def test_some_are_the_same_some_and_of_the_whole_set():
+    chosen = times.some(1000, 100)
+    assert torch.equal(chosen, times.some(1000, 100))
+    assert (chosen.diff() > 0).all()
+    assert 0 <= int(chosen[0]) < 100
+    assert 900 < int(chosen[-1]) < 1000
+    assert len((chosen % 10).unique()) == 10
+    assert torch.equal(times.some(7, 100), torch.arange(7))
+
+
+def test_how_many_stand_to_the_end():
+    # of the second image one class was left after 8 of 16 times
+    evaluations = torch.tensor([[17, 17, 9], [9, 9, 9]])
+    nats = torch.zeros(2, 3, dtype=torch.float64)
+    saved = verdicts.saving(LogLikelihoods(nats, None, evaluations), 17)
+    assert saved["standing"] == 1.5
+    assert saved["saved"] == pytest.approx(1 - 70 / 102)
+
+
+def test_of_one_image_no_error_is_told():
+    prior = Prior(torch.tensor([0, 1]), torch.full((2,), -math.log(2), dtype=torch.float64))
+    method = verdicts.Method.stating("bound", torch.tensor([[0.9, 0.1]]).double().log())
+    text = verdicts.table(verdicts.as_result([method], torch.tensor([0]), prior))
+    nll = text.splitlines()[1].split("0.105")[1]
+    assert not nll.startswith(" +-")
