@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoreflow.data.levels import dequantize
-from scoreflow.likelihood.compression.chain import Chain, bound, choose
+from scoreflow.likelihood.compression.chain import Chain, bound, choose, priced
 from scoreflow.likelihood.compression.error_law import (
     FIT,
     KINDS,
@@ -44,7 +44,7 @@ HALVES = fitted()
 
 
 def chain_of(steps, sde=SDE, halves=HALVES, times=TIMES):
-    choice = choose(halves, times, sde, steps)
+    choice = choose(priced(halves, times, sde), steps)
     return Chain(GRID.denoiser(sde), sde, choice.law, choice.times, EVENT, LEVELS), choice
 
 
@@ -142,9 +142,9 @@ def test_other_processes_have_a_chain_as_well(name):
 
 def test_no_chain_where_none_can_be():
     with pytest.raises(ValueError, match=r"1\.\.100 steps, got 101"):
-        choose(HALVES, TIMES, SDE, 101)
+        choose(priced(HALVES, TIMES, SDE), 101)
     with pytest.raises(ValueError, match="take fewer"):  # 100 steps end at t = 2, below a bin
-        choose(HALVES, TIMES, SDE, 100)
+        choose(priced(HALVES, TIMES, SDE), 100)
     law = HALVES[0]["step"].law(TIMES)
     for times in ((0, 100), (1, 200), (0, 20, 10, 200)):
         with pytest.raises(ValueError, match="must rise from 0 to N = 200"):
