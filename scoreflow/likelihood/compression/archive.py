@@ -13,9 +13,11 @@ anything is made of them.
 
 import base64
 import json
+import math
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,27 @@ from numpy.typing import NDArray
 from scoreflow.errors import RequestError
 
 MAGIC, VERSION = b"SFBB", 1
+BLOCK = 64
+"""Images that share a check sum, at the least."""
 _HEAD = struct.Struct(">4sBII")
 _FIXED = struct.Struct(">16s8sQIIIIIIHHBHBIIHI")
 _SIDE = struct.Struct(">I")
 MOST_IMAGES, MOST_NUMBERS, MOST_NAMES = 1 << 28, 1 << 28, 1 << 26
 """Images of a file, numbers of a batch, and bytes of all names: more is damage."""
+_LONGEST = 200
+"""Bytes of a name: a file system takes 255, of which an ending and a copy's addition need some."""
+_RANGES = {
+    "fitted": (2, 65536),
+    "seed": (0, 2**31 - 1),
+    "step": (0, 2**31 - 1),
+    "num_levels": (2, 1 << 20),
+    "count": (1, MOST_IMAGES),
+    "batch": (1, 4096),
+    "steps": (2, 128),
+    "bits": (1, 8),
+    "threads": (1, 65535),
+}
+"""What --mode compress can have written; the keys of a config's section have the same ranges."""
 
 
 @dataclass(frozen=True)
@@ -155,35 +173,64 @@ def _parsed(inside: bytes) -> tuple[Header, int]:
     at += of_texts
     names = _parsed_names(inside[at : at + of_names], count) if of_names else ()
     checks = tuple(each for (each,) in struct.iter_unpack(">I", inside[at + of_names :]))
-    sizes = (batch, *shape)
-    if not (1 <= count <= MOST_IMAGES and min(sizes) >= 1 and num_levels >= 2 and block >= 1):
-        raise ValueError("no images")
-    if np.prod(sizes, dtype=float) > MOST_NUMBERS or len(checks) != -(-count // block):
-        raise ValueError("too many")
     found = Header(
         weights, laws, seed, fitted, step, num_levels, count, borrowed, words, batch, steps, bits,
         threads, block, shape, run, machine, names, checks,
     )  # fmt: skip
+    _refuse_impossible(found)
     return found, of_payload
+
+
+def _refuse_impossible(h: Header) -> None:
+    """Raise ValueError of numbers that no encoder writes, and a decoder might work on for long."""
+    numbers = vars(h)
+    for name, (low, high) in _RANGES.items():
+        if not low <= numbers[name] <= high:
+            raise ValueError(f"{name} {numbers[name]} is not in {low}..{high}")
+    if not h.shape or min(h.shape) < 1:
+        raise ValueError("no images")
+    if too_large(h.batch, h.count, h.shape):
+        raise ValueError("too many numbers at a time")
+    if h.block != block_of(h.batch) or len(h.checks) != -(-h.count // h.block):
+        raise ValueError("other check sums than blocks")
+    if "\0" in h.run:
+        raise ValueError("no folder of a run")
+
+
+def block_of(batch: int) -> int:
+    """Images a block, whole batches: those that share a check sum."""
+    return batch * -(-BLOCK // batch)
+
+
+def too_large(batch: int, count: int, shape: tuple[int, ...]) -> bool:
+    """Whether images in flight have more numbers than a file may ask a decoder for."""
+    return min(batch, count) * math.prod(shape) > MOST_NUMBERS
 
 
 def _parsed_names(packed: bytes, count: int) -> tuple[str, ...]:
     opened = zlib.decompressobj()
     text = opened.decompress(packed, MOST_NAMES)
-    if not opened.eof:
-        raise ValueError("names without an end")
-    names = json.loads(text)
-    if not (isinstance(names, list) and len(names) == count == len({*names})):
+    if not opened.eof or opened.unused_data:
+        raise ValueError("names without an end, or more than names")
+    try:
+        names = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists in lists") from error
+    if not (isinstance(names, list) and len(names) == count):
         raise ValueError("other names than images")
     if not all(isinstance(each, str) and is_plain(each) for each in names):
         raise ValueError("a name that is none of a file")
+    if len({*names}) != count:
+        raise ValueError("a name of two images")
     return tuple(names)
 
 
 def is_plain(name: str) -> bool:
     """Whether a name is one of a file in a folder, wherever that lies."""
     bad = set('/\\:*?"<>|\0')
-    return 0 < len(name) <= 200 and name.isprintable() and not (bad & {*name} or name[0] in ". ")
+    if not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST:
+        return False
+    return not (bad & {*name} or name[0] in ". ")
 
 
 def _damaged(where: str, why: str) -> RequestError:
@@ -192,7 +239,7 @@ def _damaged(where: str, why: str) -> RequestError:
 
 def packed(codes: NDArray[np.int16]) -> str:
     """Whole numbers as a text for results/*.json."""
-    return base64.b64encode(zlib.compress(codes.astype("<i2").tobytes(), 9)).decode()
+    return _packed(codes.astype("<i2"))
 
 
 def unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
@@ -201,7 +248,29 @@ def unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
     Raises:
         ValueError: they are not so many.
     """
-    wanted = 2 * int(np.prod(shape))
+    return _unpacked(text, "<i2", shape).astype(np.int16)
+
+
+def packed_reals(values: NDArray[np.float64]) -> str:
+    """Floats, infinite ones as well, as a text that has every bit of them."""
+    return _packed(values.astype("<f8"))
+
+
+def unpacked_reals(text: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The numbers of `packed_reals`.
+
+    Raises:
+        ValueError: they are not so many.
+    """
+    return _unpacked(text, "<f8", shape).astype(np.float64)
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
+
+
+def _unpacked(text: str, form: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    wanted = np.dtype(form).itemsize * int(np.prod(shape))
     opened = zlib.decompressobj()
     try:
         data = opened.decompress(base64.b64decode(text, validate=True), wanted + 1)
@@ -209,4 +278,4 @@ def unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
         raise ValueError(str(error)) from error
     if len(data) != wanted:
         raise ValueError(f"{wanted} bytes wanted, got {len(data)}")
-    return np.frombuffer(data, "<i2").astype(np.int16).reshape(shape)
+    return np.frombuffer(data, form).reshape(shape)

@@ -195,35 +195,68 @@ class Choice:
     costs: dict[Kind, float]
 
 
-def choose(
-    halves: tuple[Measured, Measured], times: tuple[int, ...], sde: SDE, steps: int
-) -> Choice:
-    """The kind of variance that costs least where it was not fitted, and its least-cost times.
+@dataclass(frozen=True)
+class Priced:
+    """What errors by one kind of buckets say, whatever K: M times, and all steps between them.
+
+    Attributes:
+        law: of all images, at M times.
+        fitted: nats a dimension of a step on the first half, under the first half's own law,
+            (M + 1, M + 1) as from `Tally.costs`.
+        unseen: the same on the second half, still under the law of the first.
+        whole: of all images, under `law`.
+    """
+
+    law: ErrorLaw
+    fitted: Tensor
+    unseen: Tensor
+    whole: Tensor
+
+
+Prices = dict[Kind, Priced]
+"""By every kind of bucket, of the same images."""
+
+
+def priced(halves: tuple[Measured, Measured], times: tuple[int, ...], sde: SDE) -> Prices:
+    """All that `choose` needs of measured errors.
 
     Args:
         halves: errors of two parts of the training images.
         times: those of the errors, the last one N.
         sde: the process.
+    """
+    first, second = halves
+    found: Prices = {}
+    for kind, tally in first.items():
+        own, both = tally.law(times), tally + second[kind]
+        law = both.law(times)
+        steps = (tally.costs(own, sde), second[kind].costs(own, sde), both.costs(law, sde))
+        found[kind] = Priced(law, *steps)
+    return found
+
+
+def choose(prices: Prices, steps: int) -> Choice:
+    """The kind of variance that costs least where it was not fitted, and its least-cost times.
+
+    Args:
+        prices: of the kinds there are.
         steps: K, in 1..M.
 
     Raises:
         ValueError: no time has as much noise as a bin is wide, or there are no so many.
     """
-    first, second = halves
-    if not 1 <= steps <= len(times):
-        raise ValueError(f"a chain of these times has 1..{len(times)} steps, got {steps}")
-    costs: dict[Kind, float] = {}
-    for kind, tally in first.items():
-        law = tally.law(times)
-        grid = least_cost(tally.costs(law, sde), steps)
-        costs[kind] = float(grid_cost(second[kind].costs(law, sde), grid))
+    most = len(next(iter(prices.values())).law.times)
+    if not 1 <= steps <= most:
+        raise ValueError(f"a chain of these times has 1..{most} steps, got {steps}")
+    costs = {
+        kind: float(grid_cost(each.unseen, least_cost(each.fitted, steps)))
+        for kind, each in prices.items()
+    }
     if not all(map(math.isfinite, costs.values())):
         raise ValueError(
             f"no chain of {steps} steps ends at a time with a bin's noise: take fewer"
         )
-    kind = min(costs, key=lambda each: costs[each])
-    whole = first[kind] + second[kind]
-    law = whole.law(times)
-    places = least_cost(whole.costs(law, sde), steps).long().tolist()
-    chosen = tuple(times[j - 1] for j in reversed(places) if j)
-    return Choice(law.at(chosen), (0, *chosen), costs)
+    best = prices[min(costs, key=lambda each: costs[each])]
+    places = least_cost(best.whole, steps).long().tolist()
+    chosen = tuple(best.law.times[j - 1] for j in reversed(places) if j)
+    return Choice(best.law.at(chosen), (0, *chosen), costs)

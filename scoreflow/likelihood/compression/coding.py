@@ -12,9 +12,6 @@ from scoreflow.errors import RunError
 from scoreflow.likelihood.compression.ans_stack import WORD, AnsStack, WrongBitsError
 from scoreflow.likelihood.compression.bits_back import Grid, pop, push
 
-BLOCK = 64
-"""Images that share a check sum, at the least."""
-
 Words = NDArray[np.uint32]
 
 
@@ -31,11 +28,6 @@ class Encoded:
     words: Words
     borrowed: int
     net_bits: list[int]
-
-
-def block_of(batch: int) -> int:
-    """Images a block: whole batches."""
-    return batch * -(-BLOCK // batch)
 
 
 def encode(

@@ -1,7 +1,13 @@
-"""The chain of K steps that images are coded by, kept in results/compression-laws-K.json."""
+"""The chain of K steps that images are coded by, and the measurement that it was chosen from.
+
+compression-laws-K.json     the times and errors of K steps
+compression-laws-all.json   those of every step that a chain may have: any K is chosen from them
+"""
 
 import hashlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated
@@ -10,8 +16,20 @@ import numpy as np
 import torch
 
 from scoreflow.errors import RequestError
-from scoreflow.likelihood.compression.archive import packed, unpacked
-from scoreflow.likelihood.compression.chain import Chain, Choice, choose
+from scoreflow.likelihood.compression.archive import (
+    packed,
+    packed_reals,
+    unpacked,
+    unpacked_reals,
+)
+from scoreflow.likelihood.compression.chain import (
+    Chain,
+    Choice,
+    Priced,
+    Prices,
+    choose,
+    priced,
+)
 from scoreflow.likelihood.compression.error_law import KINDS, ErrorLaw, Kind, buckets
 from scoreflow.likelihood.compression.fitting import LEAST_IMAGES, fit, num_calls, times_of
 from scoreflow.models.score_model import ScoreModel, arithmetic
@@ -22,6 +40,7 @@ from scoreflow.storage.validation import InvalidError, Length, conform
 from scoreflow.trained_run import TrainedRun
 
 LAWS = "compression-laws-"
+ALL = f"{LAWS}all"
 MACHINE = "torch, numpy, constriction, device"
 """What a header says of a machine, in this order."""
 AT_ONCE = 32
@@ -52,6 +71,26 @@ class Kept:
     costs: dict[str, float]
     squares: str
     of_levels: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class KeptKind:
+    """The schema of one kind of buckets; see `_prices_as_result`."""
+
+    squares: str
+    of_levels: str
+    fitted: str
+    unseen: str
+    whole: str
+
+
+@dataclass(frozen=True)
+class KeptPrices:
+    """The schema of what any K is chosen from."""
+
+    times: Annotated[list[int], Length(2)]
+    kinds: dict[str, KeptKind]
     sha256: str
 
 
@@ -92,7 +131,7 @@ def chain_of(trained: TrainedRun, asked: Laws, keep: bool = True) -> tuple[Chain
     settings = _settings(trained, asked)
     choice = _kept(trained, settings, event, sde)
     if choice is None:
-        choice = _measured(trained, model, sde, asked)
+        choice = _chosen(trained, model, sde, asked, keep)
         if keep:
             trained.folder.write_result(
                 f"{LAWS}{asked.steps}", {**_as_result(choice), "settings": settings}
@@ -123,6 +162,7 @@ def _settings(trained: TrainedRun, asked: Laws) -> Json:
         **vars(asked),
         "device": trained.experiment.device.type,
         **trained.trained_with,
+        **({} if trained.folder.bound else {"data": trained.data_digests["data"]["train"]}),
     }
 
 
@@ -170,19 +210,38 @@ def _kind(name: str) -> Kind:
     raise ValueError(f"no variances are by {name}")
 
 
-def _measured(trained: TrainedRun, model: ScoreModel, sde: SDE, asked: Laws) -> Choice:
+def _chosen(trained: TrainedRun, model: ScoreModel, sde: SDE, asked: Laws, keep: bool) -> Choice:
+    """K steps of what is kept for any K, or is measured now."""
+    times = times_of(sde, model.t_min)
+    if asked.steps > len(times):
+        raise RequestError(
+            f"compress.steps must be at most {len(times)}, the times that a chain of this process "
+            f"may visit, got {asked.steps}"
+        )
+    settings = _settings(trained, asked)
+    del settings["steps"]
+    event = tuple(trained.like.train.shape[1:])
+    prices = _kept_prices(trained, settings, times, event)
+    if prices is None:
+        prices = _measured(trained, model, sde, times, asked)
+        if keep:
+            kept = {**_prices_as_result(prices, times), "settings": settings}
+            trained.folder.write_result(ALL, kept)
+    try:
+        return choose(prices, asked.steps)
+    except ValueError as error:
+        raise RequestError(f"compress.steps = {asked.steps}: {error}") from error
+
+
+def _measured(
+    trained: TrainedRun, model: ScoreModel, sde: SDE, times: tuple[int, ...], asked: Laws
+) -> Prices:
     data = trained.data
     images = min(asked.images, len(data.train))
     if images < LEAST_IMAGES:
         raise RequestError(
             f"the laws of --mode compress are measured on {LEAST_IMAGES} training images or more, "
             f"got {len(data.train)}: add --data PATH"
-        )
-    times = times_of(sde, model.t_min)
-    if asked.steps > len(times):
-        raise RequestError(
-            f"compress.steps must be at most {len(times)}, the times that a chain of this process "
-            f"may visit, got {asked.steps}"
         )
     with (
         Progress("laws by time", num_calls(images, len(times), AT_ONCE), "call") as progress,
@@ -191,7 +250,56 @@ def _measured(trained: TrainedRun, model: ScoreModel, sde: SDE, asked: Laws) -> 
         halves = fit(
             model, sde, times, data, asked.seed, images, AT_ONCE, lambda: progress.advance(1)
         )
+    return priced(halves, times, sde)
+
+
+# ---- what any K is chosen from ------------------------------------------------------------------
+
+
+def _kept_prices(
+    trained: TrainedRun, settings: Json, times: tuple[int, ...], event: tuple[int, ...]
+) -> Prices | None:
+    """What is kept under these settings; None where that is nothing, or damaged."""
     try:
-        return choose(halves, times, sde, asked.steps)
-    except ValueError as error:
-        raise RequestError(f"compress.steps = {asked.steps}: {error}") from error
+        result = trained.folder.read_result(ALL, "it is made again")
+        kept = conform(result, KeptPrices)
+        if result.get("settings") != settings or kept.times != [*times]:
+            return None
+        if kept.sha256 != _digest_of_kinds(kept.times, result["kinds"]):
+            return None
+        return {kind: _of_kind(kind, each, times, event) for kind, each in _sorted(kept)}
+    except (InvalidError, RequestError, ValueError):
+        return None
+
+
+def _sorted(kept: KeptPrices) -> list[tuple[Kind, KeptKind]]:
+    """In the order in which they were measured, which decides between equals."""
+    found = {_kind(name): each for name, each in kept.kinds.items()}
+    return [(kind, found[kind]) for kind in KINDS if kind in found]
+
+
+def _of_kind(kind: Kind, kept: KeptKind, times: tuple[int, ...], event: tuple[int, ...]) -> Priced:
+    shape, square = (len(times), buckets(kind, event)), (len(times) + 1,) * 2
+    codes = (torch.from_numpy(unpacked(each, shape)) for each in (kept.squares, kept.of_levels))
+    texts = (kept.fitted, kept.unseen, kept.whole)
+    costs = (torch.from_numpy(unpacked_reals(each, square)) for each in texts)
+    return Priced(ErrorLaw(kind, times, *codes), *costs)
+
+
+def _prices_as_result(prices: Prices, times: tuple[int, ...]) -> Json:
+    kinds: dict[str, Json] = {
+        kind: {
+            "squares": packed(each.law.squares.numpy()),
+            "of_levels": packed(each.law.of_levels.numpy()),
+            "fitted": packed_reals(each.fitted.numpy()),
+            "unseen": packed_reals(each.unseen.numpy()),
+            "whole": packed_reals(each.whole.numpy()),
+        }
+        for kind, each in prices.items()
+    }
+    return {"times": [*times], "kinds": kinds, "sha256": _digest_of_kinds([*times], kinds)}
+
+
+def _digest_of_kinds(times: list[int], kinds: Mapping[str, Json]) -> str:
+    """SHA-256 of the texts as they are kept."""
+    return hashlib.sha256(json.dumps([times, kinds], sort_keys=True).encode()).hexdigest()

@@ -32,12 +32,20 @@ from scoreflow.errors import RequestError, RunError
 from scoreflow.factory.editing import build_user_reading
 from scoreflow.likelihood.compression import baselines
 from scoreflow.likelihood.compression.ans_stack import WORD, WrongBitsError, refuse_without_coder
-from scoreflow.likelihood.compression.archive import Header, is_plain, size_of, to_bytes
+from scoreflow.likelihood.compression.archive import (
+    MOST_NUMBERS,
+    Header,
+    block_of,
+    is_plain,
+    of_bytes,
+    size_of,
+    to_bytes,
+    too_large,
+)
 from scoreflow.likelihood.compression.bits_back import Grid
 from scoreflow.likelihood.compression.chain import Chain, Choice, bound
 from scoreflow.likelihood.compression.coding import (
     Encoded,
-    block_of,
     checks_of,
     decode,
     encode,
@@ -45,6 +53,7 @@ from scoreflow.likelihood.compression.coding import (
 from scoreflow.models.score_model import arithmetic
 from scoreflow.paths import short_name
 from scoreflow.report.page import write_report
+from scoreflow.report.sections.applications import codes
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config
 from scoreflow.schema.evaluation_sections import LikelihoodConfig
@@ -83,21 +92,32 @@ def compress(trained: TrainedRun, out: Path, typed: str) -> None:
     if trained.config.compress.stop:
         progressive.compress(trained, name, of, out, typed)
         return
+    _refuse_too_large(trained.config.compress.batch_size, of.test)
     chain, choice = chain_of(trained, _laws(trained))
     with arithmetic("float32"):
         result = _compressed(trained, of, chain, choice, out, typed)
     result["baselines"] = _baselines(trained, name, of)
+    say(baselines.lines(codes.rows_of(result)))
     _keep(trained, name, of, result)
 
 
+def _refuse_too_large(batch: int, levels: Tensor) -> None:
+    """Refuse what no decoder would read."""
+    shape = tuple(levels.shape[1:])
+    if too_large(batch, len(levels), shape):
+        most = max(1, MOST_NUMBERS // math.prod(shape))
+        raise RequestError(
+            f"compress.batch_size must be at most {most} for images {shape}, of which a file has "
+            f"{MOST_NUMBERS} numbers in flight at the most, got {batch}"
+        )
+
+
 def _baselines(trained: TrainedRun, name: str, of: Data) -> list[Json]:
-    """The same images by other codes, told in lines."""
+    """The same images by other codes."""
     assert of.num_levels is not None, "refused above"
     train = None if name == "train" else trained.data.train
     with Progress("other codes", baselines.count_of(train), "code") as progress:
-        rows = baselines.table(of.test, of.num_levels, train, lambda: progress.advance(1))
-    say(baselines.lines(rows))
-    return rows
+        return baselines.table(of.test, of.num_levels, train, lambda: progress.advance(1))
 
 
 def _laws(trained: TrainedRun) -> Laws:
@@ -150,6 +170,7 @@ def _compressed(
             _verify(grid, encoded, levels, c.batch_size, lambda: progress.advance(1))
         clock.time("decode", start)
     data = to_bytes(header, encoded.words)
+    _refuse_unreadable(data, header)
     write_atomic(out, data)
     result = _as_result(header, encoded, said, len(data), choice)
     result |= {"seconds_per_image": clock.seconds, "verified": bool(c.verify)}
@@ -183,6 +204,18 @@ def _verify(
             "the file does not decode to its images: the network has other answers to the same "
             "numbers on this device; nothing was written; try --device=cpu"
         )
+
+
+def _refuse_unreadable(data: bytes, header: Header) -> None:
+    """A file that its own reader has something against is none."""
+    try:
+        read, _ = of_bytes(data, "it")
+    except RequestError as error:
+        raise RunError(
+            f"the file cannot be read back ({error}); take fewer images (compress.num_images)"
+        ) from error
+    if read != header:
+        raise RunError("the file's header does not come back as it is: report this")
 
 
 def _header(trained: TrainedRun, of: Data, choice: Choice, encoded: Encoded, typed: str) -> Header:
@@ -226,11 +259,12 @@ def _as_result(header: Header, encoded: Encoded, said: Tensor, size: int, choice
     net = torch.tensor(encoded.net_bits, dtype=torch.float64)
     by_batch = torch.stack([part.sum() for part in said.split(header.batch)])
     counts = torch.tensor([len(part) for part in said.split(header.batch)])
-    apart = (net - by_batch) / counts
+    apart, apart_error = _by_image(net - by_batch, counts)
+    _, net_error = _by_image(net, counts)
     other, names = size_of(header)
     return {
         "value": 8 * size / header.count / dims,
-        "standard_error": standard_error(net / counts / dims),
+        "standard_error": net_error and net_error / dims,
         "unit": "bits/dim",
         "num_images": header.count,
         "dims": dims,
@@ -246,14 +280,26 @@ def _as_result(header: Header, encoded: Encoded, said: Tensor, size: int, choice
         "predicted": float(said.mean()) / dims,
         "predicted_standard_error": standard_error(said / dims),
         "net": float(net.sum()) / header.count / dims,
-        "net_minus_predicted": float(apart.mean()) / dims,
-        "net_minus_predicted_error": standard_error(apart / dims),
+        "net_minus_predicted": apart / dims,
+        "net_minus_predicted_error": apart_error and apart_error / dims,
         "steps": header.steps,
         "times": list(choice.times),
         "variance": choice.law.kind,
         "machine": header.machine,
         "threads": header.threads,
     }
+
+
+def _by_image(sums: Tensor, counts: Tensor) -> tuple[float, float | None]:
+    """Mean by image of sums over batches, and its error; the last may have fewer.
+
+    Args:
+        sums: (n,).
+        counts: images of each batch, (n,).
+    """
+    images = float(counts.sum())
+    mean = float(sums.sum()) / images
+    return mean, standard_error((sums - mean * counts) * (len(counts) / images))
 
 
 def _tell(result: Json, out: Path) -> None:

@@ -128,7 +128,8 @@ def _refuse_other(trained: TrainedRun, header: Header, where: Path) -> None:
 
 def _chain(trained: TrainedRun, header: Header, where: Path) -> Chain:
     laws = Laws(header.steps, header.seed, header.fitted)
-    chain, choice = chain_of(trained, laws, keep=False)
+    with _threads(header.threads):  # if they are measured again, as the encoder did
+        chain, choice = chain_of(trained, laws, keep=False)
     if bytes.fromhex(digest_of(choice))[:8] != header.laws:
         raise RequestError(
             f"{where} was written with other laws than {trained.folder.path} has here: copy "

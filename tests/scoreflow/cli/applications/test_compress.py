@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,11 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import chains, compress, decompress
 from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_digits
-from scoreflow.errors import RequestError
+from scoreflow.errors import RequestError, RunError
 from scoreflow.likelihood.compression import archive
-from scoreflow.trained_run import TrainedRun
+from scoreflow.schema.applications.compress import CompressConfig
+from scoreflow.schema.request import Request
+from scoreflow.trained_run import TrainedRun, open_run
 
 pytest.importorskip("constriction")
 ROOT = Path(__file__).parents[4]
@@ -83,12 +86,23 @@ def test_the_result_says_where_each_byte_is(packed):
     assert result["value"] == pytest.approx(8 * held["file"] / 5 / 64)
     assert result["predicted_bytes"] == pytest.approx(5 * 64 * result["predicted"] / 8)
     assert result["net_minus_predicted"] == pytest.approx(
-        result["net"] - result["predicted"], abs=0.1 * result["net"]
+        result["net"] - result["predicted"], rel=1e-9
     )
     assert result["num_images"] == 5
     page = (run / "report.html").read_text()
     assert f"{held['file']}" in page[page.index("Compression</h2>") :]
     assert "than predicted" in page
+
+
+def test_batches_weigh_as_many_images_as_they_have():
+    """The error of a ratio, to first order, against that of draws of whole batches."""
+    counts = torch.tensor([4, 4, 4, 2])
+    sums = torch.tensor([9.0, 5.0, 7.0, 3.0])
+    mean, error = compress._by_image(sums, counts)
+    assert mean == pytest.approx(24 / 14)
+    apart = [float(s - 24 / 14 * c) for s, c in zip(sums, counts, strict=True)]
+    assert error == pytest.approx(np.std(apart, ddof=1) * 4**0.5 / 14)
+    assert compress._by_image(sums[:1], counts[:1]) == (9 / 4, None)
 
 
 def test_a_folder_comes_back_under_its_names(packed, tmp_path):
@@ -200,6 +214,94 @@ def test_numbers_that_would_take_much_memory_are_refused(packed, tmp_path, monke
         archive.of_bytes(data, "it")
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"steps": 1}, "steps 1 is not in 2..128"),
+        ({"steps": 129}, "steps 129"),
+        ({"bits": 0}, "bits 0"),
+        ({"bits": 200}, "bits 200"),
+        ({"fitted": 1}, "fitted 1"),
+        ({"fitted": 2**32 - 1}, "fitted"),
+        ({"seed": 2**64 - 1}, "seed"),
+        ({"batch": 4097}, "batch 4097"),
+        ({"threads": 0}, "threads 0"),
+        ({"num_levels": 2**32 - 1}, "num_levels"),
+        ({"count": 0, "checks": ()}, "count 0"),
+        ({"block": 2**28}, "other check sums than blocks"),  # none would be seen before the end
+        ({"shape": ()}, "no images"),
+        ({"run": "a\0b"}, "no folder of a run"),
+    ],
+    ids=str,
+)
+def test_a_header_has_no_numbers_but_an_encoders(packed, fields, said):
+    header, words = archive.of_bytes(packed[1].read_bytes(), "it")
+    data = archive.to_bytes(archive.Header(**{**vars(header), **fields}), words)
+    with pytest.raises(RequestError, match=said):
+        archive.of_bytes(data, "it")
+
+
+def test_a_header_takes_what_the_keys_take(packed):
+    """No file of a request that is granted is refused when it is read."""
+    header, words = archive.of_bytes(packed[1].read_bytes(), "it")
+    keys = {"steps": "steps", "bits": "precision", "fitted": "fit_images", "batch": "batch_size"}
+    for name, key in keys.items():
+        declared = CompressConfig.__dataclass_fields__[key].metadata["limits"]
+        assert archive._RANGES[name] == (declared.low, declared.high)
+    for batch in (1, 63, 64, 65, 4096):
+        block = archive.block_of(batch)
+        assert block % batch == 0
+        assert block >= 64
+        made = archive.Header(**{**vars(header), "batch": batch, "block": block})
+        assert archive.of_bytes(archive.to_bytes(made, words), "it")[0] == made
+
+
+def test_a_batch_that_no_decoder_takes_is_refused_before_any_work(monkeypatch):
+    levels = torch.zeros(1, dtype=torch.uint8).expand(2000, 3, 512, 512)
+    with pytest.raises(RequestError, match="must be at most 341 for images"):
+        compress._refuse_too_large(342, levels)
+    compress._refuse_too_large(341, levels)
+    compress._refuse_too_large(4096, levels[:341])  # no more are ever in flight
+    header = archive.Header(
+        bytes(16), bytes(8), 0, 2, 1, 256, 341, 0, 0, 4096, 2, 2, 1, 4096, (3, 512, 512), "", "",
+        (), (0,),
+    )  # fmt: skip
+    data = archive.to_bytes(header, np.zeros(0, np.uint32))
+    assert archive.of_bytes(data, "it")[0] == header
+
+
+def test_a_file_that_cannot_be_read_back_is_none(packed):
+    header, words = archive.of_bytes(packed[1].read_bytes(), "it")
+    compress._refuse_unreadable(archive.to_bytes(header, words), header)
+    made = archive.Header(**{**vars(header), "names": ("a/b",) * 5})
+    with pytest.raises(RunError, match="cannot be read back"):
+        compress._refuse_unreadable(archive.to_bytes(made, words), made)
+    with pytest.raises(RunError, match="does not come back"):
+        compress._refuse_unreadable(archive.to_bytes(header, words), replace(header, step=1))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        b"[" * 10**6,
+        b"[[1], [2], [3], [4], [5]]",
+        b"[{}, {}, {}, {}, {}]",
+        b"5",
+        b"null",
+        b"\xff\xfe[",
+        b"9" * 10**5,
+        json.dumps(["\u65e5" * 80, "b", "c", "d", "e"]).encode(),  # 240 bytes
+        b'["a", "b", "c", "d", "e"',
+    ],
+    ids=lambda names: names[:12].decode(errors="replace"),
+)
+def test_names_are_names_and_nothing_else(packed, monkeypatch, names):
+    header, words = archive.of_bytes(packed[1].read_bytes(), "it")
+    monkeypatch.setattr(archive, "_names_of", lambda _header: zlib.compress(names))
+    with pytest.raises(RequestError, match=r"^it is damaged"):
+        archive.of_bytes(archive.to_bytes(header, words), "it")
+
+
 def test_names_lead_nowhere(packed, tmp_path, monkeypatch, capfd):
     for bad in ("../a", "/a", "a/b", "..", "", "a\0", "c:\\x", "a\nb", "x" * 300):
         names = (bad, "b", "c", "d", "e")
@@ -293,6 +395,35 @@ def test_who_is_stopped_leaves_no_file(packed, tmp_path, monkeypatch, capfd):
     assert command("decompress", f"--in={file}", f"--out={tmp_path / 'out'}") == 130
     assert "nothing was written" in line(capfd)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_steps_are_chosen_from_what_was_measured_once(packed, monkeypatch):
+    """The same laws, to the byte, as from a measurement; of anything else it is made again."""
+    run, _ = packed
+    results = run / "results"
+    trained = open_run(Request("compress", run, "cpu", "", {}, {}, False), lambda _: None)
+    calls, fit = [], chains.fit
+    monkeypatch.setattr(chains, "fit", lambda *args: calls.append(1) or fit(*args))
+    asked, whole = chains.Laws(5, 0, 8), (results / "compression-laws-all.json").read_text()
+    before = {path.name: path.read_text() for path in results.iterdir()}
+
+    def digest(laws):
+        (results / f"compression-laws-{laws.steps}.json").unlink(missing_ok=True)
+        return chains.digest_of(chains.chain_of(trained, laws)[1])
+
+    found = digest(asked)
+    assert not calls
+    kept = json.loads(whole)
+    kept["kinds"]["step"]["whole"] = kept["kinds"]["step"]["unseen"]
+    (results / "compression-laws-all.json").write_text(json.dumps(kept))
+    assert digest(asked) == found
+    assert len(calls) == 1  # as it was damaged
+    assert (results / "compression-laws-all.json").read_text() == whole
+    assert digest(chains.Laws(5, 0, 7)) != found
+    assert digest(chains.Laws(5, 1, 7)) != found
+    assert len(calls) == 3
+    for name, text in before.items():
+        (results / name).write_text(text)
 
 
 def test_laws_that_were_damaged_are_measured_again(packed, tmp_path):

@@ -15,7 +15,7 @@ from scoreflow.likelihood.compression.ans_stack import (
     refuse_without_coder,
 )
 from scoreflow.likelihood.compression.bits_back import Grid, _points, pop, push
-from scoreflow.likelihood.compression.chain import Chain, bound, choose
+from scoreflow.likelihood.compression.chain import Chain, bound, choose, priced
 from scoreflow.likelihood.compression.error_law import level_nats, measure
 from scoreflow.sde import VPSDE, Noise
 from scoreflow.sde.analytic import LevelGrid
@@ -47,7 +47,7 @@ def chain_of(steps):
         levels = images(noise)
         x_0 = dequantize(levels, noise.uniform(Stream.DATA, EVENT, draw=1), LEVELS)
         halves.append(measure(denoiser, SDE, TIMES, x_0, levels, LEVELS, ("step",), noise))
-    choice = choose((halves[0], halves[1]), TIMES, SDE, steps)
+    choice = choose(priced((halves[0], halves[1]), TIMES, SDE), steps)
     return Chain(denoiser, SDE, choice.law, choice.times, EVENT, LEVELS)
 
 
@@ -230,6 +230,73 @@ def test_images_cost_what_their_own_paths_and_the_bound_say():
     assert 4 * error < 0.03 * float(said.mean())  # so that the line above says something
     entropy = GRID.bits_per_dim * math.prod(EVENT) * len(levels)
     assert sum(net) > 0.97 * entropy
+
+
+class Spy(AnsStack):
+    """A stack that keeps what it was asked, in order."""
+
+    def __init__(self, words):
+        super().__init__(words)
+        self.asked = []
+
+    def pop_drawn(self, mean, std):
+        found = super().pop_drawn(mean, std)
+        self.asked.append(("drawn", found, mean, np.full_like(mean, std)))
+        return found
+
+    def push_found(self, cells, mean, std):
+        super().push_found(cells, mean, std)
+        self.asked.append(("found", cells, mean, std))
+
+    def push_levels(self, levels, mean, std, num_levels):
+        super().push_levels(levels, mean, std, num_levels)
+        self.asked.append(("levels", levels, mean, std))
+
+
+def test_every_number_is_coded_by_the_law_that_bayes_gives():
+    """Element by element: a law that is off by little costs bits of second order alone.
+
+    With x_t = a_t x_0 + s_t eps: z_t given z_s by a = a_t / a_s and v = s_t^2 - a^2 s_s^2, and
+    z_s given z_t and x_0 by the product of that and N(a_s x_0, s_s^2); x_0 is the estimate, with
+    the table's square of its error.
+    """
+    grid, times = Grid.of(CHAIN, 3), torch.tensor(CHAIN.times[1:], dtype=F64)
+    held = Spy(stack(20000)[1])
+    push(held, grid, images(Noise.of(5, 0, 3)))
+    a, s = (each.numpy() for each in (SDE.alpha(times), SDE.sigma(times)))
+    u, of_levels = (
+        np.exp2(each[:, 0].numpy() / 32.0) for each in (CHAIN.law.squares, CHAIN.law.of_levels)
+    )
+    kinds = [each[0] for each in held.asked]
+    assert kinds == ["drawn", "levels", *["drawn", "found"] * (CHAIN.num_steps - 1), "found"]
+    drawn = [each for each in held.asked if each[0] == "drawn"]
+    z = [each[1] * w for each, w in zip(drawn, grid.widths[1:], strict=True)]
+
+    def estimate(k):
+        x_t = torch.from_numpy(z[k]).view(3, *EVENT)
+        return denoiser(x_t, times[k]).x_0.clamp(-1, 1).numpy().ravel()
+
+    def same(asked, mean, std, width):
+        assert np.allclose(asked[2] * width, mean, rtol=0, atol=1e-9 * std.max())
+        assert np.allclose(asked[3] * width, std, rtol=1e-9)
+
+    _, levels, mean, std = held.asked[1]
+    assert np.array_equal(levels, images(Noise.of(5, 0, 3)).numpy().ravel())
+    assert np.allclose((mean + 0.5) * 2 / LEVELS - 1, estimate(0))  # a level's middle
+    assert np.allclose(std * 2 / LEVELS, of_levels[0] ** 0.5)
+    found = [each for each in held.asked if each[0] == "found"]
+    for k in range(1, CHAIN.num_steps):
+        slope = a[k] / a[k - 1]
+        v = s[k] ** 2 - slope**2 * s[k - 1] ** 2
+        same(drawn[k], slope * z[k - 1], np.full_like(z[k], v**0.5), grid.widths[k + 1])
+        q = 1 / (1 / s[k - 1] ** 2 + slope**2 / v)
+        weight = q * a[k - 1] / s[k - 1] ** 2
+        mean = q * slope / v * z[k] + weight * estimate(k)
+        law = np.full_like(mean, (q + weight**2 * u[k]) ** 0.5)
+        assert np.array_equal(found[k - 1][1], drawn[k - 1][1])
+        same(found[k - 1], mean, law, grid.widths[k])
+    r = np.full_like(z[-1], float(SDE.prior_std()))
+    same(found[-1], np.zeros_like(r), r, grid.widths[-1])
 
 
 def test_another_law_finds_other_images_or_none():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scoreflow.data.levels import dequantize
-from scoreflow.likelihood.compression.chain import Chain, bound, choose
+from scoreflow.likelihood.compression.chain import Chain, bound, choose, priced
 from scoreflow.likelihood.compression.error_law import (
     FIT,
     KINDS,
@@ -44,7 +44,7 @@ HALVES = fitted()
 
 
 def chain_of(steps, sde=SDE, halves=HALVES, times=TIMES):
-    choice = choose(halves, times, sde, steps)
+    choice = choose(priced(halves, times, sde), steps)
     return Chain(GRID.denoiser(sde), sde, choice.law, choice.times, EVENT, LEVELS), choice
 
 
@@ -95,6 +95,24 @@ def test_errors_of_a_pixel_are_those_of_the_exact_denoiser():
     assert value_of(law.squares)[40, 0] == pytest.approx(truth, rel=4 / math.sqrt(2400) + 0.011)
 
 
+def test_the_deviation_of_levels_is_the_one_that_makes_them_likeliest():
+    """Of those tried, on images that were not measured: a neighbour is off by half an octave."""
+    noise, law = Noise.of(11, 0, 600), HALVES[0]["step"].law(TIMES)
+    levels = GRID.levels(noise)
+    x_0 = dequantize(levels, noise.uniform(Stream.DEQUANTIZE, EVENT), LEVELS)
+    for k in (30, 40):  # of 2.7 and of 6.8 bins of noise
+        t = torch.tensor(float(TIMES[k]), dtype=F64)
+        x_t = SDE.perturb(x_0, t, noise.normal(Stream.TRAIN_EPS, EVENT))
+        estimate = GRID.denoiser(SDE)(x_t, t).x_0
+        std = value_of(law.of_levels)[k, 0].sqrt()
+        assert float(std.log2() * 2) == pytest.approx(round(float(std.log2() * 2)), abs=1e-9)
+        less, own, more = (
+            float(level_nats(estimate, std * 2.0**j, levels, LEVELS).mean())
+            for j in (-0.5, 0, 0.5)
+        )
+        assert own < min(less, more)
+
+
 @pytest.mark.parametrize("steps", [2, 30])
 def test_the_bound_lies_above_the_entropy_and_close_to_it(steps):
     """Close, for data that are nearly normal: normal laws are then nearly right for any stride."""
@@ -142,9 +160,9 @@ def test_other_processes_have_a_chain_as_well(name):
 
 def test_no_chain_where_none_can_be():
     with pytest.raises(ValueError, match=r"1\.\.100 steps, got 101"):
-        choose(HALVES, TIMES, SDE, 101)
+        choose(priced(HALVES, TIMES, SDE), 101)
     with pytest.raises(ValueError, match="take fewer"):  # 100 steps end at t = 2, below a bin
-        choose(HALVES, TIMES, SDE, 100)
+        choose(priced(HALVES, TIMES, SDE), 100)
     law = HALVES[0]["step"].law(TIMES)
     for times in ((0, 100), (1, 200), (0, 20, 10, 200)):
         with pytest.raises(ValueError, match="must rise from 0 to N = 200"):
