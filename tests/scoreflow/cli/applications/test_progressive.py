@@ -172,8 +172,7 @@ def test_other_weights_and_another_shape_are_refused(packed, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lossless_file_has_no_beginning(packed, tmp_path, capfd):
-    run, _ = packed
+def test_a_lossless_file_has_no_beginning(tmp_path, capfd):
     file = tmp_path / "whole.sf"
     file.write_bytes(archive.MAGIC)  # what follows is not looked at
     flags = [f"--in={file}", f"--out={tmp_path / 'out'}", "--config.compress.stop=500"]

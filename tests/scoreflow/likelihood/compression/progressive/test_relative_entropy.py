@@ -33,7 +33,7 @@ def random_pair(dims, nats, count, seed=0):
 
 
 def sampled(pair, draws, monkeypatch, seed=77):
-    """(z - m_q) / sqrt(v_q) and indices of independent candidates and gaps, (draws, d) and (draws,)."""
+    """(z - m_q) / sqrt(v_q), (draws, d), and indices, (draws,), of independent candidates."""
     monkeypatch.setattr(relative_entropy, "FIRST", 64)  # candidates are few here
     generator = torch.Generator().manual_seed(seed)
     dims, found, indices = pair.ratio.shape[1], [], []
@@ -88,6 +88,8 @@ def test_the_bound_is_the_greatest_weight_or_a_point_that_is_seldom_passed():
     assert 0.3 * BEYOND < share < 1.7 * BEYOND
     equal = Pair(torch.ones(1, 2, dtype=F64), torch.tensor([[0.0, 1.0]], dtype=F64))
     assert math.isfinite(float(equal.most_log_weight()))
+    rounded = Pair.of(*torch.tensor([[[0.0]], [[1 - 1e-15]], [[0.5]]], dtype=F64), 1.0)
+    assert 0.125 < float(rounded.most_log_weight()) < 2  # of deviations that are one
 
 
 @pytest.mark.parametrize(
