@@ -159,6 +159,19 @@ def test_what_is_looked_at_at_once_does_not_matter(monkeypatch):
     assert int(alone.index) == int(first.index[3])
 
 
+def test_what_is_left_out_is_never_chosen():
+    pair, shared = random_pair(60, 0.7, 500), Shared(1, 3)
+    found = choose(pair, shared.candidates(0, 60), shared.gaps(0))
+    assert found.cut == 0
+    drawn = shared.candidates(0, 60)(0, int(found.index.max()) + 1)[found.index]
+    log_w = relative_entropy._Weights.of(pair).at(drawn, torch.arange(500)).diagonal()
+    assert (log_w <= pair.most_log_weight()).all()
+    # nor is less: log w is about normal, and one of ten lies above this, one of a hundred less
+    variance = 0.5 * (1 - 1 / pair.ratio) ** 2 + (pair.shift / pair.ratio) ** 2
+    high = pair.divergence().sum(1) + norm.ppf(0.9) * variance.sum(1).sqrt()
+    assert 10 < int((log_w > high).sum()) < 100
+
+
 def test_the_search_ends_where_it_is_told_to():
     pair, shared = random_pair(16, 6.0, 5), Shared(1, 2)
     found = choose(pair, shared.candidates(0, 16), shared.gaps(0), most=300)
