@@ -2,7 +2,8 @@
 
 Sends the first test images of trained runs from the noise down to a time by relative entropy
 coding (`--config.compress.stop`), decodes the file, and puts bytes and distortion at each time
-beside the bound of the same chain on the same images, and beside JPEG, WebP and JPEG XL.
+beside the bound of the same chain on the same images, beside JPEG, WebP and JPEG XL, and beside
+the curve of the run's ledger, where `--config.likelihood.ledger=true` has measured it.
 """
 
 import io
@@ -28,10 +29,11 @@ from scoreflow.models.score_model import arithmetic
 from scoreflow.runtime.device import build_device
 from scoreflow.sde.noise import Noise
 from scoreflow.storage.atomic_files import Json, write_atomic
+from scoreflow.storage.run_folder import RunDir
 from scoreflow.trained_run import TrainedRun
 from scoreflow.uncertainty import standard_error
 
-NAME = "compression-lossy"
+NAME, LEDGER = "compression-lossy", "likelihood-ledger"
 CLOSE = (45.0, 30.0, 20.0, 10.0)
 """RMSE of 255 at which bytes are compared."""
 
@@ -57,8 +59,21 @@ def measured(run: TrainedRun, asked: Asked, images: int) -> Json:
         "bound": float(said.mean()),
         "bound_error": standard_error(said),
         "part_bits": asked.part_bits,
+        "ledger": ledger_of(run.folder, run.fingerprint),
         "run": run.folder.path.name,
     }
+
+
+def ledger_of(folder: RunDir, weights: str) -> list[Json]:
+    """The ledger's rate and distortion, from N down; none where it is of other weights or none."""
+    if not (folder.path / "results" / f"{LEDGER}.json").exists():
+        return []
+    ledger = folder.read_result(LEDGER)
+    if ledger.get("weights") != weights:
+        return []
+    curve = ledger["rate_distortion"]
+    pairs = zip(curve["rate"][::-1], curve["distortion"][::-1], strict=True)
+    return [{"bits_per_dim": rate, "rmse": rmse} for rate, rmse in pairs]
 
 
 def _bound(run: TrainedRun, encoded: Encoded, images: int) -> torch.Tensor:
@@ -95,7 +110,10 @@ def _text(case: Json) -> str:
          number(row["psnr"]))
         for row in rows
     ]  # fmt: skip
-    by_code = {"this file": rows}
+    ideal = [{**row, "bits_per_dim": row["divergence"]} for row in rows]
+    by_code = {"this file": rows, "KL alone": ideal}
+    if case["ledger"]:
+        by_code["ledger's curve"] = case["ledger"]
     for row in case["others"]:
         by_code.setdefault(row["code"], []).append(row)
     equal = [
@@ -150,6 +168,10 @@ def _plot(case: Json) -> Plot:
         own = [row for row in case["others"] if row["code"] == code]
         x, y = ([row[key] for row in own] for key in ("bits_per_dim", "rmse"))
         lines.append(Series(code, x, y))
+    ledger = [row for row in case["ledger"] if row["bits_per_dim"] <= rows[-1]["bits_per_dim"]]
+    if ledger:
+        x, y = ([row[key] for row in ledger] for key in ("bits_per_dim", "rmse"))
+        lines.append(Series("ledger's curve", x, y))
     title = f"{case['run']}, {case['num_images']} images"
     return Plot(title, "rate, bits/dim", "distortion, RMS of 255", tuple(lines), log_y=False)
 

@@ -97,7 +97,7 @@ class Header:
 
 def size_of(header: Header) -> tuple[int, int]:
     """Bytes of a header: all but its names, and these."""
-    names = len(_names_of(header))
+    names = len(packed_names(header.names))
     return _HEAD.size + len(_header_bytes(header, 0)) - names, names
 
 
@@ -111,7 +111,7 @@ def to_bytes(header: Header, words: NDArray[np.uint32]) -> bytes:
 
 def _header_bytes(h: Header, of_payload: int) -> bytes:
     texts = "\n".join((h.run.replace("\n", " "), h.machine)).encode(errors="surrogateescape")
-    names = _names_of(h)
+    names = packed_names(h.names)
     numbers = (h.seed, h.fitted, h.step, h.num_levels, h.count, h.borrowed, h.words)
     more = (h.batch, h.steps, h.bits, h.threads, len(h.shape))
     fixed = _FIXED.pack(
@@ -121,8 +121,9 @@ def _header_bytes(h: Header, of_payload: int) -> bytes:
     return fixed + sides + texts + names + struct.pack(f">{len(h.checks)}I", *h.checks)
 
 
-def _names_of(h: Header) -> bytes:
-    return zlib.compress(json.dumps(h.names).encode(), 9) if h.names else b""
+def packed_names(names: tuple[str, ...]) -> bytes:
+    """Names as a file has them; nothing of none."""
+    return zlib.compress(json.dumps(names).encode(), 9) if names else b""
 
 
 def of_bytes(data: bytes, where: str) -> tuple[Header, NDArray[np.uint32]]:
@@ -171,7 +172,7 @@ def _parsed(inside: bytes) -> tuple[Header, int]:
     at += 4 * ndim
     run, _, machine = inside[at : at + of_texts].decode(errors="surrogateescape").partition("\n")
     at += of_texts
-    names = _parsed_names(inside[at : at + of_names], count) if of_names else ()
+    names = parsed_names(inside[at : at + of_names], count) if of_names else ()
     checks = tuple(each for (each,) in struct.iter_unpack(">I", inside[at + of_names :]))
     found = Header(
         weights, laws, seed, fitted, step, num_levels, count, borrowed, words, batch, steps, bits,
@@ -207,7 +208,13 @@ def too_large(batch: int, count: int, shape: tuple[int, ...]) -> bool:
     return min(batch, count) * math.prod(shape) > MOST_NUMBERS
 
 
-def _parsed_names(packed: bytes, count: int) -> tuple[str, ...]:
+def parsed_names(packed: bytes, count: int) -> tuple[str, ...]:
+    """The names again.
+
+    Raises:
+        ValueError: there are not so many, two are one, or one is no file's.
+        zlib.error: they are no names.
+    """
     opened = zlib.decompressobj()
     text = opened.decompress(packed, MOST_NAMES)
     if not opened.eof or opened.unused_data:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.progressive import __main__ as progressive
 from benchmarks.progressive import baselines
+from scoreflow.storage.run_folder import RunDir
 
 pytest.importorskip("constriction")
 ROOT = Path(__file__).parents[3]
@@ -24,6 +25,22 @@ def test_bits_at_a_distortion_lie_between_the_rows_next_to_it():
     assert progressive.bits_at(rows, 21.0) == pytest.approx(3.5)
     assert progressive.bits_at(rows, 60.0) is None
     assert progressive.bits_at(rows, 5.0) is None
+
+
+def test_the_ledgers_curve_stands_beside_the_bytes_of_the_same_weights(tmp_path):
+    case = json.loads((ROOT / "results/cpu/compression-lossy.json").read_text())["rows"][0]
+    with RunDir.create(tmp_path / "run", {}, {}) as folder:
+        assert progressive.ledger_of(folder, "its") == []
+        curve = {"rate": [9.0, 1.0, 0.5], "distortion": [1.0, 8.0, 40.0]}
+        folder.write_result("likelihood-ledger", {"rate_distortion": curve, "weights": "its"})
+        assert progressive.ledger_of(folder, "other") == []
+        rows = progressive.ledger_of(folder, "its")
+    assert [row["rmse"] for row in rows] == [40.0, 8.0, 1.0]
+    plot = progressive._plot({**case, "ledger": rows})
+    lines = {line.label: (line.x, line.y) for line in plot.series}
+    assert lines["ledger's curve"] == ([0.5, 1.0], [40.0, 8.0])
+    assert "| ledger's curve | - | 0.66 |" in progressive._text({**case, "ledger": rows})
+    assert "ledger" not in progressive._text({**case, "ledger": []})
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def compress(trained: TrainedRun, out: Path, typed: str) -> None:
     refuse_uncodable(trained)
     name, of = _images(trained)
     if trained.config.compress.stop:
-        progressive.compress(trained, name, of, out, typed)
+        progressive.compress(trained, name, of, out, typed, _names(of))
         return
     _refuse_too_large(trained.config.compress.batch_size, of.test)
     chain, choice = chain_of(trained, _laws(trained))

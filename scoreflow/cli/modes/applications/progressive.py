@@ -6,9 +6,10 @@ results/compression-progressive.json    bytes against distortion at each time, b
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 from torch import Tensor
 
@@ -64,7 +65,9 @@ class Encoded:
     rows: list[Json]
 
 
-def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) -> None:
+def compress(
+    trained: TrainedRun, name: str, of: Data, out: Path, typed: str, names: tuple[str, ...]
+) -> None:
     """Write the file, and what it came to into the run's results.
 
     Args:
@@ -73,9 +76,10 @@ def compress(trained: TrainedRun, name: str, of: Data, out: Path, typed: str) ->
         of: data whose test part they are.
         out: the file.
         typed: the run's folder as it was typed.
+        names: of the images, without ending; none where they have none.
     """
     start = time.monotonic()
-    encoded = encode(trained, asked_of(trained.config), of.test, typed)
+    encoded = encode(trained, asked_of(trained.config), of.test, typed, names)
     seconds = time.monotonic() - start
     content = encoded.file.packed()
     write_atomic(out, content)
@@ -111,7 +115,9 @@ def _rank(result: Json) -> dict[str, float]:
     }
 
 
-def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Encoded:
+def encode(
+    trained: TrainedRun, asked: Asked, levels: Tensor, name: str, names: tuple[str, ...] = ()
+) -> Encoded:
     """Images as a file.
 
     Args:
@@ -119,6 +125,7 @@ def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Enco
         asked: how.
         levels: (n, C, H, W), n >= 1.
         name: of the run, as it was typed.
+        names: of the images; none where they have none.
 
     Raises:
         RequestError: its process, network or data allow no such file.
@@ -137,19 +144,22 @@ def encode(trained: TrainedRun, asked: Asked, levels: Tensor, name: str) -> Enco
     found = _plan(trained, model, sde, asked, levels)
     chain = Chain(model, sde, found.law, found.times, event, num_levels)
     code = Progressive(chain, asked.seed, AT_ONCE, asked.part_bits, device)
-    states, told = [], _steps("progressive code", len(found.times) - 1)
+    digest = bytes.fromhex(trained.fingerprint)[:DIGEST]
+    of_all = (len(levels), event, num_levels, found.times, found.law, asked.seed, AT_ONCE)
+    nothing = np.zeros(0, np.uint32)
+    file = ProgressiveFile(
+        name, digest, trained.step, *of_all, asked.part_bits, nothing, names=names
+    )
+    rows, told = list[Json](), _steps("progressive code", len(found.times) - 1)
 
     def on_state(state: State) -> None:
+        """All states at once would be as many times the images."""
+        rows.append(row_of(state, levels, num_levels, file.header_bytes))
         told()
-        states.append(state)
 
     with arithmetic("float32"):
         words = code.encode(centres(levels, num_levels), on_state)
-    digest = bytes.fromhex(trained.fingerprint)[:DIGEST]
-    of_all = (len(levels), event, num_levels, found.times, found.law, asked.seed, AT_ONCE)
-    file = ProgressiveFile(name, digest, trained.step, *of_all, asked.part_bits, words)
-    rows = [row_of(state, levels, num_levels, file.header_bytes) for state in states]
-    return Encoded(file, rows)
+    return Encoded(replace(file, words=words), rows)
 
 
 def decode(

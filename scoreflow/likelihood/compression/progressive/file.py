@@ -2,7 +2,7 @@
 
     4 bytes     "SFP" and the version
     header      numbers, seven bits a byte, the lowest first; the run's name; its weights' digest;
-                the errors of the laws, deflated
+                the errors of the laws, deflated; the images' names, deflated, where they have any
     4 bytes     CRC-32 of all else
     words       32 bits each, to the end
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from scoreflow.errors import RequestError
+from scoreflow.likelihood.compression.archive import packed_names, parsed_names
 from scoreflow.likelihood.compression.error_law import ErrorLaw, Kind, buckets
 
 MAGIC = b"SFP\1"
@@ -49,6 +50,7 @@ class ProgressiveFile:
         batch_size: images that the network was asked of at once.
         part_bits: of a part at the most.
         words: the code, (n,) uint32.
+        names: of the images, without ending; none where they have none.
     """
 
     run: str
@@ -63,6 +65,7 @@ class ProgressiveFile:
     batch_size: int
     part_bits: float
     words: np.ndarray[Any, Any]
+    names: tuple[str, ...] = ()
 
     def packed(self) -> bytes:
         """The file's bytes."""
@@ -75,26 +78,26 @@ class ProgressiveFile:
         return self.event
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Of the images: none are kept."""
-        return ()
-
-    @property
     def header_bytes(self) -> int:
         """Of the file, all but the words."""
         return len(self._head()) + 4
 
     def _head(self) -> bytes:
-        name = self.run.encode()
+        name, named = self.run.encode(errors="surrogateescape"), packed_names(self.names)
         strides = np.diff(self.times).tolist()
         numbers = [
             len(name), self.step, self.count, len(self.event), *self.event, self.num_levels,
-            len(strides), *strides, KINDS.index(self.law.kind), self.seed, self.batch_size,
+            len(strides), *strides, self._kind(), self.seed, self.batch_size,
             round(self.part_bits * PART_UNIT),
         ]  # fmt: skip
         errors = law_bytes(self.law)
         parts = (_varints(numbers), name, self.weights, _varints([len(errors)]), errors)
-        return MAGIC + b"".join(parts)
+        whole = (*parts, _varints([len(named)]), named) if named else parts
+        return MAGIC + b"".join(whole)
+
+    def _kind(self) -> int:
+        """Of the laws' buckets; with names there is as many more."""
+        return KINDS.index(self.law.kind) + len(KINDS) * bool(self.names)
 
 
 def is_progressive(content: bytes) -> bool:
@@ -133,18 +136,20 @@ def _read(content: bytes) -> tuple[ProgressiveFile, int]:
     event = tuple(head.next(MOST_DIMS) for _ in range(head.next(8)))
     num_levels, steps = head.next(2**16), head.next(MOST_TIMES)
     strides = [head.next(MOST_TIMES) for _ in range(steps)]
-    kind, seed, batch_size = KINDS[head.next(len(KINDS) - 1)], head.next(2**64 - 1), head.next()
+    kind, seed, batch_size = head.next(2 * len(KINDS) - 1), head.next(2**64 - 1), head.next()
+    has_names, kind = divmod(kind, len(KINDS))
     part_bits = head.next() / PART_UNIT
-    run, weights = head.bytes(named).decode(), head.bytes(DIGEST)
+    run, weights = head.bytes(named).decode(errors="surrogateescape"), head.bytes(DIGEST)
     times = (0, *np.cumsum(strides).tolist())
     if math.prod(event) > MOST_DIMS or len(times) < 2 or min(count, batch_size, num_levels) < 1:
         raise ValueError("nothing that is written")
-    law = _law_of(head.bytes(head.next()), kind, times[2:], event)
+    law = _law_of(head.bytes(head.next()), KINDS[kind], times[2:], event)
+    names = parsed_names(head.bytes(head.next()), count) if has_names else ()
     start = head.at + 4
     if start > len(content) or (len(content) - start) % 4:
         raise ValueError("cut")
     words = np.frombuffer(content, "<u4", offset=start)
-    of_all = (count, event, num_levels, times, law, seed, batch_size, part_bits, words)
+    of_all = (count, event, num_levels, times, law, seed, batch_size, part_bits, words, names)
     return ProgressiveFile(run, weights, step, *of_all), start
 
 

@@ -63,7 +63,8 @@ class Pair:
     @classmethod
     def of(cls, mean: Tensor, std: Tensor, other: Tensor, other_std: float) -> "Pair":
         """Of p = N(mean, std^2) and q = N(other, other_std^2), flat: (n, d)."""
-        return cls((std / other_std) ** 2, (other - mean) / other_std)
+        ratio = (std / other_std) ** 2
+        return cls(ratio.clamp(min=1), (other - mean) / other_std)  # below it by rounding
 
     def rows(self, rows: Tensor, elements: Tensor | slice = slice(None)) -> "Pair":
         """Some of the images, and of their elements."""

@@ -35,9 +35,11 @@ def _progressive(results: Results, name: str, result: Json) -> Section:
         "header. Every beginning of the file is all images, coarser."
     )
     note = (
-        "The KL alone is what an ideal code of very many images at once would need; above it is "
-        "what the indices of candidates take, for each of the parts of an image. RMSE and PSNR "
-        "are of levels on the scale 0..255. Other codes have the same images in one sheet."
+        "The KL alone is what an ideal code of very many images at once would need for these "
+        "few states, and the ledger's curve what it would need for all N of them; above the KL is "
+        "what the indices of candidates take, for each of the parts of an image. Bytes by a time "
+        "are those of a file that ends there. RMSE and PSNR are of levels on the scale 0..255. "
+        "Other codes have the same images in one sheet."
     )
     columns = ("t", "bytes", "bits/dim", "KL alone", "parts an image", "RMSE", "PSNR, dB")
     table = Table(columns, tuple(map(_state, rows)), note=note)
@@ -69,7 +71,7 @@ def _plot(results: Results, result: Json, own: bool) -> Plot:
         same = [row for row in result["others"] if row["code"] == code]
         rate, error = ([float(row[key]) for row in same] for key in ("bits_per_dim", "rmse"))
         lines.append(Series(code, rate, error))
-    ledger = results.show(LEDGER, _curve) if own else None
+    ledger = results.show(LEDGER, partial(_curve, result)) if own else None
     return Plot(
         "Distortion against rate",
         "rate, bits/dim",
@@ -79,7 +81,10 @@ def _plot(results: Results, result: Json, own: bool) -> Plot:
     )
 
 
-def _curve(ledger: Json) -> Series:
+def _curve(result: Json, ledger: Json) -> Series | None:
+    """That of the same weights."""
+    if ledger.get("weights") != result.get("weights"):
+        return None
     kept = ledger["rate_distortion"]
     rate, error = ([float(each) for each in kept[key]] for key in ("rate", "distortion"))
     most = [k for k, each in enumerate(rate) if each <= MOST_RATE]

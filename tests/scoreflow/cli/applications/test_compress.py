@@ -207,7 +207,7 @@ def test_numbers_that_would_take_much_memory_are_refused(packed, tmp_path, monke
     header, _ = archive.of_bytes(packed[1].read_bytes(), "it")
     bomb = zlib.compress(bytes(2**27), 9)  # of names
     inside = archive._header_bytes(header, 0)
-    monkeypatch.setattr(archive, "_names_of", lambda _header: bomb)
+    monkeypatch.setattr(archive, "packed_names", lambda _names: bomb)
     inside = archive._header_bytes(header, 0)
     data = struct.pack(">4sBII", b"SFBB", 1, len(inside), zlib.crc32(inside)) + inside
     with pytest.raises(ValueError, match="names without an end"):

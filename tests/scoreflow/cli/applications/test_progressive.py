@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from scoreflow.cli.main import main
-from scoreflow.cli.modes.applications import chains, progressive
-from scoreflow.data.levels import from_uint8
+from scoreflow.cli.modes.applications import progressive
+from scoreflow.data.levels import from_uint8, to_uint8
 from scoreflow.data.loading import load_digits
+from scoreflow.likelihood.compression import archive
+from scoreflow.likelihood.compression.progressive import rates
 from scoreflow.likelihood.compression.progressive.file import unpacked
 from scoreflow.likelihood.compression.progressive.rates import distortion
 
@@ -34,11 +36,11 @@ def command(mode, *flags):
 
 @pytest.fixture(scope="module", autouse=True)
 def few_times():
-    """A quarter of the times, so that measuring takes no longer than it must."""
+    """A quarter of the times and one quality, so that measuring takes no longer than it must."""
+    every = progressive.times_of
     with pytest.MonkeyPatch.context() as patch:
-        for module in (chains, progressive):
-            every = module.times_of
-            patch.setattr(module, "times_of", lambda *process, every=every: every(*process)[3::4])
+        patch.setattr(progressive, "times_of", lambda *process: every(*process)[3::4])
+        patch.setattr(rates, "QUALITIES", (5,))
         yield
 
 
@@ -88,6 +90,31 @@ def test_a_beginning_is_read_up_to_a_time(packed, tmp_path, capfd):
         assert command("decompress", *asked) == 0
         assert f"t = {row['t']}" in capfd.readouterr().out
         assert rmse_of(out) == pytest.approx(row["rmse"], rel=1e-12)
+
+
+def test_images_of_a_folder_keep_their_names(packed, tmp_path, monkeypatch):
+    run, file = packed
+    names = ("00000001", "b", "00000000", "ü", "d e")
+    (tmp_path / "mine").mkdir()
+    for name, image in zip(names, to_uint8(load_digits(0.2, 0).test[:5], 17), strict=True):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "mine" / f"{name}.png")
+    own, rows = unpacked(file.read_bytes(), "it"), result_of(run)["rows"]
+
+    def encode(_trained, _asked, levels, _typed, names):
+        assert len(levels) == 5
+        return progressive.Encoded(replace(own, names=names), rows)
+
+    monkeypatch.setattr(progressive, "encode", encode)  # whose images are those of `packed`
+    named, out = tmp_path / "b.sf", tmp_path / "out"
+    asked = [*TINY, f"--config.compress.data={tmp_path / 'mine'}", f"--out={named}"]
+    assert command("compress", f"--workdir={run}", *asked) == 0
+    assert unpacked(named.read_bytes(), "it").names == tuple(sorted(names))
+    assert command("decompress", f"--in={named}", f"--out={out}") == 0
+    assert {path.name for path in out.iterdir()} == {f"{name}.png" for name in names}
+    assert command("decompress", f"--in={file}", f"--out={tmp_path / 'numbered'}") == 0
+    for k, name in enumerate(sorted(names)):
+        numbered = tmp_path / "numbered" / f"{k:08d}.png"
+        assert (out / f"{name}.png").read_bytes() == numbered.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -145,12 +172,9 @@ def test_other_weights_and_another_shape_are_refused(packed, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lossless_file_has_no_beginning(packed, tmp_path, capfd):
-    run, _ = packed
+def test_a_lossless_file_has_no_beginning(tmp_path, capfd):
     file = tmp_path / "whole.sf"
-    lossless = ["--config.compress.steps=4", "--config.compress.fit_images=8", "--device=cpu"]
-    asked = [f"--workdir={run}", f"--out={file}", "--config.compress.num_images=1", *lossless]
-    assert command("compress", *asked) == 0
+    file.write_bytes(archive.MAGIC)  # what follows is not looked at
     flags = [f"--in={file}", f"--out={tmp_path / 'out'}", "--config.compress.stop=500"]
     assert command("decompress", *flags) == 2
     assert "is lossless, and no part of it is an image" in line(capfd)

@@ -66,6 +66,18 @@ def test_bytes_are_those_of_files_on_the_disk(tmp_path):
         assert rows[f"{code.name}, stacked"]["bytes"] == min(s[1] for s in sizes.values())
 
 
+def test_the_smaller_of_levels_and_of_their_spread_counts(monkeypatch):
+    levels = images_of(17, (1, 8, 8))
+    for sign, said in ((1, "levels as they are"), (-1, "levels spread to white")):
+        size = lambda _code, picture, sign=sign: bytes(300 + sign * int(picture.max()))  # noqa: E731
+        monkeypatch.setattr(baselines, "encoded", size)
+        row = by_name(baselines.table(levels, 17))["PNG, stacked"]
+        assert row["note"] == said
+        assert row["bytes"] == 300 + (
+            int(levels.max()) if sign > 0 else -spread(levels, 17, 255).max()
+        )
+
+
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 def test_a_picture_comes_back(code):
     for picture in (images_of(256, (3, 9, 7))[0].permute(1, 2, 0), images_of(9, (1, 5, 3))[0, 0]):

@@ -142,6 +142,10 @@ def test_bytes_against_distortion_stand_beside_other_codes_and_the_ledger(run):
         "WebP": ([0.9], [30.0]),
         "ledger's curve": ([0.5], [50.0]),
     }
+    results.by_name["likelihood-ledger"]["weights"] = "another network's"
+    (section,) = progressive.sections(results)
+    (figures,) = (block for block in section.blocks if isinstance(block, Figures))
+    assert "ledger's curve" not in [line.label for line in figures.items[0].series]
     (table,) = (block for block in section.blocks if isinstance(block, Table))
     assert [row[6].text for row in table.rows] == ["12.60", "none"]
     assert "100 bytes, 40 of them the header" in section.blocks[0].text

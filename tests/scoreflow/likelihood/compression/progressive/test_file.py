@@ -1,5 +1,7 @@
 """The file of progressive images: it comes back whole, and what was changed is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,19 @@ def test_a_file_comes_back():
     assert (found.words == FILE.words).all()
     assert len(content) == found.header_bytes + 4 * len(FILE.words)
     assert is_progressive(content)
+
+
+def test_names_come_back_and_take_bytes_where_there_are_some():
+    named = replace(FILE, names=("ä", "b c", "00000007"), run="runs/\udcff")
+    found = unpacked(named.packed(), "a.sf")
+    assert (found.names, found.run) == (named.names, named.run)
+    assert (found.law.kind, found.seed) == ("estimate", FILE.seed)
+    assert torch.equal(found.law.squares, SQUARES)
+    assert found.header_bytes == named.header_bytes > FILE.header_bytes
+    assert unpacked(FILE.packed(), "a.sf").names == ()
+    for bad in (("a", "b"), ("a", "a", "b"), ("a", "b", "../c")):
+        with pytest.raises(RequestError, match="cannot be read"):
+            unpacked(replace(FILE, names=bad).packed(), "a.sf")
 
 
 def test_a_byte_that_was_changed_is_refused_in_a_line():

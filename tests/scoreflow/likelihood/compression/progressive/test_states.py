@@ -90,7 +90,7 @@ def test_the_nearer_the_time_the_nearer_the_images(sent):
 
 def test_the_bits_are_those_of_the_chains_bound_and_of_the_indices(sent):
     code, _, _, states = sent
-    noise = Noise.of(9, 0, 2000)
+    noise = Noise.of(9, 0, 500)
     fresh = bound(code.chain, GRID.levels(noise), noise)[:, 1:].sum(1)
     # images share candidates, so they may scatter together: as much as one of them at the most
     told, error = float(fresh.mean()) * COUNT, float(fresh.std()) * COUNT
