@@ -145,6 +145,16 @@ def test_test_labels_change_no_choice():
     assert mine.train == theirs.train
 
 
+def test_a_datum_is_told_alone_as_among_others():
+    """The scale is that of the training data, never of those that are asked about."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    values = rng.normal(size=(40, 3)) + 20 * labels[:, None]
+    for one in (38, 39):
+        asked = values[one : one + 1], labels[one : one + 1]
+        assert linear_probe(values[:30], labels[:30], *asked).accuracy == 1
+
+
 def test_what_is_left_out_was_not_fitted_on():
     """More numbers than data: any labels can be fitted, and none of the others told."""
     rng = np.random.default_rng(0)
