@@ -835,16 +835,19 @@ class TrainedRun:
         of = replace(self.data, test=accepted, test_labels=None, test_names=())
         return classification.posterior(config, self.model, of)
 
-    def encode(self, data: Tensor, tolerance: float | None = None) -> Tensor:
+    def encode(
+        self, data: Tensor, tolerance: float | None = None, model: ScoreModel | None = None
+    ) -> Tensor:
         """Latents of data: the probability flow from t_min to N, float64, shaped like the data.
 
         Args:
             data: as in `log_likelihood`; levels stand at the centres of their bins.
             tolerance: of the ODE solver; None for sampling.tolerance.
+            model: the same network asked about a class; None for `model`.
         """
         x, num_levels = self.like.accept(data), self.like.num_levels
         points = x if num_levels is None else centres(x, num_levels)
-        return self._flowed("encode", points, tolerance)
+        return self._flowed("encode", points, tolerance, model)
 
     def decode(
         self, latents: Tensor, tolerance: float | None = None, levels: bool = True
@@ -893,16 +896,19 @@ class TrainedRun:
         asked = features.build_asked(config, self.model, self.like)
         path = features.build_layer(config, features.build_layers(asked, self.like))
         if path == LATENT:
-            return self.encode(values).float().cpu()
+            return self.encode(values, model=asked.model).float().cpu()
         at = features.build_time(config.features.t, self.model)
         return activations(asked, values, at, (path,))[path]
 
-    def _flowed(self, way: str, x: Tensor, tolerance: float | None) -> Tensor:
+    def _flowed(
+        self, way: str, x: Tensor, tolerance: float | None, of: ScoreModel | None = None
+    ) -> Tensor:
         c = self.config.sampling
         tolerance = c.tolerance if tolerance is None else tolerance
         flow = ProbabilityFlow(self.model.t_min, tolerance, c.method, c.max_evaluations)
         move, x = getattr(flow, way), x.to(self.like.train.device, torch.float64)
-        model = self.fast("eval", solver_evaluations(tolerance), len(x), self.solved)
+        solved = self.solved if of is None or of is self.model else of.for_solver()
+        model = self.fast("eval", solver_evaluations(tolerance), len(x), solved)
         with out_of_evaluations():
             parts = [move(model, self.model.posed, part) for part in x.split(c.batch_size)]
         return torch.cat(parts)

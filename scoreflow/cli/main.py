@@ -97,7 +97,7 @@ LONGEST_LINE = 4000
 MOST_SAID = 200
 """Characters of what torch says that a line repeats."""
 
-SHARED = ("train", "sample", "likelihood", "classify", "compare")
+SHARED = ("train", "sample", "likelihood", "classify", "features", "compare")
 """Modes whose batches or images several processes share."""
 
 FILES = {

@@ -10,6 +10,7 @@ in float64.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from scoreflow.data.stored.images import Images
 from scoreflow.errors import RunError
 from scoreflow.evaluation.representations.layers import ESTIMATE, OF_NO_MODULE, PIXELS, captured
 from scoreflow.models.score_model import ScoreModel
+from scoreflow.runtime.distributed import Shard
 from scoreflow.sde.base import SDE
 from scoreflow.sde.noise import Noise, Stream
 
@@ -71,12 +73,51 @@ def pooled_shape(shape: tuple[int, ...], how: str) -> tuple[int, ...]:
     return tuple(pooled(torch.zeros(1, *shape, device="meta"), how).shape[1:])
 
 
+def by_batches(
+    values: Images,
+    size: int,
+    features: Callable[[Tensor, int], dict[str, Tensor]],
+    shard: Shard | None = None,
+) -> dict[str, Tensor]:
+    """Features of data, a batch at a time; several processes share whole batches.
+
+    So each batch is the one that it is in one process, to the bit.
+
+    Args:
+        values: levels (n, C, H, W), or vectors (n, D).
+        size: data at a time.
+        features: of a batch and the number of its first datum, by name (b, ...).
+        shard: this process's share; every process must call this.
+
+    Returns:
+        By name (n, ...) float32 on the CPU.
+    """
+    shard, found = shard or Shard(), dict[str, Tensor]()
+
+    def put(start: int, batch: dict[str, Tensor]) -> None:
+        for name, rows in batch.items():
+            if name not in found:
+                found[name] = torch.empty(len(values), *rows.shape[1:])
+            found[name][start : start + len(rows)] = rows
+
+    starts = range(0, len(values), size)
+    ours = [start for number, start in enumerate(starts) if shard.has(number)]
+    for start in ours:
+        put(start, features(values[start : start + size], start))
+    if shard.world > 1:
+        own = {s: {name: found[name][s : s + size].clone() for name in found} for s in ours}
+        for start, batch in shard.gathered(own).items():
+            put(start, batch)
+    return found
+
+
 def activations(
     asked: Asked,
     values: Images,
     t: float,
     paths: Sequence[str],
     advance: Callable[[int], None] = lambda _evaluated: None,
+    shard: Shard | None = None,
 ) -> dict[str, Tensor]:
     """Features of data at a time, of several layers by one evaluation a draw.
 
@@ -86,6 +127,7 @@ def activations(
         t: in steps, in [t_min, N].
         paths: of the layers; "x_0" is the network's estimate, "pixels" the data themselves.
         advance: gets the number of data evaluated, after each evaluation.
+        shard: this process's share of the batches, of which all have all in the end.
 
     Returns:
         By path (n, ...) float32 on the CPU, pooled but for estimates and pixels.
@@ -93,14 +135,8 @@ def activations(
     Raises:
         RunError: one is not finite.
     """
-    found: dict[str, Tensor] = {}
-    for start in range(0, len(values), asked.batch_size):
-        part = values[start : start + asked.batch_size]
-        for path, rows in _of_batch(asked, part, start, t, paths, advance).items():
-            if path not in found:
-                found[path] = torch.empty(len(values), *rows.shape[1:])
-            found[path][start : start + len(part)] = rows
-    return found
+    of_batch = partial(_of_batch, asked, t=t, paths=paths, advance=advance)
+    return by_batches(values, asked.batch_size, of_batch, shard)
 
 
 @torch.no_grad()

@@ -131,7 +131,13 @@ def build_swept(config: AnyConfig, layers: Layers) -> tuple[str, ...]:
 
 
 def refuse_size(
-    asked: Asked, layers: Layers, paths: tuple[str, ...], data: Data, count: int, remedy: str
+    asked: Asked,
+    layers: Layers,
+    paths: tuple[str, ...],
+    data: Data,
+    count: int,
+    remedy: str,
+    processes: int = 1,
 ) -> None:
     """Refuse features of so many data that do not fit into the host's memory.
 
@@ -142,10 +148,12 @@ def refuse_size(
         data: whose shape estimates and pixels have.
         count: of data.
         remedy: what to do.
+        processes: on this machine, each of which has all in the end.
     """
     event = tuple(data.train.shape[1:])
     modules = [layers.shapes[path] for path in paths if path in layers.shapes]
     need = bytes_of(modules, asked.pool, count)
     need += bytes_of([event] * (len(paths) - len(modules)), "none", count)
     told = f"features.pool = {asked.pool} of {count} data and {len(paths)} layers"
-    refuse_above_memory(told, need, torch.device("cpu"), remedy)
+    told += f" in {processes} processes" if processes > 1 else ""
+    refuse_above_memory(told, processes * need, torch.device("cpu"), remedy)

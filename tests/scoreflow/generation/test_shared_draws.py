@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoreflow.cli.main import SHARED, main
+from scoreflow.cli.main import FILES, SHARED, main
 from scoreflow.generation.generate import draw_samples
 from scoreflow.generation.plan import SamplingPlan
 from scoreflow.runtime import distributed
@@ -71,7 +71,7 @@ def test_what_is_not_shared_is_refused(mode, monkeypatch, capfd):
 def test_processes_meet_before_any_work(mode, monkeypatch):
     order = []
     monkeypatch.setattr(distributed, "shard", lambda: order.append("met"))
-    module = importlib.import_module(f"scoreflow.cli.modes.{mode}")
+    module = importlib.import_module(f"scoreflow.cli.modes.{FILES.get(mode, mode)}")
     monkeypatch.setattr(module, "run", lambda *_: order.append("work"))
     assert main(["run.py", f"--mode={mode}", "--workdir=nowhere"]) == 0
     assert order == ["met", "work"]

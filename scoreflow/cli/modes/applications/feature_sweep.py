@@ -20,8 +20,13 @@ from scoreflow.data.levels import centres
 from scoreflow.data.stored.images import Images, chosen
 from scoreflow.errors import RequestError
 from scoreflow.evaluation.features import clean_features
-from scoreflow.evaluation.representations.activations import Asked, activations, log_snr
-from scoreflow.evaluation.representations.layers import Layers
+from scoreflow.evaluation.representations.activations import (
+    Asked,
+    activations,
+    by_batches,
+    log_snr,
+)
+from scoreflow.evaluation.representations.layers import LATENT, Layers
 from scoreflow.evaluation.representations.probe import refuse_few
 from scoreflow.evaluation.representations.sweep import (
     Scoring,
@@ -40,9 +45,11 @@ from scoreflow.factory.applications.features import (
     refuse_size,
 )
 from scoreflow.factory.choose import choose_key
+from scoreflow.runtime.distributed import Shard
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.applications.features import BESIDE
 from scoreflow.storage.atomic_files import Json
+from scoreflow.storage.fingerprint import fingerprint
 from scoreflow.storage.result_rows import Rows
 from scoreflow.trained_run import TrainedRun
 
@@ -104,13 +111,29 @@ def first(values: Images, count: int) -> Images:
     return values if few == len(values) else chosen(values, torch.arange(few))
 
 
-def encoded(trained: TrainedRun, values: Images, advance: Callable[[int], None]) -> Tensor:
-    """Latents of data by the probability flow, (n, ...) float32 on the CPU, a batch at a time."""
-    size, parts = trained.config.features.batch_size, []
-    for start in range(0, len(values), size):
-        parts.append(trained.encode(values[start : start + size]).float().cpu())
-        advance(len(parts[-1]))
-    return torch.cat(parts)
+def encoded(
+    trained: TrainedRun,
+    asked: Asked,
+    values: Images,
+    advance: Callable[[int], None],
+    shard: Shard | None = None,
+) -> Tensor:
+    """Latents of data by the probability flow, (n, ...) float32 on the CPU.
+
+    Args:
+        trained: the run.
+        asked: of which class, and how many data at a time.
+        values: levels or vectors.
+        advance: gets the number of data encoded.
+        shard: this process's share, as for `activations`.
+    """
+
+    def latents(part: Tensor, _start: int) -> dict[str, Tensor]:
+        found = trained.encode(part, model=asked.model)
+        advance(len(part))
+        return {LATENT: found}
+
+    return by_batches(values, asked.batch_size, latents, shard)[LATENT]
 
 
 def sweep(trained: TrainedRun) -> None:
@@ -207,6 +230,11 @@ def _heading(swept: Sweep) -> Json:
         "train": digest(swept.train, data.train_labels),
         "test": digest(swept.test, data.test_labels),
         **trained.trained_with,
+        **(
+            {"classifier": fingerprint(trained.classifier().network)}
+            if "classifier" in swept.beside
+            else {}
+        ),
     }
 
 
@@ -242,7 +270,7 @@ def _beside(swept: Sweep, name: str, progress: Progress) -> Features:
     trained, levels = swept.trained, swept.trained.data.num_levels
     if name == "latent":
         train, test = (
-            encoded(trained, each, lambda _n: progress.evaluated())
+            encoded(trained, swept.asked, each, lambda _n: progress.evaluated())
             for each in (swept.train, swept.test)
         )
         return train, test

@@ -20,8 +20,8 @@ from torch import Tensor
 from scoreflow.cli.console import say
 from scoreflow.cli.modes.applications import feature_sweep
 from scoreflow.cli.modes.applications.feature_sweep import encoded, first
+from scoreflow.cli.modes.applications.other_images import other_images
 from scoreflow.data.dataset import Data, digest
-from scoreflow.data.loading import load_whole
 from scoreflow.data.stored.images import Images
 from scoreflow.errors import RequestError
 from scoreflow.evaluation.representations.activations import Asked, activations, log_snr
@@ -36,8 +36,9 @@ from scoreflow.factory.applications.features import (
     refuse_size,
 )
 from scoreflow.factory.editing import build_user_reading
-from scoreflow.paths import short_name, user_path
+from scoreflow.paths import short_name
 from scoreflow.report.page import write_report
+from scoreflow.runtime import distributed
 from scoreflow.runtime.progress_bar import Progress
 from scoreflow.schema.config import Config
 from scoreflow.schema.request import Request
@@ -73,8 +74,13 @@ def assess(trained: TrainedRun, out: Path | None = None) -> None:
 
 
 def _refuse_idle(trained: TrainedRun, request: Request) -> None:
-    """Refuse keys that were set for the other of the two: a file, or a sweep."""
+    """Refuse keys of the other of the two, a file or a sweep, and a sweep of processes."""
     sweep = trained.config.features.sweep
+    if sweep and distributed.placement().world > 1:
+        raise RequestError(
+            "features.sweep = true runs in one process, torchrun shares a file of features alone: "
+            "start it without torchrun"
+        )
     if sweep and request.out is not None:
         raise RequestError(
             "--out has no effect on features.sweep = true, which writes results/features.json: "
@@ -103,7 +109,8 @@ def write_features(trained: TrainedRun, out: Path | None) -> Path:
             f"features.clusters = {c.clusters} must be at most the number of data, {len(values)}"
         )
     remedy = "pool it, or lower features.num_images"
-    refuse_size(asked, layers, (path,), trained.data, len(values), remedy)
+    together = distributed.local_world()
+    refuse_size(asked, layers, (path,), trained.data, len(values), remedy, together)
     name = layers.short(path)
     about: Json = {
         "layer": name,
@@ -123,6 +130,8 @@ def write_features(trained: TrainedRun, out: Path | None) -> Path:
     out = out or _default_path(trained, about)
     check_writable(out.parent, "choose another --out")
     found = _made(trained, asked, path, t, values)
+    if not distributed.is_main_process():
+        return out
     _write(out, of, found, about, c.clusters)
     at = "" if t is None else f" at t = {t:g}"
     say(
@@ -133,14 +142,17 @@ def write_features(trained: TrainedRun, out: Path | None) -> Path:
 
 
 def _made(trained: TrainedRun, asked: Asked, path: str, t: float | None, values: Images) -> Tensor:
-    """The features, with a bar."""
+    """The features, with a bar of this process's share."""
+    shard, size = distributed.shard(), asked.batch_size
+    starts = [s for k, s in enumerate(range(0, len(values), size)) if shard.has(k)]
+    ours = sum(min(size, len(values) - start) for start in starts)
     if path == LATENT:
-        with Progress("latents", len(values), "datum") as progress:
-            return encoded(trained, values, progress.advance)
-    evaluated = 0 if path == PIXELS else asked.evaluations * len(values)
+        with Progress("latents", ours, "datum") as progress:
+            return encoded(trained, asked, values, progress.advance, shard)
+    evaluated = 0 if path == PIXELS else asked.evaluations * ours
     with Progress("features", evaluated, "evaluation") as progress:
         at = trained.model.t_min if t is None else t
-        return activations(asked, values, at, (path,), progress.advance)[path]
+        return activations(asked, values, at, (path,), progress.advance, shard)[path]
 
 
 def _default_path(trained: TrainedRun, about: Json) -> Path:
@@ -201,12 +213,5 @@ def _asked_data(trained: TrainedRun) -> Data:
         )
     config = Config.of(trained.config)
     reading = build_user_reading(config.features, config.data)
-    like = reading.like(own.test.shape[1:], own.num_levels)
-    pool = load_whole(wanted, like, labels="auto")
-    for remark in pool.remarks:
-        say(f"features.data: {remark}")
-    levels = own.accept(pool.test[:])
-    name = user_path(wanted, "features.data").resolve().name
-    return replace(
-        own, name=name, test=levels, test_labels=pool.test_labels, test_names=pool.test_names
-    )
+    _name, found = other_images(own, wanted, "features.data", reading, labels="auto")
+    return found

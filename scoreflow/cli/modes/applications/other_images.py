@@ -10,7 +10,9 @@ from scoreflow.errors import RequestError
 from scoreflow.paths import user_path
 
 
-def other_images(own: Data, wanted: str, key: str, reading: Reading) -> tuple[str, Data]:
+def other_images(
+    own: Data, wanted: str, key: str, reading: Reading, labels: str = "none"
+) -> tuple[str, Data]:
     """Images that a key names, as the test part of the run's data, and their name.
 
     Args:
@@ -18,6 +20,7 @@ def other_images(own: Data, wanted: str, key: str, reading: Reading) -> tuple[st
         wanted: the key's value: train, a folder, a file or a name on the Hub.
         key: for messages.
         reading: how files are read.
+        labels: where their classes are, as in `load_images`.
 
     Raises:
         RequestError: the run's network cannot be asked about them.
@@ -27,7 +30,7 @@ def other_images(own: Data, wanted: str, key: str, reading: Reading) -> tuple[st
     if wanted == "train":
         train = replace(own, name="train", test=own.train, test_labels=own.train_labels)
         return "train", replace(train, test_names=())
-    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels))
+    pool = load_whole(wanted, reading.like(own.test.shape[1:], own.num_levels), labels)
     levels, names = pool.test, pool.test_names
     top = int(levels.max())
     if levels.shape[1:] != own.test.shape[1:]:
@@ -42,4 +45,5 @@ def other_images(own: Data, wanted: str, key: str, reading: Reading) -> tuple[st
     for remark in pool.remarks:
         say(f"{key}: {remark}")
     name, levels = user_path(wanted, key).resolve().name, levels.to(own.test.device)
-    return name, replace(own, name=name, test=levels, test_labels=None, test_names=names)
+    found = replace(own, name=name, test=levels, test_labels=pool.test_labels)
+    return name, replace(found, test_names=names)

@@ -84,8 +84,8 @@ def _note(result: Json, labelled: bool) -> str:
     told = (
         f"Features are pooled by {settings['pool']}, {noise if draws else 'without noise'}; "
         f"{result['evaluations']} evaluations a datum gave all layers. k-means has "
-        f"{result['num_clusters']} clusters, fitted on {result['num_train']} training data from "
-        f"{settings['repeats']} starts; ± of its scores is the standard error over these. "
+        f"{result['num_clusters']} clusters, fitted on {result['num_train']} training data in "
+        f"{settings['repeats']} runs; ± of its scores is the standard error over these alone. "
     )
     if not labelled:
         return told + "Agreement is between the clusters that two starts find."

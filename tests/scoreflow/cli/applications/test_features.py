@@ -14,14 +14,16 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import feature_sweep
 from scoreflow.data.levels import centres
 from scoreflow.evaluation.representations import probe
+from scoreflow.evaluation.representations.activations import Asked
 from scoreflow.evaluation.representations.clusters import k_means
 from scoreflow.factory.applications.features import build_time
 from scoreflow.models.mlp import MLP
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.report.page import write_report
-from scoreflow.runtime import memory
+from scoreflow.runtime import distributed, memory
 from scoreflow.sde import VPSDE
 from scoreflow.storage.run_folder import RunDir
+from scoreflow.training.classifier_file import save_classifier
 
 FIXTURE = Path(__file__).parents[3] / "fixtures" / "run-0.1"
 SMALL = (
@@ -107,6 +109,31 @@ def test_what_is_no_module(run):
     assert np.array_equal(latents, trained.encode(trained.data.test[:5]).float().numpy())
     assert json.loads(str(read(folder / "00000060-latent-test.npz")["about"]))["t"] is None
     assert read(folder / "00000060-x_0-t50-test.npz")["features"].shape == (5, 1, 8, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [("layer=middle", "t=100", "draws=2", "clusters=4"), ("layer=latent", "num_images=60")],
+)
+def test_two_processes_write_the_file_of_one(run, torchrun, tmp_path, asked):
+    script, out = Path(__file__).parents[4] / "run.py", [tmp_path / "a.npz", tmp_path / "b.npz"]
+    flags = [f"--config.features.{each}" for each in (*asked, "batch_size=25")]
+    assert ask(run, *flags, f"--out={out[0]}") == 0
+    command = ["--mode=features", f"--workdir={run}", "--device=cpu", *flags]
+    done = torchrun(2, script, *command, f"--out={out[1]}")
+    assert done.returncode == 0, done.stderr
+    alone, together = map(read, out)
+    assert alone.keys() == together.keys()
+    assert all(np.array_equal(alone[name], together[name]) for name in alone)
+
+
+def test_a_sweep_is_of_one_process(run, monkeypatch, capfd):
+    monkeypatch.setattr("scoreflow.runtime.distributed.shard", distributed.Shard)
+    monkeypatch.setattr("scoreflow.runtime.distributed.placement", lambda: distributed.Shard(0, 2))
+    assert ask(run, *SMALL) == 2
+    assert "features.sweep = true runs in one process" in capfd.readouterr().err
+    assert not (run / "results" / "features.jsonl").exists()
 
 
 def test_images_of_a_folder_with_their_names_and_classes(run, tmp_path):
@@ -326,6 +353,22 @@ def test_another_seed_or_pool_is_another_question(swept, tmp_path):
     assert len(beside) == 1  # the first sweep's, kept under its hash
 
 
+def test_another_classifier_is_another_question(swept, tmp_path):
+    """Its row is not that of the one before; a sweep without it goes on."""
+    run = Path(shutil.copytree(swept, tmp_path / "run"))
+    trained = sf.load(run, "cpu")
+    classifier = trained.classifier()
+    for weight in classifier.network.parameters():
+        weight.requires_grad_(False).zero_()
+    save_classifier(run, classifier)
+    assert ask(run, *SMALL) == 0
+    before, after = (
+        next(row for row in result(each)["rows"] if row["case"] == "classifier")
+        for each in (swept, run)
+    )
+    assert after["accuracy"] < 0.3 < before["accuracy"]
+
+
 def test_a_conditional_network_is_asked_for_no_class_or_one(tmp_path):
     short = {"model.channels": 8, "model.num_groups": 4, "model.blocks": 1}
     short |= {"model.conditional": True, "training.num_steps": 2, "training.batch_size": 4}
@@ -337,6 +380,11 @@ def test_a_conditional_network_is_asked_for_no_class_or_one(tmp_path):
         trained.model.network.embedding.classes.weight.normal_()
     none, three = (trained.features(few, "middle", 10, label=label) for label in (-1, 3))
     assert not torch.equal(none, three)
+    none, three = (trained.features(few, "latent", label=label) for label in (-1, 3))
+    assert torch.equal(none, trained.encode(few).float())
+    assert not torch.equal(none, three)
+    asked = Asked(trained.model.labelled(3), trained.data.num_levels)
+    assert torch.equal(feature_sweep.encoded(trained, asked, few, lambda _n: None), three)
     with pytest.raises(sf.RequestError, match=r"features\.label must lie in 0\.\.9"):
         trained.features(few, "middle", 10, label=10)
     with pytest.raises(sf.RequestError, match="num_images has no effect on features: pass fewer"):

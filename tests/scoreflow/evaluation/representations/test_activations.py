@@ -1,5 +1,7 @@
 """Features against hooks of the test's own, closed forms, and other batches."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from scoreflow.models.mlp import MLP
 from scoreflow.models.residual.pixel_law import PixelLaw
 from scoreflow.models.score_model import ScoreModel
 from scoreflow.models.unet import UNet
+from scoreflow.runtime.distributed import Shard
 from scoreflow.sde import VESDE, VPSDE, RectifiedSDE
 from scoreflow.sde.noise import Noise, Stream
 
@@ -161,6 +164,31 @@ def test_a_split_into_batches_changes_roundings_alone(unet, images, size):
     parts = activations(Asked(model, LEVELS, batch_size=size), images, 100.0, paths)
     for path in paths:
         torch.testing.assert_close(parts[path], whole[path], rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_processes_share_whole_batches_to_the_bit(unet, images, world):
+    """Each evaluates its batches alone; the last has all in the end, also where it has none."""
+    asked, paths = Asked(ScoreModel(unet, SDE, "v"), LEVELS, batch_size=3), ["middle.1", "x_0"]
+    alone = activations(asked, images, 100.0, paths)
+    posted = {}
+    for rank in range(world):
+        seen, shard = [], _Posted(rank, world, posted)
+        found = activations(asked, images, 100.0, paths, seen.append, shard)
+        assert seen == [len(images[3 * k : 3 * k + 3]) for k in range(rank, 4, world)]
+    assert sorted(posted) == [0, 3, 6, 9]
+    assert all(torch.equal(found[path], alone[path]) for path in paths)
+
+
+@dataclass(frozen=True)
+class _Posted(Shard):
+    """A process that finds what those before it have posted."""
+
+    posted: dict[int, object] = field(default_factory=dict)
+
+    def gathered(self, own):
+        self.posted.update(own)
+        return self.posted
 
 
 def test_draws_are_averaged_and_none_is_no_noise(unet, images):

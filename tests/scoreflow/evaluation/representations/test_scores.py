@@ -5,6 +5,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from scoreflow.errors import RequestError
 from scoreflow.evaluation.representations.clusters import (
@@ -143,6 +147,33 @@ def test_test_labels_change_no_choice():
         clustered(train, test, 3, (0, 1), (train_labels, of)) for of in (labels, labels[::-1])
     )
     assert mine.train == theirs.train
+
+
+def test_a_datum_is_told_alone_as_among_others():
+    """The scale is that of the training data, never of those that are asked about."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    values = rng.normal(size=(40, 3)) + 20 * labels[:, None]
+    for one in (38, 39):
+        asked = values[one : one + 1], labels[one : one + 1]
+        assert linear_probe(values[:30], labels[:30], *asked).accuracy == 1
+
+
+def test_the_penalty_is_the_best_on_folds():
+    """Not the worst: by scikit-learn's own cross-validation of each."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    values = rng.normal(size=(60, 20)) + 0.5 * np.eye(20)[labels]
+    found = linear_probe(values, labels, values, labels)
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    rates = {}
+    for strength in (0.001, 0.01, 0.1, 1.0, 10.0):
+        fit = make_pipeline(
+            StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3)
+        )
+        rates[strength] = np.mean(cross_val_predict(fit, values, labels, cv=folds) == labels)
+    assert max(rates.values()) > min(rates.values())
+    assert found.folds == max(rates.values()) == rates[found.strength]
 
 
 def test_what_is_left_out_was_not_fitted_on():
