@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import scoreflow as sf
 from scoreflow.cli.main import main
-from scoreflow.cli.modes.applications import other_data
+from scoreflow.cli.modes.applications import detection, other_data
 from scoreflow.cli.modes.applications.detection import scores
 from scoreflow.data.dataset import digest
 from scoreflow.errors import RequestError
@@ -146,10 +147,22 @@ def test_what_cannot_be_told_apart_is_refused_before_any_work(digits, run, tmp_p
         run, capfd, f"data={noise}", "scores=all", "reference=test", "held_out=35",
         says="must be at most 34, for the run has 36 test images, of which two",
     )  # fmt: skip
+    refused(run, capfd, f"data={noise}", *ALL, "label=data", says="asks about one law")
     refused(run, capfd, f"data={noise}", "scores=al", says="scores must be one of basic, all")
 
 
 # ---- the table
+
+
+def test_the_nearest_is_found_a_block_at_a_time_and_is_no_image_itself(monkeypatch):
+    monkeypatch.setattr(detection, "BLOCK", 3)
+    drawn = np.random.default_rng(0).integers(0, 17, (12, 1, 2, 2))
+    images, known = torch.from_numpy(drawn[:7]), torch.from_numpy(drawn[7:])
+    flat = drawn.reshape(12, -1)
+    apart = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    np.testing.assert_allclose(detection._nearest(images, known, False), apart[:7, 7:].min(1))
+    np.testing.assert_allclose(detection._nearest(images, images, True), apart[:7, :7].min(1))
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +278,10 @@ def test_a_reference_of_test_images_is_not_scored(digits, run):
     heading = (run / "results" / "detection-reference.jsonl").read_text().splitlines()[0]
     assert json.loads(heading)["data"] == digest(images[4:])
     assert sorted(rows(run, "detection-test")) == list(range(4))
+    # as many of the test set, and fewer of the other: another question, which replaces none
+    assert ask(run, f"data={digits / 'noise'}", *ALL, "reference=test", "num_images=5") == 0
+    kept = [json.loads(path.read_text()) for path in (run / "results").glob("detection*.json")]
+    assert sorted(each["sets"]["noise"]["num_images"] for each in kept) == [5, 6]
 
 
 def test_a_network_beyond_every_float_is_said_in_a_line(
