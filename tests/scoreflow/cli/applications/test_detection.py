@@ -14,10 +14,19 @@ from scoreflow.cli.main import main
 from scoreflow.cli.modes.applications import detection, other_data
 from scoreflow.cli.modes.applications.detection import scores
 from scoreflow.data.dataset import digest
+from scoreflow.data.levels import points
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.detection import dataset_statistics
 from scoreflow.likelihood.detection.dataset_statistics import check_row
-from scoreflow.likelihood.detection.statistics import LOG_SNR, PATH
+from scoreflow.likelihood.detection.statistics import (
+    LOG_SNR,
+    PATH,
+    at_level,
+    levels,
+    noise_of,
+    probes_of,
+)
+from scoreflow.sde.noise import Noise, Stream
 
 TINY = [
     "--device=cpu",
@@ -205,6 +214,24 @@ def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected)
     assert calls["score norm"] == len(LOG_SNR)
     assert calls["DiffPath"] == PATH
     assert calls["all together"] == pytest.approx(calls["bits/dim"] + 2 * len(LOG_SNR) + PATH)
+
+
+def test_rows_are_of_the_noised_image_and_the_dimension_of_the_image_without_noise(detected):
+    trained = sf.load(detected, "cpu")
+    model, few = trained.model.in_precision("float32"), len(LOG_SNR)
+    noise, shape = Noise(0, torch.arange(2)), tuple(trained.data.test.shape[1:])
+    x_0 = points(trained.data.test[:2], 17, noise, Stream.DEQUANTIZE, "uniform")
+    kept, end = rows(detected, "detection-test"), float(model.posed.num_steps)
+    for k, t in enumerate(levels(model.sde, model.t_min, end)):
+        there = noise.at(1 + k)
+        for eps, draw, columns in (
+            (noise_of(there, shape), 1 + k, ("norm", "curvature", "reconstruction")),
+            (torch.zeros_like(x_0), 1 + k + few, ("dimension",)),
+        ):
+            found = at_level(model, model.sde, x_0, t, eps, probes_of(there.at(draw), shape, 1))
+            for name in columns:
+                expected = [kept[image][name][k] for image in (0, 1)]
+                assert getattr(found, name).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_asked_again_the_network_is_not_asked_and_an_added_set_changes_no_score(
