@@ -197,9 +197,13 @@ def test_every_score_has_every_set(detected):
     }  # fmt: skip
     assert found["weights"] == result(detected, "likelihood")["weights"]
     assert (detected / "samples" / f"{found['picture']}.png").exists()
-    basic = result(detected, "likelihood-data-noise")["detection"]["bits/dim"]
-    told = found["scores"][0]["sets"]["noise"]
-    assert basic == {key: told[key] for key in ("auroc", "standard_error")}
+    for name in ("noise", "grey"):  # as they are told by the likelihood's own numbers
+        basic = result(detected, f"likelihood-data-{name}")["detection"]
+        for row in found["scores"]:
+            if row["name"] in ("bits/dim", "bits/dim over a PNG's"):
+                told = row["sets"][name]
+                expected = {key: told[key] for key in ("auroc", "standard_error")}
+                assert basic[row["name"]] == expected
 
 
 def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected):
@@ -210,6 +214,9 @@ def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected)
             assert row["evaluations"] == [len(LOG_SNR), len(LOG_SNR), PATH]
             check_row({k: row[k] for k in row if k not in ("question", "check")})
     assert rows(detected, "detection-data-noise")[2]["name"] == "n2.png"
+    heading = (detected / "results" / "detection-test.jsonl").read_text().splitlines()[0]
+    read = {"seed", "probes", "log_snr", "path", "data", "weights", "step", "config", "device"}
+    assert read <= json.loads(heading).keys()  # with another of them, other rows
     calls = {row["name"]: row["evaluations"] for row in result(detected)["scores"]}
     assert calls["score norm"] == len(LOG_SNR)
     assert calls["DiffPath"] == PATH
