@@ -225,6 +225,9 @@ def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected)
 
 def test_rows_are_of_the_noised_image_and_the_dimension_of_the_image_without_noise(detected):
     trained = sf.load(detected, "cpu")
+    heading = (detected / "results" / "detection-reference.jsonl").read_text().splitlines()[0]
+    spread = np.linspace(0, 1760, 32).round()  # from all over the training set
+    assert json.loads(heading)["data"] == digest(trained.data.train[spread.astype(int)])
     model, few = trained.model.in_precision("float32"), len(LOG_SNR)
     noise, shape = Noise(0, torch.arange(2)), tuple(trained.data.test.shape[1:])
     x_0 = points(trained.data.test[:2], 17, noise, Stream.DEQUANTIZE, "uniform")
