@@ -331,7 +331,7 @@ def _detect(
     found = detection(asked, measured, others)
     c = trained.config.likelihood
     if found:
-        sets = {name: digest(of.test) for name, (of, _) in others.items()}
+        sets = {name: [digest(of.test), len(it.values)] for name, (of, it) in others.items()}
         _write(
             trained,
             DETECTION,

@@ -6,9 +6,9 @@ At a few levels of noise, each a time t with x_t = alpha x_0 + sigma eps:
     curvature         sigma tr(d eps_hat / d x_t) / D = -sigma^2 tr(grad score) / D
     reconstruction    |x_0_hat - x_0|^2 / D
 
-Under the law of x_t the first two have the same mean (integrate by parts), so their ratio tells
-where an image stands in it; SCOPED (Barkley et al. 2025) makes a statistic of both. It is kept as
-the angle atan2(norm, curvature), which is finite whatever a random trace is.
+Under the law of x_t the first two have the same mean (integrate by parts), so their ratio
+|score|^2 / -tr(grad score) tells where an image stands in it: SCOPED's T (Barkley et al. 2025). It
+is kept as the angle atan2(norm, curvature) = arctan T, which is finite whatever a random trace is.
 
 At the same times without noise, x = alpha x_0, the same two give FLIPD, an estimate of how many
 dimensions the data have around x_0 (Kamkari et al. 2024):
@@ -94,7 +94,7 @@ def at_level(
     with torch.enable_grad():
         x_t = sde.perturb(x_0, t, eps).detach().requires_grad_()
         prediction = denoiser(x_t, t)
-        directions = list(probes) or list(unit_probes(x_t.detach()))
+        directions = probes or unit_probes(x_t.detach())  # D unit vectors: never all in memory
         products = [_product(prediction, x_t, each) for each in directions]
     trace = torch.stack(products).sum(0) / max(1, len(probes))
     eps_hat, x_0_hat = prediction.eps.detach(), prediction.x_0.detach()

@@ -58,6 +58,8 @@ SHOWN = 10
 """Images of each set in the picture."""
 EXTREMES = 5
 """Images of each set that a result names as the least and the most anomalous."""
+BLOCK = 1024
+"""Images in float64 at a time."""
 
 
 # ---- measuring ----------------------------------------------------------------------------------
@@ -200,11 +202,15 @@ def _as_logs(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _nearest(images: Tensor, known: Tensor, same: bool) -> Tensor:
     """The distance of each image from the nearest of others, in levels (Euclidean)."""
-    flat = (images.flatten(1).double().cpu(), known.flatten(1).double().cpu())
-    found = torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist")  # 0 where equal
-    if same:
-        found.fill_diagonal_(torch.inf)
-    return found.min(1).values
+    others, nearest = known.flatten(1).double().cpu(), []
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK].flatten(1).double().cpu()
+        # 0 where equal
+        found = torch.cdist(block, others, compute_mode="donot_use_mm_for_euclid_dist")
+        if same:
+            found.diagonal(start).fill_(torch.inf)
+        nearest.append(found.min(1).values)
+    return torch.cat(nearest)
 
 
 # ---- the table ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from scoreflow.data.dataset import Data, digest
 from scoreflow.errors import RequestError
 from scoreflow.factory.choose import choose_key
 from scoreflow.factory.editing import build_user_reading
+from scoreflow.factory.likelihood import OF_EACH
 from scoreflow.likelihood.detection.table import OWN_SETS
 from scoreflow.schema.config import AnyConfig, Config
 
@@ -84,6 +85,11 @@ def check(config: AnyConfig, own: Data, others: Others) -> None:
         raise RequestError(
             "likelihood.scores = all tells other data from the test set: name them by "
             "--config.likelihood.data=A,B,..., or leave it out"
+        )
+    if c.label == OF_EACH:
+        raise RequestError(
+            "likelihood.scores = all asks about one law, that of a class or of none, and not of "
+            "each image's own class: leave out either it or likelihood.label = data"
         )
     taken = next((name for name in others if name in OWN_SETS), "")
     if taken:

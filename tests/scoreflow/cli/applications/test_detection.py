@@ -6,17 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import scoreflow as sf
 from scoreflow.cli.main import main
-from scoreflow.cli.modes.applications import other_data
+from scoreflow.cli.modes.applications import detection, other_data
 from scoreflow.cli.modes.applications.detection import scores
 from scoreflow.data.dataset import digest
+from scoreflow.data.levels import points
 from scoreflow.errors import RequestError
 from scoreflow.likelihood.detection import dataset_statistics
 from scoreflow.likelihood.detection.dataset_statistics import check_row
-from scoreflow.likelihood.detection.statistics import LOG_SNR, PATH
+from scoreflow.likelihood.detection.statistics import (
+    LOG_SNR,
+    PATH,
+    at_level,
+    levels,
+    noise_of,
+    probes_of,
+)
+from scoreflow.sde.noise import Noise, Stream
 
 TINY = [
     "--device=cpu",
@@ -146,10 +156,22 @@ def test_what_cannot_be_told_apart_is_refused_before_any_work(digits, run, tmp_p
         run, capfd, f"data={noise}", "scores=all", "reference=test", "held_out=35",
         says="must be at most 34, for the run has 36 test images, of which two",
     )  # fmt: skip
+    refused(run, capfd, f"data={noise}", *ALL, "label=data", says="asks about one law")
     refused(run, capfd, f"data={noise}", "scores=al", says="scores must be one of basic, all")
 
 
 # ---- the table
+
+
+def test_the_nearest_is_found_a_block_at_a_time_and_is_no_image_itself(monkeypatch):
+    monkeypatch.setattr(detection, "BLOCK", 3)
+    drawn = np.random.default_rng(0).integers(0, 17, (12, 1, 2, 2))
+    images, known = torch.from_numpy(drawn[:7]), torch.from_numpy(drawn[7:])
+    flat = drawn.reshape(12, -1)
+    apart = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    np.testing.assert_allclose(detection._nearest(images, known, False), apart[:7, 7:].min(1))
+    np.testing.assert_allclose(detection._nearest(images, images, True), apart[:7, :7].min(1))
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +197,13 @@ def test_every_score_has_every_set(detected):
     }  # fmt: skip
     assert found["weights"] == result(detected, "likelihood")["weights"]
     assert (detected / "samples" / f"{found['picture']}.png").exists()
-    basic = result(detected, "likelihood-data-noise")["detection"]["bits/dim"]
-    told = found["scores"][0]["sets"]["noise"]
-    assert basic == {key: told[key] for key in ("auroc", "standard_error")}
+    for name in ("noise", "grey"):  # as they are told by the likelihood's own numbers
+        basic = result(detected, f"likelihood-data-{name}")["detection"]
+        for row in found["scores"]:
+            if row["name"] in ("bits/dim", "bits/dim over a PNG's"):
+                told = row["sets"][name]
+                expected = {key: told[key] for key in ("auroc", "standard_error")}
+                assert basic[row["name"]] == expected
 
 
 def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected):
@@ -188,10 +214,34 @@ def test_statistics_have_a_row_an_image_with_its_name_and_what_it_took(detected)
             assert row["evaluations"] == [len(LOG_SNR), len(LOG_SNR), PATH]
             check_row({k: row[k] for k in row if k not in ("question", "check")})
     assert rows(detected, "detection-data-noise")[2]["name"] == "n2.png"
+    heading = (detected / "results" / "detection-test.jsonl").read_text().splitlines()[0]
+    read = {"seed", "probes", "log_snr", "path", "data", "weights", "step", "config", "device"}
+    assert read <= json.loads(heading).keys()  # with another of them, other rows
     calls = {row["name"]: row["evaluations"] for row in result(detected)["scores"]}
     assert calls["score norm"] == len(LOG_SNR)
     assert calls["DiffPath"] == PATH
     assert calls["all together"] == pytest.approx(calls["bits/dim"] + 2 * len(LOG_SNR) + PATH)
+
+
+def test_rows_are_of_the_noised_image_and_the_dimension_of_the_image_without_noise(detected):
+    trained = sf.load(detected, "cpu")
+    heading = (detected / "results" / "detection-reference.jsonl").read_text().splitlines()[0]
+    spread = np.linspace(0, 1760, 32).round()  # from all over the training set
+    assert json.loads(heading)["data"] == digest(trained.data.train[spread.astype(int)])
+    model, few = trained.model.in_precision("float32"), len(LOG_SNR)
+    noise, shape = Noise(0, torch.arange(2)), tuple(trained.data.test.shape[1:])
+    x_0 = points(trained.data.test[:2], 17, noise, Stream.DEQUANTIZE, "uniform")
+    kept, end = rows(detected, "detection-test"), float(model.posed.num_steps)
+    for k, t in enumerate(levels(model.sde, model.t_min, end)):
+        there = noise.at(1 + k)
+        for eps, draw, columns in (
+            (noise_of(there, shape), 1 + k, ("norm", "curvature", "reconstruction")),
+            (torch.zeros_like(x_0), 1 + k + few, ("dimension",)),
+        ):
+            found = at_level(model, model.sde, x_0, t, eps, probes_of(there.at(draw), shape, 1))
+            for name in columns:
+                expected = [kept[image][name][k] for image in (0, 1)]
+                assert getattr(found, name).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_asked_again_the_network_is_not_asked_and_an_added_set_changes_no_score(
@@ -265,6 +315,10 @@ def test_a_reference_of_test_images_is_not_scored(digits, run):
     heading = (run / "results" / "detection-reference.jsonl").read_text().splitlines()[0]
     assert json.loads(heading)["data"] == digest(images[4:])
     assert sorted(rows(run, "detection-test")) == list(range(4))
+    # as many of the test set, and fewer of the other: another question, which replaces none
+    assert ask(run, f"data={digits / 'noise'}", *ALL, "reference=test", "num_images=5") == 0
+    kept = [json.loads(path.read_text()) for path in (run / "results").glob("detection*.json")]
+    assert sorted(each["sets"]["noise"]["num_images"] for each in kept) == [5, 6]
 
 
 def test_a_network_beyond_every_float_is_said_in_a_line(

@@ -1,6 +1,7 @@
 """Statistics of images against what they are on Gaussian data, whose denoisers are exact."""
 
 import math
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from scoreflow.likelihood.detection import statistics
 from scoreflow.likelihood.detection.statistics import (
     LOG_SNR,
     at_level,
@@ -125,6 +127,23 @@ def test_random_probes_have_the_exact_trace_as_their_mean():
         assert torch.equal(found.norm, exact.norm)
         off = float((found.curvature - exact.curvature).abs().max())
         assert (off < 1e-12) == (count == 16)
+
+
+def test_the_exact_trace_holds_a_probe_or_two_at_a_time(monkeypatch):
+    """All D unit vectors of a batch are D times its size: of MNIST 784 batches."""
+    law, x_0 = thin()
+    alive, most, real = weakref.WeakSet(), [], statistics.unit_probes
+
+    def watched(x):
+        for probe in real(x):
+            alive.add(probe)
+            most.append(len(alive))
+            yield probe
+
+    monkeypatch.setattr(statistics, "unit_probes", watched)
+    at_level(law.denoiser(PATH), PATH, x_0, time_of(0.0), torch.zeros_like(x_0), ())
+    assert len(most) == 12
+    assert max(most) <= 3
 
 
 def test_the_angle_is_finite_whatever_the_trace():
