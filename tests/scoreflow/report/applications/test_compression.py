@@ -56,7 +56,7 @@ def test_each_part_of_the_file_has_its_bytes_and_what_was_predicted_stands_below
     assert [row[1].sort for row in table.rows] == [801, 60, 30, 9]
     assert sum(row[1].sort for row in table.rows) == table.foot[0][1].sort == 900
     assert table.foot[1][1].text == "800"
-    assert "+0.07 % more than predicted" in table.note
+    assert "0.07 % more than predicted" in table.note
 
 
 def test_bars_are_the_rows_that_have_bytes(run):
