@@ -30,6 +30,7 @@ COLUMNS = (
     "s an image, encode",
     "decode",
 )
+CODES = ("code", "bytes", "bits/dim", "")
 NOTE = (
     "Predicted is the chain's bound on the same images, by noise of its own; *apart* is what the "
     "images take in the file more than that, with the standard error of the difference by image. "
@@ -80,6 +81,45 @@ def _cells(row: Json) -> list[str]:
     ]
 
 
+def beside(rows: list[Json]) -> str:
+    """The smallest file of each run's most images, and other codes of the same, where tried."""
+    told = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        own = [row for row in rows if row["run"] == run and row.get("baselines")]
+        most = max((row["num_images"] for row in own), default=0)
+        if not most:
+            continue
+        best = min(
+            (row for row in own if row["num_images"] == most), key=lambda row: row["bytes"]["file"]
+        )
+        cells = [
+            ["ours", f"{best['bytes']['file']:,}", f"{best['value']:.4f}", _said(best)],
+            [
+                "its images, predicted",
+                f"{best['predicted_bytes']:,.0f}",
+                f"{best['predicted']:.4f}",
+                "",
+            ],
+            *map(_code, best["baselines"]),
+        ]
+        told.append(f"## {run}: {most} test images\n\n{table(CODES, cells)}")
+    return "\n\n".join(told)
+
+
+def _said(row: Json) -> str:
+    c, held = row["settings"], row["bytes"]
+    return (
+        f"K = {c['steps']}, b = {c['precision']}; of it {held['borrowed']} bytes lent, "
+        f"{held['header'] + held['names']} header"
+    )
+
+
+def _code(row: Json) -> list[str]:
+    if row["bytes"] is None:
+        return [row["name"], "-", "-", row["note"]]
+    return [row["name"], f"{row['bytes']:,}", f"{row['bits_per_dim']:.4f}", row["note"]]
+
+
 def run(argv: list[str]) -> None:
     """Write OUT/compression.json and .md."""
     parser = OneLineParser("compression", __doc__ or "")
@@ -88,7 +128,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder; default results/DEVICE")
     asked = parser.parse_args(argv[1:])
     rows = [row for each in asked.runs for row in rows_of(each)]
-    text = f"{table(COLUMNS, map(_cells, rows))}\n\n{NOTE}"
+    parts = (table(COLUMNS, map(_cells, rows)), NOTE, beside(rows))
+    text = "\n\n".join(filter(None, parts))
     result = {
         "command": shlex.join(["python", "-m", "benchmarks.compression", *argv[1:]]),
         "unit": "bits/dim",

@@ -38,6 +38,27 @@ def test_a_row_a_measurement_most_images_first(tmp_path):
     assert [row["run"] for row in kept["rows"]] == ["a-run"] * 3
 
 
+def test_other_codes_stand_beside_the_smallest_file_of_the_most_images(tmp_path):
+    results = tmp_path / "a-run" / "results"
+    results.mkdir(parents=True)
+    code = {"name": "PNG, stacked", "bytes": 1800, "bits_per_dim": 4.0, "note": "as they are"}
+    gone = {"name": "JXL", "bytes": None, "bits_per_dim": None, "note": "not installed"}
+    of_all = {**ROW, "predicted_bytes": 60.0, "baselines": [code, gone]}
+    larger = {**of_all, "value": 2.5, "bytes": {**ROW["bytes"], "file": 100}}
+    few = {**of_all, "num_images": 2, "bytes": {**ROW["bytes"], "file": 40}}
+    for name, row in {"": larger, "-1": of_all, "-2": few}.items():
+        (results / f"compression{name}.json").write_text(json.dumps(row))
+    assert main(["compression", str(tmp_path / "a-run"), f"--out={tmp_path / 'out'}"]) == 0
+    text = (tmp_path / "out" / "compression.md").read_text()
+    _, told = text.split("## a-run: 5 test images\n\n")
+    assert told.splitlines()[2:] == [
+        "| ours | 84 | 2.1000 | K = 4, b = 2; of it 12 bytes lent, 12 header |",
+        "| its images, predicted | 60 | 1.5000 |  |",
+        "| PNG, stacked | 1,800 | 4.0000 | as they are |",
+        "| JXL | - | - | not installed |",
+    ]
+
+
 def test_a_run_without_is_one_line(tmp_path, capsys):
     assert main(["compression", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 2
     assert "has no results/compression.json" in capsys.readouterr().err
