@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_read_back_is_none(packed):
 )
 def test_names_are_names_and_nothing_else(packed, monkeypatch, names):
     header, words = archive.of_bytes(packed[1].read_bytes(), "it")
-    monkeypatch.setattr(archive, "_names_of", lambda _header: zlib.compress(names))
+    monkeypatch.setattr(archive, "packed_names", lambda _header: zlib.compress(names))
     with pytest.raises(RequestError, match=r"^it is damaged"):
         archive.of_bytes(archive.to_bytes(header, words), "it")
 
