@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from scoreflow.cli.console import say
@@ -26,7 +27,7 @@ from scoreflow.data.stored.images import Images
 from scoreflow.errors import RequestError
 from scoreflow.evaluation.representations.activations import Asked, activations, log_snr
 from scoreflow.evaluation.representations.clusters import k_means
-from scoreflow.evaluation.representations.layers import LATENT, OF_NO_MODULE, PIXELS
+from scoreflow.evaluation.representations.layers import ESTIMATE, LATENT, OF_NO_MODULE, PIXELS
 from scoreflow.evaluation.representations.sweep import scaled
 from scoreflow.factory.applications.features import (
     build_asked,
@@ -48,6 +49,13 @@ from scoreflow.trained_run import TrainedRun, open_run
 OF_A_FILE = ("layer", "t", "data", "fit", "mode", "background")
 OF_A_SWEEP = ("layers", "beside", "times", "train_images", "repeats")
 """Keys that a sweep does not read, and that nothing else reads."""
+OF_FOLDERS = ("fit", "mode", "background")
+UNREAD = {
+    PIXELS: ("t", "draws", "seed", "pool", "label"),
+    LATENT: ("t", "draws", "seed", "pool"),
+    ESTIMATE: ("pool",),
+}
+"""Keys that a file of what is no module of the network does not read."""
 
 
 def run(request: Request, _argv: list[str]) -> None:
@@ -92,6 +100,22 @@ def _refuse_idle(trained: TrainedRun, request: Request) -> None:
             raise RequestError(
                 f"features.{name} has no effect on features.sweep = {told}: leave it out, or set "
                 f"--config.features.sweep={str(not sweep).lower()}"
+            )
+    if not sweep:
+        _refuse_unread(trained.config.features, request)
+
+
+def _refuse_unread(c: ConfigDict, request: Request) -> None:
+    """Refuse keys that a file of these features of these data does not read."""
+    unread = dict.fromkeys(UNREAD.get(c.layer, ()), ("layer", c.layer))
+    if "seed" in unread and c.clusters:
+        del unread["seed"]  # of k-means
+    if c.data in ("test", "train"):
+        unread |= dict.fromkeys(OF_FOLDERS, ("data", c.data))
+    for name, (key, value) in unread.items():
+        if f"features.{name}" in request.overrides:
+            raise RequestError(
+                f"features.{name} has no effect on features.{key} = {value}: leave it out"
             )
 
 

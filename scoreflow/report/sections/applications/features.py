@@ -66,14 +66,14 @@ def _said(result: Json) -> str:
         return f"Clusters by the activations of the averaged network: {what}."
     row = next(row for row in result["rows"] if row["case"] == result["best"]["probe"])
     apart = ", ".join(
-        f"{with_error(each['difference'], each['standard_error'], '.3f', '+')} than "
-        f"{BESIDE.get(each['to'], each['to'])}"
+        f"{BESIDE.get(each['to'], each['to'])} "
+        f"{with_error(each['difference'], each['standard_error'], '.3f', '+')}"
         for each in result.get("differences", ())
     )
     return (
         f"of {result['num_images']} test data are told rightly by a linear probe of layer "
         f"{row['name']} at t = {row['t']:g}, the best of {what}, by the training data alone."
-        + (f" On the same test data it is better by {apart}." if apart else "")
+        + (f" Its share less theirs, on the same test data: {apart}." if apart else "")
     )
 
 
