@@ -7,7 +7,6 @@ from scoreflow.report.blocks import (
     Cell,
     Figures,
     Fold,
-    Mark,
     Section,
     Table,
     Text,
@@ -47,9 +46,9 @@ def _section(result: Json) -> Section:
     blocks = (
         Text(_said(result), _value(result) if labelled else ""),
         Figures((*figures, *_cloud(result))),
-        _table([row for row in rows if _is_shown(row, best)], best, labelled),
+        _table([row for row in rows if _is_shown(row, best)], labelled),
         Text(_note(result, labelled), small=True),
-        Fold("Every layer and time", (_table(rows, best, labelled),)),
+        Fold("Every layer and time", (_table(rows, labelled),)),
     )
     return Section(TITLE, blocks)
 
@@ -133,16 +132,16 @@ def _is_shown(row: Json, best: Json) -> bool:
     return row["t"] is None or row["case"] in best.values()
 
 
-def _table(rows: list[Json], best: Json, labelled: bool) -> Table:
+def _table(rows: list[Json], labelled: bool) -> Table:
     columns = ["features", "t", "numbers"]
     if labelled:
         columns += ["probe, test", "probe, folds", "k-means ACC", "NMI", "ARI", "ACC, training"]
     else:
         columns += ["agreement of starts"]
-    return Table(tuple(columns), tuple(_cells(row, best, labelled) for row in rows))
+    return Table(tuple(columns), tuple(_cells(row, labelled) for row in rows))
 
 
-def _cells(row: Json, best: Json, labelled: bool) -> tuple[Cell, ...]:
+def _cells(row: Json, labelled: bool) -> tuple[Cell, ...]:
     t = row["t"]
     cells = [
         Cell(str(row["name"] if t is not None else BESIDE.get(row["name"], row["name"]))),
@@ -150,15 +149,8 @@ def _cells(row: Json, best: Json, labelled: bool) -> tuple[Cell, ...]:
         Cell(str(row["num_features"]), float(row["num_features"])),
     ]
     if labelled:
-        cells += [_number(row, "accuracy", best, "probe"), _number(row, "folds", best, "")]
-        cells += [_number(row, "clusters", best, "clusters")]
-        cells += [_number(row, key, best, "") for key in ("nmi", "ari", "clusters_train")]
+        keys = ("accuracy", "folds", "clusters", "nmi", "ari", "clusters_train")
+        cells += [number(row[key], row[f"{key}_error"], ".3f") for key in keys]
     else:
         cells += [number(row["agreement"], form=".3f")]
     return tuple(cells)
-
-
-def _number(row: Json, key: str, best: Json, chosen: str) -> Cell:
-    cell = number(row[key], row[f"{key}_error"], ".3f")
-    mark: Mark = "best" if best.get(chosen) == row["case"] else ""
-    return Cell(cell.text, cell.sort, mark)
