@@ -41,6 +41,7 @@ SECTIONS = (
     samples.sections,
     likelihood.sections,
     detection.sections,
+    likelihood.of_other_data,
     bounds.sections,
     classification.sections,
     compression.sections,

@@ -17,7 +17,7 @@ AGAINST, DATA = "likelihood-against-", "likelihood-data-"
 
 
 def sections(results: Results) -> Iterator[Section]:
-    """The test set's, the difference to other weights, and the detection of other data."""
+    """The test set's, and the difference to other weights."""
     of_data = _of_data(results)
     own = results.show("likelihood", lambda result: _likelihood(result, of_data))
     if own is not None:
@@ -27,6 +27,10 @@ def sections(results: Results) -> Iterator[Section]:
         against = results.show(name, partial(_against, other))
         if against is not None:
             yield against
+
+
+def of_other_data(results: Results) -> Iterator[Section]:
+    """A section a set of other data, below the table of all of them (`applications.detection`)."""
     for name in results.named(DATA):
         other = name.removeprefix(DATA)
         data = results.show(name, partial(_other_data, other))
