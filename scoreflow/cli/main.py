@@ -76,8 +76,8 @@ STOPPED = {
     "table": "; nothing was written",
     "features": "; no file was written; of a sweep the cases that are done are kept, and the same "
     "command goes on after them",
-    "compress": "; no file was written, and the same command begins anew; the laws are kept, if "
-    "they were measured",
+    "compress": "; no file was written; laws that were measured are kept, and of a lossless file "
+    "what was encoded up to seconds ago: the same command goes on after it",
     "decompress": "; nothing was written",
 }
 """What is left when a mode is interrupted."""

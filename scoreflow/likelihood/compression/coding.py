@@ -11,6 +11,7 @@ from torch import Tensor
 from scoreflow.errors import RunError
 from scoreflow.likelihood.compression.ans_stack import WORD, AnsStack, WrongBitsError
 from scoreflow.likelihood.compression.bits_back import Grid, pop, push
+from scoreflow.likelihood.compression.halfway import Halfway
 
 Words = NDArray[np.uint32]
 
@@ -31,7 +32,13 @@ class Encoded:
 
 
 def encode(
-    grid: Grid, levels: Tensor, batch: int, seed: int, on_call: Callable[[], None] = lambda: None
+    grid: Grid,
+    levels: Tensor,
+    batch: int,
+    seed: int,
+    on_call: Callable[[], None] = lambda: None,
+    begun: Halfway | None = None,
+    on_batch: Callable[[Callable[[], Halfway]], None] = lambda _state: None,
 ) -> Encoded:
     """Put images onto a stack, the last batch first, so that the first comes off first.
 
@@ -41,15 +48,24 @@ def encode(
         batch: B, images in flight: so many borrow bits at a time.
         seed: of the bits that are lent.
         on_call: called after each evaluation of the network, K times a batch.
+        begun: the state after some batches, from which it goes on to the same words.
+        on_batch: called after each batch with what gives the state.
     """
     lent = np.random.default_rng(seed).integers(
         1, 2**WORD, grid.borrowed(min(batch, len(levels))) // WORD + 4, dtype=np.uint32
     )
-    stack, net = AnsStack(lent), list[int]()
-    for each in reversed(levels.split(batch)):
+    stack, net = AnsStack(lent if begun is None else begun.words), list[int]()
+    if begun is not None:
+        stack.least, net = begun.least, [*begun.net_bits]
+
+    def state() -> Halfway:
+        return Halfway(stack.words(), stack.least, [*net])
+
+    for each in [*reversed(levels.split(batch))][len(net) :]:
         before = stack.num_bits
         push(stack, grid, each, on_call)
         net.append(stack.num_bits - before)
+        on_batch(state)
     if stack.least < 1:
         raise RunError("the coder lent too few bits: report this, and take a smaller batch_size")
     return Encoded(stack.words()[stack.least :], len(lent) - stack.least, net[::-1])

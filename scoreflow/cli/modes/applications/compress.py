@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ from scoreflow.likelihood.compression.coding import (
     decode,
     encode,
 )
+from scoreflow.likelihood.compression.halfway import Keeper
 from scoreflow.models.score_model import arithmetic
 from scoreflow.paths import short_name
 from scoreflow.report.page import write_report
@@ -159,10 +161,15 @@ def _compressed(
     grid, clock = Grid.of(chain, c.precision, levels.device), _Clock(len(levels), {})
     batches = -(-len(levels) // c.batch_size)
     said = _bound(chain, levels, c.seed)
+    keeper = Keeper(trained.folder.path / "results", _question(trained, of, choice))
+    begun = keeper.begun()
+    there = 0 if begun is None else len(begun.net_bits)
     start = time.monotonic()
-    with Progress("encode", batches * c.steps, "call") as progress:
-        encoded = encode(grid, levels, c.batch_size, c.seed, lambda: progress.advance(1))
-    clock.time("encode", start)
+    with Progress("encode", batches * c.steps, "call", there * c.steps) as progress:
+        advance = partial(progress.advance, 1)
+        encoded = encode(grid, levels, c.batch_size, c.seed, advance, begun, keeper)
+    if not there:  # else it is the time of a part
+        clock.time("encode", start)
     header = _header(trained, of, choice, encoded, typed)
     if c.verify:
         start = time.monotonic()
@@ -172,10 +179,27 @@ def _compressed(
     data = to_bytes(header, encoded.words)
     _refuse_unreadable(data, header)
     write_atomic(out, data)
+    keeper.done()
     result = _as_result(header, encoded, said, len(data), choice)
     result |= {"seconds_per_image": clock.seconds, "verified": bool(c.verify)}
     _tell(result, out)
     return result | {"file": out.name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _question(trained: TrainedRun, of: Data, choice: Choice) -> Json:
+    """All that the words of a stack depend on."""
+    c = trained.config.compress
+    return {
+        "weights": trained.fingerprint,
+        "laws": digest_of(choice),
+        "images": digest(of.test),
+        "steps": c.steps,
+        "precision": c.precision,
+        "batch_size": c.batch_size,
+        "seed": c.seed,
+        "threads": torch.get_num_threads(),
+        "machine": machine_of(trained.experiment.device),
+    }
 
 
 def _bound(chain: Chain, levels: Tensor, seed: int) -> Tensor:
@@ -306,7 +330,6 @@ def _tell(result: Json, out: Path) -> None:
     held, said = result["bytes"], result["predicted_bytes"]
     seconds = result["seconds_per_image"]
     per = held["file"] / result["num_images"]
-    decoded = f", {seconds['decode']:.3f} s to decode" if "decode" in seconds else ""
     say(
         f"{out}: {held['file']} bytes, {result['value']:.4f} bits/dim, {per:.1f} bytes an image "
         f"({result['num_images']} images)"
@@ -316,7 +339,9 @@ def _tell(result: Json, out: Path) -> None:
         f"({100 * (held['images'] / said - 1):+.2f} %); borrowed bits {held['borrowed']}, header "
         f"{held['header']}, names {held['names']}"
     )
-    say(f"  {seconds['encode']:.3f} s an image to encode{decoded}")
+    took = [f"{value:.3f} s an image to {name}" for name, value in seconds.items()]
+    if took:
+        say(f"  {', '.join(took)}")
 
 
 def _keep(trained: TrainedRun, name: str, of: Data, result: Json) -> None:

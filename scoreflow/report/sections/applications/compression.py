@@ -69,11 +69,10 @@ def _apart(result: Json) -> str:
 
 def _how(result: Json) -> str:
     seconds = result["seconds_per_image"]
-    decode = f", {seconds['decode']:.3f} s to decode" if "decode" in seconds else ""
+    took = "".join(f"; {value:.3f} s an image to {name}" for name, value in seconds.items())
     settings = result["settings"]
     return (
         f"{result['steps']} steps, variances by {result['variance']}, cells of 2^-"
-        f"{settings['precision']} of a deviation, batches of {settings['batch_size']}; "
-        f"{seconds['encode']:.3f} s an image to encode{decode}; checkpoint of step "
-        f"{result['step']}."
+        f"{settings['precision']} of a deviation, batches of {settings['batch_size']}{took}; "
+        f"checkpoint of step {result['step']}."
     )

@@ -18,7 +18,7 @@ from scoreflow.cli.modes.applications import chains, compress, decompress
 from scoreflow.data.levels import to_uint8
 from scoreflow.data.loading import load_digits
 from scoreflow.errors import RequestError, RunError
-from scoreflow.likelihood.compression import archive
+from scoreflow.likelihood.compression import archive, coding, halfway
 from scoreflow.schema.applications.compress import CompressConfig
 from scoreflow.schema.request import Request
 from scoreflow.trained_run import TrainedRun, open_run
@@ -395,6 +395,44 @@ def test_who_is_stopped_leaves_no_file(packed, tmp_path, monkeypatch, capfd):
     assert command("decompress", f"--in={file}", f"--out={tmp_path / 'out'}") == 130
     assert "nothing was written" in line(capfd)
     assert not list(tmp_path.iterdir())
+
+
+ONE_AT_A_TIME = (*TINY, "--config.compress.num_images=5", "--config.compress.batch_size=1")
+
+
+def test_who_is_stopped_goes_on_to_the_same_bytes(packed, tmp_path, monkeypatch, capfd):
+    run, _ = packed
+    whole, parts = tmp_path / "whole.sf", run / "results"
+    flags = (f"--workdir={run}", *ONE_AT_A_TIME)
+    assert command("compress", *flags, f"--out={whole}") == 0
+    pushes, push = [], coding.push
+    monkeypatch.setattr(halfway, "EVERY", 0)
+
+    def counted(*args):
+        if len(pushes) == 2:
+            raise KeyboardInterrupt
+        pushes.append(1)
+        push(*args)
+
+    monkeypatch.setattr(coding, "push", counted)
+    assert command("compress", *flags, f"--out={tmp_path / 'a.sf'}") == 130
+    (part,) = parts.glob("compression-*.part")
+    state = part.read_bytes()
+    monkeypatch.setattr(coding, "push", lambda *args: pushes.append(1) or push(*args))
+    for kept, left in ((state, 3), (state.replace(b"A", b"B", 1), 5)):
+        part.write_bytes(kept)  # as it was; damaged
+        pushes.clear()
+        out = tmp_path / f"{len(kept)}-{left}.sf"
+        assert command("compress", *flags, f"--out={out}") == 0
+        assert len(pushes) == left
+        assert out.read_bytes() == whole.read_bytes()
+        assert not part.exists()
+    part.write_bytes(state)  # of another question
+    pushes.clear()
+    other = ("--config.compress.precision=1", f"--out={tmp_path / 'other.sf'}")
+    assert command("compress", *flags, *other) == 0
+    assert len(pushes) == 5
+    part.unlink()
 
 
 def test_other_steps_are_chosen_from_what_was_measured_once(packed, monkeypatch):
